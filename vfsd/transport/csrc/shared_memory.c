@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "transport/csrc/shared_memory.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+int shared_memory_map(int fd, uint64_t size, bool writable, void **ret)
+{
+	int seals = fcntl(fd, F_GET_SEALS);
+	struct stat st;
+	void *addr;
+
+	if (seals < 0 || fstat(fd, &st) < 0)
+		return -errno;
+	if (!(seals & F_SEAL_SHRINK) || size == 0 || (uint64_t)st.st_size < size)
+		return -EINVAL;
+	addr = mmap(NULL, size, writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, fd, 0);
+	if (addr == MAP_FAILED)
+		return -errno;
+	*ret = addr;
+	return 0;
+}
+
+int shared_memory_unmap(void *addr, uint64_t size)
+{
+	return munmap(addr, size) < 0 ? -errno : 0;
+}

@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Mapping of shared memory segments: memfds sealed against shrinking (shared_memory.py). */
+#ifndef VFSD_SHARED_MEMORY_H
+#define VFSD_SHARED_MEMORY_H
+
+#include "transport/csrc/types.h"
+
+/*
+ * Map the first `size` bytes of the segment `fd` at *ret.
+ * Return: 0, -EINVAL (shorter than that, or not sealed against shrinking), or mmap's -errno.
+ */
+int shared_memory_map(int fd, uint64_t size, bool writable, void **ret) must_check;
+
+/* Return: 0 or munmap's -errno. */
+int shared_memory_unmap(void *addr, uint64_t size) must_check;
+
+#endif

@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kinds of wrong that cross a module boundary (besides OSError, which stays OSError)."""
+
+
+class ProtocolError(Exception):
+    """The peer broke a protocol: what it sent cannot be obeyed. The session or vring stops."""
+
+
+class OperatorError(Exception):
+    """Something only the operator can put right: one line saying what, on which object, what to do.
+
+    `status` is the exit status of the process that reports it: 2 for a wrong command line, else 1.
+    """
+
+    def __init__(self, text: str, status: int = 1) -> None:
+        super().__init__(text)
+        self.status = status

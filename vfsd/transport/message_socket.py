@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""vhost-user messages over a unix stream socket: one message and its fds at a time.
+
+Trust: the peer may send anything, stop in the middle, or attach fds to anything. The size is
+checked before the payload is read, at most MAX_FDS fds are taken, and each received fd is either
+returned with its message or closed. Works on blocking and on non-blocking sockets: on the latter
+BlockingIOError means "not complete yet", and what has come so far is kept.
+"""
+
+import array
+import os
+import socket
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from vfsd.transport.errors import ProtocolError
+from vfsd.transport.vhost_user import HEADER, MAX_FDS, Header, decode_header
+
+_ANCILLARY: Final = socket.CMSG_SPACE(MAX_FDS * 4)
+
+
+@dataclass(frozen=True)
+class RawMessage:
+    """A framed message, not decoded yet. Whoever holds it owns `fds`."""
+
+    header: Header
+    payload: bytes
+    fds: tuple[int, ...]
+
+
+def close_fds(fds: Iterable[int]) -> None:
+    for fd in fds:
+        os.close(fd)
+
+
+class MessageSocket:
+    """One end of a vhost-user connection. Owns the socket, and fds of a message half received."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.socket = sock
+        self._received = bytearray()
+        self._fds: list[int] = []
+        self._peeked = 0  # bytes of a message that peek() returned
+
+    def fileno(self) -> int:
+        return self.socket.fileno()
+
+    def close(self) -> None:
+        self._drop()
+        self.socket.close()
+
+    def send(self, data: bytes, fds: Sequence[int] = ()) -> None:
+        """Send one encoded message; `fds` stay the caller's.
+
+        Raises BlockingIOError if the peer does not read (nothing of ours fills a socket buffer).
+        """
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        sent = self.socket.sendmsg([data], ancillary, socket.MSG_NOSIGNAL)
+        while sent < len(data):
+            sent += self.socket.send(data[sent:], socket.MSG_NOSIGNAL)
+
+    def receive(self) -> RawMessage | None:
+        """The next message, taken off the socket; None when the peer closed it in between."""
+        try:
+            if not self._fill(HEADER.size):
+                return None
+            header = decode_header(bytes(self._received[: HEADER.size]))
+            self._fill(HEADER.size + header.size)
+        except ProtocolError:
+            self._drop()
+            raise
+        message = RawMessage(header, bytes(self._received[HEADER.size :]), tuple(self._fds))
+        self._received.clear()
+        self._fds.clear()
+        return message
+
+    def peek(self) -> RawMessage | None:
+        """As receive(), but the message stays on the socket until consume().
+
+        A successor that shares the fd table sees it again if this process dies in between; the
+        fds are duplicates of those that stay queued. A message that has not arrived in one piece
+        is received instead.
+        """
+        if self._received:
+            return self.receive()
+        start = self.socket.recv(HEADER.size, socket.MSG_PEEK)
+        if not start:
+            return None
+        if len(start) == HEADER.size:
+            size = HEADER.size + decode_header(start).size
+            data, fds = self._receive_with_fds(size, socket.MSG_PEEK)
+            if len(data) == size:
+                self._peeked = size
+                return RawMessage(decode_header(start), data[HEADER.size :], tuple(fds))
+            close_fds(fds)
+        return self.receive()
+
+    def consume(self) -> None:
+        """Take what peek() returned off the socket; the queued originals of its fds are dropped."""
+        while self._peeked:
+            taken = len(self.socket.recv(self._peeked))
+            if not taken:
+                raise ProtocolError("the socket lost a message that was seen on it")
+            self._peeked -= taken
+
+    def _fill(self, size: int) -> bool:
+        """Receive until `size` bytes are there; False if the peer closed before the first."""
+        while len(self._received) < size:
+            data, fds = self._receive_with_fds(size - len(self._received), 0)
+            self._fds += fds
+            if len(self._fds) > MAX_FDS:
+                raise ProtocolError(f"more than {MAX_FDS} fds in one message")
+            if not data:
+                if not self._received:
+                    return False
+                raise ProtocolError("the peer closed the socket in the middle of a message")
+            self._received += data
+        return True
+
+    def _receive_with_fds(self, size: int, flags: int) -> tuple[bytes, list[int]]:
+        flags |= socket.MSG_CMSG_CLOEXEC
+        data, ancillary, result, _ = self.socket.recvmsg(size, _ANCILLARY, flags)
+        fds = array.array("i")
+        for level, kind, content in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
+        if result & socket.MSG_CTRUNC:
+            close_fds(fds)
+            raise ProtocolError(f"more than {MAX_FDS} fds in one message")
+        return data, list(fds)
+
+    def _drop(self) -> None:
+        close_fds(self._fds)
+        self._fds.clear()
+        self._received.clear()

@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one door to the C extension."""
+
+import os
+
+from vfsd._native import ffi, lib
+
+__all__ = ["check", "ffi", "lib"]
+
+
+def check(result: int) -> int:
+    """Turn C's 0/positive or -errno into a value or an OSError."""
+    if result < 0:
+        raise OSError(-result, os.strerror(-result))
+    return result

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Shared memory segments: memfds that the supervisor creates and everybody below maps.
+
+A segment is sealed against shrinking, so that a mapping of it never faults (SIGBUS), whoever holds
+the fd. Pages are allocated when they are first touched. Sizes are in bytes.
+"""
+
+import fcntl
+import os
+from collections.abc import Callable
+from typing import Any, Final
+
+from vfsd.transport.native import check, ffi, lib
+
+_SIZE_SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+MAX_BLOB: Final = 1 << 20
+
+
+def create_segment(name: str, size: int) -> int:
+    """A zeroed segment of fixed size; returns its fd."""
+    return _create(name, lambda fd: os.ftruncate(fd, size), _SIZE_SEALS)
+
+
+def create_blob(name: str, content: bytes) -> int:
+    """A segment that holds `content` and can never change; returns its fd."""
+    return _create(name, lambda fd: os.write(fd, content), _SIZE_SEALS | fcntl.F_SEAL_WRITE)
+
+
+def read_blob(fd: int) -> bytes:
+    """All of a segment made by create_blob()."""
+    size = os.fstat(fd).st_size
+    if size > MAX_BLOB:
+        raise ValueError(f"a blob of {size} bytes")
+    return os.pread(fd, size, 0)
+
+
+def map_segment(fd: int, size: int, writable: bool = True) -> Any:
+    """Map the first `size` bytes of a segment; returns a cffi `void *`.
+
+    Refuses (EINVAL) an fd that is shorter or could still shrink. Unlike mmap.mmap, this keeps no
+    duplicate of the fd.
+    """
+    ret = ffi.new("void **")
+    check(lib.shared_memory_map(fd, size, writable, ret))
+    return ret[0]
+
+
+def unmap_segment(addr: Any, size: int) -> None:
+    check(lib.shared_memory_unmap(addr, size))
+
+
+def _create(name: str, fill: Callable[[int], object], seals: int) -> int:
+    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        fill(fd)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
