@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Build `vfsd._native`: one cffi API-mode extension from every csrc/*.c.
+
+No layout is declared twice. The public headers (`*.h` beside the sources, less those named
+PRIVATE) are run through the C preprocessor and handed to cffi as they come out; the same
+`#include` lines are the extension's source, so the compiler checks every declaration against
+itself. `<linux/fuse.h>` comes along that way. A typed stub of the result is written to
+`vfsd/_native.pyi`.
+
+Environment: VFSD_SANITIZE=address,undefined builds with those sanitizers.
+"""
+
+import os
+import re
+import shlex
+import subprocess
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+CSRC = ("transport", "worker", "frontend")
+LIBRARIES = ("seccomp",)
+WARNINGS = ("-Wall", "-Wextra", "-Wshadow", "-Wvla", "-Wno-unused-parameter")
+# A header that says this on a line of its own is not shown to Python: inline functions,
+# attributes, or system headers cffi cannot parse.
+PRIVATE = "/* PRIVATE: C only */"
+
+
+def sources() -> list[Path]:
+    return [path for part in CSRC for path in sorted((ROOT / part / "csrc").glob("*.c"))]
+
+
+def public_headers() -> list[Path]:
+    headers = [path for part in CSRC for path in sorted((ROOT / part / "csrc").glob("*.h"))]
+    return [path for path in headers if PRIVATE not in path.read_text()]
+
+
+def stub() -> str:
+    """The `#include` lines that are both the cdef (preprocessed) and the source."""
+    return "".join(f'#include "{path.relative_to(ROOT)}"\n' for path in public_headers())
+
+
+def compiler() -> list[str]:
+    return shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
+
+
+def preprocess(text: str) -> str:
+    command = [compiler()[0], "-E", "-P", "-DVFSD_CDEF", "-D_GNU_SOURCE", "-I", str(ROOT), "-x", "c", "-"]
+    return subprocess.run(
+        command, input=text, check=True, capture_output=True, text=True
+    ).stdout
+
+
+def emit(path: Path) -> None:
+    """Write the generated C of the extension to `path`."""
+    import cffi
+
+    ffi = cffi.FFI()
+    ffi.cdef(preprocess(stub()))
+    ffi.set_source("vfsd._native", stub(), py_limited_api=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ffi.emit_c_code(str(path))
+
+
+class BuildExt(build_ext):
+    """setuptools' build_ext, with the C list and flags found instead of repeated."""
+
+    def run(self) -> None:
+        generated = Path(self.build_temp) / "_native.c"
+        emit(generated)
+        for extension in self.extensions:
+            extension.sources = [str(generated), *(str(p) for p in sources())]
+            extension.depends = [str(p) for p in ROOT.glob("*/csrc/*.h")]
+            extension.include_dirs = [str(ROOT)]
+            extension.libraries = list(LIBRARIES)
+            extension.define_macros = [("_GNU_SOURCE", None)]
+            extension.extra_compile_args, extension.extra_link_args = flags()
+        super().run()
+        if self.inplace:
+            write_pyi(ROOT / "_native.pyi")
+
+
+def flags() -> tuple[list[str], list[str]]:
+    sanitize = os.environ.get("VFSD_SANITIZE")
+    common = ["-std=gnu11", "-g", "-fvisibility=hidden", "-fno-strict-aliasing", *WARNINGS]
+    if sanitize:
+        return [*common, "-O1", f"-fsanitize={sanitize}", "-fno-omit-frame-pointer"], [
+            f"-fsanitize={sanitize}"
+        ]
+    return [*common, "-O2", "-flto=auto"], ["-flto=auto", "-O2"]
+
+
+def python_type(kind: Any) -> str:
+    """The type a C argument or result has in Python."""
+    if kind.kind == "void":
+        return "None"
+    if kind.kind == "primitive":
+        return {"_Bool": "bool", "double": "float"}.get(kind.cname, "int")
+    if kind.kind == "enum":
+        return "int"
+    return "FFI.CData"
+
+
+def write_pyi(path: Path) -> None:
+    """A stub of the built extension: `lib`'s functions with their types, and its constants."""
+    command = [
+        os.environ.get("PYTHON", "") or os.sys.executable,  # type: ignore[attr-defined]
+        "-c",
+        "import sys; sys.path.insert(0, sys.argv[1]);"
+        "from vfsd._native_build import pyi_text; sys.stdout.write(pyi_text())",
+        str(ROOT.parent),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode == 0:  # a sanitized build cannot be imported without its preload
+        path.write_text(done.stdout)
+
+
+def pyi_text() -> str:
+    from vfsd import _native
+
+    ffi, lib = _native.ffi, _native.lib
+    lines = ["from cffi import FFI", "", "ffi: FFI", "", "class _Lib:"]
+    for name in sorted(dir(lib)):
+        member = getattr(lib, name)
+        if isinstance(member, int):
+            lines.append(f"    {name}: int")
+            continue
+        kind = ffi.typeof(member)
+        if kind.kind == "pointer":
+            kind = kind.item
+        if kind.kind != "function":
+            lines.append(f"    {name}: FFI.CData")
+            continue
+        arguments = "".join(
+            f", a{i}: {argument_type(a)}" for i, a in enumerate(kind.args)
+        )
+        lines.append(f"    def {name}(self{arguments}, /) -> {python_type(kind.result)}: ...")
+    return re.sub(r"\bclass _Lib:$", "class _Lib:\n    pass", "\n".join(lines)) + "\n\nlib: _Lib\n"
+
+
+def argument_type(kind: Any) -> str:
+    """As python_type, but a `char *` also takes bytes."""
+    if kind.kind == "pointer" and kind.item.cname in ("char", "unsigned char", "uint8_t", "void"):
+        return "FFI.CData | bytes"
+    return python_type(kind)

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What two parties must agree on: messages, guest memory, vrings, shared memory, channels."""
