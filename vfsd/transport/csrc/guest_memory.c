@@ -1,0 +1,236 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "transport/csrc/guest_memory.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+
+static bool same_region(const struct guest_mapping *m, const struct device_region *r)
+{
+	return m->gpa == r->gpa && m->size == r->size && m->uva == r->uva && m->fd == r->fd &&
+	       m->offset == r->offset;
+}
+
+void guest_memory_reap(struct guest_memory *memory)
+{
+	while (memory->retired_count > 0) {
+		struct guest_mapping *m = &memory->retired[--memory->retired_count];
+
+		munmap(m->base, m->base_len);
+	}
+}
+
+/* With the list full of mappings that hung requests may still use, a leak is the safe way out. */
+static void retire(struct guest_memory *memory, const struct guest_mapping *m)
+{
+	if (memory->retired_count < DEVICE_REGIONS_MAX)
+		memory->retired[memory->retired_count++] = *m;
+}
+
+void guest_memory_clear(struct guest_memory *memory)
+{
+	for (uint32_t i = 0; i < memory->count; i++)
+		retire(memory, &memory->mappings[i]);
+	memory->count = 0;
+	memory->last = 0;
+}
+
+/* mmap wants its offset in whole pages of the file, which are huge on hugetlbfs. */
+static int map_alignment(int fd, uint64_t *ret)
+{
+	struct statfs fs;
+
+	if (fstatfs(fd, &fs) < 0)
+		return -errno;
+	*ret = fs.f_bsize > 4096 ? (uint64_t)fs.f_bsize : 4096;
+	if (*ret & (*ret - 1))
+		return -EINVAL;
+	return 0;
+}
+
+static int map_region(const struct device_region *r, struct guest_mapping *ret)
+{
+	uint64_t align = 0, slack, len;
+	struct stat st;
+	void *base;
+	int err = map_alignment(r->fd, &align);
+
+	if (err)
+		return err;
+	if (!r->size || r->gpa + r->size < r->gpa || r->uva + r->size < r->uva ||
+	    r->offset + r->size < r->offset)
+		return -EINVAL;
+	/* A mapping that reaches past the end of its file kills whoever touches it. */
+	if (fstat(r->fd, &st) < 0)
+		return -errno;
+	if (S_ISREG(st.st_mode) && r->offset + r->size > (uint64_t)st.st_size)
+		return -EINVAL;
+	slack = r->offset & (align - 1);
+	len = (r->size + slack + align - 1) & ~(align - 1);
+	if (len < r->size)
+		return -EINVAL;
+	base = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, r->fd,
+		    (off_t)(r->offset - slack));
+	if (base == MAP_FAILED)
+		return -errno;
+	madvise(base, len, MADV_DONTDUMP);
+	*ret = (struct guest_mapping){.gpa = r->gpa,
+				      .size = r->size,
+				      .uva = r->uva,
+				      .addr = (uint8_t *)base + slack,
+				      .base = base,
+				      .base_len = len,
+				      .fd = r->fd,
+				      .offset = r->offset};
+	return 0;
+}
+
+/* Insert by gpa. Return: 0 or -EINVAL when it overlaps a neighbour. */
+static int insert(struct guest_memory *memory, const struct guest_mapping *new)
+{
+	uint32_t at = memory->count;
+
+	while (at > 0 && memory->mappings[at - 1].gpa > new->gpa)
+		at--;
+	if (at > 0 && memory->mappings[at - 1].gpa + memory->mappings[at - 1].size > new->gpa)
+		return -EINVAL;
+	if (at < memory->count && new->gpa + new->size > memory->mappings[at].gpa)
+		return -EINVAL;
+	memmove(&memory->mappings[at + 1], &memory->mappings[at],
+		(memory->count - at) * sizeof(*memory->mappings));
+	memory->mappings[at] = *new;
+	memory->count++;
+	return 0;
+}
+
+static bool wanted(const struct guest_mapping *m, const struct device_region *regions,
+		   uint32_t count)
+{
+	for (uint32_t i = 0; i < count; i++)
+		if (same_region(m, &regions[i]))
+			return true;
+	return false;
+}
+
+static bool mapped(const struct guest_memory *memory, const struct device_region *r)
+{
+	for (uint32_t i = 0; i < memory->count; i++)
+		if (same_region(&memory->mappings[i], r))
+			return true;
+	return false;
+}
+
+static void drop_unwanted(struct guest_memory *memory, const struct device_region *regions,
+			  uint32_t count)
+{
+	uint32_t kept = 0;
+
+	for (uint32_t i = 0; i < memory->count; i++) {
+		if (wanted(&memory->mappings[i], regions, count))
+			memory->mappings[kept++] = memory->mappings[i];
+		else
+			retire(memory, &memory->mappings[i]);
+	}
+	memory->count = kept;
+	memory->last = 0;
+}
+
+int guest_memory_update(struct guest_memory *memory, const struct device_region *regions,
+			uint32_t count)
+{
+	int err = count > DEVICE_REGIONS_MAX ? -EINVAL : 0;
+
+	if (!err)
+		drop_unwanted(memory, regions, count);
+	for (uint32_t i = 0; !err && i < count; i++) {
+		struct guest_mapping new;
+
+		if (mapped(memory, &regions[i]))
+			continue;
+		if (memory->count == DEVICE_REGIONS_MAX) {
+			err = -EINVAL;
+			break;
+		}
+		err = map_region(&regions[i], &new);
+		if (err)
+			break;
+		err = insert(memory, &new);
+		if (err)
+			munmap(new.base, new.base_len);
+	}
+	if (err)
+		guest_memory_clear(memory);
+	return err;
+}
+
+static bool holds(const struct guest_mapping *m, uint64_t gpa)
+{
+	return gpa - m->gpa < m->size; /* also false below gpa: the difference wraps */
+}
+
+static const struct guest_mapping *find(struct guest_memory *memory, uint64_t gpa)
+{
+	uint32_t low = 0, high = memory->count;
+
+	if (memory->last < memory->count && holds(&memory->mappings[memory->last], gpa))
+		return &memory->mappings[memory->last];
+	while (low < high) {
+		uint32_t middle = (low + high) / 2;
+		const struct guest_mapping *m = &memory->mappings[middle];
+
+		if (holds(m, gpa)) {
+			memory->last = middle;
+			return m;
+		}
+		if (gpa < m->gpa)
+			high = middle;
+		else
+			low = middle + 1;
+	}
+	return NULL;
+}
+
+void *guest_memory_span(struct guest_memory *memory, uint64_t gpa, uint64_t len, uint64_t *ret_len)
+{
+	const struct guest_mapping *m = find(memory, gpa);
+	uint64_t rest;
+
+	if (!m)
+		return NULL;
+	rest = m->size - (gpa - m->gpa);
+	*ret_len = len < rest ? len : rest;
+	return m->addr + (gpa - m->gpa);
+}
+
+void *guest_memory_at(struct guest_memory *memory, uint64_t gpa, uint64_t len)
+{
+	uint64_t rest = 0;
+	void *addr = guest_memory_span(memory, gpa, len, &rest);
+
+	return rest == len ? addr : NULL;
+}
+
+void *guest_memory_at_uva(struct guest_memory *memory, uint64_t uva, uint64_t len)
+{
+	for (uint32_t i = 0; i < memory->count; i++) {
+		const struct guest_mapping *m = &memory->mappings[i];
+		uint64_t at = uva - m->uva;
+
+		if (at < m->size)
+			return len <= m->size - at ? m->addr + at : NULL;
+	}
+	return NULL;
+}
+
+bool guest_memory_contains(const struct guest_memory *memory, const void *addr)
+{
+	for (uint32_t i = 0; i < memory->count; i++) {
+		const struct guest_mapping *m = &memory->mappings[i];
+
+		if ((uint64_t)((const uint8_t *)addr - m->base) < m->base_len)
+			return true;
+	}
+	return false;
+}
