@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "transport/csrc/inflight.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+uint64_t inflight_region_bytes(uint32_t size)
+{
+	uint64_t bytes = sizeof(struct inflight_region) + size * sizeof(struct inflight_desc);
+
+	return (bytes + 63) & ~UINT64_C(63);
+}
+
+static void settle_batch(struct inflight_region *r, uint32_t size, uint16_t used_idx)
+{
+	uint16_t batch = (uint16_t)(used_idx - r->used_idx);
+	uint16_t head = r->last_batch_head;
+
+	for (uint16_t i = 0; i < batch && head < size; i++) {
+		r->desc[head].inflight = 0;
+		head = r->desc[head].next;
+	}
+	r->used_idx = used_idx;
+}
+
+uint32_t inflight_settle(struct inflight_region *r, uint32_t size, uint16_t used_idx)
+{
+	uint32_t count = 0;
+
+	if (r->version != 1 || r->desc_num != size) {
+		memset(r, 0, inflight_region_bytes(size));
+		r->version = 1;
+		r->desc_num = (uint16_t)size;
+		r->used_idx = used_idx;
+		return 0;
+	}
+	if (r->used_idx != used_idx)
+		settle_batch(r, size, used_idx);
+	for (uint32_t i = 0; i < size; i++)
+		count += r->desc[i].inflight == 1;
+	return count;
+}
+
+struct arrival {
+	uint64_t counter;
+	uint16_t head;
+};
+
+static int by_counter(const void *a, const void *b)
+{
+	const struct arrival *left = a, *right = b;
+
+	return (left->counter > right->counter) - (left->counter < right->counter);
+}
+
+uint64_t inflight_heads(const struct inflight_region *r, uint32_t size, uint16_t *ret)
+{
+	struct arrival *arrivals = malloc(size * sizeof(*arrivals));
+	uint32_t count = 0;
+	uint64_t highest;
+
+	if (!arrivals)
+		abort(); /* at attach, not per request: the pool tries again */
+	for (uint32_t i = 0; i < size; i++)
+		if (r->desc[i].inflight == 1)
+			arrivals[count++] = (struct arrival){r->desc[i].counter, (uint16_t)i};
+	qsort(arrivals, count, sizeof(*arrivals), by_counter);
+	for (uint32_t i = 0; i < count; i++)
+		ret[i] = arrivals[i].head;
+	highest = count ? arrivals[count - 1].counter : 0;
+	free(arrivals);
+	return highest;
+}

@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* PRIVATE: C only */
+/*
+ * The in-flight record of one split virtqueue, laid out as vhost-user's "Inflight I/O tracking"
+ * says, so that our own memory and a front-end's memfd are served by the same code.
+ *
+ * It outlives the worker. A batch is: for each chain `next` and `last_batch_head`, then used.idx
+ * in guest memory, then `inflight = 0` for each, then `used_idx`. Whatever prefix of that was
+ * done when the worker died, inflight_settle() finishes it.
+ */
+#ifndef VFSD_INFLIGHT_H
+#define VFSD_INFLIGHT_H
+
+#include "transport/csrc/types.h"
+
+struct inflight_desc {
+	uint8_t inflight;
+	uint8_t pad[5];
+	uint16_t next;
+	uint64_t counter;
+};
+
+struct inflight_region {
+	uint64_t features;
+	uint16_t version; /* 0: never used, 1 */
+	uint16_t desc_num;
+	uint16_t last_batch_head;
+	uint16_t used_idx;
+	struct inflight_desc desc[];
+};
+
+/* Bytes of the region of a ring of `size` entries, rounded up to 64. */
+uint64_t inflight_region_bytes(uint32_t size);
+
+/* Make the region describe a ring of `size` entries whose used index is `used_idx`; finish what a
+ * dead worker began. Return: the number of heads that are in flight. */
+uint32_t inflight_settle(struct inflight_region *r, uint32_t size, uint16_t used_idx);
+
+/* The heads in flight, oldest first, into ret[size]; ret's length is inflight_settle's result.
+ * Return: the highest counter seen. */
+uint64_t inflight_heads(const struct inflight_region *r, uint32_t size, uint16_t *ret);
+
+#endif

@@ -1,0 +1,339 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * THEORY
+ *
+ * Actors. The driver (guest, hostile) writes the descriptor table and the avail ring at any time,
+ * also while we read them. We are the only writer of the used ring. One worker owns a vring; a
+ * worker that takes it over from a dead one finds the state in the used ring (guest memory) and
+ * in the in-flight record (ours).
+ *
+ * Invariants.
+ * - Every field of guest memory is loaded once into a local, checked there, and not loaded again.
+ * - A head is in flight from vring_pop to vring_publish. A head that the driver offers while it is
+ *   in flight breaks the ring: completing an entry twice would break the driver's (it marks the
+ *   queue broken for good).
+ * - used_idx + pending never passes the number of heads taken, because each push ends one head.
+ * - A chain is bounded: at most `size` descriptors (or table entries when indirect), at most
+ *   CHAIN_SEGMENTS_MAX pieces each way, readable before writable, at most 4 GiB in all, every byte
+ *   inside guest memory.
+ *
+ * Ordering. avail.idx is loaded with acquire before the entries it covers; used.idx is stored with
+ * release after the entries it covers. Two places need a full barrier, because each side stores
+ * its own index and then loads the other's (virtio 1.2 §2.7.7.1, §2.7.10): before deciding on a
+ * call, and after asking for kicks.
+ *
+ * Two kinds of failure. VRING_BROKEN: an index that cannot be; nothing on this ring can be trusted
+ * any more. CHAIN_BAD: one chain is malformed; it is completed with length 0 and the ring lives.
+ *
+ * Recovery. Next avail = used.idx + number in flight. What the front-end says (SET_VRING_BASE) is
+ * not used: cloud-hypervisor sends avail.idx there, which would skip requests, and everybody
+ * else's number is this one.
+ */
+#define vring driver_vring /* the kernel's struct of that name is the driver's view */
+#include <linux/virtio_ring.h>
+#undef vring
+
+#include "transport/csrc/vring.h"
+
+#include <errno.h>
+#include <string.h>
+
+#define BARRIER() __atomic_thread_fence(__ATOMIC_SEQ_CST)
+
+enum {
+	FEATURE_INDIRECT_DESC = 28,
+	FEATURE_EVENT_IDX = 29,
+};
+
+static uint16_t load16(const void *at)
+{
+	return __atomic_load_n((const uint16_t *)at, __ATOMIC_RELAXED);
+}
+
+static void store16(void *at, uint16_t value)
+{
+	__atomic_store_n((uint16_t *)at, value, __ATOMIC_RELAXED);
+}
+
+/* Where the driver says from which used index on it wants a call (after the avail ring). */
+static uint16_t used_event(const struct vring *v)
+{
+	return load16(&v->avail->ring[v->size]);
+}
+
+/* Where we say from which avail index on we want a kick (after the used ring). */
+static void set_avail_event(struct vring *v, uint16_t value)
+{
+	store16(&v->used->ring[v->size], value);
+}
+
+int vring_map(struct vring *v, const struct device_vring *device, struct guest_memory *memory,
+	      uint64_t features)
+{
+	uint32_t size = device->size;
+	uint64_t event = (features >> FEATURE_EVENT_IDX & 1) * sizeof(uint16_t);
+
+	if (!size || size > VRING_SIZE_MAX || size & (size - 1))
+		return -EINVAL;
+	if (device->desc & 15 || device->avail & 1 || device->used & 3)
+		return -EINVAL;
+	v->desc = guest_memory_at_uva(memory, device->desc, size * sizeof(struct vring_desc));
+	v->avail = guest_memory_at_uva(memory, device->avail, 4 + size * 2 + event);
+	v->used = guest_memory_at_uva(memory, device->used,
+				      4 + size * sizeof(struct vring_used_elem) + event);
+	if (!v->desc || !v->avail || !v->used)
+		return -EINVAL;
+	v->size = size;
+	v->event_idx = event;
+	v->indirect = features >> FEATURE_INDIRECT_DESC & 1;
+	return 0;
+}
+
+uint32_t vring_attach(struct vring *v, struct inflight_region *inflight, uint16_t *ret_heads)
+{
+	uint16_t used_idx = load16(&v->used->idx);
+	uint32_t count = inflight_settle(inflight, v->size, used_idx);
+
+	v->inflight = inflight;
+	v->counter = inflight_heads(inflight, v->size, ret_heads);
+	v->used_idx = used_idx;
+	v->signalled = used_idx;
+	v->pending = 0;
+	v->call_due = true;
+	v->reason = NULL;
+	v->last_avail = (uint16_t)(used_idx + count);
+	return count;
+}
+
+uint16_t vring_available(const struct vring *v)
+{
+	return (uint16_t)(__atomic_load_n(&v->avail->idx, __ATOMIC_ACQUIRE) - v->last_avail);
+}
+
+static int broken(struct vring *v, const char *reason)
+{
+	v->reason = reason;
+	return VRING_BROKEN;
+}
+
+/* One translated piece to the end of `segments`, merged with the last where they touch. */
+static int append(struct iovec *segments, uint32_t *count, void *addr, uint64_t len)
+{
+	if (*count) {
+		struct iovec *last = &segments[*count - 1];
+
+		if ((uint8_t *)last->iov_base + last->iov_len == addr) {
+			last->iov_len += len;
+			return 0;
+		}
+	}
+	if (*count == CHAIN_SEGMENTS_MAX)
+		return CHAIN_BAD;
+	segments[(*count)++] = (struct iovec){addr, len};
+	return 0;
+}
+
+/* One descriptor's range, which may run on into an adjoining region. */
+static int add_range(struct chain *ret, struct guest_memory *memory, uint64_t gpa, uint64_t len,
+		     bool writable)
+{
+	while (len) {
+		uint64_t here;
+		void *addr = guest_memory_span(memory, gpa, len, &here);
+		int err;
+
+		if (!addr)
+			return CHAIN_BAD;
+		err = writable ? append(ret->writable, &ret->writable_count, addr, here)
+			       : append(ret->readable, &ret->readable_count, addr, here);
+		if (err)
+			return err;
+		gpa += here;
+		len -= here;
+	}
+	return 0;
+}
+
+static int add_descriptor(struct chain *ret, struct guest_memory *memory,
+			  const struct vring_desc *desc)
+{
+	bool writable = desc->flags & VRING_DESC_F_WRITE;
+
+	if (!writable && ret->writable_count)
+		return CHAIN_BAD; /* virtio 1.2 §2.7.4.2: readable ones come first */
+	if (writable)
+		ret->writable_len += desc->len;
+	else
+		ret->readable_len += desc->len;
+	if (ret->readable_len + ret->writable_len > UINT32_MAX)
+		return CHAIN_BAD;
+	return add_range(ret, memory, desc->addr, desc->len, writable);
+}
+
+static struct vring_desc load_desc(const struct vring_desc *at)
+{
+	struct vring_desc desc;
+
+	memcpy(&desc, at, sizeof(desc));
+	__asm__ volatile("" ::: "memory"); /* the copy is what is checked and used */
+	return desc;
+}
+
+/* The table may straddle regions: then its entries are fetched one by one. */
+static int walk_indirect(const struct vring_desc *table_desc, struct guest_memory *memory,
+			 struct chain *ret)
+{
+	uint32_t count = table_desc->len / sizeof(struct vring_desc);
+	uint32_t next = 0;
+
+	if (!count || table_desc->len % sizeof(struct vring_desc))
+		return CHAIN_BAD;
+	for (uint32_t seen = 0; seen < count; seen++) {
+		const struct vring_desc *at;
+		struct vring_desc desc;
+		int err;
+
+		at = guest_memory_at(memory, table_desc->addr + next * sizeof(desc), sizeof(desc));
+		if (!at)
+			return CHAIN_BAD;
+		desc = load_desc(at);
+		if (desc.flags & VRING_DESC_F_INDIRECT)
+			return CHAIN_BAD;
+		err = add_descriptor(ret, memory, &desc);
+		if (err)
+			return err;
+		if (!(desc.flags & VRING_DESC_F_NEXT))
+			return 0;
+		next = desc.next;
+		if (next >= count)
+			return CHAIN_BAD;
+	}
+	return CHAIN_BAD; /* a loop */
+}
+
+static int walk(struct vring *v, struct guest_memory *memory, struct chain *ret)
+{
+	uint32_t next = ret->head;
+
+	ret->readable_count = ret->writable_count = 0;
+	ret->readable_len = ret->writable_len = 0;
+	for (uint32_t seen = 0; seen < v->size; seen++) {
+		struct vring_desc desc = load_desc(&v->desc[next]);
+		int err;
+
+		if (desc.flags & VRING_DESC_F_INDIRECT) {
+			if (!v->indirect || desc.flags & VRING_DESC_F_NEXT)
+				return CHAIN_BAD;
+			return walk_indirect(&desc, memory, ret);
+		}
+		err = add_descriptor(ret, memory, &desc);
+		if (err)
+			return err;
+		if (!(desc.flags & VRING_DESC_F_NEXT))
+			return 0;
+		next = desc.next;
+		if (next >= v->size)
+			return CHAIN_BAD;
+	}
+	return CHAIN_BAD; /* a loop */
+}
+
+int vring_pop(struct vring *v, struct guest_memory *memory, struct chain *ret)
+{
+	uint16_t available = vring_available(v);
+	struct inflight_desc *entry;
+
+	if (!available)
+		return 0;
+	if (available > v->size)
+		return broken(v, "avail index is further ahead than the ring is long");
+	ret->head = load16(&v->avail->ring[v->last_avail & (v->size - 1)]);
+	if (ret->head >= v->size)
+		return broken(v, "avail entry beyond the descriptor table");
+	entry = &v->inflight->desc[ret->head];
+	if (entry->inflight)
+		return broken(v, "avail entry that is in flight already");
+	v->last_avail++;
+	entry->counter = ++v->counter;
+	__atomic_store_n(&entry->inflight, 1, __ATOMIC_RELEASE);
+	return vring_repop(v, memory, ret);
+}
+
+int vring_repop(struct vring *v, struct guest_memory *memory, struct chain *ret)
+{
+	int err = walk(v, memory, ret);
+
+	return err ? err : 1;
+}
+
+void vring_push(struct vring *v, uint32_t head, uint32_t len)
+{
+	uint16_t at = (uint16_t)(v->used_idx + v->pending) & (uint16_t)(v->size - 1);
+	struct inflight_region *inflight = v->inflight;
+
+	v->used->ring[at] = (struct vring_used_elem){.id = head, .len = len};
+	inflight->desc[head].next = inflight->last_batch_head;
+	__atomic_store_n(&inflight->last_batch_head, (uint16_t)head, __ATOMIC_RELEASE);
+	v->pending++;
+}
+
+static void end_batch(struct vring *v)
+{
+	struct inflight_region *inflight = v->inflight;
+	uint16_t head = inflight->last_batch_head;
+
+	/* The record may be the front-end's memory: bound what is read from it. */
+	for (uint16_t i = 0; i < v->pending && head < v->size; i++) {
+		__atomic_store_n(&inflight->desc[head].inflight, 0, __ATOMIC_RELEASE);
+		head = inflight->desc[head].next;
+	}
+	__atomic_store_n(&inflight->used_idx, v->used_idx, __ATOMIC_RELEASE);
+	v->pending = 0;
+}
+
+/* virtio 1.2 §2.7.7.1: has the index passed `event` on its way from `old` to `new`? */
+static bool passed(uint16_t event, uint16_t new, uint16_t old)
+{
+	return (uint16_t)(new - event - 1) < (uint16_t)(new - old);
+}
+
+static bool wants_call(struct vring *v)
+{
+	uint16_t old = v->signalled;
+
+	BARRIER();
+	v->signalled = v->used_idx;
+	if (!v->event_idx)
+		return !(load16(&v->avail->flags) & VRING_AVAIL_F_NO_INTERRUPT);
+	return passed(used_event(v), v->used_idx, old);
+}
+
+bool vring_publish(struct vring *v)
+{
+	bool due = v->call_due;
+
+	v->call_due = false;
+	if (!v->pending)
+		return due;
+	v->used_idx = (uint16_t)(v->used_idx + v->pending);
+	__atomic_store_n(&v->used->idx, v->used_idx, __ATOMIC_RELEASE);
+	end_batch(v);
+	return wants_call(v) || due;
+}
+
+bool vring_enable_kicks(struct vring *v)
+{
+	if (v->event_idx)
+		set_avail_event(v, v->last_avail);
+	else
+		store16(&v->used->flags, 0);
+	BARRIER();
+	return vring_available(v);
+}
+
+void vring_disable_kicks(struct vring *v)
+{
+	/* With EVENT_IDX the index left behind does it. */
+	if (!v->event_idx)
+		store16(&v->used->flags, VRING_USED_F_NO_NOTIFY);
+}

@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* PRIVATE: C only */
+/*
+ * One split virtqueue, device side (virtio 1.2 §2.7). The theory is at the top of vring.c.
+ */
+#ifndef VFSD_VRING_H
+#define VFSD_VRING_H
+
+#include "transport/csrc/types.h"
+#include "transport/csrc/device_state.h"
+#include "transport/csrc/guest_memory.h"
+#include "transport/csrc/inflight.h"
+
+#include <sys/uio.h>
+
+enum {
+	VRING_SIZE_MAX = 32768,
+	CHAIN_SEGMENTS_MAX = 1024, /* of one direction; preadv2's IOV_MAX. 1 MiB needs 256 + 2 */
+
+	VRING_BROKEN = -1000, /* the ring itself is unusable: stop it */
+	CHAIN_BAD = -1001,    /* this chain is unusable: complete it with length 0 */
+};
+
+/* A descriptor chain after translation. Neighbouring pieces are merged. */
+struct chain {
+	uint32_t head;
+	uint32_t readable_count;
+	uint32_t writable_count;
+	uint64_t readable_len; /* bytes */
+	uint64_t writable_len;
+	struct iovec readable[CHAIN_SEGMENTS_MAX];
+	struct iovec writable[CHAIN_SEGMENTS_MAX];
+};
+
+struct vring_desc;
+struct vring_avail;
+struct vring_used;
+
+struct vring {
+	uint32_t index;
+	uint32_t size; /* 0: not attached */
+	bool event_idx;
+	bool indirect;
+	bool call_due; /* after an attach nobody knows what was signalled */
+	uint16_t last_avail; /* next avail entry to take */
+	uint16_t used_idx;   /* as published */
+	uint16_t pending;    /* pushed, not yet published */
+	uint16_t signalled;  /* used_idx when the need for a call was last decided */
+	struct vring_desc *desc;
+	struct vring_avail *avail;
+	struct vring_used *used;
+	struct inflight_region *inflight;
+	uint64_t counter;     /* order of arrival, for the in-flight record */
+	const char *reason;   /* why it broke */
+};
+
+/* Find the ring in memory. It may be called again when the memory table changed.
+ * Return: 0, or -EINVAL when the addresses, sizes or alignments are not usable. */
+int vring_map(struct vring *v, const struct device_vring *device, struct guest_memory *memory,
+	      uint64_t features) must_check;
+
+/*
+ * Take the ring over as it is: settle the in-flight record (vhost-user: Inflight I/O tracking)
+ * and write the heads that are in flight into `ret_heads` (room for v->size) in order of arrival.
+ * Return: their number.
+ */
+uint32_t vring_attach(struct vring *v, struct inflight_region *inflight, uint16_t *ret_heads);
+
+/* Take the next chain. Return: 1; 0 if there is none; VRING_BROKEN; CHAIN_BAD (ret->head is set). */
+int vring_pop(struct vring *v, struct guest_memory *memory, struct chain *ret) must_check;
+
+/* Translate the chain at ret->head once more: one that was in flight when a worker died. */
+int vring_repop(struct vring *v, struct guest_memory *memory, struct chain *ret) must_check;
+
+/* Entries the driver has published and we have not taken. */
+uint16_t vring_available(const struct vring *v);
+
+/* Complete `head` with `len` bytes written; visible after vring_publish. */
+void vring_push(struct vring *v, uint32_t head, uint32_t len);
+
+/* Publish what was pushed. Return: true if the driver wants a call. */
+bool vring_publish(struct vring *v);
+
+/* Ask for kicks. Return: true if something arrived meanwhile (go on instead of sleeping). */
+bool vring_enable_kicks(struct vring *v) must_check;
+void vring_disable_kicks(struct vring *v);
+
+#endif
