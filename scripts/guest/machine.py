@@ -1,0 +1,305 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Boot a Linux guest in QEMU on vhost-user sockets and run shell scripts in it.
+
+A guest is reached through three channels, none of which has a name in the file system: the
+console (kernel messages, collected), a virtio-serial port that takes scripts (see
+``initramfs.INIT``), and QEMU's control protocol. Every wait has a deadline, and whoever leaves
+the ``with`` block leaves no process behind.
+"""
+
+import base64
+import json
+import os
+import secrets
+import select
+import shlex
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Self
+
+from . import initramfs, packages
+
+BOOT_SECONDS = {"kvm": 30.0, "tcg": 60.0}  # several times what a boot takes
+BOOT_TRIES = 4
+TRIAL_SECONDS = 10.0
+# Five-level page tables only make an emulated CPU slower.
+CPU = {"kvm": "host", "tcg": "max,-la57"}
+KERNEL_OPTIONS = "console=ttyS0 quiet panic=-1 nokaslr mitigations=off audit=0"
+
+
+class GuestError(Exception):
+    """The guest did not do what it was told; the message ends with the console's last lines."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """One vhost-user-fs device: the back-end's socket, and the tag the guest mounts it by."""
+
+    socket: Path
+    tag: str = "share"
+    queues: int = 1
+    queue_size: int = 1024
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a script printed (both streams), its exit status, and how long it took."""
+
+    output: str
+    status: int
+    seconds: float
+
+
+def devices(shares: Sequence[Share]) -> list[str]:
+    """Return the QEMU arguments that attach the shares."""
+    argv = []
+    for number, share in enumerate(shares):
+        chardev = f"share{number}"
+        size = f"num-request-queues={share.queues},queue-size={share.queue_size}"
+        device = f"vhost-user-fs-pci,chardev={chardev},tag={share.tag},{size}"
+        argv += ["-chardev", f"socket,id={chardev},path={share.socket}", "-device", device]
+    return argv
+
+
+def base_argv(accel: str, cpus: int, memory_mib: int, append: str = "") -> list[str]:
+    """Return the QEMU command line of a guest without devices. `memory_mib` is in MiB."""
+    return [
+        *packages.qemu().argv,
+        *("-no-user-config", "-nodefaults", "-display", "none"),
+        *("-machine", "q35,memory-backend=memory", "-accel", accel, "-cpu", CPU[accel]),
+        *("-smp", str(cpus), "-m", str(memory_mib)),
+        *("-object", f"memory-backend-memfd,id=memory,size={memory_mib}M,share=on"),
+        *("-kernel", str(packages.kernel().image), "-initrd", str(initramfs.initramfs())),
+        *("-append", f"{KERNEL_OPTIONS} {append}".strip()),
+    ]
+
+
+class Machine:
+    """A running QEMU and its guest; made by `boot`."""
+
+    def __init__(self, argv: Sequence[str], console: Path, accel: str) -> None:
+        self.accel = accel
+        self.console_path = console
+        self.boot_seconds = 0.0
+        self._received = bytearray()
+        self._scripts, scripts_end = socket.socketpair()
+        self._control, control_end = socket.socketpair()
+        channels = [
+            *("-chardev", f"file,id=console,path={console}", "-serial", "chardev:console"),
+            *("-device", "virtio-serial-pci", "-chardev", f"socket,id=s,fd={scripts_end.fileno()}"),
+            *("-device", "virtserialport,chardev=s,name=vfsd.scripts"),
+            *(
+                "-chardev",
+                f"socket,id=c,fd={control_end.fileno()}",
+                "-mon",
+                "chardev=c,mode=control",
+            ),
+        ]
+        with scripts_end, control_end:
+            self.process = subprocess.Popen(
+                [*argv, *channels],
+                stdin=subprocess.DEVNULL,
+                stdout=console.with_suffix(".qemu").open("wb"),
+                stderr=subprocess.STDOUT,
+                pass_fds=(scripts_end.fileno(), control_end.fileno()),
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    # --- the script channel ---
+
+    def run(self, script: str, timeout: float = 60.0) -> Result:
+        """Run a shell script as root in the guest, in /mnt; `timeout` is in seconds."""
+        marker = secrets.token_hex(8)
+        encoded = base64.b64encode(script.encode()).decode()
+        started = time.monotonic()
+        self._scripts.sendall(f"{marker} {encoded}\n".encode())
+        try:
+            output, line = self._read_until(f"\n{marker} ".encode(), started + timeout)
+        except GuestError as error:
+            raise GuestError(f"script {first_line(script)!r}: {error}") from None
+        return Result(output.decode(errors="replace"), int(line), time.monotonic() - started)
+
+    def check(self, script: str, timeout: float = 60.0) -> str:
+        """Run a script that must succeed and return its output; it stops at the first failure."""
+        result = self.run(f"set -e\n{script}", timeout)
+        if result.status != 0:
+            raise GuestError(
+                f"script {first_line(script)!r}: exit status {result.status}\n{result.output}"
+            )
+        return result.output
+
+    def mount(self, tag: str = "share", folder: str = "/mnt", options: str = "") -> None:
+        """Mount a share."""
+        how = f"-o {shlex.quote(options)} " if options else ""
+        self.check(f"mkdir -p {folder}; mount -t virtiofs {how}{tag} {folder}")
+
+    def wait_ready(self, timeout: float) -> None:
+        """Wait until the guest has booted and takes scripts; `timeout` is in seconds."""
+        started = time.monotonic()
+        self._read_until(b"ready ", started + timeout)
+        self.boot_seconds = time.monotonic() - started
+
+    def wait_booted(self) -> None:
+        """Wait for the guest; reset the machine when an emulated CPU got lost on the way.
+
+        A kernel that panics resets the machine by itself. Either way QEMU goes on, and the
+        back-ends keep their connections.
+        """
+        for _ in range(BOOT_TRIES - 1):
+            try:
+                return self.wait_ready(BOOT_SECONDS[self.accel])
+            except GuestError:
+                if self.process.poll() is not None:
+                    raise
+                self.control("system_reset")
+        return self.wait_ready(BOOT_SECONDS[self.accel])
+
+    def reboot(self) -> None:
+        """Reset the machine as its reset button would; nothing is unmounted."""
+        self._received.clear()
+        self.control("system_reset")
+        self.wait_booted()
+
+    def _read_until(self, mark: bytes, deadline: float) -> tuple[bytes, bytes]:
+        """Return what came before the mark, and the rest of the mark's line."""
+        while True:
+            before, found, after = self._received.partition(mark)
+            if found and b"\n" in after:
+                line, _, rest = after.partition(b"\n")
+                self._received = bytearray(rest)
+                return bytes(before).replace(b"\r\n", b"\n"), bytes(line)
+            wait = deadline - time.monotonic()
+            if wait <= 0:
+                raise GuestError(f"no answer in time\n{self._tail()}")
+            if self.console().count("Kernel panic") >= BOOT_TRIES:
+                raise GuestError(f"the kernel panicked {BOOT_TRIES} times\n{self._tail()}")
+            readable, _, _ = select.select([self._scripts], [], [], min(wait, 1.0))
+            data = self._scripts.recv(1 << 16) if readable else None
+            if data == b"" or self.process.poll() is not None:
+                self._reap(5.0)
+                raise GuestError(f"QEMU ended with {self.process.returncode}\n{self._tail()}")
+            self._received += data or b""
+
+    # --- the machine ---
+
+    def control(self, command: str) -> None:
+        """Send a QMP command without arguments; the answer is not awaited."""
+        for name in ("qmp_capabilities", command):
+            self._control.sendall(json.dumps({"execute": name}).encode() + b"\n")
+
+    def console(self) -> str:
+        """Return what the guest's kernel printed so far."""
+        if not self.console_path.exists():
+            return ""
+        return self.console_path.read_text(errors="replace")
+
+    def power_off(self, timeout: float = 20.0) -> None:
+        """Unmount everything, switch the guest off and wait for QEMU to end."""
+        with suppress(GuestError):
+            self.run("sync; cd /; umount -a -t virtiofs; poweroff -f", timeout)
+        self._reap(timeout)
+        self.kill()
+
+    def kill(self) -> None:
+        """End QEMU whatever it does."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            self._reap(5.0)
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        self._scripts.close()
+        self._control.close()
+
+    def _reap(self, timeout: float) -> None:
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(timeout)
+
+    def _tail(self) -> str:
+        said = self.console_path.with_suffix(".qemu").read_text(errors="replace")
+        lines = [*said.splitlines()[-5:], *self.console().splitlines()[-15:]]
+        return "\n".join(f"  | {line}" for line in lines)
+
+
+def first_line(script: str) -> str:
+    """Return the beginning of a script, to name it by."""
+    lines = script.strip().splitlines()
+    return lines[0][:60] if lines else ""
+
+
+# --- which accelerator --------------------------------------------------------------------------
+
+
+def trial(accel: str, cpus: int) -> bool:
+    """Return whether a guest without shares boots quickly with this accelerator."""
+    with tempfile.TemporaryDirectory(prefix="vfsd-trial-") as folder:
+        console = Path(folder) / "console"
+        with Machine(base_argv(accel, cpus, 512), console, accel) as machine:
+            try:
+                machine.wait_ready(TRIAL_SECONDS)
+            except GuestError:
+                return False
+    return True
+
+
+@cache
+def accelerator(cpus: int = 4) -> str:
+    """Return "kvm" where it really works, else "tcg". VFSD_ACCEL chooses by hand.
+
+    That /dev/kvm opens says little: on some machines the first instructions of the guest
+    already end in an error, or nothing ever comes out. So a guest is booted.
+    """
+    chosen = os.environ.get("VFSD_ACCEL")
+    if chosen:
+        return chosen
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return "tcg"
+    return "kvm" if trial("kvm", cpus) else "tcg"
+
+
+# --- booting ------------------------------------------------------------------------------------
+
+
+@contextmanager
+def boot(
+    shares: Sequence[Share], cpus: int = 4, memory_mib: int = 1024, append: str = ""
+) -> Iterator[Machine]:
+    """Boot a guest with the shares attached (not yet mounted) and yield it; end it afterwards.
+
+    `append` goes to the kernel's command line.
+    """
+    accel = accelerator(cpus)
+    with tempfile.TemporaryDirectory(prefix="vfsd-guest-") as folder:
+        argv = [*base_argv(accel, cpus, memory_mib, append), *devices(shares)]
+        with Machine(argv, Path(folder) / "console", accel) as machine:
+            machine.wait_booted()
+            yield machine
+
+
+def boot_shell(shares: Sequence[Share], cpus: int = 4, memory_mib: int = 1024) -> int:
+    """Boot a guest that mounts the first share on /mnt and gives this terminal a shell in it."""
+    columns, rows = os.get_terminal_size()
+    words = {
+        "vfsd.shell": shares[0].tag,
+        "vfsd.rows": rows,
+        "vfsd.columns": columns,
+        "vfsd.term": os.environ.get("TERM", "linux"),
+    }
+    append = " ".join(f"{name}={value}" for name, value in words.items())
+    # Ctrl-C belongs to the guest; Ctrl-a x ends QEMU whatever the guest does.
+    terminal = ["-chardev", "stdio,id=tty,mux=on,signal=off", "-serial", "chardev:tty"]
+    monitor = ["-mon", "chardev=tty"]
+    argv = base_argv(accelerator(cpus), cpus, memory_mib, append)
+    return subprocess.run([*argv, *devices(shares), *terminal, *monitor], check=False).returncode
