@@ -16,14 +16,14 @@
 #include "transport/csrc/types.h"
 
 enum {
-	DEVICE_STATE_LAYOUT = 1, /* bump with every change below */
+	DEVICE_STATE_LAYOUT = 1,  /* bump with every change below */
 	DEVICE_REGIONS_MAX = 509, /* vhost-user: what GET_MAX_MEM_SLOTS answers */
 	DEVICE_VRINGS_MAX = 65,	  /* hiprio + 64 request queues */
 };
 
 /* One region of guest memory (vhost-user: memory region). Bytes. */
 struct device_region {
-	uint64_t gpa;	 /* guest physical address */
+	uint64_t gpa; /* guest physical address */
 	uint64_t size;
 	uint64_t uva;	 /* the front-end's own address of it; ring addresses are given in these */
 	uint64_t offset; /* of the region in fd */
@@ -44,7 +44,7 @@ struct device_vring {
 	uint32_t size;		  /* entries, a power of 2 */
 	uint32_t worker;	  /* slot of the worker that serves it */
 	uint32_t running;	  /* 1: started and enabled; 0: touch nothing */
-	uint32_t start;		  /* counts the starts: a ring that stopped and started is a new one */
+	uint32_t start; /* counts the starts: a ring that stopped and started is a new one */
 };
 
 struct device_state {

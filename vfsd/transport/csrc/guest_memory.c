@@ -96,7 +96,7 @@ static int insert(struct guest_memory *memory, const struct guest_mapping *new)
 		at--;
 	if (at > 0 && memory->mappings[at - 1].gpa + memory->mappings[at - 1].size > new->gpa)
 		return -EINVAL;
-	if (at < memory->count && new->gpa + new->size > memory->mappings[at].gpa)
+	if (at<memory->count &&new->gpa + new->size> memory->mappings[at].gpa)
 		return -EINVAL;
 	memmove(&memory->mappings[at + 1], &memory->mappings[at],
 		(memory->count - at) * sizeof(*memory->mappings));

@@ -15,10 +15,10 @@ struct guest_mapping {
 	uint64_t gpa;
 	uint64_t size;
 	uint64_t uva;
-	uint8_t *addr;	  /* of gpa, here */
-	uint8_t *base;	  /* what mmap returned */
+	uint8_t *addr; /* of gpa, here */
+	uint8_t *base; /* what mmap returned */
 	uint64_t base_len;
-	int32_t fd;	  /* what it was mapped from, to recognise it again */
+	int32_t fd; /* what it was mapped from, to recognise it again */
 	uint32_t pad;
 	uint64_t offset;
 };

@@ -41,7 +41,7 @@ struct vring {
 	uint32_t size; /* 0: not attached */
 	bool event_idx;
 	bool indirect;
-	bool call_due; /* after an attach nobody knows what was signalled */
+	bool call_due;	     /* after an attach nobody knows what was signalled */
 	uint16_t last_avail; /* next avail entry to take */
 	uint16_t used_idx;   /* as published */
 	uint16_t pending;    /* pushed, not yet published */
@@ -50,8 +50,8 @@ struct vring {
 	struct vring_avail *avail;
 	struct vring_used *used;
 	struct inflight_region *inflight;
-	uint64_t counter;     /* order of arrival, for the in-flight record */
-	const char *reason;   /* why it broke */
+	uint64_t counter;   /* order of arrival, for the in-flight record */
+	const char *reason; /* why it broke */
 };
 
 /* Find the ring in memory. It may be called again when the memory table changed.
@@ -66,7 +66,8 @@ int vring_map(struct vring *v, const struct device_vring *device, struct guest_m
  */
 uint32_t vring_attach(struct vring *v, struct inflight_region *inflight, uint16_t *ret_heads);
 
-/* Take the next chain. Return: 1; 0 if there is none; VRING_BROKEN; CHAIN_BAD (ret->head is set). */
+/* Take the next chain. Return: 1; 0 if there is none; VRING_BROKEN; CHAIN_BAD (ret->head is set).
+ */
 int vring_pop(struct vring *v, struct guest_memory *memory, struct chain *ret) must_check;
 
 /* Translate the chain at ret->head once more: one that was in flight when a worker died. */
