@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One vring as the front-end set it up. Its states are told in session.py."""
+
+from dataclasses import asdict, astuple, dataclass
+from typing import Any
+
+from vfsd.supervisor.effects import DeviceVring
+from vfsd.transport.errors import ProtocolError
+from vfsd.transport.vhost_user import MAX_VRING_SIZE, U64_MAX, VringAddr
+
+
+@dataclass
+class Vring:
+    """`started`, `enabled`: what the front-end said; `runs`: what the workers are told."""
+
+    size: int = 0
+    addr: VringAddr | None = None
+    base: int = 0
+    kick_fd: int | None = None
+    call_fd: int | None = None
+    err_fd: int | None = None
+    started: bool = False
+    enabled: bool = False
+    runs: bool = False
+    draining: bool = False  # does not run any more, and nobody said yet where it stopped
+    starts: int = 0
+
+    def areas(self) -> tuple[tuple[int, int], ...]:
+        """(user address, bytes) of descriptor table, avail and used ring; empty if not known."""
+        if self.addr is None or not self.size:
+            return ()
+        return (
+            (self.addr.desc, 16 * self.size),
+            (self.addr.avail, 6 + 2 * self.size),
+            (self.addr.used, 6 + 8 * self.size),
+        )
+
+    def run(self, runs: bool) -> None:
+        """Enter or leave the running state."""
+        self.starts += runs and not self.runs
+        self.draining = not runs and (self.runs or self.draining)
+        self.runs = runs
+
+    def stop(self) -> tuple[int, ...]:
+        """Leave the started state; returns the fds that are not needed any more."""
+        self.started = False
+        return self.set_fd("kick_fd", ())
+
+    def set_fd(self, name: str, fds: tuple[int, ...]) -> tuple[int, ...]:
+        """Replace kick_fd, call_fd or err_fd (no fd: none); returns the old one."""
+        old = getattr(self, name)
+        setattr(self, name, fds[0] if fds else None)
+        return () if old is None else (old,)
+
+    def set_size(self, size: int) -> None:
+        if not 1 <= size <= MAX_VRING_SIZE or size & (size - 1):
+            raise ProtocolError(f"SET_VRING_NUM: {size} is no size of a split ring")
+        self.size = size
+
+    def set_base(self, base: int) -> None:
+        if base > 0xFFFF:
+            raise ProtocolError(f"SET_VRING_BASE: {base:#x} is no index of a split ring")
+        self.base = base
+
+    def set_addr(self, addr: VringAddr) -> None:
+        if self.started and addr != self.addr:
+            raise ProtocolError(f"SET_VRING_ADDR moves vring {addr.index}, which is started")
+        if addr.flags:
+            raise ProtocolError("SET_VRING_ADDR asks for dirty logging, which is not offered")
+        if addr.desc % 16 or addr.avail % 2 or addr.used % 4:
+            raise ProtocolError(f"SET_VRING_ADDR: an area of vring {addr.index} is not aligned")
+        if max(addr.desc, addr.avail, addr.used) > U64_MAX - 16 * MAX_VRING_SIZE:
+            raise ProtocolError(f"SET_VRING_ADDR: an area of vring {addr.index} wraps")
+        self.addr = addr
+
+    def device_vring(self, index: int, inflight: tuple[int | None, int]) -> DeviceVring:
+        """What the workers need to run it; `inflight` is the fd and offset of its record."""
+        assert self.addr is not None
+        return DeviceVring(
+            index=index,
+            size=self.size,
+            desc=self.addr.desc,
+            avail=self.addr.avail,
+            used=self.addr.used,
+            base=self.base,
+            starts=self.starts,
+            kick_fd=self.kick_fd,
+            call_fd=self.call_fd,
+            err_fd=self.err_fd,
+            inflight_fd=inflight[0],
+            inflight_offset=inflight[1],
+        )
+
+    def fds(self) -> list[int]:
+        return [fd for fd in (self.kick_fd, self.call_fd, self.err_fd) if fd is not None]
+
+    def snapshot(self) -> dict[str, Any]:
+        return asdict(self) | {"addr": astuple(self.addr) if self.addr else None}
+
+    @classmethod
+    def restore(cls, row: dict[str, Any]) -> "Vring":
+        return cls(**row | {"addr": VringAddr(*row["addr"]) if row["addr"] else None})
