@@ -33,7 +33,7 @@ PACKAGES = (
     "util-linux",
 )
 
-# Real programs where busybox has only an imitation.
+# Real programs where busybox has only an imitation (which its own shell would prefer).
 COMMANDS = """
     bash cat chacl chgrp chmod chown cmp cp cut date dd df diff du env fallocate find fio flock
     getfacl getfattr git head id install link ln ls mkdir mkfifo mknod mktemp mv nproc od readlink
@@ -50,6 +50,9 @@ FILES = (
     f"usr/lib64/{packages.LINKER}",
     f"usr/lib/x86_64-linux-gnu/{packages.LINKER}",
     "usr/bin/python3",
+    "usr/bin/git-receive-pack",
+    "usr/bin/git-upload-pack",
+    "usr/share/git-core/templates/**/*",
     "usr/lib/python3.[0-9]*/**/*",
     # What a C compiler needs beside itself.
     "usr/lib/x86_64-linux-gnu/tcc/**/*",
@@ -95,7 +98,7 @@ serve_scripts() {
     echo "ready $(uname -r)" >&3
     while read -r marker script <&3; do
         echo "$script" | base64 -d >/run/script
-        (cd /mnt && exec sh /run/script) </dev/null >&3 2>&1 3>&-
+        (cd /mnt && exec bash /run/script) </dev/null >&3 2>&1 3>&-
         printf '\n%s %d\n' "$marker" $? >&3
     done
 }
@@ -201,7 +204,7 @@ def _write(root: Path, out: BinaryIO) -> None:
         archive.symlink(name, f"usr/{name}")
     archive.add("dev/console", stat.S_IFCHR | 0o600, device=(5, 1))
     archive.file("init", INIT.encode(), 0o755)
-    archive.symlink("usr/bin/sh", "busybox")
+    archive.symlink("usr/bin/sh", "bash")
     archive.symlink("usr/bin/cc", "tcc")
     for name, text in ETC.items():
         archive.file(name, text.encode())

@@ -120,7 +120,7 @@ class Machine:
     # --- the script channel ---
 
     def run(self, script: str, timeout: float = 60.0) -> Result:
-        """Run a shell script as root in the guest, in /mnt; `timeout` is in seconds."""
+        """Run a bash script as root in the guest, in /mnt; `timeout` is in seconds."""
         marker = secrets.token_hex(8)
         encoded = base64.b64encode(script.encode()).decode()
         started = time.monotonic()

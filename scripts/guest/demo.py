@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`scripts/demo`: share a folder with a guest; a shell for a person, or a scripted check."""
+
+import argparse
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from . import check, daemon, machine, packages
+
+TAG = "share"
+
+
+def arguments(argv: list[str]) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        prog="scripts/demo",
+        description="Boot a Linux guest in QEMU that mounts a folder of this machine through "
+        "virtiofsd, and open a shell in it.",
+    )
+    add = parser.add_argument
+    add("--check", action="store_true", help="run a scripted session instead, and compare")
+    add("--dir", type=Path, help="the folder to share (default: a new one, removed at the end)")
+    add("--queues", type=int, default=4, help="request queues of the share (default 4)")
+    add("--cpus", type=int, default=4, help="CPUs of the guest (default 4)")
+    add(
+        "--virtiofsd",
+        default="",
+        metavar="WHICH",
+        help='another back-end: "c", "rust" (one request queue each), or a command line in which '
+        "{socket} and {dir} are filled in",
+    )
+    chosen = parser.parse_args(argv)
+    if chosen.dir is not None and not chosen.dir.is_dir():
+        parser.error(f"--dir {chosen.dir}: not a folder")
+    for name in ("queues", "cpus"):
+        if not 1 <= getattr(chosen, name) <= 64:
+            parser.error(f"--{name} must be from 1 to 64")
+    if not chosen.check and not sys.stdin.isatty():
+        parser.error("a shell needs a terminal; use --check without one")
+    return chosen
+
+
+def run_check(chosen: argparse.Namespace, back_end: daemon.Daemon, shared: Path) -> bool:
+    """Run the scripted session in a folder of the share; return whether all is well."""
+    host = Path(tempfile.mkdtemp(prefix="vfsd-check-", dir=shared))
+    share = machine.Share(back_end.socket, TAG, chosen.queues)
+    try:
+        with (
+            tempfile.TemporaryDirectory(prefix="vfsd-original-") as original,
+            machine.boot([share], chosen.cpus) as guest,
+        ):
+            print(f"guest up in {guest.boot_seconds:.1f} s ({guest.accel})", flush=True)
+            guest.mount(TAG)
+            tree = check.prepare(Path(original), host)
+            session = check.Session(
+                guest, host, f"/mnt/{host.name}", tree, chosen.queues, chosen.cpus
+            )
+            failed = check.run_steps(session)
+            guest.power_off()
+    finally:
+        shutil.rmtree(host)
+    return failed == 0
+
+
+def run_shell(chosen: argparse.Namespace, back_end: daemon.Daemon, shared: Path) -> bool:
+    """Give the terminal a shell in the guest."""
+    print(f"{shared} is /mnt in the guest; {back_end.log_path} is the log of virtiofsd")
+    print('leave with "exit" (or, if the guest hangs, with Ctrl-a x)', flush=True)
+    share = machine.Share(back_end.socket, TAG, chosen.queues)
+    return machine.boot_shell([share], chosen.cpus) == 0
+
+
+def run(chosen: argparse.Namespace, folder: Path) -> bool:
+    """Start the back-end and the guest; return whether all went well."""
+    shared = chosen.dir.resolve() if chosen.dir else folder / "share"
+    shared.mkdir(exist_ok=True)
+    argv = daemon.command(chosen.virtiofsd)
+    accel = machine.accelerator(chosen.cpus)
+    print(
+        f"Linux {packages.kernel().release} in QEMU {packages.qemu().version} ({accel}), "
+        f"CPUs: {chosen.cpus}, request queues: {chosen.queues}",
+        flush=True,
+    )
+    with daemon.serve(argv, shared, folder) as back_end:
+        what = run_check if chosen.check else run_shell
+        good = what(chosen, back_end, shared)
+        if not good:
+            print(f"virtiofsd said:\n{back_end.log()}", file=sys.stderr)
+    return good
+
+
+def main() -> int:
+    """Run the command; return its exit status."""
+    chosen = arguments(sys.argv[1:])
+    started = time.monotonic()
+    try:
+        with tempfile.TemporaryDirectory(prefix="vfsd-demo-") as folder:
+            good = run(chosen, Path(folder))
+    except (packages.FetchError, daemon.DaemonError, machine.GuestError) as error:
+        print(f"scripts/demo: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    if chosen.check:
+        seconds = time.monotonic() - started
+        print(f"{'passed' if good else 'FAILED'} in {seconds:.0f} s", flush=True)
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
