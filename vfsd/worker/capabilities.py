@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which Linux capabilities the pool and its workers keep, each with its reason.
+
+The pool needs none for itself: the workers it kills have its own real uid, whoever they act for.
+Not kept, on purpose: DAC_READ_SEARCH (opens any inode by its handle), SETPCAP, SYS_ADMIN and all
+others. The bounding set is emptied, so nothing can be gained again by exec.
+"""
+
+from typing import Final
+
+from vfsd.transport.native import check, ffi, lib
+
+KEPT: Final = {
+    "CHOWN": "SETATTR of owner and group, on the guest's authority",
+    "DAC_OVERRIDE": "files of every owner: the guest's kernel has checked permissions",
+    "FOWNER": "SETATTR of mode and times, sticky directories, xattrs of files of other owners",
+    "FSETID": "set-id bits stay when the guest says so; dropped per request when they must go",
+    "SETGID": "create as the requesting user's group",
+    "SETUID": "create as the requesting user",
+    "MKNOD": "MKNOD of devices, RENAME_WHITEOUT",
+    "SETFCAP": "SETXATTR of security.capability",
+}
+
+
+def number(name: str) -> int:
+    """The number of a capability; ValueError if there is no such."""
+    value: int = lib.capability_number(name.encode())
+    if value < 0:
+        raise ValueError(f"there is no capability {name!r}")
+    return value
+
+
+def mask(names: set[str]) -> int:
+    return sum(1 << number(name) for name in names)
+
+
+def modified(modcaps: str) -> set[str]:
+    """The names in KEPT after `modcaps`: "+sys_admin:-mknod" adds one and removes one."""
+    names = set(KEPT)
+    for item in filter(None, modcaps.split(":")):
+        name = item[1:].upper().removeprefix("CAP_")
+        number(name)
+        if item[0] == "+":
+            names.add(name)
+        elif item[0] == "-":
+            names.discard(name)
+        else:
+            raise ValueError(f"{item!r} begins with neither + nor -")
+    return names
+
+
+def permitted() -> int:
+    """The capabilities this process may use, as a mask."""
+    ret = ffi.new("uint64_t *")
+    check(lib.capabilities_permitted(ret))
+    return int(ret[0])
+
+
+def limit(names: set[str]) -> set[str]:
+    """Keep these, as far as this process has them, and nothing else; returns what it has not."""
+    have = permitted()
+    missing = {name for name in names if not have >> number(name) & 1}
+    check(lib.capabilities_limit(mask(names - missing)))
+    return missing

@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Linux capabilities(7) of the calling process. Sets are bit masks: 1 << capability number. */
+#ifndef VFSD_CAPABILITIES_H
+#define VFSD_CAPABILITIES_H
+
+#include "transport/csrc/types.h"
+
+/* The number of "chown", "CHOWN" or "CAP_CHOWN". Return: -EINVAL for a name that is none. */
+int capability_number(const char *name) must_check;
+
+/* The permitted set. Return: 0 or -errno. */
+int capabilities_permitted(uint64_t *ret) must_check;
+
+/*
+ * Hold exactly `keep` from now on (permitted and effective), inherit nothing, and make sure that
+ * no exec can ever give more (bounding and ambient sets empty). Return: 0 or -errno; -EPERM when
+ * `keep` has something that is not permitted.
+ */
+int capabilities_limit(uint64_t keep) must_check;
+
+#endif

@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The system calls of isolation that Python has no function for, one each. What they are for and
+ * their order: worker/isolation.py. Every function returns 0 (or an fd) or -errno.
+ */
+#ifndef VFSD_ISOLATE_H
+#define VFSD_ISOLATE_H
+
+#include "transport/csrc/types.h"
+
+enum isolate_namespace {
+	NAMESPACE_MOUNT = 0x00020000, /* CLONE_NEWNS */
+	NAMESPACE_UTS = 0x04000000,
+	NAMESPACE_IPC = 0x08000000,
+	NAMESPACE_USER = 0x10000000,
+	NAMESPACE_PID = 0x20000000,
+	NAMESPACE_NET = 0x40000000,
+};
+
+/* `namespaces`: enum isolate_namespace, or'ed. */
+int isolate_unshare(int namespaces) must_check;
+
+/* Mounts made here stay here; what the host mounts or unmounts later still arrives. */
+int isolate_receive_mounts_only(void) must_check;
+
+/*
+ * A proc file system that shows processes of this pid namespace and nothing else of the kernel, as
+ * a mount that no path leads to. Return: its fd.
+ */
+int isolate_mount_proc(void) must_check;
+
+/* A copy of the directory `path` with all that is mounted below it, not yet attached. Return: fd.
+ */
+int isolate_copy_tree(const char *path) must_check;
+/* Attach that copy on top of the directory `path`. */
+int isolate_attach_tree(int tree_fd, const char *path) must_check;
+
+/* The attached `tree_fd` becomes the root of this process and the old root is detached. */
+int isolate_pivot(int tree_fd) must_check;
+
+int isolate_no_new_privs(void) must_check;
+
+#endif

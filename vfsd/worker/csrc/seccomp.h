@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The seccomp filter, made with libseccomp from the table in syscalls.h. */
+#ifndef VFSD_SECCOMP_H
+#define VFSD_SECCOMP_H
+
+#include "transport/csrc/types.h"
+
+/* What happens to a process that makes a call outside the table. */
+enum seccomp_action {
+	SECCOMP_KILL, /* it dies */
+	SECCOMP_TRAP, /* SIGSYS: it dies with a core dump */
+	SECCOMP_LOG,  /* the call is logged by the kernel and made: for debugging */
+};
+
+struct syscall_row {
+	const char *name;
+	const char *why;
+	int32_t argument; /* -1: any arguments; else allowed if (argument & mask) == value */
+	uint64_t mask;
+	uint64_t value;
+};
+
+/* The table. Return: its number of rows. */
+uint32_t seccomp_table(const struct syscall_row **ret);
+
+/*
+ * Confine this process and all it creates from now on (it must have one thread).
+ * Return: 0 or -errno; *ret_row is the row that libseccomp refused, or -1.
+ */
+int seccomp_confine(enum seccomp_action action, int32_t *ret_row) must_check;
+
+#endif

@@ -1,0 +1,384 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Isolation: how the process that the supervisor started becomes the pool.
+
+THEORY
+
+Purpose. Whoever takes over a worker through a hostile guest should hold the shared directory, the
+guest's own memory and nothing else: no other file, process, network or kernel interface.
+
+Actors. The supervisor execs this process with the job's fds. It runs STAGES in order, once, before
+there is any guest: no byte of the guest's has been read. Half-way it forks; the child goes on as
+the pool, the parent exits, and the pool's new parent is the keeper. The workers are cloned from
+the pool afterwards and inherit everything that was done here.
+
+Invariants. Each stage may need what the next one takes away, so the order is the design. A stage
+that fails ends the process: nothing is served less isolated than the operator asked for. What the
+operator asked for is the job's `sandbox`: "namespace" (all of it), "chroot" (no namespaces; needs
+root), "none" (the directory is only held by an fd: names from the guest are checked in C all the
+same, but a worker that is taken over reaches what its user reaches). Capabilities, no_new_privs and
+seccomp are in force in every mode.
+
+Not root. A user namespace in which only our own uid and gid exist, as 0, gives the right to make
+the others. The guest's other users cannot own files then.
+
+/proc. Ops reopen files by /proc/self/fd/N. Every worker opens its own /proc/self/fd through an fd
+of a proc mount that no path leads to; in a pid namespace of our own it shows the pool and its
+workers only, so it is no way out. It must be mounted while the old root is still there: in a
+user namespace the kernel allows it only to those who see a whole /proc already.
+
+Python. After the pivot every path leads into the share, where the guest can put a file named
+/usr/lib/python3.11/foo.py. So the search for modules ends before that: what is not imported by
+then never is (import_nothing_more). Tracebacks are not printed with source lines, for the same
+reason. Executable mappings are forbidden by seccomp, so no library is loaded either.
+
+Dumpable. The processes stay dumpable: a seccomp filter without ptrace and process_vm_* keeps them
+from each other, and PR_SET_DUMPABLE 0 would keep the operator of an unprivileged daemon from it.
+
+What this does not do: limit memory or CPU (cgroups are the service manager's), defend against a
+kernel bug behind an allowed system call, or keep one worker from another: they share all files.
+"""
+
+import os
+import resource
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from vfsd.transport.native import check, lib
+from vfsd.worker import capabilities, seccomp
+from vfsd.worker.job import Job
+
+NAMESPACE: Final = "namespace"
+CHROOT: Final = "chroot"
+NONE: Final = "none"
+EVERY: Final = (NAMESPACE, CHROOT, NONE)
+DEFAULT_FILES: Final = 1_000_000
+NAMESPACES: Final = (
+    lib.NAMESPACE_MOUNT
+    | lib.NAMESPACE_PID
+    | lib.NAMESPACE_NET
+    | lib.NAMESPACE_IPC
+    | lib.NAMESPACE_UTS
+)
+
+
+class IsolationError(Exception):
+    """A stage failed: one line says what, on which object, why, and what works instead."""
+
+
+@dataclass
+class Sandbox:
+    """What isolation leaves to the pool. `notes`: what the operator should know, one line each."""
+
+    root_fd: int = -1  # O_PATH, the shared directory
+    proc_fd: int = -1  # a /proc in which every process finds itself
+    notes: list[str] = field(default_factory=list)
+
+
+def _attempt(what: str, hint: str, action: Callable[[], int | None]) -> int:
+    """Do one step; its failure says what was tried, why it failed, and what to do."""
+    try:
+        return action() or 0
+    except OSError as error:
+        raise IsolationError(f"cannot {what}: {error.strerror}; {hint}") from None
+
+
+# Stage "process".
+
+
+def _close_other_fds(job: Job) -> None:
+    keep = {2, *job.fds.all()}
+    for path in Path("/proc/self/fd").iterdir():
+        fd = int(path.name)
+        if fd in keep:
+            os.set_inheritable(fd, False)
+            keep.remove(fd)
+        else:
+            _close_if_open(fd)  # the one that read the directory is gone already
+    if keep - {2}:
+        raise IsolationError(f"job: fd {min(keep - {2})} is not open")
+    for standard in (0, 1):
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        if null != standard:
+            os.dup2(null, standard, inheritable=False)
+            os.close(null)
+
+
+def _close_if_open(fd: int) -> None:
+    try:
+        os.close(fd)
+    except OSError:
+        pass
+
+
+def _limit_files(job: Job, sandbox: Sandbox) -> None:
+    """RLIMIT_NOFILE: what the job says, or a million if that is allowed."""
+    wanted = job.rlimit_nofile
+    if wanted == 0:
+        return
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    target = wanted or DEFAULT_FILES
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (target, max(target, hard)))
+    except (OSError, ValueError) as error:
+        if wanted is not None:
+            raise IsolationError(
+                f"cannot allow {wanted} open files: {error}; "
+                f"give --rlimit-nofile={hard} or less, or raise the limit of the service"
+            ) from None
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        sandbox.notes.append(f"only {hard} files can be open at a time (hard limit RLIMIT_NOFILE)")
+
+
+def _process(job: Job, sandbox: Sandbox) -> None:
+    _close_other_fds(job)
+    os.umask(0)
+    os.environ.clear()
+    os.environ["TZ"] = "UTC0"  # so that glibc never reads /etc/localtime, later the guest's
+    time.tzset()
+    if os.geteuid() == 0 and os.getgroups():
+        _attempt(
+            "give up the supplementary groups",
+            "start it with none, or with CAP_SETGID",
+            lambda: os.setgroups([]),
+        )
+    _limit_files(job, sandbox)
+
+
+# Stage "namespaces".
+
+
+def _write(path: str, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
+
+
+def _become_root_of_user_namespace() -> None:
+    uid, gid = os.geteuid(), os.getegid()
+    _attempt(
+        "create a user namespace",
+        "allow them (sysctl user.max_user_namespaces), run as root, or try --sandbox=none",
+        lambda: check(lib.isolate_unshare(lib.NAMESPACE_USER)),
+    )
+    for path, text in (
+        ("/proc/self/setgroups", "deny"),  # asked for by the kernel before gid_map
+        ("/proc/self/gid_map", f"0 {gid} 1"),
+        ("/proc/self/uid_map", f"0 {uid} 1"),
+    ):
+        _attempt(
+            f"write {path}",
+            "run as root, or try --sandbox=none",
+            partial(_write, path, text),
+        )
+
+
+def _namespaces(_job: Job, _sandbox: Sandbox) -> None:
+    if os.geteuid() != 0:
+        _become_root_of_user_namespace()
+    _attempt(
+        "create namespaces",
+        "run with CAP_SYS_ADMIN, or try --sandbox=chroot (as root) or --sandbox=none",
+        lambda: check(lib.isolate_unshare(NAMESPACES)),
+    )
+
+
+# Stage "fork".
+
+
+def _fork(_job: Job, _sandbox: Sandbox) -> None:
+    """Go on as a child, the first process of the new pid namespace; the parent is done."""
+    pid = _attempt("fork", "the limit of processes (ulimit -u, pids.max) may be too low", os.fork)
+    if pid:
+        os._exit(0)
+
+
+# Stage "root".
+
+
+def _open_root(path: str) -> int:
+    return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _mount_proc(job: Job) -> int:
+    if job.sandbox == NAMESPACE:
+        return _attempt(
+            "mount a private /proc",
+            "in a container, unmask /proc (podman: --security-opt unmask=ALL), "
+            "or try --sandbox=chroot (as root) or --sandbox=none",
+            lambda: check(lib.isolate_mount_proc()),
+        )
+    return _attempt("open /proc", "mount it", lambda: _open_root("/proc"))
+
+
+def _pivot(shared_dir: str) -> None:
+    path = os.fsencode(shared_dir)
+    hint = "try --sandbox=chroot (as root) or --sandbox=none"
+    _attempt("keep mounts from the host", hint, lambda: check(lib.isolate_receive_mounts_only()))
+    tree = _attempt(
+        f"copy the mounts of {shared_dir!r}", hint, lambda: check(lib.isolate_copy_tree(path))
+    )
+    _attempt(
+        f"mount {shared_dir!r} on itself", hint, lambda: check(lib.isolate_attach_tree(tree, path))
+    )
+    _attempt(f"pivot into {shared_dir!r}", hint, lambda: check(lib.isolate_pivot(tree)))
+    os.close(tree)
+
+
+def _chroot(shared_dir: str) -> None:
+    _attempt(
+        f"chroot to {shared_dir!r}",
+        "run as root, or try --sandbox=namespace or --sandbox=none",
+        lambda: os.chroot(shared_dir),
+    )
+
+
+def _root(job: Job, sandbox: Sandbox) -> None:
+    check_dir = "give an existing directory that this user may enter"
+    root = _attempt(f"share {job.shared_dir!r}", check_dir, lambda: _open_root(job.shared_dir))
+    sandbox.proc_fd = _mount_proc(job)
+    import_nothing_more()
+    if job.sandbox == NONE:
+        os.chdir("/")
+        sandbox.root_fd = root
+        return
+    os.close(root)
+    if job.sandbox == NAMESPACE:
+        _pivot(job.shared_dir)
+    else:
+        _chroot(job.shared_dir)
+    os.chdir("/")
+    sandbox.root_fd = _open_root("/")
+
+
+def import_nothing_more() -> None:
+    """From here on only modules inside the interpreter can be imported; no source is shown."""
+    sys.path.clear()
+    sys.path_hooks.clear()
+    sys.path_importer_cache.clear()
+    sys.meta_path[:] = [f for f in sys.meta_path if f.__module__ == "_frozen_importlib"]
+    sys.excepthook = lambda _kind, error, _trace: _print(error)
+    sys.unraisablehook = lambda args: _print(args.exc_value or args.exc_type())
+    warnings.simplefilter("ignore")
+
+
+def _print(error: BaseException) -> None:
+    sys.stderr.write(f"vfsd: {describe(error)}\n")
+
+
+def describe(error: BaseException) -> str:
+    """An exception in one line, without looking at source files."""
+    where = []
+    trace = error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        where.append(f"{code.co_name}:{trace.tb_lineno}")
+        trace = trace.tb_next
+    return f"{type(error).__name__}: {error} (in {' > '.join(where) or 'nothing'})"
+
+
+# Stages "capabilities" and "seccomp".
+
+
+def _capabilities(job: Job, sandbox: Sandbox) -> None:
+    try:
+        names = capabilities.modified(job.modcaps)
+    except ValueError as error:
+        raise IsolationError(f"--modcaps: {error}; see capabilities(7)") from None
+    try:
+        missing = capabilities.limit(names)
+    except OSError as error:
+        raise IsolationError(f"cannot drop capabilities: {error.strerror}; run as root") from None
+    if missing - capabilities.KEPT.keys():
+        raise IsolationError(
+            f"--modcaps: this process has not got {', '.join(sorted(missing))} itself; "
+            "start it with that capability, or leave it out"
+        )
+    if missing == names:
+        sandbox.notes.append("without privileges: every file belongs to the user of this daemon")
+    elif missing:
+        sandbox.notes.append(f"some operations will fail, without {', '.join(sorted(missing))}")
+
+
+def _seccomp(job: Job, _sandbox: Sandbox) -> None:
+    check(lib.isolate_no_new_privs())
+    if job.seccomp == "none":
+        return
+    _attempt(
+        "put the seccomp filter in force",
+        "the kernel needs CONFIG_SECCOMP_FILTER; try --seccomp=none",
+        lambda: seccomp.confine(job.seccomp),
+    )
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step, what it should and what it must not do, and in which sandbox modes it is run."""
+
+    name: str
+    should: str
+    mustnt: str
+    modes: tuple[str, ...]
+    run: Callable[[Job, Sandbox], None]
+
+
+STAGES: Final = (
+    Stage(
+        "process",
+        "only the job's fds and stderr, no groups, no environment, umask 0, many open files",
+        "open the shared directory: it could not be told from a leak",
+        EVERY,
+        _process,
+    ),
+    Stage(
+        "namespaces",
+        "own mount, pid, network, ipc and uts namespace; a user namespace if not root",
+        "need a capability that only the old user namespace has",
+        (NAMESPACE,),
+        _namespaces,
+    ),
+    Stage(
+        "fork",
+        "be pid 1 of the pid namespace; be the keeper's child, not the supervisor's",
+        "leave the parent behind",
+        EVERY,
+        _fork,
+    ),
+    Stage(
+        "root",
+        "the shared directory is /, the old root is gone, no module is found any more",
+        "lose /proc/self/fd, or mounts that the host makes in the share later",
+        EVERY,
+        _root,
+    ),
+    Stage(
+        "capabilities",
+        "exactly the table (capabilities.py) as the job modifies it, bounding set empty",
+        "keep SETPCAP",
+        EVERY,
+        _capabilities,
+    ),
+    Stage(
+        "seccomp",
+        "no_new_privs; the table of system calls (csrc/syscalls.h)",
+        "be followed by anything that opens a namespace, mounts or execs",
+        EVERY,
+        _seccomp,
+    ),
+)
+
+
+def isolate(job: Job) -> Sandbox:
+    """Run the stages; returns in the process that is the pool from now on."""
+    sandbox = Sandbox()
+    for stage in STAGES:
+        if job.sandbox in stage.modes:
+            stage.run(job, sandbox)
+    return sandbox

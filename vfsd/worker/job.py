@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The job: what one pool is to do, as the supervisor wrote it into a sealed memfd (JSON).
+
+The supervisor has read the command line; here every value is checked once more, since a process
+that is about to give up its privileges should not start from a misunderstanding.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Final
+
+from vfsd.transport.control_messages import LOG_LEVELS
+
+MAX_SLOTS: Final = 64
+MAX_CAPACITY: Final = 1 << 28
+MAX_SECONDS: Final = 10 * 366 * 86400.0
+
+
+class JobError(Exception):
+    """The job is not as described; one line says where."""
+
+
+@dataclass(frozen=True)
+class Filesystem:
+    """What the operator's options say about the share (`fs` in the job)."""
+
+    cache: str
+    entry_timeout: float  # seconds
+    attr_timeout: float
+    xattr: bool
+    posix_acl: bool
+    writeback: bool
+    readdirplus: bool
+    allow_direct_io: bool
+    announce_submounts: bool
+    killpriv_v2: bool
+    flock: bool
+    posix_lock: bool
+    security_label: bool
+    readonly: bool
+    allow_mmap: bool
+    preserve_noatime: bool
+
+
+@dataclass(frozen=True)
+class Fds:
+    """The inherited fds: the fd channel, the shared segments, one listener per worker slot."""
+
+    channel: int
+    device: int
+    inodes: int
+    files: int
+    rings: int
+    workers: int
+    listeners: tuple[int, ...]
+
+    def all(self) -> tuple[int, ...]:
+        segments = (self.device, self.inodes, self.files, self.rings, self.workers)
+        return (self.channel, *segments, *self.listeners)
+
+
+@dataclass(frozen=True)
+class Job:
+    name: str
+    shared_dir: str
+    sandbox: str
+    seccomp: str
+    slots: int
+    log_level: str
+    rlimit_nofile: int | None  # None: as many as sensible; 0: leave the limit as it is
+    poll_us: int  # -1: adaptive
+    thread_pool_size: int
+    modcaps: str
+    inode_capacity: int
+    file_capacity: int
+    fs: Filesystem
+    fds: Fds
+
+
+def _one_of(*choices: str) -> Callable[[Any], str]:
+    def check(value: Any) -> str:
+        if not isinstance(value, str) or value not in choices:
+            raise ValueError(f"is not one of {', '.join(choices)}")
+        return value
+
+    return check
+
+
+def _whole(low: int, high: int) -> Callable[[Any], int]:
+    def check(value: Any) -> int:
+        if type(value) is not int or not low <= value <= high:
+            raise ValueError(f"is not a whole number from {low} to {high}")
+        return value
+
+    return check
+
+
+def _seconds(value: Any) -> float:
+    if type(value) not in (int, float) or not 0 <= value <= MAX_SECONDS:
+        raise ValueError("is not a number of seconds")
+    return float(value)
+
+
+def _switch(value: Any) -> bool:
+    if type(value) is not bool:
+        raise ValueError("is not true or false")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or "\0" in value:
+        raise ValueError("is not text")
+    return value
+
+
+def _path(value: Any) -> str:
+    if not _text(value).startswith("/"):
+        raise ValueError("is not an absolute path")
+    return str(value)
+
+
+def _limit(value: Any) -> int | None:
+    return None if value is None else _whole(0, 1 << 30)(value)
+
+
+_fd: Final = _whole(3, 1 << 20)
+
+
+def _fds(value: Any) -> tuple[int, ...]:
+    if not isinstance(value, list):
+        raise TypeError("is not a list")
+    return tuple(_fd(item) for item in value)
+
+
+_FS: Final[Mapping[str, Callable[[Any], Any]]] = {
+    "cache": _one_of("never", "metadata", "auto", "always"),
+    "entry_timeout": _seconds,
+    "attr_timeout": _seconds,
+}
+
+_JOB: Final[Mapping[str, Callable[[Any], Any]]] = {
+    "name": _text,
+    "shared_dir": _path,
+    "sandbox": _one_of("namespace", "chroot", "none"),
+    "seccomp": _one_of("kill", "log", "trap", "none"),
+    "slots": _whole(1, MAX_SLOTS),
+    "log_level": _one_of(*LOG_LEVELS),
+    "rlimit_nofile": _limit,
+    "poll_us": _whole(-1, 1_000_000),
+    "thread_pool_size": _whole(0, 1024),
+    "modcaps": _text,
+    "inode_capacity": _whole(2, MAX_CAPACITY),
+    "file_capacity": _whole(2, MAX_CAPACITY),
+    "fs": lambda value: _read(Filesystem, value, "fs.", lambda name: _FS.get(name, _switch)),
+    "fds": lambda value: _read(
+        Fds, value, "fds.", lambda name: _fds if name == "listeners" else _fd
+    ),
+}
+
+
+def _read(
+    kind: type[Any], content: Any, prefix: str, check_of: Callable[[str], Callable[[Any], Any]]
+) -> Any:
+    """Build the dataclass `kind` from a JSON object that must have exactly its fields."""
+    if not isinstance(content, dict):
+        raise JobError(f"job: {prefix.rstrip('.') or 'it'} is not an object")
+    names = {field.name for field in fields(kind)}
+    for what, odd in (("missing", names - content.keys()), ("unknown", content.keys() - names)):
+        if odd:
+            raise JobError(f"job: {prefix}{min(odd)} is {what}")
+    values = {}
+    for name, value in content.items():
+        try:
+            values[name] = check_of(name)(value)
+        except (TypeError, ValueError) as error:
+            raise JobError(f"job: {prefix}{name} {error}") from None
+    return kind(**values)
+
+
+def parse(data: bytes) -> Job:
+    """Read a job; JobError says in one line what is wrong with it."""
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError):
+        raise JobError("job: it is not JSON") from None
+    job: Job = _read(Job, content, "", lambda name: _JOB[name])
+    if len(job.fds.listeners) != job.slots:
+        raise JobError(f"job: fds.listeners are not {job.slots}, one per worker slot")
+    if len(set(job.fds.all())) != len(job.fds.all()):
+        raise JobError("job: fds has one fd twice")
+    return job
