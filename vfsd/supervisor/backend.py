@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One pool with its workers and the device they work with: what a front-end's messages act upon.
+
+apply() is the heart: fds to the pool, device state, workers' acknowledgements, old fds dropped.
+"""
+
+from typing import Any
+
+from vfsd.supervisor.device import DeviceSegment
+from vfsd.supervisor.event_loop import EventLoop
+from vfsd.supervisor.log_collector import LogCollector
+from vfsd.supervisor.options import Options
+from vfsd.supervisor.pool_client import Pool
+from vfsd.supervisor.session import Session
+from vfsd.supervisor.worker_links import WorkerEvent, WorkerLinks
+from vfsd.transport.control_messages import (
+    Adopted,
+    Hello,
+    LogLine,
+    PoolEvent,
+    PoolLog,
+    RingBroken,
+    WorkerDied,
+)
+
+
+class Backend:
+    """A pool that is ready, the links to its workers, and the device segment."""
+
+    def __init__(self, loop: EventLoop, pool: Pool, slots: int, log: LogCollector) -> None:
+        self.pool = pool
+        self._slots = slots
+        self._log = log
+        self._segment = DeviceSegment(pool.segments.device)
+        self._links = WorkerLinks(loop, self._on_worker_event)
+        self._pids: dict[int, int] = {}  # by slot, as seen in the sandbox
+        pool.on_event = self._on_pool_event
+
+    @classmethod
+    def start(
+        cls, loop: EventLoop, options: Options, runtime_dir: str, log: LogCollector
+    ) -> "Backend":
+        """Start a pool; OperatorError says why it cannot."""
+        pool = Pool.start(loop, log, options, runtime_dir)
+        backend = cls(loop, pool, options.workers, log)
+        backend._segment.prepare(options.request_queues + 1)
+        return backend
+
+    @classmethod
+    def restore(
+        cls, loop: EventLoop, snapshot: dict[str, Any], slots: int, log: LogCollector
+    ) -> "Backend":
+        """Go on with the pool of another supervisor."""
+        backend = cls(loop, Pool.restore(loop, snapshot), slots, log)
+        for slot in backend.pool.spawned:
+            backend._connect(slot)
+        return backend
+
+    def kill(self) -> None:
+        self._links.close()
+        self._segment.close()
+        self.pool.kill()
+
+    def slot_of(self, vring: int) -> int:
+        """The worker slot that serves a vring: hiprio shares the first request queue's."""
+        return (vring - 1) % self._slots if vring else 0
+
+    def prepare(self, vring: int) -> None:
+        """Create the worker of a vring if there is none yet."""
+        slot = self.slot_of(vring)
+        if slot not in self.pool.spawned:
+            self.pool.spawn(slot)
+            self._connect(slot)
+
+    def share_fds(self, session: Session) -> bool:
+        """Give the pool the fds of the session's device that it lacks; True if there were any."""
+        new = sorted(session.device.fds() - self.pool.numbers.keys())
+        self.pool.adopt(new)
+        return bool(new)
+
+    def apply(self, session: Session) -> None:
+        """Make every worker work with the session's device; share_fds() comes first."""
+        device = session.device
+        generation = self._segment.write(device, self.pool.numbers, self.slot_of)
+        adopted = self._adopt(generation)
+        for vring in device.vrings:
+            self.prepare(vring.index)
+        for index in session.draining():
+            answer = adopted.get(self.slot_of(index))
+            session.note_base(index, answer.last_avail.get(index) if answer else None)
+        self._tell_errors(adopted)
+        self.pool.drop(sorted(self.pool.numbers.keys() - device.fds()))
+
+    def _adopt(self, generation: int) -> dict[int, Adopted]:
+        """Wait for every worker; one that does not answer is killed, and its successor asked."""
+        adopted, late = self._links.adopt(generation, sorted(self.pool.spawned))
+        if late:
+            for slot in late:
+                self._log.write(
+                    "error", "did not take a change of the device in time; killed", f"worker {slot}"
+                )
+                self.pool.kill_worker(self._pids.get(slot))
+            again, late = self._links.adopt(generation, late)
+            adopted |= again
+        for slot in late:
+            self._log.write("error", "still uses the old device state", f"worker {slot}")
+        return adopted
+
+    def _tell_errors(self, adopted: dict[int, Adopted]) -> None:
+        for slot, answer in adopted.items():
+            for index, reason in answer.errors.items():
+                if self.slot_of(index) == slot:
+                    self._log.write("warn", f"queue {index}: {reason}", f"worker {slot}")
+
+    def _connect(self, slot: int) -> None:
+        self._links.connect(slot, self.pool.listeners[slot][0])
+
+    def _on_worker_event(self, slot: int, event: WorkerEvent) -> None:
+        source = f"worker {slot}"
+        if isinstance(event, LogLine):
+            self._log.write(event.level, event.text, source)
+        elif isinstance(event, RingBroken):
+            text = f"queue {event.vring} is broken and stopped: {event.reason}"
+            self._log.write("error", text, source)
+        elif isinstance(event, Hello):
+            self._pids[slot] = event.pid
+            self._log.write("debug", f"serves (pid {event.pid} in the sandbox)", source)
+
+    def _on_pool_event(self, event: PoolEvent) -> None:
+        if isinstance(event, PoolLog):
+            self._log.write(event.level, event.text, "pool")
+        elif isinstance(event, WorkerDied):
+            after = "created again" if event.respawned else "not created again: it died too often"
+            self._log.write("error", f"worker {event.slot} died ({event.how}); {after}", "pool")

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The supervisor's event loop: callbacks for fds and for every turn, and waiting for a condition.
+
+There is one thread and one flow of control: code that needs an answer calls wait(), which keeps
+the callbacks going until the answer is there. Callbacks must not wait themselves.
+"""
+
+import selectors
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterable
+from typing import Final
+
+TURN_SECONDS: Final = 1.0  # a turn ends after this even if nothing happens
+
+
+class StopError(Exception):
+    """A signal asked this process to end."""
+
+
+class EventLoop:
+    def __init__(self) -> None:
+        self._selector = selectors.DefaultSelector()
+        self._ready: set[int] = set()
+        self._every_turn: list[Callable[[], float]] = []
+        self._stop = False
+
+    def close(self) -> None:
+        self._selector.close()
+
+    def stop_on(self, signals: Iterable[int]) -> None:
+        """Raise StopError out of turn() once one of these signals has come; unblocks them."""
+        reader, writer = socket.socketpair()
+        reader.setblocking(False)
+        writer.setblocking(False)
+        self._wakeup = (reader, writer)
+        signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        for number in signals:
+            signal.signal(number, self._on_signal)
+        self.register(reader.fileno(), lambda: None)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
+
+    def _on_signal(self, _number: int, _frame: object) -> None:
+        self._stop = True
+
+    def register(self, fd: int, callback: Callable[[], None]) -> None:
+        """Call `callback` in each turn in which `fd` is readable."""
+        self._selector.register(fd, selectors.EVENT_READ, callback)
+
+    def unregister(self, fd: int) -> None:
+        self._selector.unregister(fd)
+
+    def every_turn(self, callback: Callable[[], float]) -> None:
+        """Call `callback` in each turn; it returns within how many seconds to call it again."""
+        self._every_turn.append(callback)
+
+    def turn(self, seconds: float = TURN_SECONDS) -> None:
+        """Wait for events, `seconds` at the most, and call what is to be called."""
+        soon = min((callback() for callback in self._every_turn), default=TURN_SECONDS)
+        events = self._selector.select(max(0.0, min(seconds, soon)))
+        if self._stop:
+            raise StopError
+        for key, _ in events:
+            if key.fd in self._selector.get_map():  # not unregistered by an earlier callback
+                key.data()
+
+    def wait(self, condition: Callable[[], bool], seconds: float | None = None) -> bool:
+        """Turn until `condition()` holds; False if it does not after `seconds`."""
+        deadline = None if seconds is None else time.monotonic() + seconds
+        while not condition():
+            left = TURN_SECONDS if deadline is None else deadline - time.monotonic()
+            if left <= 0:
+                return False
+            self.turn(left)
+        return True
+
+    def wait_readable(self, fd: int) -> None:
+        """Turn until `fd` is readable."""
+        seen: list[int] = []
+        self.register(fd, lambda: seen.append(fd))
+        try:
+            self.wait(lambda: bool(seen))
+        finally:
+            self.unregister(fd)

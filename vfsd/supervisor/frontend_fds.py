@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks of the fds that a front-end sends, before anything is mapped from or written to them."""
+
+import os
+import stat
+from pathlib import Path
+
+from vfsd.transport.errors import ProtocolError
+from vfsd.transport.vhost_user import Inflight, MemoryRegion, MemoryTable, Message, VringFd
+
+EVENTFD = "anon_inode:[eventfd]"
+
+
+def check_fds(message: Message) -> None:
+    """Raise ProtocolError unless each fd of `message` is what it has to be."""
+    payload = message.payload
+    if isinstance(payload, VringFd):
+        for fd in message.fds:
+            if str(Path(f"/proc/self/fd/{fd}").readlink()) != EVENTFD:
+                raise ProtocolError(f"{message.name}: the fd is not an eventfd")
+    elif isinstance(payload, Inflight):
+        for fd in message.fds:
+            _check_size(message, fd, payload.mmap_offset + payload.mmap_size)
+    elif isinstance(payload, MemoryTable):
+        for fd, region in zip(message.fds, payload.regions, strict=True):
+            _check_size(message, fd, region.offset + region.size)
+    elif isinstance(payload, MemoryRegion):
+        for fd in message.fds:
+            _check_size(message, fd, payload.region.offset + payload.region.size)
+
+
+def _check_size(message: Message, fd: int, size: int) -> None:
+    """Memory must come from a file that is large enough; a device (DAX) does not tell its size."""
+    status = os.fstat(fd)
+    if stat.S_ISCHR(status.st_mode):
+        return
+    if not stat.S_ISREG(status.st_mode):
+        raise ProtocolError(f"{message.name}: the fd is no memory")
+    if status.st_size < size:
+        raise ProtocolError(f"{message.name}: {size} bytes of a file of {status.st_size}")

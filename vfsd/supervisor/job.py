@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The job: what a pool is told once, at its start, as JSON in a segment that cannot change.
+
+The pool parses no options and reads no configuration; everything here is checked already.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from vfsd.supervisor.device import DEVICE_BYTES
+from vfsd.supervisor.options import RLIMIT_DEFAULT, Options, cache_timeout
+from vfsd.transport.native import ffi, lib
+from vfsd.transport.shared_memory import create_blob, create_segment
+
+INODE_CAPACITY: Final = 1 << 20
+FILE_CAPACITY: Final = 1 << 18
+WORKERS_BYTES: Final = ffi.sizeof("struct worker_table")
+_FS_FLAGS: Final = (
+    "xattr", "posix_acl", "writeback", "readdirplus", "allow_direct_io", "announce_submounts",
+    "killpriv_v2", "flock", "posix_lock", "readonly", "allow_mmap", "preserve_noatime",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Segments:
+    """The shared segments of one pool (fds): device state, tables, ring records, worker table."""
+
+    device: int
+    inodes: int
+    files: int
+    rings: int
+    workers: int
+
+    @classmethod
+    def create(cls) -> "Segments":
+        return cls(
+            device=create_segment("vfsd-device", DEVICE_BYTES),
+            inodes=create_segment("vfsd-inodes", lib.inode_table_bytes(INODE_CAPACITY)),
+            files=create_segment("vfsd-files", lib.file_table_bytes(FILE_CAPACITY)),
+            rings=create_segment("vfsd-rings", lib.ring_records_bytes()),
+            workers=create_segment("vfsd-workers", WORKERS_BYTES),
+        )
+
+    def fds(self) -> list[int]:
+        return list(asdict(self).values())
+
+
+def create_job(name: str, options: Options, fds: dict[str, Any]) -> int:
+    """The job of a pool that is given `fds`; returns the fd of its segment."""
+    job = {
+        "name": name,
+        "shared_dir": options.shared_dir,
+        "sandbox": options.sandbox,
+        "seccomp": options.seccomp,
+        "slots": options.workers,
+        "log_level": options.log_level,
+        "rlimit_nofile": None if options.rlimit_nofile in (0, RLIMIT_DEFAULT)
+        else options.rlimit_nofile,
+        "poll_us": options.poll_us,
+        "thread_pool_size": options.thread_pool_size,
+        "modcaps": options.modcaps,
+        "inode_capacity": INODE_CAPACITY,
+        "file_capacity": FILE_CAPACITY,
+        "fs": fs_policy(options),
+        "fds": fds,
+    }  # fmt: skip
+    return create_blob("vfsd-job", json.dumps(job).encode())
+
+
+def fs_policy(options: Options) -> dict[str, Any]:
+    """What the guest may do and cache, as the workers read it. Times in seconds."""
+    timeout = cache_timeout(options)
+    return {
+        "cache": options.cache,
+        "entry_timeout": timeout,
+        "attr_timeout": timeout,
+        "security_label": False,
+    } | {flag: getattr(options, flag) for flag in _FS_FLAGS}

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The socket that the VMM connects to: made at a path, or inherited as an fd.
+
+Each way in which this can go wrong for an operator has its own message.
+"""
+
+import errno
+import os
+import shutil
+import socket
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from vfsd.supervisor.options import Options
+from vfsd.transport.errors import OperatorError
+
+PATH_MAX: Final = 107  # bytes: sockaddr_un has 108, one ends the text
+BACKLOG: Final = 1  # one VMM is served; the next one waits here
+PROBE_SECONDS: Final = 1.0
+
+
+@dataclass(frozen=True)
+class Listener:
+    """`listening` is False for an inherited socket that is connected already."""
+
+    socket: socket.socket
+    listening: bool
+    path: str | None  # to be removed at the end, None if it is not ours
+    inode: int | None = None
+
+    def remove(self) -> None:
+        """Remove the socket file, unless another one has taken its place."""
+        if self.path is None:
+            return
+        try:
+            if os.lstat(self.path).st_ino == self.inode:
+                Path(self.path).unlink()
+        except FileNotFoundError:
+            pass
+
+
+def open_listener(options: Options) -> Listener:
+    """The socket that the options name, or an OperatorError."""
+    if options.fd is not None:
+        return _inherited(options.fd)
+    assert options.socket_path is not None
+    return _at_path(options.socket_path, options.socket_group)
+
+
+def _inherited(fd: int) -> Listener:
+    what = f"--fd: file descriptor {fd}"
+    try:
+        mode = os.fstat(fd).st_mode
+    except OSError:
+        raise OperatorError(f"{what} is not open; pass a socket from the parent process") from None
+    if not stat.S_ISSOCK(mode):
+        raise OperatorError(f"{what} is not a socket; pass a listening unix stream socket")
+    sock = socket.socket(fileno=fd)
+    if (sock.family, sock.type) != (socket.AF_UNIX, socket.SOCK_STREAM):
+        raise OperatorError(f"{what} is not a unix stream socket; pass a listening one")
+    os.set_inheritable(fd, False)
+    listening = bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    if not listening and not _is_connected(sock):
+        raise OperatorError(f"{what} neither listens nor is connected; call listen() on it first")
+    return Listener(sock, listening, None)
+
+
+def _is_connected(sock: socket.socket) -> bool:
+    try:
+        sock.getpeername()
+    except OSError:
+        return False
+    return True
+
+
+def _at_path(path: str, group: str | None) -> Listener:
+    what = f"--socket-path: '{path}'"
+    if len(os.fsencode(path)) > PATH_MAX:
+        length = len(os.fsencode(path))
+        raise OperatorError(f"{what} has {length} bytes; a socket path has {PATH_MAX} at the most")
+    if not Path(path).absolute().parent.is_dir():
+        raise OperatorError(f"{what}: its folder does not exist; create it first")
+    _remove_stale(path, what)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    mask = os.umask(0o007 if group else 0o077)
+    try:
+        sock.bind(path)
+    except OSError as error:
+        raise OperatorError(f"{what}: cannot listen there: {error.strerror}") from None
+    finally:
+        os.umask(mask)
+    listener = Listener(sock, True, path, os.lstat(path).st_ino)
+    if group:
+        _give_to_group(listener, group)
+    sock.listen(BACKLOG)
+    return listener
+
+
+def _remove_stale(path: str, what: str) -> None:
+    """Remove a socket file that nobody listens on any more."""
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise OperatorError(f"{what}: {error.strerror}") from None
+    if not stat.S_ISSOCK(mode):
+        raise OperatorError(f"{what} exists and is not a socket; remove it or choose another path")
+    if _is_in_use(path, what):
+        raise OperatorError(
+            f"{what} is in use by a running program; stop it or choose another path"
+        )
+    try:
+        Path(path).unlink()
+    except OSError as error:
+        raise OperatorError(f"{what}: cannot remove the stale socket: {error.strerror}") from None
+
+
+def _is_in_use(path: str, what: str) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        error = probe.connect_ex(path)
+    if error in (0, errno.EAGAIN, errno.EINPROGRESS):  # EAGAIN: its backlog is full
+        return True
+    if error in (errno.ECONNREFUSED, errno.ENOENT):
+        return False
+    raise OperatorError(f"{what} exists and cannot be tried: {os.strerror(error)}")
+
+
+def _give_to_group(listener: Listener, group: str) -> None:
+    assert listener.path is not None
+    try:
+        shutil.chown(listener.path, group=group)
+    except (LookupError, OSError) as error:
+        listener.remove()
+        reason = error.strerror if isinstance(error, OSError) else "there is no such group"
+        raise OperatorError(f"--socket-group: '{group}': {reason}") from None

@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The supervisor's end of one pool: starts it, gives it fds, has workers created, kills it.
+
+Trust: the pool is in the sandbox. Its answers are checked; what it says about itself goes into the
+log and nowhere else.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+
+from vfsd.supervisor.event_loop import EventLoop
+from vfsd.supervisor.job import Segments, create_job
+from vfsd.supervisor.log_collector import LogCollector
+from vfsd.supervisor.options import Options
+from vfsd.transport.control_messages import (
+    Content,
+    PoolEvent,
+    PoolFailed,
+    PoolLog,
+    PoolReady,
+    decode_fd_numbers,
+    decode_pool_event,
+    text,
+)
+from vfsd.transport.errors import OperatorError, ProtocolError
+from vfsd.transport.fd_channel import MAX_FDS, FdChannel, Packet
+
+POOL_COMMAND: Sequence[str] = (sys.executable, "-I", "-m", "vfsd.worker")
+START_SECONDS: Final = 30.0
+ANSWER_SECONDS: Final = 5.0
+
+
+class PoolDiedError(Exception):
+    """The pool is gone, and with it every file it held open."""
+
+
+class Pool:
+    """One pool, from start to kill. `numbers` maps the supervisor's fds to the pool's."""
+
+    def __init__(
+        self,
+        loop: EventLoop,
+        channel: FdChannel,
+        segments: Segments,
+        listeners: list[tuple[str, int]],
+    ) -> None:
+        self.channel = channel
+        self.segments = segments
+        self.listeners = listeners  # by slot: the path that workers can be reached at, its socket
+        self.pid: int | None = None
+        self.pidfd: int | None = None
+        self.ready = False
+        self.numbers: dict[int, int] = {}
+        self.spawned: set[int] = set()
+        self.on_event: Callable[[PoolEvent], None] = lambda _: None
+        self._loop = loop
+        self._first: subprocess.Popen[bytes] | None = None
+        self._ids = count(int.from_bytes(os.urandom(3), "little") << 16)
+        self._answers: dict[int, Content | None] = {}
+        channel.socket.setblocking(False)
+        loop.register(channel.fileno(), self._receive)
+
+    @classmethod
+    def start(cls, loop: EventLoop, log: LogCollector, options: Options, runtime: str) -> "Pool":
+        """Start a pool and wait until it is isolated and ready, or say why not (OperatorError)."""
+        ours, theirs = FdChannel.pair()
+        listeners = [_listen(Path(runtime) / f"worker-{i}") for i in range(options.workers)]
+        pool = cls(loop, ours, Segments.create(), listeners)
+        pool.on_event = lambda event: _log_event(log, event)
+        try:
+            pool._execute(log.name, options, theirs.fileno())
+            theirs.close()
+            pool._await_ready()
+        except BaseException:
+            pool.kill()
+            raise
+        finally:
+            theirs.close()
+        return pool
+
+    def _await_ready(self) -> None:
+        try:
+            ready = self._loop.wait(lambda: self.ready, START_SECONDS)
+        except PoolDiedError:
+            raise OperatorError("the pool of workers ended before it was ready") from None
+        if not ready:
+            raise OperatorError(f"the pool of workers is not ready after {START_SECONDS:.0f} s")
+
+    def _execute(self, name: str, options: Options, channel: int) -> None:
+        fds: dict[str, Any] = {
+            "channel": channel,
+            "device": self.segments.device,
+            "inodes": self.segments.inodes,
+            "files": self.segments.files,
+            "rings": self.segments.rings,
+            "workers": self.segments.workers,
+            "listeners": [fd for _, fd in self.listeners],
+        }
+        job = create_job(name, options, fds)
+        passed = [job, channel, *self.segments.fds(), *fds["listeners"]]
+        try:
+            self._first = subprocess.Popen(
+                [*POOL_COMMAND, str(job)],
+                pass_fds=passed,
+                stdin=subprocess.DEVNULL,
+                env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"},
+            )
+        finally:
+            os.close(job)
+
+    def kill(self) -> None:
+        """End the pool and its workers at once and give back everything kept for it."""
+        self._loop.unregister(self.channel.fileno())
+        for pid in self._descendants():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if self._first is not None:
+            self._first.kill()
+            self._first.wait()
+        if self.pidfd is not None:
+            self._loop.unregister(self.pidfd)
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+            os.close(self.pidfd)
+        self.channel.close()
+        for path, fd in self.listeners:
+            os.close(fd)
+            Path(path).unlink(missing_ok=True)
+        for fd in self.segments.fds():
+            os.close(fd)
+
+    def adopt(self, fds: Iterable[int]) -> None:
+        """Give the pool copies of `fds` and learn their numbers there."""
+        rest = list(fds)
+        while rest:
+            batch, rest = rest[:MAX_FDS], rest[MAX_FDS:]
+            answer = self._ask({"op": "adopt"}, batch)
+            self.numbers |= zip(batch, decode_fd_numbers(answer, len(batch)), strict=True)
+
+    def drop(self, fds: Iterable[int]) -> None:
+        """Have the pool close its copies of `fds`."""
+        numbers = [self.numbers.pop(fd) for fd in fds]
+        if numbers:
+            self._ask({"op": "drop", "fds": numbers})
+
+    def spawn(self, slot: int) -> None:
+        """Have the worker of `slot` created."""
+        self._ask({"op": "spawn", "slot": slot})
+        self.spawned.add(slot)
+
+    def _ask(self, content: Content, fds: list[int] | None = None) -> Content:
+        request_id = next(self._ids)
+        self._answers[request_id] = None
+        try:
+            self.channel.send({"id": request_id, **content}, fds or [])
+        except OSError as error:
+            raise PoolDiedError(f"the pool cannot be reached: {error.strerror}") from None
+        answered = self._loop.wait(lambda: self._answers[request_id] is not None, ANSWER_SECONDS)
+        answer = self._answers.pop(request_id)
+        if not answered or answer is None:
+            raise PoolDiedError(f"the pool did not answer {content['op']!r}")
+        if "error" in answer:
+            raise PoolDiedError(f"the pool refused {content['op']!r}: {text(answer, 'error')}")
+        return answer
+
+    def kill_worker(self, pid: int | None) -> None:
+        """Kill the worker that has this pid inside the sandbox; the pool creates the next one."""
+        for outside in self._descendants():
+            with contextlib.suppress(OSError):
+                status = Path(f"/proc/{outside}/status").read_text()
+                if f"\nNSpid:\t{outside}\t{pid}\n" in status or outside == pid:
+                    os.kill(outside, signal.SIGKILL)
+
+    # What comes from the pool; called by the event loop.
+
+    def _receive(self) -> None:
+        try:
+            self._take(self.channel.receive())
+        except BlockingIOError:
+            return
+        except ProtocolError as error:
+            raise PoolDiedError(f"the pool broke the protocol: {error}") from None
+
+    def _take(self, packet: Packet | None) -> None:
+        if packet is None:
+            raise PoolDiedError("the pool closed its channel")
+        for fd in packet.fds:
+            os.close(fd)  # a pool has nothing to give
+        request_id = packet.content.get("id")
+        if request_id is None:
+            self._take_event(decode_pool_event(packet.content), packet)
+        elif type(request_id) is int and request_id in self._answers:
+            self._answers[request_id] = packet.content
+
+    def _take_event(self, event: PoolEvent, packet: Packet) -> None:
+        if isinstance(event, PoolFailed):
+            raise OperatorError(event.error)
+        if isinstance(event, PoolReady) and not self.ready and packet.pid:
+            self.pid = packet.pid
+            self.watch(os.pidfd_open(packet.pid))
+            if self._first is not None:  # it has made the pool and exits
+                self._first.wait(START_SECONDS)
+                self._first = None
+            self.ready = True
+        self.on_event(event)
+
+    def watch(self, pidfd: int) -> None:
+        """Raise PoolDiedError out of the event loop when the process behind `pidfd` is gone."""
+        self.pidfd = pidfd
+        self._loop.register(pidfd, self._died)
+
+    def _died(self) -> None:
+        raise PoolDiedError("the pool died")
+
+    def _descendants(self) -> list[int]:
+        if self.pid is None:
+            return []
+        try:
+            children = psutil.Process(self.pid).children(recursive=True)
+        except psutil.Error:
+            return []
+        return [child.pid for child in children]
+
+    # Handing over to another supervisor.
+
+    def snapshot(self) -> dict[str, Any]:
+        return {
+            "channel": self.channel.fileno(),
+            "segments": vars(self.segments),
+            "listeners": self.listeners,
+            "pid": self.pid,
+            "pidfd": self.pidfd,
+            "numbers": list(self.numbers.items()),
+            "spawned": sorted(self.spawned),
+        }
+
+    @classmethod
+    def restore(cls, loop: EventLoop, row: dict[str, Any]) -> "Pool":
+        listeners = [(str(path), int(fd)) for path, fd in row["listeners"]]
+        segments = Segments(**row["segments"])
+        pool = cls(loop, FdChannel.from_fd(row["channel"]), segments, listeners)
+        pool.pid = row["pid"]
+        pool.watch(row["pidfd"])
+        pool.numbers = dict(row["numbers"])
+        pool.spawned = set(row["spawned"])
+        pool.ready = True
+        return pool
+
+
+def _log_event(log: LogCollector, event: PoolEvent) -> None:
+    if isinstance(event, PoolLog):
+        log.write(event.level, event.text, "pool")
+
+
+def _listen(path: Path) -> tuple[str, int]:
+    """A listening unix socket for one worker slot: its path and fd."""
+    path.unlink(missing_ok=True)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.bind(str(path))
+    sock.listen(8)
+    return str(path), sock.detach()

@@ -1,0 +1,317 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The supervisor process: one pool, one front-end at a time, and what goes between them.
+
+The flow is a straight line: start a pool, wait for a front-end, talk until it goes away. Everything
+else (the pool's events, workers' logs, signals) happens in the event loop while that line waits.
+Each front-end gets a pool of its own, so nothing of one guest is left for the next.
+"""
+
+import os
+import signal
+import socket
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import psutil
+
+from vfsd.supervisor.backend import Backend
+from vfsd.supervisor.effects import (
+    Apply,
+    Close,
+    Effect,
+    Log,
+    Prepare,
+    Reply,
+    ReplyBase,
+    ReplyInflight,
+    decode_effect,
+    encode_effect,
+)
+from vfsd.supervisor.event_loop import EventLoop, StopError
+from vfsd.supervisor.frontend_fds import check_fds
+from vfsd.supervisor.listener import Listener
+from vfsd.supervisor.log_collector import LogCollector
+from vfsd.supervisor.options import Options
+from vfsd.supervisor.pool_client import PoolDiedError
+from vfsd.supervisor.restart_policy import RestartPolicy
+from vfsd.supervisor.resume import StateFile, sweep
+from vfsd.supervisor.session import Session
+from vfsd.transport.errors import OperatorError, ProtocolError
+from vfsd.transport.message_socket import MessageSocket, RawMessage, close_fds
+from vfsd.transport.shared_memory import create_segment
+from vfsd.transport.vhost_user import HEADER, Inflight, Number, decode_message, encode_reply
+
+STATUS_CRASHED: Final = 70  # EX_SOFTWARE: the keeper creates the next supervisor
+ENDING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+@dataclass(frozen=True)
+class Boot:
+    """What exists before the first supervisor does, and outlives each of them."""
+
+    name: str
+    options: Options
+    listener: Listener
+    runtime_dir: str
+    state: StateFile
+    kept_fds: frozenset[int]  # open in the keeper
+    log: LogCollector
+
+
+class FrontendGoneError(Exception):
+    """The front-end closed the connection, or was disconnected."""
+
+
+def supervise(boot: Boot, is_successor: bool) -> int:
+    """Be the supervisor; returns the exit status of the program."""
+    service = Service(boot)
+    try:
+        status = service.run(is_successor)
+    except StopError:
+        status = 0
+    except OperatorError as error:
+        boot.log.write("error", str(error))
+        status = error.status
+    except Exception:
+        # Not in order: leave everything as it is for the next supervisor.
+        what = traceback.format_exc().strip().replace("\n", " | ")
+        boot.log.write("error", f"the supervisor failed: {what}")
+        return STATUS_CRASHED
+    service.kill_backend()
+    return status
+
+
+class Service:
+    def __init__(self, boot: Boot) -> None:
+        self._boot = boot
+        self._options = boot.options
+        self._log = boot.log
+        self._backend: Backend | None = None
+        self._frontend: MessageSocket | None = None
+        self._session = self._new_session()
+        self._has_spoken = False  # the front-end sent a message
+        self._is_alone = False  # the keeper is gone
+        self._loop = EventLoop()
+
+    def run(self, is_successor: bool) -> int:
+        """Serve until there is nothing left to serve; returns the exit status."""
+        effects: list[Effect] = []
+        if is_successor:
+            effects = self._take_over()
+        self._loop.stop_on(ENDING)
+        self._watch_keeper()
+        policy = RestartPolicy()
+        while True:
+            try:
+                backend = self._ensure_backend()
+                frontend = self._ensure_frontend()
+                self._carry_out(backend, frontend, effects)
+                effects = []
+                self._talk(backend, frontend)
+            except FrontendGoneError as gone:
+                if not self._end_session(str(gone)):
+                    return 0
+            except PoolDiedError as error:
+                self._lose_pool(str(error), policy)
+
+    def kill_backend(self) -> None:
+        if self._backend:
+            self._backend.kill()
+            self._backend = None
+
+    def _new_session(self) -> Session:
+        return Session(self._options.request_queues + 1, self._options.tag)
+
+    def _watch_keeper(self) -> None:
+        fd = os.pidfd_open(os.getppid())
+
+        def lost() -> None:
+            self._loop.unregister(fd)
+            self._is_alone = True
+            self._log.write("warn", "the keeper is gone; ending when the VMM goes away")
+
+        self._loop.register(fd, lost)
+
+    # What must be there before a message can be handled.
+
+    def _ensure_backend(self) -> Backend:
+        if self._backend is None:
+            options, runtime_dir = self._options, self._boot.runtime_dir
+            self._backend = Backend.start(self._loop, options, runtime_dir, self._log)
+            self._save()
+        return self._backend
+
+    def _ensure_frontend(self) -> MessageSocket:
+        if self._frontend is None:
+            self._frontend = MessageSocket(self._accept())
+            self._frontend.socket.setblocking(False)
+            self._save()
+        return self._frontend
+
+    def _accept(self) -> socket.socket:
+        listener = self._boot.listener
+        if not listener.listening:
+            return listener.socket
+        self._log.write("info", f"waiting for a VMM on {listener.path or 'the inherited socket'}")
+        self._loop.wait_readable(listener.socket.fileno())
+        connection, _ = listener.socket.accept()
+        return connection
+
+    def _end_session(self, reason: str) -> bool:
+        """Forget the front-end; True if another one may come."""
+        assert self._frontend is not None
+        self._frontend.close()
+        self._frontend = None
+        close_fds(self._session.fds())
+        self._session = self._new_session()
+        if not self._has_spoken and self._boot.listener.listening:
+            self._save()  # a probe, not a VMM: nothing was touched
+            return True
+        self._has_spoken = False
+        self._log.write("info", reason)
+        self.kill_backend()
+        self._save()
+        return self._options.keep_listening and not self._is_alone
+
+    def _lose_pool(self, reason: str, policy: RestartPolicy) -> None:
+        """Get ready for another pool, or give up where that would not help."""
+        if self._has_spoken:
+            raise OperatorError(f"{reason}; the guest's open files are lost, so the share ends")
+        if not policy.may_restart(time.monotonic()):
+            raise OperatorError(f"{reason}, again and again; giving up")
+        self._log.write("error", f"{reason}; starting another one")
+        self.kill_backend()
+        self._save()
+
+    # The conversation.
+
+    def _talk(self, backend: Backend, frontend: MessageSocket) -> None:
+        """Handle messages until FrontendGoneError says that there are no more."""
+        while True:
+            self._loop.wait_readable(frontend.fileno())
+            try:
+                raw = frontend.peek()
+            except BlockingIOError:
+                continue
+            except (OSError, ProtocolError) as error:
+                raise FrontendGoneError(f"disconnected the VMM: {error}") from None
+            if raw is None:
+                raise FrontendGoneError("the VMM went away")
+            self._has_spoken = True
+            effects = self._handle(raw)
+            self._save(effects, raw)
+            frontend.consume()
+            self._carry_out(backend, frontend, effects)
+            self._save()
+
+    def _handle(self, raw: RawMessage) -> list[Effect]:
+        try:
+            message = decode_message(raw.header, raw.payload, raw.fds)
+            check_fds(message)
+            return self._session.handle(message)
+        except ProtocolError as error:
+            close_fds(raw.fds)
+            reply = self._session.nack(raw.header)
+            if reply is None:
+                raise FrontendGoneError(f"disconnected the VMM: {error}") from None
+            return [Log("error", f"refused: {error}"), reply]
+
+    def _carry_out(self, backend: Backend, frontend: MessageSocket, effects: list[Effect]) -> None:
+        try:
+            for effect in effects:
+                self._carry_out_one(backend, frontend, effect, effects)
+        except OSError as error:
+            raise FrontendGoneError(f"disconnected the VMM: {error.strerror}") from None
+
+    def _carry_out_one(
+        self, backend: Backend, frontend: MessageSocket, effect: Effect, effects: list[Effect]
+    ) -> None:
+        match effect:
+            case Log(level, text):
+                self._log.write(level, text)
+            case Prepare(index):
+                backend.prepare(index)
+            case Apply():
+                if backend.share_fds(self._session):
+                    self._save(effects)
+                backend.apply(self._session)
+            case Close(fds):
+                close_fds(fds)
+            case Reply(data):
+                frontend.send(data)
+            case ReplyBase(index):
+                frontend.send(self._session.base_reply(index).data)
+            case ReplyInflight(inflight):
+                _send_inflight(frontend, inflight)
+
+    # Handing over to another supervisor; see resume.py.
+
+    def _save(self, effects: Sequence[Effect] = (), raw: RawMessage | None = None) -> None:
+        self._boot.state.save(
+            {
+                "frontend": self._frontend.fileno() if self._frontend else None,
+                "has_spoken": self._has_spoken,
+                "session": self._session.snapshot(),
+                "backend": self._backend.pool.snapshot() if self._backend else None,
+                "effects": [encode_effect(effect) for effect in effects],
+                "message": raw and [raw.header.number, raw.header.flags, raw.payload.hex()],
+            }
+        )
+
+    def _take_over(self) -> list[Effect]:
+        """Go on where another supervisor died; returns what it had still to carry out."""
+        state = self._boot.state.load() or {}
+        keep = {0, 1, 2, *self._boot.kept_fds}
+        if backend := state.get("backend"):
+            keep |= {backend["channel"], backend["pidfd"], *backend["segments"].values()}
+            keep |= {fd for _, fd in backend["listeners"]}
+        else:
+            _kill_siblings()
+        if (frontend := state.get("frontend")) is not None:
+            keep.add(frontend)
+            self._session = Session.restore(state["session"])
+            keep |= set(self._session.fds())
+        self._loop.close()
+        orphans = sweep(keep)
+        self._loop = EventLoop()
+        self._log.write("warn", f"goes on for a supervisor that died; {len(orphans)} fds swept")
+        if backend:
+            slots = self._options.workers
+            self._backend = Backend.restore(self._loop, backend, slots, self._log)
+        if frontend is None:
+            return []
+        self._frontend = MessageSocket(socket.socket(fileno=frontend))
+        self._has_spoken = state["has_spoken"]
+        if state["message"]:
+            _consume_again(self._frontend, *state["message"])
+        effects = [decode_effect(content) for content in state["effects"]]
+        return [Apply(), *(e for e in effects if not isinstance(e, Close | Apply))]
+
+
+def _send_inflight(frontend: MessageSocket, inflight: Inflight) -> None:
+    fd = create_segment("vfsd-inflight", inflight.mmap_size)
+    try:
+        frontend.send(encode_reply(Number.GET_INFLIGHT_FD, inflight), [fd])
+    finally:
+        os.close(fd)
+
+
+def _consume_again(frontend: MessageSocket, number: int, flags: int, payload: str) -> None:
+    """Take a message off the socket if it is still there."""
+    data = bytes.fromhex(payload)
+    data = HEADER.pack(number, flags, len(data)) + data
+    try:
+        if frontend.socket.recv(len(data), socket.MSG_PEEK) == data:
+            frontend.socket.recv(len(data))
+    except BlockingIOError:
+        pass
+
+
+def _kill_siblings() -> None:
+    """End what a supervisor started and did not live to write down."""
+    for child in psutil.Process(os.getppid()).children(recursive=True):
+        if child.pid != os.getpid():
+            child.kill()
