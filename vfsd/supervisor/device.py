@@ -26,6 +26,8 @@ class DeviceSegment:
         """Make a zeroed segment describe a device whose vrings are all stopped."""
         self._state.layout = lib.DEVICE_STATE_LAYOUT
         self._state.vring_count = vring_count
+        for row in self._state.vrings:
+            row.inflight_fd = row.kick_fd = row.call_fd = row.err_fd = -1
         self.write(Device(), {}, lambda _: 0)
 
     def write(
@@ -57,7 +59,7 @@ def _fill_region(row: Any, region: Region, fd: int) -> None:
 
 
 def _fill_vring(row: Any, vring: DeviceVring, numbers: Mapping[int, int]) -> None:
-    for field in ("desc", "avail", "used", "inflight_offset", "size", "base"):
+    for field in ("desc", "avail", "used", "inflight_offset", "size"):
         setattr(row, field, getattr(vring, field))
     for field in ("inflight_fd", "kick_fd", "call_fd", "err_fd"):
         fd = getattr(vring, field)

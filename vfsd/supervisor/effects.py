@@ -19,7 +19,6 @@ class DeviceVring:
     desc: int
     avail: int
     used: int
-    base: int
     starts: int
     kick_fd: int | None
     call_fd: int | None

@@ -82,7 +82,6 @@ class Vring:
             desc=self.addr.desc,
             avail=self.addr.avail,
             used=self.addr.used,
-            base=self.base,
             starts=self.starts,
             kick_fd=self.kick_fd,
             call_fd=self.call_fd,

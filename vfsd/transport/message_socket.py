@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from vfsd.transport.errors import ProtocolError
-from vfsd.transport.vhost_user import HEADER, MAX_FDS, Header, decode_header
+from vfsd.transport.vhost_user import HEADER, MAX_FDS, Header, decode_header, expects_fds
 
 _ANCILLARY: Final = socket.CMSG_SPACE(MAX_FDS * 4)
 
@@ -90,10 +90,15 @@ class MessageSocket:
         if len(start) == HEADER.size:
             size = HEADER.size + decode_header(start).size
             data, fds = self._receive_with_fds(size, socket.MSG_PEEK)
-            if len(data) == size:
+            header, payload = decode_header(start), data[HEADER.size :]
+            complete = len(data) == size
+            if not complete or not expects_fds(header, payload):
+                # Linux hands out the fds of the next message too when it peeks at one without.
+                close_fds(fds)
+                fds = []
+            if complete:
                 self._peeked = size
-                return RawMessage(decode_header(start), data[HEADER.size :], tuple(fds))
-            close_fds(fds)
+                return RawMessage(header, payload, tuple(fds))
         return self.receive()
 
     def consume(self) -> None:

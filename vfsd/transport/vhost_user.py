@@ -408,6 +408,17 @@ def decode_message(header: Header, data: bytes, fds: Sequence[int] = ()) -> Mess
     return Message(kind, payload, tuple(fds), header.need_reply)
 
 
+def expects_fds(header: Header, data: bytes) -> bool:
+    """True if fds belong to this message, as far as it can be told; never raises."""
+    kind = MESSAGES.get(header.number)
+    if kind is None:
+        return False
+    try:
+        return _fd_count(kind.fds, _decode_payload(kind.payload, data)) > 0
+    except ProtocolError:
+        return False
+
+
 def decode_reply(sent: Number, header: Header, data: bytes) -> Payload:
     """Decode the back-end's reply to the message `sent`: its payload, or a U64 acknowledgement."""
     if header.number != sent or not header.flags & FLAG_REPLY:
