@@ -55,8 +55,7 @@ def create_job(name: str, options: Options, fds: dict[str, Any]) -> int:
         "seccomp": options.seccomp,
         "slots": options.workers,
         "log_level": options.log_level,
-        "rlimit_nofile": None if options.rlimit_nofile in (0, RLIMIT_DEFAULT)
-        else options.rlimit_nofile,
+        "rlimit_nofile": None if options.rlimit_nofile == RLIMIT_DEFAULT else options.rlimit_nofile,
         "poll_us": options.poll_us,
         "thread_pool_size": options.thread_pool_size,
         "modcaps": options.modcaps,

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""For every test: nothing may be left behind, and a test that cannot run says why.
+
+VFSD_TESTS_MUST_RUN=1 (set by scripts/test) turns "cannot run here" into a failure.
+HYPOTHESIS_PROFILE=deep looks for more, at random.
+"""
+
+import gc
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "ci",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    max_examples=100,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+settings.register_profile("deep", parent=settings.get_profile("ci"), derandomize=False,
+                          max_examples=5000)  # fmt: skip
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+PROGRAM_FOLDERS = ("/usr/lib/qemu", "/usr/libexec", "/usr/sbin", "/sbin")
+SETTLE_SECONDS = 3.0
+
+
+def open_fds() -> dict[int, str]:
+    """What each fd of this process is."""
+    fds = {}
+    for path in Path("/proc/self/fd").iterdir():
+        try:
+            fds[int(path.name)] = str(path.readlink())
+        except FileNotFoundError:
+            continue  # the one that lists them
+    return fds
+
+
+def child_processes() -> dict[int, str]:
+    """The living descendants of this process."""
+    found = {}
+    for child in psutil.Process().children(recursive=True):
+        try:
+            found[child.pid] = " ".join(child.cmdline()) or child.name()
+        except psutil.Error:
+            continue
+    return found
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    """Fail a test that leaves fds or processes."""
+    fds, children = open_fds(), child_processes()
+    yield
+    deadline = time.monotonic() + SETTLE_SECONDS
+    while left := _left(fds, children):
+        gc.collect()
+        if time.monotonic() > deadline:
+            pytest.fail(f"left behind: {left}")
+        time.sleep(0.02)
+
+
+def _left(fds: dict[int, str], children: dict[int, str]) -> list[str]:
+    new_fds = [f"fd {fd}: {what}" for fd, what in open_fds().items() if fd not in fds]
+    processes = child_processes().items()
+    return new_fds + [f"process {pid}: {what}" for pid, what in processes if pid not in children]
+
+
+@pytest.fixture(scope="session")
+def requires() -> Callable[[str], str]:
+    """`requires(what)`: skip the test unless there is a program, a path, or "root"."""
+    return require
+
+
+def require(what: str) -> str:
+    """The program's or file's path; skips the test, or fails it, if there is none."""
+    if what == "root":
+        found: str | None = "root" if os.geteuid() == 0 else None
+    elif what.startswith("/"):
+        found = what if Path(what).exists() else None
+    else:
+        folders = [os.environ.get("PATH", ""), *PROGRAM_FOLDERS]
+        found = shutil.which(what, path=os.pathsep.join(folders))
+    if found is None:
+        complaint = f"needs {what}, which is not here"
+        if os.environ.get("VFSD_TESTS_MUST_RUN") == "1":
+            pytest.fail(complaint)
+        pytest.skip(complaint)
+    return found
