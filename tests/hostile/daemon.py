@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Running a virtiofsd, ours or a peer, and looking at its processes."""
+
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from shutil import rmtree
+from typing import Self
+
+import psutil
+
+OURS = (str(Path(sys.executable).parent / "virtiofsd"),)
+
+
+def wait_until(true: Callable[[], bool], seconds: float, what: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.005)
+
+
+class Daemon:
+    """A virtiofsd that serves a new directory, until close()."""
+
+    def __init__(self, *options: str, program: Sequence[str] = OURS) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="vfsd-hostile-"))
+        self.folder.chmod(0o755)
+        self.share = self.folder / "share"
+        self.share.mkdir()
+        self.socket = str(self.folder / "socket")
+        self.log = self.folder / "log"
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [*program, f"--socket-path={self.socket}", "-o", f"source={self.share}", *options],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        try:
+            wait_until(lambda: self.exited() or self._listens(), 20, "the daemon listens")
+            assert not self.exited(), f"the daemon did not start:\n{self.log.read_text()}"
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def exited(self) -> bool:
+        return self.process.poll() is not None
+
+    def _listens(self) -> bool:
+        # Connecting would use up the one connection that peers accept.
+        with suppress(OSError):
+            return any(
+                line.split()[-1] == self.socket and line.split()[3] == "00010000"
+                for line in Path("/proc/net/unix").read_text().splitlines()[1:]
+            )
+        return False
+
+    def processes(self) -> list[psutil.Process]:
+        """Keeper, supervisor, pool and workers; in this order of creation."""
+        keeper = psutil.Process(self.process.pid)
+        return sorted(
+            [keeper, *keeper.children(recursive=True)], key=lambda p: (p.create_time(), p.pid)
+        )
+
+    def pids(self) -> dict[int, str]:
+        """Living processes with their titles."""
+        found = {}
+        for process in self.processes():
+            with suppress(psutil.NoSuchProcess):
+                if process.status() != psutil.STATUS_ZOMBIE:
+                    found[process.pid] = " ".join(process.cmdline()).strip()
+        return found
+
+    def titled(self, *words: str) -> list[int]:
+        """Pids of the processes whose title has these words."""
+        return [pid for pid, title in self.pids().items() if all(w in title for w in words)]
+
+    def fd_counts(self) -> dict[int, int]:
+        counts = {}
+        for pid in self.pids():
+            with suppress(OSError):
+                counts[pid] = sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
+        return counts
+
+    def close(self) -> None:
+        """End every process of it, at once if it does not go by itself."""
+        family = self.processes() if not self.exited() else []
+        self.process.terminate()
+        try:
+            self.process.wait(5)
+        except subprocess.TimeoutExpired:
+            for process in family:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            self.process.wait(5)
+        rmtree(self.folder, ignore_errors=True)
+
+
+def refuses_connections(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        return probe.connect_ex(path) != 0
