@@ -26,6 +26,12 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     add("--queues", type=int, default=4, help="request queues of the share (default 4)")
     add("--cpus", type=int, default=4, help="CPUs of the guest (default 4)")
     add(
+        "--kernel",
+        default=packages.KERNEL_SUITE,
+        metavar="SUITE",
+        help=f"the Debian release whose kernel to boot (default {packages.KERNEL_SUITE})",
+    )
+    add(
         "--virtiofsd",
         default="",
         metavar="WHICH",
@@ -43,14 +49,22 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     return chosen
 
 
+def wanted(
+    chosen: argparse.Namespace, back_end: daemon.Daemon
+) -> tuple[machine.Share, machine.Hardware]:
+    """Return the share and the machine that were asked for."""
+    share = machine.Share(back_end.socket, TAG, chosen.queues)
+    return share, machine.Hardware(chosen.cpus, kernel_suite=chosen.kernel)
+
+
 def run_check(chosen: argparse.Namespace, back_end: daemon.Daemon, shared: Path) -> bool:
     """Run the scripted session in a folder of the share; return whether all is well."""
     host = Path(tempfile.mkdtemp(prefix="vfsd-check-", dir=shared))
-    share = machine.Share(back_end.socket, TAG, chosen.queues)
+    share, hardware = wanted(chosen, back_end)
     try:
         with (
             tempfile.TemporaryDirectory(prefix="vfsd-original-") as original,
-            machine.boot([share], chosen.cpus) as guest,
+            machine.boot([share], hardware) as guest,
         ):
             print(f"guest up in {guest.boot_seconds:.1f} s ({guest.accel})", flush=True)
             guest.mount(TAG)
@@ -69,8 +83,7 @@ def run_shell(chosen: argparse.Namespace, back_end: daemon.Daemon, shared: Path)
     """Give the terminal a shell in the guest."""
     print(f"{shared} is /mnt in the guest; {back_end.log_path} is the log of virtiofsd")
     print('leave with "exit" (or, if the guest hangs, with Ctrl-a x)', flush=True)
-    share = machine.Share(back_end.socket, TAG, chosen.queues)
-    return machine.boot_shell([share], chosen.cpus) == 0
+    return machine.boot_shell(*wanted(chosen, back_end)) == 0
 
 
 def run(chosen: argparse.Namespace, folder: Path) -> bool:
@@ -78,9 +91,9 @@ def run(chosen: argparse.Namespace, folder: Path) -> bool:
     shared = chosen.dir.resolve() if chosen.dir else folder / "share"
     shared.mkdir(exist_ok=True)
     argv = daemon.command(chosen.virtiofsd)
-    accel = machine.accelerator(chosen.cpus)
+    kernel, qemu = packages.kernel(chosen.kernel), packages.qemu()
     print(
-        f"Linux {packages.kernel().release} in QEMU {packages.qemu().version} ({accel}), "
+        f"Linux {kernel.release} in QEMU {qemu.version} ({machine.accelerator()}), "
         f"CPUs: {chosen.cpus}, request queues: {chosen.queues}",
         flush=True,
     )

@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Self
@@ -57,28 +57,38 @@ class Result:
     seconds: float
 
 
-def devices(shares: Sequence[Share]) -> list[str]:
-    """Return the QEMU arguments that attach the shares."""
-    argv = []
-    for number, share in enumerate(shares):
-        chardev = f"share{number}"
-        size = f"num-request-queues={share.queues},queue-size={share.queue_size}"
-        device = f"vhost-user-fs-pci,chardev={chardev},tag={share.tag},{size}"
-        argv += ["-chardev", f"socket,id={chardev},path={share.socket}", "-device", device]
-    return argv
+@dataclass(frozen=True)
+class Hardware:
+    """What the guest runs on; `append` goes to the kernel's command line."""
+
+    cpus: int = 4
+    memory_mib: int = 1024
+    kernel_suite: str = packages.KERNEL_SUITE
+    append: str = ""
 
 
-def base_argv(accel: str, cpus: int, memory_mib: int, append: str = "") -> list[str]:
-    """Return the QEMU command line of a guest without devices. `memory_mib` is in MiB."""
-    return [
+ORDINARY = Hardware()
+
+
+def qemu_argv(hardware: Hardware, accel: str, shares: Sequence[Share] = ()) -> list[str]:
+    """Return the QEMU command line of a guest without consoles."""
+    size = f"{hardware.memory_mib}M"
+    argv = [
         *packages.qemu().argv,
         *("-no-user-config", "-nodefaults", "-display", "none"),
         *("-machine", "q35,memory-backend=memory", "-accel", accel, "-cpu", CPU[accel]),
-        *("-smp", str(cpus), "-m", str(memory_mib)),
-        *("-object", f"memory-backend-memfd,id=memory,size={memory_mib}M,share=on"),
-        *("-kernel", str(packages.kernel().image), "-initrd", str(initramfs.initramfs())),
-        *("-append", f"{KERNEL_OPTIONS} {append}".strip()),
+        *("-smp", str(hardware.cpus), "-m", size),
+        *("-object", f"memory-backend-memfd,id=memory,size={size},share=on"),
+        *("-kernel", str(packages.kernel(hardware.kernel_suite).image)),
+        *("-initrd", str(initramfs.initramfs())),
+        *("-append", f"{KERNEL_OPTIONS} {hardware.append}".strip()),
     ]
+    for number, share in enumerate(shares):
+        chardev = f"share{number}"
+        queues = f"num-request-queues={share.queues},queue-size={share.queue_size}"
+        device = f"vhost-user-fs-pci,chardev={chardev},tag={share.tag},{queues}"
+        argv += ["-chardev", f"socket,id={chardev},path={share.socket}", "-device", device]
+    return argv
 
 
 class Machine:
@@ -102,11 +112,11 @@ class Machine:
                 "chardev=c,mode=control",
             ),
         ]
-        with scripts_end, control_end:
+        with scripts_end, control_end, console.with_suffix(".qemu").open("wb") as said:
             self.process = subprocess.Popen(
                 [*argv, *channels],
                 stdin=subprocess.DEVNULL,
-                stdout=console.with_suffix(".qemu").open("wb"),
+                stdout=said,
                 stderr=subprocess.STDOUT,
                 pass_fds=(scripts_end.fileno(), control_end.fileno()),
             )
@@ -242,11 +252,11 @@ def first_line(script: str) -> str:
 # --- which accelerator --------------------------------------------------------------------------
 
 
-def trial(accel: str, cpus: int) -> bool:
+def boots(accel: str) -> bool:
     """Return whether a guest without shares boots quickly with this accelerator."""
     with tempfile.TemporaryDirectory(prefix="vfsd-trial-") as folder:
-        console = Path(folder) / "console"
-        with Machine(base_argv(accel, cpus, 512), console, accel) as machine:
+        argv = qemu_argv(ORDINARY, accel)
+        with Machine(argv, Path(folder) / "console", accel) as machine:
             try:
                 machine.wait_ready(TRIAL_SECONDS)
             except GuestError:
@@ -255,7 +265,7 @@ def trial(accel: str, cpus: int) -> bool:
 
 
 @cache
-def accelerator(cpus: int = 4) -> str:
+def accelerator() -> str:
     """Return "kvm" where it really works, else "tcg". VFSD_ACCEL chooses by hand.
 
     That /dev/kvm opens says little: on some machines the first instructions of the guest
@@ -264,42 +274,35 @@ def accelerator(cpus: int = 4) -> str:
     chosen = os.environ.get("VFSD_ACCEL")
     if chosen:
         return chosen
-    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
-        return "tcg"
-    return "kvm" if trial("kvm", cpus) else "tcg"
+    usable = os.access("/dev/kvm", os.R_OK | os.W_OK)
+    return "kvm" if usable and boots("kvm") else "tcg"
 
 
 # --- booting ------------------------------------------------------------------------------------
 
 
 @contextmanager
-def boot(
-    shares: Sequence[Share], cpus: int = 4, memory_mib: int = 1024, append: str = ""
-) -> Iterator[Machine]:
-    """Boot a guest with the shares attached (not yet mounted) and yield it; end it afterwards.
-
-    `append` goes to the kernel's command line.
-    """
-    accel = accelerator(cpus)
+def boot(shares: Sequence[Share], hardware: Hardware = ORDINARY) -> Iterator[Machine]:
+    """Boot a guest with the shares attached (not yet mounted) and yield it; end it afterwards."""
+    accel = accelerator()
     with tempfile.TemporaryDirectory(prefix="vfsd-guest-") as folder:
-        argv = [*base_argv(accel, cpus, memory_mib, append), *devices(shares)]
+        argv = qemu_argv(hardware, accel, shares)
         with Machine(argv, Path(folder) / "console", accel) as machine:
             machine.wait_booted()
             yield machine
 
 
-def boot_shell(shares: Sequence[Share], cpus: int = 4, memory_mib: int = 1024) -> int:
-    """Boot a guest that mounts the first share on /mnt and gives this terminal a shell in it."""
+def boot_shell(share: Share, hardware: Hardware = ORDINARY) -> int:
+    """Boot a guest that mounts a share on /mnt and gives this terminal a shell in it."""
     columns, rows = os.get_terminal_size()
     words = {
-        "vfsd.shell": shares[0].tag,
+        "vfsd.shell": share.tag,
         "vfsd.rows": rows,
         "vfsd.columns": columns,
         "vfsd.term": os.environ.get("TERM", "linux"),
     }
     append = " ".join(f"{name}={value}" for name, value in words.items())
+    argv = qemu_argv(replace(hardware, append=append), accelerator(), [share])
     # Ctrl-C belongs to the guest; Ctrl-a x ends QEMU whatever the guest does.
     terminal = ["-chardev", "stdio,id=tty,mux=on,signal=off", "-serial", "chardev:tty"]
-    monitor = ["-mon", "chardev=tty"]
-    argv = base_argv(accelerator(cpus), cpus, memory_mib, append)
-    return subprocess.run([*argv, *devices(shares), *terminal, *monitor], check=False).returncode
+    return subprocess.run([*argv, *terminal, "-mon", "chardev=tty"], check=False).returncode

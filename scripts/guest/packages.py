@@ -27,13 +27,15 @@ KEYRINGS = (
     Path("/usr/share/keyrings/debian-archive-keyring.pgp"),
 )
 
-# Where each thing comes from. Guests need virtio_fs with several request queues (Linux 6.11), and
-# QEMU 7.2 panics Debian's kernel when it emulates several CPUs; trixie has both cured.
-QEMU_SUITE = "trixie"
+# Where each thing comes from; of several suites, the first that can be had. Guests need virtio_fs
+# with several request queues (Linux 6.11). Emulating several CPUs, QEMU 7.2 makes Debian's
+# kernel panic, and 10.0 now and then aborts (https://gitlab.com/qemu-project/qemu/-/issues/1921);
+# 11.1 does neither.
+QEMU_SUITES = ("forky", "trixie")
 KERNEL_SUITE = "trixie"
 USERLAND_SUITE = "trixie"
 RUST_VIRTIOFSD_SUITES = ("forky", "trixie")  # 1.14, else 1.13
-C_VIRTIOFSD_SUITE = "bookworm"  # QEMU 7.2 is the last release with the C virtiofsd
+C_VIRTIOFSD_SUITES = ("bookworm",)  # QEMU 7.2 is the last release with the C virtiofsd
 
 LINKER = "ld-linux-x86-64.so.2"
 LIBRARY_FOLDERS = (
@@ -203,13 +205,17 @@ def _unpack(suite: str, packages: Sequence[str], target: Path, dependencies: boo
         raise
 
 
+def _folder(suite: str, packages: Sequence[str]) -> Path:
+    key = hashlib.sha256(" ".join(packages).encode()).hexdigest()[:8]
+    return cache_folder() / "roots" / f"{suite}-{packages[0]}-{key}"
+
+
 def unpacked_root(suite: str, packages: Sequence[str], dependencies: bool = True) -> Path:
     """Return a folder that holds the packages unpacked; fetch them at the first call.
 
     What is in the cache is used as it is: remove the folder to get newer versions.
     """
-    key = hashlib.sha256(" ".join(packages).encode()).hexdigest()[:8]
-    target = cache_folder() / "roots" / f"{suite}-{packages[0]}-{key}"
+    target = _folder(suite, packages)
     if target.is_dir():
         return target
     for tool in ("apt-get", "dpkg-deb"):
@@ -237,10 +243,18 @@ def linker_argv(root: Path) -> list[str]:
     raise FetchError(f"{root} holds no dynamic linker: remove that folder to fetch it again")
 
 
-def _program(root: Path, path: str, arguments: Sequence[str] = ()) -> Program:
-    binary = str(root / path)
-    argv = (*linker_argv(root), "--argv0", binary, binary, *arguments)
-    return Program(argv, _version(argv))
+def _program(suites: Sequence[str], package: str, path: str) -> tuple[Path, Program]:
+    errors = []
+    for suite in suites:
+        try:
+            root = unpacked_root(suite, [package])
+        except FetchError as error:
+            errors.append(str(error))
+        else:
+            binary = str(root / path)
+            argv = (*linker_argv(root), "--argv0", binary, binary)
+            return root, Program(argv, _version(argv))
+    raise FetchError(errors[0])
 
 
 def _version(argv: Sequence[str]) -> str:
@@ -252,10 +266,10 @@ def _version(argv: Sequence[str]) -> str:
 @cache
 def qemu() -> Program:
     """Return QEMU for x86-64 guests, with its firmware."""
-    root = unpacked_root(QEMU_SUITE, ["qemu-system-x86"])
+    root, bare = _program(QEMU_SUITES, "qemu-system-x86", "usr/bin/qemu-system-x86_64")
     firmware = [root / "usr/share" / name for name in ("qemu", "seabios")]
     options = [part for folder in firmware for part in ("-L", str(folder))]
-    return _program(root, "usr/bin/qemu-system-x86_64", options)
+    return Program((*bare.argv, *options), bare.version)
 
 
 @cache
@@ -264,21 +278,41 @@ def kernel(suite: str = KERNEL_SUITE) -> Kernel:
 
     From Linux 7.1 on a guest checks the length and the `unique` of every reply.
     """
-    roots = cache_folder() / "roots"
-    for image in sorted(roots.glob(f"{suite}-linux-image-*/boot/vmlinuz-*")):
-        return _checked_kernel(image)
-    with locked(cache_folder() / "apt" / suite / "fetch.lock"):
-        apt = Apt(suite)
+    # Which version was the newest is asked once, so that the next call needs no network.
+    chosen = cache_folder() / "roots" / f"{suite}-kernel"
+    packages = chosen.read_text().split() if chosen.exists() else []
+    if not packages or not _folder(suite, packages).is_dir():
+        packages = _kernel_packages(suite)
+    root = unpacked_root(suite, packages, dependencies=False)
+    chosen.write_text(" ".join(packages))
+    for pattern in ("boot/vmlinuz-*", "usr/lib/modules/*/vmlinuz"):
+        for image in root.glob(pattern):
+            return _checked_kernel(image)
+    raise FetchError(f"{root} holds no kernel: Debian {suite} keeps it somewhere new")
+
+
+def _kernel_packages(suite: str) -> list[str]:
+    """Return the packages of a suite's newest kernel: the image, and its configuration."""
+    apt = Apt(suite)
+    with locked(apt.folder / "fetch.lock"):
         apt.update()
-        package = apt.field("linux-image-cloud-amd64", "Depends").split()[0]
-    root = unpacked_root(suite, [package], dependencies=False)
-    return _checked_kernel(next(root.glob("boot/vmlinuz-*")))
+        match = re.search(r"linux-image-(\d\S+)", apt.field("linux-image-cloud-amd64", "Depends"))
+        if match is None:
+            raise FetchError(f"Debian {suite}: linux-image-cloud-amd64 leads to no kernel")
+        release = match[1]
+        if f"linux-binary-{release}" in apt.field(f"linux-image-{release}", "Depends"):
+            return [f"linux-binary-{release}", f"linux-base-{release}"]  # from Debian 14 on
+        return [f"linux-image-{release}"]
 
 
 def _checked_kernel(image: Path) -> Kernel:
-    release = image.name.removeprefix("vmlinuz-")
-    config = (image.parent / f"config-{release}").read_text()
-    missing = [name for name in KERNEL_NEEDS if f"\nCONFIG_{name}=y\n" not in config]
+    if image.name == "vmlinuz":
+        release, config = image.parent.name, image.with_name("config")
+    else:
+        release = image.name.removeprefix("vmlinuz-")
+        config = image.with_name(f"config-{release}")
+    options = config.read_text()
+    missing = [name for name in KERNEL_NEEDS if f"\nCONFIG_{name}=y\n" not in options]
     if missing:
         raise FetchError(f"kernel {release} lacks built-in {', '.join(missing)}: no guest with it")
     return Kernel(image, release)
@@ -286,27 +320,11 @@ def _checked_kernel(image: Path) -> Kernel:
 
 @cache
 def rust_virtiofsd() -> Program:
-    """Return the Rust virtiofsd, the newest that can be had."""
-    errors = []
-    for suite in RUST_VIRTIOFSD_SUITES:
-        try:
-            root = unpacked_root(suite, ["virtiofsd"])
-        except FetchError as error:
-            errors.append(str(error))
-        else:
-            return _program(root, "usr/libexec/virtiofsd")
-    raise FetchError(errors[0])
+    """Return the Rust virtiofsd."""
+    return _program(RUST_VIRTIOFSD_SUITES, "virtiofsd", "usr/libexec/virtiofsd")[1]
 
 
 @cache
 def c_virtiofsd() -> Program:
     """Return QEMU's C virtiofsd 7.2."""
-    root = unpacked_root(C_VIRTIOFSD_SUITE, ["qemu-system-common"])
-    return _program(root, "usr/lib/qemu/virtiofsd")
-
-
-PROGRAMS = {
-    "qemu": qemu,
-    "rust": rust_virtiofsd,
-    "c": c_virtiofsd,
-}
+    return _program(C_VIRTIOFSD_SUITES, "qemu-system-common", "usr/lib/qemu/virtiofsd")[1]
