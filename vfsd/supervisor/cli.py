@@ -16,7 +16,7 @@ from typing import Final
 from vfsd import __version__
 from vfsd.supervisor.keeper import keep
 from vfsd.supervisor.listener import Listener, open_listener
-from vfsd.supervisor.log_collector import LogCollector, stderr_sink, syslog_sink
+from vfsd.supervisor.log_collector import LogCollector, SyslogSink, stderr_sink
 from vfsd.supervisor.options import (
     RLIMIT_DEFAULT,
     Options,
@@ -72,7 +72,7 @@ def _serve(options: Options) -> int:
 
 def _boot(options: Options, listener: Listener, runtime_dir: str) -> Boot:
     name = instance_name(options, listener.socket.getsockname())
-    sink = syslog_sink() if options.syslog else stderr_sink
+    sink = SyslogSink() if options.syslog else stderr_sink
     state = StateFile.create()
     return Boot(
         name=name,

@@ -59,16 +59,20 @@ def stderr_sink(_level: str, line: bytes) -> bool:
     return True
 
 
-def syslog_sink(path: str = SYSLOG_PATH) -> Sink:
-    """A sink that sends datagrams to the syslog daemon; lines are lost while there is none."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+class SyslogSink:
+    """Sends each line to the syslog daemon; lines are lost while there is none."""
 
-    def send(level: str, line: bytes) -> bool:
+    def __init__(self, path: str = SYSLOG_PATH) -> None:
+        self._path = path
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+
+    def __call__(self, level: str, line: bytes) -> bool:
         head = f"<{_SYSLOG_DAEMON | _SEVERITY[level]}>virtiofsd[{os.getpid()}]: ".encode()
         try:
-            sock.sendto(head + line, path)
+            self._socket.sendto(head + line, self._path)
         except OSError:
             return False
         return True
 
-    return send
+    def close(self) -> None:
+        self._socket.close()

@@ -60,7 +60,7 @@ class StateFile:
         if len(text) > HALF - _HEADER.size:
             raise ValueError(f"a state of {len(text)} bytes")
         self._sequence += 1
-        header = _HEADER.pack(self._sequence, len(text), zlib.crc32(text))
+        header = _HEADER.pack(self._sequence, len(text), _checksum(self._sequence, text))
         os.pwrite(self.fd, header + text, self._sequence % 2 * HALF)
 
     def load(self) -> dict[str, Any] | None:
@@ -77,8 +77,12 @@ class StateFile:
             if not sequence or length > HALF - _HEADER.size:
                 continue
             text = os.pread(self.fd, length, start + _HEADER.size)
-            if zlib.crc32(text) == checksum:
+            if _checksum(sequence, text) == checksum:
                 yield sequence, text
+
+
+def _checksum(sequence: int, text: bytes) -> int:
+    return zlib.crc32(text, sequence & 0xFFFFFFFF)
 
 
 def open_fds() -> set[int]:

@@ -99,13 +99,14 @@ from vfsd.transport.vhost_user import (
 
 MAX_VRINGS: Final = 65
 CONFIG_SPACE: Final = 256  # what is readable; beyond tag and queue count it is zero
-FEATURES: Final = (
+# Plain integers: ~ of an IntFlag is not a mask of all the other bits.
+FEATURES: Final = int(
     VirtioFeature.INDIRECT_DESC
     | VirtioFeature.EVENT_IDX
     | VirtioFeature.PROTOCOL_FEATURES
     | VirtioFeature.VERSION_1
 )
-PROTOCOL_FEATURES: Final = (
+PROTOCOL_FEATURES: Final = int(
     ProtocolFeature.MQ
     | ProtocolFeature.REPLY_ACK
     | ProtocolFeature.INFLIGHT_SHMFD
@@ -138,8 +139,7 @@ class Session:
         self.vrings = self.vrings or [Vring() for _ in range(self.queue_count)]
 
     def offered_protocol_features(self) -> int:
-        extra = ProtocolFeature.CONFIG if self.tag is not None else 0
-        return PROTOCOL_FEATURES | extra
+        return PROTOCOL_FEATURES | (0 if self.tag is None else int(ProtocolFeature.CONFIG))
 
     def wants_ack(self, need_reply: bool) -> bool:
         return need_reply and bool(self.protocol_features & ProtocolFeature.REPLY_ACK)

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A pool that speaks the supervisor's two channels and serves nothing. Run like vfsd.worker.
+
+It writes a line of JSON to $VFSD_TEST_REPORT (in its job's shared_dir) for each thing it is asked,
+with the device state a worker sees, so that a test can tell what has arrived in the sandbox.
+"""
+
+import contextlib
+import json
+import os
+import select
+import signal
+import sys
+from typing import Any
+
+from vfsd.transport.channel import WorkerEnd
+from vfsd.transport.fd_channel import FdChannel
+from vfsd.transport.native import ffi, lib
+from vfsd.transport.shared_memory import map_segment, read_blob
+
+REPORT = "report"
+
+
+class FakePool:
+    def __init__(self, job: dict[str, Any]) -> None:
+        self.job = job
+        self.channel = FdChannel.from_fd(job["fds"]["channel"])
+        self.workers: dict[int, int] = {}  # pid -> slot
+
+    def run(self) -> None:
+        self.channel.send({"event": "ready"})
+        while True:
+            select.select([self.channel.fileno()], [], [], 0.02)
+            self.reap()
+            with contextlib.suppress(BlockingIOError):
+                self.channel.socket.setblocking(False)
+                packet = self.channel.receive()
+                if packet is None:
+                    return
+                self.answer(packet.content, packet.fds)
+
+    def reap(self) -> None:
+        with contextlib.suppress(ChildProcessError):
+            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+                slot = self.workers.pop(ended[0])
+                self.spawn(slot)
+                event = {"event": "worker-died", "slot": slot, "status": 1, "respawned": True}
+                self.channel.send(event)
+
+    def answer(self, content: dict[str, Any], fds: tuple[int, ...]) -> None:
+        self.report(content | {"received": list(fds)})
+        answer: dict[str, Any] = {"id": content["id"]}
+        if content["op"] == "adopt":
+            answer["fds"] = list(fds)
+        elif content["op"] == "drop":
+            for fd in content["fds"]:
+                os.close(fd)
+        elif content["op"] == "spawn":
+            answer["pid"] = self.spawn(content["slot"])
+        self.channel.send(answer)
+
+    def spawn(self, slot: int) -> int:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                FakeWorker(self, slot).run()
+            finally:
+                os._exit(1)
+        self.workers[pid] = slot
+        return pid
+
+    def report(self, content: dict[str, Any]) -> None:
+        path = os.path.join(self.job["shared_dir"], REPORT)  # noqa: PTH118
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        os.write(fd, json.dumps(content).encode() + b"\n")
+        os.close(fd)
+
+
+class FakeWorker:
+    def __init__(self, pool: FakePool, slot: int) -> None:
+        self.pool = pool
+        self.slot = slot
+        size = ffi.sizeof("struct device_state")
+        memory = map_segment(pool.job["fds"]["device"], size, writable=False)
+        self.device: Any = ffi.cast("struct device_state *", memory)
+        self.end = WorkerEnd(pool.job["fds"]["listeners"][slot])
+
+    def run(self) -> None:
+        self.end.send({"event": "hello", "pid": os.getpid()})
+        self.end.send({"log": "here I am", "level": "info"})
+        while True:
+            content = self.end.receive()
+            if content is None:
+                select.select([self.end.fileno()], [], [], 0.5)
+            elif content["command"] == "adopt":
+                self.adopt(content)
+
+    def adopt(self, content: dict[str, Any]) -> None:
+        generation = lib.device_state_generation(self.device)
+        rows = [self.row(i) for i in range(self.device.vring_count)]
+        regions = [self.device.regions[i].gpa for i in range(self.device.region_count)]
+        self.pool.report({"slot": self.slot, "vrings": rows, "regions": regions})
+        vrings = {str(row["index"]): {"last_avail": 17, "error": None} for row in rows}
+        self.end.send({"id": content["id"], "generation": generation, "vrings": vrings})
+
+    def row(self, index: int) -> dict[str, Any]:
+        vring = self.device.vrings[index]
+        fields = ("running", "start", "size", "desc", "kick_fd", "call_fd", "worker")
+        return {"index": index} | {name: getattr(vring, name) for name in fields}
+
+
+def main() -> None:
+    job_fd = int(sys.argv[1])
+    job = json.loads(read_blob(job_fd))
+    if os.fork():
+        os._exit(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    pool = FakePool(job)
+    pool.report({"job": job})
+    pool.run()
+
+
+if __name__ == "__main__":
+    main()

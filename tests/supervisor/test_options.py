@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line in both peers' spellings."""
+
+import contextlib
+from dataclasses import fields
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vfsd.supervisor.job import fs_policy
+from vfsd.supervisor.options import (
+    OPTIONS,
+    Options,
+    cache_timeout,
+    default_request_queues,
+    help_text,
+    instance_name,
+    parse,
+)
+from vfsd.transport.errors import OperatorError
+
+BASE = ["--socket-path=/run/vm001.sock", "--shared-dir=/srv"]
+
+
+def value_of(field: str, *arguments: str) -> object:
+    return getattr(parse([*BASE, *arguments]), field)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "spellings"),
+    [
+        ("shared_dir", "/srv", [["-o", "source=/srv"], ["--shared-dir", "/srv"]]),
+        ("cache", "never", [["--cache=never"], ["-o", "cache=none"], ["--cache", "NEVER"]]),
+        ("cache", "always", [["-ocache=always"], ["--cache=auto", "--cache=always"]]),
+        ("timeout", 2.5, [["-o", "timeout=2.5"], ["--timeout=2.5"]]),
+        ("sandbox", "chroot", [["--sandbox=chroot"], ["-o", "sandbox=chroot"]]),
+        ("log_level", "debug", [["-d"], ["-o", "debug"], ["-o", "log_level=debug"],
+                                ["-o", "loglevel=debug"], ["--log-level", "debug"]]),
+        ("log_level", "error", [["-o", "log_level=err"], ["--log-level=error"]]),
+        ("xattr", True, [["--xattr"], ["-o", "xattr"], ["-o", "posix_acl"]]),
+        ("xattr", False, [[], ["-o", "no_xattr"], ["--xattr", "--no-xattr"]]),
+        ("posix_acl", True, [["--posix-acl"], ["-o", "posix_acl"]]),
+        ("readdirplus", True, [[], ["--readdirplus"], ["--cache=never", "-o", "readdirplus"]]),
+        ("readdirplus", False, [["--no-readdirplus"], ["-o", "no_readdirplus"], ["--cache=never"]]),
+        ("writeback", True, [["--writeback"], ["-o", "writeback"]]),
+        ("allow_direct_io", True, [["--allow-direct-io"], ["-o", "allow_direct_io"]]),
+        ("announce_submounts", True, [[], ["-o", "announce_submounts"], ["--announce-submounts"]]),
+        ("announce_submounts", False, [["--no-announce-submounts"]]),
+        ("killpriv_v2", True, [["--killpriv-v2"], ["-o", "killpriv_v2"]]),
+        ("killpriv_v2", False, [[], ["-o", "no_killpriv_v2"], ["--no-killpriv-v2"]]),
+        ("flock", True, [["-o", "flock"], ["--flock"]]),
+        ("posix_lock", True, [["-o", "posix_lock"], ["--posix-lock"]]),
+        ("posix_lock", False, [[], ["-o", "posix_lock,no_posix_lock"]]),
+        ("readonly", True, [["--readonly"]]),
+        ("allow_mmap", True, [["--allow-mmap"]]),
+        ("preserve_noatime", True, [["--preserve-noatime"]]),
+        ("keep_listening", True, [["--keep-listening"]]),
+        ("syslog", True, [["--syslog"], ["-f", "--syslog"]]),
+        ("modcaps", "+sys_admin:-chown", [["--modcaps=+sys_admin:-chown"],
+                                          ["-o", "modcaps=+SYS_ADMIN:-CHOWN"]]),
+        ("poll_us", -1, [[], ["--poll-us=auto"]]),
+        ("poll_us", 50, [["--poll-us", "50"]]),
+        ("request_queues", 4, [["--request-queues=4"]]),
+        ("request_queues", default_request_queues(), [[]]),
+        ("workers", 4, [["--request-queues=4"], ["--workers=4"],
+                        ["--workers=9", "--request-queues=4"]]),
+        ("thread_pool_size", 64, [["--thread-pool-size=64"]]),
+        ("rlimit_nofile", 0, [["--rlimit-nofile=0"]]),
+        ("seccomp", "log", [["--seccomp=log"]]),
+        ("tag", "fs", [["--tag=fs"]]),
+    ],
+)  # fmt: skip
+def test_each_spelling_sets_the_option(
+    field: str, value: object, spellings: list[list[str]]
+) -> None:
+    for arguments in spellings:
+        assert value_of(field, *arguments) == value, arguments
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--shraed-dir=/x"], "unknown option --shraed-dir; did you mean --shared-dir?"),
+        (["-o", "sorce=/"], "unknown option -o sorce; did you mean -o source?"),
+        (["-o", "no_xatr"], "unknown option -o no_xatr; did you mean -o no_xattr?"),
+        (["--qqqq"], "unknown option --qqqq; see --help"),
+        (["--xattrmap=:map::user.:"], "unknown option --xattrmap; did you mean --xattr?"),
+        (["--shared-dir=/other"], "--shared-dir and --shared-dir name different paths"),
+        (["-o", "source=/other"], "--shared-dir and -o source name different paths"),
+        (["--fd=3"], "--fd and --socket-path exclude each other"),
+        (
+            ["--posix-acl", "-o", "no_xattr"],
+            "--posix-acl needs extended attributes, but -o no_xatt",
+        ),
+        (["--cache"], "--cache needs a value"),
+        (["-o"], "-o needs a value"),
+        (["--cache=some"], "--cache: 'some' is not one of never, metadata, auto, always"),
+        (["--xattr=yes"], "--xattr takes no value, but 'yes' was given"),
+        (["/srv"], "unexpected argument '/srv'"),
+        (["--thread-pool-size=many"], "--thread-pool-size: 'many' is not a whole number from 0 to"),
+        (["--request-queues=65"], "--request-queues: '65' is not a whole number from 1 to 64"),
+        (["--request-queues=0"], "--request-queues: '0' is not"),
+        (["-o", "timeout=-1"], "-o timeout: '-1' is not a number of seconds"),
+        (["--timeout=nan"], "'nan' is not a number of seconds"),
+        (["--tag="], "--tag: '' is not 1 to 36 bytes long"),
+        (["--tag=" + 37 * "x"], "is not 1 to 36 bytes long"),
+        (["--modcaps=sys_admin"], r"--modcaps: 'sys_admin' is not a list like \+sys_admin:-chown"),
+        (["--poll-us=-2"], "--poll-us: '-2' is not a whole number"),
+        (["--shared-dir="], "--shared-dir: '' is not a path"),
+        (["--rlimit-nofile=1e6"], "--rlimit-nofile: '1e6' is not a whole number"),
+    ],
+)
+def test_each_mistake_has_its_own_message(arguments: list[str], complaint: str) -> None:
+    with pytest.raises(OperatorError, match=complaint) as caught:
+        parse([*BASE, *arguments])
+    assert caught.value.status == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ([], "no directory to share; give --shared-dir=DIR or -o source=DIR"),
+        (["--shared-dir=/x"], "no socket; give --socket-path=PATH or --fd=N"),
+        (["--fd=3", "--socket-group=kvm", "--shared-dir=/x"], "--fd and --socket-group exclude"),
+    ],
+)
+def test_what_is_missing_is_named(arguments: list[str], complaint: str) -> None:
+    with pytest.raises(OperatorError, match=complaint):
+        parse(arguments)
+
+
+@given(st.lists(st.text(max_size=20), max_size=5))
+def test_any_command_line_is_options_or_one_line(arguments: list[str]) -> None:
+    with contextlib.suppress(OperatorError):
+        assert parse(arguments).given is not None
+
+
+@pytest.mark.parametrize("mode", ["never", "metadata", "auto", "always"])
+def test_the_cache_mode_decides_the_timeout_unless_one_is_given(mode: str) -> None:
+    expected = {"never": 0.0, "metadata": 86400.0, "auto": 1.0, "always": 86400.0}[mode]
+    assert cache_timeout(parse([*BASE, f"--cache={mode}"])) == expected
+    assert cache_timeout(parse([*BASE, f"--cache={mode}", "--timeout=7"])) == 7.0
+
+
+def test_libvirt_starts_it_both_ways() -> None:
+    old = parse(["--fd=28", "-o", "source=/srv,cache=always,sandbox=chroot,xattr,flock,posix_lock"])
+    assert (old.fd, old.cache, old.sandbox) == (28, "always", "chroot")
+    assert (old.xattr, old.flock, old.posix_lock) == (True, True, True)
+    new = parse(["--fd=28", "--shared-dir=/srv", "--thread-pool-size=4", "--log-level", "debug"])
+    assert (new.shared_dir, new.thread_pool_size, new.log_level) == ("/srv", 4, "debug")
+
+
+def test_every_row_sets_a_field_and_is_in_the_help() -> None:
+    names = {field.name for field in fields(Options)} | {"foreground"}
+    text = help_text()
+    for row in OPTIONS:
+        assert row.field in names
+        for spelling in [*row.long, *(f"-o {name}" for name in row.short_o)]:
+            assert spelling in text
+
+
+def test_the_job_says_what_the_options_say() -> None:
+    policy = fs_policy(parse([*BASE, "-o", "cache=none,posix_acl,flock", "--readonly"]))
+    assert policy["cache"] == "never"
+    assert (policy["entry_timeout"], policy["attr_timeout"]) == (0.0, 0.0)
+    assert (policy["xattr"], policy["posix_acl"], policy["flock"]) == (True, True, True)
+    assert (policy["readonly"], policy["readdirplus"], policy["posix_lock"]) == (True, False, False)
+
+
+def test_an_instance_is_called_after_its_socket() -> None:
+    assert instance_name(parse(BASE), "") == "vm001"
+    inherited = parse(["--fd=5", "--shared-dir=/srv"])
+    assert instance_name(inherited, "/var/lib/libvirt/qemu/fs0.sock") == "fs0"
+    assert instance_name(inherited, "") == "fd5"
+    assert instance_name(inherited, b"\0abstract") == "fd5"
+    assert "\n" not in instance_name(parse(["--socket-path=/a\nb", "--shared-dir=/"]), "")
