@@ -82,7 +82,7 @@ class StateFile:
 
 
 def _checksum(sequence: int, text: bytes) -> int:
-    return zlib.crc32(text, sequence & 0xFFFFFFFF)
+    return zlib.crc32(text, zlib.crc32(sequence.to_bytes(8, "little")))
 
 
 def open_fds() -> set[int]:
