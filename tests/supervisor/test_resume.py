@@ -40,12 +40,13 @@ def test_a_half_written_state_is_passed_over(offset: int, garbage: bytes) -> Non
     state = StateFile(fd)
     state.save({"number": 1})
     state.save({"number": 2})
-    half = bytes(os.pread(fd, 100, 0))  # where number 2 is
+    size = 16 + len('{"layout":1,"number":2}')
+    written = os.pread(fd, size, 0)  # the half where number 2 is
     os.pwrite(fd, garbage, offset)
     loaded = StateFile(fd).load()
-    expected = 2 if os.pread(fd, 100, 0) == half else 1
-    assert loaded == {"layout": 1, "number": expected}
+    is_intact = os.pread(fd, size, 0) == written
     os.close(fd)
+    assert loaded == {"layout": 1, "number": 2 if is_intact else 1}
 
 
 def test_a_state_that_does_not_fit_is_refused(state: StateFile) -> None:

@@ -37,7 +37,7 @@ from vfsd.transport.fd_channel import MAX_FDS, FdChannel, Packet
 
 POOL_COMMAND: Sequence[str] = (sys.executable, "-I", "-m", "vfsd.worker")
 START_SECONDS: Final = 30.0
-ANSWER_SECONDS: Final = 5.0
+ANSWER_SECONDS: Final = 10.0  # a pool waits for a worker that starts, for 5 of them
 
 
 class PoolDiedError(Exception):
