@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .machine import GuestError, Machine
+from .machine import GuestError, Machine, NoAnswerError
 
 STEP_SECONDS = 300.0
 NOT_COPIED = ("site-packages", "dist-packages", "__pycache__", "config-*")
@@ -328,21 +328,23 @@ STEPS: tuple[tuple[str, Step], ...] = (
 
 
 def run_steps(session: Session) -> int:
-    """Run every step, print a line for each, and return how many failed."""
+    """Run the steps, print a line for each, and return how many failed."""
     tick, cross = ("✓", "✗") if "utf" in (sys.stdout.encoding or "").lower() else ("ok", "FAILED")
     failed = 0
     for name, step in STEPS:
         started = time.monotonic()
+        error: Exception | None = None
         try:
-            seen, mark = step(session), tick
-        except (CheckError, GuestError, OSError, tarfile.TarError) as error:
-            seen, mark = "\n".join(str(error).splitlines()[-20:]), cross
+            seen = step(session)
+        except (CheckError, GuestError, OSError, tarfile.TarError) as caught:
+            error = caught
             failed += 1
+            seen = "\n".join(str(error).splitlines()[-20:])
         seconds = time.monotonic() - started
-        print(f"  {mark} {name:<10} {seconds:6.1f} s  {seen}", flush=True)
-        if session.machine.process.poll() is not None:
-            print("the guest is gone: the other steps cannot run", flush=True)
-            return failed + 1
+        print(f"  {cross if error else tick} {name:<10} {seconds:6.1f} s  {seen}", flush=True)
+        if isinstance(error, NoAnswerError) or session.machine.process.poll() is not None:
+            print("the guest is stuck or gone: the other steps cannot run", flush=True)
+            break
     return failed
 
 

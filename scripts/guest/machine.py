@@ -38,6 +38,10 @@ class GuestError(Exception):
     """The guest did not do what it was told; the message ends with the console's last lines."""
 
 
+class NoAnswerError(GuestError):
+    """The guest did not answer in time: it, or what it waits for, is stuck."""
+
+
 @dataclass(frozen=True)
 class Share:
     """One vhost-user-fs device: the back-end's socket, and the tag the guest mounts it by."""
@@ -138,7 +142,7 @@ class Machine:
         try:
             output, line = self._read_until(f"\n{marker} ".encode(), started + timeout)
         except GuestError as error:
-            raise GuestError(f"script {first_line(script)!r}: {error}") from None
+            raise type(error)(f"script {first_line(script)!r}: {error}") from None
         return Result(output.decode(errors="replace"), int(line), time.monotonic() - started)
 
     def check(self, script: str, timeout: float = 60.0) -> str:
@@ -192,7 +196,7 @@ class Machine:
                 return bytes(before).replace(b"\r\n", b"\n"), bytes(line)
             wait = deadline - time.monotonic()
             if wait <= 0:
-                raise GuestError(f"no answer in time\n{self._tail()}")
+                raise NoAnswerError(f"no answer in time\n{self._tail()}")
             if self.console().count("Kernel panic") >= BOOT_TRIES:
                 raise GuestError(f"the kernel panicked {BOOT_TRIES} times\n{self._tail()}")
             readable, _, _ = select.select([self._scripts], [], [], min(wait, 1.0))
