@@ -88,8 +88,13 @@ class WorkerEnd(_End):
         return True
 
     def receive(self) -> Content | None:
-        self._flush()
-        return super().receive()
+        # Only a receive makes zmq look at what has happened, such as the supervisor connecting.
+        content = super().receive()
+        if self._early:
+            self._flush()
+            if content is None:  # a send, too, may have taken an event off fileno()
+                content = super().receive()
+        return content
 
     def _flush(self) -> None:
         while self._early and super().send(self._early[0]):

@@ -2,10 +2,11 @@
 """The one door to the C extension."""
 
 import os
+from typing import Any
 
 from vfsd._native import ffi, lib
 
-__all__ = ["check", "ffi", "lib"]
+__all__ = ["check", "ffi", "lib", "text"]
 
 
 def check(result: int) -> int:
@@ -13,3 +14,8 @@ def check(result: int) -> int:
     if result < 0:
         raise OSError(-result, os.strerror(-result))
     return result
+
+
+def text(pointer: Any) -> str | None:
+    """The text at a `const char *`, None for NULL."""
+    return None if pointer == ffi.NULL else bytes(ffi.string(pointer)).decode()  # type: ignore[arg-type]

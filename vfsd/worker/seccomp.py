@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass
 from typing import Final
 
-from vfsd.transport.native import ffi, lib
+from vfsd.transport.native import ffi, lib, text
 
 ACTIONS: Final = {"kill": lib.SECCOMP_KILL, "trap": lib.SECCOMP_TRAP, "log": lib.SECCOMP_LOG}
 
@@ -25,8 +25,8 @@ def table() -> list[Row]:
     rows = ret[0][0:count]
     return [
         Row(
-            ffi.string(row.name).decode(),
-            ffi.string(row.why).decode(),
+            text(row.name) or "",
+            text(row.why) or "",
             None if row.argument < 0 else row.argument,
         )
         for row in rows

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * A raw clone instead of fork(): glibc has no call for it. What fork() does besides concerns
- * threads (there are none) and the thread id that glibc caches: it stays the parent's, so glibc's
- * robust and error-checking mutexes do not work in the child. Nothing here uses them.
+ * threads (there are none) and the thread id that glibc caches: it stays the parent's. Recursive
+ * mutexes (zmq's) use it as the owner's mark, which no other thread of the child can have while the
+ * parent lives. Robust mutexes tell it to the kernel and do not work; nothing here uses them.
  */
 #define Py_LIMITED_API 0x030b0000
 #include <Python.h>

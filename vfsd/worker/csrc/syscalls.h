@@ -66,6 +66,7 @@
 	X(getdents64, "READDIR, READDIRPLUS; /proc/self/fd")                        \
 	X(lseek, "LSEEK, READDIR at an offset")                                     \
 	X(ftruncate, "SETATTR size")                                                \
+	X(truncate, "SETATTR size of a file that is not open")                      \
 	X(fallocate, "FALLOCATE")                                                   \
 	X(fsync, "FSYNC, FSYNCDIR")                                                 \
 	X(fdatasync, "FSYNC of data only")                                          \
@@ -172,6 +173,7 @@
 	X(exit, "a thread's end")                                                   \
 	X(exit_group, "a process's end")                                            \
 	X(wait4, "the pool reaps workers")                                          \
+	X(waitid, "has a worker that starts died?")                                 \
 	X(kill, "the pool ends workers")                                            \
 	X(tgkill, "abort")                                                          \
 	X(getpid, "worker rows, zmq")                                               \

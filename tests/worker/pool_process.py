@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real pool, started as the supervisor starts it, for tests to talk to."""
+
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from vfsd.transport.channel import SupervisorEnd
+from vfsd.transport.fd_channel import FdChannel
+from vfsd.transport.native import ffi, lib
+from vfsd.transport.shared_memory import create_blob, create_segment, map_segment
+
+CAPACITY: Final = 1 << 12
+SECONDS: Final = 10.0
+
+FS: Final[dict[str, Any]] = {
+    "cache": "auto",
+    "entry_timeout": 1.0,
+    "attr_timeout": 1,
+    "xattr": True,
+    "posix_acl": False,
+    "writeback": False,
+    "readdirplus": True,
+    "allow_direct_io": False,
+    "announce_submounts": True,
+    "killpriv_v2": True,
+    "flock": False,
+    "posix_lock": False,
+    "security_label": False,
+    "readonly": False,
+    "allow_mmap": False,
+    "preserve_noatime": False,
+}
+
+
+def job_content(**changes: Any) -> dict[str, Any]:
+    """A job that parse() takes, with placeholder fds."""
+    return {
+        "name": "test",
+        "shared_dir": "/tmp",
+        "sandbox": "namespace",
+        "seccomp": "kill",
+        "slots": 2,
+        "log_level": "debug",
+        "rlimit_nofile": None,
+        "poll_us": 0,
+        "thread_pool_size": 2,
+        "modcaps": "",
+        "inode_capacity": CAPACITY,
+        "file_capacity": CAPACITY,
+        "fs": FS,
+        "fds": {
+            "channel": 3,
+            "device": 4,
+            "inodes": 5,
+            "files": 6,
+            "rings": 7,
+            "workers": 8,
+            "listeners": [9, 10],
+        },
+    } | changes
+
+
+class PoolProcess:
+    """One pool with `slots` workers to be; close() ends everything it started."""
+
+    def __init__(self, folder: Path, uid: int | None = None, **job: Any) -> None:
+        self.slots: int = job.get("slots", 2)
+        self.channel, theirs = FdChannel.pair()
+        self.channel.socket.settimeout(SECONDS)
+        workers_bytes = ffi.sizeof("struct worker_table")
+        self._segments = {
+            "device": create_segment("device", ffi.sizeof("struct device_state")),
+            "inodes": create_segment("inodes", lib.inode_table_bytes(CAPACITY)),
+            "files": create_segment("files", lib.file_table_bytes(CAPACITY)),
+            "rings": create_segment("rings", lib.ring_records_bytes()),
+            "workers": create_segment("workers", workers_bytes),
+        }
+        self.paths = [str(folder / f"worker-{i}") for i in range(self.slots)]
+        listeners = [_listen(path) for path in self.paths]
+        fds = {**self._segments, "channel": theirs.fileno(), "listeners": listeners}
+        device_bytes = ffi.sizeof("struct device_state")
+        self._mapped = map_segment(self._segments["device"], device_bytes)
+        self.device = _cast("struct device_state *", self._mapped)
+        self.device.layout = lib.DEVICE_STATE_LAYOUT
+        workers = map_segment(self._segments["workers"], workers_bytes)
+        self.rows = _cast("struct worker_table *", workers).rows
+        content = job_content(shared_dir=str(folder), **job, fds=fds)
+        blob = create_blob("job", json.dumps(content).encode())
+        self.pid: int | None = None
+        self._pidfd: int | None = None
+        self._ids = 0
+        self.events: list[dict[str, Any]] = []
+        self._first = subprocess.Popen(
+            [sys.executable, "-I", "-m", "vfsd.worker", str(blob)],
+            pass_fds=[blob, theirs.fileno(), *listeners, *self._segments.values()],
+            user=uid,
+            group=uid,
+            extra_groups=None if uid is None else [],
+            env={"LEAK": "secret"},
+            start_new_session=False,
+        )
+        os.close(blob)
+        theirs.close()
+        for listener in listeners:
+            os.close(listener)
+
+    def first_event(self) -> dict[str, Any]:
+        """What the pool says first: ready or failed. It has left its first process by then."""
+        packet = self.channel.receive()
+        assert packet is not None
+        self._first.wait(SECONDS)
+        if packet.content == {"event": "ready"}:
+            assert packet.pid is not None
+            self.pid = packet.pid
+            self._pidfd = os.pidfd_open(packet.pid)
+        return packet.content
+
+    def start(self) -> "PoolProcess":
+        assert self.first_event() == {"event": "ready"}
+        return self
+
+    def ask(self, op: str, passed: tuple[int, ...] = (), **content: Any) -> dict[str, Any]:
+        """One order and its answer; events that come in between are kept in self.events."""
+        self._ids += 1
+        self.channel.send({"op": op, "id": self._ids, **content}, passed)
+        while True:
+            packet = self.channel.receive()
+            assert packet is not None
+            if packet.content.get("id") == self._ids:
+                return packet.content
+            self.events.append(packet.content)
+
+    def event(self, name: str) -> dict[str, Any]:
+        """The next event of that name."""
+        while True:
+            for event in self.events:
+                if event.get("event") == name:
+                    self.events.remove(event)
+                    return event
+            packet = self.channel.receive()
+            assert packet is not None
+            self.events.append(packet.content)
+
+    def processes(self) -> dict[str, int]:
+        """Title -> pid (ours) of the pool and its workers."""
+        assert self.pid is not None
+        pids = [self.pid, *_children(self.pid)]
+        return {Path(f"/proc/{p}/cmdline").read_text().rstrip("\0"): p for p in pids}
+
+    def worker_pid(self, slot: int) -> int:
+        """The pid, here, of a worker."""
+        title = f"vfsd: test worker {slot}"
+        return next(pid for name, pid in self.processes().items() if name.startswith(title))
+
+    def status(self, pid: int) -> dict[str, str]:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
+
+    def fds(self) -> dict[int, str]:
+        """The sandboxed fd table: number -> what it is."""
+        found = {}
+        for path in Path(f"/proc/{self.pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                found[int(path.name)] = str(path.readlink())
+        return found
+
+    def close(self) -> None:
+        self.channel.close()
+        if self._pidfd is not None:
+            ended, _, _ = select.select([self._pidfd], [], [], SECONDS)
+            if not ended:
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            os.close(self._pidfd)
+            assert ended, "the pool did not end when its channel was closed"
+        self._first.kill()
+        self._first.wait()
+        for fd in self._segments.values():
+            os.close(fd)
+        lib.shared_memory_unmap(self._mapped, ffi.sizeof("struct device_state"))
+
+
+class Link:
+    """The supervisor's end of one worker's control channel."""
+
+    def __init__(self, path: str) -> None:
+        self.end = SupervisorEnd(path)
+        self._ids = 0
+
+    def receive(self) -> dict[str, Any]:
+        deadline = time.monotonic() + SECONDS
+        while time.monotonic() < deadline:
+            content = self.end.receive()
+            if content is not None:
+                return content
+            self.end.resend()
+            select.select([self.end.fileno()], [], [], 0.05)
+        raise TimeoutError("the worker says nothing")
+
+    def event(self, name: str) -> dict[str, Any]:
+        while (content := self.receive()).get("event") != name:
+            pass
+        return content
+
+    def command(self, content: dict[str, Any]) -> dict[str, Any]:
+        self._ids += 1
+        self.end.command(self._ids, content, SECONDS)
+        while (answer := self.receive()).get("id") != self._ids:
+            pass
+        return answer
+
+    def close(self) -> None:
+        self.end.close()
+
+
+def _cast(kind: str, pointer: Any) -> Any:
+    return ffi.cast(kind, pointer)
+
+
+def _listen(path: str) -> int:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.bind(path)
+    sock.listen(8)
+    return sock.detach()
+
+
+def _children(pid: int) -> list[int]:
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(child) for child in text.split()]

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -I -m vfsd.worker JOB_FD`: become the pool of the job in the sealed memfd JOB_FD.
+
+The supervisor starts this with the job's fds and nothing else. What fails before the pool is ready
+goes to the supervisor as one line ({"event": "failed"}), and the exit status is 1.
+"""
+
+import sys
+
+from setproctitle import setproctitle
+
+from vfsd.transport.fd_channel import FdChannel
+from vfsd.transport.shared_memory import read_blob
+from vfsd.worker.isolation import IsolationError, describe, isolate
+from vfsd.worker.job import Job, JobError, parse
+from vfsd.worker.pool import Pool
+from vfsd.worker.tables import Tables
+
+
+def main(arguments: list[str]) -> int:
+    try:
+        job = parse(read_blob(int(arguments[0])))
+    except (IndexError, ValueError, OSError, JobError) as error:
+        sys.stderr.write(f"vfsd.worker: this is started by virtiofsd, with a job's fd: {error}\n")
+        return 2
+    channel = FdChannel.from_fd(job.fds.channel)
+    try:
+        pool = _prepare(job, channel)
+    except IsolationError as error:
+        return _fail(channel, str(error))
+    except Exception as error:  # whatever it is, the supervisor has to hear of it
+        return _fail(channel, f"the pool cannot start: {describe(error)}")
+    pool.run()
+    return 0
+
+
+def _prepare(job: Job, channel: FdChannel) -> Pool:
+    setproctitle(f"vfsd: {job.name} pool")
+    tables = Tables.map(job)
+    sandbox = isolate(job)
+    tables.lay_out(job, sandbox.root_fd)
+    return Pool(job, sandbox, channel, tables)
+
+
+def _fail(channel: FdChannel, error: str) -> int:
+    channel.send({"event": "failed", "error": error})
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

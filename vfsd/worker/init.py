@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""FUSE INIT: what guest and worker agree on, from one table of features against the options.
+
+FUSE 7.27 (Linux 4.20) is the oldest spoken: requests and replies had other sizes before that, and
+no kernel with virtio-fs (5.4, FUSE 7.31) is that old.
+"""
+
+import errno
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from vfsd.transport.native import ffi
+from vfsd.worker.job import Filesystem
+
+MAJOR: Final = 7
+MINOR: Final = 45  # the newest protocol all of whose requests are known
+MINOR_MIN: Final = 27
+
+PAGE: Final = 4096
+MAX_PAGES: Final = 256  # of one request
+MAX_PAGES_OLD: Final = 32  # what a guest without MAX_PAGES uses
+MAX_BACKGROUND: Final = 256  # readahead and write-back requests under way, all queues together
+CONGESTION: Final = MAX_BACKGROUND * 3 // 4
+TIME_GRANULARITY: Final = 1  # ns
+
+INIT_EXT: Final = 30
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One INIT flag. `bit` is its number in flags | flags2 << 32 of <linux/fuse.h>."""
+
+    bit: int
+    name: str
+    wanted: Callable[[Filesystem], bool]
+
+
+def _always(_fs: Filesystem) -> bool:
+    return True
+
+
+# What the guest offers and a row wants is agreed. Left out, so never agreed: SPLICE_* (of /dev/fuse
+# only), HANDLE_KILLPRIV (v2 does it), EXPLICIT_INVAL_DATA, HAS_EXPIRE_ONLY and HAS_RESEND
+# (notifications that virtio-fs has not), NO_OPEN and NO_OPENDIR (handles carry state),
+# HAS_INODE_DAX and MAP_ALIGNMENT (no DAX window), PASSTHROUGH and OVER_IO_URING (no virtio-fs),
+# REQUEST_TIMEOUT and ABORT_ERROR.
+FEATURES: Final = (
+    Feature(0, "ASYNC_READ", _always),
+    Feature(1, "POSIX_LOCKS", lambda fs: fs.posix_lock),
+    Feature(3, "ATOMIC_O_TRUNC", _always),
+    Feature(4, "EXPORT_SUPPORT", _always),  # LOOKUP of "." and ".." by nodeid works
+    Feature(5, "BIG_WRITES", _always),
+    Feature(6, "DONT_MASK", _always),  # the ops apply the umask, since a default ACL overrides it
+    Feature(10, "FLOCK_LOCKS", lambda fs: fs.flock),
+    Feature(11, "HAS_IOCTL_DIR", _always),
+    Feature(12, "AUTO_INVAL_DATA", _always),
+    Feature(13, "DO_READDIRPLUS", lambda fs: fs.readdirplus),
+    Feature(14, "READDIRPLUS_AUTO", lambda fs: fs.readdirplus),
+    Feature(15, "ASYNC_DIO", _always),
+    Feature(16, "WRITEBACK_CACHE", lambda fs: fs.writeback),
+    Feature(18, "PARALLEL_DIROPS", _always),
+    Feature(20, "POSIX_ACL", lambda fs: fs.posix_acl),
+    Feature(22, "MAX_PAGES", _always),
+    Feature(23, "CACHE_SYMLINKS", lambda fs: fs.cache == "always"),
+    Feature(27, "SUBMOUNTS", lambda fs: fs.announce_submounts),
+    Feature(28, "HANDLE_KILLPRIV_V2", lambda fs: fs.killpriv_v2),
+    Feature(29, "SETXATTR_EXT", _always),
+    Feature(INIT_EXT, "INIT_EXT", _always),
+    Feature(32, "SECURITY_CTX", lambda fs: fs.security_label),
+    Feature(34, "CREATE_SUPP_GROUP", _always),
+    Feature(36, "DIRECT_IO_ALLOW_MMAP", lambda fs: fs.allow_mmap),
+    Feature(40, "ALLOW_IDMAP", _always),
+)
+_BITS: Final = {feature.name: 1 << feature.bit for feature in FEATURES}
+
+
+class InitError(Exception):
+    """INIT cannot be answered with a session; `errno` is what the guest is told."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.errno = errno.EPROTO
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What the guest sent (struct fuse_init_in)."""
+
+    major: int
+    minor: int
+    max_readahead: int  # bytes
+    flags: int  # flags | flags2 << 32
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What both sides do from now on."""
+
+    minor: int
+    flags: int
+    max_readahead: int  # bytes
+    max_write: int  # bytes
+    max_pages: int  # 0: not told
+
+    def names(self) -> list[str]:
+        return [name for name, bit in _BITS.items() if self.flags & bit]
+
+
+def read_offer(argument: bytes) -> Offer:
+    """Read struct fuse_init_in; fields that an older guest does not send are 0."""
+    raw: Any = ffi.new("struct fuse_init_in *")
+    ffi.memmove(raw, argument, min(len(argument), ffi.sizeof("struct fuse_init_in")))
+    extended = raw.flags2 if raw.flags >> INIT_EXT & 1 else 0
+    return Offer(raw.major, raw.minor, raw.max_readahead, raw.flags | extended << 32)
+
+
+def negotiate(offer: Offer, fs: Filesystem) -> Agreement:
+    """Agree on what is both offered and wanted; InitError for a protocol that is not spoken."""
+    if (offer.major, offer.minor) < (MAJOR, MINOR_MIN):
+        raise InitError(
+            f"the guest speaks FUSE {offer.major}.{offer.minor}; "
+            f"{MAJOR}.{MINOR_MIN} is the oldest that is served"
+        )
+    wanted = sum(1 << feature.bit for feature in FEATURES if feature.wanted(fs))
+    flags = offer.flags & wanted
+    pages = MAX_PAGES if flags & _BITS["MAX_PAGES"] else MAX_PAGES_OLD
+    return Agreement(
+        minor=min(offer.minor, MINOR),
+        flags=flags,
+        max_readahead=offer.max_readahead,
+        max_write=pages * PAGE,
+        max_pages=pages if pages == MAX_PAGES else 0,
+    )
+
+
+def encode(agreement: Agreement) -> bytes:
+    """The reply, struct fuse_init_out."""
+    raw: Any = ffi.new("struct fuse_init_out *")
+    raw.major = MAJOR
+    raw.minor = agreement.minor
+    raw.max_readahead = agreement.max_readahead
+    raw.flags = agreement.flags & 0xFFFFFFFF
+    raw.flags2 = agreement.flags >> 32
+    raw.max_background = MAX_BACKGROUND
+    raw.congestion_threshold = CONGESTION
+    raw.max_write = agreement.max_write
+    raw.time_gran = TIME_GRANULARITY
+    raw.max_pages = agreement.max_pages
+    return bytes(ffi.buffer(raw))
+
+
+def encode_version() -> bytes:
+    """The reply to a major version above ours: the guest sends INIT again with this one."""
+    raw: Any = ffi.new("struct fuse_init_out *")
+    raw.major = MAJOR
+    raw.minor = MINOR
+    return bytes(ffi.buffer(raw))

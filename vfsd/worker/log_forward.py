@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Log lines on their way to the supervisor, which owns stderr and syslog.
+
+A line below the level asked for is dropped here, in the sandbox, before it costs a message. Sending
+never blocks: when nobody takes lines off, they are dropped and counted.
+"""
+
+from collections.abc import Callable
+
+from vfsd.transport.control_messages import LOG_LEVELS, MAX_TEXT, Content
+
+
+class LogForward:
+    """`send` takes one message and returns False if it had to drop it."""
+
+    def __init__(self, send: Callable[[Content], bool], level: str) -> None:
+        self._send = send
+        self._dropped = 0
+        self.set_level(level)
+
+    def set_level(self, level: str) -> None:
+        """ValueError if there is no such level."""
+        self._rank = LOG_LEVELS.index(level)
+
+    def write(self, level: str, text: str) -> None:
+        if LOG_LEVELS.index(level) > self._rank:
+            return
+        if self._dropped:
+            text = f"{text} ({self._dropped} lines before this one were lost)"
+        if self._send({"log": text[:MAX_TEXT], "level": level}):
+            self._dropped = 0
+        else:
+            self._dropped += 1
+
+    def error(self, text: str) -> None:
+        self.write("error", text)
+
+    def warn(self, text: str) -> None:
+        self.write("warn", text)
+
+    def info(self, text: str) -> None:
+        self.write("info", text)
+
+    def debug(self, text: str) -> None:
+        self.write("debug", text)

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the options mean for the ops: struct fs_policy (csrc/policy.h), filled once per worker."""
+
+from typing import Any, Final
+
+from vfsd.worker.job import Filesystem
+
+# FOPEN_* of <linux/fuse.h>.
+DIRECT_IO: Final = 1 << 0
+KEEP_CACHE: Final = 1 << 1
+CACHE_DIR: Final = 1 << 3
+
+# cache mode -> open flags of files, of directories.
+OPEN_FLAGS: Final = {
+    "never": (DIRECT_IO, 0),
+    "metadata": (DIRECT_IO, CACHE_DIR | KEEP_CACHE),
+    "auto": (0, 0),
+    "always": (KEEP_CACHE, CACHE_DIR | KEEP_CACHE),
+}
+COPIED: Final = (
+    "readonly",
+    "xattr",
+    "posix_acl",
+    "flock",
+    "posix_lock",
+    "allow_direct_io",
+    "announce_submounts",
+    "preserve_noatime",
+)
+
+
+def fill(policy: Any, fs: Filesystem) -> None:
+    """Fill a struct fs_policy."""
+    policy.entry_timeout_ns = int(fs.entry_timeout * 1e9)
+    policy.attr_timeout_ns = int(fs.attr_timeout * 1e9)
+    policy.negative_timeout_ns = 0  # a name that the host creates must appear
+    policy.file_open_flags, policy.dir_open_flags = OPEN_FLAGS[fs.cache]
+    for name in COPIED:
+        setattr(policy, name, getattr(fs, name))

@@ -1,0 +1,332 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pool: keeps the sandboxed fd table alive, creates the workers, buries the dead ones.
+
+It must be too simple to crash: with it goes every file that the guest has open. So it reads no
+guest memory, starts no thread, waits for nobody but a worker that starts, and takes orders only
+from the fd channel: adopt fds, drop fds, spawn a worker. When that channel closes, everybody of
+the trusted fd table is gone and the pool ends, and its workers with it.
+
+A worker that dies is replaced at once: its locks are released, the sockets and eventfds that
+were its own are closed, so that zmq's peer notices, and its slot is filled again. One that dies
+again and again soon after its start waits longer each time.
+"""
+
+import os
+import select
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final, NoReturn
+
+from setproctitle import setproctitle
+
+from vfsd.transport.control_messages import Content, number
+from vfsd.transport.errors import ProtocolError
+from vfsd.transport.fd_channel import FdChannel, Packet
+from vfsd.transport.native import check, lib
+from vfsd.worker import queue_worker
+from vfsd.worker.descriptors import anonymous, bound_name
+from vfsd.worker.isolation import Sandbox, describe
+from vfsd.worker.job import Job
+from vfsd.worker.log_forward import LogForward
+from vfsd.worker.tables import Tables
+
+START_SECONDS: Final = 5.0  # a worker that has not started by then is killed
+PAUSE_SECONDS: Final = 0.1  # after an error that should not be
+SHORT_LIFE_SECONDS: Final = 0.5
+FREE_RESPAWNS: Final = 5  # short lives in a row before the next worker has to wait
+WAIT_MIN_SECONDS: Final = 0.01
+WAIT_MAX_SECONDS: Final = 1.0
+
+
+@dataclass
+class Slot:
+    """One place for a worker."""
+
+    pid: int = 0  # 0: nobody
+    born: float = 0.0  # time.monotonic
+    short_lives: int = 0  # in a row
+    respawn_at: float | None = None  # time.monotonic, while it waits
+    before: frozenset[int] | None = None  # descriptors.anonymous() at its birth, until it started
+    private: set[int] = field(default_factory=set)  # sockets and eventfds of its own
+
+    def note_death(self, now: float) -> None:
+        self.pid = 0
+        self.short_lives = self.short_lives + 1 if now - self.born < SHORT_LIFE_SECONDS else 0
+
+    def wait_seconds(self) -> float:
+        """How long its next worker has to wait."""
+        excess = self.short_lives - FREE_RESPAWNS
+        if excess <= 0:
+            return 0.0
+        return float(min(WAIT_MAX_SECONDS, WAIT_MIN_SECONDS * 2 ** min(excess, 10)))
+
+
+class Pool:
+    """The whole pool; run() returns when the channel is closed."""
+
+    def __init__(self, job: Job, sandbox: Sandbox, channel: FdChannel, tables: Tables) -> None:
+        self._job = job
+        self._sandbox = sandbox
+        self._channel = channel
+        self._tables = tables
+        self._slots = [Slot() for _ in range(job.slots)]
+        self._adopted: set[int] = set()
+        self._log = LogForward(self._send, job.log_level)
+        self._wake, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._started = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._own = frozenset(
+            {*job.fds.all(), sandbox.root_fd, sandbox.proc_fd}
+            | {0, 1, 2, self._wake, self._wake_write, self._started}
+        )
+        channel.socket.setblocking(False)
+        _handle_signals(self._wake_write)
+
+    def run(self) -> None:
+        setproctitle(f"vfsd: {self._job.name} pool")
+        self._send({"event": "ready"})
+        for note in self._sandbox.notes:
+            self._log.warn(note)
+        while self._turn_safely():
+            pass
+        for slot in self._slots:
+            if slot.pid:
+                os.kill(slot.pid, signal.SIGKILL)
+
+    def _send(self, content: Content) -> bool:
+        """Send without waiting: a supervisor that does not listen must not stop the pool."""
+        try:
+            self._channel.send(content)
+        except OSError:
+            return False
+        return True
+
+    def _turn_safely(self) -> bool:
+        try:
+            return self._turn()
+        except Exception as error:  # an error of ours must not take every open file away
+            self._log.error(f"the pool goes on after {describe(error)}")
+            time.sleep(PAUSE_SECONDS)
+            return True
+
+    def _turn(self) -> bool:
+        """Wait for something and act on it; False when the channel is closed."""
+        ready = _poll((self._channel.fileno(), self._wake), self._timeout())
+        if self._wake in ready:
+            _drain(self._wake)
+        self._reap()
+        self._respawn_due()
+        return self._channel.fileno() not in ready or self._receive()
+
+    def _timeout(self) -> float | None:
+        """Seconds until a worker is due, None if none waits."""
+        due = [slot.respawn_at for slot in self._slots if slot.respawn_at is not None]
+        return max(0.0, min(due) - time.monotonic()) if due else None
+
+    # Orders of the supervisor.
+
+    def _receive(self) -> bool:
+        try:
+            packet = self._channel.receive()
+        except BlockingIOError:
+            return True
+        except ProtocolError as error:
+            self._log.error(f"the supervisor sent nonsense: {error}")
+            return True
+        except OSError:
+            return False
+        if packet is None:
+            return False
+        self._obey(packet)
+        return True
+
+    def _obey(self, packet: Packet) -> None:
+        """Do what the packet says and answer; fds that nobody adopts are closed."""
+        self._adopted |= set(packet.fds)
+        try:
+            answer = self._act(packet)
+        except (ProtocolError, OSError) as error:
+            answer = {"error": str(error)}
+        if "fds" not in answer:
+            self._drop(packet.fds)
+        self._send({"id": packet.content.get("id"), **answer})
+
+    def _act(self, packet: Packet) -> Content:
+        content = packet.content
+        match content.get("op"):
+            case "adopt":
+                return {"fds": list(packet.fds)}
+            case "drop":
+                self._drop(_fd_list(content))
+                return {}
+            case "spawn":
+                return {"pid": self._spawn_now(number(content, "slot", len(self._slots) - 1))}
+        raise ProtocolError(f"unknown op {content.get('op')!r}")
+
+    def _drop(self, fds: Sequence[int]) -> None:
+        if not set(fds) <= self._adopted:
+            raise ProtocolError("fds to drop that were never adopted")
+        for fd in set(fds):
+            self._adopted.discard(fd)
+            os.close(fd)
+
+    def _spawn_now(self, index: int) -> int:
+        if not self._slots[index].pid:
+            self._spawn(index)
+        return self._slots[index].pid
+
+    # Life and death of workers.
+
+    def _spawn(self, index: int) -> None:
+        """Create the worker of a slot and wait until it has started (or died)."""
+        slot = self._slots[index]
+        before = frozenset(anonymous(self._sandbox.proc_fd))
+        place = queue_worker.Place(self._job, self._sandbox, self._tables, index, self._started)
+        _drain(self._started)
+        pid = check(lib.clone_process())
+        if pid == 0:
+            _become_worker(place)
+        slot.pid, slot.born, slot.respawn_at = pid, time.monotonic(), None
+        slot.before, slot.private = before, set()
+        if self._await_start(slot):
+            slot.private = self._new_since(before, index)
+            slot.before = None
+        os.write(self._wake_write, b"\0")  # who died meanwhile is reaped in the next turn
+
+    def _await_start(self, slot: Slot) -> bool:
+        """Wait for the eventfd that a worker writes when it has entered itself into its row."""
+        deadline = slot.born + START_SECONDS
+        while True:
+            ready = _poll((self._started, self._wake), deadline - time.monotonic())
+            if self._started in ready:
+                os.eventfd_read(self._started)
+                return True
+            if self._wake in ready:
+                _drain(self._wake)
+            if _has_died(slot.pid):
+                return False
+            if not ready:
+                self._log.error("a worker did not start in time and is killed")
+                os.kill(slot.pid, signal.SIGKILL)
+                return False
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            for index, slot in enumerate(self._slots):
+                if slot.pid == pid:
+                    self._bury(index, os.waitstatus_to_exitcode(status))
+
+    def _bury(self, index: int, code: int) -> None:
+        """A worker died: release what it held, and fill its slot again."""
+        slot = self._slots[index]
+        slot.note_death(time.monotonic())
+        for fd in self._left_behind(index):
+            _close_if_open(fd)
+        self._tables.bury(index)
+        stopped = code == queue_worker.EXIT_STOPPED
+        if not stopped:
+            slot.respawn_at = time.monotonic() + slot.wait_seconds()
+            self._respawn_due()
+        how = {"signal": -code} if code < 0 else {"status": code}
+        self._send({"event": "worker-died", "slot": index, "respawned": not stopped, **how})
+
+    def _left_behind(self, index: int) -> set[int]:
+        """What was a dead worker's own, what it accepted later, and, if it died while it started,
+        what appeared since its birth. A row is only a worker's word: nothing of the pool's own is
+        taken from it."""
+        ours = bound_name(self._job.fds.listeners[index])
+        left = {fd for fd in anonymous(self._sandbox.proc_fd) if bound_name(fd) == ours}
+        left |= self._private(index)
+        before = self._slots[index].before
+        if before is not None:
+            others = (self._private(i) for i in range(len(self._slots)) if i != index)
+            left |= self._new_since(before, index).difference(*others)
+        return left - self._own - self._adopted
+
+    def _private(self, index: int) -> set[int]:
+        """What a worker has for itself: what it opened while it started, and the fd in its row."""
+        row = self._tables.workers.rows[index]
+        return self._slots[index].private | (
+            {row.private_fds[0]} if row.private_fd_count else set()
+        )
+
+    def _new_since(self, before: frozenset[int], index: int) -> set[int]:
+        """What zmq and C opened for the worker of a slot: it is all that is new, but for a
+        connection that another worker has accepted just now."""
+        ours = bound_name(self._job.fds.listeners[index])
+        new = anonymous(self._sandbox.proc_fd) - before
+        return {fd for fd in new if bound_name(fd) in (None, "", ours)}
+
+    def _respawn_due(self) -> None:
+        now = time.monotonic()
+        for index, slot in enumerate(self._slots):
+            if slot.respawn_at is None or slot.respawn_at > now:
+                continue
+            slot.respawn_at = None
+            try:
+                self._spawn(index)
+            except OSError as error:
+                slot.respawn_at = now + WAIT_MAX_SECONDS
+                self._log.error(f"cannot create worker {index}: {error.strerror}; trying again")
+
+
+def _become_worker(place: queue_worker.Place) -> NoReturn:
+    status = queue_worker.EXIT_FAILED
+    try:
+        status = queue_worker.run(place)
+    except BaseException as error:
+        os.write(2, f"vfsd: worker {place.slot}: {describe(error)}\n".encode())
+    finally:
+        os._exit(status)
+
+
+def _handle_signals(wake_write: int) -> None:
+    """Children's deaths wake the poll; what a terminal or service manager sends to the whole group
+    is the keeper's to answer."""
+    signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+    signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+    for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ignored, signal.SIG_IGN)
+
+
+def _poll(fds: tuple[int, ...], timeout: float | None) -> set[int]:
+    """Those of `fds` that can be read (or are closed); waits up to `timeout` seconds."""
+    poll = select.poll()
+    for fd in fds:
+        poll.register(fd, select.POLLIN)
+    milliseconds = None if timeout is None else max(0, int(timeout * 1000) + 1)
+    return {fd for fd, _ in poll.poll(milliseconds)}
+
+
+def _fd_list(content: Content) -> list[int]:
+    fds = content.get("fds")
+    if not isinstance(fds, list) or not all(type(fd) is int for fd in fds):
+        raise ProtocolError("'fds' is not a list of fds")
+    return fds
+
+
+def _drain(fd: int) -> None:
+    try:
+        while os.read(fd, 512):
+            pass
+    except BlockingIOError:
+        pass
+
+
+def _has_died(pid: int) -> bool:
+    """Is this child waiting to be reaped? It stays so."""
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def _close_if_open(fd: int) -> None:
+    try:
+        os.close(fd)
+    except OSError:
+        pass

@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One worker process: serve its rings in C, come back to Python for a reason, serve again.
+
+Nobody here closes an fd that others may use: the fd table is shared with the pool and the other
+workers, so a worker ends by _exit() or by a signal, and the pool closes what was its own.
+"""
+
+import errno
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from setproctitle import setproctitle
+
+from vfsd.transport.channel import WorkerEnd
+from vfsd.transport.control_messages import Content
+from vfsd.transport.errors import ProtocolError
+from vfsd.transport.native import ffi, lib, text
+from vfsd.worker import init, policy
+from vfsd.worker.isolation import Sandbox
+from vfsd.worker.job import Job
+from vfsd.worker.log_forward import LogForward
+from vfsd.worker.tables import Tables
+
+EXIT_STOPPED: Final = 0  # it was told to; the pool does not create another one
+EXIT_FAILED: Final = 3  # we are wrong, or without memory; the line on stderr says which
+DRAIN_MS: Final = 2000  # for the requests of a ring that is stopped
+BUSY_WRITER_SECONDS: Final = 0.001  # between two looks at a device state that is being written
+
+FUSE_INIT: Final = 26
+FUSE_DESTROY: Final = 38
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a worker works: everything it inherits. `started` is an eventfd for the pool."""
+
+    job: Job
+    sandbox: Sandbox
+    tables: Tables
+    slot: int
+    started: int
+
+    @property
+    def listener(self) -> int:
+        return self.job.fds.listeners[self.slot]
+
+
+def run(place: Place) -> int:
+    """Be the worker; returns the exit status."""
+    _reset_signals()
+    worker = QueueWorker(place)
+    worker.announce()
+    return worker.serve()
+
+
+def _reset_signals() -> None:
+    """The pool's handlers are not ours. SIGTERM ends a worker; the terminal's signals do not."""
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
+class QueueWorker:
+    """The Python half of a worker."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._channel = WorkerEnd(place.listener)
+        self._log = LogForward(self._channel.send, place.job.log_level)
+        self._title = ""
+        self._stopping = False
+        self._generation = 0  # of the device state that is in force here
+        self._pending: dict[int, int] = {}  # id of an adopt command -> generation it asks for
+        self._row = place.tables.workers.rows[place.slot]
+        self._proc_self_fd = self._open_proc_self_fd()
+        self._worker = self._create()
+        self._actions: dict[int, Callable[[], None]] = {
+            lib.SERVE_CONTROL: self._adopt,
+            lib.SERVE_COLD: self._cold,
+            lib.SERVE_BROKEN: self._broken,
+        }
+
+    def _create(self) -> Any:
+        place, job, tables = self._place, self._place.job, self._place.tables
+        config: Any = ffi.new("struct worker_config *")
+        config.slot = place.slot
+        config.root_fd = place.sandbox.root_fd
+        config.proc_self_fd = self._proc_self_fd
+        config.control_fd = self._channel.fileno()
+        config.poll_us = job.poll_us
+        config.threads = job.thread_pool_size
+        config.device = tables.device
+        config.workers = tables.workers
+        config.inodes = tables.inodes
+        config.files = tables.files
+        config.records = tables.records
+        policy.fill(config.policy, job.fs)
+        worker = lib.worker_create(config)
+        if worker == ffi.NULL:
+            raise MemoryError("no memory for a worker")
+        return worker
+
+    def _open_proc_self_fd(self) -> int:
+        flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+        fd = os.open("self/fd", flags, dir_fd=self._place.sandbox.proc_fd)
+        self._row.private_fds[0] = fd
+        self._row.private_fd_count = 1
+        return fd
+
+    def announce(self) -> None:
+        """Tell the pool that all private fds are open now, and the supervisor that we serve."""
+        self._row.starts += 1
+        self._row.pid = os.getpid()
+        self._show_title()
+        os.eventfd_write(self._place.started, 1)
+        self._adopt()
+        self._channel.send({"event": "hello", "pid": os.getpid()})
+
+    def serve(self) -> int:
+        # What a reason leads to may have sent something, and a send can swallow the event of a
+        # command that came in: so commands are taken in after all of them.
+        self._obey()
+        while not self._stopping:
+            reason = lib.serve(self._worker)
+            self._actions[reason]()
+            self._obey()
+        return EXIT_STOPPED
+
+    # SERVE_CONTROL
+
+    def _obey(self) -> None:
+        """Take in commands until there are no more."""
+        while True:
+            try:
+                content = self._channel.receive()
+            except ProtocolError as error:
+                self._log.warn(f"the supervisor sent nonsense: {error}")
+                continue
+            if content is None:
+                return
+            try:
+                self._command(content)
+            except (KeyError, TypeError, ValueError):
+                self._log.warn(f"the supervisor sent nonsense: {content!r}")
+
+    def _command(self, content: Content) -> None:
+        match content.get("command"):
+            case "adopt":
+                self._pending[content["id"]] = content["generation"]
+                self._adopt()
+            case "log-level":
+                self._log.set_level(content["level"])
+                self._channel.send({"id": content["id"]})
+            case "stop":
+                self._stopping = True
+            case unknown:
+                self._log.warn(f"unknown command {unknown!r}")
+
+    def _adopt(self) -> None:
+        """Take the device state over if it has changed."""
+        table = self._place.tables
+        result = lib.worker_adopt(self._worker, DRAIN_MS)
+        if result == -errno.EAGAIN:  # serve() returns at once until the writer is done
+            time.sleep(BUSY_WRITER_SECONDS)
+            return
+        if result < 0:
+            self._log.error(f"cannot map the guest's memory: {os.strerror(-result)}")
+        self._generation = lib.device_state_generation(table.device)
+        self._show_title()
+        self._acknowledge()
+
+    def _acknowledge(self) -> None:
+        """Answer the adopt commands whose generation is reached."""
+        for request_id, generation in list(self._pending.items()):
+            if self._generation < generation:
+                continue
+            del self._pending[request_id]
+            answer = {"generation": self._generation, "vrings": self._vrings()}
+            self._channel.send({"id": request_id, **answer})
+
+    def _vrings(self) -> dict[str, dict[str, Any]]:
+        """Next avail index and error of each ring of this worker that was ever started."""
+        status = {}
+        for index in range(self._place.tables.device.vring_count):
+            base = lib.worker_ring_base(self._worker, index)
+            error = text(lib.worker_ring_error(self._worker, index))
+            if base >= 0 or error is not None:
+                status[str(index)] = {"last_avail": max(base, 0), "error": error}
+        return status
+
+    def _show_title(self) -> None:
+        """Name the process after what it serves, for ps."""
+        place = self._place
+        queues = [
+            str(i) if i else "hiprio"
+            for i, vring in enumerate(place.tables.device.vrings)
+            if vring.running and vring.worker == place.slot
+        ]
+        serves = f" (queue {', '.join(queues)})" if queues else ""
+        title = f"vfsd: {place.job.name} worker {place.slot}{serves}"
+        if title != self._title:
+            self._title = title
+            setproctitle(title)
+
+    # SERVE_BROKEN
+
+    def _broken(self) -> None:
+        while (index := lib.worker_broken_ring(self._worker)) >= 0:
+            reason = text(lib.worker_ring_error(self._worker, index)) or "no reason given"
+            self._channel.send({"event": "ring-broken", "vring": index, "reason": reason})
+
+    # SERVE_COLD
+
+    def _cold(self) -> None:
+        argument, length = ffi.new("uint8_t const **"), ffi.new("uint32_t *")
+        opcode = lib.worker_cold_request(self._worker, argument, length)
+        if opcode == FUSE_INIT:
+            error, reply = self._init(bytes(ffi.buffer(argument[0], length[0])))
+        elif opcode == FUSE_DESTROY:
+            lib.worker_session_end(self._worker)
+            self._log.info("the guest has unmounted the share")
+            error, reply = 0, b""
+        else:
+            error, reply = errno.ENOSYS, b""
+        lib.worker_cold_reply(self._worker, -error, reply, len(reply))
+
+    def _init(self, argument: bytes) -> tuple[int, bytes]:
+        """INIT: an errno, or 0 and the reply. A second INIT begins a new session."""
+        offer = init.read_offer(argument)
+        if offer.major > init.MAJOR:
+            return 0, init.encode_version()
+        try:
+            agreement = init.negotiate(offer, self._place.job.fs)
+        except init.InitError as error:
+            self._log.warn(str(error))
+            return error.errno, b""
+        lib.worker_session_begin(
+            self._worker, agreement.minor, agreement.flags, agreement.max_write
+        )
+        self._log.info(
+            f"the guest has mounted the share: FUSE {init.MAJOR}.{offer.minor}, "
+            f"{' '.join(agreement.names())}"
+        )
+        return 0, init.encode(agreement)

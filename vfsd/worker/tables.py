@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The shared segments as the pool and its workers have them mapped."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from vfsd.transport.native import check, ffi, lib
+from vfsd.transport.shared_memory import map_segment
+from vfsd.worker.job import Job
+
+
+@dataclass(frozen=True)
+class Tables:
+    """cffi pointers: struct device_state (read only), struct worker_table, three opaque tables."""
+
+    device: Any
+    workers: Any
+    inodes: Any
+    files: Any
+    records: Any
+
+    @classmethod
+    def map(cls, job: Job) -> "Tables":
+        """Map the job's segments; OSError if one of them is too short or not sealed."""
+        fds = job.fds
+        state, workers = ffi.sizeof("struct device_state"), ffi.sizeof("struct worker_table")
+        return cls(
+            ffi.cast("struct device_state *", map_segment(fds.device, state, writable=False)),
+            ffi.cast("struct worker_table *", map_segment(fds.workers, workers)),
+            map_segment(fds.inodes, lib.inode_table_bytes(job.inode_capacity)),
+            map_segment(fds.files, lib.file_table_bytes(job.file_capacity)),
+            map_segment(fds.rings, lib.ring_records_bytes()),
+        )
+
+    def lay_out(self, job: Job, root_fd: int) -> None:
+        """Prepare the zeroed tables, once, before the first worker."""
+        lib.worker_table_init(self.workers, job.slots)
+        check(lib.inode_table_init(self.inodes, job.inode_capacity, root_fd))
+        lib.file_table_init(self.files, job.file_capacity)
+
+    def bury(self, slot: int) -> None:
+        """Release what the dead worker of `slot` held: locks, and its claim to old entries."""
+        lib.inode_table_bury(self.inodes, slot)
+        lib.file_table_bury(self.files, slot)
+        lib.worker_table_bury(self.workers, slot)
