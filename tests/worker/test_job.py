@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+from typing import Any
+
+import pytest
+
+from tests.worker.pool_process import FS, job_content
+from vfsd.worker.job import JobError, parse
+
+
+def encoded(**changes: Any) -> bytes:
+    return json.dumps(job_content(**changes)).encode()
+
+
+def test_a_whole_job() -> None:
+    job = parse(encoded())
+    assert job.slots == 2
+    assert job.fds.listeners == (9, 10)
+    assert job.fds.all() == (3, 4, 5, 6, 7, 8, 9, 10)
+    assert job.fs.attr_timeout == 1.0
+    assert job.fs.killpriv_v2 is True
+
+
+def test_a_path_that_is_not_utf8_survives() -> None:
+    assert parse(encoded(shared_dir="/srv/\udcff")).shared_dir == "/srv/\udcff"
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"name": 1}, "job: name is not text"),
+        ({"name": "a\0b"}, "job: name is not text"),
+        ({"shared_dir": "srv"}, "job: shared_dir is not an absolute path"),
+        ({"sandbox": "jail"}, "job: sandbox is not one of namespace, chroot, none"),
+        ({"seccomp": True}, "job: seccomp is not one of kill, log, trap, none"),
+        ({"slots": 0}, "job: slots is not a whole number from 1 to 64"),
+        ({"slots": True}, "job: slots is not a whole number from 1 to 64"),
+        ({"poll_us": -2}, "job: poll_us is not a whole number from -1 to 1000000"),
+        ({"rlimit_nofile": "many"}, "job: rlimit_nofile is not a whole number"),
+        ({"log_level": "loud"}, "job: log_level is not one of error, warn, info, debug"),
+        ({"inode_capacity": 1 << 40}, "job: inode_capacity is not a whole number"),
+        ({"fs": FS | {"xattr": 1}}, "job: fs.xattr is not true or false"),
+        ({"fs": FS | {"entry_timeout": -1}}, "job: fs.entry_timeout is not a number of seconds"),
+        ({"fs": FS | {"entry_timeout": float("nan")}}, "fs.entry_timeout is not a number"),
+        ({"fs": FS | {"tag": "x"}}, "job: fs.tag is unknown"),
+        ({"fs": []}, "job: fs is not an object"),
+        ({"extra": 1}, "job: extra is unknown"),
+        ({"slots": 3}, "job: fds.listeners are not 3, one per worker slot"),
+        ({"fds": job_content()["fds"] | {"channel": 4}}, "job: fds has one fd twice"),
+        ({"fds": job_content()["fds"] | {"channel": 1}}, "job: fds.channel is not a whole number"),
+        ({"fds": job_content()["fds"] | {"listeners": 9}}, "job: fds.listeners is not a list"),
+    ],
+)
+def test_a_wrong_value_is_named(changes: dict[str, Any], text: str) -> None:
+    with pytest.raises(JobError) as wrong:
+        parse(encoded(**changes))
+    assert text in str(wrong.value)
+    assert "\n" not in str(wrong.value)
+
+
+@pytest.mark.parametrize("name", sorted(job_content()))
+def test_a_missing_value_is_named(name: str) -> None:
+    content = job_content()
+    del content[name]
+    with pytest.raises(JobError, match=f"^job: {name} is missing$"):
+        parse(json.dumps(content).encode())
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b"\xff", b"[" * 100000])
+def test_what_is_no_object_is_refused(data: bytes) -> None:
+    with pytest.raises(JobError):
+        parse(data)

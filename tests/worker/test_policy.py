@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.worker.pool_process import FS
+from vfsd.transport.native import ffi
+from vfsd.worker import policy
+from vfsd.worker.job import Filesystem
+
+
+def filled(**changes: Any) -> Any:
+    struct: Any = ffi.new("struct fs_policy *")
+    policy.fill(struct, replace(Filesystem(**FS), **changes))
+    return struct
+
+
+@pytest.mark.parametrize(
+    ("cache", "file_flags", "dir_flags"),
+    [("never", 1, 0), ("metadata", 1, 10), ("auto", 0, 0), ("always", 2, 10)],
+)
+def test_open_flags_of_each_cache_mode(cache: str, file_flags: int, dir_flags: int) -> None:
+    struct = filled(cache=cache)
+    assert (struct.file_open_flags, struct.dir_open_flags) == (file_flags, dir_flags)
+
+
+def test_timeouts_are_in_nanoseconds() -> None:
+    struct = filled(entry_timeout=0.25, attr_timeout=86400.0)
+    assert (struct.entry_timeout_ns, struct.attr_timeout_ns) == (250_000_000, 86_400_000_000_000)
+    assert struct.negative_timeout_ns == 0
+
+
+@pytest.mark.parametrize("name", policy.COPIED)
+def test_each_switch_is_copied(name: str) -> None:
+    assert getattr(filled(**{name: True}), name) is True
+    assert getattr(filled(**{name: False}), name) is False
+
+
+def test_the_open_flags_are_those_of_the_kernel() -> None:
+    header = Path("/usr/include/linux/fuse.h").read_text()
+    bits = dict(re.findall(r"#define FOPEN_(\w+)\s+\(1 << (\d+)\)", header))
+    assert policy.DIRECT_IO == 1 << int(bits["DIRECT_IO"])
+    assert policy.KEEP_CACHE == 1 << int(bits["KEEP_CACHE"])
+    assert policy.CACHE_DIR == 1 << int(bits["CACHE_DIR"])
