@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -69,10 +70,21 @@ def job_content(**changes: Any) -> dict[str, Any]:
     } | changes
 
 
+_AS_USER: Final = """
+import sys
+from tests.worker.sandboxed import become
+from vfsd.worker.__main__ import main
+become(int(sys.argv[1]))
+sys.exit(main(sys.argv[2:]))
+"""
+
+
 class PoolProcess:
     """One pool with `slots` workers to be; close() ends everything it started."""
 
-    def __init__(self, folder: Path, uid: int | None = None, **job: Any) -> None:
+    def __init__(
+        self, folder: Path, uid: int | None = None, also_pass: Sequence[int] = (), **job: Any
+    ) -> None:
         self.slots: int = job.get("slots", 2)
         self.channel, theirs = FdChannel.pair()
         self.channel.socket.settimeout(SECONDS)
@@ -99,14 +111,13 @@ class PoolProcess:
         self._pidfd: int | None = None
         self._ids = 0
         self.events: list[dict[str, Any]] = []
+        command = [sys.executable, "-I", "-m", "vfsd.worker", str(blob)]
+        if uid is not None:  # who may not reach this interpreter: so he does not exec it
+            command = [sys.executable, "-c", _AS_USER, str(uid), str(blob)]
         self._first = subprocess.Popen(
-            [sys.executable, "-I", "-m", "vfsd.worker", str(blob)],
-            pass_fds=[blob, theirs.fileno(), *listeners, *self._segments.values()],
-            user=uid,
-            group=uid,
-            extra_groups=None if uid is None else [],
+            command,
+            pass_fds=[blob, theirs.fileno(), *listeners, *self._segments.values(), *also_pass],
             env={"LEAK": "secret"},
-            start_new_session=False,
         )
         os.close(blob)
         theirs.close()

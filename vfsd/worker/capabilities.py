@@ -38,8 +38,8 @@ def modified(modcaps: str) -> set[str]:
     """The names in KEPT after `modcaps`: "+sys_admin:-mknod" adds one and removes one."""
     names = set(KEPT)
     for item in filter(None, modcaps.split(":")):
+        number(item[1:])
         name = item[1:].upper().removeprefix("CAP_")
-        number(name)
         if item[0] == "+":
             names.add(name)
         elif item[0] == "-":

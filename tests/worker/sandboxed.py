@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run a function where the pool would be: after isolate(), in a process of its own."""
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+from tests.worker.pool_process import job_content
+from vfsd.transport.fd_channel import FdChannel
+from vfsd.worker.isolation import IsolationError, Sandbox, isolate
+from vfsd.worker.job import Job, parse
+
+LIBC: Final = ctypes.CDLL(None, use_errno=True)
+_SECCOMP: Final = ctypes.CDLL("libseccomp.so.2")
+PR_SET_DUMPABLE: Final = 4
+PR_SET_CHILD_SUBREAPER: Final = 36
+
+Probe = Callable[[Sandbox], Any]
+
+
+def syscall(name: str, *arguments: object) -> int:
+    """Make a system call by its name; OSError if it fails."""
+    number = _SECCOMP.seccomp_syscall_resolve_name(name.encode())
+    result: int = LIBC.syscall(number, *arguments)
+    if result < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return result
+
+
+def become(uid: int) -> None:
+    """Be an ordinary user, as if started by one."""
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+    LIBC.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)  # only an exec would do that
+
+
+class Killed(Exception):  # noqa: N818 - it is a result
+    """The sandboxed process was ended by this signal."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.signal = signal.Signals(number)
+
+
+class Raised(Exception):  # noqa: N818
+    """The probe raised; the text is "Type: message"."""
+
+
+def run(
+    folder: Path,
+    probe: Probe,
+    uid: int | None = None,
+    prepare: Callable[[], None] = lambda: None,
+    **job: Any,
+) -> Any:
+    """What `probe` returns (as JSON) in the sandbox of a job that shares `folder`.
+
+    `uid`: an ordinary user who isolates himself. `prepare`: called before that.
+    Raises Killed or Raised for what happens to the probe, IsolationError for a stage that fails.
+    """
+    ours, theirs = FdChannel.pair()
+    ours.socket.settimeout(20)
+    LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    first = os.fork()
+    if first == 0:
+        if uid is not None:
+            prepare = partial(become, uid)
+        _child(_job(folder, theirs, job), theirs, prepare, probe)
+    theirs.close()
+    os.waitpid(first, 0)
+    try:
+        return _outcome(ours)
+    finally:
+        ours.close()
+        LIBC.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+
+
+def _outcome(channel: FdChannel) -> Any:
+    begun = channel.receive()
+    assert begun is not None
+    if "failed" in begun.content:
+        raise IsolationError(begun.content["failed"])
+    assert begun.pid is not None
+    result = channel.receive()
+    _, status = os.waitpid(begun.pid, 0)
+    if os.WIFSIGNALED(status):
+        raise Killed(os.WTERMSIG(status))
+    assert result is not None
+    if "raised" in result.content:
+        raise Raised(result.content["raised"])
+    return result.content["result"]
+
+
+def _child(job: Job, channel: FdChannel, prepare: Callable[[], None], probe: Probe) -> NoReturn:
+    try:
+        prepare()
+        try:
+            sandbox = isolate(job)
+        except IsolationError as error:
+            channel.send({"failed": str(error)})
+        else:
+            channel.send({"begun": True})
+            channel.send(_result(probe, sandbox))
+    except BaseException:
+        traceback.print_exc(file=sys.__stderr__)
+    finally:
+        os._exit(0)
+
+
+def _result(probe: Probe, sandbox: Sandbox) -> dict[str, Any]:
+    try:
+        return {"result": probe(sandbox)}
+    except Exception as error:
+        return {"raised": f"{type(error).__name__}: {error}"}
+
+
+def _job(folder: Path, channel: FdChannel, changes: dict[str, Any]) -> Job:
+    """A job whose segments are empty: nothing maps them here."""
+    names = ("device", "inodes", "files", "rings", "workers")
+    fds: dict[str, Any] = {name: os.memfd_create(name) for name in names}
+    fds |= {"channel": channel.fileno(), "listeners": [os.memfd_create("listener")]}
+    content = job_content(shared_dir=str(folder), slots=1, fds=fds) | changes
+    return parse(json.dumps(content).encode())

@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sandbox from inside (probes) and from outside (the /proc of a real pool and its workers)."""
+
+import importlib
+import os
+import resource
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from tests.worker.pool_process import PoolProcess
+from tests.worker.sandboxed import Raised, run
+from vfsd.worker import capabilities
+from vfsd.worker.isolation import STAGES, IsolationError, Sandbox
+
+NewPool = Callable[..., PoolProcess]
+MODES: Final = ("namespace", "chroot", "none")
+NOBODY: Final = 12345
+KEPT: Final = "00000000880000db"
+
+
+@pytest.fixture
+def share(folder: Path) -> Path:
+    (folder / "hello").write_text("hi")
+    return folder
+
+
+def listing(_sandbox: Sandbox) -> list[str]:
+    return sorted(p.name for p in Path("/").iterdir())
+
+
+# From inside.
+
+
+@pytest.mark.parametrize("mode", ["namespace", "chroot"])
+def test_the_share_is_all_there_is(share: Path, mode: str) -> None:
+    assert run(share, listing, sandbox=mode) == ["hello"]
+
+
+def test_an_ordinary_user_gets_namespaces_of_his_own(share: Path) -> None:
+    def probe(sandbox: Sandbox) -> Any:
+        return [listing(sandbox), os.getpid(), os.geteuid()]
+
+    assert run(share, probe, uid=NOBODY) == [["hello"], 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("mode", "uid"), [*((mode, None) for mode in MODES), ("namespace", NOBODY), ("none", NOBODY)]
+)
+def test_a_file_is_reopened_through_proc(share: Path, mode: str, uid: int | None) -> None:
+    def probe(sandbox: Sandbox) -> str:
+        table = os.open("self/fd", os.O_PATH, dir_fd=sandbox.proc_fd)
+        path = os.open("hello", os.O_PATH, dir_fd=sandbox.root_fd)
+        return os.read(os.open(str(path), os.O_RDONLY, dir_fd=table), 9).decode()
+
+    assert run(share, probe, uid=uid, sandbox=mode) == "hi"
+
+
+def test_proc_shows_nothing_but_the_sandbox(share: Path) -> None:
+    def probe(sandbox: Sandbox) -> list[str]:
+        return sorted(os.listdir(os.open(".", os.O_RDONLY, dir_fd=sandbox.proc_fd)))  # noqa: PTH208
+
+    assert run(share, probe) == ["1", "self", "thread-self"]
+
+
+def test_no_path_leads_out(share: Path) -> None:
+    def probe(sandbox: Sandbox) -> list[bool]:
+        outside = ("../../../etc/passwd", "/etc/passwd", "/proc/self", "/dev/null")
+        found = [Path(path).exists() for path in outside]
+        os.fchdir(sandbox.proc_fd)
+        return found + [Path(f"1/{name}/etc/passwd").exists() for name in ("root", "cwd")]
+
+    assert run(share, probe) == [False] * 6
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_module_of_the_guest_is_not_imported(share: Path, mode: str) -> None:
+    for folder in (share, share / Path(os.__file__).parent.relative_to("/")):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("tomllib", "guestmodule"):
+            (folder / f"{name}.py").write_text("raise SystemExit('the guest runs')")
+
+    def probe(_sandbox: Sandbox) -> None:
+        importlib.import_module("guestmodule")
+
+    with pytest.raises(Raised, match="ModuleNotFoundError"):
+        run(share, probe, sandbox=mode)
+
+
+@pytest.fixture
+def mounted(share: Path) -> Iterator[Path]:
+    """The share as a mount of its own that tells other namespaces of what is mounted in it."""
+    mount(share)
+    subprocess.run(["mount", "--make-shared", str(share)], check=True)
+    for name in ("early", "late"):
+        (share / name).mkdir()
+    yield share
+    subprocess.run(["umount", "--recursive", str(share)], check=True)
+
+
+def mount(where: Path) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "vfsd-test", str(where)], check=True)
+
+
+@pytest.mark.parametrize("uid", [None, NOBODY])
+def test_a_submount_is_shared(mounted: Path, uid: int | None) -> None:
+    def probe(_sandbox: Sandbox) -> list[str]:
+        return [path.name for path in Path("/early").iterdir()]
+
+    mount(mounted / "early")
+    (mounted / "early" / "file").touch()
+    assert run(mounted, probe, uid=uid) == ["file"]
+
+
+def test_a_submount_that_comes_later_arrives(mounted: Path, new_pool: NewPool) -> None:
+    pool = new_pool().start()
+    mount(mounted / "late")
+    (mounted / "late" / "file").touch()
+    assert Path(f"/proc/{pool.pid}/root/late/file").exists()
+
+
+def test_the_root_directory_can_be_shared() -> None:
+    def probe(_sandbox: Sandbox) -> bool:
+        return Path("/etc/passwd").exists()
+
+    assert run(Path("/"), probe) is True
+
+
+def test_open_files_are_limited_as_asked(share: Path) -> None:
+    def probe(_sandbox: Sandbox) -> list[int]:
+        return list(resource.getrlimit(resource.RLIMIT_NOFILE))
+
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    assert run(share, probe, rlimit_nofile=77)[0] == 77
+    assert run(share, probe)[0] >= min(hard, 1_000_000)
+    assert run(share, probe, rlimit_nofile=0) == list(resource.getrlimit(resource.RLIMIT_NOFILE))
+
+
+def test_umask_and_environment_are_empty(share: Path) -> None:
+    def probe(_sandbox: Sandbox) -> Any:
+        return [os.umask(0), dict(os.environ)]
+
+    assert run(share, probe) == [0, {"TZ": "UTC0"}]
+
+
+# Each failure in one line.
+
+
+@pytest.mark.parametrize(
+    ("uid", "changes", "words"),
+    [
+        (None, {"shared_dir": "/nowhere"}, ["share '/nowhere'", "No such file", "existing"]),
+        (None, {"shared_dir": "/etc/passwd"}, ["'/etc/passwd'", "Not a directory"]),
+        (NOBODY, {"sandbox": "chroot"}, ["chroot to", "not permitted", "--sandbox=namespace"]),
+        (None, {"rlimit_nofile": 1 << 30}, ["1073741824 open files", "--rlimit-nofile="]),
+        (None, {"modcaps": "+flying"}, ["--modcaps", "flying", "capabilities(7)"]),
+        (NOBODY, {"sandbox": "none", "modcaps": "+sys_time"}, ["--modcaps", "SYS_TIME", "itself"]),
+    ],
+)
+def test_a_stage_that_fails_says_what_and_what_to_do(
+    share: Path, uid: int | None, changes: dict[str, Any], words: list[str]
+) -> None:
+    with pytest.raises(IsolationError) as failed:
+        run(share, listing, uid=uid, **changes)
+    assert all(word in str(failed.value) for word in words), str(failed.value)
+    assert "\n" not in str(failed.value)
+
+
+def test_without_the_right_to_make_namespaces_the_alternative_is_named(share: Path) -> None:
+    def lose_sys_admin() -> None:
+        capabilities.limit({"SYS_CHROOT", "SETPCAP", *capabilities.KEPT})
+
+    with pytest.raises(IsolationError, match=r"create namespaces: .*--sandbox=chroot"):
+        run(share, listing, prepare=lose_sys_admin)
+    assert run(share, listing, prepare=lose_sys_admin, sandbox="chroot") == ["hello"]
+
+
+def test_the_supervisor_hears_of_a_failure(new_pool: NewPool) -> None:
+    event = new_pool(modcaps="+flying").first_event()
+    assert event["event"] == "failed"
+    assert "flying" in event["error"]
+
+
+def test_every_stage_says_what_it_should_and_must_not_do() -> None:
+    assert [stage.name for stage in STAGES] == [
+        "process", "namespaces", "fork", "root", "capabilities", "seccomp",
+    ]  # fmt: skip
+    assert all(stage.should and stage.mustnt for stage in STAGES)
+
+
+# From outside.
+
+
+def namespaces(pid: int | str) -> dict[str, str]:
+    names = ("mnt", "pid", "net", "ipc", "uts", "user")
+    return {name: str(Path(f"/proc/{pid}/ns/{name}").readlink()) for name in names}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_privileges_of_pool_and_worker(new_pool: NewPool, mode: str) -> None:
+    pool = new_pool(sandbox=mode).start()
+    pool.ask("spawn", slot=0)
+    processes = pool.processes()
+    assert len(processes) == 2
+    for pid in processes.values():
+        status = pool.status(pid)
+        assert status["CapEff"] == status["CapPrm"] == KEPT
+        assert int(status["CapBnd"], 16) == int(status["CapAmb"], 16) == 0
+        assert status["CapInh"] == "0000000000000000"
+        assert status["NoNewPrivs"] == "1"
+        assert status["Seccomp"] == "2"
+        assert status["Groups"] == ""
+        assert b"secret" not in Path(f"/proc/{pid}/environ").read_bytes()
+
+
+def test_seccomp_can_be_left_out(new_pool: NewPool) -> None:
+    pool = new_pool(seccomp="none").start()
+    assert pool.pid is not None
+    status = pool.status(pool.pid)
+    assert (status["Seccomp"], status["NoNewPrivs"]) == ("0", "1")
+
+
+def test_capabilities_as_modified(new_pool: NewPool) -> None:
+    pool = new_pool(modcaps="-mknod:-setfcap:+sys_ptrace").start()
+    assert pool.pid is not None
+    expected = 0x880000DB & ~(1 << 27 | 1 << 31) | 1 << 19
+    assert int(pool.status(pool.pid)["CapEff"], 16) == expected
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_namespaces_of_pool_and_worker(new_pool: NewPool, mode: str) -> None:
+    pool = new_pool(sandbox=mode).start()
+    pool.ask("spawn", slot=0)
+    ours = namespaces("self")
+    for pid in pool.processes().values():
+        theirs = namespaces(pid)
+        new = {name for name in ours if theirs[name] != ours[name]}
+        assert new == ({"mnt", "pid", "net", "ipc", "uts"} if mode == "namespace" else set())
+
+
+def test_an_ordinary_user_has_a_user_namespace(new_pool: NewPool) -> None:
+    pool = new_pool(uid=NOBODY).start()
+    pool.ask("spawn", slot=0)
+    for pid in pool.processes().values():
+        status = pool.status(pid)
+        assert namespaces(pid)["user"] != namespaces("self")["user"]
+        assert status["Uid"].split() == [str(NOBODY)] * 4
+        assert (status["CapEff"], status["Seccomp"], status["NoNewPrivs"]) == (KEPT, "2", "1")
+        assert Path(f"/proc/{pid}/uid_map").read_text().split() == ["0", str(NOBODY), "1"]
+
+
+def test_only_the_jobs_fds_are_open(new_pool: NewPool) -> None:
+    leak = os.open("/etc/passwd", os.O_RDONLY)
+    os.set_inheritable(leak, True)
+    try:
+        pool = new_pool(also_pass=[leak]).start()
+    finally:
+        os.close(leak)
+    kinds = sorted(what.split(":")[0].split(" ")[0] for fd, what in pool.fds().items() if fd != 2)
+    assert kinds == sorted(
+        ["/dev/null"] * 2  # stdin, stdout
+        + ["/"] * 2  # the share, /proc
+        + ["/memfd"] * 5
+        + ["socket"] * 3  # the fd channel, two listeners
+        + ["pipe"] * 2
+        + ["anon_inode"]
+    )
