@@ -26,6 +26,7 @@ class FakePool:
         self.job = job
         self.channel = FdChannel.from_fd(job["fds"]["channel"])
         self.workers: dict[int, int] = {}  # pid -> slot
+        self.adopted: set[int] = set()
 
     def run(self) -> None:
         self.channel.send({"event": "ready"})
@@ -52,7 +53,11 @@ class FakePool:
         answer: dict[str, Any] = {"id": content["id"]}
         if content["op"] == "adopt":
             answer["fds"] = list(fds)
+            self.adopted |= set(fds)
+        elif content["op"] == "drop" and not set(content["fds"]) <= self.adopted:
+            answer["error"] = "fds to drop that were never adopted"
         elif content["op"] == "drop":
+            self.adopted -= set(content["fds"])
             for fd in content["fds"]:
                 os.close(fd)
         elif content["op"] == "spawn":

@@ -37,10 +37,13 @@ QEMU_FEATURES = (
 class Frontend:
     """Owns a connection, guest memory (a memfd) and what eventfds it makes."""
 
-    def __init__(self, path: Path | str) -> None:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    def __init__(self, path: Path | str | socket.socket) -> None:
+        if isinstance(path, socket.socket):
+            sock = path
+        else:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            sock.connect(str(path))
         sock.settimeout(20)
-        sock.connect(str(path))
         self.socket = MessageSocket(sock)
         self.memory = os.memfd_create("guest", os.MFD_CLOEXEC)
         os.ftruncate(self.memory, MEMORY)

@@ -2,13 +2,23 @@
 """What one supervisor leaves to the next."""
 
 import os
+import socket
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vfsd.supervisor.resume import HALF, StateFile, open_fds, sweep
+from vfsd.supervisor.resume import (
+    CONSUMED,
+    HALF,
+    OUTBOX_BYTES,
+    REPLIED,
+    Outbox,
+    StateFile,
+    open_fds,
+    sweep,
+)
 
 
 @pytest.fixture
@@ -19,19 +29,29 @@ def state() -> Iterator[StateFile]:
 
 
 def test_a_new_file_holds_nothing(state: StateFile) -> None:
-    assert state.load() is None
+    assert state.load() == (None, 0)
 
 
 def test_the_state_saved_last_is_loaded_by_another(state: StateFile) -> None:
     for number in range(5):
         state.save({"number": number})
-        assert StateFile(state.fd).load() == {"layout": 1, "number": number}
+        assert StateFile(state.fd).load() == ({"layout": 1, "number": number}, 0)
+
+
+def test_progress_belongs_to_one_state(state: StateFile) -> None:
+    state.save({"number": 1})
+    state.mark(CONSUMED)
+    assert StateFile(state.fd).load() == ({"layout": 1, "number": 1}, CONSUMED)
+    state.mark(REPLIED)
+    assert StateFile(state.fd).load() == ({"layout": 1, "number": 1}, REPLIED)
+    state.save({"number": 2})
+    assert StateFile(state.fd).load() == ({"layout": 1, "number": 2}, 0)
 
 
 def test_a_successor_goes_on_counting(state: StateFile) -> None:
     state.save({"number": 1})
     StateFile(state.fd).save({"number": 2})
-    assert state.load() == {"layout": 1, "number": 2}
+    assert state.load() == ({"layout": 1, "number": 2}, 0)
 
 
 @given(st.integers(0, 40), st.binary(min_size=1, max_size=30))
@@ -46,14 +66,47 @@ def test_a_half_written_state_is_passed_over(offset: int, garbage: bytes) -> Non
     loaded = StateFile(fd).load()
     is_intact = os.pread(fd, size, 0) == written
     os.close(fd)
-    assert loaded == {"layout": 1, "number": 2 if is_intact else 1}
+    assert loaded == ({"layout": 1, "number": 2 if is_intact else 1}, 0)
 
 
 def test_a_state_that_does_not_fit_is_refused(state: StateFile) -> None:
     state.save({"number": 1})
     with pytest.raises(ValueError, match="a state of"):
         state.save({"text": "x" * HALF})
-    assert state.load() == {"layout": 1, "number": 1}
+    assert state.load() == ({"layout": 1, "number": 1}, 0)
+
+
+def test_a_reply_is_sent_once_whoever_sends_it() -> None:
+    outbox = Outbox.create()
+    ours, peer = socket.socketpair()
+    with ours, peer:
+        for number in range(3 * OUTBOX_BYTES // 1000):
+            reply = bytes([number % 256]) * 1000
+            start = outbox.start()
+            outbox.send(ours, reply, start)
+            Outbox(outbox.fd).send(ours, reply, start)  # a successor: nothing is left to send
+            assert peer.recv(2000) == reply
+    os.close(outbox.fd)
+
+
+def test_the_rest_of_a_reply_is_sent_by_the_successor() -> None:
+    outbox = Outbox.create()
+    ours, peer = socket.socketpair()
+    with ours, peer:
+        os.lseek(outbox.fd, 7, os.SEEK_SET)  # seven bytes of it are out
+        outbox.send(ours, b"0123456789", 0)
+        assert peer.recv(100) == b"789"
+    os.close(outbox.fd)
+
+
+def test_replies_that_nobody_read_yet_stay_as_they_were() -> None:
+    outbox = Outbox.create()
+    ours, peer = socket.socketpair()
+    with ours, peer:
+        for number in range(50):
+            outbox.send(ours, bytes([number]) * 20, outbox.start())
+        assert [peer.recv(20) for _ in range(50)] == [bytes([n]) * 20 for n in range(50)]
+    os.close(outbox.fd)
 
 
 def test_sweep_closes_what_nobody_mentions() -> None:

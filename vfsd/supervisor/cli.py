@@ -24,7 +24,7 @@ from vfsd.supervisor.options import (
     instance_name,
     parse,
 )
-from vfsd.supervisor.resume import StateFile, open_fds
+from vfsd.supervisor.resume import Outbox, StateFile, open_fds
 from vfsd.supervisor.service import Boot, supervise
 from vfsd.transport.errors import OperatorError
 
@@ -73,13 +73,14 @@ def _serve(options: Options) -> int:
 def _boot(options: Options, listener: Listener, runtime_dir: str) -> Boot:
     name = instance_name(options, listener.socket.getsockname())
     sink = SyslogSink() if options.syslog else stderr_sink
-    state = StateFile.create()
+    state, outbox = StateFile.create(), Outbox.create()
     return Boot(
         name=name,
         options=options,
         listener=listener,
         runtime_dir=runtime_dir,
         state=state,
+        outbox=outbox,
         kept_fds=frozenset(open_fds()),
         log=LogCollector(name, options.log_level, sink),
     )

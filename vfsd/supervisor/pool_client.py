@@ -129,7 +129,8 @@ class Pool:
             self._first.wait()
         if self.pidfd is not None:
             self._loop.unregister(self.pidfd)
-            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
             os.close(self.pidfd)
         self.channel.close()
         for path, fd in self.listeners:
@@ -143,19 +144,28 @@ class Pool:
         rest = list(fds)
         while rest:
             batch, rest = rest[:MAX_FDS], rest[MAX_FDS:]
-            answer = self._ask({"op": "adopt"}, batch)
+            answer = self._demand({"op": "adopt"}, batch)
             self.numbers |= zip(batch, decode_fd_numbers(answer, len(batch)), strict=True)
 
     def drop(self, fds: Iterable[int]) -> None:
         """Have the pool close its copies of `fds`."""
         numbers = [self.numbers.pop(fd) for fd in fds]
-        if numbers:
-            self._ask({"op": "drop", "fds": numbers})
+        if numbers and "error" in self._ask({"op": "drop", "fds": numbers}):
+            # A supervisor that died here had dropped them, or some of them, already.
+            for number in numbers:
+                self._ask({"op": "drop", "fds": [number]})
 
     def spawn(self, slot: int) -> None:
         """Have the worker of `slot` created."""
-        self._ask({"op": "spawn", "slot": slot})
+        self._demand({"op": "spawn", "slot": slot})
         self.spawned.add(slot)
+
+    def _demand(self, content: Content, fds: list[int] | None = None) -> Content:
+        """Ask for what cannot be refused."""
+        answer = self._ask(content, fds)
+        if "error" in answer:
+            raise PoolDiedError(f"the pool refused {content['op']!r}: {text(answer, 'error')}")
+        return answer
 
     def _ask(self, content: Content, fds: list[int] | None = None) -> Content:
         request_id = next(self._ids)
@@ -168,8 +178,6 @@ class Pool:
         answer = self._answers.pop(request_id)
         if not answered or answer is None:
             raise PoolDiedError(f"the pool did not answer {content['op']!r}")
-        if "error" in answer:
-            raise PoolDiedError(f"the pool refused {content['op']!r}: {text(answer, 'error')}")
         return answer
 
     def kill_worker(self, pid: int | None) -> None:

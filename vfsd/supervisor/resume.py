@@ -10,27 +10,36 @@ mention, and goes on.
 
 Writing. The segment has two halves, each a header (sequence number, length, CRC-32) and a JSON
 text. save() writes the half that load() would not read. A writer that dies in between leaves a
-half whose checksum is wrong, and load() takes the other one.
+half whose checksum is wrong, and load() takes the other one. Behind the halves is one word of
+progress, the sequence number of a state and how far its effects have come: it is written in one
+small call, where composing a state would leave too much time to die in.
 
 What a message goes through, so that dying at any point loses nothing:
   1. peek: the message stays on the socket, its fds are duplicates;
   2. the session handles it; save(state after it, the effects still to be carried out, the message);
-  3. consume: now it is off the socket;
-  4. the effects are carried out, the reply last; save(state, no effects).
+  3. consume: now it is off the socket; mark(CONSUMED);
+  4. the effects are carried out, the reply last; mark(REPLIED); save(state, no effects).
 A successor finds the socket and the last state saved:
   dead before 2    the message is on the socket and is handled as if it had just come; the
                    duplicates of its fds are closed by the sweep
-  dead in 2 to 3   the saved message equals what is on the socket: consume it, then as below
+  dead in 2 to 3   if the saved message equals what is on the socket, consume it; then as below
   dead in 4        carry out the effects (each is idempotent; Close was done by the sweep)
+  REPLIED          nothing is left to do
 
-What it does not cover. Between sending a reply and save() the reply would be sent twice; between
-accept() and save() the connection is closed by the sweep; a message that arrived in pieces has
-left the socket before it is complete. Each is some microseconds, and the front-end notices. fds
-that the pool has installed but whose numbers were not saved stay open in the pool until it ends.
+Exactly one reply. A supervisor that has just woken the front-end with its reply is likely to be off
+its CPU, and may be killed before it notes that the reply is out. So a reply is written to a memfd
+and sent with sendfile(2), which moves that file's position in the same system call. The position
+belongs to the open file, not to the process: the successor sees how much of the reply is out.
+
+What it does not cover. GET_INFLIGHT_FD's reply carries an fd, which sendfile cannot: killed between
+sending it and mark(REPLIED), it is sent twice. Between accept() and save() the connection is closed
+by the sweep. A message that arrived in pieces has left the socket before it is complete. fds that
+the pool has installed but whose numbers were not saved stay open in the pool.
 """
 
 import json
 import os
+import socket
 import struct
 import zlib
 from collections.abc import Iterable
@@ -40,7 +49,12 @@ from typing import Any, Final
 from vfsd.transport.shared_memory import create_segment
 
 _HEADER: Final = struct.Struct("=QII")  # sequence, length, CRC-32
+_PROGRESS: Final = struct.Struct("=QQ")  # sequence, stage
+CONSUMED: Final = 1
+REPLIED: Final = 2
 HALF: Final = 1 << 20
+OUTBOX_BYTES: Final = 1 << 16
+OUTBOX_REPLY: Final = 4096  # bytes: more than any reply has
 LAYOUT: Final = 1
 
 
@@ -53,7 +67,7 @@ class StateFile:
 
     @classmethod
     def create(cls) -> "StateFile":
-        return cls(create_segment("vfsd-supervisor-state", 2 * HALF))
+        return cls(create_segment("vfsd-supervisor-state", 2 * HALF + _PROGRESS.size))
 
     def save(self, state: dict[str, Any]) -> None:
         text = json.dumps({"layout": LAYOUT, **state}, separators=(",", ":")).encode()
@@ -63,13 +77,20 @@ class StateFile:
         header = _HEADER.pack(self._sequence, len(text), _checksum(self._sequence, text))
         os.pwrite(self.fd, header + text, self._sequence % 2 * HALF)
 
-    def load(self) -> dict[str, Any] | None:
-        """The state saved last; None if there is none that can be read."""
+    def mark(self, stage: int) -> None:
+        """Note how far the effects of the state saved last have come."""
+        os.pwrite(self.fd, _PROGRESS.pack(self._sequence, stage), 2 * HALF)
+
+    def load(self) -> tuple[dict[str, Any] | None, int]:
+        """The state saved last (None if there is none that can be read), and its stage."""
         best = max(self._halves(), default=None)
         if best is None:
-            return None
+            return None, 0
         state: dict[str, Any] = json.loads(best[1])
-        return state if state.get("layout") == LAYOUT else None
+        sequence, stage = _PROGRESS.unpack(os.pread(self.fd, _PROGRESS.size, 2 * HALF))
+        if state.get("layout") != LAYOUT:
+            return None, 0
+        return state, stage if sequence == best[0] else 0
 
     def _halves(self) -> Iterable[tuple[int, bytes]]:
         for start in (0, HALF):
@@ -79,6 +100,36 @@ class StateFile:
             text = os.pread(self.fd, length, start + _HEADER.size)
             if _checksum(sequence, text) == checksum:
                 yield sequence, text
+
+
+class Outbox:
+    """Replies on their way out, each behind the one before; see THEORY.
+
+    The socket refers to the file's pages until the front-end has read them, so a page is used
+    again only when OUTBOX_BYTES of replies came after it.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    @classmethod
+    def create(cls) -> "Outbox":
+        return cls(create_segment("vfsd-replies", OUTBOX_BYTES))
+
+    def start(self) -> int:
+        """Where the next reply belongs."""
+        if self._position() > OUTBOX_BYTES - OUTBOX_REPLY:
+            os.lseek(self.fd, 0, os.SEEK_SET)
+        return self._position()
+
+    def send(self, sock: socket.socket, data: bytes, start: int) -> None:
+        """Send what is not sent yet of the reply that belongs at `start`."""
+        os.pwrite(self.fd, data, start)
+        while (left := start + len(data) - self._position()) > 0:
+            os.sendfile(sock.fileno(), self.fd, None, left)
+
+    def _position(self) -> int:
+        return os.lseek(self.fd, 0, os.SEEK_CUR)
 
 
 def _checksum(sequence: int, text: bytes) -> int:

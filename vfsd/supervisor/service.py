@@ -37,7 +37,7 @@ from vfsd.supervisor.log_collector import LogCollector
 from vfsd.supervisor.options import Options
 from vfsd.supervisor.pool_client import PoolDiedError
 from vfsd.supervisor.restart_policy import RestartPolicy
-from vfsd.supervisor.resume import StateFile, sweep
+from vfsd.supervisor.resume import CONSUMED, REPLIED, Outbox, StateFile, sweep
 from vfsd.supervisor.session import Session
 from vfsd.transport.errors import OperatorError, ProtocolError
 from vfsd.transport.message_socket import MessageSocket, RawMessage, close_fds
@@ -57,6 +57,7 @@ class Boot:
     listener: Listener
     runtime_dir: str
     state: StateFile
+    outbox: Outbox
     kept_fds: frozenset[int]  # open in the keeper
     log: LogCollector
 
@@ -94,6 +95,7 @@ class Service:
         self._session = self._new_session()
         self._has_spoken = False  # the front-end sent a message
         self._is_alone = False  # the keeper is gone
+        self._reply_start = 0  # where in the outbox the next reply belongs
         self._loop = EventLoop()
 
     def run(self, is_successor: bool) -> int:
@@ -108,8 +110,11 @@ class Service:
             try:
                 backend = self._ensure_backend()
                 frontend = self._ensure_frontend()
-                self._carry_out(backend, frontend, effects)
-                effects = []
+                if effects:
+                    self._carry_out(backend, frontend, effects)
+                    self._boot.state.mark(REPLIED)
+                    self._save()
+                    effects = []
                 self._talk(backend, frontend)
             except FrontendGoneError as gone:
                 if not self._end_session(str(gone)):
@@ -204,8 +209,11 @@ class Service:
             effects = self._handle(raw)
             self._save(effects, raw)
             frontend.consume()
+            self._boot.state.mark(CONSUMED)
             self._carry_out(backend, frontend, effects)
-            self._save()
+            self._boot.state.mark(REPLIED)
+            if any(isinstance(effect, Prepare | Apply) for effect in effects):
+                self._save()
 
     def _handle(self, raw: RawMessage) -> list[Effect]:
         try:
@@ -241,17 +249,22 @@ class Service:
             case Close(fds):
                 close_fds(fds)
             case Reply(data):
-                frontend.send(data)
+                self._reply(frontend, data)
             case ReplyBase(index):
-                frontend.send(self._session.base_reply(index).data)
+                self._reply(frontend, self._session.base_reply(index).data)
             case ReplyInflight(inflight):
                 _send_inflight(frontend, inflight)
+
+    def _reply(self, frontend: MessageSocket, data: bytes) -> None:
+        self._boot.outbox.send(frontend.socket, data, self._reply_start)
 
     # Handing over to another supervisor; see resume.py.
 
     def _save(self, effects: Sequence[Effect] = (), raw: RawMessage | None = None) -> None:
+        self._reply_start = self._boot.outbox.start()
         self._boot.state.save(
             {
+                "reply_start": self._reply_start,
                 "frontend": self._frontend.fileno() if self._frontend else None,
                 "has_spoken": self._has_spoken,
                 "session": self._session.snapshot(),
@@ -263,7 +276,8 @@ class Service:
 
     def _take_over(self) -> list[Effect]:
         """Go on where another supervisor died; returns what it had still to carry out."""
-        state = self._boot.state.load() or {}
+        state, stage = self._boot.state.load()
+        state = state or {}
         keep = {0, 1, 2, *self._boot.kept_fds}
         if backend := state.get("backend"):
             keep |= {backend["channel"], backend["pidfd"], *backend["segments"].values()}
@@ -285,10 +299,11 @@ class Service:
             return []
         self._frontend = MessageSocket(socket.socket(fileno=frontend))
         self._has_spoken = state["has_spoken"]
-        if state["message"]:
+        self._reply_start = state["reply_start"]
+        if state["message"] and stage < CONSUMED:
             _consume_again(self._frontend, *state["message"])
-        effects = [decode_effect(content) for content in state["effects"]]
-        return [Apply(), *(e for e in effects if not isinstance(e, Close | Apply))]
+        rest = [decode_effect(content) for content in state["effects"] if stage < REPLIED]
+        return [Apply(), *(effect for effect in rest if not isinstance(effect, Close | Apply))]
 
 
 def _send_inflight(frontend: MessageSocket, inflight: Inflight) -> None:
