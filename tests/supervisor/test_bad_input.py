@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an operator can do wrong: one line that says what, on which option, and what to do."""
+
+import grp
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from vfsd.supervisor import cli
+
+from .daemon import ROOT, Daemon
+
+VIRTIOFSD = (sys.executable, "-m", "vfsd.supervisor.cli")
+
+
+def run(*arguments: str, **more: object) -> subprocess.CompletedProcess[str]:
+    """Run the command, which must end by itself."""
+    return subprocess.run(  # type: ignore[call-overload, no-any-return]
+        [*VIRTIOFSD, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        **more,
+    )
+
+
+def complaint(done: subprocess.CompletedProcess[str], status: int = 1) -> str:
+    """The one line on stderr of a command that failed."""
+    assert done.returncode == status, done.stderr
+    assert done.stdout == ""
+    assert done.stderr.startswith("virtiofsd: ")
+    assert done.stderr.count("\n") == 1
+    return done.stderr.removeprefix("virtiofsd: ").strip()
+
+
+@pytest.fixture
+def share(tmp_path: Path) -> Path:
+    path = tmp_path / "share"
+    path.mkdir()
+    return path
+
+
+Refused = Callable[..., str]
+
+
+@pytest.fixture
+def refused(tmp_path: Path, share: Path) -> Refused:
+    """Run virtiofsd with everything right but what the arguments say; returns its complaint."""
+
+    def call(**changes: str) -> str:
+        arguments = {"shared-dir": str(share), "socket-path": str(tmp_path / "vm.sock")} | {
+            name.replace("_", "-"): value for name, value in changes.items()
+        }
+        return complaint(run(*(f"--{name}={value}" for name, value in arguments.items())))
+
+    return call
+
+
+def test_a_wrong_option_ends_with_status_2() -> None:
+    done = run("--shraed-dir=/srv")
+    assert complaint(done, 2) == "unknown option --shraed-dir; did you mean --shared-dir?"
+
+
+def test_conflicting_options_are_both_named(share: Path) -> None:
+    done = run(f"--shared-dir={share}", "--socket-path=/x", "--fd=3")
+    assert complaint(done, 2) == "--fd and --socket-path exclude each other; give one of them"
+
+
+def test_a_missing_directory(refused: Refused, tmp_path: Path) -> None:
+    assert refused(shared_dir=str(tmp_path / "none")) == (
+        f"--shared-dir: '{tmp_path}/none' does not exist; create the directory first"
+    )
+
+
+def test_a_file_is_no_directory(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert refused(shared_dir=str(tmp_path / "file")).endswith(
+        "is not a directory; only directories can be shared"
+    )
+
+
+@pytest.mark.parametrize("end", ["", "/"])
+def test_a_symbolic_link_is_refused_and_its_target_named(
+    refused: Refused, tmp_path: Path, share: Path, end: str
+) -> None:
+    (tmp_path / "link").symlink_to(share)
+    assert refused(shared_dir=f"{tmp_path}/link{end}") == (
+        f"--shared-dir: '{tmp_path}/link{end}' is a symbolic link; give the directory itself:"
+        f" '{share}'"
+    )
+
+
+def test_the_option_is_named_as_it_was_given(tmp_path: Path) -> None:
+    done = run("-o", f"source={tmp_path}/none", f"--socket-path={tmp_path}/s")
+    assert complaint(done).startswith("-o source: ")
+
+
+def test_a_socket_path_that_is_too_long(refused: Refused, tmp_path: Path) -> None:
+    path = str(tmp_path / ("x" * 108))
+    assert refused(socket_path=path) == (
+        f"--socket-path: '{path}' has {len(path)} bytes; a socket path has 107 at the most"
+    )
+
+
+def test_the_folder_of_the_socket_is_missing(refused: Refused, tmp_path: Path) -> None:
+    path = f"{tmp_path}/none/vm.sock"
+    assert refused(socket_path=path) == (
+        f"--socket-path: '{path}': its folder does not exist; create it first"
+    )
+
+
+def test_something_else_is_where_the_socket_should_be(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("precious")
+    assert refused(socket_path=f"{tmp_path}/file").endswith(
+        "exists and is not a socket; remove it or choose another path"
+    )
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+def test_a_socket_in_use_is_left_alone(refused: Refused, tmp_path: Path) -> None:
+    with Daemon(tmp_path) as daemon:
+        for _ in range(3):
+            assert refused(socket_path=str(daemon.path)) == (
+                f"--socket-path: '{daemon.path}' is in use by a running program;"
+                " stop it or choose another path"
+            )
+        assert daemon.process.poll() is None
+        assert daemon.path.exists()
+
+
+def test_a_socket_in_use_with_a_full_backlog_is_left_alone(
+    refused: Refused, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "busy")
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as waiting:
+        listener.bind(path)
+        listener.listen(0)
+        waiting.connect(path)
+        assert "in use by a running program" in refused(socket_path=path)
+
+
+def test_a_stale_socket_is_taken_over(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(tmp_path / "vm001.sock"))
+    with Daemon(tmp_path) as daemon:
+        assert "waiting for a VMM" in daemon.text()
+
+
+def test_an_unknown_group(refused: Refused, tmp_path: Path) -> None:
+    assert refused(socket_group="no-such-group") == (
+        "--socket-group: 'no-such-group': there is no such group"
+    )
+    assert not (tmp_path / "vm.sock").exists()
+
+
+def test_the_socket_is_for_its_owner_or_its_group(tmp_path: Path) -> None:
+    for name in ("owner", "group"):
+        (tmp_path / name).mkdir()
+    with Daemon(tmp_path / "owner") as daemon:
+        assert daemon.path.stat().st_mode & 0o777 == 0o700
+    group = grp.getgrgid(os.getegid()).gr_name
+    with Daemon(tmp_path / "group", f"--socket-group={group}") as daemon:
+        assert daemon.path.stat().st_mode & 0o777 == 0o770
+        assert daemon.path.stat().st_gid == os.getegid()
+
+
+def test_more_open_files_than_allowed(refused: Refused) -> None:
+    text = refused(rlimit_nofile=str(1 << 29))
+    assert text.startswith("--rlimit-nofile: 536870912 open files are not allowed here (limit ")
+
+
+def test_an_fd_that_is_not_open(share: Path) -> None:
+    done = run(f"--shared-dir={share}", "--fd=99")
+    assert complaint(done) == (
+        "--fd: file descriptor 99 is not open; pass a socket from the parent process"
+    )
+
+
+def test_an_fd_that_is_not_a_socket(share: Path) -> None:
+    with (share / "file").open("w") as file:
+        fd = file.fileno()
+        done = run(f"--shared-dir={share}", f"--fd={fd}", pass_fds=[fd])
+    assert complaint(done) == (
+        f"--fd: file descriptor {fd} is not a socket; pass a listening unix stream socket"
+    )
+
+
+def test_an_fd_that_is_another_kind_of_socket(share: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as datagrams:
+        fd = datagrams.fileno()
+        done = run(f"--shared-dir={share}", f"--fd={fd}", pass_fds=[fd])
+    assert "is not a unix stream socket" in complaint(done)
+
+
+def test_an_fd_that_nobody_listens_on(share: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as idle:
+        fd = idle.fileno()
+        done = run(f"--shared-dir={share}", f"--fd={fd}", pass_fds=[fd])
+    assert complaint(done) == (
+        f"--fd: file descriptor {fd} neither listens nor is connected; call listen() on it first"
+    )
+
+
+def test_nowhere_to_put_the_workers_sockets(share: Path, tmp_path: Path) -> None:
+    environment = os.environ | {"RUNTIME_DIRECTORY": str(tmp_path / "none")}
+    path = tmp_path / "vm.sock"
+    done = run(f"--shared-dir={share}", f"--socket-path={path}", env=environment)
+    assert complaint(done).startswith(f"cannot make a folder for sockets in '{tmp_path}/none'")
+    assert not path.exists()
+
+
+def test_help_version_and_capabilities_need_nothing_else(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.main(["--print-capabilities"]) == 0
+    assert capsys.readouterr().out == '{"type": "fs", "features": ["separate-options"]}\n'
+    assert cli.main(["-V"]) == 0
+    assert capsys.readouterr().out.startswith("virtiofsd ")
+    assert cli.main(["--help"]) == 0
+    assert "--shared-dir=DIR, -o source=DIR" in capsys.readouterr().out
