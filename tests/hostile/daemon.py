@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Running a virtiofsd, ours or a peer, and looking at its processes."""
 
-import socket
 import subprocess
 import sys
 import tempfile
@@ -69,9 +68,8 @@ class Daemon:
     def processes(self) -> list[psutil.Process]:
         """Keeper, supervisor, pool and workers; in this order of creation."""
         keeper = psutil.Process(self.process.pid)
-        return sorted(
-            [keeper, *keeper.children(recursive=True)], key=lambda p: (p.create_time(), p.pid)
-        )
+        family = [keeper, *keeper.children(recursive=True)]
+        return sorted(family, key=lambda p: (p.create_time(), p.pid))
 
     def pids(self) -> dict[int, str]:
         """Living processes with their titles."""
@@ -94,19 +92,17 @@ class Daemon:
         return counts
 
     def close(self) -> None:
-        """End every process of it, at once if it does not go by itself."""
+        """End it, and see that nobody stays."""
         family = self.processes() if not self.exited() else []
-        self.process.terminate()
         try:
+            if not self.exited():
+                self.process.terminate()
             self.process.wait(5)
-        except subprocess.TimeoutExpired:
+            left = psutil.wait_procs(family, 2)[1]
+            assert not left, f"processes stay behind: {left}"
+        finally:
             for process in family:
                 with suppress(psutil.NoSuchProcess):
                     process.kill()
             self.process.wait(5)
-        rmtree(self.folder, ignore_errors=True)
-
-
-def refuses_connections(path: str) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        return probe.connect_ex(path) != 0
+            rmtree(self.folder, ignore_errors=True)

@@ -110,6 +110,15 @@ class GuestMemory:
     def free(self, gpa: int, size: int) -> None:
         self._free.setdefault(self._class(size), []).append(gpa)
 
+    def mark(self) -> int:
+        """What reset() goes back to."""
+        return self._next
+
+    def reset(self, mark: int) -> None:
+        """Forget every allocation since mark(); nothing may be under way in them."""
+        self._next = mark
+        self._free.clear()
+
     @staticmethod
     def _class(size: int) -> int:
         return max(64, 1 << (size - 1).bit_length())
@@ -202,6 +211,7 @@ class Ring:
             for index, entry in zip(own, self._entries(segments, own), strict=True):
                 self.memory.write(self.desc + 16 * index, entry)
         self.chains[head] = own
+        self.done.pop(head, None)  # of a request nobody waited for
         self.offer(head)
         return head
 

@@ -188,7 +188,8 @@ static int walk_indirect(const struct vring_desc *table_desc, struct guest_memor
 
 	if (!count || table_desc->len % sizeof(struct vring_desc))
 		return CHAIN_BAD;
-	for (uint32_t seen = 0; seen < count; seen++) {
+	/* A table may claim 2^28 entries, and run in a circle of empty ones: bound the walk. */
+	for (uint32_t seen = 0; seen < count && seen < VRING_SIZE_MAX; seen++) {
 		const struct vring_desc *at;
 		struct vring_desc desc;
 		int err;

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A daemon for each module, a connection for each test."""
+
+import gc
+import itertools
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from .daemon import Daemon
+from .driver import Frontend, NoReplyError
+from .fuse import ROOT, Guest
+
+QUEUES = 4  # request queues of the connections
+OPTIONS = ("--keep-listening", "-o", "xattr,flock,posix_lock")
+
+_numbers = itertools.count(1)
+
+
+class Folder(NamedTuple):
+    """A new directory of the share: as the guest knows it, and on the host."""
+
+    nodeid: int
+    path: Path
+    name: bytes
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that leaves fds. Its daemon may live on; Daemon.close() sees to the processes."""
+    if "frontend" in request.fixturenames:
+        request.getfixturevalue("line").frontend()
+    before = open_fds()
+    yield
+    gc.collect()
+    left = {fd: what for fd, what in open_fds().items() if fd not in before}
+    assert not left
+
+
+def open_fds() -> dict[int, str]:
+    found = {}
+    for path in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):
+            found[int(path.name)] = str(path.readlink())
+    return found
+
+
+@pytest.fixture(scope="module")
+def daemon() -> Iterator[Daemon]:
+    with Daemon(*OPTIONS) as running:
+        yield running
+
+
+class Line:
+    """A connection that serves test after test, as long as it is sound."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self.daemon = daemon
+        self._frontend: Frontend | None = None
+        self._mark = 0
+
+    def frontend(self) -> Frontend:
+        if self._frontend is None:
+            self._frontend = Frontend(self.daemon.socket).setup(QUEUES)
+            self._mark = self._frontend.memory.mark()
+        return self._frontend
+
+    def settle(self) -> None:
+        """After a test: no request is under way; a connection on which that fails is dropped."""
+        if self._frontend is None:
+            return
+        try:
+            for ring in self._frontend.rings.values():
+                ring.reap()
+                if ring.chains:
+                    self._frontend.restart_ring(ring.index)
+        except (NoReplyError, AssertionError, OSError):
+            self.close()
+        else:
+            self._frontend.memory.reset(self._mark)
+
+    def close(self) -> None:
+        if self._frontend is not None:
+            self._frontend.close()
+            self._frontend = None
+
+
+@pytest.fixture(scope="module")
+def line(daemon: Daemon) -> Iterator[Line]:
+    kept = Line(daemon)
+    yield kept
+    kept.close()
+
+
+@pytest.fixture
+def frontend(line: Line) -> Iterator[Frontend]:
+    """A connection whose rings run. What earlier tests did on it is over, but for their session:
+    INIT ends that.
+    """
+    yield line.frontend()
+    line.settle()
+
+
+@pytest.fixture
+def guest(frontend: Frontend) -> Guest:
+    """A guest that has done INIT."""
+    guest = Guest(frontend)
+    guest.init()
+    return guest
+
+
+@pytest.fixture
+def folder(daemon: Daemon, guest: Guest) -> Folder:
+    name = f"folder{next(_numbers)}".encode()
+    path = daemon.share / name.decode()
+    path.mkdir()
+    path.chmod(0o777)
+    return Folder(guest.lookup(ROOT, name).nodeid, path, name)
