@@ -3,6 +3,7 @@
 
 import grp
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -48,6 +49,7 @@ def share(tmp_path: Path) -> Path:
 
 
 Refused = Callable[..., str]
+Requires = Callable[[str], str]
 
 
 @pytest.fixture
@@ -206,6 +208,41 @@ def test_an_fd_that_nobody_listens_on(share: Path) -> None:
     assert complaint(done) == (
         f"--fd: file descriptor {fd} neither listens nor is connected; call listen() on it first"
     )
+
+
+@pytest.mark.parametrize(
+    ("sandbox", "what", "alternative"),
+    [
+        ("namespace", "cannot create namespaces", "--sandbox=none"),
+        ("chroot", "cannot chroot", "--sandbox=none"),
+    ],
+)
+def test_no_permission_for_the_sandbox(
+    share: Path, tmp_path: Path, requires: Requires, sandbox: str, what: str, alternative: str
+) -> None:
+    arguments = [*VIRTIOFSD, f"--shared-dir={share}", f"--socket-path={tmp_path}/vm.sock"]
+    forbid = "echo 0 > /proc/sys/user/max_user_namespaces; exec setpriv --bounding-set=-all"
+    script = f"{forbid} --inh-caps=-all {shlex.join(arguments)} --sandbox={sandbox}"
+    done = subprocess.run(
+        [requires("unshare"), "-Ur", "sh", "-c", script],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    (line,) = [line for line in done.stderr.splitlines() if "waiting for" not in line]
+    assert done.returncode == 1
+    assert line.startswith(f"vfsd: vm: error: {what}")
+    assert alternative in line
+    assert not (tmp_path / "vm.sock").exists()
+
+
+def test_a_capability_that_does_not_exist(share: Path, tmp_path: Path) -> None:
+    done = run(f"--shared-dir={share}", f"--socket-path={tmp_path}/vm.sock", "--modcaps=+fly")
+    assert done.returncode == 1
+    assert done.stderr.startswith("vfsd: vm: error: --modcaps: there is no capability 'fly'")
+    assert done.stderr.count("\n") == 1
 
 
 def test_nowhere_to_put_the_workers_sockets(share: Path, tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ from vfsd.supervisor.pool_client import PoolDiedError
 from vfsd.supervisor.restart_policy import RestartPolicy
 from vfsd.supervisor.resume import CONSUMED, REPLIED, Outbox, StateFile, sweep
 from vfsd.supervisor.session import Session
+from vfsd.supervisor.systemd import notify_ready
 from vfsd.transport.errors import OperatorError, ProtocolError
 from vfsd.transport.message_socket import MessageSocket, RawMessage, close_fds
 from vfsd.transport.shared_memory import create_segment
@@ -161,6 +162,7 @@ class Service:
         if not listener.listening:
             return listener.socket
         self._log.write("info", f"waiting for a VMM on {listener.path or 'the inherited socket'}")
+        notify_ready()
         self._loop.wait_readable(listener.socket.fileno())
         connection, _ = listener.socket.accept()
         return connection

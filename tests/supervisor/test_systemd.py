@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The unit file, and what the service tells systemd."""
+
+import re
+import shlex
+import socket
+from pathlib import Path
+
+import pytest
+
+from vfsd.supervisor.options import parse
+from vfsd.supervisor.systemd import notify_ready
+
+from .daemon import ROOT, Daemon
+
+UNIT = ROOT / "contrib" / "systemd" / "virtiofsd@.service"
+
+
+def test_systemd_is_told_when_a_vmm_can_connect(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.settimeout(10)
+        manager.bind(str(tmp_path / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        with Daemon(tmp_path) as daemon:
+            assert manager.recv(100) == b"READY=1"
+            assert daemon.path.exists()
+
+
+def test_an_abstract_address_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.settimeout(10)
+        manager.bind("\0vfsd-test-notify")
+        monkeypatch.setenv("NOTIFY_SOCKET", "@vfsd-test-notify")
+        notify_ready()
+        assert manager.recv(100) == b"READY=1"
+
+
+@pytest.mark.parametrize("address", ["", "/nowhere/at/all"])
+def test_it_does_not_matter_if_nobody_listens(
+    monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", address)
+    notify_ready()
+
+
+def test_the_unit_starts_a_daemon_that_we_understand() -> None:
+    text = UNIT.read_text().replace("%i", "vm001").replace("${SHARED_DIR}", "/srv/vm001")
+    match = re.search(r"^ExecStart=virtiofsd (.*) \$OPTIONS$", text, re.MULTILINE)
+    assert match
+    example = re.search(r"^#   OPTIONS=(.*)$", text, re.MULTILINE)
+    assert example
+    options = parse(shlex.split(f"{match[1]} {example[1]}"))
+    assert options.socket_path == "/run/vfsd/vm001/vm001.sock"
+    assert options.keep_listening
+    assert options.cache == "always"

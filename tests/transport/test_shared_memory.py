@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Segments: sealed, mapped, and refused where they are not what they should be."""
+
+import os
+
+import pytest
+
+from vfsd.transport.native import ffi
+from vfsd.transport.shared_memory import (
+    MAX_BLOB,
+    create_blob,
+    create_segment,
+    map_segment,
+    read_blob,
+    unmap_segment,
+)
+
+
+def test_what_is_written_through_one_mapping_is_seen_through_another() -> None:
+    fd = create_segment("test", 8192)
+    first, second = map_segment(fd, 8192), map_segment(fd, 4096, writable=False)
+    ffi.buffer(first, 8192)[:5] = b"hello"
+    assert ffi.buffer(second, 4096)[:5] == b"hello"
+    unmap_segment(first, 8192)
+    unmap_segment(second, 4096)
+    os.close(fd)
+
+
+def test_a_segment_keeps_its_size() -> None:
+    fd = create_segment("test", 4096)
+    for size in (0, 100, 8192):
+        with pytest.raises(PermissionError):
+            os.ftruncate(fd, size)
+    assert not os.get_inheritable(fd)
+    os.close(fd)
+
+
+def test_a_blob_never_changes() -> None:
+    fd = create_blob("test", b"content")
+    with pytest.raises(PermissionError):
+        os.pwrite(fd, b"x", 0)
+    assert read_blob(fd) == b"content"
+    with pytest.raises(PermissionError):
+        map_segment(fd, 7)
+    os.close(fd)
+
+
+def test_more_than_a_segment_has_cannot_be_mapped() -> None:
+    fd = create_segment("test", 4096)
+    for size in (4097, 0):
+        with pytest.raises(OSError, match="Invalid argument"):
+            map_segment(fd, size)
+    os.close(fd)
+
+
+def test_memory_that_could_shrink_is_not_mapped() -> None:
+    fd = os.memfd_create("test", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(fd, 4096)
+    with pytest.raises(OSError, match="Invalid argument"):
+        map_segment(fd, 4096)
+    os.close(fd)
+
+
+def test_a_huge_blob_is_not_read() -> None:
+    fd = create_segment("test", MAX_BLOB + 1)
+    with pytest.raises(ValueError, match="a blob of"):
+        read_blob(fd)
+    os.close(fd)

@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Telling systemd that the service is ready: one datagram (sd_notify(3)), no library."""
+
+import contextlib
+import os
+import socket
+
+
+def notify_ready() -> None:
+    """Say that a VMM can connect now; nothing happens where nobody asked to be told."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
+        with contextlib.suppress(OSError):  # it is no reason not to serve
+            sock.sendto(b"READY=1", address)
