@@ -13,6 +13,6 @@ def notify_ready() -> None:
         return
     if address.startswith("@"):
         address = "\0" + address[1:]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
-        with contextlib.suppress(OSError):  # it is no reason not to serve
-            sock.sendto(b"READY=1", address)
+    kind = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK
+    with socket.socket(socket.AF_UNIX, kind) as sock, contextlib.suppress(OSError):
+        sock.sendto(b"READY=1", address)  # if it fails, that is no reason not to serve
