@@ -1,0 +1,211 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "worker/csrc/credentials.h"
+
+#include <errno.h>
+#include <linux/capability.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* Raw calls: glibc's wrappers change all threads of the process. */
+static int set_euid(uint32_t uid)
+{
+	return syscall(SYS_setresuid, -1, uid, -1) < 0 ? -errno : 0;
+}
+
+static int set_egid(uint32_t gid)
+{
+	return syscall(SYS_setresgid, -1, gid, -1) < 0 ? -errno : 0;
+}
+
+static int set_groups(const uint32_t *groups, uint32_t count)
+{
+	return syscall(SYS_setgroups, (size_t)count, groups) < 0 ? -errno : 0;
+}
+
+struct capabilities {
+	struct __user_cap_header_struct header;
+	struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3];
+};
+
+static int read_capabilities(struct capabilities *ret)
+{
+	memset(ret, 0, sizeof(*ret));
+	ret->header.version = _LINUX_CAPABILITY_VERSION_3;
+	return syscall(SYS_capget, &ret->header, ret->data) < 0 ? -errno : 0;
+}
+
+static bool permitted_fsetid(void)
+{
+	struct capabilities caps;
+
+	return !read_capabilities(&caps) && caps.data[0].permitted & 1u << CAP_FSETID;
+}
+
+static int set_fsetid(bool keep)
+{
+	struct capabilities caps;
+	int err = read_capabilities(&caps);
+
+	if (err)
+		return err;
+	if (keep)
+		caps.data[0].effective |= caps.data[0].permitted & 1u << CAP_FSETID;
+	else
+		caps.data[0].effective &= ~(1u << CAP_FSETID);
+	return syscall(SYS_capset, &caps.header, caps.data) < 0 ? -errno : 0;
+}
+
+void credentials_init(struct credentials *c)
+{
+	umask(0);
+	*c = (struct credentials){.umask = 0};
+	c->uid = c->root_uid = geteuid();
+	c->gid = c->root_gid = getegid();
+	c->privileged = c->uid == 0;
+	c->may_fsetid = permitted_fsetid();
+	c->fsetid = c->may_fsetid;
+}
+
+/* Only root may change groups and gid, so every change passes through it. */
+static int become_root_uid(struct credentials *c)
+{
+	int err;
+
+	if (c->uid == c->root_uid)
+		return 0;
+	err = set_euid(c->root_uid);
+	if (err)
+		return err;
+	c->uid = c->root_uid;
+	c->fsetid = c->may_fsetid; /* the permitted set became the effective one */
+	return 0;
+}
+
+static bool same_groups(const struct credentials *c, const uint32_t *groups, uint32_t count)
+{
+	return c->group_count == count &&
+	       (!count || !memcmp(c->groups, groups, count * sizeof(*groups)));
+}
+
+static int change_groups(struct credentials *c, const uint32_t *groups, uint32_t count)
+{
+	int err;
+
+	if (count > SUPPLEMENTARY_GROUPS_MAX)
+		return -EINVAL;
+	if (same_groups(c, groups, count))
+		return 0;
+	err = set_groups(groups, count);
+	if (err)
+		return err;
+	if (count)
+		memcpy(c->groups, groups, count * sizeof(*groups));
+	c->group_count = count;
+	return 0;
+}
+
+static int change_gid(struct credentials *c, uint32_t gid)
+{
+	int err = c->gid == gid ? 0 : set_egid(gid);
+
+	if (!err)
+		c->gid = gid;
+	return err;
+}
+
+int credentials_root(struct credentials *c)
+{
+	int err;
+
+	if (!c->privileged || (c->uid == c->root_uid && c->gid == c->root_gid && !c->group_count))
+		return 0;
+	err = become_root_uid(c);
+	if (!err)
+		err = change_groups(c, NULL, 0);
+	return err ? err : change_gid(c, c->root_gid);
+}
+
+int credentials_user(struct credentials *c, uint32_t uid, uint32_t gid, const uint32_t *groups,
+		     uint32_t group_count)
+{
+	int err;
+
+	if (uid == UINT32_MAX || gid == UINT32_MAX)
+		return -EPERM;
+	/* Without privilege everything is done, and owned, by whoever started us. */
+	if (!c->privileged)
+		return uid == 0 || uid == c->root_uid ? 0 : -EPERM;
+	if (c->uid == uid && c->gid == gid && same_groups(c, groups, group_count))
+		return 0;
+	err = become_root_uid(c);
+	if (!err)
+		err = change_groups(c, groups, group_count);
+	if (!err)
+		err = change_gid(c, gid);
+	if (!err && uid != c->root_uid) {
+		err = set_euid(uid);
+		if (!err) {
+			c->uid = uid;
+			c->fsetid = false; /* no capability is effective now */
+		}
+	}
+	/* EINVAL: an id that the user namespace does not know. */
+	return err == -EINVAL ? -EPERM : err;
+}
+
+int credentials_fsetid(struct credentials *c, bool keep)
+{
+	int err;
+
+	if (!c->may_fsetid || c->fsetid == keep)
+		return 0;
+	if (c->uid != c->root_uid) { /* keep is true: a user has no capability to drop */
+		err = credentials_root(c);
+		if (err)
+			return err;
+		if (c->fsetid == keep)
+			return 0;
+	}
+	err = set_fsetid(keep);
+	if (!err)
+		c->fsetid = keep;
+	return err;
+}
+
+void credentials_umask(struct credentials *c, uint32_t mask)
+{
+	if (c->umask == (mask & 0777))
+		return;
+	c->umask = mask & 0777;
+	umask(c->umask);
+}
+
+void credentials_thread_root(void)
+{
+	uint32_t ruid, euid, suid;
+	struct capabilities caps;
+
+	if (syscall(SYS_getresuid, &ruid, &euid, &suid) < 0)
+		return;
+	if (euid != ruid && set_euid(ruid) < 0)
+		return;
+	if (ruid == 0) {
+		uint32_t rgid, egid, sgid;
+
+		(void)!set_groups(NULL, 0);
+		if (!syscall(SYS_getresgid, &rgid, &egid, &sgid))
+			(void)!set_egid(rgid);
+	}
+	if (!read_capabilities(&caps)) {
+		for (int i = 0; i < _LINUX_CAPABILITY_U32S_3; i++)
+			caps.data[i].effective = caps.data[i].permitted;
+		syscall(SYS_capset, &caps.header, caps.data);
+	}
+}
+
+void credentials_thread_fsetid(bool keep)
+{
+	(void)!set_fsetid(keep);
+}

@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* PRIVATE: C only */
+/*
+ * The ids this worker acts with. They are switched when an op needs others and stay until then:
+ * a guest user who unpacks an archive costs two switches, not two per file.
+ *
+ * Ops that create files act as the requesting user (ownership, quotas, permission checks, setgid
+ * directories are then the kernel's); everything else acts as root, because the guest's kernel has
+ * checked permissions (default_permissions). All of it by raw system calls, which concern this
+ * thread only. The thread pool's threads are always root.
+ */
+#ifndef VFSD_CREDENTIALS_H
+#define VFSD_CREDENTIALS_H
+
+#include "transport/csrc/types.h"
+
+enum {
+	SUPPLEMENTARY_GROUPS_MAX = 32,
+};
+
+struct credentials {
+	uint32_t uid, gid; /* effective */
+	uint32_t group_count;
+	uint32_t groups[SUPPLEMENTARY_GROUPS_MAX];
+	uint32_t umask;
+	uint32_t root_uid, root_gid; /* what this process started with */
+	bool privileged;	     /* may change ids at all */
+	bool may_fsetid;	     /* CAP_FSETID is in the permitted set */
+	bool fsetid;		     /* … and in the effective one */
+};
+
+void credentials_init(struct credentials *c);
+
+/* Each: return 0 or -errno (-EPERM also for ids that cannot be: (uint32_t)-1). */
+int credentials_root(struct credentials *c) must_check;
+int credentials_user(struct credentials *c, uint32_t uid, uint32_t gid, const uint32_t *groups,
+		     uint32_t group_count) must_check;
+/* With CAP_FSETID writing, truncating and chown leave suid and sgid bits alone. */
+int credentials_fsetid(struct credentials *c, bool keep) must_check;
+void credentials_umask(struct credentials *c, uint32_t mask);
+
+/* For a new thread, which inherits whatever its creator acted as: root, all permitted capabilities.
+ */
+void credentials_thread_root(void);
+/* For such a thread: CAP_FSETID, as credentials_fsetid. */
+void credentials_thread_fsetid(bool keep);
+
+#endif

@@ -1,0 +1,244 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A name becomes a nodeid in two steps: statx of the name says which file it is; if the guest knows
+ * that file nothing is opened. A file it does not know is opened O_PATH first and asked who it is
+ * through that fd, so that what is entered into the table is what its fd holds, whatever happens to
+ * the name meanwhile.
+ */
+#include "worker/csrc/entry.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+enum {
+	STATX_WANTED = STATX_BASIC_STATS | STATX_MNT_ID,
+	NS_PER_SEC = 1000 * 1000 * 1000,
+};
+
+/* Nothing here mounts a file system just because a guest looks at its mount point. */
+int entry_stat_fd(int fd, struct statx *ret)
+{
+	return statx(fd, "", AT_EMPTY_PATH | AT_NO_AUTOMOUNT, STATX_WANTED, ret) < 0 ? -errno : 0;
+}
+
+int entry_stat_name(int dir_fd, const char *name, struct statx *ret)
+{
+	int flags = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT;
+
+	return statx(dir_fd, name, flags, STATX_WANTED, ret) < 0 ? -errno : 0;
+}
+
+/*
+ * The device number is part of it: the subvolumes of one btrfs mount have one mount id, their own
+ * device numbers, and equal inode numbers. Mount ids and device numbers have 32 bits each.
+ */
+struct inode_key entry_key(const struct statx *st)
+{
+	uint64_t device = (uint64_t)(st->stx_dev_major << 20 | st->stx_dev_minor) & UINT32_MAX;
+
+	return (struct inode_key){.ino = st->stx_ino, .mnt_id = st->stx_mnt_id << 32 | device};
+}
+
+/* A device number in the kernel's 32-bit form. */
+static uint32_t encode_device(uint32_t major, uint32_t minor)
+{
+	return (minor & 0xff) | major << 8 | (minor & ~0xffu) << 12;
+}
+
+void entry_attr(const struct statx *st, struct fuse_attr *ret)
+{
+	*ret = (struct fuse_attr){
+		.ino = st->stx_ino,
+		.size = st->stx_size,
+		.blocks = st->stx_blocks,
+		.atime = (uint64_t)st->stx_atime.tv_sec,
+		.mtime = (uint64_t)st->stx_mtime.tv_sec,
+		.ctime = (uint64_t)st->stx_ctime.tv_sec,
+		.atimensec = st->stx_atime.tv_nsec,
+		.mtimensec = st->stx_mtime.tv_nsec,
+		.ctimensec = st->stx_ctime.tv_nsec,
+		.mode = st->stx_mode,
+		.nlink = st->stx_nlink,
+		.uid = st->stx_uid,
+		.gid = st->stx_gid,
+		.rdev = encode_device(st->stx_rdev_major, st->stx_rdev_minor),
+		.blksize = st->stx_blksize,
+	};
+}
+
+void entry_timeout(uint64_t ns, uint64_t *ret_sec, uint32_t *ret_nsec)
+{
+	*ret_sec = ns / NS_PER_SEC;
+	*ret_nsec = (uint32_t)(ns % NS_PER_SEC);
+}
+
+int entry_as_requester(struct worker *w, const struct request *r, uint32_t umask)
+{
+	int err =
+		credentials_user(&w->credentials, r->in.uid, r->in.gid, r->groups, r->group_count);
+
+	/* Else the guest's kernel has applied its umask already. */
+	credentials_umask(&w->credentials, w->session->flags & FUSE_DONT_MASK ? umask : 0);
+	return err;
+}
+
+int entry_keep_sgid(struct worker *w, uint32_t mode)
+{
+	if (!(mode & S_ISGID) || w->credentials.uid != w->credentials.root_uid)
+		return 0;
+	return credentials_fsetid(&w->credentials, true);
+}
+
+/* The guest mounts such a directory as a file system of its own, with its own device number. */
+static bool is_submount(const struct worker *w, const struct inode *parent, const struct statx *st)
+{
+	return parent && S_ISDIR(st->stx_mode) && w->policy.announce_submounts &&
+	       w->session->flags & FUSE_SUBMOUNTS && entry_key(st).mnt_id != parent->mnt_id;
+}
+
+static int fill(const struct worker *w, const struct inode *parent, const struct inode *inode,
+		const struct statx *st, struct fuse_entry_out *ret)
+{
+	memset(ret, 0, sizeof(*ret));
+	ret->nodeid = inode_nodeid(w->inodes, inode);
+	entry_timeout(w->policy.entry_timeout_ns, &ret->entry_valid, &ret->entry_valid_nsec);
+	entry_timeout(w->policy.attr_timeout_ns, &ret->attr_valid, &ret->attr_valid_nsec);
+	entry_attr(st, &ret->attr);
+	if (is_submount(w, parent, st))
+		ret->attr.flags |= FUSE_ATTR_SUBMOUNT;
+	return 0;
+}
+
+/* Enter the file that `fd` is, without owning fd yet: *ret_used_fd says whether the inode holds it
+ * now. */
+static int enter(struct worker *w, const struct inode *parent, int fd, uint32_t lender,
+		 struct fuse_entry_out *ret, bool *ret_used_fd)
+{
+	struct inode *inode;
+	struct statx st;
+	int err = entry_stat_fd(fd, &st);
+
+	*ret_used_fd = false;
+	if (err)
+		return err;
+	inode = inode_table_insert(w->inodes, w->slot, entry_key(&st), st.stx_mode, fd, lender,
+				   ret_used_fd);
+	return inode ? fill(w, parent, inode, &st, ret) : -ENFILE;
+}
+
+int entry_from_fd(struct worker *w, const struct inode *parent, int fd, uint32_t lender,
+		  struct fuse_entry_out *ret)
+{
+	bool used_fd;
+
+	return enter(w, parent, fd, lender, ret, &used_fd);
+}
+
+int entry_from_path_fd(struct worker *w, const struct inode *parent, int path_fd,
+		       struct fuse_entry_out *ret)
+{
+	bool used_fd;
+	int err = enter(w, parent, path_fd, 0, ret, &used_fd);
+
+	if (!used_fd)
+		close(path_fd);
+	return err;
+}
+
+const char *entry_fd_name(int fd, char name[static FD_NAME])
+{
+	snprintf(name, FD_NAME, "%d", fd);
+	return name;
+}
+
+/* The limit of this process is, to the guest, the limit of the system. */
+static int fd_or_error(int fd)
+{
+	if (fd >= 0)
+		return fd;
+	return errno == EMFILE ? -ENFILE : -errno;
+}
+
+int entry_open_path(int dir_fd, const char *name)
+{
+	return fd_or_error(openat(dir_fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC));
+}
+
+int entry_reopen(const struct worker *w, const struct inode *inode, int flags)
+{
+	char name[FD_NAME];
+
+	flags |= O_NOCTTY | O_NONBLOCK | O_CLOEXEC;
+	return fd_or_error(openat(w->proc_self_fd, entry_fd_name(inode->fd, name), flags));
+}
+
+int entry_lookup_new(struct worker *w, const struct inode *parent, const char *name,
+		     struct fuse_entry_out *ret)
+{
+	int fd = entry_open_path(parent->fd, name);
+
+	/* Created as a user who may not search the directory. */
+	if (fd == -EACCES && !credentials_root(&w->credentials))
+		fd = entry_open_path(parent->fd, name);
+	return fd < 0 ? fd : entry_from_path_fd(w, parent, fd, ret);
+}
+
+int entry_lookup(struct worker *w, const struct inode *parent, const char *name,
+		 struct fuse_entry_out *ret)
+{
+	const struct inode *inode;
+	struct statx st;
+	int err = entry_stat_name(parent->fd, name, &st);
+
+	if (err)
+		return err;
+	inode = inode_table_acquire(w->inodes, w->slot, entry_key(&st));
+	return inode ? fill(w, parent, inode, &st, ret) : entry_lookup_new(w, parent, name, ret);
+}
+
+int entry_lookup_dirent(struct worker *w, const struct inode *parent, const char *name,
+			uint64_t ino, struct fuse_entry_out *ret)
+{
+	struct inode_key key = {.ino = ino, .mnt_id = parent->mnt_id};
+	const struct inode *inode = inode_table_acquire(w->inodes, w->slot, key);
+	struct statx st;
+	int err;
+
+	if (!inode)
+		return entry_lookup_new(w, parent, name, ret);
+	err = entry_stat_name(parent->fd, name, &st);
+	if (!err && st.stx_ino == inode->ino && entry_key(&st).mnt_id == inode->mnt_id)
+		return fill(w, parent, inode, &st, ret);
+	/* Replaced since it was listed, or something is mounted there. */
+	inode_table_forget(w->inodes, &w->reclaim, inode_nodeid(w->inodes, inode), 1);
+	return err ? err : entry_lookup(w, parent, name, ret);
+}
+
+int entry_again(struct worker *w, const struct inode *inode, struct fuse_entry_out *ret)
+{
+	struct inode_key key = {.ino = inode->ino, .mnt_id = inode->mnt_id};
+	const struct inode *same;
+	struct statx st;
+	int err = entry_stat_fd(inode->fd, &st);
+
+	if (err)
+		return err;
+	same = inode_table_acquire(w->inodes, w->slot, key);
+	return same ? fill(w, NULL, same, &st, ret) : -ESTALE;
+}
+
+int entry_refresh(const struct inode *inode, struct fuse_entry_out *ret)
+{
+	uint32_t flags = ret->attr.flags;
+	struct statx st;
+	int err = entry_stat_fd(inode->fd, &st);
+
+	if (err)
+		return err;
+	entry_attr(&st, &ret->attr);
+	ret->attr.flags = flags;
+	return 0;
+}

@@ -1,0 +1,290 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * An array of slots with a free list. As in inode_table.c the generation of a slot in use is odd
+ * and every multi-step change ends in one store that publishes it; a slot that was reserved and not
+ * published when its worker died is lost (72 bytes), its fd is found by the pool's sweep.
+ *
+ * The files of lock owners hang in a list, changed under lock_owners_lock by one store each.
+ */
+#include "worker/csrc/file_table.h"
+
+#include "worker/csrc/owner_lock.h"
+
+#include <stdlib.h>
+
+enum {
+	FIRST_SLOT = 1, /* 0 is "none" */
+};
+
+struct file_table {
+	uint32_t capacity;
+	uint32_t next_unused;
+	uint32_t free_head;
+	uint32_t free_lock;
+	uint32_t in_use;
+	uint32_t lock_owners; /* slot of the first FILE_LOCK_OWNER */
+	uint32_t lock_owners_lock;
+	uint32_t pad[9];
+	struct open_file files[];
+};
+
+uint64_t file_table_bytes(uint32_t capacity)
+{
+	return sizeof(struct file_table) + (uint64_t)capacity * sizeof(struct open_file);
+}
+
+void file_table_init(void *memory, uint32_t capacity)
+{
+	struct file_table *t = memory;
+
+	t->capacity = capacity;
+	t->next_unused = FIRST_SLOT;
+}
+
+uint32_t open_file_slot(const struct file_table *t, const struct open_file *file)
+{
+	return (uint32_t)(file - t->files);
+}
+
+uint64_t open_file_fh(const struct file_table *t, const struct open_file *file)
+{
+	return open_file_slot(t, file) | (uint64_t)file->generation << 32;
+}
+
+struct open_file *file_table_get(struct file_table *t, uint64_t fh, uint64_t nodeid)
+{
+	uint32_t slot = (uint32_t)fh, generation = (uint32_t)(fh >> 32);
+	struct open_file *file;
+
+	if (slot < FIRST_SLOT || slot >= t->capacity || !(generation & 1))
+		return NULL;
+	file = &t->files[slot];
+	if (__atomic_load_n(&file->generation, __ATOMIC_ACQUIRE) != generation)
+		return NULL;
+	return file->nodeid == nodeid ? file : NULL;
+}
+
+struct open_file *file_table_reserve(struct file_table *t, uint32_t worker)
+{
+	struct open_file *file = NULL;
+
+	owner_lock(&t->free_lock, worker);
+	if (t->free_head) {
+		file = &t->files[t->free_head];
+		__atomic_store_n(&t->free_head, file->next, __ATOMIC_RELEASE);
+	} else if (t->next_unused < t->capacity) {
+		file = &t->files[t->next_unused];
+		__atomic_store_n(&t->next_unused, t->next_unused + 1, __ATOMIC_RELEASE);
+	}
+	owner_unlock(&t->free_lock);
+	return file;
+}
+
+static void push_free(struct file_table *t, uint32_t worker, struct open_file *file)
+{
+	owner_lock(&t->free_lock, worker);
+	file->next = t->free_head;
+	__atomic_store_n(&t->free_head, open_file_slot(t, file), __ATOMIC_RELEASE);
+	owner_unlock(&t->free_lock);
+}
+
+uint64_t file_table_publish(struct file_table *t, struct open_file *file, uint64_t nodeid, int fd,
+			    uint32_t flags)
+{
+	file->nodeid = nodeid;
+	file->position = 0;
+	file->flags = flags;
+	file->pinned_by = 0;
+	file->lock = 0;
+	file->retired_by = 0;
+	file->keep_fd = 0;
+	file->owner = 0;
+	file->fd = fd;
+	__atomic_store_n(&file->generation, file->generation + 1, __ATOMIC_RELEASE);
+	__atomic_add_fetch(&t->in_use, 1, __ATOMIC_RELAXED);
+	return open_file_fh(t, file);
+}
+
+void file_table_abandon(struct file_table *t, uint32_t worker, struct open_file *file)
+{
+	push_free(t, worker, file);
+}
+
+static void free_slot(void *table, uint32_t worker, uint32_t slot)
+{
+	struct file_table *t = table;
+	struct open_file *file = &t->files[slot];
+
+	file->fd = -1;
+	file->retired_by = 0;
+	push_free(t, worker, file);
+	__atomic_sub_fetch(&t->in_use, 1, __ATOMIC_RELAXED);
+}
+
+static void retire(struct file_table *t, struct reclaim *reclaim, struct open_file *file)
+{
+	reclaim_retire(reclaim, (struct retired){.fd = file->keep_fd ? -1 : file->fd,
+						 .slot = open_file_slot(t, file),
+						 .pinned_by = &file->pinned_by,
+						 .free_slot = free_slot,
+						 .table = t});
+}
+
+void file_table_release(struct file_table *t, struct reclaim *reclaim, struct open_file *file,
+			bool close_fd)
+{
+	uint32_t generation = __atomic_load_n(&file->generation, __ATOMIC_ACQUIRE);
+
+	if (!(generation & 1))
+		return;
+	/* Two queues may release the same file: one of them does it. */
+	if (!__atomic_compare_exchange_n(&file->generation, &generation, generation + 1, false,
+					 __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
+		return;
+	file->keep_fd = !close_fd;
+	__atomic_store_n(&file->retired_by, reclaim->slot + 1, __ATOMIC_RELEASE);
+	retire(t, reclaim, file);
+}
+
+uint16_t *file_pins_create(const struct file_table *t)
+{
+	return calloc(t->capacity, sizeof(uint16_t));
+}
+
+void file_pin(struct file_table *t, uint16_t *pins, uint32_t worker, struct open_file *file)
+{
+	if (!pins[open_file_slot(t, file)]++)
+		__atomic_or_fetch(&file->pinned_by, UINT64_C(1) << worker, __ATOMIC_ACQ_REL);
+}
+
+void file_unpin(struct file_table *t, uint16_t *pins, uint32_t worker, struct open_file *file)
+{
+	if (!--pins[open_file_slot(t, file)])
+		__atomic_and_fetch(&file->pinned_by, ~(UINT64_C(1) << worker), __ATOMIC_ACQ_REL);
+}
+
+/* Under lock_owners_lock. */
+static struct open_file *find_lock_owner(struct file_table *t, uint64_t nodeid, uint64_t owner)
+{
+	uint32_t slot = t->lock_owners;
+
+	while (slot) {
+		struct open_file *file = &t->files[slot];
+
+		if (file->nodeid == nodeid && file->owner == owner)
+			return file;
+		slot = file->next;
+	}
+	return NULL;
+}
+
+struct open_file *file_table_lock_owner(struct file_table *t, uint32_t worker, uint64_t nodeid,
+					uint64_t owner)
+{
+	struct open_file *file;
+
+	if (!__atomic_load_n(&t->lock_owners, __ATOMIC_ACQUIRE))
+		return NULL;
+	owner_lock(&t->lock_owners_lock, worker);
+	file = find_lock_owner(t, nodeid, owner);
+	owner_unlock(&t->lock_owners_lock);
+	return file;
+}
+
+struct open_file *file_table_add_lock_owner(struct file_table *t, uint32_t worker,
+					    struct open_file *file, uint64_t nodeid, uint64_t owner,
+					    int fd, bool *ret_added)
+{
+	struct open_file *other;
+
+	owner_lock(&t->lock_owners_lock, worker);
+	other = find_lock_owner(t, nodeid, owner);
+	*ret_added = !other;
+	if (!other) {
+		file_table_publish(t, file, nodeid, fd, FILE_LOCK_OWNER);
+		file->owner = owner;
+		file->next = t->lock_owners;
+		__atomic_store_n(&t->lock_owners, open_file_slot(t, file), __ATOMIC_RELEASE);
+	}
+	owner_unlock(&t->lock_owners_lock);
+	return other ? other : file;
+}
+
+void file_table_drop_lock_owner(struct file_table *t, struct reclaim *reclaim,
+				struct open_file *file)
+{
+	uint32_t slot = open_file_slot(t, file);
+	uint32_t *link = &t->lock_owners;
+	bool found;
+
+	owner_lock(&t->lock_owners_lock, reclaim->slot);
+	while (*link && *link != slot)
+		link = &t->files[*link].next;
+	found = *link;
+	if (found)
+		__atomic_store_n(link, file->next, __ATOMIC_RELEASE);
+	owner_unlock(&t->lock_owners_lock);
+	if (found)
+		file_table_release(t, reclaim, file, true);
+}
+
+static uint32_t end_of(const struct file_table *t)
+{
+	return __atomic_load_n(&t->next_unused, __ATOMIC_ACQUIRE);
+}
+
+void file_table_reset(struct file_table *t, struct reclaim *reclaim)
+{
+	owner_lock(&t->lock_owners_lock, reclaim->slot);
+	__atomic_store_n(&t->lock_owners, 0, __ATOMIC_RELEASE);
+	owner_unlock(&t->lock_owners_lock);
+	for (uint32_t slot = FIRST_SLOT; slot < end_of(t); slot++)
+		file_table_release(t, reclaim, &t->files[slot], true);
+}
+
+void file_table_adopt_retired(struct file_table *t, struct reclaim *reclaim)
+{
+	for (uint32_t slot = FIRST_SLOT; slot < end_of(t); slot++) {
+		struct open_file *file = &t->files[slot];
+
+		if (file->retired_by == reclaim->slot + 1 && !(file->generation & 1))
+			retire(t, reclaim, file);
+	}
+}
+
+void file_table_bury(void *memory, uint32_t slot)
+{
+	struct file_table *t = memory;
+
+	owner_lock_bury(&t->free_lock, slot);
+	owner_lock_bury(&t->lock_owners_lock, slot);
+	for (uint32_t i = FIRST_SLOT; i < t->next_unused; i++) {
+		owner_lock_bury(&t->files[i].lock, slot);
+		__atomic_and_fetch(&t->files[i].pinned_by, ~(UINT64_C(1) << slot),
+				   __ATOMIC_ACQ_REL);
+	}
+}
+
+uint64_t file_table_fds(const void *memory, int32_t *ret, uint64_t room)
+{
+	const struct file_table *t = memory;
+	uint64_t count = 0;
+
+	for (uint32_t slot = FIRST_SLOT; slot < t->next_unused; slot++) {
+		const struct open_file *file = &t->files[slot];
+
+		if (!(file->generation & 1 || file->retired_by) || file->fd < 0)
+			continue;
+		if (count < room)
+			ret[count] = file->fd;
+		count++;
+	}
+	return count;
+}
+
+uint64_t file_table_count(const void *memory)
+{
+	const struct file_table *t = memory;
+
+	return t->in_use;
+}

@@ -1,0 +1,410 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * THEORY
+ *
+ * Purpose. nodeid -> host file for every queue's worker, in one memfd, without a lock or a counted
+ * reference on the way from nodeid to fd.
+ *
+ * Layout. A header, hash buckets (slot numbers), slots. A nodeid is slot | generation << 32. The
+ * generation of a slot in use is odd; it grows by one when the slot is taken and when it is given
+ * up, so a stale nodeid never matches. The root is slot 1 and always nodeid 1. Slot 0 is "none".
+ *
+ * Readers (inode_table_get) compare the generation and use the slot until their next quiescent
+ * point; reclaim.h says why that is safe. A slot's fd and key do not change while it is in use,
+ * except that a borrowed fd is replaced by another fd of the same file (inode_table_repay), and the
+ * old one is closed only after a quiescent point of everybody.
+ *
+ * Writers hold the owner_lock of the key's stripe. lookup_count is raised only under that lock, so
+ * FORGET that brings it to zero can decide under the lock that the inode leaves.
+ *
+ * Identity. (ino, mnt_id) of a file that we hold open: a host inode that is held is not freed, so
+ * its number cannot be given to another file while it is in the table.
+ *
+ * Death of a worker at any store:
+ * - insert: the slot is filled, then published by one store (bucket head). Before it the slot and
+ *   the fd are leaked: the fd is found by the pool's sweep, the slot is lost (48 bytes).
+ * - forget: one store unlinks the slot, the next makes the generation even, with retired_by set
+ *   before. The next worker in that slot of the worker table finds what was retired and not freed
+ *   (inode_table_adopt_retired).
+ * - the free list: each push and pop ends with one store of its head.
+ */
+#include "worker/csrc/inode_table.h"
+
+#include "worker/csrc/entry.h"
+#include "worker/csrc/owner_lock.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+
+enum {
+	STRIPES = 1024,
+	ROOT_SLOT = 1,
+	ROOT_NODEID = 1,
+	FIRST_SLOT = 2,
+};
+
+struct inode_table {
+	uint32_t capacity;    /* slots */
+	uint32_t bucket_mask; /* buckets - 1 */
+	uint32_t next_unused; /* slots from here on were never used */
+	uint32_t free_head;
+	uint32_t free_lock;
+	uint32_t in_use;
+	uint32_t pad[10];
+	uint32_t stripes[STRIPES];
+	uint32_t buckets[];
+};
+
+static uint32_t bucket_count(uint32_t capacity)
+{
+	uint32_t count = STRIPES;
+
+	while (count < capacity && count < UINT32_C(1) << 31)
+		count *= 2;
+	return count;
+}
+
+static uint64_t slots_offset(uint32_t capacity)
+{
+	uint64_t bytes =
+		sizeof(struct inode_table) + (uint64_t)bucket_count(capacity) * sizeof(uint32_t);
+
+	return (bytes + 63) & ~UINT64_C(63);
+}
+
+uint64_t inode_table_bytes(uint32_t capacity)
+{
+	return slots_offset(capacity) + (uint64_t)capacity * sizeof(struct inode);
+}
+
+static struct inode *slot_at(const struct inode_table *t, uint32_t slot)
+{
+	return (struct inode *)((uint8_t *)t + slots_offset(t->capacity)) + slot;
+}
+
+static uint32_t slot_of(const struct inode_table *t, const struct inode *inode)
+{
+	return (uint32_t)(inode - slot_at(t, 0));
+}
+
+/* Finalizer of splitmix64: inode numbers are dense, stripes and buckets should not be. */
+static uint32_t bucket_of(const struct inode_table *t, struct inode_key key)
+{
+	uint64_t h = key.ino + key.mnt_id * UINT64_C(0x9e3779b97f4a7c15);
+
+	h = (h ^ (h >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+	h = (h ^ (h >> 27)) * UINT64_C(0x94d049bb133111eb);
+	return (uint32_t)(h ^ (h >> 31)) & t->bucket_mask;
+}
+
+static uint32_t *stripe_of(struct inode_table *t, uint32_t bucket)
+{
+	return &t->stripes[bucket % STRIPES];
+}
+
+static struct inode_key key_of(const struct inode *inode)
+{
+	return (struct inode_key){inode->ino, inode->mnt_id};
+}
+
+/* Under the stripe's lock. */
+static struct inode *find(struct inode_table *t, uint32_t bucket, struct inode_key key)
+{
+	uint32_t slot = t->buckets[bucket];
+
+	while (slot) {
+		struct inode *inode = slot_at(t, slot);
+
+		if (inode->ino == key.ino && inode->mnt_id == key.mnt_id)
+			return inode;
+		slot = inode->next;
+	}
+	return NULL;
+}
+
+static void link_slot(struct inode_table *t, uint32_t bucket, struct inode *inode)
+{
+	inode->next = t->buckets[bucket];
+	__atomic_store_n(&t->buckets[bucket], slot_of(t, inode), __ATOMIC_RELEASE);
+}
+
+int inode_table_init(void *memory, uint32_t capacity, int root_fd)
+{
+	struct inode_table *t = memory;
+	struct statx st;
+	struct inode *root;
+	int err = entry_stat_fd(root_fd, &st);
+
+	if (err)
+		return err;
+	t->capacity = capacity;
+	t->bucket_mask = bucket_count(capacity) - 1;
+	t->next_unused = FIRST_SLOT;
+	root = slot_at(t, ROOT_SLOT);
+	root->ino = entry_key(&st).ino;
+	root->mnt_id = entry_key(&st).mnt_id;
+	root->mode = st.stx_mode & S_IFMT;
+	root->fd = root_fd;
+	root->lookup_count = 1;
+	link_slot(t, bucket_of(t, key_of(root)), root);
+	return 0;
+}
+
+struct inode *inode_table_get(struct inode_table *t, uint64_t nodeid)
+{
+	uint32_t slot = (uint32_t)nodeid, generation = (uint32_t)(nodeid >> 32);
+	struct inode *inode;
+
+	if (nodeid == ROOT_NODEID)
+		return slot_at(t, ROOT_SLOT);
+	if (slot < FIRST_SLOT || slot >= t->capacity || !(generation & 1))
+		return NULL;
+	inode = slot_at(t, slot);
+	if (__atomic_load_n(&inode->generation, __ATOMIC_ACQUIRE) != generation)
+		return NULL;
+	return inode;
+}
+
+uint64_t inode_nodeid(const struct inode_table *t, const struct inode *inode)
+{
+	return slot_of(t, inode) | (uint64_t)inode->generation << 32;
+}
+
+struct inode *inode_table_acquire(struct inode_table *t, uint32_t worker, struct inode_key key)
+{
+	uint32_t bucket = bucket_of(t, key);
+	struct inode *inode;
+
+	owner_lock(stripe_of(t, bucket), worker);
+	inode = find(t, bucket, key);
+	if (inode)
+		__atomic_add_fetch(&inode->lookup_count, 1, __ATOMIC_RELAXED);
+	owner_unlock(stripe_of(t, bucket));
+	return inode;
+}
+
+static struct inode *take_free_slot(struct inode_table *t, uint32_t worker)
+{
+	struct inode *inode = NULL;
+
+	owner_lock(&t->free_lock, worker);
+	if (t->free_head) {
+		inode = slot_at(t, t->free_head);
+		__atomic_store_n(&t->free_head, inode->next, __ATOMIC_RELEASE);
+	} else if (t->next_unused < t->capacity) {
+		inode = slot_at(t, t->next_unused);
+		__atomic_store_n(&t->next_unused, t->next_unused + 1, __ATOMIC_RELEASE);
+	}
+	owner_unlock(&t->free_lock);
+	return inode;
+}
+
+static void free_slot(void *table, uint32_t worker, uint32_t slot)
+{
+	struct inode_table *t = table;
+	struct inode *inode = slot_at(t, slot);
+
+	inode->fd = -1;
+	inode->retired_by = 0;
+	owner_lock(&t->free_lock, worker);
+	inode->next = t->free_head;
+	__atomic_store_n(&t->free_head, slot, __ATOMIC_RELEASE);
+	owner_unlock(&t->free_lock);
+	__atomic_sub_fetch(&t->in_use, 1, __ATOMIC_RELAXED);
+}
+
+static struct inode *enter(struct inode_table *t, uint32_t worker, uint32_t bucket,
+			   const struct inode *values)
+{
+	struct inode *inode = take_free_slot(t, worker);
+
+	if (!inode)
+		return NULL;
+	inode->ino = values->ino;
+	inode->mnt_id = values->mnt_id;
+	inode->mode = values->mode;
+	inode->lender = values->lender;
+	inode->lookup_count = 1;
+	inode->retired_by = 0;
+	__atomic_store_n(&inode->fd, values->fd, __ATOMIC_RELEASE);
+	__atomic_store_n(&inode->generation, inode->generation + 1, __ATOMIC_RELEASE);
+	link_slot(t, bucket, inode);
+	__atomic_add_fetch(&t->in_use, 1, __ATOMIC_RELAXED);
+	return inode;
+}
+
+struct inode *inode_table_insert(struct inode_table *t, uint32_t worker, struct inode_key key,
+				 mode_t mode, int fd, uint32_t lender, bool *ret_used_fd)
+{
+	struct inode values = {.ino = key.ino,
+			       .mnt_id = key.mnt_id,
+			       .mode = mode & S_IFMT,
+			       .fd = fd,
+			       .lender = lender};
+	uint32_t bucket = bucket_of(t, key);
+	struct inode *inode;
+
+	owner_lock(stripe_of(t, bucket), worker);
+	inode = find(t, bucket, key);
+	*ret_used_fd = !inode;
+	if (inode)
+		__atomic_add_fetch(&inode->lookup_count, 1, __ATOMIC_RELAXED);
+	else
+		inode = enter(t, worker, bucket, &values);
+	owner_unlock(stripe_of(t, bucket));
+	if (!inode)
+		*ret_used_fd = false;
+	return inode;
+}
+
+/* Under the stripe's lock. */
+static void unlink_slot(struct inode_table *t, uint32_t bucket, struct inode *inode)
+{
+	uint32_t slot = slot_of(t, inode);
+	uint32_t *link = &t->buckets[bucket];
+
+	while (*link && *link != slot)
+		link = &slot_at(t, *link)->next;
+	if (*link)
+		__atomic_store_n(link, inode->next, __ATOMIC_RELEASE);
+}
+
+static void retire(struct inode_table *t, struct reclaim *reclaim, struct inode *inode)
+{
+	reclaim_retire(reclaim, (struct retired){.fd = inode->lender ? -1 : inode->fd,
+						 .slot = slot_of(t, inode),
+						 .free_slot = free_slot,
+						 .table = t});
+}
+
+/* Take the inode out if nobody looks at it any more. Return: true if this call did. */
+static bool leave(struct inode_table *t, uint32_t worker, struct inode *inode, uint32_t generation)
+{
+	uint32_t bucket = bucket_of(t, key_of(inode));
+	bool left = false;
+
+	owner_lock(stripe_of(t, bucket), worker);
+	if (inode->generation == generation && !inode->lookup_count) {
+		inode->retired_by = worker + 1;
+		unlink_slot(t, bucket, inode);
+		__atomic_store_n(&inode->generation, generation + 1, __ATOMIC_RELEASE);
+		left = true;
+	}
+	owner_unlock(stripe_of(t, bucket));
+	return left;
+}
+
+/* Subtract, but not below zero: a guest that forgets too much harms nobody. Return: what is left.
+ */
+static uint64_t take_lookups(struct inode *inode, uint64_t count)
+{
+	uint64_t old = __atomic_load_n(&inode->lookup_count, __ATOMIC_RELAXED);
+	uint64_t new;
+
+	do {
+		new = old > count ? old - count : 0;
+	} while (!__atomic_compare_exchange_n(&inode->lookup_count, &old, new, true,
+					      __ATOMIC_ACQ_REL, __ATOMIC_RELAXED));
+	return new;
+}
+
+void inode_table_forget(struct inode_table *t, struct reclaim *reclaim, uint64_t nodeid,
+			uint64_t count)
+{
+	struct inode *inode;
+
+	if (nodeid == ROOT_NODEID)
+		return;
+	inode = inode_table_get(t, nodeid);
+	if (!inode || take_lookups(inode, count))
+		return;
+	if (leave(t, reclaim->slot, inode, (uint32_t)(nodeid >> 32)))
+		retire(t, reclaim, inode);
+}
+
+bool inode_table_repay(struct inode_table *t, uint32_t worker, uint64_t nodeid, uint32_t lender,
+		       int path_fd)
+{
+	struct inode *inode = inode_table_get(t, nodeid);
+	bool taken = false;
+	uint32_t *stripe;
+
+	if (!inode)
+		return false;
+	stripe = stripe_of(t, bucket_of(t, key_of(inode)));
+	owner_lock(stripe, worker);
+	if (inode->generation == (uint32_t)(nodeid >> 32) && inode->lender == lender) {
+		if (path_fd >= 0)
+			__atomic_store_n(&inode->fd, path_fd, __ATOMIC_RELEASE);
+		__atomic_store_n(&inode->lender, 0, __ATOMIC_RELEASE);
+		taken = true;
+	}
+	owner_unlock(stripe);
+	return taken;
+}
+
+void inode_table_reset(struct inode_table *t, struct reclaim *reclaim)
+{
+	uint32_t end = __atomic_load_n(&t->next_unused, __ATOMIC_ACQUIRE);
+
+	for (uint32_t slot = FIRST_SLOT; slot < end; slot++) {
+		struct inode *inode = slot_at(t, slot);
+
+		if (inode->generation & 1)
+			inode_table_forget(t, reclaim, inode_nodeid(t, inode), UINT64_MAX);
+	}
+}
+
+void inode_table_adopt_retired(struct inode_table *t, struct reclaim *reclaim)
+{
+	uint32_t end = __atomic_load_n(&t->next_unused, __ATOMIC_ACQUIRE);
+
+	for (uint32_t slot = FIRST_SLOT; slot < end; slot++) {
+		struct inode *inode = slot_at(t, slot);
+
+		if (inode->retired_by != reclaim->slot + 1)
+			continue;
+		/* It died between retired_by and the new generation: finish, if it is still unused.
+		 */
+		if (inode->generation & 1 && !leave(t, reclaim->slot, inode, inode->generation)) {
+			inode->retired_by = 0;
+			continue;
+		}
+		retire(t, reclaim, inode);
+	}
+}
+
+void inode_table_bury(void *memory, uint32_t slot)
+{
+	struct inode_table *t = memory;
+
+	owner_lock_bury(&t->free_lock, slot);
+	for (uint32_t i = 0; i < STRIPES; i++)
+		owner_lock_bury(&t->stripes[i], slot);
+}
+
+uint64_t inode_table_fds(const void *memory, int32_t *ret, uint64_t room)
+{
+	const struct inode_table *t = memory;
+	uint64_t count = 0;
+
+	for (uint32_t slot = ROOT_SLOT; slot < t->next_unused; slot++) {
+		const struct inode *inode = slot_at(t, slot);
+		bool holds = inode->generation & 1 || inode->retired_by || slot == ROOT_SLOT;
+
+		if (!holds || inode->lender || inode->fd < 0)
+			continue;
+		if (count < room)
+			ret[count] = inode->fd;
+		count++;
+	}
+	return count;
+}
+
+uint64_t inode_table_count(const void *memory)
+{
+	const struct inode_table *t = memory;
+
+	return t->in_use;
+}

@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* PRIVATE: C only */
+/*
+ * Requests that wait for a lock (SETLKW).
+ *
+ * They are tried again now and then instead of blocking a thread each: so they hold up nobody, any
+ * number may wait, INTERRUPT and the end of a ring reach them at once, and a worker that takes over
+ * from a dead one just tries anew. The price is some milliseconds between the unlock and the lock
+ * when the unlock happened on another queue or on the host.
+ */
+#ifndef VFSD_LOCK_WAIT_H
+#define VFSD_LOCK_WAIT_H
+
+#include "transport/csrc/types.h"
+
+struct request;
+struct worker;
+struct worker_ring;
+
+struct lock_waiters {
+	struct request *first; /* in order of arrival */
+	uint32_t count;
+	uint64_t retry_at_ns;
+	uint64_t pause_ns;
+};
+
+/* Let `r` wait. Return: OP_RESULT_PENDING, or -ENOLCK when too many wait already. */
+int lock_wait_begin(struct worker *w, struct request *r) must_check;
+
+/* An unlock happened here: try at the next turn. */
+void lock_wait_hurry(struct worker *w);
+
+/* Try those that wait, if it is time. Return: those that are done, linked by `next`, with their
+ * result. */
+struct request *lock_wait_retry(struct worker *w);
+
+/* Milliseconds until the next try, -1: nobody waits. */
+int lock_wait_timeout(const struct worker *w);
+
+/* End the wait of those of this ring with EINTR. Return: as lock_wait_retry. */
+struct request *lock_wait_cancel(struct worker *w, const struct worker_ring *ring);
+
+/* The guest has interrupted the request `unique`, wherever it waits. */
+void lock_wait_interrupt(struct worker *w, uint64_t unique);
+
+#endif

@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "worker/csrc/mount_facts.h"
+
+#include <linux/magic.h>
+#include <sys/vfs.h>
+
+#ifndef RAMFS_MAGIC
+#define RAMFS_MAGIC 0x858458f6
+#endif
+#define XFS_MAGIC 0x58465342
+#define ZFS_MAGIC 0x2fc12fc1
+#define BCACHEFS  0xca451a4e
+
+/* File systems whose close() does nothing that a FLUSH has to wait for. Everything else (NFS, CIFS,
+ * FUSE, Ceph, 9p, …) may write back, and fail, when a file is closed. */
+static const uint32_t local[] = {
+	EXT4_SUPER_MAGIC,     XFS_MAGIC,	 BTRFS_SUPER_MAGIC, F2FS_SUPER_MAGIC,
+	TMPFS_MAGIC,	      RAMFS_MAGIC,	 ZFS_MAGIC,	    BCACHEFS,
+	MSDOS_SUPER_MAGIC,    EXFAT_SUPER_MAGIC, ISOFS_SUPER_MAGIC, SQUASHFS_MAGIC,
+	EROFS_SUPER_MAGIC_V1,
+};
+
+static bool is_local(uint32_t type)
+{
+	for (unsigned int i = 0; i < sizeof(local) / sizeof(local[0]); i++)
+		if (local[i] == type)
+			return true;
+	return false;
+}
+
+const struct mount_fact *mount_fact_of(struct worker *w, const struct inode *inode)
+{
+	struct mount_fact *fact = &w->mounts[(inode->mnt_id >> 32 ^ inode->mnt_id) % MOUNT_FACTS];
+	struct statfs fs;
+	uint32_t type;
+
+	if (fact->mnt_id == inode->mnt_id)
+		return fact;
+	type = fstatfs(inode->fd, &fs) < 0 ? 0 : (uint32_t)fs.f_type;
+	*fact = (struct mount_fact){.mnt_id = inode->mnt_id,
+				    .needs_flush = !is_local(type),
+				    .in_memory = type == TMPFS_MAGIC || type == RAMFS_MAGIC};
+	return fact;
+}

@@ -1,0 +1,217 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One mutex guards the queue of requests, the list of completions and the ring of fds to close.
+ * The loop takes it twice per offloaded request, never otherwise: `completed_count` tells it
+ * without the lock whether there is anything to fetch. The eventfd is written when the list of
+ * completions stops being empty. Threads live as long as the process.
+ */
+#include "worker/csrc/offload.h"
+
+#include "worker/csrc/credentials.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+enum {
+	CLOSE_RING = 8192,
+	STACK_BYTES = 256 * 1024,
+};
+
+struct request_list {
+	struct request *first;
+	struct request **last;
+};
+
+struct offload {
+	uint32_t threads_max;
+	uint32_t threads;
+	uint32_t idle;
+	uint32_t outstanding;	  /* only the loop touches it */
+	uint32_t completed_count; /* atomic */
+	int event_fd;
+	pthread_mutex_t mutex;
+	pthread_cond_t work;
+	struct request_list queue;
+	struct request_list completed;
+	uint32_t close_first, close_count;
+	int32_t close[CLOSE_RING];
+};
+
+static void list_init(struct request_list *list)
+{
+	list->first = NULL;
+	list->last = &list->first;
+}
+
+static void list_append(struct request_list *list, struct request *r)
+{
+	r->next = NULL;
+	*list->last = r;
+	list->last = &r->next;
+}
+
+static struct request *list_take(struct request_list *list)
+{
+	struct request *r = list->first;
+
+	if (r) {
+		list->first = r->next;
+		if (!list->first)
+			list->last = &list->first;
+	}
+	return r;
+}
+
+struct offload *offload_create(uint32_t threads)
+{
+	struct offload *o = calloc(1, sizeof(*o));
+
+	if (!o)
+		return NULL;
+	o->threads_max = threads;
+	o->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (o->event_fd < 0) {
+		free(o);
+		return NULL;
+	}
+	pthread_mutex_init(&o->mutex, NULL);
+	pthread_cond_init(&o->work, NULL);
+	list_init(&o->queue);
+	list_init(&o->completed);
+	return o;
+}
+
+int offload_fd(const struct offload *o)
+{
+	return o->event_fd;
+}
+
+uint32_t offload_outstanding(const struct offload *o)
+{
+	return o->outstanding;
+}
+
+bool offload_has_completed(const struct offload *o)
+{
+	return __atomic_load_n(&o->completed_count, __ATOMIC_ACQUIRE);
+}
+
+/* With the mutex held; returns with it held. */
+static void run_request(struct offload *o, struct request *r)
+{
+	pthread_mutex_unlock(&o->mutex);
+	r->result = r->run(r);
+	pthread_mutex_lock(&o->mutex);
+	list_append(&o->completed, r);
+	if (!__atomic_fetch_add(&o->completed_count, 1, __ATOMIC_RELEASE))
+		(void)!write(o->event_fd, &(uint64_t){1}, sizeof(uint64_t));
+}
+
+static void run_close(struct offload *o)
+{
+	int fd = o->close[o->close_first];
+
+	o->close_first = (o->close_first + 1) % CLOSE_RING;
+	o->close_count--;
+	pthread_mutex_unlock(&o->mutex);
+	close(fd);
+	pthread_mutex_lock(&o->mutex);
+}
+
+static void *thread_main(void *arg)
+{
+	struct offload *o = arg;
+
+	credentials_thread_root();
+	pthread_mutex_lock(&o->mutex);
+	for (;;) {
+		struct request *r = list_take(&o->queue);
+
+		if (r) {
+			run_request(o, r);
+		} else if (o->close_count) {
+			run_close(o);
+		} else {
+			o->idle++;
+			pthread_cond_wait(&o->work, &o->mutex);
+			o->idle--;
+		}
+	}
+	return NULL;
+}
+
+/* Signals are the main thread's business. */
+static int start_thread(struct offload *o)
+{
+	sigset_t all, old;
+	pthread_attr_t attr;
+	pthread_t thread;
+	int err;
+
+	sigfillset(&all);
+	sigdelset(&all, SIGBUS); /* guest memory that vanished: see sigbus.c */
+	pthread_attr_init(&attr);
+	pthread_attr_setstacksize(&attr, STACK_BYTES);
+	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	err = pthread_create(&thread, &attr, thread_main, o);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	pthread_attr_destroy(&attr);
+	return err;
+}
+
+/* With the mutex held: somebody will look at the queues. Return: false if there is no thread. */
+static bool wake_thread(struct offload *o)
+{
+	if (o->idle)
+		pthread_cond_signal(&o->work);
+	else if (o->threads < o->threads_max && !start_thread(o))
+		o->threads++;
+	return o->threads;
+}
+
+int offload_submit(struct offload *o, struct request *r)
+{
+	pthread_mutex_lock(&o->mutex);
+	if (!wake_thread(o)) {
+		pthread_mutex_unlock(&o->mutex);
+		return r->run(r);
+	}
+	list_append(&o->queue, r);
+	pthread_mutex_unlock(&o->mutex);
+	o->outstanding++;
+	return OP_RESULT_PENDING;
+}
+
+void offload_close(struct offload *o, const int32_t *fds, uint32_t count)
+{
+	bool threads;
+
+	pthread_mutex_lock(&o->mutex);
+	threads = o->close_count + count <= CLOSE_RING && wake_thread(o);
+	for (uint32_t i = 0; threads && i < count; i++)
+		o->close[(o->close_first + o->close_count++) % CLOSE_RING] = fds[i];
+	pthread_mutex_unlock(&o->mutex);
+	for (uint32_t i = 0; !threads && i < count; i++)
+		close(fds[i]);
+}
+
+struct request *offload_completed(struct offload *o)
+{
+	struct request *first, *r;
+
+	if (!offload_has_completed(o))
+		return NULL;
+	(void)!read(o->event_fd, &(uint64_t){0}, sizeof(uint64_t));
+	pthread_mutex_lock(&o->mutex);
+	first = o->completed.first;
+	list_init(&o->completed);
+	__atomic_store_n(&o->completed_count, 0, __ATOMIC_RELEASE);
+	pthread_mutex_unlock(&o->mutex);
+	for (r = first; r; r = r->next)
+		o->outstanding--;
+	return first;
+}

@@ -1,0 +1,274 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * GETATTR, SETATTR, STATX, ACCESS, READLINK, STATFS.
+ *
+ * An inode's fd is O_PATH. What does not work on such an fd goes through its name below
+ * /proc/self/fd, which is a link to the very file, not to a path: nothing is resolved anew.
+ */
+#include "worker/csrc/entry.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <string.h>
+#include <sys/vfs.h>
+#include <time.h>
+#include <unistd.h>
+
+enum {
+	NS_PER_SEC = 1000 * 1000 * 1000,
+	MODE_BITS = 07777,
+};
+
+static int reply_attr(const struct worker *w, const struct inode *inode, struct request *r)
+{
+	struct fuse_attr_out *ret = REQUEST_REPLY(r, struct fuse_attr_out);
+	struct statx st;
+	int err = entry_stat_fd(inode->fd, &st);
+
+	if (err)
+		return err;
+	memset(ret, 0, sizeof(*ret));
+	entry_timeout(w->policy.attr_timeout_ns, &ret->attr_valid, &ret->attr_valid_nsec);
+	entry_attr(&st, &ret->attr);
+	return (int)sizeof(*ret);
+}
+
+/* An fh, if one comes along, is the same file: the inode's fd will do. */
+int op_getattr(struct worker *w, struct request *r)
+{
+	const struct inode *inode = inode_table_get(w->inodes, r->in.nodeid);
+
+	return inode ? reply_attr(w, inode, r) : -ESTALE;
+}
+
+/* ---- SETATTR ---- */
+
+/* Changing the owner drops suid, and sgid of group executables, whoever asks (the host's kernel
+ * does it), so the mode is set after it. */
+static int set_owner(const struct inode *inode, const struct fuse_setattr_in *in)
+{
+	uid_t uid = in->valid & FATTR_UID ? in->uid : (uid_t)-1;
+	gid_t gid = in->valid & FATTR_GID ? in->gid : (gid_t)-1;
+
+	if ((in->valid & FATTR_UID && uid == (uid_t)-1) ||
+	    (in->valid & FATTR_GID && gid == (gid_t)-1))
+		return -EINVAL;
+	return fchownat(inode->fd, "", uid, gid, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) < 0 ? -errno
+											  : 0;
+}
+
+static int set_mode(const struct worker *w, const struct inode *inode, uint32_t mode)
+{
+	char name[FD_NAME];
+
+	return fchmodat(w->proc_self_fd, entry_fd_name(inode->fd, name), mode & MODE_BITS, 0) < 0
+		       ? -errno
+		       : 0;
+}
+
+/* The working directory is /proc/self/fd (worker_create), so truncate(2) takes the fd's name: no
+ * open, no close. */
+static int set_size(struct worker *w, const struct inode *inode, const struct open_file *file,
+		    const struct fuse_setattr_in *in)
+{
+	/* Without CAP_FSETID the host's kernel drops suid and sgid. */
+	int err = credentials_fsetid(&w->credentials, !(in->valid & FATTR_KILL_SUIDGID));
+	char name[FD_NAME];
+
+	if (err)
+		return err;
+	if (in->size > INT64_MAX)
+		return -EFBIG;
+	if (file && file->flags & FILE_WRITABLE)
+		return ftruncate(file->fd, (off_t)in->size) < 0 ? -errno : 0;
+	if (S_ISDIR(inode->mode))
+		return -EISDIR;
+	if (!S_ISREG(inode->mode))
+		return -EINVAL;
+	return truncate(entry_fd_name(inode->fd, name), (off_t)in->size) < 0 ? -errno : 0;
+}
+
+/* *ret for utimensat. A nanosecond field of the guest must not become UTIME_NOW or UTIME_OMIT. */
+static int time_wanted(bool set, bool now, uint64_t sec, uint32_t nsec, struct timespec *ret)
+{
+	*ret = (struct timespec){.tv_nsec = set ? UTIME_NOW : UTIME_OMIT};
+	if (!set || now)
+		return 0;
+	if (nsec >= NS_PER_SEC)
+		return -EINVAL;
+	*ret = (struct timespec){.tv_sec = (time_t)sec, .tv_nsec = nsec};
+	return 0;
+}
+
+static int set_times(const struct inode *inode, const struct fuse_setattr_in *in)
+{
+	struct timespec times[2];
+	int err = time_wanted(in->valid & FATTR_ATIME, in->valid & FATTR_ATIME_NOW, in->atime,
+			      in->atimensec, &times[0]);
+
+	if (!err)
+		err = time_wanted(in->valid & FATTR_MTIME, in->valid & FATTR_MTIME_NOW, in->mtime,
+				  in->mtimensec, &times[1]);
+	if (err)
+		return err;
+	return utimensat(inode->fd, "", times, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) < 0 ? -errno
+											: 0;
+}
+
+static int set_attributes(struct worker *w, const struct inode *inode, const struct open_file *file,
+			  const struct fuse_setattr_in *in)
+{
+	uint32_t valid = in->valid;
+	int err = credentials_root(&w->credentials);
+
+	/* The guest's kernel has taken away from the mode what its caller may not set. */
+	if (!err && valid & (FATTR_MODE | FATTR_UID | FATTR_GID))
+		err = credentials_fsetid(&w->credentials, true);
+	if (!err && valid & (FATTR_UID | FATTR_GID))
+		err = set_owner(inode, in);
+	if (!err && valid & FATTR_MODE)
+		err = set_mode(w, inode, in->mode);
+	if (!err && valid & FATTR_SIZE)
+		err = set_size(w, inode, file, in);
+	if (!err && valid & (FATTR_ATIME | FATTR_MTIME))
+		err = set_times(inode, in);
+	return err; /* FATTR_CTIME: the host's kernel keeps ctime itself */
+}
+
+int op_setattr(struct worker *w, struct request *r)
+{
+	const struct fuse_setattr_in *in = REQUEST_ARG(r, struct fuse_setattr_in);
+	const struct inode *inode = inode_table_get(w->inodes, r->in.nodeid);
+	const struct open_file *file = NULL;
+	int err;
+
+	if (!inode)
+		return -ESTALE;
+	if (in->valid & FATTR_FH) {
+		file = file_table_get(w->files, in->fh, r->in.nodeid);
+		if (!file)
+			return -EBADF;
+	}
+	err = set_attributes(w, inode, file, in);
+	return err ? err : reply_attr(w, inode, r);
+}
+
+/* ---- STATX ---- */
+
+enum {
+	STATX_TOLD = STATX_BASIC_STATS | STATX_BTIME,
+};
+
+/* Attributes of the host's mount are not the guest's. */
+static const uint64_t attributes_hidden =
+	STATX_ATTR_AUTOMOUNT | STATX_ATTR_MOUNT_ROOT | STATX_ATTR_DAX;
+
+static struct fuse_sx_time statx_time(const struct statx_timestamp *time)
+{
+	return (struct fuse_sx_time){.tv_sec = time->tv_sec, .tv_nsec = time->tv_nsec};
+}
+
+static void fill_statx(const struct statx *st, struct fuse_statx *ret)
+{
+	*ret = (struct fuse_statx){
+		.mask = st->stx_mask & STATX_TOLD,
+		.blksize = st->stx_blksize,
+		.attributes = st->stx_attributes & ~attributes_hidden,
+		.nlink = st->stx_nlink,
+		.uid = st->stx_uid,
+		.gid = st->stx_gid,
+		.mode = st->stx_mode,
+		.ino = st->stx_ino,
+		.size = st->stx_size,
+		.blocks = st->stx_blocks,
+		.attributes_mask = st->stx_attributes_mask & ~attributes_hidden,
+		.atime = statx_time(&st->stx_atime),
+		.btime = statx_time(&st->stx_btime),
+		.ctime = statx_time(&st->stx_ctime),
+		.mtime = statx_time(&st->stx_mtime),
+		.rdev_major = st->stx_rdev_major,
+		.rdev_minor = st->stx_rdev_minor,
+		.dev_major = st->stx_dev_major,
+		.dev_minor = st->stx_dev_minor,
+	};
+}
+
+int op_statx(struct worker *w, struct request *r)
+{
+	const struct fuse_statx_in *in = REQUEST_ARG(r, struct fuse_statx_in);
+	const struct inode *inode = inode_table_get(w->inodes, r->in.nodeid);
+	struct fuse_statx_out *ret = REQUEST_REPLY(r, struct fuse_statx_out);
+	unsigned int mask = in->sx_mask & STATX_TOLD;
+	int flags = AT_EMPTY_PATH | AT_NO_AUTOMOUNT | ((int)in->sx_flags & AT_STATX_SYNC_TYPE);
+	struct statx st;
+
+	if (!inode)
+		return -ESTALE;
+	if (statx(inode->fd, "", flags, mask, &st) < 0)
+		return -errno;
+	memset(ret, 0, sizeof(*ret));
+	entry_timeout(w->policy.attr_timeout_ns, &ret->attr_valid, &ret->attr_valid_nsec);
+	fill_statx(&st, &ret->stat);
+	return (int)sizeof(*ret);
+}
+
+/* ---- ACCESS, READLINK, STATFS ---- */
+
+/* The host's kernel decides, with ACLs and all, for the requesting user. */
+int op_access(struct worker *w, struct request *r)
+{
+	const struct inode *inode = inode_table_get(w->inodes, r->in.nodeid);
+	uint32_t mask = REQUEST_ARG(r, struct fuse_access_in)->mask;
+	int flags = AT_EMPTY_PATH | AT_EACCESS | AT_SYMLINK_NOFOLLOW;
+	int err;
+
+	if (!inode)
+		return -ESTALE;
+	if (mask & ~(uint32_t)(R_OK | W_OK | X_OK))
+		return -EINVAL;
+	err = credentials_user(&w->credentials, r->in.uid, r->in.gid, r->groups, r->group_count);
+	if (err)
+		return err;
+	return faccessat(inode->fd, "", (int)mask, flags) < 0 ? -errno : 0;
+}
+
+int op_readlink(struct worker *w, struct request *r)
+{
+	const struct inode *inode = inode_table_get(w->inodes, r->in.nodeid);
+	ssize_t len;
+
+	if (!inode)
+		return -ESTALE;
+	if (!S_ISLNK(inode->mode))
+		return -EINVAL;
+	r->reply = w->large_reply;
+	len = readlinkat(inode->fd, "", (char *)r->reply, PATH_MAX);
+	if (len < 0)
+		return -errno;
+	return len == PATH_MAX ? -ENAMETOOLONG : (int)len;
+}
+
+int op_statfs(struct worker *w, struct request *r)
+{
+	const struct inode *inode = inode_table_get(w->inodes, r->in.nodeid);
+	struct fuse_statfs_out *ret = REQUEST_REPLY(r, struct fuse_statfs_out);
+	struct statfs fs;
+
+	if (!inode)
+		return -ESTALE;
+	if (fstatfs(inode->fd, &fs) < 0)
+		return -errno;
+	memset(ret, 0, sizeof(*ret));
+	ret->st = (struct fuse_kstatfs){
+		.blocks = fs.f_blocks,
+		.bfree = fs.f_bfree,
+		.bavail = fs.f_bavail,
+		.files = fs.f_files,
+		.ffree = fs.f_ffree,
+		.bsize = (uint32_t)fs.f_bsize,
+		.namelen = fs.f_namelen < NAME_MAX ? (uint32_t)fs.f_namelen : NAME_MAX,
+		.frsize = (uint32_t)(fs.f_frsize ? fs.f_frsize : fs.f_bsize),
+	};
+	return (int)sizeof(*ret);
+}

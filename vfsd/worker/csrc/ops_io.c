@@ -1,0 +1,369 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * READ, WRITE, FSYNC, FSYNCDIR, SYNCFS, LSEEK, FALLOCATE, COPY_FILE_RANGE.
+ *
+ * Data goes between the file and guest pages without a copy. What may wait for storage leaves the
+ * loop: a read that the page cache cannot answer (RWF_NOWAIT says so), direct and synchronous I/O,
+ * and everything that flushes or moves much.
+ *
+ * Appends. A WRITE of an O_APPEND file goes to the end as the host sees it at that moment
+ * (RWF_APPEND), so several writers, other virtual machines among them, do not overwrite each other.
+ * What the guest's page cache writes back has its place already. An append is the one WRITE that
+ * must not happen twice: the size before it is noted, and a worker that takes over looks whether
+ * the data is there.
+ */
+#include "worker/csrc/entry.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#ifndef RWF_APPEND
+#define RWF_APPEND 0x10
+#endif
+
+static struct open_file *regular_file(struct worker *w, uint64_t fh, uint64_t nodeid)
+{
+	struct open_file *file = file_table_get(w->files, fh, nodeid);
+
+	return file && !(file->flags & FILE_IS_DIR) ? file : NULL;
+}
+
+/* ---- READ ---- */
+
+/* Read on from where the loop stopped; the pieces are what is left of the request's. */
+static int run_read(struct request *r)
+{
+	uint64_t offset = REQUEST_ARG(r, struct fuse_read_in)->offset + r->done_bytes;
+	ssize_t got = preadv(r->fd, r->data_out, (int)r->data_out_count, (off_t)offset);
+
+	if (got < 0)
+		return r->done_bytes ? (int)r->done_bytes : -errno;
+	return (int)r->done_bytes + (int)got;
+}
+
+/*
+ * Read what is in the page cache. A short read is the end of the file or the end of what is cached:
+ * only the next read tells. Return: 1 if that is all there is (*ret_done bytes), 0 if the rest must
+ * wait, or -errno.
+ */
+static int read_cached(struct request *r, uint64_t offset)
+{
+	while (r->data_out_count) {
+		ssize_t got = preadv2(r->fd, r->data_out, (int)r->data_out_count, (off_t)offset,
+				      RWF_NOWAIT);
+
+		if (got < 0 && (errno == EAGAIN || errno == EOPNOTSUPP))
+			return errno == EAGAIN ? 0 : -EOPNOTSUPP;
+		if (got < 0)
+			return r->done_bytes ? 1 : -errno;
+		if (!got)
+			break;
+		r->done_bytes += (uint64_t)got;
+		offset += (uint64_t)got;
+		r->data_out_count = iovec_advance(&r->data_out, r->data_out_count, (uint64_t)got);
+	}
+	return 1;
+}
+
+int op_read(struct worker *w, struct request *r)
+{
+	const struct fuse_read_in *in = REQUEST_ARG(r, struct fuse_read_in);
+	struct open_file *file = regular_file(w, in->fh, r->in.nodeid);
+	int done;
+
+	if (!file)
+		return -EBADF;
+	r->data_out_count = iovec_truncate(r->data_out, r->data_out_count, in->size);
+	r->fd = file->fd;
+	r->file = file;
+	if (file->flags & FILE_IN_MEMORY)
+		return run_read(r);
+	if (file->flags & (FILE_NO_NOWAIT | FILE_DIRECT))
+		return request_offload(w, r, run_read);
+	done = read_cached(r, in->offset);
+	if (done == -EOPNOTSUPP)
+		__atomic_or_fetch(&file->flags, FILE_NO_NOWAIT, __ATOMIC_RELAXED);
+	else if (done)
+		return done < 0 ? done : (int)r->done_bytes;
+	return request_offload(w, r, run_read);
+}
+
+/* ---- WRITE ---- */
+
+static int write_reply(struct request *r, ssize_t written)
+{
+	if (written < 0)
+		return -errno;
+	*REQUEST_REPLY(r, struct fuse_write_out) =
+		(struct fuse_write_out){.size = (uint32_t)written};
+	return (int)sizeof(struct fuse_write_out);
+}
+
+static bool is_append(const struct fuse_write_in *in)
+{
+	return in->flags & O_APPEND && !(in->write_flags & FUSE_WRITE_CACHE);
+}
+
+static int do_write(struct request *r)
+{
+	const struct fuse_write_in *in = REQUEST_ARG(r, struct fuse_write_in);
+
+	return write_reply(r, pwritev2(r->fd, r->data_in, (int)r->data_in_count, (off_t)in->offset,
+				       is_append(in) ? RWF_APPEND : 0));
+}
+
+/* The pool's threads are root with every capability; a guest user's write takes set-id bits away.
+ */
+static int run_write(struct request *r)
+{
+	bool kill = REQUEST_ARG(r, struct fuse_write_in)->write_flags & FUSE_WRITE_KILL_SUIDGID;
+	int result;
+
+	if (kill)
+		credentials_thread_fsetid(false);
+	result = do_write(r);
+	if (kill)
+		credentials_thread_fsetid(true);
+	return result;
+}
+
+struct append_note {
+	uint64_t size; /* of the file before */
+};
+
+/* Is what the request carries at `offset` of the file? */
+static bool is_written(const struct request *r, uint64_t offset)
+{
+	uint8_t buffer[4096];
+
+	for (uint32_t i = 0; i < r->data_in_count; i++) {
+		const uint8_t *data = r->data_in[i].iov_base;
+		uint64_t left = r->data_in[i].iov_len;
+
+		while (left) {
+			size_t want = left < sizeof(buffer) ? left : sizeof(buffer);
+
+			if (pread(r->fd, buffer, want, (off_t)offset) != (ssize_t)want ||
+			    memcmp(buffer, data, want) != 0)
+				return false;
+			data += want;
+			offset += want;
+			left -= want;
+		}
+	}
+	return true;
+}
+
+/* Note the size before an append. Return: 1 if the append has happened, 0, or -errno. */
+static int append_happened(struct worker *w, struct request *r)
+{
+	const struct inode *inode = inode_table_get(w->inodes, r->in.nodeid);
+	struct append_note note;
+	struct stat st;
+	int fd, happened;
+
+	if (!intent_noted(r, &note, sizeof(note))) {
+		if (fstat(r->fd, &st) < 0)
+			return -errno;
+		note = (struct append_note){.size = (uint64_t)st.st_size};
+		intent_note(r, &note, sizeof(note));
+		return 0;
+	}
+	/* The guest may have opened it for writing only. */
+	fd = inode ? entry_reopen(w, inode, O_RDONLY) : -ESTALE;
+	if (fd < 0)
+		return fd;
+	r->fd = fd;
+	happened = is_written(r, note.size);
+	close(fd);
+	r->fd = r->file->fd;
+	return happened;
+}
+
+/* Set-id bits stay when guest root writes, and go when the guest says so. Who else writes has had
+ * them taken away by the guest's kernel: nothing to do. */
+static int prepare_write(struct worker *w, const struct request *r)
+{
+	const struct fuse_write_in *in = REQUEST_ARG(r, struct fuse_write_in);
+	int err = request_need_room(r, sizeof(struct fuse_write_out));
+
+	if (!err && in->write_flags & FUSE_WRITE_KILL_SUIDGID)
+		return credentials_fsetid(&w->credentials, false);
+	if (!err && r->in.uid == 0)
+		return credentials_fsetid(&w->credentials, true);
+	return err;
+}
+
+int op_write(struct worker *w, struct request *r)
+{
+	const struct fuse_write_in *in = REQUEST_ARG(r, struct fuse_write_in);
+	struct open_file *file = regular_file(w, in->fh, r->in.nodeid);
+	int err = prepare_write(w, r);
+
+	if (!file)
+		return -EBADF;
+	if (err)
+		return err;
+	if (in->size > r->data_in_len)
+		return -EINVAL;
+	r->data_in_count = iovec_truncate(r->data_in, r->data_in_count, in->size);
+	r->data_in_len = in->size;
+	r->fd = file->fd;
+	r->file = file;
+	if (is_append(in)) {
+		int happened = append_happened(w, r);
+
+		if (happened)
+			return happened < 0 ? happened : write_reply(r, in->size);
+	}
+	if (file->flags & (FILE_DIRECT | FILE_SYNC))
+		return request_offload(w, r, run_write);
+	return do_write(r);
+}
+
+/* ---- FSYNC, FSYNCDIR, SYNCFS ---- */
+
+static int run_fsync(struct request *r)
+{
+	bool data_only = REQUEST_ARG(r, struct fuse_fsync_in)->fsync_flags & FUSE_FSYNC_FDATASYNC;
+
+	return (data_only ? fdatasync(r->fd) : fsync(r->fd)) < 0 ? -errno : 0;
+}
+
+int op_fsync(struct worker *w, struct request *r)
+{
+	r->file = file_table_get(w->files, REQUEST_ARG(r, struct fuse_fsync_in)->fh, r->in.nodeid);
+	if (!r->file)
+		return -EBADF;
+	r->fd = r->file->fd;
+	return request_offload(w, r, run_fsync);
+}
+
+int op_fsyncdir(struct worker *w, struct request *r)
+{
+	return op_fsync(w, r);
+}
+
+static int run_syncfs(struct request *r)
+{
+	int err = syncfs(r->fd) < 0 ? -errno : 0;
+
+	close(r->fd);
+	return err;
+}
+
+int op_syncfs(struct worker *w, struct request *r)
+{
+	const struct inode *inode = inode_table_get(w->inodes, r->in.nodeid);
+	int err;
+
+	if (!inode)
+		return -ESTALE;
+	if (!S_ISDIR(inode->mode) && !S_ISREG(inode->mode))
+		return -EINVAL;
+	err = credentials_root(&w->credentials);
+	if (err)
+		return err;
+	r->fd = entry_reopen(w, inode, O_RDONLY);
+	return r->fd < 0 ? r->fd : request_offload(w, r, run_syncfs);
+}
+
+/* ---- LSEEK, FALLOCATE ---- */
+
+/* The fd's own position is nobody's: every READ and WRITE names its offset. */
+int op_lseek(struct worker *w, struct request *r)
+{
+	const struct fuse_lseek_in *in = REQUEST_ARG(r, struct fuse_lseek_in);
+	const struct open_file *file = regular_file(w, in->fh, r->in.nodeid);
+	off_t offset;
+
+	if (!file)
+		return -EBADF;
+	if (in->whence != SEEK_DATA && in->whence != SEEK_HOLE && in->whence != SEEK_END)
+		return -EINVAL;
+	offset = lseek(file->fd, (off_t)in->offset, (int)in->whence);
+	if (offset < 0)
+		return -errno;
+	*REQUEST_REPLY(r, struct fuse_lseek_out) =
+		(struct fuse_lseek_out){.offset = (uint64_t)offset};
+	return (int)sizeof(struct fuse_lseek_out);
+}
+
+static int run_fallocate(struct request *r)
+{
+	const struct fuse_fallocate_in *in = REQUEST_ARG(r, struct fuse_fallocate_in);
+
+	return fallocate(r->fd, (int)in->mode, (off_t)in->offset, (off_t)in->length) < 0 ? -errno
+											 : 0;
+}
+
+int op_fallocate(struct worker *w, struct request *r)
+{
+	r->file = regular_file(w, REQUEST_ARG(r, struct fuse_fallocate_in)->fh, r->in.nodeid);
+	if (!r->file)
+		return -EBADF;
+	r->fd = r->file->fd;
+	return request_offload(w, r, run_fallocate);
+}
+
+/* ---- COPY_FILE_RANGE ---- */
+
+enum {
+	COPY_MAX = 1 << 30, /* at a time: the older reply has 32 bits; who wants more asks again */
+};
+
+static ssize_t copy_range(const struct request *r)
+{
+	const struct fuse_copy_file_range_in *in = REQUEST_ARG(r, struct fuse_copy_file_range_in);
+	size_t len = in->len < COPY_MAX ? (size_t)in->len : COPY_MAX;
+	off_t from = (off_t)in->off_in, to = (off_t)in->off_out;
+
+	return copy_file_range(r->fd, &from, r->fd2, &to, len, 0);
+}
+
+static int run_copy(struct request *r)
+{
+	return write_reply(r, copy_range(r));
+}
+
+static int run_copy_64(struct request *r)
+{
+	ssize_t copied = copy_range(r);
+
+	if (copied < 0)
+		return -errno;
+	*REQUEST_REPLY(r, struct fuse_copy_file_range_out) =
+		(struct fuse_copy_file_range_out){.bytes_copied = (uint64_t)copied};
+	return (int)sizeof(struct fuse_copy_file_range_out);
+}
+
+static int copy(struct worker *w, struct request *r, int (*run)(struct request *))
+{
+	const struct fuse_copy_file_range_in *in = REQUEST_ARG(r, struct fuse_copy_file_range_in);
+	struct open_file *from = regular_file(w, in->fh_in, r->in.nodeid);
+	struct open_file *to = regular_file(w, in->fh_out, in->nodeid_out);
+
+	if (!from || !to)
+		return -EBADF;
+	if (in->flags)
+		return -EINVAL;
+	r->file = from;
+	r->file2 = to;
+	r->fd = from->fd;
+	r->fd2 = to->fd;
+	return request_offload(w, r, run);
+}
+
+int op_copy_file_range(struct worker *w, struct request *r)
+{
+	return copy(w, r, run_copy);
+}
+
+int op_copy_file_range_64(struct worker *w, struct request *r)
+{
+	return copy(w, r, run_copy_64);
+}

@@ -1,0 +1,145 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* LOOKUP, FORGET, BATCH_FORGET. */
+#include "worker/csrc/entry.h"
+
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+enum {
+	ROOT_NODEID = 1,
+	DEPTH_MAX = 4096, /* directories between a file and the root */
+};
+
+static bool same_key(struct inode_key a, struct inode_key b)
+{
+	return a.ino == b.ino && a.mnt_id == b.mnt_id;
+}
+
+/*
+ * Is this directory the root or below it? Somebody on the host may have moved it out of the share
+ * while the guest knew it, and with sandbox=none nothing else stops its "..".
+ * Return: 0; -ESTALE if it is not; -errno.
+ */
+static int check_below(int dir_fd, struct inode_key root)
+{
+	struct inode_key here, below = {0};
+	struct statx st;
+	int fd = dir_fd, err = 0;
+
+	for (int depth = 0; depth < DEPTH_MAX; depth++) {
+		int up;
+
+		err = entry_stat_fd(fd, &st);
+		if (err)
+			break;
+		here = entry_key(&st);
+		if (same_key(here, root))
+			break;
+		err = -ESTALE;
+		if (same_key(here, below)) /* the root of everything is its own parent */
+			break;
+		below = here;
+		up = entry_open_path(fd, "..");
+		if (fd != dir_fd)
+			close(fd);
+		if (up < 0)
+			return up;
+		fd = up;
+	}
+	if (fd != dir_fd)
+		close(fd);
+	return err;
+}
+
+/* ".." of a directory: a guest that exports the share by NFS asks for it. */
+static int lookup_parent(struct worker *w, const struct inode *dir, struct fuse_entry_out *ret)
+{
+	const struct inode *root = inode_table_get(w->inodes, ROOT_NODEID);
+	struct inode_key root_key, key;
+	struct statx st;
+	int fd, err;
+
+	if (dir == root)
+		return entry_again(w, root, ret);
+	if (!S_ISDIR(dir->mode))
+		return -ENOTDIR;
+	err = entry_stat_fd(w->root_fd, &st);
+	if (err)
+		return err;
+	root_key = entry_key(&st);
+	fd = entry_open_path(dir->fd, "..");
+	if (fd < 0)
+		return fd;
+	err = check_below(fd, root_key);
+	if (!err)
+		err = entry_stat_fd(fd, &st);
+	key = entry_key(&st);
+	if (!err && !same_key(key, root_key))
+		return entry_from_path_fd(w, NULL, fd, ret);
+	close(fd);
+	return err ? err : entry_again(w, root, ret);
+}
+
+static int lookup(struct worker *w, const struct inode *parent, const char *name,
+		  struct fuse_entry_out *ret)
+{
+	int err;
+
+	if (!strcmp(name, "."))
+		return entry_again(w, parent, ret);
+	if (!strcmp(name, ".."))
+		return lookup_parent(w, parent, ret);
+	err = request_check_name(name);
+	return err ? err : entry_lookup(w, parent, name, ret);
+}
+
+/* nodeid 0: "there is no such name, and you may rely on it for so long". */
+static void negative_entry(const struct worker *w, struct fuse_entry_out *ret)
+{
+	memset(ret, 0, sizeof(*ret));
+	entry_timeout(w->policy.negative_timeout_ns, &ret->entry_valid, &ret->entry_valid_nsec);
+}
+
+int op_lookup(struct worker *w, struct request *r)
+{
+	const struct inode *parent = inode_table_get(w->inodes, r->in.nodeid);
+	struct fuse_entry_out *ret = REQUEST_REPLY(r, struct fuse_entry_out);
+	int err = request_need_room(r, sizeof(*ret));
+
+	if (!parent)
+		return -ESTALE;
+	if (strnlen(r->payload, r->payload_len) == r->payload_len)
+		return -EINVAL; /* not terminated */
+	if (!err)
+		err = credentials_root(&w->credentials);
+	if (!err)
+		err = lookup(w, parent, r->payload, ret);
+	if (err == -ENOENT && r->payload[0] && w->policy.negative_timeout_ns) {
+		negative_entry(w, ret);
+		err = 0;
+	}
+	return err ? err : (int)sizeof(*ret);
+}
+
+int op_forget(struct worker *w, struct request *r)
+{
+	inode_table_forget(w->inodes, &w->reclaim, r->in.nodeid,
+			   REQUEST_ARG(r, struct fuse_forget_in)->nlookup);
+	return OP_RESULT_NO_REPLY;
+}
+
+/* fuse_batch_forget_in, then `count` fuse_forget_one. */
+int op_batch_forget(struct worker *w, struct request *r)
+{
+	uint32_t count = REQUEST_ARG(r, struct fuse_batch_forget_in)->count;
+	struct fuse_forget_one one;
+
+	if (count > r->payload_len / sizeof(one))
+		return OP_RESULT_NO_REPLY; /* malformed: a lookup leaked is better than one lost */
+	for (uint32_t i = 0; i < count; i++) {
+		memcpy(&one, r->payload + i * sizeof(one), sizeof(one));
+		inode_table_forget(w->inodes, &w->reclaim, one.nodeid, one.nlookup);
+	}
+	return OP_RESULT_NO_REPLY;
+}

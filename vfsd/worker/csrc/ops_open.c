@@ -1,0 +1,371 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * OPEN, CREATE, TMPFILE, OPENDIR; RELEASE, RELEASEDIR, FLUSH.
+ *
+ * The guest's flags are translated by an allow list: O_CREAT, O_PATH, O_TMPFILE and whatever comes
+ * in future never reach open(2). O_APPEND is not passed on either: each WRITE says whether it
+ * appends (ops_io.c), so one open file serves both the guest's page cache and its appends.
+ *
+ * CREATE learns who the new file is from the fd it was created with, and the inode borrows that fd
+ * instead of opening the file once more; RELEASE pays it back (inode_table_repay). The order in
+ * CREATE is: the file's slot is published, then the inode refers to it; so an inode never borrows
+ * from a slot that a dead worker did not finish.
+ *
+ * RELEASE is answered before the close, which may take long. What the guest may rely on at once
+ * is done at once: locks are given up.
+ */
+#include "worker/csrc/entry.h"
+#include "worker/csrc/mount_facts.h"
+#include "worker/csrc/ops_lock.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+/* ---- flags ---- */
+
+enum {
+	FLAGS_PASSED = O_ACCMODE | O_TRUNC | O_SYNC | O_DSYNC,
+};
+
+static bool has_writeback(const struct worker *w)
+{
+	return w->session->flags & FUSE_WRITEBACK_CACHE;
+}
+
+/* Flags for open(2) from the guest's. Return: those, or -errno. */
+static int host_flags(const struct worker *w, uint32_t guest)
+{
+	int flags = (int)guest & FLAGS_PASSED;
+
+	if ((flags & O_ACCMODE) == O_ACCMODE)
+		return -EINVAL;
+	if (w->policy.readonly && ((flags & O_ACCMODE) != O_RDONLY || flags & O_TRUNC))
+		return -EROFS;
+	/* The guest's page cache reads what surrounds a small write. */
+	if (has_writeback(w) && (flags & O_ACCMODE) == O_WRONLY)
+		flags = (flags & ~O_ACCMODE) | O_RDWR;
+	if (w->policy.allow_direct_io)
+		flags |= (int)guest & O_DIRECT;
+	if (w->policy.preserve_noatime)
+		flags |= (int)guest & O_NOATIME;
+	return flags;
+}
+
+static uint32_t file_flags(struct worker *w, const struct inode *inode, int flags)
+{
+	uint32_t ret = 0;
+
+	if ((flags & O_ACCMODE) != O_RDONLY)
+		ret |= FILE_WRITABLE;
+	if (flags & O_DIRECT)
+		ret |= FILE_DIRECT;
+	if (flags & (O_SYNC | O_DSYNC))
+		ret |= FILE_SYNC;
+	if (!mount_fact_of(w, inode)->needs_flush)
+		ret |= FILE_NO_FLUSH;
+	if (mount_fact_of(w, inode)->in_memory)
+		ret |= FILE_IN_MEMORY;
+	return ret;
+}
+
+/* ---- OPEN, OPENDIR ---- */
+
+static void fill_open(uint64_t fh, uint32_t open_flags, struct fuse_open_out *ret)
+{
+	*ret = (struct fuse_open_out){.fh = fh, .open_flags = open_flags};
+}
+
+static int open_regular(struct worker *w, const struct inode *inode, int flags)
+{
+	if (S_ISDIR(inode->mode))
+		return -EISDIR;
+	if (S_ISLNK(inode->mode))
+		return -ELOOP;
+	/* Devices and FIFOs are the guest's own affair: their host twins are never opened. */
+	return S_ISREG(inode->mode) ? entry_reopen(w, inode, flags) : -ENXIO;
+}
+
+/* As root: the guest's kernel has checked who may open it. */
+static int prepare_open(struct worker *w, const struct request *r, int flags, bool kill_suidgid)
+{
+	int err = request_need_room(r, sizeof(struct fuse_open_out));
+
+	if (!err)
+		err = credentials_root(&w->credentials);
+	if (!err && flags & O_TRUNC)
+		err = credentials_fsetid(&w->credentials, !kill_suidgid);
+	return err;
+}
+
+int op_open(struct worker *w, struct request *r)
+{
+	const struct fuse_open_in *in = REQUEST_ARG(r, struct fuse_open_in);
+	const struct inode *inode = inode_table_get(w->inodes, r->in.nodeid);
+	int flags = host_flags(w, in->flags);
+	struct open_file *file;
+	uint64_t fh;
+	int fd, err;
+
+	if (!inode)
+		return -ESTALE;
+	if (flags < 0)
+		return flags;
+	err = prepare_open(w, r, flags, in->open_flags & FUSE_OPEN_KILL_SUIDGID);
+	if (err)
+		return err;
+	file = file_table_reserve(w->files, w->slot);
+	if (!file)
+		return -ENFILE;
+	fd = open_regular(w, inode, flags);
+	if (fd < 0) {
+		file_table_abandon(w->files, w->slot, file);
+		return fd;
+	}
+	fh = file_table_publish(w->files, file, r->in.nodeid, fd, file_flags(w, inode, flags));
+	fill_open(fh, w->policy.file_open_flags, REQUEST_REPLY(r, struct fuse_open_out));
+	return (int)sizeof(struct fuse_open_out);
+}
+
+int op_opendir(struct worker *w, struct request *r)
+{
+	const struct inode *inode = inode_table_get(w->inodes, r->in.nodeid);
+	struct open_file *file;
+	uint64_t fh;
+	int fd, err;
+
+	if (!inode)
+		return -ESTALE;
+	if (!S_ISDIR(inode->mode))
+		return -ENOTDIR;
+	err = prepare_open(w, r, 0, false);
+	if (err)
+		return err;
+	file = file_table_reserve(w->files, w->slot);
+	if (!file)
+		return -ENFILE;
+	fd = openat(inode->fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0) {
+		err = errno == EMFILE ? -ENFILE : -errno;
+		file_table_abandon(w->files, w->slot, file);
+		return err;
+	}
+	fh = file_table_publish(w->files, file, r->in.nodeid, fd, FILE_IS_DIR);
+	fill_open(fh, w->policy.dir_open_flags, REQUEST_REPLY(r, struct fuse_open_out));
+	return (int)sizeof(struct fuse_open_out);
+}
+
+/* ---- CREATE, TMPFILE ---- */
+
+struct create_reply {
+	struct fuse_entry_out entry;
+	struct fuse_open_out open;
+};
+
+static int prepare_create(struct worker *w, const struct request *r)
+{
+	const struct fuse_create_in *in = REQUEST_ARG(r, struct fuse_create_in);
+	int err = request_need_room(r, sizeof(struct create_reply));
+
+	if (!err)
+		err = entry_as_requester(w, r, in->umask);
+	return err ? err : entry_keep_sgid(w, in->mode);
+}
+
+/*
+ * `fd` is open and nobody's yet: make it an open file and an inode. `lends`: the inode may borrow
+ * it. Return: bytes of the reply, or -errno; fd and file are taken care of.
+ */
+static int reply_create(struct worker *w, struct request *r, const struct inode *parent,
+			struct open_file *file, int fd, int flags)
+{
+	struct create_reply *ret = REQUEST_REPLY(r, struct create_reply);
+	uint64_t fh = file_table_publish(w->files, file, 0, fd, FILE_LENDS);
+	int err = entry_from_fd(w, parent, fd, open_file_slot(w->files, file), &ret->entry);
+	const struct inode *inode;
+
+	if (err) {
+		file_table_release(w->files, &w->reclaim, file, true);
+		return err;
+	}
+	inode = inode_table_get(w->inodes, ret->entry.nodeid);
+	if (inode)
+		file->flags |= file_flags(w, inode, flags);
+	__atomic_store_n(&file->nodeid, ret->entry.nodeid, __ATOMIC_RELEASE);
+	fill_open(fh, w->policy.file_open_flags, &ret->open);
+	return (int)sizeof(*ret);
+}
+
+/* The name was there already, which the guest did not know. */
+static int open_existing(struct worker *w, struct request *r, const struct inode *parent,
+			 struct open_file *file, int flags)
+{
+	const struct fuse_create_in *in = REQUEST_ARG(r, struct fuse_create_in);
+	struct create_reply *ret = REQUEST_REPLY(r, struct create_reply);
+	const struct inode *inode;
+	uint64_t fh;
+	int fd, err;
+
+	err = prepare_open(w, r, flags, in->open_flags & FUSE_OPEN_KILL_SUIDGID);
+	if (!err)
+		err = entry_lookup(w, parent, r->name, &ret->entry);
+	if (err)
+		return err;
+	inode = inode_table_get(w->inodes, ret->entry.nodeid);
+	fd = inode ? open_regular(w, inode, flags) : -ESTALE;
+	/* The attributes are from before it was opened, and perhaps truncated. */
+	err = fd < 0 ? fd : entry_refresh(inode, &ret->entry);
+	if (err) {
+		if (fd >= 0)
+			close(fd);
+		inode_table_forget(w->inodes, &w->reclaim, ret->entry.nodeid, 1);
+		return err;
+	}
+	fh = file_table_publish(w->files, file, ret->entry.nodeid, fd, file_flags(w, inode, flags));
+	fill_open(fh, w->policy.file_open_flags, &ret->open);
+	return (int)sizeof(*ret);
+}
+
+/* O_EXCL first, whatever the guest says: a file that exists is opened as root, a new one is created
+ * as the requesting user. */
+static int create(struct worker *w, struct request *r, const struct inode *parent,
+		  struct open_file *file, int flags)
+{
+	const struct fuse_create_in *in = REQUEST_ARG(r, struct fuse_create_in);
+	int fd = openat(parent->fd, r->name,
+			flags | O_CREAT | O_EXCL | O_NOFOLLOW | O_NOCTTY | O_CLOEXEC,
+			in->mode & 07777);
+	int err;
+
+	if (fd >= 0)
+		return reply_create(w, r, parent, file, fd, flags);
+	err = errno == EMFILE ? -ENFILE : -errno;
+	/* When the worker died while it created it, "it exists" says that it did. */
+	if (err == -EEXIST && (!(in->flags & O_EXCL) || r->replayed))
+		err = open_existing(w, r, parent, file, flags);
+	if (err < 0)
+		file_table_abandon(w->files, w->slot, file);
+	return err;
+}
+
+static int create_tmpfile(struct worker *w, struct request *r, const struct inode *parent,
+			  struct open_file *file, int flags)
+{
+	const struct fuse_create_in *in = REQUEST_ARG(r, struct fuse_create_in);
+	int fd;
+
+	if ((flags & O_ACCMODE) == O_RDONLY)
+		flags |= O_RDWR; /* open(2) wants it */
+	flags = (flags & ~O_TRUNC) | (in->flags & O_EXCL);
+	fd = openat(parent->fd, ".", flags | O_TMPFILE | O_CLOEXEC, in->mode & 07777);
+	if (fd >= 0)
+		return reply_create(w, r, parent, file, fd, flags);
+	file_table_abandon(w->files, w->slot, file);
+	/* EISDIR: a kernel, ENOSYS: a file system without it. ENOSYS would end it for good. */
+	return errno == EISDIR || errno == ENOSYS ? -EOPNOTSUPP
+	       : errno == EMFILE		  ? -ENFILE
+						  : -errno;
+}
+
+static int create_op(struct worker *w, struct request *r,
+		     int (*make)(struct worker *w, struct request *r, const struct inode *parent,
+				 struct open_file *file, int flags))
+{
+	const struct inode *parent = inode_table_get(w->inodes, r->in.nodeid);
+	int flags = host_flags(w, REQUEST_ARG(r, struct fuse_create_in)->flags);
+	struct open_file *file;
+	int err;
+
+	if (!parent)
+		return -ESTALE;
+	if (flags < 0)
+		return flags;
+	err = prepare_create(w, r);
+	if (err)
+		return err;
+	file = file_table_reserve(w->files, w->slot);
+	return file ? make(w, r, parent, file, flags) : -ENFILE;
+}
+
+int op_create(struct worker *w, struct request *r)
+{
+	return create_op(w, r, create);
+}
+
+int op_tmpfile(struct worker *w, struct request *r)
+{
+	return create_op(w, r, create_tmpfile);
+}
+
+/* ---- RELEASE ---- */
+
+/* Return: true if the fd is to be closed; false if the inode keeps it. */
+static bool repay(struct worker *w, const struct open_file *file)
+{
+	const struct inode *inode = inode_table_get(w->inodes, file->nodeid);
+	uint32_t slot = open_file_slot(w->files, file);
+	char name[FD_NAME];
+	int path_fd;
+
+	if (!inode || __atomic_load_n(&inode->lender, __ATOMIC_ACQUIRE) != slot)
+		return true;
+	path_fd = openat(w->proc_self_fd, entry_fd_name(file->fd, name), O_PATH | O_CLOEXEC);
+	if (inode_table_repay(w->inodes, w->slot, file->nodeid, slot, path_fd))
+		return path_fd >= 0;
+	if (path_fd >= 0) /* it was forgotten just now */
+		close(path_fd);
+	return true;
+}
+
+int op_release(struct worker *w, struct request *r)
+{
+	const struct fuse_release_in *in = REQUEST_ARG(r, struct fuse_release_in);
+	struct open_file *file = file_table_get(w->files, in->fh, r->in.nodeid);
+	bool close_fd = true;
+
+	if (!file || file->flags & FILE_LOCK_OWNER)
+		return 0;
+	if (file->flags & FILE_FLOCKED) {
+		flock(file->fd, LOCK_UN);
+		lock_wait_hurry(w);
+	}
+	if (file->flags & FILE_LENDS)
+		close_fd = repay(w, file);
+	file_table_release(w->files, &w->reclaim, file, close_fd);
+	return 0;
+}
+
+int op_releasedir(struct worker *w, struct request *r)
+{
+	return op_release(w, r);
+}
+
+/* ---- FLUSH ---- */
+
+static int run_flush(struct request *r)
+{
+	int fd = fcntl(r->fd, F_DUPFD_CLOEXEC, 3);
+
+	/* Without an fd to spare, what close() would have told is told by FSYNC or never. */
+	if (fd < 0)
+		return errno == EMFILE ? 0 : -errno;
+	return close(fd) < 0 ? -errno : 0;
+}
+
+int op_flush(struct worker *w, struct request *r)
+{
+	const struct fuse_flush_in *in = REQUEST_ARG(r, struct fuse_flush_in);
+	struct open_file *file = file_table_get(w->files, in->fh, r->in.nodeid);
+
+	if (!file)
+		return -EBADF;
+	if (w->policy.posix_lock)
+		ops_lock_drop_owner(w, r->in.nodeid, in->lock_owner);
+	if (file->flags & (FILE_NO_FLUSH | FILE_IS_DIR) || !(file->flags & FILE_WRITABLE))
+		return 0;
+	r->fd = file->fd;
+	r->file = file;
+	return request_offload(w, r, run_flush);
+}

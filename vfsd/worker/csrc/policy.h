@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the operator's options mean for the ops, resolved by Python (worker/init.py) once.
+ * Whether the guest takes part is in struct fuse_session.
+ */
+#ifndef VFSD_POLICY_H
+#define VFSD_POLICY_H
+
+#include "transport/csrc/types.h"
+
+struct fs_policy {
+	uint64_t entry_timeout_ns;    /* how long the guest may trust a name */
+	uint64_t attr_timeout_ns;     /* … an attribute */
+	uint64_t negative_timeout_ns; /* … that a name does not exist; 0: not told */
+	uint32_t file_open_flags;     /* FOPEN_* in every reply to OPEN and CREATE */
+	uint32_t dir_open_flags;      /* … to OPENDIR */
+	bool readonly;
+	bool xattr;	/* off: ENOSYS, the guest stops asking */
+	bool posix_acl; /* off: the ACL attributes are hidden */
+	bool flock;	/* locks of the guest are taken on the host */
+	bool posix_lock;
+	bool allow_direct_io; /* off: O_DIRECT is dropped */
+	bool announce_submounts;
+	bool preserve_noatime; /* off: O_NOATIME is dropped */
+};
+
+#endif

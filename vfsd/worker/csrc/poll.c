@@ -1,0 +1,223 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * THEORY
+ *
+ * A request that finds its worker asleep costs a kick (the guest leaves to the VMM), a wake-up and
+ * a context switch: tens of microseconds. One that finds it polling costs a cache miss. But a
+ * polling worker takes a CPU that the VM may need more. So a worker polls only while that pays:
+ *
+ * - It keeps a running mean of how long its rings stay empty (idle_gap_ns). Only where that is
+ *   below GAP_WORTH_NS does it poll at all, for at most BUDGET_NS.
+ * - Polling that found nothing doubles the time until the next try (up to PAUSE_MAX_NS); polling
+ *   that found something resets it. So an idle VM costs nothing after a few misses.
+ * - Two readings of the clock that are further apart than PREEMPTED_NS mean that the scheduler gave
+ *   the CPU to somebody else, who was waiting for it: no polling for PREEMPTED_PAUSE_NS.
+ * - With one CPU the guest cannot run while we poll: never.
+ *
+ * `--poll-us N` replaces all of it by a fixed budget; 0 never polls.
+ *
+ * Sleeping: ask every ring for kicks, look once more (vring_enable_kicks has the barrier), then
+ * poll(2) on kicks, the thread pool, and Python's control fd.
+ */
+#include "worker/csrc/poll.h"
+
+#include "worker/csrc/owner_lock.h"
+#include "worker/csrc/ring.h"
+
+#include <poll.h>
+#include <sched.h>
+#include <time.h>
+#include <unistd.h>
+
+enum {
+	BUDGET_NS = 50 * 1000,
+	GAP_WORTH_NS = 150 * 1000,
+	GAP_CAP_NS = 1000 * 1000,
+	PAUSE_MIN_NS = 1000 * 1000,
+	PAUSE_MAX_NS = 256 * 1000 * 1000,
+	PREEMPTED_NS = 20 * 1000,
+	PREEMPTED_PAUSE_NS = 20 * 1000 * 1000,
+	LOOKS_PER_CLOCK = 16, /* looks at the rings between two readings of the clock */
+	UNKICKED_MS = 1,      /* a ring without a kick eventfd is looked at this often */
+	RECLAIM_MS = 10,      /* retired fds wait for another worker's quiescent point */
+};
+
+uint64_t clock_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+void poll_init(struct worker *w, int32_t poll_us)
+{
+	cpu_set_t cpus;
+
+	w->poll_us = poll_us;
+	if (poll_us == POLL_AUTO && !sched_getaffinity(0, sizeof(cpus), &cpus) &&
+	    CPU_COUNT(&cpus) < 2)
+		w->poll_us = 0;
+	w->idle_gap_ns = GAP_CAP_NS;
+	w->poll_pause_ns = PAUSE_MIN_NS;
+}
+
+static bool anything(const struct worker *w)
+{
+	const struct worker_ring *ring;
+
+	for_each_ring (w, ring)
+		if (ring->runs && ring_has_work(ring))
+			return true;
+	return offload_has_completed(w->offload) ||
+	       device_state_generation(w->device) != w->adopted->generation;
+}
+
+static uint64_t budget(const struct worker *w)
+{
+	if (w->poll_us != POLL_AUTO)
+		return (uint64_t)w->poll_us * 1000;
+	if (w->idle_gap_ns > GAP_WORTH_NS || w->now_ns < w->no_spin_until_ns)
+		return 0;
+	return BUDGET_NS;
+}
+
+static void missed(struct worker *w, uint64_t now)
+{
+	w->no_spin_until_ns = now + w->poll_pause_ns;
+	if (w->poll_pause_ns < PAUSE_MAX_NS)
+		w->poll_pause_ns *= 2;
+}
+
+/* Poll for the budget. Return: true if there is work. */
+static bool spin(struct worker *w)
+{
+	uint64_t start = w->now_ns, last = start, now = start, limit = budget(w);
+
+	if (!limit)
+		return false;
+	for (;;) {
+		for (int i = 0; i < LOOKS_PER_CLOCK; i++) {
+			if (anything(w)) {
+				w->poll_pause_ns = PAUSE_MIN_NS;
+				return true;
+			}
+			cpu_relax();
+		}
+		now = clock_ns();
+		if (w->poll_us == POLL_AUTO && now - last > PREEMPTED_NS) {
+			w->no_spin_until_ns = now + PREEMPTED_PAUSE_NS;
+			break;
+		}
+		last = now;
+		if (now - start >= limit) {
+			missed(w, now);
+			break;
+		}
+	}
+	w->row->spins_ns += now - start;
+	return false;
+}
+
+struct poll_set {
+	struct pollfd fds[DEVICE_VRINGS_MAX + 2];
+	struct worker_ring *rings[DEVICE_VRINGS_MAX + 2];
+	nfds_t count;
+	int timeout; /* ms */
+};
+
+static void add_fd(struct poll_set *set, int fd, struct worker_ring *ring)
+{
+	set->rings[set->count] = ring;
+	set->fds[set->count++] = (struct pollfd){.fd = fd, .events = POLLIN};
+}
+
+/* Ask for kicks. Return: false if a ring got work meanwhile. */
+static bool arm(struct worker *w, struct poll_set *set)
+{
+	struct worker_ring *ring;
+	bool quiet = true;
+
+	set->count = 0;
+	set->timeout = lock_wait_timeout(w);
+	if (w->reclaim.count && (set->timeout < 0 || set->timeout > RECLAIM_MS))
+		set->timeout = RECLAIM_MS;
+	add_fd(set, w->control_fd, NULL);
+	add_fd(set, offload_fd(w->offload), NULL);
+	for_each_ring (w, ring) {
+		if (!ring->runs)
+			continue;
+		if (ring->device.kick_fd >= 0)
+			add_fd(set, ring->device.kick_fd, ring);
+		else if (set->timeout)
+			set->timeout = UNKICKED_MS;
+		if (vring_enable_kicks(&ring->vring) || ring_has_work(ring))
+			quiet = false;
+	}
+	return quiet;
+}
+
+static void disarm(struct worker *w)
+{
+	struct worker_ring *ring;
+
+	for_each_ring (w, ring)
+		if (ring->runs)
+			vring_disable_kicks(&ring->vring);
+}
+
+/* Empty the eventfds of those who kicked. */
+static void take_kicks(struct worker *w, const struct poll_set *set)
+{
+	uint64_t value;
+
+	for (nfds_t i = 0; i < set->count; i++) {
+		if (!set->rings[i] || !set->fds[i].revents)
+			continue;
+		w->table->vrings[set->rings[i]->vring.index].kicks++;
+		if (read(set->fds[i].fd, &value, sizeof(value)) < 0 &&
+		    set->fds[i].revents & (POLLERR | POLLHUP | POLLNVAL))
+			set->rings[i]->device.kick_fd = -1; /* no eventfd: look now and then */
+	}
+}
+
+static void sleep_until_kicked(struct worker *w)
+{
+	struct poll_set set;
+
+	if (arm(w, &set) && !offload_has_completed(w->offload) &&
+	    device_state_generation(w->device) == w->adopted->generation) {
+		reclaim_offline(&w->reclaim);
+		w->row->sleeps++;
+		if (poll(set.fds, set.count, set.timeout) > 0) {
+			take_kicks(w, &set);
+			w->control_ready = set.fds[0].revents;
+		}
+		reclaim_quiescent(&w->reclaim);
+	}
+	disarm(w);
+}
+
+static void note_gap(struct worker *w, uint64_t gap)
+{
+	if (gap > GAP_CAP_NS)
+		gap = GAP_CAP_NS;
+	w->idle_gap_ns += (gap >> 3) - (w->idle_gap_ns >> 3);
+}
+
+void poll_wait(struct worker *w)
+{
+	uint64_t idle_since = w->now_ns = clock_ns();
+
+	if (!spin(w))
+		sleep_until_kicked(w);
+	w->now_ns = clock_ns();
+	note_gap(w, w->now_ns - idle_since);
+}
+
+bool poll_control(struct worker *w)
+{
+	struct pollfd control = {.fd = w->control_fd, .events = POLLIN};
+
+	return poll(&control, 1, 0) > 0;
+}

@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "worker/csrc/reclaim.h"
+
+#include "worker/csrc/owner_lock.h"
+
+#include <time.h>
+#include <unistd.h>
+
+enum {
+	/* A full list waits this long for the others before it closes all the same. Only a guest
+	 * that floods RELEASE and FORGET while it blocks another queue gets here, and all it can
+	 * confuse is its own open files. */
+	FULL_WAIT_TURNS = 2000,
+	FULL_WAIT_NS = 50 * 1000,
+};
+
+void reclaim_init(struct reclaim *r, struct worker_table *workers, uint32_t slot)
+{
+	r->workers = workers;
+	r->slot = slot;
+	r->first = r->count = r->close_count = 0;
+}
+
+static uint64_t *own_epoch(struct reclaim *r)
+{
+	return &r->workers->rows[r->slot].epoch;
+}
+
+void reclaim_quiescent(struct reclaim *r)
+{
+	uint64_t *global = &r->workers->epoch;
+	uint64_t now = __atomic_load_n(global, __ATOMIC_ACQUIRE);
+
+	/* Something of ours waits for an epoch that nobody else may ever begin. */
+	if (r->count && r->retired[(r->first + r->count - 1) % RECLAIM_MAX].epoch >= now)
+		now = __atomic_add_fetch(global, 1, __ATOMIC_ACQ_REL);
+	if (*own_epoch(r) != now)
+		__atomic_exchange_n(own_epoch(r), now, __ATOMIC_SEQ_CST);
+	else
+		__atomic_thread_fence(__ATOMIC_SEQ_CST);
+}
+
+void reclaim_offline(struct reclaim *r)
+{
+	__atomic_store_n(own_epoch(r), 0, __ATOMIC_RELEASE);
+}
+
+/* The oldest epoch a worker may still read in; `self` tells whether we count. */
+static uint64_t oldest_epoch(const struct reclaim *r, bool self)
+{
+	uint64_t oldest = UINT64_MAX;
+
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	for (uint32_t i = 0; i < r->workers->slots && i < WORKER_SLOTS_MAX; i++) {
+		uint64_t epoch = __atomic_load_n(&r->workers->rows[i].epoch, __ATOMIC_ACQUIRE);
+
+		if ((self || i != r->slot) && epoch && epoch < oldest)
+			oldest = epoch;
+	}
+	return oldest;
+}
+
+static bool may_go(const struct retired *thing, uint64_t oldest)
+{
+	return thing->epoch < oldest &&
+	       (!thing->pinned_by || !__atomic_load_n(thing->pinned_by, __ATOMIC_ACQUIRE));
+}
+
+static void free_first(struct reclaim *r, int32_t *ret_fd)
+{
+	struct retired thing = r->retired[r->first];
+
+	r->first = (r->first + 1) % RECLAIM_MAX;
+	r->count--;
+	*ret_fd = thing.fd;
+	if (thing.free_slot)
+		thing.free_slot(thing.table, r->slot, thing.slot);
+}
+
+uint32_t reclaim_collect(struct reclaim *r)
+{
+	uint64_t oldest;
+
+	if (!r->count)
+		return r->close_count;
+	oldest = oldest_epoch(r, true);
+	/* In order: one that is pinned by a long request holds the later ones up, which is bounded
+	 * by the request's length and keeps the list a ring. */
+	while (r->count && r->close_count < RECLAIM_CLOSE_BATCH &&
+	       may_go(&r->retired[r->first], oldest)) {
+		int32_t fd;
+
+		free_first(r, &fd);
+		if (fd >= 0)
+			r->close[r->close_count++] = fd;
+	}
+	return r->close_count;
+}
+
+/* Room at any price: wait for the others (not for ourselves, we are called from an op that holds
+ * no other pointer), then close here. */
+static void make_room(struct reclaim *r)
+{
+	for (uint32_t turn = 0; turn < FULL_WAIT_TURNS; turn++) {
+		if (may_go(&r->retired[r->first], oldest_epoch(r, false)))
+			break;
+		__atomic_add_fetch(&r->workers->epoch, 1, __ATOMIC_ACQ_REL);
+		nanosleep(&(struct timespec){.tv_nsec = FULL_WAIT_NS}, NULL);
+	}
+	for (uint32_t i = 0; i < RECLAIM_CLOSE_BATCH; i++) {
+		int32_t fd;
+
+		free_first(r, &fd);
+		if (fd >= 0)
+			close(fd);
+	}
+}
+
+void reclaim_retire(struct reclaim *r, struct retired thing)
+{
+	if (r->count == RECLAIM_MAX)
+		make_room(r);
+	thing.epoch = __atomic_load_n(&r->workers->epoch, __ATOMIC_ACQUIRE);
+	r->retired[(r->first + r->count) % RECLAIM_MAX] = thing;
+	r->count++;
+}

@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* PRIVATE: C only */
+/*
+ * When may an fd be closed, or a table slot used again, that another worker may just be reading?
+ *
+ * After every worker has been through a quiescent point: between two batches it holds no pointer
+ * into a table and no fd number from one. The worker table has an epoch; a worker at its quiescent
+ * point copies it into its row, a worker that goes to sleep writes 0. What is retired in epoch e
+ * may be reclaimed when every row is 0 or greater than e. So nothing on the request path counts
+ * references, and a guest that releases a file on one queue while it reads it on another gets
+ * the old file or EBADF, never somebody else's descriptor.
+ *
+ * The pool writes 0 into the row of a dead worker. What that worker had retired and not reclaimed
+ * is found by the pool's sweep: fds in no table.
+ */
+#ifndef VFSD_RECLAIM_H
+#define VFSD_RECLAIM_H
+
+#include "transport/csrc/types.h"
+#include "worker/csrc/worker_table.h"
+
+enum {
+	RECLAIM_MAX = 4096, /* retired things that wait at one worker */
+	RECLAIM_CLOSE_BATCH = 64,
+};
+
+/* Something that waits: an fd to close, then a slot to free. */
+struct retired {
+	uint64_t epoch;
+	int32_t fd; /* -1: none */
+	uint32_t slot;
+	uint64_t *pinned_by; /* not before *pinned_by is 0; NULL: never pinned */
+	void (*free_slot)(void *table, uint32_t worker, uint32_t slot); /* NULL: no slot */
+	void *table;
+};
+
+struct reclaim {
+	struct worker_table *workers;
+	uint32_t slot; /* of this worker */
+	uint32_t first;
+	uint32_t count;
+	uint32_t close_count;
+	int32_t close[RECLAIM_CLOSE_BATCH]; /* ready to be closed, off the request path */
+	struct retired retired[RECLAIM_MAX];
+};
+
+void reclaim_init(struct reclaim *r, struct worker_table *workers, uint32_t slot);
+/* This worker holds nothing: between batches. */
+void reclaim_quiescent(struct reclaim *r);
+/* It holds nothing and will not until reclaim_quiescent: before sleeping. */
+void reclaim_offline(struct reclaim *r);
+void reclaim_retire(struct reclaim *r, struct retired thing);
+/* Free what may be freed; fds go to r->close until that is full. Return: fds in r->close. */
+uint32_t reclaim_collect(struct reclaim *r);
+
+#endif

@@ -1,0 +1,549 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * THEORY
+ *
+ * Actors. One worker process serves some rings. Its main thread runs this loop; a few threads run
+ * requests that block (offload.c); Python runs between two calls of serve(). Nobody else pushes to
+ * these rings.
+ *
+ * One turn: for each ring take up to BATCH chains, serve each in place, push it, publish the used
+ * index once and call the driver once; then push what the threads completed; close what may be
+ * closed; if there was nothing, wait (poll.c). hiprio comes first in every turn.
+ *
+ * A request object is taken from a free list, filled from its chain, and returned to the list when
+ * its reply is pushed. One that leaves the loop keeps its object; with none left the rings wait.
+ *
+ * Death. From pop to publish a head is marked in flight (vring.c). The worker that takes over
+ * (attach) runs every in-flight head again, unless the head's intent (intent.h) knows the result;
+ * it also tells the op when it may have happened already (request.replayed). A request that was in
+ * flight at two deaths is answered with EIO.
+ *
+ * Quiescence (reclaim.h). Between two turns this worker holds no pointer into a shared table; off
+ * the loop (Python, poll(2)) it is offline. Requests with the threads pin their open files.
+ */
+#include "worker/csrc/serve.h"
+
+#include "worker/csrc/poll.h"
+#include "worker/csrc/ring.h"
+#include "worker/csrc/sigbus.h"
+#include "worker/csrc/worker.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+enum {
+	BATCH = 64,
+	BATCH_NS = 50 * 1000,	  /* publish earlier when requests are slow */
+	CONTROL_NS = 1000 * 1000, /* look at control_fd this often while busy */
+};
+
+#define op_NULL_HANDLER			    NULL /* cold ops have no home in C */
+#define HANDLER(NAME, handler, size, flags) [FUSE_##NAME] = op_##handler,
+
+static op_fn *const handlers[FUSE_OPCODE_MAX] = {VFSD_FUSE_OPS(HANDLER)};
+
+/* ---- request objects ---- */
+
+static struct request *take_request(struct worker *w)
+{
+	struct request *r = w->free_requests;
+
+	if (r)
+		w->free_requests = r->next;
+	return r;
+}
+
+static void give_request(struct worker *w, struct request *r)
+{
+	r->ring = NULL;
+	r->next = w->free_requests;
+	w->free_requests = r;
+}
+
+/* ---- one request ---- */
+
+static uint32_t latency_bucket(uint64_t ns)
+{
+	uint64_t units = ns >> 8;
+	uint32_t bucket = units ? 64 - (uint32_t)__builtin_clzll(units) : 0;
+
+	return bucket < LATENCY_BUCKETS ? bucket : LATENCY_BUCKETS - 1;
+}
+
+static void count_op(struct worker *w, const struct request *r, int result)
+{
+	uint32_t opcode = r->in.opcode < FUSE_OPCODE_MAX ? r->in.opcode : 0;
+	struct op_counter *counter = &w->row->ops[opcode];
+	uint32_t flags = fuse_op(opcode)->flags;
+	uint64_t now = clock_ns();
+	uint64_t ns = now - r->start_ns;
+
+	w->now_ns = now;
+	counter->count++;
+	counter->ns += ns;
+	counter->latency[latency_bucket(ns)]++;
+	if (result < 0 && result != OP_RESULT_NO_REPLY)
+		counter->errors++;
+	else if (flags & OP_DATA_OUT)
+		counter->bytes += (uint64_t)result;
+	else if (flags & OP_DATA_IN)
+		counter->bytes += r->data_in_len;
+}
+
+/* The request is over: reply, push, forget. Its ring may have been stopped meanwhile. */
+static void finish(struct worker *w, struct request *r, int result)
+{
+	struct worker_ring *ring = r->ring;
+	uint32_t len = 0;
+
+	if (!r->abandoned && r->ring_start == ring->device.start) {
+		if (result != OP_RESULT_NO_REPLY)
+			len = request_reply(r, result);
+		vring_push(&ring->vring, r->chain.head, len);
+		count_op(w, r, result);
+	}
+	give_request(w, r);
+}
+
+static void finish_offloaded(struct worker *w, struct request *r)
+{
+	if (r->file)
+		file_unpin(w->files, w->pins, w->slot, r->file);
+	if (r->file2)
+		file_unpin(w->files, w->pins, w->slot, r->file2);
+	r->ring->outstanding--;
+	r->offloaded = false;
+	finish(w, r, r->result);
+}
+
+static int run_op(struct worker *w, struct request *r)
+{
+	const struct fuse_op *op = fuse_op(r->in.opcode);
+	bool once = op->flags & OP_ONCE;
+	int result;
+
+	if (!handlers[r->in.opcode])
+		return -ENOSYS;
+	if (!w->session->ready)
+		return op->flags & OP_NO_REPLY ? OP_RESULT_NO_REPLY : -EIO;
+	if (w->policy.readonly && op->flags & OP_MUTATES)
+		return -EROFS;
+	if (once)
+		intent_begin(r);
+	result = handlers[r->in.opcode](w, r);
+	if (once && result != OP_RESULT_NO_REPLY && result != OP_RESULT_PENDING)
+		intent_done(r, result);
+	return result;
+}
+
+/* INIT and DESTROY wait for Python with a private copy of their argument. */
+static void park_cold(struct worker *w, struct request *r)
+{
+	uint32_t arg = fuse_op(r->in.opcode)->arg_size;
+
+	memcpy(w->cold_arg, r->arg, arg);
+	memcpy(w->cold_arg + arg, r->payload, r->payload_len);
+	w->cold_len = arg + r->payload_len;
+	w->cold = r;
+}
+
+/* An error found before the op: FORGET and friends must not get a reply even then. */
+static int parse_error(const struct request *r, int err)
+{
+	return fuse_op(r->in.opcode)->flags & OP_NO_REPLY ? OP_RESULT_NO_REPLY : err;
+}
+
+static void serve_request(struct worker *w, struct request *r)
+{
+	int result = request_parse(w, r);
+
+	r->start_ns = w->now_ns;
+	r->offloaded = false;
+	r->intent = &r->ring->intents[r->chain.head];
+	if (result < 0) {
+		finish(w, r, parse_error(r, result));
+		return;
+	}
+	if (r->from_dead && intent_settles(r, &result)) {
+		finish(w, r, result);
+		return;
+	}
+	if (fuse_op(r->in.opcode)->flags & OP_COLD) {
+		park_cold(w, r);
+		return;
+	}
+	result = run_op(w, r);
+	if (result != OP_RESULT_PENDING) {
+		finish(w, r, result);
+		return;
+	}
+	r->offloaded = true;
+	r->ring->outstanding++;
+	w->row->offloaded++;
+}
+
+/* ---- rings ---- */
+
+static void break_ring(struct worker *w, struct worker_ring *ring)
+{
+	ring_break(ring, ring->vring.reason);
+	w->any_broken = true;
+}
+
+/* Serve up to BATCH chains. Return: how many. */
+static uint32_t serve_ring(struct worker *w, struct worker_ring *ring)
+{
+	struct vring_counter *counter = &w->table->vrings[ring->vring.index];
+	uint64_t deadline = w->now_ns + BATCH_NS;
+	uint32_t served = 0;
+
+	while (served < BATCH && !w->cold && w->now_ns < deadline && ring_has_work(ring)) {
+		struct request *r = take_request(w);
+		int got;
+
+		if (!r)
+			break;
+		got = ring_next(w, ring, r);
+		if (got == 1) {
+			served++;
+			serve_request(w, r);
+			continue;
+		}
+		give_request(w, r);
+		if (got != CHAIN_BAD) {
+			if (got == VRING_BROKEN)
+				break_ring(w, ring);
+			break;
+		}
+		served++;
+		counter->bad_chains++;
+		vring_push(&ring->vring, r->chain.head, 0);
+	}
+	counter->requests += served;
+	if (ring->vring.pending || ring->vring.call_due)
+		ring_publish(w, ring);
+	return served;
+}
+
+static uint32_t serve_rings(struct worker *w)
+{
+	struct worker_ring *ring;
+	uint32_t served = 0;
+
+	w->now_ns = clock_ns();
+	for_each_ring (w, ring)
+		if (ring->runs && !w->cold)
+			served += serve_ring(w, ring);
+	return served;
+}
+
+/* Requests off the loop name guest memory: what is retired stays mapped until they are back. */
+static void reap_memory(struct worker *w)
+{
+	if (!offload_outstanding(w->offload) && !w->lock_waiters.count)
+		guest_memory_reap(&w->memory);
+}
+
+/* Push these, which were off the loop. Return: how many. */
+static uint32_t finish_all(struct worker *w, struct request *r)
+{
+	struct worker_ring *ring;
+	uint32_t count = 0;
+
+	if (!r)
+		return 0;
+	while (r) {
+		struct request *next = r->next;
+
+		finish_offloaded(w, r);
+		count++;
+		r = next;
+	}
+	for_each_ring (w, ring)
+		if (ring->runs && ring->vring.pending)
+			ring_publish(w, ring);
+	reap_memory(w);
+	return count;
+}
+
+/* Push what came back. Return: how many. */
+static uint32_t serve_completions(struct worker *w)
+{
+	return finish_all(w, offload_completed(w->offload)) + finish_all(w, lock_wait_retry(w));
+}
+
+static void close_retired(struct worker *w)
+{
+	if (!reclaim_collect(&w->reclaim))
+		return;
+	offload_close(w->offload, w->reclaim.close, w->reclaim.close_count);
+	w->reclaim.close_count = 0;
+}
+
+/* ---- the loop ---- */
+
+static int32_t find_broken(const struct worker *w)
+{
+	const struct worker_ring *ring;
+
+	for_each_ring (w, ring)
+		if (ring->broken_unreported)
+			return (int32_t)ring->vring.index;
+	return -1;
+}
+
+static bool control_wanted(struct worker *w)
+{
+	if (w->control_ready || device_state_generation(w->device) != w->adopted->generation)
+		return true;
+	if (w->now_ns - w->control_at_ns < CONTROL_NS)
+		return false;
+	w->control_at_ns = w->now_ns;
+	return poll_control(w);
+}
+
+static int reason_to_return(struct worker *w)
+{
+	if (w->cold)
+		return SERVE_COLD;
+	if (w->any_broken && find_broken(w) >= 0)
+		return SERVE_BROKEN;
+	return control_wanted(w) ? SERVE_CONTROL : 0;
+}
+
+int serve(struct worker *w)
+{
+	int reason;
+
+	reclaim_quiescent(&w->reclaim);
+	w->control_at_ns = 0;
+	for (;;) {
+		uint32_t done = serve_rings(w) + serve_completions(w);
+
+		reason = reason_to_return(w);
+		if (reason)
+			break;
+		reclaim_quiescent(&w->reclaim);
+		close_retired(w);
+		if (!done)
+			poll_wait(w);
+	}
+	w->control_ready = false;
+	reclaim_offline(&w->reclaim);
+	return reason;
+}
+
+/* ---- what Python calls between two serve() ---- */
+
+static bool allocate(struct worker *w)
+{
+	w->adopted = calloc(1, sizeof(*w->adopted));
+	w->next_state = calloc(1, sizeof(*w->next_state));
+	w->requests = calloc(REQUESTS_MAX, sizeof(*w->requests));
+	w->payload = malloc(REQUEST_PAYLOAD_MAX + 1);
+	w->large_reply = malloc(REQUEST_LARGE_REPLY);
+	w->cold_arg = malloc(REQUEST_ARG_MAX + REQUEST_PAYLOAD_MAX);
+	for (uint32_t i = 0; i < DIR_CACHES; i++) {
+		w->dir_caches[i].buffer = malloc(DIR_BUFFER);
+		if (!w->dir_caches[i].buffer)
+			return false;
+	}
+	return w->adopted && w->next_state && w->requests && w->payload && w->large_reply &&
+	       w->cold_arg;
+}
+
+struct worker *worker_create(const struct worker_config *config)
+{
+	struct worker *w = calloc(1, sizeof(*w));
+
+	if (!w || !allocate(w))
+		return NULL;
+	w->slot = config->slot;
+	w->root_fd = config->root_fd;
+	w->proc_self_fd = config->proc_self_fd;
+	w->control_fd = config->control_fd;
+	w->policy = config->policy;
+	w->device = config->device;
+	w->table = config->workers;
+	w->row = &w->table->rows[w->slot];
+	w->session = &w->table->session;
+	w->inodes = config->inodes;
+	w->files = config->files;
+	w->records = config->records;
+	w->offload = offload_create(config->threads);
+	w->pins = file_pins_create(w->files);
+	if (!w->offload || !w->pins)
+		return NULL;
+	for (uint32_t i = 0; i < REQUESTS_MAX; i++)
+		give_request(w, &w->requests[i]);
+	credentials_init(&w->credentials);
+	poll_init(w, config->poll_us);
+	/* xattr calls name files as "N" below it: see ops_xattr.c. */
+	(void)!fchdir(w->proc_self_fd);
+	sigbus_guard(&w->memory);
+	reclaim_init(&w->reclaim, w->table, w->slot);
+	inode_table_adopt_retired(w->inodes, &w->reclaim);
+	file_table_adopt_retired(w->files, &w->reclaim);
+	return w;
+}
+
+/* The requests of a ring that is to stop get their time to end. What is still with a thread then
+ * is answered here; its thread ends into nothing. */
+static void drain(struct worker *w, struct worker_ring *ring, uint64_t deadline_ns)
+{
+	while (ring->replay_next < ring->replay_count && ring->runs && !w->cold)
+		serve_ring(w, ring);
+	finish_all(w, lock_wait_cancel(w, ring));
+	while (ring->outstanding) {
+		struct pollfd completed = {.fd = offload_fd(w->offload), .events = POLLIN};
+		uint64_t now = clock_ns();
+
+		if (now >= deadline_ns)
+			break;
+		poll(&completed, 1, (int)((deadline_ns - now) / 1000000) + 1);
+		serve_completions(w);
+	}
+	for (uint32_t i = 0; ring->outstanding && i < REQUESTS_MAX; i++) {
+		struct request *r = &w->requests[i];
+
+		if (r->ring != ring || !r->offloaded || r->abandoned)
+			continue;
+		r->abandoned = true;
+		if (r->ring_start == ring->device.start) /* else it broke, and started anew */
+			vring_push(&ring->vring, r->chain.head, request_reply(r, -EIO));
+	}
+	if (ring->vring.pending)
+		ring_publish(w, ring);
+}
+
+static void drop_cold(struct worker *w, const struct worker_ring *ring)
+{
+	if (!w->cold || w->cold->ring != ring)
+		return;
+	give_request(w, w->cold);
+	w->cold = NULL;
+}
+
+static void stop_rings(struct worker *w, const struct device_state *next, uint32_t drain_ms)
+{
+	uint64_t deadline = clock_ns() + (uint64_t)drain_ms * 1000000;
+
+	for (uint32_t i = 0; i < DEVICE_VRINGS_MAX; i++) {
+		if (!ring_must_stop(w, i, next))
+			continue;
+		drain(w, w->rings[i], deadline);
+		drop_cold(w, w->rings[i]);
+		ring_stop(w, w->rings[i]);
+	}
+}
+
+int64_t worker_adopt(struct worker *w, uint32_t drain_ms)
+{
+	struct device_state *next = w->next_state;
+	int err = device_state_read(w->device, next);
+
+	if (err)
+		return err;
+	if (next->layout != DEVICE_STATE_LAYOUT || next->region_count > DEVICE_REGIONS_MAX)
+		return -EINVAL;
+	reclaim_quiescent(&w->reclaim);
+	stop_rings(w, next, drain_ms);
+	memcpy(w->adopted, next, sizeof(*next));
+	err = guest_memory_update(&w->memory, next->regions, next->region_count);
+	for (uint32_t i = 0; i < DEVICE_VRINGS_MAX; i++)
+		ring_adopt(w, i);
+	reap_memory(w);
+	reclaim_offline(&w->reclaim);
+	return err ? err : (int64_t)next->generation;
+}
+
+static const struct worker_ring *ring_at(const struct worker *w, uint32_t index)
+{
+	return index < DEVICE_VRINGS_MAX ? w->rings[index] : NULL;
+}
+
+int32_t worker_ring_base(const struct worker *w, uint32_t index)
+{
+	const struct worker_ring *ring = ring_at(w, index);
+
+	return ring && ring->vring.size ? ring->vring.last_avail : -EINVAL;
+}
+
+const char *worker_ring_error(const struct worker *w, uint32_t index)
+{
+	const struct worker_ring *ring = ring_at(w, index);
+
+	return ring ? ring->error : NULL;
+}
+
+int32_t worker_broken_ring(struct worker *w)
+{
+	int32_t index = find_broken(w);
+
+	if (index >= 0)
+		w->rings[index]->broken_unreported = false;
+	w->any_broken = find_broken(w) >= 0;
+	return index;
+}
+
+uint32_t worker_cold_request(struct worker *w, const uint8_t **ret_arg, uint32_t *ret_len)
+{
+	if (!w->cold)
+		return 0;
+	*ret_arg = w->cold_arg;
+	*ret_len = w->cold_len;
+	return w->cold->in.opcode;
+}
+
+void worker_cold_reply(struct worker *w, int32_t error, const uint8_t *reply, uint32_t len)
+{
+	struct request *r = w->cold;
+	struct worker_ring *ring;
+
+	if (!r)
+		return;
+	w->cold = NULL;
+	ring = r->ring;
+	if (len > sizeof(r->small))
+		error = -EIO;
+	else if (len)
+		memcpy(r->small, reply, len);
+	finish(w, r, error ? error : (int)len);
+	ring_publish(w, ring);
+}
+
+void worker_session_end(struct worker *w)
+{
+	__atomic_store_n(&w->session->ready, 0, __ATOMIC_RELEASE);
+	reclaim_quiescent(&w->reclaim);
+	/* First the files: an fd that an inode borrows is its file's to close. */
+	file_table_reset(w->files, &w->reclaim);
+	inode_table_reset(w->inodes, &w->reclaim);
+	for (uint32_t i = 0; i < DIR_CACHES; i++)
+		w->dir_caches[i].fh = 0;
+	for (uint32_t i = 0; i < INTERRUPTS_MAX; i++)
+		__atomic_store_n(&w->table->interrupts[i], 0, __ATOMIC_RELAXED);
+	reclaim_offline(&w->reclaim);
+}
+
+void worker_session_begin(struct worker *w, uint32_t minor, uint64_t flags, uint32_t max_write)
+{
+	worker_session_end(w);
+	w->session->minor = minor;
+	w->session->flags = flags;
+	w->session->max_write = max_write;
+	w->session->number++;
+	__atomic_store_n(&w->session->ready, 1, __ATOMIC_RELEASE);
+}
+
+bool worker_idle_work(struct worker *w)
+{
+	reclaim_quiescent(&w->reclaim);
+	close_retired(w);
+	reclaim_offline(&w->reclaim);
+	return !w->reclaim.count;
+}

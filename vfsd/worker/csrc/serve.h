@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The worker's loop as Python sees it: create, then serve() again and again, acting on the reason
+ * it returns with. Everything hangs off one struct worker; nothing here logs, exits or calls
+ * Python. The theory is at the top of serve.c.
+ */
+#ifndef VFSD_SERVE_H
+#define VFSD_SERVE_H
+
+#include "transport/csrc/types.h"
+#include "transport/csrc/device_state.h"
+#include "worker/csrc/policy.h"
+#include "worker/csrc/worker_table.h"
+
+enum serve_reason {
+	SERVE_CONTROL = 1, /* control_fd is readable, or the device state has a new generation */
+	SERVE_COLD = 2,	   /* an op for Python: worker_cold_*; serve() then goes on */
+	SERVE_BROKEN = 3,  /* a ring broke: worker_broken_* */
+};
+
+enum {
+	POLL_AUTO = -1,
+};
+
+struct worker_config {
+	uint32_t slot;	      /* row in the worker table */
+	int32_t root_fd;      /* O_PATH, the shared directory */
+	int32_t proc_self_fd; /* /proc/self/fd of this very process, O_PATH */
+	int32_t control_fd;   /* readable: Python has something to do; edge-triggered is fine */
+	int32_t poll_us;  /* how long to poll idle rings: POLL_AUTO, or microseconds (0: never) */
+	uint32_t threads; /* upper bound of the pool for requests that block; 0: they run inline */
+	/* The shared segments, mapped; see tables.h and shared structs for the sizes. */
+	struct device_state *device;
+	struct worker_table *workers;
+	void *inodes;
+	void *files;
+	void *records;
+	struct fs_policy policy;
+};
+
+struct worker;
+
+/* Return: NULL when out of memory or without an eventfd. There is no destroy: a worker is a
+ * process. */
+struct worker *worker_create(const struct worker_config *config);
+
+/* Serve until there is a reason to return (enum serve_reason). */
+int serve(struct worker *w);
+
+/*
+ * Take the device state over: map and unmap memory, start and stop rings, adopt changed eventfds.
+ * A stopped ring is drained first, for at most `drain_ms`; what is left gets EIO.
+ * Return: the generation now in force (even), or -errno: -EAGAIN (the supervisor is writing: try
+ * again), or what guest_memory_update says (no memory is mapped then and no ring runs).
+ */
+int64_t worker_adopt(struct worker *w, uint32_t drain_ms);
+
+/* Ring `index` after an adopt: the next avail index (what GET_VRING_BASE answers), or -EINVAL
+ * (not a ring of this worker, or never started). */
+int32_t worker_ring_base(const struct worker *w, uint32_t index);
+/* Why ring `index` does not run although it should (addresses outside memory, …); NULL: it is fine.
+ */
+const char *worker_ring_error(const struct worker *w, uint32_t index);
+
+/* After SERVE_BROKEN: the ring's index, or -1 when there is none (left). It stays stopped until it
+ * is started anew. The reason is worker_ring_error's. err_fd has been written. */
+int32_t worker_broken_ring(struct worker *w);
+
+/* After SERVE_COLD: the op waiting (FUSE_INIT, FUSE_DESTROY) with its argument bytes (a private
+ * copy, valid until the reply). Return: the opcode, or 0 when there is none. */
+uint32_t worker_cold_request(struct worker *w, const uint8_t **ret_arg, uint32_t *ret_len);
+/* Answer it: error is 0 or a negative errno. */
+void worker_cold_reply(struct worker *w, int32_t error, const uint8_t *reply, uint32_t len);
+
+/* A new session (INIT): everything the old one had open is closed, the tables hold only the root.
+ */
+void worker_session_begin(struct worker *w, uint32_t minor, uint64_t flags, uint32_t max_write);
+/* DESTROY. */
+void worker_session_end(struct worker *w);
+
+/* Return true once every fd this worker has retired is closed; for tests and idle moments. */
+bool worker_idle_work(struct worker *w);
+
+#endif

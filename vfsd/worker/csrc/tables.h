@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The shared tables as Python sees them: their sizes, and what the pool does after a death.
+ */
+#ifndef VFSD_TABLES_H
+#define VFSD_TABLES_H
+
+#include "transport/csrc/types.h"
+
+/* Bytes of each shared segment; memfds of these sizes are sparse. */
+uint64_t inode_table_bytes(uint32_t capacity);
+uint64_t file_table_bytes(uint32_t capacity);
+/* In-flight records and intent records of every possible ring. */
+uint64_t ring_records_bytes(void);
+
+/* Lay the tables out in zeroed memory of those sizes, once, before the first worker. `root_fd` is
+ * the shared directory (O_PATH). Return: 0 or -errno (fstat of the root). */
+int inode_table_init(void *memory, uint32_t capacity, int root_fd) must_check;
+void file_table_init(void *memory, uint32_t capacity);
+
+/* Release what a dead worker held: its locks. The pool calls it before it fills the slot again. */
+void inode_table_bury(void *memory, uint32_t slot);
+void file_table_bury(void *memory, uint32_t slot);
+
+/* Write every fd the tables hold into ret (room for `room`). Return: how many there are, which may
+ * be more than room. Racy by nature: a sweep asks twice (see pool.py). */
+uint64_t inode_table_fds(const void *memory, int32_t *ret, uint64_t room);
+uint64_t file_table_fds(const void *memory, int32_t *ret, uint64_t room);
+
+/* Inodes and open files in use. */
+uint64_t inode_table_count(const void *memory);
+uint64_t file_table_count(const void *memory);
+
+#endif

@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* PRIVATE: C only */
+/* What one worker process owns. */
+#ifndef VFSD_WORKER_H
+#define VFSD_WORKER_H
+
+#include "transport/csrc/types.h"
+#include "transport/csrc/device_state.h"
+#include "transport/csrc/guest_memory.h"
+#include "transport/csrc/vring.h"
+#include "worker/csrc/credentials.h"
+#include "worker/csrc/file_table.h"
+#include "worker/csrc/inode_table.h"
+#include "worker/csrc/lock_wait.h"
+#include "worker/csrc/offload.h"
+#include "worker/csrc/reclaim.h"
+#include "worker/csrc/request.h"
+#include "worker/csrc/serve.h"
+#include "worker/csrc/worker_table.h"
+
+enum {
+	REQUESTS_MAX = 256, /* request objects of one worker: 1 in the loop, the rest off it */
+	DIR_CACHES = 8,
+	DIR_BUFFER = 64 * 1024,
+	MOUNT_FACTS = 64,
+};
+
+struct worker_ring {
+	struct vring vring;
+	struct device_vring device; /* as adopted */
+	struct intent *intents;	    /* one per head */
+	void *frontend_inflight;    /* mapping of the front-end's record */
+	uint64_t frontend_inflight_len;
+	uint16_t *replay; /* heads that were in flight at the attach */
+	uint32_t replay_count;
+	uint32_t replay_next;
+	uint32_t outstanding; /* requests of this ring in the thread pool */
+	bool runs;
+	bool broken_unreported;
+	bool call_blocks; /* call_fd is not O_NONBLOCK */
+	const char *error;
+};
+
+/* Directory entries read from the kernel and not yet told (ops_dir.c). */
+struct dir_cache {
+	uint64_t fh;
+	uint64_t position;   /* d_off before the first unread entry: the offset it answers */
+	uint32_t begin, end; /* unread bytes in buffer */
+	uint32_t reads;	     /* open_file.reads when buffer was filled: since then unmoved */
+	uint32_t age;
+	uint8_t *buffer; /* DIR_BUFFER bytes */
+};
+
+/* What is known of a mount, found once (mount_facts.c). */
+struct mount_fact {
+	uint64_t mnt_id;  /* of struct inode_key; 0: an empty place */
+	bool needs_flush; /* the file system acts when a file is closed */
+	bool in_memory;	  /* reading never waits for storage */
+};
+
+struct worker {
+	uint32_t slot;
+	int root_fd;
+	int proc_self_fd;
+	int control_fd;
+	struct fs_policy policy;
+
+	struct device_state *device;	 /* shared */
+	struct device_state *adopted;	 /* our copy: in force */
+	struct device_state *next_state; /* room to read the next one */
+	struct worker_table *table;
+	struct worker_row *row;
+	struct fuse_session *session;
+	struct inode_table *inodes;
+	struct file_table *files;
+	uint16_t *pins; /* requests in the thread pool by file slot */
+	uint8_t *records;
+
+	struct guest_memory memory;
+	struct worker_ring *rings[DEVICE_VRINGS_MAX];	  /* by index; NULL: not ours */
+	struct worker_ring *own_rings[DEVICE_VRINGS_MAX]; /* the same without gaps, hiprio first */
+	uint32_t own_ring_count;
+	struct credentials credentials;
+	struct reclaim reclaim;
+	struct offload *offload;
+	struct request *requests; /* REQUESTS_MAX of them */
+	struct request *free_requests;
+	struct request *cold; /* waits for Python */
+	bool any_broken;      /* some ring has broken_unreported */
+	struct lock_waiters lock_waiters;
+	uint8_t *cold_arg;
+	uint32_t cold_len;
+
+	char *payload;	      /* REQUEST_PAYLOAD_MAX + 1 */
+	uint8_t *large_reply; /* REQUEST_LARGE_REPLY */
+	struct dir_cache dir_caches[DIR_CACHES];
+	uint32_t dir_cache_age;
+	struct mount_fact mounts[MOUNT_FACTS]; /* by mnt_id, direct-mapped */
+
+	/* Adaptive polling (poll.c). */
+	int32_t poll_us;
+	uint64_t idle_gap_ns;	   /* running mean of how long the rings were empty */
+	uint64_t no_spin_until_ns; /* polling did not pay, or the CPU is wanted by somebody else */
+	uint64_t poll_pause_ns;	   /* how long the next miss pauses it */
+	uint64_t now_ns;	   /* the latest reading of the clock */
+	uint64_t control_at_ns;	   /* when control_fd was last looked at while busy */
+	bool control_ready;	   /* poll(2) saw control_fd readable */
+};
+
+uint64_t clock_ns(void);
+
+/* One per opcode with a home in C; see ops_*.c. Result: enum op_result. */
+typedef int op_fn(struct worker *w, struct request *r);
+
+#define VFSD_DECLARE_OP(NAME, handler, size, flags) op_fn op_##handler;
+VFSD_FUSE_OPS(VFSD_DECLARE_OP) /* op_NULL_HANDLER is never defined: no home in C */
+#undef VFSD_DECLARE_OP
+
+/*
+ * Hand the rest of an op to the thread pool. `run` gets only the request; set r->fd and r->file
+ * first (the file is pinned here and unpinned when the request is finished).
+ */
+static inline int request_offload(struct worker *w, struct request *r, int (*run)(struct request *))
+{
+	r->run = run;
+	if (r->file)
+		file_pin(w->files, w->pins, w->slot, r->file);
+	if (r->file2)
+		file_pin(w->files, w->pins, w->slot, r->file2);
+	return offload_submit(w->offload, r);
+}
+
+#endif

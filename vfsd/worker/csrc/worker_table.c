@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "worker/csrc/worker_table.h"
+
+void worker_table_init(struct worker_table *t, uint32_t slots)
+{
+	t->layout = WORKER_TABLE_LAYOUT;
+	t->slots = slots < WORKER_SLOTS_MAX ? slots : WORKER_SLOTS_MAX;
+	t->epoch = 1; /* 0 is "offline" */
+}
+
+void worker_table_bury(struct worker_table *t, uint32_t slot)
+{
+	struct worker_row *row = &t->rows[slot % WORKER_SLOTS_MAX];
+
+	row->pid = 0;
+	row->private_fd_count = 0;
+	__atomic_store_n(&row->epoch, 0, __ATOMIC_RELEASE);
+}
