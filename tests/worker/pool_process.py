@@ -114,11 +114,14 @@ class PoolProcess:
         command = [sys.executable, "-I", "-m", "vfsd.worker", str(blob)]
         if uid is not None:  # who may not reach this interpreter: so he does not exec it
             command = [sys.executable, "-c", _AS_USER, str(uid), str(blob)]
+        # As a supervisor that waits for signals in its own way.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD, signal.SIGTERM])
         self._first = subprocess.Popen(
             command,
             pass_fds=[blob, theirs.fileno(), *listeners, *self._segments.values(), *also_pass],
             env={"LEAK": "secret"},
         )
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.close(blob)
         theirs.close()
         for listener in listeners:

@@ -294,6 +294,7 @@ def _handle_signals(wake_write: int) -> None:
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])  # whatever our starter had blocked
 
 
 def _poll(fds: tuple[int, ...], timeout: float | None) -> set[int]:
