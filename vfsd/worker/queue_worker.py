@@ -198,11 +198,11 @@ class QueueWorker:
         """Name the process after what it serves, for ps."""
         place = self._place
         queues = [
-            str(i) if i else "hiprio"
+            f"queue {i}" if i else "hiprio"
             for i, vring in enumerate(place.tables.device.vrings)
             if vring.running and vring.worker == place.slot
         ]
-        serves = f" (queue {', '.join(queues)})" if queues else ""
+        serves = f" ({', '.join(queues)})" if queues else ""
         title = f"vfsd: {place.job.name} worker {place.slot}{serves}"
         if title != self._title:
             self._title = title
