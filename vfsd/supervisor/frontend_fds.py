@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checks of the fds that a front-end sends, before anything is mapped from or written to them."""
 
+import fcntl
 import os
 import stat
 from pathlib import Path
@@ -21,6 +22,7 @@ def check_fds(message: Message) -> None:
     elif isinstance(payload, Inflight):
         for fd in message.fds:
             _check_size(message, fd, payload.mmap_offset + payload.mmap_size)
+            _check_seal(message, fd)
     elif isinstance(payload, MemoryTable):
         for fd, region in zip(message.fds, payload.regions, strict=True):
             _check_size(message, fd, region.offset + region.size)
@@ -38,3 +40,13 @@ def _check_size(message: Message, fd: int, size: int) -> None:
         raise ProtocolError(f"{message.name}: the fd is no memory")
     if status.st_size < size:
         raise ProtocolError(f"{message.name}: {size} bytes of a file of {status.st_size}")
+
+
+def _check_seal(message: Message, fd: int) -> None:
+    """The in-flight record is one that a back-end made, and cannot be cut short under a worker."""
+    try:
+        seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
+    except OSError:
+        seals = 0
+    if not seals & fcntl.F_SEAL_SHRINK:
+        raise ProtocolError(f"{message.name}: the record could shrink; it is not sealed")
