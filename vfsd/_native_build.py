@@ -48,15 +48,24 @@ def compiler() -> list[str]:
 
 
 def preprocess(text: str) -> str:
-    command = [compiler()[0], "-E", "-P", "-DVFSD_CDEF", "-D_GNU_SOURCE", "-I", str(ROOT), "-x", "c", "-"]
-    return subprocess.run(
-        command, input=text, check=True, capture_output=True, text=True
-    ).stdout
+    command = [
+        compiler()[0],
+        "-E",
+        "-P",
+        "-DVFSD_CDEF",
+        "-D_GNU_SOURCE",
+        "-I",
+        str(ROOT),
+        "-x",
+        "c",
+        "-",
+    ]
+    return subprocess.run(command, input=text, check=True, capture_output=True, text=True).stdout
 
 
 def emit(path: Path) -> None:
     """Write the generated C of the extension to `path`."""
-    import cffi
+    import cffi  # noqa: PLC0415 - only where an extension is built
 
     ffi = cffi.FFI()
     ffi.cdef(preprocess(stub()))
@@ -109,8 +118,10 @@ def write_pyi(path: Path) -> None:
     command = [
         os.environ.get("PYTHON", "") or os.sys.executable,  # type: ignore[attr-defined]
         "-c",
-        "import sys; sys.path.insert(0, sys.argv[1]);"
-        "from vfsd._native_build import pyi_text; sys.stdout.write(pyi_text())",
+        (
+            "import sys; sys.path.insert(0, sys.argv[1]);"
+            "from vfsd._native_build import pyi_text; sys.stdout.write(pyi_text())"
+        ),
         str(ROOT.parent),
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -119,7 +130,7 @@ def write_pyi(path: Path) -> None:
 
 
 def pyi_text() -> str:
-    from vfsd import _native
+    from vfsd import _native  # noqa: PLC0415 - it is what this file builds
 
     ffi, lib = _native.ffi, _native.lib
     lines = ["from cffi import FFI", "", "ffi: FFI", "", "class _Lib:"]
@@ -134,9 +145,7 @@ def pyi_text() -> str:
         if kind.kind != "function":
             lines.append(f"    {name}: FFI.CData")
             continue
-        arguments = "".join(
-            f", a{i}: {argument_type(a)}" for i, a in enumerate(kind.args)
-        )
+        arguments = "".join(f", a{i}: {argument_type(a)}" for i, a in enumerate(kind.args))
         lines.append(f"    def {name}(self{arguments}, /) -> {python_type(kind.result)}: ...")
     return re.sub(r"\bclass _Lib:$", "class _Lib:\n    pass", "\n".join(lines)) + "\n\nlib: _Lib\n"
 
