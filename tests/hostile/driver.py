@@ -89,7 +89,9 @@ class GuestMemory:
 
     def close(self) -> None:
         self.view.close()
-        os.close(self.fd)
+        if self.fd >= 0:
+            os.close(self.fd)
+        self.fd = -1
 
     def uva(self, gpa: int) -> int:
         for region in self.regions:
@@ -281,12 +283,12 @@ class Frontend:
 
     def __init__(self, path: str, memory: GuestMemory | None = None) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.socket.settimeout(TIMEOUT)
         self.memory = memory or GuestMemory()
         self.rings: dict[int, Ring] = {}
         self.features = self.protocol_features = 0
         try:
-            self.socket.connect(path)
+            self.socket.connect(path)  # waits for room in the backlog
+            self.socket.settimeout(TIMEOUT)
         except OSError:
             self.close()
             raise
