@@ -154,10 +154,11 @@ def pack(session: Session) -> str:
     return f"{len(expected)} files and folders into a tar"
 
 
-def rename(session: Session) -> str:
-    session.python("""
+def rename_tree(session: Session, folder: str) -> str:
+    """Rename every file of a folder that is a copy of the tree, and the folder itself, twice."""
+    session.python(f"""
 import os
-os.rename("copy", "moved")
+os.rename("{folder}", "moved")
 for folder, _, names in os.walk("moved"):
     for name in names:
         path = os.path.join(folder, name)
@@ -166,8 +167,12 @@ for folder, _, names in os.walk("moved"):
 """)
     session.run("mv moved elsewhere")
     files = compare(session.original, session.host / "elsewhere", ".renamed")
-    require(not (session.host / "copy").exists(), "the old name is still there")
+    require(not (session.host / folder).exists(), "the old name is still there")
     return f"{files} files and their folder renamed"
+
+
+def rename(session: Session) -> str:
+    return rename_tree(session, "copy")
 
 
 def link(session: Session) -> str:
@@ -348,10 +353,17 @@ def run_steps(session: Session) -> int:
     return failed
 
 
-def prepare(folder: Path, host: Path) -> Path:
-    """Make the tree to compare with, put a tar of it into the shared folder, return the tree."""
+def prepare(folder: Path, host: Path, minimum: int = 0) -> Path:
+    """Make the tree to compare with, put a tar of it into the shared folder, return the tree.
+
+    The tree has `minimum` regular files or more.
+    """
     tree = folder / "tree"
     copy_library(tree)
+    copies = 0
+    while sum(1 for path in walk(tree) if is_regular(tree / path)) < minimum:
+        copies += 1
+        copy_library(tree / f"again{copies}")
     with tarfile.open(host / "source.tar", "w", format=tarfile.GNU_FORMAT) as archive:
         archive.add(tree, "tree")
     return tree

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The main job: a Linux guest in QEMU works in a shared directory, on 1 and on 4 request queues."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import psutil
+import pytest
+from guest import check, daemon, machine
+
+pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
+
+CPUS = 4
+TAG = "share"
+FILES = 5000
+# `scripts/demo --check` does more with a smaller tree, mostly with programs of the guest.
+STEPS: dict[str, check.Step] = {
+    "tar -x": check.unpack,
+    "sha256sum": check.checksum,
+    "find": check.find,
+    "fsync": check.fsync,
+    "mmap": check.mapped,
+    "fio": check.verify,
+    "queues": check.queues,
+    "mv": lambda session: check.rename_tree(session, "tree"),
+    "rm": check.remove,
+}
+
+
+@pytest.fixture(scope="module", params=[1, 4], ids=["1-queue", "4-queues"])
+def session(request: pytest.FixtureRequest) -> Iterator[check.Session]:
+    """A booted guest with the share mounted, and the tree that its work is compared with."""
+    queues: int = request.param
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vfsd-guest-test-")))
+        shared = folder / "share"
+        shared.mkdir()
+        back_end = stack.enter_context(daemon.serve(daemon.command(""), shared, folder))
+        share = machine.Share(back_end.socket, TAG, queues)
+        guest = stack.enter_context(machine.boot([share], machine.Hardware(CPUS)))
+        guest.mount(TAG)
+        (shared / "work").mkdir()
+        original = folder / "original"
+        original.mkdir()
+        tree = check.prepare(original, shared / "work", FILES)
+        yield check.Session(guest, shared / "work", "/mnt/work", tree, queues, CPUS)
+        guest.power_off()
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_large_tree(session: check.Session, step: str) -> None:
+    """Unpacked, read back, renamed, listed and removed, each compared with the host."""
+    assert STEPS[step](session)
+
+
+def workers() -> list[psutil.Process]:
+    """The worker processes of the daemon that this process started."""
+    return [
+        process
+        for process in psutil.Process().children(recursive=True)
+        if " worker " in " ".join(process.cmdline())
+    ]
+
+
+def test_one_worker_process_per_request_queue(session: check.Session) -> None:
+    assert len(workers()) == session.queues
+
+
+def test_killed_workers_are_not_noticed(session: check.Session) -> None:
+    """kill -9 while the guest works: no error there, the same bytes on the host."""
+    (session.host / "kill").mkdir()
+    session.run(
+        "(for i in $(seq 300); do mkdir kill/$i && echo $i >kill/$i/f && "
+        "mv kill/$i/f kill/$i/g && cat kill/$i/g || echo FAILED; done) >kill.log 2>&1 &"
+    )
+    for _ in range(20):
+        for worker in workers():
+            worker.kill()
+        session.run("sleep 0.2")
+    session.run(
+        "wait; for n in $(seq 600); do [ $(wc -l <kill.log) = 300 ] && break; sleep 0.5; done"
+    )
+    assert (session.host / "kill.log").read_text().split() == [str(i) for i in range(1, 301)]
+    for i in range(1, 301):
+        assert (session.host / f"kill/{i}/g").read_text() == f"{i}\n"
+
+
+def test_a_rebooted_guest_finds_its_share_again(session: check.Session) -> None:
+    (session.host / "before").write_text("still here")
+    session.machine.reboot()
+    session.machine.mount(TAG)
+    assert session.run("cat before") == "still here"
