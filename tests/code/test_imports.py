@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The directions in which code may depend on code; DESIGN: folders."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "vfsd"
+
+# Package -> the sibling packages it may import or include.
+ALLOWED = {
+    "transport": {"transport"},
+    "worker": {"worker", "transport"},
+    "supervisor": {"supervisor", "transport"},
+    "frontend": {"frontend", "transport"},
+    "tool": {"tool", "frontend", "transport"},
+}
+# What is in a worker must be trusted and stays resident once per worker.
+NOT_IN_WORKER = {"argparse", "psutil", "subprocess", "tomllib"}
+# A module outside the standard library -> the only files that may import it.
+ONLY_IN = {
+    "zmq": {"transport/channel.py"},
+    "vfsd._native": {"transport/native.py", "_native_build.py"},
+}
+
+
+def python_files() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def c_files() -> list[Path]:
+    return sorted([*PACKAGE.rglob("csrc/*.c"), *PACKAGE.rglob("csrc/*.h")])
+
+
+def imported(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def package_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0]
+
+
+@pytest.mark.parametrize("path", python_files(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_python_imports_follow_the_directions(path: Path) -> None:
+    allowed = ALLOWED.get(package_of(path), set())
+    for name in imported(path):
+        parts = name.split(".")
+        if parts[0] == "vfsd" and len(parts) > 1 and parts[1] in ALLOWED:
+            assert parts[1] in allowed, f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("path", c_files(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_c_includes_follow_the_directions(path: Path) -> None:
+    for include in re.findall(r'^#include "([^"]+)"', path.read_text(), re.MULTILINE):
+        assert include.split("/")[0] in ALLOWED[package_of(path)], f"{path} includes {include}"
+        assert (PACKAGE / include).is_file(), "includes are written from the package root"
+
+
+def test_a_worker_imports_nothing_it_does_not_need() -> None:
+    for path in (PACKAGE / "worker").glob("*.py"):
+        assert not imported(path) & NOT_IN_WORKER, path
+
+
+@pytest.mark.parametrize("module", sorted(ONLY_IN))
+def test_each_foreign_library_has_one_door(module: str) -> None:
+    importers = {
+        str(path.relative_to(PACKAGE))
+        for path in python_files()
+        if any(n == module or n.startswith(module + ".") for n in imported(path))
+    }
+    assert importers <= ONLY_IN[module]

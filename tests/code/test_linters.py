@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Formatting, lint and types are tests like any other."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PYTHON = ("vfsd", "tests", "scripts/guest")
+C_FILES = sorted(
+    str(p.relative_to(ROOT))
+    for pattern in ("vfsd/*/csrc/*.[ch]", "tests/native/*.[ch]")
+    for p in ROOT.glob(pattern)
+)
+
+LINTERS = {
+    "ruff-format": [sys.executable, "-m", "ruff", "format", "--check", *PYTHON],
+    "ruff-check": [sys.executable, "-m", "ruff", "check", *PYTHON],
+    "mypy": [sys.executable, "-m", "mypy", "vfsd", "tests", "scripts/guest"],
+    "clang-format": ["clang-format", "--dry-run", "-Werror", *C_FILES],
+}
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("linter", sorted(LINTERS))
+def test_linter_has_nothing_to_say(linter: str) -> None:
+    done = subprocess.run(LINTERS[linter], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
