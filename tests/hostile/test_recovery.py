@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Self
 
 import psutil
@@ -62,6 +63,7 @@ def line(daemon: Daemon) -> Iterator[Line]:
 
 
 def kill(pid: int) -> None:
+    assert pid > 1, "that would be a process group"
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
 
@@ -71,6 +73,18 @@ def worker_of(daemon: Daemon, queue: int) -> int:
     wait_until(lambda: bool(daemon.titled("worker", f"queue {queue}")), 5, f"a worker of {queue}")
     (pid,) = daemon.titled("worker", f"queue {queue}")
     return pid
+
+
+def shared_files(daemon: Daemon) -> list[str]:
+    """What the pool has open of the share, but for its root: paths there begin with its "/"."""
+    (pool,) = daemon.titled("pool")
+    found = []
+    for path in Path(f"/proc/{pool}/fd").iterdir():
+        with suppress(OSError):
+            target = str(path.readlink())
+            if "/folder" in target or ("(deleted)" in target and "memfd" not in target):
+                found.append(target)
+    return found
 
 
 class Killer(threading.Thread):
@@ -195,6 +209,8 @@ def test_workers_die_during_mixed_work(daemon: Daemon, guest: Guest, folder: Fol
         run_users(guest, users, 10)
     assert killer.kills >= 15
     assert min(counts) >= 3, f"rounds done: {counts}"
+    guest.call(Op.DESTROY)
+    wait_until(lambda: not shared_files(daemon), 10, "the pool holds no file of the dead")
 
 
 def test_requests_in_flight_when_a_worker_dies(
@@ -294,8 +310,9 @@ def test_a_pool_that_dies_ends_the_share(daemon: Daemon, guest: Guest) -> None:
 
 
 def supervisor(daemon: Daemon) -> int:
-    found = daemon.titled("supervisor")
-    return found[0] if found else 0
+    """The supervisor, once there is one that has named itself."""
+    wait_until(lambda: bool(daemon.titled("supervisor")), 5, "a supervisor")
+    return daemon.titled("supervisor")[0]
 
 
 def test_requests_go_on_without_a_supervisor(daemon: Daemon, guest: Guest, folder: Folder) -> None:
@@ -321,8 +338,9 @@ def test_a_new_supervisor_takes_the_session_over(daemon: Daemon, guest: Guest) -
         frontend.tell(driver.ADD_MEM_REG, message, [spare.fd])
         frontend.tell(driver.REM_MEM_REG, message)
         spare.close()
-        assert supervisor(daemon) not in (0, old)
-        old = supervisor(daemon)
+        new = supervisor(daemon)
+        assert new != old
+        old = new
     frontend.close()
     with Frontend(daemon.socket) as second:
         other = Guest(second.setup(2))
@@ -357,7 +375,6 @@ def test_a_supervisor_dies_while_nobody_is_connected(daemon: Daemon) -> None:
     with Frontend(daemon.socket) as frontend:
         guest = Guest(frontend.setup(1))
         guest.init()
-    wait_until(lambda: bool(supervisor(daemon)), 5, "a supervisor")
     kill(supervisor(daemon))
     with Frontend(daemon.socket) as frontend:
         guest = Guest(frontend.setup(1))
@@ -371,7 +388,8 @@ def test_a_supervisor_that_dies_again_and_again_ends_everything(daemon: Daemon) 
     while not daemon.exited() and time.monotonic() < deadline:
         with suppress(psutil.NoSuchProcess):
             family |= {process.pid: process for process in daemon.processes()}
-            kill(supervisor(daemon) or (1 << 22))
+            for pid in daemon.titled("supervisor"):
+                kill(pid)
         time.sleep(0.05)
     assert daemon.process.wait(5) == 1
     assert not psutil.wait_procs(list(family.values()), 1)[1]

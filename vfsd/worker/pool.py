@@ -30,6 +30,7 @@ from vfsd.worker.descriptors import anonymous, bound_name
 from vfsd.worker.isolation import Sandbox, describe
 from vfsd.worker.job import Job
 from vfsd.worker.log_forward import LogForward
+from vfsd.worker.sweep import Sweep
 from vfsd.worker.tables import Tables
 
 START_SECONDS: Final = 5.0  # a worker that has not started by then is killed
@@ -74,6 +75,7 @@ class Pool:
         self._slots = [Slot() for _ in range(job.slots)]
         self._adopted: set[int] = set()
         self._log = LogForward(self._send, job.log_level)
+        self._sweep = Sweep(tables, job.slots, sandbox.proc_fd, self._not_in_tables)
         self._wake, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._started = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._own = frozenset(
@@ -117,11 +119,14 @@ class Pool:
             _drain(self._wake)
         self._reap()
         self._respawn_due()
+        if orphans := self._sweep.look_if_due():
+            self._log.debug(f"{orphans} files that a dead worker had left open were closed")
         return self._channel.fileno() not in ready or self._receive()
 
     def _timeout(self) -> float | None:
-        """Seconds until a worker is due, None if none waits."""
-        due = [slot.respawn_at for slot in self._slots if slot.respawn_at is not None]
+        """Seconds until a worker or a look at orphans is due, None if neither is."""
+        times = [self._sweep.due, *(slot.respawn_at for slot in self._slots)]
+        due = [at for at in times if at is not None]
         return max(0.0, min(due) - time.monotonic()) if due else None
 
     # Orders of the supervisor.
@@ -230,6 +235,7 @@ class Pool:
         for fd in self._left_behind(index):
             _close_if_open(fd)
         self._tables.bury(index)
+        self._sweep.begin()
         stopped = code == queue_worker.EXIT_STOPPED
         if not stopped:
             slot.respawn_at = time.monotonic() + slot.wait_seconds()
@@ -249,6 +255,12 @@ class Pool:
             others = (self._private(i) for i in range(len(self._slots)) if i != index)
             left |= self._new_since(before, index).difference(*others)
         return left - self._own - self._adopted
+
+    def _not_in_tables(self) -> set[int]:
+        """Every fd that is not an op's: the pool's, the adopted ones, those of living workers."""
+        private = (self._private(index) for index in range(len(self._slots)))
+        own = set(self._own) | self._adopted | anonymous(self._sandbox.proc_fd)
+        return own.union(*private)
 
     def _private(self, index: int) -> set[int]:
         """What a worker has for itself: what it opened while it started, and the fd in its row."""

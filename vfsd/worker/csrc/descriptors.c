@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "worker/csrc/descriptors.h"
 
+#include <linux/kcmp.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 /* A socket that the guest has in the share is opened O_PATH and has no options. */
 static bool is_socket(int fd)
@@ -35,4 +38,11 @@ uint32_t descriptors_anonymous(int32_t end, int32_t *ret, uint32_t room)
 		count++;
 	}
 	return count;
+}
+
+bool descriptors_same(int32_t one, int32_t other)
+{
+	pid_t self = getpid();
+
+	return syscall(SYS_kcmp, self, self, KCMP_FILE, one, other) == 0;
 }

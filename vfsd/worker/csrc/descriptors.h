@@ -12,4 +12,7 @@
  */
 uint32_t descriptors_anonymous(int32_t end, int32_t *ret, uint32_t room);
 
+/* Are both fds the same open file description (one a duplicate of the other)? False in doubt. */
+bool descriptors_same(int32_t one, int32_t other);
+
 #endif

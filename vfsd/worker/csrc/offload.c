@@ -8,6 +8,7 @@
 #include "worker/csrc/offload.h"
 
 #include "worker/csrc/credentials.h"
+#include "worker/csrc/reclaim.h"
 
 #include <pthread.h>
 #include <signal.h>
@@ -32,6 +33,7 @@ struct offload {
 	uint32_t outstanding;	  /* only the loop touches it */
 	uint32_t completed_count; /* atomic */
 	int event_fd;
+	uint32_t *loose_fds;
 	pthread_mutex_t mutex;
 	pthread_cond_t work;
 	struct request_list queue;
@@ -65,13 +67,14 @@ static struct request *list_take(struct request_list *list)
 	return r;
 }
 
-struct offload *offload_create(uint32_t threads)
+struct offload *offload_create(uint32_t threads, uint32_t *loose_fds)
 {
 	struct offload *o = calloc(1, sizeof(*o));
 
 	if (!o)
 		return NULL;
 	o->threads_max = threads;
+	o->loose_fds = loose_fds;
 	o->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (o->event_fd < 0) {
 		free(o);
@@ -117,7 +120,7 @@ static void run_close(struct offload *o)
 	o->close_first = (o->close_first + 1) % CLOSE_RING;
 	o->close_count--;
 	pthread_mutex_unlock(&o->mutex);
-	close(fd);
+	reclaim_close(o->loose_fds, fd);
 	pthread_mutex_lock(&o->mutex);
 }
 
@@ -196,7 +199,7 @@ void offload_close(struct offload *o, const int32_t *fds, uint32_t count)
 		o->close[(o->close_first + o->close_count++) % CLOSE_RING] = fds[i];
 	pthread_mutex_unlock(&o->mutex);
 	for (uint32_t i = 0; !threads && i < count; i++)
-		close(fds[i]);
+		reclaim_close(o->loose_fds, fds[i]);
 }
 
 struct request *offload_completed(struct offload *o)

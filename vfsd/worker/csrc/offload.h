@@ -14,8 +14,9 @@
 
 struct offload;
 
-/* Threads are started when first needed, `threads` at the most. Return: NULL without memory. */
-struct offload *offload_create(uint32_t threads);
+/* Threads are started when first needed, `threads` at the most; `loose_fds` counts down as fds are
+ * closed (worker_table.h). Return: NULL without memory. */
+struct offload *offload_create(uint32_t threads, uint32_t *loose_fds);
 /* Readable (eventfd) when completions wait. */
 int offload_fd(const struct offload *o);
 

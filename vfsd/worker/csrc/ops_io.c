@@ -269,6 +269,7 @@ int op_syncfs(struct worker *w, struct request *r)
 	if (err)
 		return err;
 	r->fd = entry_reopen(w, inode, O_RDONLY);
+	r->holds_fd = r->fd >= 0;
 	return r->fd < 0 ? r->fd : request_offload(w, r, run_syncfs);
 }
 

@@ -367,5 +367,6 @@ int op_flush(struct worker *w, struct request *r)
 		return 0;
 	r->fd = file->fd;
 	r->file = file;
+	r->holds_fd = true;
 	return request_offload(w, r, run_flush);
 }

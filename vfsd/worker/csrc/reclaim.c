@@ -14,6 +14,12 @@ enum {
 	FULL_WAIT_NS = 50 * 1000,
 };
 
+void reclaim_close(uint32_t *loose_fds, int fd)
+{
+	close(fd);
+	__atomic_sub_fetch(loose_fds, 1, __ATOMIC_ACQ_REL);
+}
+
 void reclaim_init(struct reclaim *r, struct worker_table *workers, uint32_t slot)
 {
 	r->workers = workers;
@@ -73,6 +79,8 @@ static void free_first(struct reclaim *r, int32_t *ret_fd)
 	r->first = (r->first + 1) % RECLAIM_MAX;
 	r->count--;
 	*ret_fd = thing.fd;
+	if (thing.fd >= 0)
+		__atomic_add_fetch(&r->workers->rows[r->slot].loose_fds, 1, __ATOMIC_ACQ_REL);
 	if (thing.free_slot)
 		thing.free_slot(thing.table, r->slot, thing.slot);
 }
@@ -112,7 +120,7 @@ static void make_room(struct reclaim *r)
 
 		free_first(r, &fd);
 		if (fd >= 0)
-			close(fd);
+			reclaim_close(&r->workers->rows[r->slot].loose_fds, fd);
 	}
 }
 

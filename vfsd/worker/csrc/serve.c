@@ -64,7 +64,7 @@ static void give_request(struct worker *w, struct request *r)
 	w->free_requests = r;
 }
 
-/* ---- one request ---- */
+/* ---- the end of a request ---- */
 
 static uint32_t latency_bucket(uint64_t ns)
 {
@@ -109,16 +109,53 @@ static void finish(struct worker *w, struct request *r, int result)
 	give_request(w, r);
 }
 
-static void finish_offloaded(struct worker *w, struct request *r)
+/* ---- requests off the loop ---- */
+
+static void hold(struct worker *w, struct request *r)
+{
+	if (r->file)
+		file_pin(w->files, w->pins, w->slot, r->file);
+	if (r->file2)
+		file_pin(w->files, w->pins, w->slot, r->file2);
+	if (r->holds_fd)
+		__atomic_add_fetch(&w->row->loose_fds, 1, __ATOMIC_ACQ_REL);
+}
+
+static void let_go(struct worker *w, struct request *r)
 {
 	if (r->file)
 		file_unpin(w->files, w->pins, w->slot, r->file);
 	if (r->file2)
 		file_unpin(w->files, w->pins, w->slot, r->file2);
+	if (r->holds_fd)
+		__atomic_sub_fetch(&w->row->loose_fds, 1, __ATOMIC_ACQ_REL);
+}
+
+int request_offload(struct worker *w, struct request *r, int (*run)(struct request *))
+{
+	int result;
+
+	r->run = run;
+	r->held = true;
+	hold(w, r);
+	result = offload_submit(w->offload, r);
+	if (result != OP_RESULT_PENDING) {
+		let_go(w, r);
+		r->held = false;
+	}
+	return result;
+}
+
+static void finish_offloaded(struct worker *w, struct request *r)
+{
+	if (r->held)
+		let_go(w, r);
 	r->ring->outstanding--;
 	r->offloaded = false;
 	finish(w, r, r->result);
 }
+
+/* ---- one request, from header to reply ---- */
 
 static int run_op(struct worker *w, struct request *r)
 {
@@ -374,7 +411,7 @@ struct worker *worker_create(const struct worker_config *config)
 	w->inodes = config->inodes;
 	w->files = config->files;
 	w->records = config->records;
-	w->offload = offload_create(config->threads);
+	w->offload = offload_create(config->threads, &w->row->loose_fds);
 	w->pins = file_pins_create(w->files);
 	if (!w->offload || !w->pins)
 		return NULL;

@@ -118,16 +118,8 @@ VFSD_FUSE_OPS(VFSD_DECLARE_OP) /* op_NULL_HANDLER is never defined: no home in C
 
 /*
  * Hand the rest of an op to the thread pool. `run` gets only the request; set r->fd and r->file
- * first (the file is pinned here and unpinned when the request is finished).
+ * first (the file is pinned until the request is back). Return: what the op returns.
  */
-static inline int request_offload(struct worker *w, struct request *r, int (*run)(struct request *))
-{
-	r->run = run;
-	if (r->file)
-		file_pin(w->files, w->pins, w->slot, r->file);
-	if (r->file2)
-		file_pin(w->files, w->pins, w->slot, r->file2);
-	return offload_submit(w->offload, r);
-}
+int request_offload(struct worker *w, struct request *r, int (*run)(struct request *));
 
 #endif

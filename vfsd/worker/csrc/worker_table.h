@@ -46,7 +46,8 @@ struct worker_row {
 	uint64_t offloaded; /* requests handed to the thread pool */
 	int32_t private_fds[WORKER_PRIVATE_FDS_MAX]; /* zmq's: closed by the pool after a death */
 	uint32_t private_fd_count;
-	uint32_t pad[3];
+	uint32_t loose_fds; /* atomic: fds in no table that this worker will close itself */
+	uint32_t pad[2];
 	struct op_counter ops[FUSE_OPCODE_MAX];
 	uint64_t guard[8]; /* keeps the neighbour's first cache line apart */
 };
@@ -76,5 +77,12 @@ struct worker_table {
 void worker_table_init(struct worker_table *t, uint32_t slots);
 /* The worker in `slot` is dead: it holds nothing any more. After its private fds were closed. */
 void worker_table_bury(struct worker_table *t, uint32_t slot);
+
+/*
+ * For the pool's sweep (sweep.py): begin a new epoch. From when on a worker "held nothing at some
+ * time since that epoch began", an fd that was in no table before is not its either.
+ */
+uint64_t worker_table_new_epoch(struct worker_table *t);
+bool worker_table_held_nothing(const struct worker_table *t, uint32_t slot, uint64_t epoch);
 
 #endif

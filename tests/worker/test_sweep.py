@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Orphans of dead workers, with real tables and a real fd table: this process is the pool."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vfsd.transport.native import check, ffi, lib
+from vfsd.transport.shared_memory import create_segment, map_segment, unmap_segment
+from vfsd.worker import sweep
+from vfsd.worker.sweep import Sweep
+from vfsd.worker.tables import Tables
+
+SLOTS = 2
+CAPACITY = 64
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "INTERVAL_SECONDS", 0.0)
+
+
+@pytest.fixture
+def tables(tmp_path: Path) -> Iterator[Tables]:
+    root = os.open(tmp_path, os.O_PATH)
+    sizes = {
+        "workers": ffi.sizeof("struct worker_table"),
+        "inodes": lib.inode_table_bytes(CAPACITY),
+        "files": lib.file_table_bytes(CAPACITY),
+    }
+    fds = {name: create_segment(name, size) for name, size in sizes.items()}
+    mapped: dict[str, Any] = {name: map_segment(fd, sizes[name]) for name, fd in fds.items()}
+    workers = ffi.cast("struct worker_table *", mapped["workers"])
+    lib.worker_table_init(workers, SLOTS)
+    check(lib.inode_table_init(mapped["inodes"], CAPACITY, root))
+    lib.file_table_init(mapped["files"], CAPACITY)
+    yield Tables(ffi.NULL, workers, mapped["inodes"], mapped["files"], ffi.NULL)
+    for name, fd in fds.items():
+        unmap_segment(mapped[name], sizes[name])
+        os.close(fd)
+    os.close(root)
+
+
+@pytest.fixture
+def proc() -> Iterator[int]:
+    fd = os.open("/proc", os.O_PATH)
+    yield fd
+    os.close(fd)
+
+
+def open_fds() -> set[int]:
+    listed = [int(path.name) for path in Path("/proc/self/fd").iterdir()]
+    return {fd for fd in listed if Path(f"/proc/self/fd/{fd}").is_symlink()}
+
+
+NewSweep = Callable[[], Sweep]
+
+
+@pytest.fixture
+def new_sweep(tables: Tables, proc: int) -> NewSweep:
+    ours = open_fds()
+    return lambda: Sweep(tables, SLOTS, proc, lambda: ours)
+
+
+def is_open(fd: int) -> bool:
+    return fd in open_fds()
+
+
+def looks(sweep_: Sweep, count: int = 3) -> int:
+    """Look a few times; returns how many orphans were closed."""
+    return sum(sweep_.look_if_due() for _ in range(count))
+
+
+def test_nothing_is_looked_for_before_a_death(new_sweep: NewSweep) -> None:
+    fd = os.open("/dev/null", os.O_RDONLY)
+    assert looks(new_sweep()) == 0
+    assert is_open(fd)
+    os.close(fd)
+
+
+def test_an_orphan_is_closed_and_nothing_is_left(new_sweep: NewSweep) -> None:
+    before = open_fds()
+    os.open("/dev/null", os.O_RDONLY)
+    sweep_ = new_sweep()
+    sweep_.begin()
+    assert looks(sweep_) == 1
+    assert open_fds() == before
+    assert sweep_.due is None
+
+
+def test_what_a_busy_worker_may_hold_is_let_alone_until_its_next_turn(
+    new_sweep: NewSweep, tables: Tables
+) -> None:
+    row = tables.workers.rows[1]
+    row.pid, row.epoch = 42, tables.workers.epoch
+    fd = os.open("/dev/null", os.O_RDONLY)
+    sweep_ = new_sweep()
+    sweep_.begin()
+    assert looks(sweep_) == 0
+    assert is_open(fd)
+    row.epoch = tables.workers.epoch  # its quiescent point
+    assert looks(sweep_) == 1
+    assert not is_open(fd)
+
+
+def test_what_a_worker_is_about_to_close_is_let_alone(new_sweep: NewSweep, tables: Tables) -> None:
+    row = tables.workers.rows[0]
+    row.pid, row.epoch, row.loose_fds = 42, 0, 1
+    fd = os.open("/dev/null", os.O_RDONLY)
+    sweep_ = new_sweep()
+    sweep_.begin()
+    assert looks(sweep_, sweep.LOOKS + 5) == 0
+    assert is_open(fd), "let alone for good"
+    os.close(fd)
+    assert sweep_.due is None
+    assert not sweep_.fds()
+
+
+def test_a_number_that_was_used_again_is_no_orphan(new_sweep: NewSweep) -> None:
+    fd = os.open("/dev/null", os.O_RDONLY)
+    sweep_ = new_sweep()
+    sweep_.begin()
+    assert sweep_.look_if_due() == 0
+    other = os.open("/dev/zero", os.O_RDONLY)
+    os.dup2(other, fd)
+    os.close(other)
+    assert looks(sweep_) == 0
+    assert is_open(fd)
+    os.close(fd)
+
+
+def test_the_dead_worker_clears_itself(new_sweep: NewSweep, tables: Tables) -> None:
+    row = tables.workers.rows[0]
+    row.pid, row.epoch, row.loose_fds = 42, 7, 3
+    lib.worker_table_bury(tables.workers, 0)
+    fd = os.open("/dev/null", os.O_RDONLY)
+    sweep_ = new_sweep()
+    sweep_.begin()
+    assert looks(sweep_) == 1
+    assert not is_open(fd)
+
+
+def test_begin_asks_for_a_look_soon(new_sweep: NewSweep) -> None:
+    sweep_ = new_sweep()
+    sweep_.begin()
+    assert sweep_.due is not None
+    assert sweep_.due <= time.monotonic()
+    assert looks(sweep_) == 0
