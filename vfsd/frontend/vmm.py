@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The VMM's half of a vhost-user session in miniature: connect, negotiate, start and stop vrings.
+
+Trust: the back-end may be any program. What it says is checked here, and everything it does wrong,
+or does not do in time, is one line to the operator. Requests are none of this module's business.
+"""
+
+import os
+import socket
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+from vfsd.frontend.guest_memory import UVA, GuestMemory, round_to_pages
+from vfsd.transport.errors import OperatorError, ProtocolError
+from vfsd.transport.message_socket import MessageSocket, close_fds
+from vfsd.transport.vhost_user import (
+    MESSAGES,
+    U64,
+    MemoryTable,
+    Number,
+    Payload,
+    ProtocolFeature,
+    VirtioFeature,
+    VringAddr,
+    VringFd,
+    VringState,
+    decode_reply,
+    encode_message,
+)
+
+ANSWER_SECONDS: Final = 10.0
+NEEDED: Final = VirtioFeature.VERSION_1 | VirtioFeature.PROTOCOL_FEATURES
+WANTED: Final = NEEDED | VirtioFeature.EVENT_IDX | VirtioFeature.INDIRECT_DESC
+PROTOCOL_WANTED: Final = ProtocolFeature.MQ | ProtocolFeature.REPLY_ACK
+QUEUES_WITHOUT_MQ: Final = 2  # hiprio and one request queue: what every device has
+_EVENTFD: Final = os.EFD_NONBLOCK | os.EFD_CLOEXEC
+
+
+@dataclass(frozen=True)
+class Vring:
+    """One virtqueue: where it lies in guest memory (offsets), and its eventfds."""
+
+    index: int
+    size: int
+    desc: int
+    avail: int
+    used: int
+    kick_fd: int
+    call_fd: int
+
+    @staticmethod
+    def bytes(size: int) -> int:
+        """Guest memory that create() takes."""
+        return sum(round_to_pages(part) for part in _areas(size))
+
+    @classmethod
+    def create(cls, index: int, size: int, memory: GuestMemory) -> Self:
+        desc, avail, used = (memory.allocate(part) for part in _areas(size))
+        kick_fd = os.eventfd(0, _EVENTFD)
+        return cls(index, size, desc, avail, used, kick_fd, os.eventfd(0, _EVENTFD))
+
+    def close(self) -> None:
+        close_fds((self.kick_fd, self.call_fd))
+
+    def addr(self) -> VringAddr:
+        return VringAddr(self.index, 0, UVA + self.desc, UVA + self.used, UVA + self.avail, 0)
+
+    def fill(self, config: Any, memory: GuestMemory, event_idx: bool) -> None:
+        """Describe it to C: `config` is a struct driver_ring_config."""
+        memory.fill(config.memory)
+        config.size, config.event_idx, config.kick_fd = self.size, event_idx, self.kick_fd
+        config.desc, config.avail, config.used = self.desc, self.avail, self.used
+
+
+def _areas(size: int) -> tuple[int, int, int]:
+    """Bytes of descriptor table, avail ring and used ring (virtio 1.2 §2.7)."""
+    return 16 * size, 6 + 2 * size, 6 + 8 * size
+
+
+class Vmm:
+    """One session with a back-end. Owns the connection until close()."""
+
+    def __init__(self, path: str, sock: socket.socket) -> None:
+        sock.settimeout(ANSWER_SECONDS)
+        self._path = path
+        self._socket = MessageSocket(sock)
+        self._started: list[int] = []  # vring indexes
+        self._acks = False
+        self.features = VirtioFeature(0)
+        self.queues_offered = QUEUES_WITHOUT_MQ  # hiprio is one of them
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def fileno(self) -> int:
+        """Readable when the back-end has closed the connection: it never speaks unasked."""
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    @property
+    def event_idx(self) -> bool:
+        return VirtioFeature.EVENT_IDX in self.features
+
+    @property
+    def indirect(self) -> bool:
+        return VirtioFeature.INDIRECT_DESC in self.features
+
+    def negotiate(self) -> None:
+        """Agree on features and learn how many queues there are."""
+        offered = VirtioFeature(self._ask(Number.GET_FEATURES).value & WANTED)
+        if offered & NEEDED != NEEDED:
+            raise self._error("offers no virtio 1 device over vhost-user; is it a virtio-fs one?")
+        self.features = offered
+        protocol = ProtocolFeature(self._ask(Number.GET_PROTOCOL_FEATURES).value & PROTOCOL_WANTED)
+        self._tell(Number.SET_PROTOCOL_FEATURES, U64(protocol))
+        self._acks = ProtocolFeature.REPLY_ACK in protocol
+        if ProtocolFeature.MQ in protocol:
+            self.queues_offered = self._ask(Number.GET_QUEUE_NUM).value
+        self._tell(Number.SET_OWNER)
+        self._tell(Number.SET_FEATURES, U64(offered))
+
+    def check_queues(self, request_queues: int) -> None:
+        """Refuse more request queues than there are."""
+        offered = self.queues_offered - 1
+        if request_queues > offered:
+            raise OperatorError(
+                f"--queues: '{self._path}' offers {offered} request queue(s), not"
+                f" {request_queues}; ask for fewer, or start the back-end with more"
+            )
+
+    def start(self, memory: GuestMemory, vrings: list[Vring]) -> None:
+        """Hand over the memory and let every vring run."""
+        self._tell(Number.SET_MEM_TABLE, MemoryTable((memory.region(),)), (memory.fd,))
+        for vring in vrings:
+            self._started.append(vring.index)
+            self._start_vring(vring)
+        for vring in vrings:
+            self._tell(Number.SET_VRING_ENABLE, VringState(vring.index, 1))
+
+    def _start_vring(self, vring: Vring) -> None:
+        index = vring.index
+        self._tell(Number.SET_VRING_NUM, VringState(index, vring.size))
+        self._tell(Number.SET_VRING_BASE, VringState(index, 0))
+        self._tell(Number.SET_VRING_ADDR, vring.addr())
+        self._tell(Number.SET_VRING_CALL, VringFd(index, True), (vring.call_fd,))
+        self._tell(Number.SET_VRING_KICK, VringFd(index, True), (vring.kick_fd,))
+
+    def stop(self) -> None:
+        """Stop every vring; afterwards the back-end touches no guest memory."""
+        started, self._started = self._started, []
+        for index in started:
+            self._tell(Number.SET_VRING_ENABLE, VringState(index, 0))
+        for index in started:
+            self._ask(Number.GET_VRING_BASE, VringState(index, 0))
+
+    def _tell(
+        self, number: Number, payload: Payload | None = None, fds: tuple[int, ...] = ()
+    ) -> None:
+        """Send a message, and have it acknowledged if the back-end can."""
+        if self._acks:
+            result = self._ask(number, payload, fds).value
+            if result != 0:
+                raise self._error(f"refuses {number.name} ({result})")
+        else:
+            self._send(number, payload, fds)
+
+    def _ask(
+        self, number: Number, payload: Payload | None = None, fds: tuple[int, ...] = ()
+    ) -> Any:
+        """Send a message and return the payload of its reply."""
+        self._send(number, payload, fds)
+        try:
+            reply = self._socket.receive()
+            if reply is None:
+                raise self._error(f"closed the connection at {number.name}; see its log")
+            close_fds(reply.fds)
+            return decode_reply(number, reply.header, reply.payload)
+        except ProtocolError as error:
+            raise self._error(f"breaks the vhost-user protocol: {error}") from None
+        except TimeoutError:
+            raise self._error(
+                f"does not answer {number.name}; does another VMM use it already?"
+            ) from None
+        except OSError as error:
+            raise self._error(f"is lost at {number.name}: {error.strerror}") from None
+
+    def _send(self, number: Number, payload: Payload | None, fds: tuple[int, ...]) -> None:
+        wants_ack = self._acks and MESSAGES[number].reply is None
+        try:
+            self._socket.send(encode_message(number, payload, wants_ack), fds)
+        except OSError as error:
+            raise self._error(f"is lost at {number.name}: {error.strerror}") from None
+
+    def _error(self, what: str) -> OperatorError:
+        return OperatorError(f"the back-end at '{self._path}' {what}")
+
+
+def connect(path: str) -> Vmm:
+    """Connect to a back-end's socket."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    sock.settimeout(ANSWER_SECONDS)
+    try:
+        sock.connect(path)
+    except (OSError, ValueError) as error:
+        sock.close()
+        raise OperatorError(_connect_text(path, error)) from error
+    return Vmm(path, sock)
+
+
+def _connect_text(path: str, error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return f"'{path}' does not exist; start virtiofsd first, or give --source DIR"
+    if isinstance(error, ConnectionRefusedError):
+        return f"nobody listens on '{path}'; start virtiofsd on it, or give --source DIR"
+    if isinstance(error, (TimeoutError, BlockingIOError)):
+        return f"'{path}' takes no connection; does another VMM use it already?"
+    return f"cannot connect to '{path}': {getattr(error, 'strerror', None) or error}"
