@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A virtiofsd of our own for `vfsd mount --source`: on a temporary socket, ended with the mount."""
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from vfsd.frontend.vmm import Vmm, connect
+from vfsd.transport.errors import OperatorError
+
+START_SECONDS: Final = 20.0
+STOP_SECONDS: Final = 5.0
+STEP_SECONDS: Final = 0.02
+
+
+@contextmanager
+def own_backend(source: str, arguments: Sequence[str]) -> Iterator[Vmm]:
+    """Start virtiofsd on `source`, and connect to it."""
+    program = Path(sys.executable).parent / "virtiofsd"
+    with tempfile.TemporaryDirectory(prefix="vfsd-mount-") as folder:
+        path = str(Path(folder) / "socket")
+        argv = [str(program), f"--socket-path={path}", f"--shared-dir={source}", *arguments]
+        # A group of its own: Ctrl-C is for us, who end it after the mount.
+        try:
+            process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, process_group=0)
+        except OSError as error:
+            raise OperatorError(f"cannot start '{program}': {error.strerror}") from None
+        try:
+            with _connect(process, path) as vmm:
+                yield vmm
+        finally:
+            _end(process)
+
+
+def _connect(process: subprocess.Popen[bytes], path: str) -> Vmm:
+    """Connect as soon as it listens."""
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            return connect(path)
+        except OperatorError as error:
+            if not isinstance(error.__cause__, (FileNotFoundError, ConnectionRefusedError)):
+                raise
+        if (status := process.poll()) is not None:
+            raise OperatorError(f"virtiofsd ended with status {status} before it listened")
+        if time.monotonic() > deadline:
+            raise OperatorError(f"virtiofsd does not listen after {START_SECONDS:.0f} seconds")
+        time.sleep(STEP_SECONDS)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The bridges of a mount: one thread for each request queue, all of them in C (fuse_bridge.c).
+
+Owns guest memory, vrings and the C structures. Python sets up, starts the threads and waits.
+"""
+
+import os
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+from vfsd.frontend.guest_memory import GuestMemory, round_to_pages
+from vfsd.frontend.vmm import Vmm, Vring
+from vfsd.transport.native import check, ffi, lib, text
+
+SLOTS_MAX: Final = 256  # requests under way in one queue
+GOODBYE_MS: Final = 2000
+HIPRIO: Final = 0
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How many queues of what size, and what follows from it."""
+
+    queues: int  # request queues
+    queue_size: int  # descriptors, each
+    spin_us: int = 0
+
+    @property
+    def pages(self) -> int:
+        """Data pages of one request: the longest chain fits the queue, as in Linux' driver."""
+        return int(min(lib.BRIDGE_PAGES_MAX, self.queue_size - lib.BRIDGE_HEADS))
+
+    @property
+    def slots(self) -> int:
+        return min(self.queue_size, SLOTS_MAX)
+
+    @property
+    def slots_bytes(self) -> int:
+        return self.slots * int(lib.bridge_slot_bytes(self.pages))
+
+    @property
+    def hiprio_bytes(self) -> int:
+        return self.queue_size * int(lib.HIPRIO_BUFFER_BYTES)
+
+    @property
+    def memory_bytes(self) -> int:
+        vrings = (self.queues + 1) * Vring.bytes(self.queue_size)
+        return vrings + round_to_pages(self.hiprio_bytes) + self.queues * self.slots_bytes
+
+
+@dataclass(frozen=True)
+class End:
+    """Why a bridge ended."""
+
+    kind: int  # enum bridge_end
+    text: str = ""
+
+
+class Bridges:
+    """Everything between /dev/fuse and the back-end; close() it after the back-end let go."""
+
+    def __init__(self, vmm: Vmm, shape: Shape) -> None:
+        self._stack = ExitStack()
+        self._shape = shape
+        self._threads: list[threading.Thread] = []
+        self.ends: list[End] = []
+        with ExitStack() as undo:
+            undo.callback(self._stack.close)
+            self.stop_fd, self.ready_fd, self.ended_fd = (self._eventfd() for _ in range(3))
+            self.memory = self._stack.enter_context(GuestMemory(shape.memory_bytes))
+            self.vrings = [self._vring(index) for index in range(shape.queues + 1)]
+            self._hiprio = self._create_hiprio(vmm)
+            self._bridges: list[Any] = []
+            self._slots = [self.memory.allocate(shape.slots_bytes) for _ in self.vrings[1:]]
+            self._vmm = vmm
+            undo.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        self._stack.close()
+
+    def start(self, fuse_fds: list[int]) -> None:
+        """Start a thread for each request queue; `fuse_fds` stay the caller's."""
+        for vring, fuse_fd, slots in zip(self.vrings[1:], fuse_fds, self._slots, strict=True):
+            bridge = self._create_bridge(vring, fuse_fd, slots)
+            name = f"bridge {vring.index}"
+            thread = threading.Thread(target=self._run, args=(bridge,), name=name)
+            thread.start()
+            self._threads.append(thread)
+
+    def stop(self) -> None:
+        """End the threads; requests that the back-end has not answered stay unanswered."""
+        os.eventfd_write(self.stop_fd, 1)
+        self.join()
+
+    def join(self) -> None:
+        for thread in self._threads:
+            thread.join()
+        self._threads = []
+
+    def end_session(self) -> None:
+        """After join(): tell the back-end that its guest is gone."""
+        if self._bridges:
+            lib.bridge_end_session(self._bridges[0], GOODBYE_MS)
+
+    def _run(self, bridge: Any) -> None:
+        kind = lib.bridge_run(bridge)
+        self.ends.append(End(kind, _describe(kind, bridge)))
+        os.eventfd_write(self.ended_fd, 1)
+
+    def _eventfd(self) -> int:
+        fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._stack.callback(os.close, fd)
+        return fd
+
+    def _vring(self, index: int) -> Vring:
+        vring = Vring.create(index, self._shape.queue_size, self.memory)
+        self._stack.callback(vring.close)
+        return vring
+
+    def _create_hiprio(self, vmm: Vmm) -> Any:
+        config, ret = ffi.new("struct hiprio_config *"), ffi.new("struct hiprio **")
+        self.vrings[HIPRIO].fill(config.ring, self.memory, vmm.event_idx)
+        config.buffers = self.memory.allocate(self._shape.hiprio_bytes)
+        config.call_fd, config.stop_fd = self.vrings[HIPRIO].call_fd, self.stop_fd
+        check(lib.hiprio_create(config, ret))
+        self._stack.callback(lib.hiprio_destroy, ret[0])
+        return ret[0]
+
+    def _create_bridge(self, vring: Vring, fuse_fd: int, slots: int) -> Any:
+        config, bridge = ffi.new("struct bridge_config *"), ffi.new("struct bridge *")
+        vring.fill(config.ring, self.memory, self._vmm.event_idx)
+        config.indirect = self._vmm.indirect
+        config.pages, config.slots = self._shape.pages, self._shape.slots
+        config.slots_offset, config.spin_us = slots, self._shape.spin_us
+        config.fuse_fd, config.call_fd = fuse_fd, vring.call_fd
+        config.stop_fd, config.ready_fd = self.stop_fd, self.ready_fd
+        config.hiprio = self._hiprio
+        check(lib.bridge_init(bridge, config))
+        self._stack.callback(lib.bridge_deinit, bridge)
+        self._bridges.append(bridge)
+        return bridge
+
+
+_DESCRIPTIONS: Final[dict[int, Callable[[Any], str]]] = {
+    lib.BRIDGE_BROKEN: lambda b: f"the back-end breaks the protocol: {_reason(b)}",
+    lib.BRIDGE_FAILED: lambda b: f"{text(b.reason)}: {os.strerror(b.error)}",
+}
+
+
+def _describe(kind: int, bridge: Any) -> str:
+    describe = _DESCRIPTIONS.get(kind)
+    return describe(bridge) if describe else ""
+
+
+def _reason(bridge: Any) -> str:
+    if not bridge.opcode:
+        return str(text(bridge.reason))
+    name = text(lib.fuse_op(bridge.opcode).name) or f"opcode {bridge.opcode}"
+    return f"{text(bridge.reason)} ({name})"

@@ -1,0 +1,404 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * THEORY
+ *
+ * Actors. The kernel's FUSE client hands out requests on any channel (clone) of its connection
+ * and wants each reply on the channel that took the request. One thread runs one bridge: one
+ * channel and one request queue. The device is another process and not trusted. All bridges share
+ * the hiprio queue.
+ *
+ * A request. A free slot of guest memory is where read(2) puts it; request_layout.c cuts it into
+ * descriptors; it is added, and after the batch the device is kicked once. The reply lies in the
+ * same slot and goes to write(2) from there. Nothing is copied in between and nothing allocated.
+ *
+ * Invariants.
+ * - A slot is free, or its request is with the device. So a request is read only when a slot is
+ *   free and the ring has room for the longest chain; until then it waits in the kernel, where it
+ *   can still be interrupted.
+ * - A reply is passed on only if its header says the length that the used element says, that
+ *   length fits what was offered, and `unique` is the request's. The header may change after it
+ *   was checked; then the kernel, which checks it again, refuses it.
+ * - What the slot holds is not believed once the device has it: `struct bridge_slot` keeps what is
+ *   needed for the reply.
+ *
+ * Waiting. When there is nothing to do: ask for calls, look once more, poll(2) for a request, a
+ * call, or the end. While the device has requests, `spin_us` may be spent looking at the used index
+ * first.
+ *
+ * The end. ENODEV from /dev/fuse: nobody uses the mount any more, nobody waits for a reply.
+ * stop_fd: the caller closes the channels, which ends every request with an error. So no reply is
+ * waited for here; who stops the vrings (GET_VRING_BASE) gets the memory back.
+ *
+ * Not done: a request that is with the device stays there until it answers. FUSE_INTERRUPT is
+ * passed on for that (Linux' driver drops it), what comes of it is the back-end's choice. And
+ * when `slots` requests wait for each other (SETLKW), the queue is full, as it would be in a guest.
+ */
+#include "frontend/csrc/fuse_bridge.h"
+#include "frontend/csrc/init_request.h"
+#include "frontend/csrc/request_layout.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+_Static_assert((int)BRIDGE_PAGES_MAX == (int)LAYOUT_PAGES_MAX, "");
+_Static_assert((int)BRIDGE_HEADS == (int)LAYOUT_HEADS, "");
+
+#if defined(__x86_64__) || defined(__i386__)
+#define RELAX() __builtin_ia32_pause()
+#else
+#define RELAX() __asm__ volatile("" ::: "memory")
+#endif
+
+struct bridge_slot {
+	uint64_t unique;
+	uint32_t opcode;
+	uint32_t reply_room;
+	uint8_t *reply;
+};
+
+uint64_t bridge_slot_bytes(uint32_t pages)
+{
+	struct slot_layout layout;
+
+	slot_layout_init(&layout, pages);
+	return layout.bytes;
+}
+
+static int allocate(struct bridge *b)
+{
+	b->layout = calloc(1, sizeof(*b->layout));
+	b->slots = calloc(b->config.slots, sizeof(*b->slots));
+	b->free = calloc(b->config.slots, sizeof(*b->free));
+	return b->layout && b->slots && b->free ? 0 : -ENOMEM;
+}
+
+int bridge_init(struct bridge *b, const struct bridge_config *config)
+{
+	uint64_t end;
+	int err;
+
+	memset(b, 0, sizeof(*b));
+	b->config = *config;
+	if (!config->pages || config->pages > LAYOUT_PAGES_MAX || !config->slots)
+		return -EINVAL;
+	if (config->pages + LAYOUT_HEADS > config->ring.size)
+		return -EINVAL; /* virtio 1.2 §2.7.5.1: no chain is longer than the queue */
+	err = driver_ring_init(&b->ring, &config->ring);
+	if (!err)
+		err = allocate(b);
+	if (!err) {
+		slot_layout_init(b->layout, config->pages);
+		end = config->slots_offset + config->slots * b->layout->bytes;
+		err = end > config->ring.memory.size ? -EINVAL : 0;
+	}
+	if (err) {
+		bridge_deinit(b);
+		return err;
+	}
+	while (b->free_count < config->slots) {
+		b->free[b->free_count] = config->slots - 1 - b->free_count;
+		b->free_count++;
+	}
+	return 0;
+}
+
+void bridge_deinit(struct bridge *b)
+{
+	driver_ring_deinit(&b->ring);
+	free(b->layout);
+	free(b->slots);
+	free(b->free);
+	b->layout = NULL;
+	b->slots = NULL;
+	b->free = NULL;
+}
+
+static uint8_t *slot_addr(const struct bridge *b, uint32_t slot)
+{
+	return b->config.ring.memory.addr + b->config.slots_offset + slot * b->layout->bytes;
+}
+
+static struct fuse_in_header *slot_request(const struct bridge *b, uint32_t slot)
+{
+	return (void *)(slot_addr(b, slot) + b->layout->request);
+}
+
+static int broken(struct bridge *b, uint32_t opcode, const char *reason)
+{
+	b->reason = reason;
+	b->opcode = opcode;
+	return BRIDGE_BROKEN;
+}
+
+static int failed(struct bridge *b, const char *reason)
+{
+	b->error = errno;
+	b->reason = reason;
+	return BRIDGE_FAILED;
+}
+
+/* Write a reply to the kernel. Return: 0 or enum bridge_end. */
+static int tell_kernel(struct bridge *b, const void *reply, uint32_t len, uint32_t opcode)
+{
+	if (write(b->config.fuse_fd, reply, len) == (ssize_t)len)
+		return 0;
+	switch (errno) {
+	case ENOENT: /* the request was given up */
+	case ENODEV: /* so was the mount, which the next read tells */
+		return 0;
+	case EINVAL:
+		return broken(b, opcode, "the kernel refuses the reply");
+	default:
+		return failed(b, "cannot write to /dev/fuse");
+	}
+}
+
+static int refuse(struct bridge *b, const struct fuse_in_header *in, int error)
+{
+	struct fuse_out_header out = {.len = sizeof(out), .error = -error, .unique = in->unique};
+
+	return tell_kernel(b, &out, sizeof(out), in->opcode);
+}
+
+static bool ring_has_room(const struct bridge *b)
+{
+	uint32_t longest = b->config.indirect ? 1 : b->config.pages + LAYOUT_HEADS;
+
+	return b->free_count && b->ring.free_count >= longest;
+}
+
+/* Offer the request that lies in the first free slot. */
+static int offer(struct bridge *b)
+{
+	uint32_t slot = b->free[b->free_count - 1];
+	struct fuse_in_header *in = slot_request(b, slot);
+	struct request_chain cut;
+	struct driver_chain chain;
+
+	if (request_chain_build(b->layout, slot_addr(b, slot), &cut) < 0)
+		return refuse(b, in, EIO);
+	if (in->opcode == FUSE_INIT)
+		init_request_mask(in);
+	b->slots[slot] = (struct bridge_slot){
+		.unique = in->unique,
+		.opcode = in->opcode,
+		.reply_room = cut.reply_room,
+		.reply = cut.reply,
+	};
+	chain = (struct driver_chain){
+		.segments = cut.segments,
+		.readable = cut.readable,
+		.writable = cut.writable,
+		.table = b->config.indirect ? slot_addr(b, slot) : NULL,
+		.token = slot,
+	};
+	if (driver_ring_add(&b->ring, &chain) < 0)
+		return refuse(b, in, EIO); /* ring_has_room() was asked before */
+	b->free_count--;
+	b->requests++;
+	return 0;
+}
+
+static int send_hiprio(struct bridge *b, const struct fuse_in_header *in)
+{
+	int err;
+
+	/* What was read before it goes first: a FORGET must not overtake the LOOKUP it ends. */
+	driver_ring_kick(&b->ring);
+	err = hiprio_send(b->config.hiprio, in);
+	if (err == HIPRIO_STOPPED)
+		return BRIDGE_STOPPED;
+	return err ? broken(b, in->opcode, hiprio_reason(b->config.hiprio)) : 0;
+}
+
+static int read_error(struct bridge *b)
+{
+	switch (errno) {
+	case ENODEV:
+	case ECONNABORTED:
+		return BRIDGE_UNMOUNTED;
+	default:
+		return failed(b, "cannot read from /dev/fuse");
+	}
+}
+
+/* Take one request from the kernel. Return: 0; enum bridge_end; -EAGAIN: there is none. */
+static int take_request(struct bridge *b)
+{
+	struct fuse_in_header *in = slot_request(b, b->free[b->free_count - 1]);
+	ssize_t len = read(b->config.fuse_fd, in, slot_layout_request_room(b->layout));
+
+	if (len < 0 && errno == EAGAIN)
+		return -EAGAIN;
+	if (len < 0 && (errno == EINTR || errno == ENOENT))
+		return 0; /* ENOENT: interrupted before it was read */
+	if (len < 0)
+		return read_error(b);
+	switch (in->opcode) {
+	case FUSE_FORGET:
+	case FUSE_BATCH_FORGET:
+	case FUSE_INTERRUPT:
+		return send_hiprio(b, in);
+	default:
+		return offer(b);
+	}
+}
+
+static int take_requests(struct bridge *b, bool *more)
+{
+	int end = 0;
+
+	while (!end && ring_has_room(b))
+		end = take_request(b);
+	driver_ring_kick(&b->ring);
+	*more = end != -EAGAIN;
+	return end == -EAGAIN ? 0 : end;
+}
+
+static int init_done(struct bridge *b, const struct bridge_slot *slot, uint32_t len)
+{
+	const char *wrong = init_reply_clamp((void *)slot->reply, len, b->config.pages);
+	uint64_t one = 1;
+	int end;
+
+	if (wrong)
+		return broken(b, slot->opcode, wrong);
+	end = tell_kernel(b, slot->reply, len, slot->opcode);
+	(void)!write(b->config.ready_fd, &one, sizeof(one));
+	return end;
+}
+
+static int pass_reply(struct bridge *b, const struct driver_used *used)
+{
+	const struct bridge_slot *slot = &b->slots[used->token];
+	struct fuse_out_header header;
+
+	memcpy(&header, slot->reply, sizeof(header));
+	b->free[b->free_count++] = used->token;
+	if (used->len < sizeof(header) || used->len > slot->reply_room)
+		return broken(b, slot->opcode, "a reply of a length that cannot be");
+	if (header.len != used->len)
+		return broken(b, slot->opcode,
+			      "a reply whose length is not that of its used element");
+	if (header.unique != slot->unique)
+		return broken(b, slot->opcode, "a reply to another request");
+	if (slot->opcode == FUSE_INIT)
+		return init_done(b, slot, used->len);
+	return tell_kernel(b, slot->reply, used->len, slot->opcode);
+}
+
+static int pass_replies(struct bridge *b)
+{
+	struct driver_used used;
+	int taken, end = 0;
+
+	while (!end && (taken = driver_ring_take(&b->ring, &used))) {
+		if (taken < 0)
+			return broken(b, 0, b->ring.reason);
+		end = pass_reply(b, &used);
+	}
+	return end;
+}
+
+static uint64_t now_us(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
+}
+
+static bool spin(const struct bridge *b)
+{
+	uint64_t until;
+
+	if (!b->config.spin_us || !b->ring.outstanding)
+		return false;
+	until = now_us() + b->config.spin_us;
+	do {
+		for (int i = 0; i < 32; i++) {
+			if (driver_ring_is_used(&b->ring))
+				return true;
+			RELAX();
+		}
+	} while (now_us() < until);
+	return false;
+}
+
+/* Sleep until there is something to do. `more`: there is, or may be, a request to read. */
+static int wait_for_work(struct bridge *b, bool *more)
+{
+	bool room = ring_has_room(b);
+	struct pollfd fds[] = {
+		{b->config.fuse_fd, room ? POLLIN : 0, 0},
+		{b->config.call_fd, POLLIN, 0},
+		{b->config.stop_fd, POLLIN, 0},
+	};
+	uint64_t count;
+
+	if ((*more && room) || spin(b) || driver_ring_enable_calls(&b->ring))
+		return 0;
+	if (poll(fds, 3, -1) < 0)
+		return errno == EINTR ? 0 : failed(b, "cannot poll");
+	driver_ring_disable_calls(&b->ring);
+	if (fds[2].revents)
+		return BRIDGE_STOPPED;
+	if (fds[1].revents)
+		(void)!read(b->config.call_fd, &count, sizeof(count));
+	if (fds[0].revents & POLLERR)
+		return BRIDGE_UNMOUNTED;
+	*more = *more || fds[0].revents;
+	return 0;
+}
+
+int bridge_run(struct bridge *b)
+{
+	bool more = true;
+	int end = 0;
+
+	while (!end) {
+		end = pass_replies(b);
+		if (!end && more)
+			end = take_requests(b, &more);
+		if (!end)
+			end = wait_for_work(b, &more);
+	}
+	return end;
+}
+
+static void drop_replies(struct bridge *b)
+{
+	struct driver_used used;
+
+	while (driver_ring_take(&b->ring, &used) == 1)
+		b->free[b->free_count++] = used.token;
+}
+
+bool bridge_end_session(struct bridge *b, int timeout_ms)
+{
+	uint64_t until = now_us() + (uint64_t)timeout_ms * 1000;
+	struct pollfd call = {b->config.call_fd, POLLIN, 0};
+	uint64_t count;
+
+	drop_replies(b);
+	if (!ring_has_room(b))
+		return false;
+	*slot_request(b, b->free[b->free_count - 1]) = (struct fuse_in_header){
+		.len = sizeof(struct fuse_in_header),
+		.opcode = FUSE_DESTROY,
+		.unique = UINT64_C(1) << 62, /* the kernel counts up from 2 */
+	};
+	if (offer(b))
+		return false;
+	driver_ring_kick(&b->ring);
+	while (b->ring.outstanding && !b->ring.reason && now_us() < until) {
+		if (!driver_ring_enable_calls(&b->ring) && poll(&call, 1, 10) > 0)
+			(void)!read(b->config.call_fd, &count, sizeof(count));
+		drop_replies(b);
+	}
+	return !b->ring.outstanding;
+}

@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Requests from /dev/fuse into one request queue of a virtio-fs device, replies back. The theory
+ * is at the top of fuse_bridge.c.
+ */
+#ifndef VFSD_FUSE_BRIDGE_H
+#define VFSD_FUSE_BRIDGE_H
+
+#include "transport/csrc/types.h"
+#include "frontend/csrc/driver_ring.h"
+#include "frontend/csrc/hiprio.h"
+
+enum bridge_limit {
+	BRIDGE_PAGES_MAX = 256, /* data pages of one request */
+	BRIDGE_HEADS = 4,	/* descriptors of a chain besides those */
+};
+
+/* Why bridge_run() returned. */
+enum bridge_end {
+	BRIDGE_UNMOUNTED = 1, /* by umount, or the kernel's connection was aborted */
+	BRIDGE_STOPPED,	      /* stop_fd */
+	BRIDGE_BROKEN,	      /* the back-end broke the protocol: `reason`, `opcode` */
+	BRIDGE_FAILED,	      /* a system call failed: `reason`, `error` */
+};
+
+struct bridge_config {
+	struct driver_ring_config ring;
+	bool indirect;	       /* INDIRECT_DESC was negotiated */
+	uint32_t pages;	       /* data pages of one request */
+	uint32_t slots;	       /* requests under way, at most */
+	uint64_t slots_offset; /* in guest memory: bridge_slot_bytes() each */
+	int fuse_fd;	       /* non-blocking */
+	int call_fd;
+	int stop_fd;	  /* readable: stop */
+	int ready_fd;	  /* written when FUSE_INIT is answered */
+	uint32_t spin_us; /* look for replies so long before sleeping */
+	struct hiprio *hiprio;
+};
+
+struct bridge_slot;
+struct slot_layout;
+
+struct bridge {
+	struct bridge_config config;
+	struct driver_ring ring;
+	struct slot_layout *layout;
+	struct bridge_slot *slots;
+	uint32_t *free; /* a stack, so that the warmest slot is used next */
+	uint32_t free_count;
+	uint64_t requests; /* sent so far */
+	const char *reason;
+	uint32_t opcode;
+	int error;
+};
+
+/* Guest memory for one slot, in bytes. */
+uint64_t bridge_slot_bytes(uint32_t pages);
+
+/* Return: 0 or -errno. */
+int bridge_init(struct bridge *b, const struct bridge_config *config) must_check;
+void bridge_deinit(struct bridge *b);
+
+/* Carry requests until something ends it. Return: enum bridge_end. */
+int bridge_run(struct bridge *b);
+
+/* After bridge_run(): tell the back-end that the session is over (FUSE_DESTROY), and wait up to
+ * `timeout_ms` for its answer. Return: false if none came. */
+bool bridge_end_session(struct bridge *b, int timeout_ms);
+
+#endif

@@ -1,0 +1,157 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "frontend/csrc/hiprio.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* FORGET and INTERRUPT have the same size. */
+enum {
+	MESSAGE_BYTES = sizeof(struct fuse_in_header) + sizeof(struct fuse_forget_in),
+};
+_Static_assert(sizeof(struct fuse_forget_in) == sizeof(struct fuse_interrupt_in), "");
+_Static_assert((int)MESSAGE_BYTES <= (int)HIPRIO_BUFFER_BYTES, "");
+
+struct hiprio {
+	pthread_mutex_t lock;
+	struct driver_ring ring;
+	uint8_t *buffers;
+	int call_fd;
+	int stop_fd;
+	uint32_t free_count;
+	uint32_t *free; /* buffers that the device does not have */
+};
+
+int hiprio_create(const struct hiprio_config *config, struct hiprio **ret)
+{
+	struct hiprio *h = calloc(1, sizeof(*h));
+	uint32_t size = config->ring.size;
+	int err;
+
+	if (!h)
+		return -ENOMEM;
+	err = driver_ring_init(&h->ring, &config->ring);
+	h->free = err ? NULL : calloc(size, sizeof(*h->free));
+	if (!h->free) {
+		driver_ring_deinit(&h->ring);
+		free(h);
+		return err ? err : -ENOMEM;
+	}
+	pthread_mutex_init(&h->lock, NULL);
+	h->buffers = config->ring.memory.addr + config->buffers;
+	h->call_fd = config->call_fd;
+	h->stop_fd = config->stop_fd;
+	while (h->free_count < size) {
+		h->free[h->free_count] = h->free_count;
+		h->free_count++;
+	}
+	driver_ring_disable_calls(&h->ring);
+	*ret = h;
+	return 0;
+}
+
+void hiprio_destroy(struct hiprio *h)
+{
+	driver_ring_deinit(&h->ring);
+	pthread_mutex_destroy(&h->lock);
+	free(h->free);
+	free(h);
+}
+
+const char *hiprio_reason(const struct hiprio *h)
+{
+	return h->ring.reason;
+}
+
+static int reclaim(struct hiprio *h)
+{
+	struct driver_used used;
+	int taken;
+
+	while ((taken = driver_ring_take(&h->ring, &used)) == 1)
+		h->free[h->free_count++] = used.token;
+	return taken;
+}
+
+/* Sleep until the device has taken something, which it does without waiting for anything of ours.
+ */
+static int wait_for_room(struct hiprio *h)
+{
+	struct pollfd fds[] = {{h->call_fd, POLLIN, 0}, {h->stop_fd, POLLIN, 0}};
+	uint64_t count;
+
+	driver_ring_kick(&h->ring);
+	if (!driver_ring_enable_calls(&h->ring)) {
+		if (poll(fds, 2, -1) < 0 && errno != EINTR)
+			return HIPRIO_STOPPED;
+		if (fds[1].revents)
+			return HIPRIO_STOPPED;
+		(void)!read(h->call_fd, &count, sizeof(count));
+	}
+	driver_ring_disable_calls(&h->ring);
+	return 0;
+}
+
+static int add(struct hiprio *h, const void *message)
+{
+	struct driver_segment segment = {.len = MESSAGE_BYTES};
+	struct driver_chain chain = {.segments = &segment, .readable = 1};
+	int err = reclaim(h);
+
+	while (!err && !h->free_count) {
+		err = wait_for_room(h);
+		if (!err)
+			err = reclaim(h);
+	}
+	if (err)
+		return err;
+	chain.token = h->free[--h->free_count];
+	segment.addr = h->buffers + (size_t)chain.token * HIPRIO_BUFFER_BYTES;
+	memcpy(segment.addr, message, MESSAGE_BYTES);
+	return driver_ring_add(&h->ring, &chain);
+}
+
+static int add_batch(struct hiprio *h, const struct fuse_in_header *request)
+{
+	const struct fuse_batch_forget_in *batch = (const void *)(request + 1);
+	const struct fuse_forget_one *one = (const void *)(batch + 1);
+	int err = 0;
+
+	for (uint32_t i = 0; i < batch->count && !err; i++) {
+		struct {
+			struct fuse_in_header header;
+			struct fuse_forget_in forget;
+		} message = {
+			.header =
+				{
+					.len = MESSAGE_BYTES,
+					.opcode = FUSE_FORGET,
+					.unique = request->unique,
+					.nodeid = one[i].nodeid,
+				},
+			.forget.nlookup = one[i].nlookup,
+		};
+
+		err = add(h, &message);
+	}
+	return err;
+}
+
+int hiprio_send(struct hiprio *h, const struct fuse_in_header *request)
+{
+	int err;
+
+	pthread_mutex_lock(&h->lock);
+	if (h->ring.reason)
+		err = DRIVER_RING_BROKEN;
+	else if (request->opcode == FUSE_BATCH_FORGET)
+		err = add_batch(h, request);
+	else
+		err = add(h, request);
+	driver_ring_kick(&h->ring);
+	pthread_mutex_unlock(&h->lock);
+	return err;
+}

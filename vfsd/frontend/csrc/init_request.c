@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "frontend/csrc/init_request.h"
+#include "frontend/csrc/request_layout.h"
+
+#include <unistd.h>
+
+enum {
+	ONLY_DEVICE = FUSE_SPLICE_WRITE | FUSE_SPLICE_MOVE | FUSE_SPLICE_READ,
+	/* Their numbers, less 32: Debian 12's <linux/fuse.h> does not have all of them. */
+	HAS_EXPIRE_ONLY = 1 << 3,
+	PASSTHROUGH = 1 << 5,
+	HAS_RESEND = 1 << 7,
+	OVER_IO_URING = 1 << 9,
+	REQUEST_TIMEOUT = 1 << 10,
+	ONLY_DEVICE_2 =
+		HAS_EXPIRE_ONLY | PASSTHROUGH | HAS_RESEND | OVER_IO_URING | REQUEST_TIMEOUT,
+
+	DEFAULT_PAGES = 32, /* of the kernel, when the reply does not say */
+};
+
+void init_request_mask(struct fuse_in_header *request)
+{
+	struct fuse_init_in *in = (void *)(request + 1);
+	uint32_t len = request->len - (uint32_t)sizeof(*request);
+
+	if (len >= offsetof(struct fuse_init_in, flags) + sizeof(in->flags))
+		in->flags &= ~(uint32_t)ONLY_DEVICE;
+	if (len >= sizeof(*in))
+		in->flags2 &= ~(uint32_t)ONLY_DEVICE_2;
+}
+
+const char *init_reply_clamp(struct fuse_out_header *reply, uint32_t len, uint32_t data_pages)
+{
+	struct fuse_init_out *out = (void *)(reply + 1);
+	uint32_t bytes = data_pages * LAYOUT_PAGE;
+	uint32_t pages = bytes / (uint32_t)sysconf(_SC_PAGESIZE);
+	uint32_t granted;
+
+	if (reply->error)
+		return "the back-end refuses FUSE_INIT";
+	if (len < sizeof(*reply) + sizeof(*out))
+		return "the reply to FUSE_INIT is too short";
+	if (out->major != FUSE_KERNEL_VERSION)
+		return "the back-end speaks another major version of FUSE";
+	granted = out->flags & FUSE_MAX_PAGES ? out->max_pages : DEFAULT_PAGES;
+	out->flags = (out->flags & ~(uint32_t)ONLY_DEVICE) | FUSE_MAX_PAGES;
+	out->flags2 &= ~(uint32_t)ONLY_DEVICE_2;
+	out->max_pages = (uint16_t)(granted < pages ? granted : pages);
+	if (out->max_write > bytes)
+		out->max_write = bytes;
+	return NULL;
+}

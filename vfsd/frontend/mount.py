@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`vfsd mount`: a back-end's export, mounted on this host until somebody ends it.
+
+The order matters. The back-end is ready before mount(2), since mount(2) makes the kernel send
+FUSE_INIT and everybody who steps on the mount point waits for its answer; the bridges run right
+after, and only the answer makes the mount "mounted". At the end it is the other way round: the
+bridges end before their channels are closed, the channels before the back-end lets go of memory.
+"""
+
+import os
+import select
+import signal
+import sys
+import threading
+import time
+from types import FrameType
+from typing import Any, Final, Self
+
+from vfsd.frontend.bridge import Bridges, Shape
+from vfsd.frontend.fuse_mount import FuseMount
+from vfsd.frontend.vmm import Vmm
+from vfsd.transport.errors import OperatorError
+from vfsd.transport.message_socket import close_fds
+from vfsd.transport.native import lib
+
+ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+INIT_SECONDS: Final = 20.0
+
+
+class Signals:
+    """The signals that end a mount. Until `deferred` they interrupt what is going on; then they
+    make fileno() readable."""
+
+    def __init__(self) -> None:
+        self.deferred = False
+        self._fd, self._wakeup = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def __enter__(self) -> Self:
+        self._before: dict[signal.Signals, Any] = {
+            number: signal.signal(number, self._handle) for number in ENDING
+        }
+        self._wakeup_before = signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.set_wakeup_fd(self._wakeup_before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        close_fds((self._fd, self._wakeup))
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def take(self) -> bool:
+        """True if a signal came since the last call."""
+        return bool(os.read(self._fd, 4096))
+
+    def _handle(self, _number: int, _frame: FrameType | None) -> None:
+        if not self.deferred:
+            raise KeyboardInterrupt
+
+
+def mount(vmm: Vmm, signals: Signals, names: tuple[str, str], shape: Shape) -> None:
+    """Mount `names` (source, directory) until it is unmounted; OperatorError if that goes wrong."""
+    source, target = names
+    with Bridges(vmm, shape) as bridges:
+        vmm.start(bridges.memory, bridges.vrings)
+        signals.deferred = True
+        with FuseMount(source, target, shape.queues) as fuse:
+            ending = _Ending(vmm, bridges, fuse, signals)
+            try:
+                bridges.start(fuse.fds)
+                ending.wait(f"mounted {source} on {target}, {_count(shape.queues, 'queue')}")
+            finally:
+                bridges.stop()
+                fuse.abort()
+                ending.join()
+        bridges.end_session()
+        vmm.stop()
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+class _Ending:
+    """Waits for whatever ends a mount."""
+
+    def __init__(self, vmm: Vmm, bridges: Bridges, fuse: FuseMount, signals: Signals) -> None:
+        self._bridges = bridges
+        self._fuse = fuse
+        self._signals = signals
+        self._unmounting: threading.Thread | None = None
+        self._poll = select.poll()
+        self._fds = {
+            vmm.fileno(): self._backend_spoke,
+            bridges.ended_fd: self._bridge_ended,
+            signals.fileno(): self._signalled,
+        }
+        for fd in (*self._fds, bridges.ready_fd):
+            self._poll.register(fd, select.POLLIN)
+
+    def wait(self, line: str) -> None:
+        """Print `line` when the mount can be used; return when it is over."""
+        self._wait_ready()
+        print(line, flush=True)
+        while not self._step(None):
+            pass
+
+    def join(self) -> None:
+        if self._unmounting:
+            self._unmounting.join()
+
+    def _wait_ready(self) -> None:
+        deadline = time.monotonic() + INIT_SECONDS
+        ready = False
+        while not ready:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise OperatorError("the back-end does not answer FUSE_INIT")
+            fds = {fd for fd, _ in self._poll.poll(left * 1000)}
+            ready = self._bridges.ready_fd in fds
+            if not ready and self._handle(fds):
+                raise KeyboardInterrupt
+        self._poll.unregister(self._bridges.ready_fd)
+
+    def _step(self, milliseconds: float | None) -> bool:
+        return self._handle({fd for fd, _ in self._poll.poll(milliseconds)})
+
+    def _handle(self, fds: set[int]) -> bool:
+        """True if the mount is over."""
+        return any(handle() for fd, handle in self._fds.items() if fd in fds)
+
+    def _backend_spoke(self) -> bool:
+        raise OperatorError("the back-end has closed the connection; its mount is gone")
+
+    def _bridge_ended(self) -> bool:
+        end = self._bridges.ends[0]
+        if end.kind != lib.BRIDGE_UNMOUNTED:
+            raise OperatorError(end.text)
+        if self._fuse.is_mounted():
+            raise OperatorError("somebody has aborted the FUSE connection; its mount is gone")
+        return True
+
+    def _signalled(self) -> bool:
+        """The first signal unmounts, which may take a while; the second one does not wait."""
+        self._signals.take()
+        if self._unmounting:
+            return True
+        self._unmounting = threading.Thread(target=self._unmount, name="unmount")
+        self._unmounting.start()
+        return False
+
+    def _unmount(self) -> None:
+        """In a thread: the kernel asks us to write what is dirty before umount(2) returns."""
+        if not self._fuse.unmount(lazy=False):
+            print(f"vfsd: '{self._fuse.target}' is in use: its users get an error", file=sys.stderr)
+            self._fuse.unmount(lazy=True)
+            os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`vfsd mount`: its command line."""
+
+import argparse
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from vfsd.frontend.backend import own_backend
+from vfsd.frontend.bridge import Shape
+from vfsd.frontend.fuse_mount import check_mountpoint
+from vfsd.frontend.mount import Signals, mount
+from vfsd.frontend.vmm import Vmm, connect
+from vfsd.transport.errors import OperatorError
+
+SUMMARY: Final = "mount a virtio-fs back-end on this host, without a VM"
+QUEUES_MAX: Final = 64
+QUEUE_SIZES: Final = tuple(1 << bit for bit in range(3, 16))
+QUEUE_SIZE: Final = 1024  # allows requests of 1 MiB
+SPIN_MAX: Final = 10000
+EPILOG: Final = """\
+vfsd mount SOCKET MOUNTPOINT          any vhost-user virtio-fs socket
+vfsd mount --source DIR MOUNTPOINT    starts a virtiofsd of its own; what follows -- is for it
+
+It stays in the foreground. umount MOUNTPOINT ends it, and so does Ctrl-C: then, if the mount is in
+use, its users get an error.
+"""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = EPILOG
+    parser.usage = "vfsd mount (SOCKET | --source DIR) MOUNTPOINT [options] [-- ARGUMENT...]"
+    parser.add_argument("paths", nargs="*", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--source", metavar="DIR", help="share DIR with a virtiofsd that ends with the mount"
+    )
+    parser.add_argument(
+        "--queues", type=int, metavar="N",
+        help="request queues (as many as there are, but no more than CPUs)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--queue-size", type=int, metavar="N", default=QUEUE_SIZE,
+        help=f"descriptors of each queue ({QUEUE_SIZE}); N-4 pages fit in a request",
+    )  # fmt: skip
+    parser.add_argument(
+        "--poll-us", type=int, metavar="N", default=0,
+        help="look for replies for N microseconds before sleeping (0)",
+    )  # fmt: skip
+
+
+def run(options: argparse.Namespace) -> int:
+    """Mount until it is over; returns the exit status."""
+    socket, target = _paths(options)
+    _check_numbers(options)
+    target = check_mountpoint(target)
+    # The default handling of a signal would leave a virtiofsd of ours behind.
+    with Signals() as signals, _backend(options, socket) as vmm:
+        vmm.negotiate()
+        shape = Shape(_queues(options, vmm), options.queue_size, options.poll_us)
+        mount(vmm, signals, (options.source or socket, target), shape)
+    return 0
+
+
+def _paths(options: argparse.Namespace) -> tuple[str, str]:
+    wanted = 1 if options.source is not None else 2
+    if len(options.paths) != wanted:
+        what = "MOUNTPOINT" if wanted == 1 else "SOCKET and MOUNTPOINT"
+        raise OperatorError(f"mount takes {what}; see vfsd mount --help", status=2)
+    return ("" if wanted == 1 else options.paths[0]), options.paths[-1]
+
+
+def _check_numbers(options: argparse.Namespace) -> None:
+    if options.queues is not None and not 1 <= options.queues <= QUEUES_MAX:
+        raise OperatorError(f"--queues: give a number from 1 to {QUEUES_MAX}", status=2)
+    if options.queue_size not in QUEUE_SIZES:
+        first, last = QUEUE_SIZES[0], QUEUE_SIZES[-1]
+        raise OperatorError(f"--queue-size: give a power of 2 from {first} to {last}", status=2)
+    if not 0 <= options.poll_us <= SPIN_MAX:
+        raise OperatorError(f"--poll-us: give a number from 0 to {SPIN_MAX}", status=2)
+    if options.passed_on and options.source is None:
+        raise OperatorError("arguments after -- are for the virtiofsd of --source", status=2)
+
+
+@contextmanager
+def _backend(options: argparse.Namespace, socket: str) -> Iterator[Vmm]:
+    if options.source is None:
+        with connect(socket) as vmm:
+            yield vmm
+        return
+    if not Path(options.source).is_dir():
+        raise OperatorError(f"--source: '{options.source}' is not a directory")
+    queues = [] if options.queues is None else [f"--request-queues={options.queues}"]
+    with own_backend(options.source, [*queues, *options.passed_on]) as vmm:
+        yield vmm
+
+
+def _queues(options: argparse.Namespace, vmm: Vmm) -> int:
+    if options.queues is None:
+        return max(1, min(vmm.queues_offered - 1, os.cpu_count() or 1, QUEUES_MAX))
+    vmm.check_queues(options.queues)
+    return int(options.queues)
