@@ -224,13 +224,16 @@ void *guest_memory_at_uva(struct guest_memory *memory, uint64_t uva, uint64_t le
 	return NULL;
 }
 
+static bool any_contains(const struct guest_mapping *mappings, uint32_t count, const void *addr)
+{
+	for (uint32_t i = 0; i < count; i++)
+		if ((uint64_t)((const uint8_t *)addr - mappings[i].base) < mappings[i].base_len)
+			return true;
+	return false;
+}
+
 bool guest_memory_contains(const struct guest_memory *memory, const void *addr)
 {
-	for (uint32_t i = 0; i < memory->count; i++) {
-		const struct guest_mapping *m = &memory->mappings[i];
-
-		if ((uint64_t)((const uint8_t *)addr - m->base) < m->base_len)
-			return true;
-	}
-	return false;
+	return any_contains(memory->mappings, memory->count, addr) ||
+	       any_contains(memory->retired, memory->retired_count, addr);
 }

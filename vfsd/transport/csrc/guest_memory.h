@@ -54,7 +54,7 @@ void *guest_memory_span(struct guest_memory *memory, uint64_t gpa, uint64_t len,
 /* The same for a front-end user address: where rings are (vhost-user: vring address). */
 void *guest_memory_at_uva(struct guest_memory *memory, uint64_t uva, uint64_t len);
 
-/* True if [addr, addr + 1) is guest memory as mapped here. */
+/* True if [addr, addr + 1) is guest memory as mapped here, retired or not. */
 bool guest_memory_contains(const struct guest_memory *memory, const void *addr);
 
 #endif
