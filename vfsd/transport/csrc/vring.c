@@ -67,6 +67,15 @@ static void set_avail_event(struct vring *v, uint16_t value)
 	store16(&v->used->ring[v->size], value);
 }
 
+/* A part of the ring, aligned as the specification wants it for the driver and, since a region may
+ * begin anywhere in its file, for us; NULL if it is not. */
+static void *map_part(struct guest_memory *memory, uint64_t uva, uint64_t len, uint64_t align)
+{
+	void *addr = guest_memory_at_uva(memory, uva, len);
+
+	return (uva | (uintptr_t)addr) & (align - 1) ? NULL : addr;
+}
+
 int vring_map(struct vring *v, const struct device_vring *device, struct guest_memory *memory,
 	      uint64_t features)
 {
@@ -75,12 +84,10 @@ int vring_map(struct vring *v, const struct device_vring *device, struct guest_m
 
 	if (!size || size > VRING_SIZE_MAX || size & (size - 1))
 		return -EINVAL;
-	if (device->desc & 15 || device->avail & 1 || device->used & 3)
-		return -EINVAL;
-	v->desc = guest_memory_at_uva(memory, device->desc, size * sizeof(struct vring_desc));
-	v->avail = guest_memory_at_uva(memory, device->avail, 4 + size * 2 + event);
-	v->used = guest_memory_at_uva(memory, device->used,
-				      4 + size * sizeof(struct vring_used_elem) + event);
+	v->desc = map_part(memory, device->desc, size * sizeof(struct vring_desc), 16);
+	v->avail = map_part(memory, device->avail, 4 + size * 2 + event, 2);
+	v->used = map_part(memory, device->used, 4 + size * sizeof(struct vring_used_elem) + event,
+			   4);
 	if (!v->desc || !v->avail || !v->used)
 		return -EINVAL;
 	v->size = size;
