@@ -23,22 +23,16 @@ static void settle_batch(struct inflight_region *r, uint32_t size, uint16_t used
 	r->used_idx = used_idx;
 }
 
-uint32_t inflight_settle(struct inflight_region *r, uint32_t size, uint16_t used_idx)
+void inflight_settle(struct inflight_region *r, uint32_t size, uint16_t used_idx)
 {
-	uint32_t count = 0;
-
 	if (r->version != 1 || r->desc_num != size) {
 		memset(r, 0, inflight_region_bytes(size));
 		r->version = 1;
 		r->desc_num = (uint16_t)size;
 		r->used_idx = used_idx;
-		return 0;
 	}
 	if (r->used_idx != used_idx)
 		settle_batch(r, size, used_idx);
-	for (uint32_t i = 0; i < size; i++)
-		count += r->desc[i].inflight == 1;
-	return count;
 }
 
 struct arrival {
@@ -53,11 +47,11 @@ static int by_counter(const void *a, const void *b)
 	return (left->counter > right->counter) - (left->counter < right->counter);
 }
 
-uint64_t inflight_heads(const struct inflight_region *r, uint32_t size, uint16_t *ret)
+uint32_t inflight_heads(const struct inflight_region *r, uint32_t size, uint16_t *ret,
+			uint64_t *ret_highest)
 {
 	struct arrival *arrivals = malloc(size * sizeof(*arrivals));
 	uint32_t count = 0;
-	uint64_t highest;
 
 	if (!arrivals)
 		abort(); /* at attach, not per request: the pool tries again */
@@ -67,7 +61,7 @@ uint64_t inflight_heads(const struct inflight_region *r, uint32_t size, uint16_t
 	qsort(arrivals, count, sizeof(*arrivals), by_counter);
 	for (uint32_t i = 0; i < count; i++)
 		ret[i] = arrivals[i].head;
-	highest = count ? arrivals[count - 1].counter : 0;
+	*ret_highest = count ? arrivals[count - 1].counter : 0;
 	free(arrivals);
-	return highest;
+	return count;
 }

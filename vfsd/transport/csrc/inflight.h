@@ -33,11 +33,12 @@ struct inflight_region {
 uint64_t inflight_region_bytes(uint32_t size);
 
 /* Make the region describe a ring of `size` entries whose used index is `used_idx`; finish what a
- * dead worker began. Return: the number of heads that are in flight. */
-uint32_t inflight_settle(struct inflight_region *r, uint32_t size, uint16_t used_idx);
+ * dead worker began. */
+void inflight_settle(struct inflight_region *r, uint32_t size, uint16_t used_idx);
 
-/* The heads in flight, oldest first, into ret[size]; ret's length is inflight_settle's result.
- * Return: the highest counter seen. */
-uint64_t inflight_heads(const struct inflight_region *r, uint32_t size, uint16_t *ret);
+/* The heads in flight, oldest first, into ret (room for `size`), and the highest counter seen.
+ * Return: their number. */
+uint32_t inflight_heads(const struct inflight_region *r, uint32_t size, uint16_t *ret,
+			uint64_t *ret_highest);
 
 #endif

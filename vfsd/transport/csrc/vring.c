@@ -99,10 +99,12 @@ int vring_map(struct vring *v, const struct device_vring *device, struct guest_m
 uint32_t vring_attach(struct vring *v, struct inflight_region *inflight, uint16_t *ret_heads)
 {
 	uint16_t used_idx = load16(&v->used->idx);
-	uint32_t count = inflight_settle(inflight, v->size, used_idx);
+	uint32_t count;
 
+	inflight_settle(inflight, v->size, used_idx);
+	/* The record may be the front-end's memory: only what was read into ret_heads counts. */
+	count = inflight_heads(inflight, v->size, ret_heads, &v->counter);
 	v->inflight = inflight;
-	v->counter = inflight_heads(inflight, v->size, ret_heads);
 	v->used_idx = used_idx;
 	v->signalled = used_idx;
 	v->pending = 0;
