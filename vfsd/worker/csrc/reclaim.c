@@ -105,19 +105,31 @@ uint32_t reclaim_collect(struct reclaim *r)
 	return r->close_count;
 }
 
-/* Room at any price: wait for the others (not for ourselves, we are called from an op that holds
- * no other pointer), then close here. */
-static void make_room(struct reclaim *r)
+/* Wait for the others, not for ourselves: we are called from an op that holds no other pointer.
+ * Return: the oldest epoch in which somebody may still read. */
+static uint64_t wait_for_first(struct reclaim *r)
 {
 	for (uint32_t turn = 0; turn < FULL_WAIT_TURNS; turn++) {
-		if (may_go(&r->retired[r->first], oldest_epoch(r, false)))
-			break;
+		uint64_t oldest = oldest_epoch(r, false);
+
+		if (may_go(&r->retired[r->first], oldest))
+			return oldest;
 		__atomic_add_fetch(&r->workers->epoch, 1, __ATOMIC_ACQ_REL);
 		nanosleep(&(struct timespec){.tv_nsec = FULL_WAIT_NS}, NULL);
 	}
+	return 0;
+}
+
+/* Room at any price: close here what may be closed, or else what has waited for longest. */
+static void make_room(struct reclaim *r)
+{
+	uint64_t oldest = wait_for_first(r);
+
 	for (uint32_t i = 0; i < RECLAIM_CLOSE_BATCH; i++) {
 		int32_t fd;
 
+		if (oldest && !may_go(&r->retired[r->first], oldest))
+			break;
 		free_first(r, &fd);
 		if (fd >= 0)
 			reclaim_close(&r->workers->rows[r->slot].loose_fds, fd);
