@@ -48,7 +48,9 @@ uint32_t open_file_slot(const struct file_table *t, const struct open_file *file
 
 uint64_t open_file_fh(const struct file_table *t, const struct open_file *file)
 {
-	return open_file_slot(t, file) | (uint64_t)file->generation << 32;
+	uint64_t generation = __atomic_load_n(&file->generation, __ATOMIC_RELAXED);
+
+	return open_file_slot(t, file) | generation << 32;
 }
 
 struct open_file *file_table_get(struct file_table *t, uint64_t fh, uint64_t nodeid)

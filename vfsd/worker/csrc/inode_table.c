@@ -168,7 +168,9 @@ struct inode *inode_table_get(struct inode_table *t, uint64_t nodeid)
 
 uint64_t inode_nodeid(const struct inode_table *t, const struct inode *inode)
 {
-	return slot_of(t, inode) | (uint64_t)inode->generation << 32;
+	uint64_t generation = __atomic_load_n(&inode->generation, __ATOMIC_RELAXED);
+
+	return slot_of(t, inode) | generation << 32;
 }
 
 struct inode *inode_table_acquire(struct inode_table *t, uint32_t worker, struct inode_key key)
@@ -285,7 +287,8 @@ static bool leave(struct inode_table *t, uint32_t worker, struct inode *inode, u
 	bool left = false;
 
 	owner_lock(stripe_of(t, bucket), worker);
-	if (inode->generation == generation && !inode->lookup_count) {
+	if (inode->generation == generation &&
+	    !__atomic_load_n(&inode->lookup_count, __ATOMIC_ACQUIRE)) {
 		inode->retired_by = worker + 1;
 		unlink_slot(t, bucket, inode);
 		__atomic_store_n(&inode->generation, generation + 1, __ATOMIC_RELEASE);
@@ -351,7 +354,7 @@ void inode_table_reset(struct inode_table *t, struct reclaim *reclaim)
 	for (uint32_t slot = FIRST_SLOT; slot < end; slot++) {
 		struct inode *inode = slot_at(t, slot);
 
-		if (inode->generation & 1)
+		if (__atomic_load_n(&inode->generation, __ATOMIC_ACQUIRE) & 1)
 			inode_table_forget(t, reclaim, inode_nodeid(t, inode), UINT64_MAX);
 	}
 }
