@@ -280,6 +280,14 @@ static void retire(struct inode_table *t, struct reclaim *reclaim, struct inode 
 						 .table = t});
 }
 
+/* Under the stripe's lock, of an inode that nobody looks at any more. */
+static void take_out(struct inode_table *t, uint32_t worker, uint32_t bucket, struct inode *inode)
+{
+	__atomic_store_n(&inode->retired_by, worker + 1, __ATOMIC_RELEASE);
+	unlink_slot(t, bucket, inode);
+	__atomic_store_n(&inode->generation, inode->generation + 1, __ATOMIC_RELEASE);
+}
+
 /* Take the inode out if nobody looks at it any more. Return: true if this call did. */
 static bool leave(struct inode_table *t, uint32_t worker, struct inode *inode, uint32_t generation)
 {
@@ -289,9 +297,7 @@ static bool leave(struct inode_table *t, uint32_t worker, struct inode *inode, u
 	owner_lock(stripe_of(t, bucket), worker);
 	if (inode->generation == generation &&
 	    !__atomic_load_n(&inode->lookup_count, __ATOMIC_ACQUIRE)) {
-		inode->retired_by = worker + 1;
-		unlink_slot(t, bucket, inode);
-		__atomic_store_n(&inode->generation, generation + 1, __ATOMIC_RELEASE);
+		take_out(t, worker, bucket, inode);
 		left = true;
 	}
 	owner_unlock(stripe_of(t, bucket));
@@ -359,6 +365,30 @@ void inode_table_reset(struct inode_table *t, struct reclaim *reclaim)
 	}
 }
 
+/*
+ * Is this inode, marked by the former worker in our slot, ours to free? It may have died between
+ * retired_by and the new generation: then finish, if nobody has looked the file up meanwhile. Under
+ * the lock, because whoever forgets it again marks it as his. Nobody else sets our mark, so with
+ * the mark the key is still the one whose lock we took.
+ */
+static bool adopt(struct inode_table *t, uint32_t worker, struct inode *inode)
+{
+	uint32_t bucket = bucket_of(t, key_of(inode));
+	bool ours;
+
+	owner_lock(stripe_of(t, bucket), worker);
+	ours = __atomic_load_n(&inode->retired_by, __ATOMIC_RELAXED) == worker + 1;
+	if (ours && inode->generation & 1) {
+		ours = !__atomic_load_n(&inode->lookup_count, __ATOMIC_ACQUIRE);
+		if (ours)
+			take_out(t, worker, bucket, inode);
+		else
+			__atomic_store_n(&inode->retired_by, 0, __ATOMIC_RELAXED);
+	}
+	owner_unlock(stripe_of(t, bucket));
+	return ours;
+}
+
 void inode_table_adopt_retired(struct inode_table *t, struct reclaim *reclaim)
 {
 	uint32_t end = __atomic_load_n(&t->next_unused, __ATOMIC_ACQUIRE);
@@ -366,15 +396,9 @@ void inode_table_adopt_retired(struct inode_table *t, struct reclaim *reclaim)
 	for (uint32_t slot = FIRST_SLOT; slot < end; slot++) {
 		struct inode *inode = slot_at(t, slot);
 
-		if (inode->retired_by != reclaim->slot + 1)
-			continue;
-		/* It died between retired_by and the new generation: finish, if it is still unused.
-		 */
-		if (inode->generation & 1 && !leave(t, reclaim->slot, inode, inode->generation)) {
-			inode->retired_by = 0;
-			continue;
-		}
-		retire(t, reclaim, inode);
+		if (__atomic_load_n(&inode->retired_by, __ATOMIC_RELAXED) == reclaim->slot + 1 &&
+		    adopt(t, reclaim->slot, inode))
+			retire(t, reclaim, inode);
 	}
 }
 
