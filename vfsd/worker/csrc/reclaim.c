@@ -41,9 +41,8 @@ void reclaim_quiescent(struct reclaim *r)
 	if (r->count && r->retired[(r->first + r->count - 1) % RECLAIM_MAX].epoch >= now)
 		now = __atomic_add_fetch(global, 1, __ATOMIC_ACQ_REL);
 	if (*own_epoch(r) != now)
-		__atomic_exchange_n(own_epoch(r), now, __ATOMIC_SEQ_CST);
-	else
-		__atomic_thread_fence(__ATOMIC_SEQ_CST);
+		__atomic_store_n(own_epoch(r), now, __ATOMIC_RELEASE);
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 }
 
 void reclaim_offline(struct reclaim *r)
@@ -140,6 +139,9 @@ void reclaim_retire(struct reclaim *r, struct retired thing)
 {
 	if (r->count == RECLAIM_MAX)
 		make_room(r);
+	/* The store that made it stale comes before the look at the epoch: whoever begins a later
+	 * one does not find it any more. (reclaim_quiescent has the other half.) */
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	thing.epoch = __atomic_load_n(&r->workers->epoch, __ATOMIC_ACQUIRE);
 	r->retired[(r->first + r->count) % RECLAIM_MAX] = thing;
 	r->count++;
