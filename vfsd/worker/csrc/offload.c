@@ -29,7 +29,8 @@ struct request_list {
 struct offload {
 	uint32_t threads_max;
 	uint32_t threads;
-	uint32_t idle;
+	uint32_t idle;		  /* waiting, those included that are just being woken */
+	uint32_t queued;	  /* requests in the queue */
 	uint32_t outstanding;	  /* only the loop touches it */
 	uint32_t completed_count; /* atomic */
 	int event_fd;
@@ -134,6 +135,7 @@ static void *thread_main(void *arg)
 		struct request *r = list_take(&o->queue);
 
 		if (r) {
+			o->queued--;
 			run_request(o, r);
 		} else if (o->close_count) {
 			run_close(o);
@@ -166,10 +168,11 @@ static int start_thread(struct offload *o)
 	return err;
 }
 
-/* With the mutex held: somebody will look at the queues. Return: false if there is no thread. */
+/* With the mutex held, before something is queued: somebody will look at the queues. What waits
+ * there already has its idle threads. Return: false if there is no thread. */
 static bool wake_thread(struct offload *o)
 {
-	if (o->idle)
+	if (o->idle > o->queued + (o->close_count > 0))
 		pthread_cond_signal(&o->work);
 	else if (o->threads < o->threads_max && !start_thread(o))
 		o->threads++;
@@ -184,6 +187,7 @@ int offload_submit(struct offload *o, struct request *r)
 		return r->run(r);
 	}
 	list_append(&o->queue, r);
+	o->queued++;
 	pthread_mutex_unlock(&o->mutex);
 	o->outstanding++;
 	return OP_RESULT_PENDING;
