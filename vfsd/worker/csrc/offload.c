@@ -212,8 +212,9 @@ struct request *offload_completed(struct offload *o)
 
 	if (!offload_has_completed(o))
 		return NULL;
-	(void)!read(o->event_fd, &(uint64_t){0}, sizeof(uint64_t));
 	pthread_mutex_lock(&o->mutex);
+	/* Under the mutex: a thread counts its completion before it writes. */
+	(void)!read(o->event_fd, &(uint64_t){0}, sizeof(uint64_t));
 	first = o->completed.first;
 	list_init(&o->completed);
 	__atomic_store_n(&o->completed_count, 0, __ATOMIC_RELEASE);
