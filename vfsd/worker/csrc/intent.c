@@ -14,7 +14,8 @@ _Static_assert(sizeof(struct intent) == 256, "heads do not share a cache line");
 
 static bool is_of(const struct intent *intent, const struct request *r)
 {
-	return intent->unique == r->in.unique && intent->opcode == r->in.opcode;
+	return intent->unique == r->in.unique && intent->opcode == r->in.opcode &&
+	       intent->session == r->session;
 }
 
 static void store_state(struct intent *intent, enum intent_state state)
@@ -22,13 +23,17 @@ static void store_state(struct intent *intent, enum intent_state state)
 	__atomic_store_n(&intent->state, (uint16_t)state, __ATOMIC_RELEASE);
 }
 
+/* From now on it is this request's. A death in between leaves none, or one of nobody. */
 static void claim(struct intent *intent, const struct request *r)
 {
 	if (is_of(intent, r))
 		return;
 	store_state(intent, INTENT_NONE);
 	intent->tries = 0;
+	/* Only the compiler could let these pass: who reads them comes after our death. */
+	__atomic_signal_fence(__ATOMIC_SEQ_CST);
 	intent->unique = r->in.unique;
+	intent->session = r->session;
 	intent->opcode = r->in.opcode;
 }
 

@@ -22,16 +22,18 @@ enum intent_state {
 };
 
 enum {
-	INTENT_REPLY_MAX = 224, /* bytes; the largest is of CREATE, 144 */
+	INTENT_REPLY_MAX = 216, /* bytes; the largest is of CREATE, 144 */
 };
 
 struct intent {
-	uint64_t unique;
+	uint64_t unique; /* with session and opcode: whose it is */
+	uint32_t session;
 	uint32_t opcode;
 	uint16_t state; /* enum intent_state */
 	uint16_t tries; /* times a worker died with it */
 	int32_t error;
 	uint32_t reply_len;
+	uint32_t pad;
 	uint8_t reply[INTENT_REPLY_MAX]; /* until DONE: the note */
 	uint64_t note_unique;		 /* the request that the note belongs to */
 };

@@ -61,6 +61,7 @@ struct request {
 	uint32_t out_header_count;				 /* 0: no room for one */
 
 	struct worker_ring *ring;
+	uint32_t session; /* number of the FUSE session: uniques are unique in one */
 	uint32_t ring_start; /* the ring's start it belongs to; a later start has forgotten it */
 	struct intent *intent;
 	uint64_t start_ns;

@@ -199,6 +199,7 @@ static void serve_request(struct worker *w, struct request *r)
 	int result = request_parse(w, r);
 
 	r->start_ns = w->now_ns;
+	r->session = w->session->number;
 	r->offloaded = false;
 	r->intent = &r->ring->intents[r->chain.head];
 	if (result < 0) {
@@ -432,8 +433,10 @@ struct worker *worker_create(const struct worker_config *config)
  * is answered here; its thread ends into nothing. */
 static void drain(struct worker *w, struct worker_ring *ring, uint64_t deadline_ns)
 {
-	while (ring->replay_next < ring->replay_count && ring->runs && !w->cold)
-		serve_ring(w, ring);
+	while (ring->replay_next < ring->replay_count && ring->runs && !w->cold &&
+	       clock_ns() < deadline_ns)
+		if (!serve_ring(w, ring)) /* every request object is with the threads */
+			serve_completions(w);
 	finish_all(w, lock_wait_cancel(w, ring));
 	while (ring->outstanding) {
 		struct pollfd completed = {.fd = offload_fd(w->offload), .events = POLLIN};

@@ -1,0 +1,291 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A worker that dies in the middle of a request, as the driver sees it. The ops here are our own:
+ * each counts itself in shared memory, and kills its process when it is told to.
+ */
+#include "driver.h"
+
+#include "worker/csrc/worker.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/eventfd.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+
+enum {
+	SIZE = 16,
+	INODES = 16,
+	FILES = 16,
+	REPLY = DRIVER_DATA + 0x10000,
+	SECONDS = 20,
+};
+
+struct story {
+	uint32_t runs;	  /* times an op ran */
+	uint32_t replays; /* … and was told that it may have happened */
+	uint32_t deaths;  /* still to die, before the op has its result */
+};
+
+static struct driver d;
+static struct story *story;
+static struct worker_config config;
+static uint32_t die_at; /* the run in which a worker dies, whatever the story says */
+
+__attribute__((used)) int test_op(struct worker *w, struct request *r)
+{
+	__atomic_add_fetch(&story->runs, 1, __ATOMIC_SEQ_CST);
+	if (r->replayed)
+		__atomic_add_fetch(&story->replays, 1, __ATOMIC_SEQ_CST);
+	if (story->runs == die_at)
+		raise(SIGKILL);
+	if (story->deaths) {
+		story->deaths--;
+		raise(SIGKILL);
+	}
+	if (fuse_op(r->in.opcode)->flags & OP_NO_REPLY)
+		return OP_RESULT_NO_REPLY;
+	memset(r->reply, (int)r->in.unique, 8);
+	return 8;
+}
+
+/* Nobody waits for a lock here. */
+int ops_lock_try(struct worker *w, struct request *r)
+{
+	(void)w;
+	(void)r;
+	return 0;
+}
+
+/* Every op is test_op; those without a home in C are named, too, and never called. */
+#define OWN_OP(NAME, handler, size, flags) \
+	__asm__(".globl op_" #handler "\n.set op_" #handler ", test_op");
+VFSD_FUSE_OPS(OWN_OP)
+
+/* ---- a device and its workers ---- */
+
+static void make_device(struct device_state *device)
+{
+	device->layout = DEVICE_STATE_LAYOUT;
+	device->region_count = 1;
+	device->vring_count = 1;
+	device->regions[0] = driver_region(&d);
+	device->vrings[0] = driver_vring(&d);
+	device->vrings[0].running = 1;
+	device->vrings[0].start = 1;
+	device->vrings[0].kick_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+	device->generation = 2;
+	for (uint32_t i = 1; i < DEVICE_VRINGS_MAX; i++)
+		device->vrings[i].worker = UINT32_MAX;
+}
+
+static void begin(void)
+{
+	driver_init(&d, SIZE);
+	story = make_shared(sizeof(*story));
+	memset(&config, 0, sizeof(config));
+	config.root_fd = open("/tmp", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	config.proc_self_fd = open("/proc/self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	config.control_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+	config.device = make_shared(sizeof(*config.device));
+	config.workers = make_shared(sizeof(*config.workers));
+	config.inodes = make_shared(inode_table_bytes(INODES));
+	config.files = make_shared(file_table_bytes(FILES));
+	config.records = make_shared(ring_records_bytes());
+	worker_table_init(config.workers, 1);
+	CHECK(!inode_table_init(config.inodes, INODES, config.root_fd));
+	file_table_init(config.files, FILES);
+	config.workers->session.ready = 1;
+	make_device(config.device);
+}
+
+static void end(void)
+{
+	close(config.device->vrings[0].kick_fd);
+	munmap(config.device, sizeof(*config.device));
+	munmap(config.workers, sizeof(*config.workers));
+	munmap(config.inodes, inode_table_bytes(INODES));
+	munmap(config.files, file_table_bytes(FILES));
+	munmap(config.records, ring_records_bytes());
+	munmap(story, sizeof(*story));
+	close(config.root_fd);
+	close(config.proc_self_fd);
+	close(config.control_fd);
+	driver_end(&d);
+}
+
+static pid_t spawn(void)
+{
+	pid_t pid = fork();
+	struct worker *w;
+
+	CHECK(pid >= 0);
+	if (pid)
+		return pid;
+	prctl(PR_SET_PDEATHSIG, SIGKILL); /* a check that fails leaves nobody behind */
+	w = worker_create(&config);
+	if (!w || worker_adopt(w, 0) < 0)
+		_exit(2);
+	while (serve(w) == SERVE_CONTROL)
+		continue;
+	_exit(3);
+}
+
+/* Wait for its death and do what the pool does. */
+static void bury(pid_t pid)
+{
+	int status;
+
+	CHECK(waitpid(pid, &status, 0) == pid);
+	CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+	inode_table_bury(config.inodes, 0);
+	file_table_bury(config.files, 0);
+	worker_table_bury(config.workers, 0);
+}
+
+static void stop(pid_t pid)
+{
+	kill(pid, SIGKILL);
+	bury(pid);
+}
+
+/* ---- requests ---- */
+
+/* MKDIR through head `head`; its reply will be at REPLY + head * 256. */
+static void send_mkdir(uint16_t head, uint64_t unique)
+{
+	uint32_t len = sizeof(struct fuse_in_header) + sizeof(struct fuse_mkdir_in) + 2;
+	uint64_t at = DRIVER_DATA + head * 256;
+	struct fuse_in_header in = {.len = len, .opcode = FUSE_MKDIR, .unique = unique};
+
+	memset(d.ram + at, 0, 256);
+	memcpy(d.ram + at, &in, sizeof(in));
+	memcpy(d.ram + at + len - 2, "x", 2);
+	driver_set(&d, head, at, len, DRIVER_NEXT, (uint16_t)(head + 1));
+	driver_set(&d, head + 1, REPLY + head * 256, 256, DRIVER_WRITE, 0);
+	driver_offer(&d, head);
+}
+
+static void kick(void)
+{
+	CHECK(write(config.device->vrings[0].kick_fd, &(uint64_t){1}, 8) == 8);
+}
+
+static void expect_reply(uint16_t head, uint64_t unique, int error)
+{
+	uint64_t deadline = test_clock_ns() + UINT64_C(1000000000) * SECONDS;
+	struct fuse_out_header out;
+	uint32_t id, len;
+
+	while (!driver_take(&d, &id, &len))
+		CHECK(test_clock_ns() < deadline);
+	memcpy(&out, d.ram + REPLY + head * 256, sizeof(out));
+	CHECK_EQUAL(id, head);
+	CHECK_EQUAL(out.unique, unique);
+	CHECK_EQUAL(out.error, error);
+	CHECK_EQUAL(len, out.len);
+	if (!error)
+		CHECK_EQUAL(d.ram[REPLY + head * 256 + sizeof(out)], (uint8_t)unique);
+}
+
+/* ---- stories ---- */
+
+static void test_a_request_is_finished_by_the_next_worker(void)
+{
+	pid_t pid;
+
+	begin();
+	pid = spawn();
+	story->deaths = 1;
+	send_mkdir(0, 10);
+	kick();
+	bury(pid);
+	CHECK_EQUAL(driver_used_idx(&d), 0);
+	pid = spawn();
+	expect_reply(0, 10, 0);
+	CHECK_EQUAL(story->runs, 2);
+	CHECK_EQUAL(story->replays, 1);
+	stop(pid);
+	end();
+}
+
+static void test_a_deadly_request_is_given_up(void)
+{
+	pid_t pid;
+
+	begin();
+	story->deaths = 100;
+	send_mkdir(0, 10);
+	pid = spawn();
+	bury(pid);
+	pid = spawn();
+	bury(pid);
+	pid = spawn();
+	expect_reply(0, 10, -EIO);
+	CHECK_EQUAL(story->runs, 2);
+	stop(pid);
+	end();
+}
+
+/* Each request is in flight at one death only, however often its head was. */
+static void test_deaths_are_counted_for_the_request_not_its_head(void)
+{
+	pid_t pid;
+
+	begin();
+	pid = spawn();
+	for (uint64_t unique = 10; unique < 14; unique++) {
+		story->deaths = 1;
+		send_mkdir(0, unique);
+		kick();
+		bury(pid);
+		pid = spawn();
+		expect_reply(0, unique, 0);
+	}
+	CHECK_EQUAL(story->runs, 8);
+	stop(pid);
+	end();
+}
+
+/* The first of a batch is done, not published when the second kills the worker. */
+static void test_what_is_done_is_not_done_again(void)
+{
+	pid_t pid;
+
+	begin();
+	send_mkdir(0, 10);
+	send_mkdir(4, 11);
+	send_mkdir(8, 12);
+	story->deaths = 0;
+	pid = spawn();
+	expect_reply(0, 10, 0);
+	expect_reply(4, 11, 0);
+	expect_reply(8, 12, 0);
+	stop(pid);
+	CHECK_EQUAL(story->runs, 3);
+	story->runs = 0;
+	die_at = 2;
+	send_mkdir(0, 20);
+	send_mkdir(4, 21);
+	send_mkdir(8, 22);
+	pid = spawn();
+	bury(pid);
+	die_at = 0;
+	pid = spawn();
+	expect_reply(0, 20, 0);
+	expect_reply(4, 21, 0);
+	expect_reply(8, 22, 0);
+	CHECK_EQUAL(story->runs, 4); /* 20, 21, 21, 22 */
+	CHECK_EQUAL(story->replays, 1);
+	stop(pid);
+	end();
+}
+
+int main(void)
+{
+	RUN(test_a_request_is_finished_by_the_next_worker);
+	RUN(test_a_deadly_request_is_given_up);
+	RUN(test_what_is_done_is_not_done_again);
+	RUN(test_deaths_are_counted_for_the_request_not_its_head);
+	return 0;
+}

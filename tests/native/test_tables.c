@@ -1,0 +1,544 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tables.h"
+
+enum {
+	INODES = 8, /* slot 0 is none, 1 the root */
+	FILES = 8,
+	ROOM = 64,
+};
+
+static struct bench b;
+
+static void begin(void)
+{
+	bench_init(&b, INODES, FILES);
+}
+
+static void end(void)
+{
+	bench_end(&b);
+}
+
+static int fd_of(uint64_t nodeid)
+{
+	return inode_table_get(b.inodes, nodeid)->fd;
+}
+
+static void release(uint32_t worker, uint64_t fh, uint64_t nodeid, bool close_fd)
+{
+	struct open_file *file = file_table_get(b.files, fh, nodeid);
+
+	CHECK(file);
+	file_table_release(b.files, &b.reclaims[worker], file, close_fd);
+}
+
+/* ---- inodes ---- */
+
+static void test_lookup_and_forget(void)
+{
+	uint64_t nodeid;
+	int fd;
+
+	begin();
+	nodeid = lookup(&b, 0, 5);
+	CHECK(nodeid > 1);
+	CHECK_EQUAL(lookup(&b, 1, 5), nodeid);
+	CHECK_EQUAL(inode_table_count(b.inodes), 1);
+	fd = fd_of(nodeid);
+	forget(&b, 0, nodeid, 1);
+	quiesce(&b, 0);
+	fd_use(&b, fd, 5);
+	forget(&b, 1, nodeid, 1);
+	CHECK(!inode_table_get(b.inodes, nodeid)); /* stale at once */
+	CHECK(!inode_table_acquire(b.inodes, 0, key(5)));
+	CHECK(fd_is_open(&b, fd)); /* closed after the quiescent point */
+	quiesce(&b, 1);
+	reclaim_offline(&b.reclaims[0]);
+	quiesce(&b, 1);
+	CHECK(!fd_is_open(&b, fd));
+	CHECK_EQUAL(inode_table_count(b.inodes), 0);
+	end();
+}
+
+static void test_a_slot_is_used_again_under_another_nodeid(void)
+{
+	uint64_t first, second;
+
+	begin();
+	first = lookup(&b, 0, 5);
+	forget(&b, 0, first, 1);
+	quiesce(&b, 0);
+	second = lookup(&b, 0, 6);
+	CHECK_EQUAL((uint32_t)first, (uint32_t)second);
+	CHECK(first != second);
+	CHECK(!inode_table_get(b.inodes, first));
+	forget(&b, 0, first, 1); /* stale: takes nothing from the new one */
+	CHECK(inode_table_get(b.inodes, second));
+	end();
+}
+
+static void test_forgetting_too_much(void)
+{
+	uint64_t nodeid;
+
+	begin();
+	nodeid = lookup(&b, 0, 5);
+	forget(&b, 0, nodeid, UINT64_MAX);
+	forget(&b, 0, nodeid, 1);
+	quiesce(&b, 0);
+	forget(&b, 0, nodeid, 1);
+	quiesce(&b, 0);
+	CHECK_EQUAL(inode_table_count(b.inodes), 0);
+	CHECK(lookup(&b, 0, 5));
+	CHECK_EQUAL(inode_table_count(b.inodes), 1);
+	end();
+}
+
+static void test_nodeids_that_were_never_given(void)
+{
+	static const uint64_t wrong[] = {0,
+					 2,
+					 1 | UINT64_C(1) << 32,
+					 2 | UINT64_C(3) << 32,
+					 3 | UINT64_C(1) << 32,
+					 INODES | UINT64_C(1) << 32,
+					 UINT32_MAX | UINT64_C(1) << 32,
+					 UINT64_MAX};
+
+	begin();
+	CHECK(lookup(&b, 0, 5) == (2 | UINT64_C(1) << 32));
+	for (uint32_t i = 0; i < sizeof(wrong) / sizeof(*wrong); i++) {
+		CHECK(!inode_table_get(b.inodes, wrong[i]));
+		forget(&b, 0, wrong[i], 1);
+	}
+	CHECK_EQUAL(inode_table_count(b.inodes), 1);
+	end();
+}
+
+static void test_the_root_stays(void)
+{
+	struct inode *root;
+
+	begin();
+	root = inode_table_get(b.inodes, 1);
+	CHECK(root && S_ISDIR(root->mode) && inode_nodeid(b.inodes, root) == 1);
+	forget(&b, 0, 1, UINT64_MAX);
+	inode_table_reset(b.inodes, &b.reclaims[0]);
+	CHECK(inode_table_get(b.inodes, 1) == root);
+	CHECK(inode_table_acquire(b.inodes, 0, (struct inode_key){root->ino, root->mnt_id}) ==
+	      root);
+	end();
+}
+
+static void test_a_full_table(void)
+{
+	uint64_t nodeids[INODES];
+
+	begin();
+	for (uint32_t i = 2; i < INODES; i++)
+		CHECK((nodeids[i] = lookup(&b, 0, i)));
+	CHECK(!lookup(&b, 0, 100));
+	CHECK_EQUAL(lookup(&b, 0, 3), nodeids[3]); /* the known ones are still known */
+	forget(&b, 0, nodeids[4], 1);
+	quiesce(&b, 0);
+	CHECK(lookup(&b, 0, 100));
+	CHECK(!lookup(&b, 0, 101));
+	end();
+}
+
+static void test_reset(void)
+{
+	begin();
+	for (uint32_t i = 2; i < INODES; i++)
+		for (uint32_t j = 0; j < i; j++)
+			CHECK(lookup(&b, 0, i));
+	inode_table_reset(b.inodes, &b.reclaims[0]);
+	quiesce(&b, 0);
+	CHECK_EQUAL(inode_table_count(b.inodes), 0);
+	for (uint32_t fd = FD_FIRST; fd < *b.next_fd; fd++)
+		CHECK(!fd_is_open(&b, (int)fd));
+	end();
+}
+
+static void test_listing_fds(void)
+{
+	int32_t fds[ROOM];
+	uint64_t nodeid, fh;
+	int fd;
+
+	begin();
+	nodeid = lookup(&b, 0, 5);
+	fd = fd_of(nodeid);
+	CHECK_EQUAL(inode_table_fds(b.inodes, fds, ROOM), 2); /* and the root */
+	CHECK_EQUAL(fds[1], fd);
+	CHECK_EQUAL(inode_table_fds(b.inodes, NULL, 0), 2);
+	fh = open_file(&b, 0, nodeid, 5);
+	CHECK_EQUAL(file_table_fds(b.files, fds, ROOM), 1);
+	/* What is retired and not closed is still held. */
+	release(0, fh, nodeid, true);
+	forget(&b, 0, nodeid, 1);
+	CHECK_EQUAL(inode_table_fds(b.inodes, fds, ROOM), 2);
+	CHECK_EQUAL(file_table_fds(b.files, fds, ROOM), 1);
+	quiesce(&b, 0);
+	CHECK_EQUAL(inode_table_fds(b.inodes, fds, ROOM), 1);
+	CHECK_EQUAL(file_table_fds(b.files, fds, ROOM), 0);
+	end();
+}
+
+/* ---- an inode that borrows its fd from the open file that created it ---- */
+
+static uint64_t create(uint32_t number, uint64_t *ret_fh, uint32_t *ret_slot)
+{
+	struct open_file *file = file_table_reserve(b.files, 0);
+	int fd = fd_open(&b, number);
+	struct inode *inode;
+	bool used;
+
+	*ret_slot = open_file_slot(b.files, file);
+	inode = inode_table_insert(b.inodes, 0, key(number), S_IFREG, fd, *ret_slot, &used);
+	CHECK(inode && used);
+	*ret_fh = file_table_publish(b.files, file, inode_nodeid(b.inodes, inode), fd, 0);
+	return inode_nodeid(b.inodes, inode);
+}
+
+static void test_repaid_with_a_path(void)
+{
+	uint64_t nodeid, fh;
+	uint32_t slot;
+	int lent, path;
+
+	begin();
+	nodeid = create(5, &fh, &slot);
+	lent = fd_of(nodeid);
+	CHECK_EQUAL(inode_table_fds(b.inodes, NULL, 0), 1); /* the file lists it */
+	path = fd_open(&b, 5);
+	CHECK(!inode_table_repay(b.inodes, 0, nodeid, slot + 1, path)); /* not its lender */
+	CHECK(inode_table_repay(b.inodes, 0, nodeid, slot, path));
+	CHECK(!inode_table_repay(b.inodes, 0, nodeid, slot, path)); /* it owes nothing any more */
+	release(0, fh, nodeid, true);
+	quiesce(&b, 0);
+	CHECK(!fd_is_open(&b, lent));
+	fd_use(&b, fd_of(nodeid), 5);
+	CHECK_EQUAL(fd_of(nodeid), path);
+	forget(&b, 0, nodeid, 1);
+	quiesce(&b, 0);
+	CHECK(!fd_is_open(&b, path));
+	end();
+}
+
+static void test_repaid_with_the_lent_fd(void)
+{
+	uint64_t nodeid, fh;
+	uint32_t slot;
+	int lent;
+
+	begin();
+	nodeid = create(5, &fh, &slot);
+	lent = fd_of(nodeid);
+	CHECK(inode_table_repay(b.inodes, 0, nodeid, slot, -1));
+	release(0, fh, nodeid, false);
+	quiesce(&b, 0);
+	fd_use(&b, lent, 5);
+	CHECK_EQUAL(file_table_count(b.files), 0);
+	forget(&b, 0, nodeid, 1);
+	quiesce(&b, 0);
+	CHECK(!fd_is_open(&b, lent));
+	end();
+}
+
+static void test_forgotten_while_it_borrows(void)
+{
+	uint64_t nodeid, fh;
+	uint32_t slot;
+	int lent;
+
+	begin();
+	nodeid = create(5, &fh, &slot);
+	lent = fd_of(nodeid);
+	forget(&b, 0, nodeid, 1);
+	quiesce(&b, 0);
+	fd_use(&b, lent, 5); /* the file's still */
+	CHECK(!inode_table_repay(b.inodes, 0, nodeid, slot, fd_open(&b, 5)));
+	release(0, fh, nodeid, true);
+	quiesce(&b, 0);
+	CHECK(!fd_is_open(&b, lent));
+	end();
+}
+
+/* ---- open files ---- */
+
+static void test_open_and_release(void)
+{
+	uint64_t fh, again;
+	int fd;
+
+	begin();
+	fh = open_file(&b, 0, 42, 7);
+	CHECK(fh && file_table_get(b.files, fh, 42));
+	CHECK(!file_table_get(b.files, fh, 43));
+	CHECK(!file_table_get(b.files, fh + 1, 42));
+	CHECK(!file_table_get(b.files, 0, 42));
+	CHECK(!file_table_get(b.files, UINT64_MAX, 42));
+	CHECK(!file_table_get(b.files, fh + (UINT64_C(2) << 32), 42));
+	fd = file_table_get(b.files, fh, 42)->fd;
+	release(0, fh, 42, true);
+	CHECK(!file_table_get(b.files, fh, 42));
+	quiesce(&b, 0);
+	CHECK(!fd_is_open(&b, fd));
+	again = open_file(&b, 0, 42, 7);
+	CHECK((uint32_t)again == (uint32_t)fh && again != fh);
+	CHECK(!file_table_get(b.files, fh, 42));
+	end();
+}
+
+static void test_released_twice(void)
+{
+	struct open_file *file;
+	uint64_t fh;
+
+	begin();
+	fh = open_file(&b, 0, 42, 7);
+	file = file_table_get(b.files, fh, 42);
+	file_table_release(b.files, &b.reclaims[0], file, true);
+	file_table_release(b.files, &b.reclaims[1], file, true);
+	quiesce(&b, 0);
+	quiesce(&b, 1);
+	CHECK_EQUAL(file_table_count(b.files), 0);
+	end();
+}
+
+static void test_full_file_table(void)
+{
+	uint64_t fhs[FILES];
+	struct open_file *file;
+
+	begin();
+	for (uint32_t i = 1; i < FILES; i++)
+		CHECK((fhs[i] = open_file(&b, 0, 42, i)));
+	CHECK(!file_table_reserve(b.files, 0));
+	release(0, fhs[3], 42, true);
+	CHECK(!file_table_reserve(b.files, 0)); /* not before the quiescent point */
+	quiesce(&b, 0);
+	file = file_table_reserve(b.files, 0);
+	CHECK(file && !file_table_reserve(b.files, 0));
+	file_table_abandon(b.files, 0, file);
+	CHECK(file_table_reserve(b.files, 0) == file);
+	file_table_reset(b.files, &b.reclaims[0]);
+	quiesce(&b, 0);
+	CHECK_EQUAL(file_table_count(b.files), 0);
+	end();
+}
+
+static void test_pinned_files_wait(void)
+{
+	struct open_file *file;
+	uint16_t *pins;
+	uint64_t fh;
+	int fd;
+
+	begin();
+	fh = open_file(&b, 0, 42, 7);
+	file = file_table_get(b.files, fh, 42);
+	fd = file->fd;
+	pins = file_pins_create(b.files);
+	file_pin(b.files, pins, 2, file);
+	release(1, fh, 42, true);
+	for (int i = 0; i < 10; i++)
+		quiesce(&b, 1);
+	CHECK(fd_is_open(&b, fd));
+	file_unpin(b.files, pins, 2, file);
+	quiesce(&b, 1);
+	CHECK(!fd_is_open(&b, fd));
+	free(pins);
+	end();
+}
+
+static void test_a_dead_workers_pins_are_taken_back(void)
+{
+	struct open_file *file;
+	uint16_t *pins;
+	uint64_t fh;
+	int fd;
+
+	begin();
+	fh = open_file(&b, 0, 42, 7);
+	file = file_table_get(b.files, fh, 42);
+	fd = file->fd;
+	pins = file_pins_create(b.files);
+	file_pin(b.files, pins, 2, file);
+	file_pin(b.files, pins, 2, file);
+	release(1, fh, 42, true);
+	quiesce(&b, 1);
+	CHECK(fd_is_open(&b, fd));
+	file_table_bury(b.files, 2);
+	quiesce(&b, 1);
+	CHECK(!fd_is_open(&b, fd));
+	free(pins);
+	end();
+}
+
+static void test_lock_owners_are_found_once_each(void)
+{
+	struct open_file *file, *same, *other;
+	bool added;
+
+	begin();
+	CHECK(!file_table_lock_owner(b.files, 0, 42, 1));
+	file = file_table_reserve(b.files, 0);
+	CHECK(file_table_add_lock_owner(b.files, 0, file, 42, 1, fd_open(&b, 7), &added) == file);
+	CHECK(added && file_table_lock_owner(b.files, 1, 42, 1) == file);
+	CHECK(!file_table_lock_owner(b.files, 1, 42, 2) &&
+	      !file_table_lock_owner(b.files, 1, 43, 1));
+	other = file_table_reserve(b.files, 1);
+	same = file_table_add_lock_owner(b.files, 1, other, 42, 1, -1, &added);
+	CHECK(!added && same == file);
+	CHECK(file_table_add_lock_owner(b.files, 1, other, 42, 2, fd_open(&b, 8), &added) == other);
+	file_table_drop_lock_owner(b.files, &b.reclaims[0], file);
+	file_table_drop_lock_owner(b.files, &b.reclaims[0], file); /* two may drop the same */
+	CHECK(!file_table_lock_owner(b.files, 0, 42, 1));
+	CHECK(file_table_lock_owner(b.files, 0, 42, 2) == other);
+	file_table_reset(b.files, &b.reclaims[0]);
+	CHECK(!file_table_lock_owner(b.files, 0, 42, 2));
+	quiesce(&b, 0);
+	CHECK_EQUAL(file_table_count(b.files), 0);
+	end();
+}
+
+/* ---- reclaim ---- */
+
+static void test_nothing_is_closed_under_a_reader(void)
+{
+	uint64_t fh;
+	int fd;
+
+	begin();
+	fh = open_file(&b, 0, 42, 7);
+	reclaim_quiescent(&b.reclaims[1]); /* a batch begins … */
+	fd = file_table_get(b.files, fh, 42)->fd;
+	release(0, fh, 42, true);
+	for (int i = 0; i < 10; i++)
+		quiesce(&b, 0);
+	fd_use(&b, fd, 7);
+	reclaim_quiescent(&b.reclaims[1]); /* … and ends */
+	quiesce(&b, 0);
+	CHECK(!fd_is_open(&b, fd));
+	end();
+}
+
+static void test_a_sleeper_and_a_dead_one_hold_nothing_up(void)
+{
+	uint64_t fh;
+
+	begin();
+	reclaim_quiescent(&b.reclaims[1]);
+	reclaim_offline(&b.reclaims[1]);
+	reclaim_quiescent(&b.reclaims[2]);
+	fh = open_file(&b, 0, 42, 7);
+	release(0, fh, 42, true);
+	quiesce(&b, 0);
+	CHECK_EQUAL(file_table_count(b.files), 1); /* worker 2 */
+	worker_table_bury(b.workers, 2);
+	quiesce(&b, 0);
+	CHECK_EQUAL(file_table_count(b.files), 0);
+	end();
+}
+
+static struct retired real_fd(uint64_t *pinned_by)
+{
+	return (struct retired){.fd = dup(2), .pinned_by = pinned_by};
+}
+
+static bool is_open(int fd)
+{
+	return fcntl(fd, F_GETFD) >= 0;
+}
+
+/* A full list makes room; it may close only what nobody can be using. */
+static void test_a_full_list_closes_no_pinned_fd(void)
+{
+	struct reclaim *r;
+	uint64_t pinned_by = 1;
+	struct retired pinned = real_fd(&pinned_by);
+
+	begin();
+	r = &b.reclaims[0];
+	reclaim_retire(r, real_fd(NULL));
+	reclaim_retire(r, pinned);
+	while (r->count < RECLAIM_MAX)
+		reclaim_retire(r, (struct retired){.fd = -1});
+	reclaim_retire(r, (struct retired){.fd = -1});
+	CHECK(is_open(pinned.fd));
+	CHECK_EQUAL(r->count, RECLAIM_MAX);
+	pinned_by = 0;
+	while (reclaim_quiescent(r), reclaim_collect(r), r->count)
+		continue;
+	for (uint32_t i = 0; i < r->close_count; i++)
+		close(r->close[i]);
+	CHECK(!is_open(pinned.fd));
+	end();
+}
+
+/* ---- death ---- */
+
+static void test_burying_releases_locks(void)
+{
+	uint32_t word = 0;
+
+	owner_lock(&word, 3);
+	owner_lock_bury(&word, 2);
+	CHECK_EQUAL(word, 4);
+	owner_lock_bury(&word, 3);
+	CHECK_EQUAL(word, 0);
+}
+
+static void test_the_next_worker_frees_what_was_retired(void)
+{
+	uint64_t nodeid, fh;
+
+	begin();
+	reclaim_quiescent(&b.reclaims[1]);
+	nodeid = lookup(&b, 1, 5);
+	fh = open_file(&b, 1, nodeid, 5);
+	release(1, fh, nodeid, true);
+	forget(&b, 1, nodeid, 1);
+	/* It dies; another one takes its place. */
+	inode_table_bury(b.inodes, 1);
+	file_table_bury(b.files, 1);
+	worker_table_bury(b.workers, 1);
+	reclaim_init(&b.reclaims[1], b.workers, 1);
+	inode_table_adopt_retired(b.inodes, &b.reclaims[1]);
+	file_table_adopt_retired(b.files, &b.reclaims[1]);
+	quiesce(&b, 1);
+	CHECK_EQUAL(inode_table_count(b.inodes), 0);
+	CHECK_EQUAL(file_table_count(b.files), 0);
+	for (uint32_t fd = FD_FIRST; fd < *b.next_fd; fd++)
+		CHECK(!fd_is_open(&b, (int)fd));
+	end();
+}
+
+int main(void)
+{
+	RUN(test_lookup_and_forget);
+	RUN(test_a_slot_is_used_again_under_another_nodeid);
+	RUN(test_forgetting_too_much);
+	RUN(test_nodeids_that_were_never_given);
+	RUN(test_the_root_stays);
+	RUN(test_a_full_table);
+	RUN(test_reset);
+	RUN(test_listing_fds);
+	RUN(test_repaid_with_a_path);
+	RUN(test_repaid_with_the_lent_fd);
+	RUN(test_forgotten_while_it_borrows);
+	RUN(test_open_and_release);
+	RUN(test_released_twice);
+	RUN(test_full_file_table);
+	RUN(test_pinned_files_wait);
+	RUN(test_a_dead_workers_pins_are_taken_back);
+	RUN(test_lock_owners_are_found_once_each);
+	RUN(test_nothing_is_closed_under_a_reader);
+	RUN(test_a_sleeper_and_a_dead_one_hold_nothing_up);
+	RUN(test_a_full_list_closes_no_pinned_fd);
+	RUN(test_burying_releases_locks);
+	RUN(test_the_next_worker_frees_what_was_retired);
+	return 0;
+}
