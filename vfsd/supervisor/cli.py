@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from vfsd import __version__
-from vfsd.supervisor.keeper import keep
+from vfsd.supervisor.keeper import hold_signals, keep
 from vfsd.supervisor.listener import Listener, open_listener
 from vfsd.supervisor.log_collector import LogCollector, SyslogSink, stderr_sink
 from vfsd.supervisor.options import (
@@ -59,6 +59,7 @@ def _serve(options: Options) -> int:
     _fill_standard_fds()
     options = replace(options, shared_dir=check_shared_dir(options))
     _raise_file_limit(options)
+    hold_signals()  # from here on there is a socket file to be removed
     listener = open_listener(options)
     runtime_dir = _make_runtime_dir(listener)
     try:

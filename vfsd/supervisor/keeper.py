@@ -26,11 +26,16 @@ WATCHED: Final = (*ENDING, signal.SIGCHLD)
 Supervise = Callable[[bool], int]  # called in the supervisor with "is it a successor?"
 
 
+def hold_signals() -> None:
+    """Let signals wait for keep(), so that whatever they end is put in order first."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
+
+
 def keep(name: str, supervise: Supervise, say: Callable[[str, str], None]) -> int:
     """Run supervisors until one ends in order; returns the exit status for this process."""
     setproctitle(f"vfsd: {name} keeper")
     check(lib.process_become_subreaper())
-    signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
+    hold_signals()
     policy = RestartPolicy()
     pid = _create(name, supervise, False)
     while (status := _wait(pid)) is None:

@@ -164,14 +164,13 @@ class QueueWorker:
 
     def _adopt(self) -> None:
         """Take the device state over if it has changed."""
-        table = self._place.tables
         result = lib.worker_adopt(self._worker, DRAIN_MS)
         if result == -errno.EAGAIN:  # serve() returns at once until the writer is done
             time.sleep(BUSY_WRITER_SECONDS)
             return
         if result < 0:
             self._log.error(f"cannot map the guest's memory: {os.strerror(-result)}")
-        self._generation = lib.device_state_generation(table.device)
+        self._generation = lib.worker_generation(self._worker)
         self._show_title()
         self._acknowledge()
 

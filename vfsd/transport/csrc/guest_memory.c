@@ -37,6 +37,18 @@ void guest_memory_clear(struct guest_memory *memory)
 	memory->last = 0;
 }
 
+void guest_memory_divert(struct guest_memory *memory)
+{
+	int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
+
+	for (uint32_t i = 0; i < memory->count; i++) {
+		struct guest_mapping *m = &memory->mappings[i];
+
+		(void)!mmap(m->base, m->base_len, PROT_READ | PROT_WRITE, flags, -1, 0);
+	}
+	guest_memory_clear(memory);
+}
+
 /* mmap wants its offset in whole pages of the file, which are huge on hugetlbfs. */
 static int map_alignment(int fd, uint64_t *ret)
 {

@@ -143,7 +143,8 @@ void file_table_release(struct file_table *t, struct reclaim *reclaim, struct op
 	if (!__atomic_compare_exchange_n(&file->generation, &generation, generation + 1, false,
 					 __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
 		return;
-	file->keep_fd = !close_fd;
+	if (!close_fd)
+		file->keep_fd = 1;
 	__atomic_store_n(&file->retired_by, reclaim->slot + 1, __ATOMIC_RELEASE);
 	retire(t, reclaim, file);
 }

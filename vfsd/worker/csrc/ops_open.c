@@ -17,6 +17,7 @@
 #include "worker/csrc/entry.h"
 #include "worker/csrc/mount_facts.h"
 #include "worker/csrc/ops_lock.h"
+#include "worker/csrc/owner_lock.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -301,8 +302,8 @@ int op_tmpfile(struct worker *w, struct request *r)
 
 /* ---- RELEASE ---- */
 
-/* Return: true if the fd is to be closed; false if the inode keeps it. */
-static bool repay(struct worker *w, const struct open_file *file)
+/* Under the file's lock. Return: true if the fd is to be closed; false if the inode keeps it. */
+static bool repay(struct worker *w, struct open_file *file)
 {
 	const struct inode *inode = inode_table_get(w->inodes, file->nodeid);
 	uint32_t slot = open_file_slot(w->files, file);
@@ -312,19 +313,32 @@ static bool repay(struct worker *w, const struct open_file *file)
 	if (!inode || __atomic_load_n(&inode->lender, __ATOMIC_ACQUIRE) != slot)
 		return true;
 	path_fd = openat(w->proc_self_fd, entry_fd_name(file->fd, name), O_PATH | O_CLOEXEC);
+	__atomic_store_n(&file->keep_fd, path_fd < 0, __ATOMIC_RELEASE);
 	if (inode_table_repay(w->inodes, w->slot, file->nodeid, slot, path_fd))
 		return path_fd >= 0;
+	__atomic_store_n(&file->keep_fd, 0, __ATOMIC_RELEASE);
 	if (path_fd >= 0) /* it was forgotten just now */
 		close(path_fd);
 	return true;
+}
+
+/* Two queues may release the same file: one of them at a time, or the inode would keep an fd that
+ * the other one closes. A worker that dies in between leaves keep_fd true to what the inode has. */
+static void release_lender(struct worker *w, struct open_file *file, uint64_t fh)
+{
+	owner_lock(&file->lock, w->slot);
+	if (file_table_get(w->files, fh, file->nodeid)) {
+		bool close_fd = repay(w, file) && !file->keep_fd;
+
+		file_table_release(w->files, &w->reclaim, file, close_fd);
+	}
+	owner_unlock(&file->lock);
 }
 
 int op_release(struct worker *w, struct request *r)
 {
 	const struct fuse_release_in *in = REQUEST_ARG(r, struct fuse_release_in);
 	struct open_file *file = file_table_get(w->files, in->fh, r->in.nodeid);
-	bool close_fd = true;
-
 	if (!file || file->flags & FILE_LOCK_OWNER)
 		return 0;
 	if (file->flags & FILE_FLOCKED) {
@@ -332,8 +346,9 @@ int op_release(struct worker *w, struct request *r)
 		lock_wait_hurry(w);
 	}
 	if (file->flags & FILE_LENDS)
-		close_fd = repay(w, file);
-	file_table_release(w->files, &w->reclaim, file, close_fd);
+		release_lender(w, file, in->fh);
+	else
+		file_table_release(w->files, &w->reclaim, file, true);
 	return 0;
 }
 

@@ -6,7 +6,8 @@
  *
  * What it protects must be consistent after every store, because the owner may be killed at any
  * of them; the pool then clears the words that name the dead slot (owner_lock_bury). Sections are
- * a few dozen instructions without system calls, so waiting is spinning, then yielding.
+ * a few dozen instructions, so waiting is spinning, then yielding. Only an open file's own lock is
+ * held across a system call; who waits for that is the guest that uses one file on two queues.
  */
 #ifndef VFSD_OWNER_LOCK_H
 #define VFSD_OWNER_LOCK_H

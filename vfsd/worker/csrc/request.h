@@ -61,8 +61,8 @@ struct request {
 	uint32_t out_header_count;				 /* 0: no room for one */
 
 	struct worker_ring *ring;
-	uint32_t session; /* number of the FUSE session: uniques are unique in one */
-	uint32_t ring_start; /* the ring's start it belongs to; a later start has forgotten it */
+	uint32_t session;   /* number of the FUSE session: uniques are unique in one */
+	uint32_t ring_life; /* the ring's life it belongs to; a later one has forgotten it */
 	struct intent *intent;
 	uint64_t start_ns;
 	bool from_dead; /* it was in flight when a worker died … */

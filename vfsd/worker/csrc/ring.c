@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 enum {
@@ -83,6 +84,16 @@ static void unmap_frontend_inflight(struct worker_ring *ring)
 	ring->frontend_inflight = NULL;
 }
 
+/* A record that could be cut short under us would kill us (SIGBUS). */
+static bool is_sealed(int fd, uint64_t end)
+{
+	int seals = fcntl(fd, F_GET_SEALS);
+	struct stat st;
+
+	return seals >= 0 && seals & F_SEAL_SHRINK && !fstat(fd, &st) &&
+	       (uint64_t)st.st_size >= end;
+}
+
 /* The front-end's record if it gave one, else ours. NULL: it gave one that cannot be mapped. */
 static struct inflight_region *find_inflight(struct worker *w, struct worker_ring *ring)
 {
@@ -94,7 +105,7 @@ static struct inflight_region *find_inflight(struct worker *w, struct worker_rin
 	unmap_frontend_inflight(ring);
 	if (device->inflight_fd < 0)
 		return (void *)(record_of(w, ring->vring.index) + 1);
-	if (slack % 8)
+	if (slack % 8 || !is_sealed(device->inflight_fd, device->inflight_offset - slack + len))
 		return NULL;
 	base = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, device->inflight_fd,
 		    (off_t)(device->inflight_offset - slack));
@@ -123,6 +134,7 @@ static const char *attach(struct worker *w, struct worker_ring *ring)
 	if (!ring->replay)
 		return "out of memory";
 	ring->intents = (void *)((uint8_t *)record + intents_offset());
+	ring->life++;
 	ring->replay_count = vring_attach(&ring->vring, inflight, ring->replay);
 	ring->replay_next = 0;
 	return NULL;
@@ -176,6 +188,7 @@ bool ring_must_stop(const struct worker *w, uint32_t index, const struct device_
 void ring_stop(struct worker *w, struct worker_ring *ring)
 {
 	ring->runs = false;
+	ring->life++;
 	ring->replay_count = ring->replay_next = 0;
 	ring->device.start = 0;
 	if (ring->frontend_inflight)
@@ -213,7 +226,7 @@ int ring_next(struct worker *w, struct worker_ring *ring, struct request *r)
 	int got;
 
 	r->ring = ring;
-	r->ring_start = ring->device.start;
+	r->ring_life = ring->life;
 	if (replayed)
 		r->chain.head = ring->replay[ring->replay_next++];
 	got = replayed ? vring_repop(&ring->vring, &w->memory, &r->chain)

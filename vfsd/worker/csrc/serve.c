@@ -37,7 +37,7 @@
 
 enum {
 	BATCH = 64,
-	BATCH_NS = 50 * 1000,	  /* publish earlier when requests are slow */
+	BATCH_NS = 50 * 1000, /* publish earlier when requests are slow */
 	CONTROL_NS = 1000 * 1000, /* look at control_fd this often while busy */
 };
 
@@ -100,7 +100,7 @@ static void finish(struct worker *w, struct request *r, int result)
 	struct worker_ring *ring = r->ring;
 	uint32_t len = 0;
 
-	if (!r->abandoned && r->ring_start == ring->device.start) {
+	if (!r->abandoned && r->ring_life == ring->life) {
 		if (result != OP_RESULT_NO_REPLY)
 			len = request_reply(r, result);
 		vring_push(&ring->vring, r->chain.head, len);
@@ -150,7 +150,8 @@ static void finish_offloaded(struct worker *w, struct request *r)
 {
 	if (r->held)
 		let_go(w, r);
-	r->ring->outstanding--;
+	if (!r->abandoned)
+		r->ring->outstanding--;
 	r->offloaded = false;
 	finish(w, r, r->result);
 }
@@ -429,8 +430,7 @@ struct worker *worker_create(const struct worker_config *config)
 	return w;
 }
 
-/* The requests of a ring that is to stop get their time to end. What is still with a thread then
- * is answered here; its thread ends into nothing. */
+/* The requests of a ring that is to stop get their time to end. */
 static void drain(struct worker *w, struct worker_ring *ring, uint64_t deadline_ns)
 {
 	while (ring->replay_next < ring->replay_count && ring->runs && !w->cold &&
@@ -447,13 +447,19 @@ static void drain(struct worker *w, struct worker_ring *ring, uint64_t deadline_
 		poll(&completed, 1, (int)((deadline_ns - now) / 1000000) + 1);
 		serve_completions(w);
 	}
+}
+
+/* What is still with a thread is answered here; its thread ends into nothing. */
+static void abandon(struct worker *w, struct worker_ring *ring)
+{
 	for (uint32_t i = 0; ring->outstanding && i < REQUESTS_MAX; i++) {
 		struct request *r = &w->requests[i];
 
 		if (r->ring != ring || !r->offloaded || r->abandoned)
 			continue;
 		r->abandoned = true;
-		if (r->ring_start == ring->device.start) /* else it broke, and started anew */
+		ring->outstanding--;
+		if (r->ring_life == ring->life) /* else it broke, and started anew */
 			vring_push(&ring->vring, r->chain.head, request_reply(r, -EIO));
 	}
 	if (ring->vring.pending)
@@ -468,17 +474,33 @@ static void drop_cold(struct worker *w, const struct worker_ring *ring)
 	w->cold = NULL;
 }
 
+static bool any_outstanding(const struct worker *w)
+{
+	const struct worker_ring *ring;
+
+	for_each_ring (w, ring)
+		if (ring->outstanding)
+			return true;
+	return false;
+}
+
 static void stop_rings(struct worker *w, const struct device_state *next, uint32_t drain_ms)
 {
 	uint64_t deadline = clock_ns() + (uint64_t)drain_ms * 1000000;
+	bool abandoned = false;
 
 	for (uint32_t i = 0; i < DEVICE_VRINGS_MAX; i++) {
 		if (!ring_must_stop(w, i, next))
 			continue;
 		drain(w, w->rings[i], deadline);
+		abandoned |= w->rings[i]->outstanding > 0;
+		abandon(w, w->rings[i]);
 		drop_cold(w, w->rings[i]);
 		ring_stop(w, w->rings[i]);
 	}
+	/* A thread that comes late must not write to pages that the guest has in use again. */
+	if (abandoned && !any_outstanding(w))
+		guest_memory_divert(&w->memory);
 }
 
 int64_t worker_adopt(struct worker *w, uint32_t drain_ms)
@@ -499,6 +521,11 @@ int64_t worker_adopt(struct worker *w, uint32_t drain_ms)
 	reap_memory(w);
 	reclaim_offline(&w->reclaim);
 	return err ? err : (int64_t)next->generation;
+}
+
+uint32_t worker_generation(const struct worker *w)
+{
+	return w->adopted->generation;
 }
 
 static const struct worker_ring *ring_at(const struct worker *w, uint32_t index)

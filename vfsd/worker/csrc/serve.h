@@ -55,6 +55,9 @@ int serve(struct worker *w);
  */
 int64_t worker_adopt(struct worker *w, uint32_t drain_ms);
 
+/* The generation in force, also after a worker_adopt that could not map memory. */
+uint32_t worker_generation(const struct worker *w);
+
 /* Ring `index` after an adopt: the next avail index (what GET_VRING_BASE answers), or -EINVAL
  * (not a ring of this worker, or never started). */
 int32_t worker_ring_base(const struct worker *w, uint32_t index);

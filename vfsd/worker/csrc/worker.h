@@ -34,7 +34,8 @@ struct worker_ring {
 	uint16_t *replay; /* heads that were in flight at the attach */
 	uint32_t replay_count;
 	uint32_t replay_next;
-	uint32_t outstanding; /* requests of this ring in the thread pool */
+	uint32_t life; /* counts its starts and stops: who belongs to an earlier one is late */
+	uint32_t outstanding; /* requests of this ring off the loop */
 	bool runs;
 	bool broken_unreported;
 	bool call_blocks; /* call_fd is not O_NONBLOCK */
@@ -73,7 +74,7 @@ struct worker {
 	struct fuse_session *session;
 	struct inode_table *inodes;
 	struct file_table *files;
-	uint16_t *pins; /* requests in the thread pool by file slot */
+	uint16_t *pins;		/* requests in the thread pool by file slot */
 	uint8_t *records;
 
 	struct guest_memory memory;
