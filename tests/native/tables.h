@@ -131,7 +131,7 @@ static inline void quiesce(struct bench *b, uint32_t worker)
 /* A lookup as entry.c does it: the nodeid, or 0 when the table is full. */
 static inline uint64_t lookup(struct bench *b, uint32_t worker, uint32_t number)
 {
-	struct inode *inode = inode_table_acquire(b->inodes, worker, key(number));
+	struct inode *inode = inode_table_acquire(b->inodes, worker, key(number), 0);
 	bool used = true;
 	int fd;
 

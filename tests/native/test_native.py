@@ -31,6 +31,8 @@ MEMORY = ("transport/guest_memory",)
 VRING = (*MEMORY, "transport/vring", "transport/inflight")
 TABLES = (
     "worker/inode_table",
+    "worker/inode_fd",
+    "worker/fhandle",
     "worker/file_table",
     "worker/reclaim",
     "worker/worker_table",

@@ -50,7 +50,7 @@ static void test_lookup_and_forget(void)
 	fd_use(&b, fd, 5);
 	forget(&b, 1, nodeid, 1);
 	CHECK(!inode_table_get(b.inodes, nodeid)); /* stale at once */
-	CHECK(!inode_table_acquire(b.inodes, 0, key(5)));
+	CHECK(!inode_table_acquire(b.inodes, 0, key(5), 0));
 	CHECK(fd_is_open(&b, fd)); /* closed after the quiescent point */
 	quiesce(&b, 1);
 	reclaim_offline(&b.reclaims[0]);
@@ -125,7 +125,7 @@ static void test_the_root_stays(void)
 	forget(&b, 0, 1, UINT64_MAX);
 	inode_table_reset(b.inodes, &b.reclaims[0]);
 	CHECK(inode_table_get(b.inodes, 1) == root);
-	CHECK(inode_table_acquire(b.inodes, 0, (struct inode_key){root->ino, root->mnt_id}) ==
+	CHECK(inode_table_acquire(b.inodes, 0, (struct inode_key){root->ino, root->mnt_id}, 0) ==
 	      root);
 	end();
 }

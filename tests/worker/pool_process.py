@@ -26,6 +26,7 @@ FS: Final[dict[str, Any]] = {
     "cache": "auto",
     "entry_timeout": 1.0,
     "attr_timeout": 1,
+    "inode_file_handles": "never",
     "xattr": True,
     "posix_acl": False,
     "writeback": False,

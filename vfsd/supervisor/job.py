@@ -75,4 +75,5 @@ def fs_policy(options: Options) -> dict[str, Any]:
         "entry_timeout": timeout,
         "attr_timeout": timeout,
         "security_label": False,
+        "inode_file_handles": options.inode_file_handles,
     } | {flag: getattr(options, flag) for flag in _FS_FLAGS}

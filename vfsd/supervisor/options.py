@@ -58,6 +58,7 @@ class Options:
     flock: bool = False
     posix_lock: bool = False
     readonly: bool = False
+    inode_file_handles: str = "never"
     preserve_noatime: bool = False
     action: str = "serve"  # or "help", "version", "capabilities"
     given: dict[str, str] = field(default_factory=dict, compare=False)  # field -> its spelling
@@ -180,6 +181,9 @@ OPTIONS: Final = (
     Option("timeout", {"--timeout": None}, {"timeout": None},
            "seconds for which names and attributes are valid (default: by cache mode)", "S",
            _seconds),
+    Option("inode_file_handles", {"--inode-file-handles": None}, {"inode_file_handles": None},
+           "hold inodes by file handles instead of fds: never (default), prefer, mandatory", "MODE",
+           _choice("never", "prefer", "mandatory", fallback="prefer")),
     _switch("xattr", "extended attributes"),
     _switch("posix-acl", "POSIX ACLs; turns xattr on"),
     _switch("readdirplus", "names and attributes in one request (default, unless cache=never)"),

@@ -38,7 +38,7 @@ def _prepare(job: Job, channel: FdChannel) -> Pool:
     setproctitle(f"vfsd: {job.name} pool")
     tables = Tables.map(job)
     sandbox = isolate(job)
-    tables.lay_out(job, sandbox.root_fd)
+    sandbox.notes += tables.lay_out(job, sandbox.root_fd)
     return Pool(job, sandbox, channel, tables)
 
 

@@ -2,8 +2,8 @@
 """Which Linux capabilities the pool and its workers keep, each with its reason.
 
 The pool needs none for itself: the workers it kills have its own real uid, whoever they act for.
-Not kept, on purpose: DAC_READ_SEARCH (opens any inode by its handle), SETPCAP, SYS_ADMIN and all
-others. The bounding set is emptied, so nothing can be gained again by exec.
+Not kept, on purpose: SETPCAP, SYS_ADMIN and all others. The bounding set is emptied, so nothing
+can be gained again by exec.
 """
 
 from typing import Final
@@ -20,6 +20,8 @@ KEPT: Final = {
     "MKNOD": "MKNOD of devices, RENAME_WHITEOUT",
     "SETFCAP": "SETXATTR of security.capability",
 }
+# It opens any inode of the file systems that the share is on, so it is kept only where it is used.
+FOR_HANDLES: Final = {"DAC_READ_SEARCH": "inodes held by file handles (--inode-file-handles)"}
 
 
 def number(name: str) -> int:
@@ -34,9 +36,9 @@ def mask(names: set[str]) -> int:
     return sum(1 << number(name) for name in names)
 
 
-def modified(modcaps: str) -> set[str]:
-    """The names in KEPT after `modcaps`: "+sys_admin:-mknod" adds one and removes one."""
-    names = set(KEPT)
+def modified(modcaps: str, file_handles: bool = False) -> set[str]:
+    """The names to keep after `modcaps`: "+sys_admin:-mknod" adds one and removes one."""
+    names = set(KEPT) | (set(FOR_HANDLES) if file_handles else set())
     for item in filter(None, modcaps.split(":")):
         number(item[1:])
         name = item[1:].upper().removeprefix("CAP_")

@@ -289,19 +289,20 @@ def describe(error: BaseException) -> str:
 
 def _capabilities(job: Job, sandbox: Sandbox) -> None:
     try:
-        names = capabilities.modified(job.modcaps)
+        names = capabilities.modified(job.modcaps, job.uses_file_handles)
     except ValueError as error:
         raise IsolationError(f"--modcaps: {error}; see capabilities(7)") from None
     try:
         missing = capabilities.limit(names)
     except OSError as error:
         raise IsolationError(f"cannot drop capabilities: {error.strerror}; run as root") from None
-    if missing - capabilities.KEPT.keys():
+    if missing - capabilities.KEPT.keys() - capabilities.FOR_HANDLES.keys():
         raise IsolationError(
             f"--modcaps: this process has not got {', '.join(sorted(missing))} itself; "
             "start it with that capability, or leave it out"
         )
-    if missing == names:
+    missing -= capabilities.FOR_HANDLES.keys()  # tables.py says what follows from that
+    if missing >= capabilities.KEPT.keys():
         sandbox.notes.append("without privileges: every file belongs to the user of this daemon")
     elif missing:
         sandbox.notes.append(f"some operations will fail, without {', '.join(sorted(missing))}")
@@ -314,7 +315,7 @@ def _seccomp(job: Job, _sandbox: Sandbox) -> None:
     _attempt(
         "put the seccomp filter in force",
         "the kernel needs CONFIG_SECCOMP_FILTER; try --seccomp=none",
-        lambda: seccomp.confine(job.seccomp),
+        lambda: seccomp.confine(job.seccomp, job.uses_file_handles),
     )
 
 

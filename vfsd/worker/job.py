@@ -28,6 +28,7 @@ class Filesystem:
     cache: str
     entry_timeout: float  # seconds
     attr_timeout: float
+    inode_file_handles: str
     xattr: bool
     posix_acl: bool
     writeback: bool
@@ -76,6 +77,10 @@ class Job:
     file_capacity: int
     fs: Filesystem
     fds: Fds
+
+    @property
+    def uses_file_handles(self) -> bool:
+        return self.fs.inode_file_handles != "never"
 
 
 def _one_of(*choices: str) -> Callable[[Any], str]:
@@ -137,6 +142,7 @@ _FS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "cache": _one_of("never", "metadata", "auto", "always"),
     "entry_timeout": _seconds,
     "attr_timeout": _seconds,
+    "inode_file_handles": _one_of("never", "prefer", "mandatory"),
 }
 
 _JOB: Final[Mapping[str, Callable[[Any], Any]]] = {

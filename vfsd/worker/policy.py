@@ -3,6 +3,7 @@
 
 from typing import Any, Final
 
+from vfsd.transport.native import lib
 from vfsd.worker.job import Filesystem
 
 # FOPEN_* of <linux/fuse.h>.
@@ -16,6 +17,11 @@ OPEN_FLAGS: Final = {
     "metadata": (DIRECT_IO, CACHE_DIR | KEEP_CACHE),
     "auto": (0, 0),
     "always": (KEEP_CACHE, CACHE_DIR | KEEP_CACHE),
+}
+FILE_HANDLES: Final = {
+    "never": lib.FILE_HANDLES_NEVER,
+    "prefer": lib.FILE_HANDLES_PREFER,
+    "mandatory": lib.FILE_HANDLES_MANDATORY,
 }
 COPIED: Final = (
     "readonly",
@@ -34,6 +40,7 @@ def fill(policy: Any, fs: Filesystem) -> None:
     policy.entry_timeout_ns = int(fs.entry_timeout * 1e9)
     policy.attr_timeout_ns = int(fs.attr_timeout * 1e9)
     policy.negative_timeout_ns = 0  # a name that the host creates must appear
+    policy.file_handles = FILE_HANDLES[fs.inode_file_handles]
     policy.file_open_flags, policy.dir_open_flags = OPEN_FLAGS[fs.cache]
     for name in COPIED:
         setattr(policy, name, getattr(fs, name))

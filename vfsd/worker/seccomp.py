@@ -12,11 +12,13 @@ ACTIONS: Final = {"kill": lib.SECCOMP_KILL, "trap": lib.SECCOMP_TRAP, "log": lib
 
 @dataclass(frozen=True)
 class Row:
-    """One allowed call; `argument` is the one that is looked at, or None."""
+    """One allowed call; `argument` is the one that is looked at, or None. `for_handles`: it is
+    allowed only where inodes are held by file handles."""
 
     name: str
     why: str
     argument: int | None
+    for_handles: bool
 
 
 def table() -> list[Row]:
@@ -28,15 +30,16 @@ def table() -> list[Row]:
             text(row.name) or "",
             text(row.why) or "",
             None if row.argument < 0 else row.argument,
+            row.for_handles,
         )
         for row in rows
     ]
 
 
-def confine(action: str) -> None:
+def confine(action: str, file_handles: bool) -> None:
     """Put the filter in force for this process and all it creates. `action`: kill, trap or log."""
     row = ffi.new("int32_t *")
-    result = lib.seccomp_confine(ACTIONS[action], row)
+    result = lib.seccomp_confine(ACTIONS[action], file_handles, row)
     if result < 0:
         where = f" (row {table()[row[0]].name})" if row[0] >= 0 else ""
         raise OSError(-result, f"{os.strerror(-result)}{where}")

@@ -6,6 +6,7 @@ from typing import Any
 
 from vfsd.transport.native import check, ffi, lib
 from vfsd.transport.shared_memory import map_segment
+from vfsd.worker.isolation import IsolationError
 from vfsd.worker.job import Job
 
 
@@ -32,11 +33,23 @@ class Tables:
             map_segment(fds.rings, lib.ring_records_bytes()),
         )
 
-    def lay_out(self, job: Job, root_fd: int) -> None:
-        """Prepare the zeroed tables, once, before the first worker."""
+    def lay_out(self, job: Job, root_fd: int) -> list[str]:
+        """Prepare the zeroed tables, once, before the first worker; returns notes for the log.
+
+        IsolationError if inodes must be held by file handles and cannot be.
+        """
         lib.worker_table_init(self.workers, job.slots)
         check(lib.inode_table_init(self.inodes, job.inode_capacity, root_fd))
         lib.file_table_init(self.files, job.file_capacity)
+        if not job.uses_file_handles or lib.inode_table_try_handles(self.inodes, root_fd):
+            return []
+        why = (
+            "files cannot be held by handles here: the file system has none, "
+            "or CAP_DAC_READ_SEARCH is missing"
+        )
+        if job.fs.inode_file_handles == "mandatory":
+            raise IsolationError(f"{why}; try --inode-file-handles=prefer, or run as root")
+        return [f"{why}; each inode that the guest knows holds an fd"]
 
     def bury(self, slot: int) -> None:
         """Release what the dead worker of `slot` held: locks, and its claim to old entries."""

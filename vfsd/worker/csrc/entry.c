@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * A name becomes a nodeid in two steps: statx of the name says which file it is; if the guest knows
- * that file nothing is opened. A file it does not know is opened O_PATH first and asked who it is
- * through that fd, so that what is entered into the table is what its fd holds, whatever happens to
- * the name meanwhile.
+ * that file nothing is opened. A file it does not know is opened O_PATH and asked who it is through
+ * that fd, so that what is entered into the table is what its fd holds, whatever happens to the
+ * name meanwhile. Where handles are in use the name is asked for its handle instead; whether that
+ * is of the same file is checked when it is opened (inode_fd.c).
  */
 #include "worker/csrc/entry.h"
+
+#include "worker/csrc/inode_fd.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -14,7 +17,7 @@
 #include <unistd.h>
 
 enum {
-	STATX_WANTED = STATX_BASIC_STATS | STATX_MNT_ID,
+	STATX_WANTED = STATX_BASIC_STATS | STATX_BTIME | STATX_MNT_ID,
 	NS_PER_SEC = 1000 * 1000 * 1000,
 };
 
@@ -40,6 +43,14 @@ struct inode_key entry_key(const struct statx *st)
 	uint64_t device = (uint64_t)(st->stx_dev_major << 20 | st->stx_dev_minor) & UINT32_MAX;
 
 	return (struct inode_key){.ino = st->stx_ino, .mnt_id = st->stx_mnt_id << 32 | device};
+}
+
+/* In ns; 0 where the file system does not tell. */
+static int64_t birth_time(const struct statx *st)
+{
+	if (!(st->stx_mask & STATX_BTIME))
+		return 0;
+	return st->stx_btime.tv_sec * NS_PER_SEC + st->stx_btime.tv_nsec;
 }
 
 /* A device number in the kernel's 32-bit form. */
@@ -137,12 +148,50 @@ int entry_from_fd(struct worker *w, const struct inode *parent, int fd, uint32_t
 	return enter(w, parent, fd, lender, ret, &used_fd);
 }
 
+/* The same for an O_PATH fd whose file has a handle: the fd is only cached. */
+static int enter_handle(struct worker *w, const struct inode *parent, int path_fd,
+			const struct statx *st, struct fuse_entry_out *ret)
+{
+	struct fhandle handle;
+	struct inode *inode;
+	int err = fhandle_get(path_fd, "", &handle);
+
+	if (err) {
+		close(path_fd);
+		return err;
+	}
+	inode = inode_table_insert_handle(w->inodes, w->slot, entry_key(st), st->stx_mode,
+					  birth_time(st), &handle);
+	if (!inode) {
+		close(path_fd);
+		return -ENFILE;
+	}
+	inode_table_cache_fd(w->inodes, &w->reclaim, inode, path_fd);
+	return fill(w, parent, inode, st, ret);
+}
+
+/* Whether files of its mount can be held by handles is found out when a directory of it is seen. */
+static bool wants_handle(struct worker *w, int fd, const struct statx *st)
+{
+	if (S_ISDIR(st->stx_mode))
+		inode_fd_note_mount(w, entry_key(st).mnt_id, fd);
+	return inode_fd_uses_handles(w, entry_key(st).mnt_id);
+}
+
 int entry_from_path_fd(struct worker *w, const struct inode *parent, int path_fd,
 		       struct fuse_entry_out *ret)
 {
 	bool used_fd;
-	int err = enter(w, parent, path_fd, 0, ret, &used_fd);
+	struct statx st;
+	int err = w->policy.file_handles ? entry_stat_fd(path_fd, &st) : 0;
 
+	if (!err && w->policy.file_handles && wants_handle(w, path_fd, &st))
+		return enter_handle(w, parent, path_fd, &st, ret);
+	if (!err && w->policy.file_handles == FILE_HANDLES_MANDATORY)
+		err = -EOPNOTSUPP;
+	used_fd = false;
+	if (!err)
+		err = enter(w, parent, path_fd, 0, ret, &used_fd);
 	if (!used_fd)
 		close(path_fd);
 	return err;
@@ -167,49 +216,99 @@ int entry_open_path(int dir_fd, const char *name)
 	return fd_or_error(openat(dir_fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC));
 }
 
-int entry_reopen(const struct worker *w, const struct inode *inode, int flags)
+int entry_reopen(struct worker *w, const struct inode *inode, int flags)
 {
+	int fd = inode_fd(w, inode);
 	char name[FD_NAME];
 
+	if (fd < 0)
+		return fd;
 	flags |= O_NOCTTY | O_NONBLOCK | O_CLOEXEC;
-	return fd_or_error(openat(w->proc_self_fd, entry_fd_name(inode->fd, name), flags));
+	return fd_or_error(openat(w->proc_self_fd, entry_fd_name(fd, name), flags));
+}
+
+static int lookup_by_fd(struct worker *w, const struct inode *parent, int dir_fd, const char *name,
+			struct fuse_entry_out *ret)
+{
+	int fd = inode_fd_budget(w);
+
+	if (!fd)
+		fd = entry_open_path(dir_fd, name);
+	/* Created as a user who may not search the directory. */
+	if (fd == -EACCES && !credentials_root(&w->credentials))
+		fd = entry_open_path(dir_fd, name);
+	return fd < 0 ? fd : entry_from_path_fd(w, parent, fd, ret);
+}
+
+/* As entry_lookup_new, for a name whose attributes are known: without an fd where that can be. */
+static int lookup_unknown(struct worker *w, const struct inode *parent, int dir_fd,
+			  const char *name, const struct statx *st, struct fuse_entry_out *ret)
+{
+	struct inode_key key = entry_key(st);
+	struct fhandle handle;
+	struct inode *inode;
+	int err;
+
+	if (key.mnt_id != parent->mnt_id || !inode_fd_uses_handles(w, key.mnt_id))
+		return lookup_by_fd(w, parent, dir_fd, name, ret);
+	err = fhandle_get(dir_fd, name, &handle);
+	if (err)
+		return err == -EOPNOTSUPP ? lookup_by_fd(w, parent, dir_fd, name, ret) : err;
+	inode = inode_table_insert_handle(w->inodes, w->slot, key, st->stx_mode, birth_time(st),
+					  &handle);
+	return inode ? fill(w, parent, inode, st, ret) : -ENFILE;
 }
 
 int entry_lookup_new(struct worker *w, const struct inode *parent, const char *name,
 		     struct fuse_entry_out *ret)
 {
-	int fd = entry_open_path(parent->fd, name);
+	int dir_fd = inode_fd(w, parent);
+	struct statx st;
+	int err;
 
-	/* Created as a user who may not search the directory. */
-	if (fd == -EACCES && !credentials_root(&w->credentials))
-		fd = entry_open_path(parent->fd, name);
-	return fd < 0 ? fd : entry_from_path_fd(w, parent, fd, ret);
+	if (dir_fd < 0)
+		return dir_fd;
+	if (!inode_fd_uses_handles(w, parent->mnt_id))
+		return lookup_by_fd(w, parent, dir_fd, name, ret);
+	err = entry_stat_name(dir_fd, name, &st);
+	if (err == -EACCES && !credentials_root(&w->credentials))
+		err = entry_stat_name(dir_fd, name, &st);
+	return err ? err : lookup_unknown(w, parent, dir_fd, name, &st, ret);
 }
 
 int entry_lookup(struct worker *w, const struct inode *parent, const char *name,
 		 struct fuse_entry_out *ret)
 {
+	int dir_fd = inode_fd(w, parent);
 	const struct inode *inode;
 	struct statx st;
-	int err = entry_stat_name(parent->fd, name, &st);
+	int err;
 
+	if (dir_fd < 0)
+		return dir_fd;
+	err = entry_stat_name(dir_fd, name, &st);
 	if (err)
 		return err;
-	inode = inode_table_acquire(w->inodes, w->slot, entry_key(&st));
-	return inode ? fill(w, parent, inode, &st, ret) : entry_lookup_new(w, parent, name, ret);
+	inode = inode_table_acquire(w->inodes, w->slot, entry_key(&st), birth_time(&st));
+	return inode ? fill(w, parent, inode, &st, ret)
+		     : lookup_unknown(w, parent, dir_fd, name, &st, ret);
 }
 
 int entry_lookup_dirent(struct worker *w, const struct inode *parent, const char *name,
 			uint64_t ino, struct fuse_entry_out *ret)
 {
 	struct inode_key key = {.ino = ino, .mnt_id = parent->mnt_id};
-	const struct inode *inode = inode_table_acquire(w->inodes, w->slot, key);
+	const struct inode *inode;
 	struct statx st;
-	int err;
+	int dir_fd, err;
 
+	if (inode_fd_uses_handles(w, parent->mnt_id))
+		return entry_lookup(w, parent, name, ret);
+	inode = inode_table_acquire(w->inodes, w->slot, key, 0);
 	if (!inode)
 		return entry_lookup_new(w, parent, name, ret);
-	err = entry_stat_name(parent->fd, name, &st);
+	dir_fd = inode_fd(w, parent);
+	err = dir_fd < 0 ? dir_fd : entry_stat_name(dir_fd, name, &st);
 	if (!err && st.stx_ino == inode->ino && entry_key(&st).mnt_id == inode->mnt_id)
 		return fill(w, parent, inode, &st, ret);
 	/* Replaced since it was listed, or something is mounted there. */
@@ -222,19 +321,25 @@ int entry_again(struct worker *w, const struct inode *inode, struct fuse_entry_o
 	struct inode_key key = {.ino = inode->ino, .mnt_id = inode->mnt_id};
 	const struct inode *same;
 	struct statx st;
-	int err = entry_stat_fd(inode->fd, &st);
+	int fd = inode_fd(w, inode);
+	int err = fd < 0 ? fd : entry_stat_fd(fd, &st);
 
 	if (err)
 		return err;
-	same = inode_table_acquire(w->inodes, w->slot, key);
-	return same ? fill(w, NULL, same, &st, ret) : -ESTALE;
+	same = inode_table_acquire(w->inodes, w->slot, key, birth_time(&st));
+	if (same == inode)
+		return fill(w, NULL, same, &st, ret);
+	if (same)
+		inode_table_forget(w->inodes, &w->reclaim, inode_nodeid(w->inodes, same), 1);
+	return -ESTALE;
 }
 
-int entry_refresh(const struct inode *inode, struct fuse_entry_out *ret)
+int entry_refresh(struct worker *w, const struct inode *inode, struct fuse_entry_out *ret)
 {
 	uint32_t flags = ret->attr.flags;
 	struct statx st;
-	int err = entry_stat_fd(inode->fd, &st);
+	int fd = inode_fd(w, inode);
+	int err = fd < 0 ? fd : entry_stat_fd(fd, &st);
 
 	if (err)
 		return err;

@@ -49,7 +49,8 @@ int entry_lookup_dirent(struct worker *w, const struct inode *parent, const char
 /* One more lookup of an inode the guest knows. Return: 0 or -errno (-ESTALE: just forgotten). */
 int entry_again(struct worker *w, const struct inode *inode, struct fuse_entry_out *ret) must_check;
 /* New attributes for an entry told of this inode. Return: 0 or -errno. */
-int entry_refresh(const struct inode *inode, struct fuse_entry_out *ret) must_check;
+int entry_refresh(struct worker *w, const struct inode *inode,
+		  struct fuse_entry_out *ret) must_check;
 
 /* The name of an fd below /proc/self/fd (proc_self_fd, which is the working directory, too). */
 enum {
@@ -59,7 +60,7 @@ const char *entry_fd_name(int fd, char name[static FD_NAME]);
 
 /* The inode opened anew with `flags`, never to become a controlling terminal or wait for a peer.
  * Return: the fd, or -errno (-ENFILE when no fd is to be had). */
-int entry_reopen(const struct worker *w, const struct inode *inode, int flags) must_check;
+int entry_reopen(struct worker *w, const struct inode *inode, int flags) must_check;
 
 /* dir/name opened O_PATH, never following. Return: the fd, or -errno (-ENFILE when no fd is to be
  * had). */

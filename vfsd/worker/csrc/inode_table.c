@@ -17,12 +17,20 @@
  * Writers hold the owner_lock of the key's stripe. lookup_count is raised only under that lock, so
  * FORGET that brings it to zero can decide under the lock that the inode leaves.
  *
- * Identity. (ino, mnt_id) of a file that we hold open: a host inode that is held is not freed, so
- * its number cannot be given to another file while it is in the table.
+ * Identity. (ino, mnt_id) of a file that we hold by an fd: a host inode that is held is not freed,
+ * so its number cannot be given to another file while it is in the table. A file that is held by
+ * its handle (fhandle.h) may be gone, and its number another's. Whoever got the number was born
+ * after we last knew the old one alive. So if the old one was older than YOUNG_NS then, equal birth
+ * times mean the same file; if it was young, or nothing is known of births, its handle is compared.
+ *
+ * Fds. `held` counts the fds that inodes own. Where a handle holds the inode the fd is a cache:
+ * opened by whoever needs it, closed by inode_table_trim, a clock that spares what was used since
+ * its last round. Both change fd under the stripe's lock and only between -1 and a number; what is
+ * closed goes through reclaim.h like everything else.
  *
  * Death of a worker at any store:
  * - insert: the slot is filled, then published by one store (bucket head). Before it the slot and
- *   the fd are leaked: the fd is found by the pool's sweep, the slot is lost (48 bytes).
+ *   the fd are leaked: the fd is found by the pool's sweep, the slot is lost (104 bytes).
  * - forget: one store unlinks the slot, the next makes the generation even, with retired_by set
  *   before. The next worker in that slot of the worker table finds what was retired and not freed
  *   (inode_table_adopt_retired).
@@ -36,12 +44,26 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
 
 enum {
 	STRIPES = 1024,
 	ROOT_SLOT = 1,
 	ROOT_NODEID = 1,
 	FIRST_SLOT = 2,
+	MOUNTS_MAX = 64,
+	TRIM_LOOKS = 16384, /* slots looked at in one go … */
+	TRIM_CLOSES = 128,  /* … and fds closed */
+};
+
+/* Coarser than any clock that file systems take birth times from. */
+#define YOUNG_NS INT64_C(1000000000)
+
+struct mount_fd {
+	uint64_t mnt_id;
+	int32_t fd;
+	uint32_t pad;
 };
 
 struct inode_table {
@@ -51,7 +73,12 @@ struct inode_table {
 	uint32_t free_head;
 	uint32_t free_lock;
 	uint32_t in_use;
-	uint32_t pad[10];
+	uint32_t held;
+	uint32_t hand; /* of the clock */
+	uint32_t mounts_lock;
+	uint32_t mount_count;
+	uint32_t pad[6];
+	struct mount_fd mounts[MOUNTS_MAX];
 	uint32_t stripes[STRIPES];
 	uint32_t buckets[];
 };
@@ -173,13 +200,23 @@ uint64_t inode_nodeid(const struct inode_table *t, const struct inode *inode)
 	return slot_of(t, inode) | generation << 32;
 }
 
-struct inode *inode_table_acquire(struct inode_table *t, uint32_t worker, struct inode_key key)
+static bool is_surely(const struct inode *inode, int64_t btime)
+{
+	if (!inode->handle.len || __atomic_load_n(&inode->fd, __ATOMIC_ACQUIRE) >= 0)
+		return true;
+	return btime && inode->btime == btime && !inode->is_young;
+}
+
+struct inode *inode_table_acquire(struct inode_table *t, uint32_t worker, struct inode_key key,
+				  int64_t btime)
 {
 	uint32_t bucket = bucket_of(t, key);
 	struct inode *inode;
 
 	owner_lock(stripe_of(t, bucket), worker);
 	inode = find(t, bucket, key);
+	if (inode && !is_surely(inode, btime))
+		inode = NULL;
 	if (inode)
 		__atomic_add_fetch(&inode->lookup_count, 1, __ATOMIC_RELAXED);
 	owner_unlock(stripe_of(t, bucket));
@@ -227,6 +264,10 @@ static struct inode *enter(struct inode_table *t, uint32_t worker, uint32_t buck
 	inode->mnt_id = values->mnt_id;
 	inode->mode = values->mode;
 	inode->lender = values->lender;
+	inode->handle = values->handle;
+	inode->btime = values->btime;
+	inode->is_young = values->is_young;
+	inode->used = 0;
 	inode->lookup_count = 1;
 	inode->retired_by = 0;
 	__atomic_store_n(&inode->fd, values->fd, __ATOMIC_RELEASE);
@@ -234,6 +275,18 @@ static struct inode *enter(struct inode_table *t, uint32_t worker, uint32_t buck
 	link_slot(t, bucket, inode);
 	__atomic_add_fetch(&t->in_use, 1, __ATOMIC_RELAXED);
 	return inode;
+}
+
+/* Under the stripe's lock. */
+static void unlink_slot(struct inode_table *t, uint32_t bucket, struct inode *inode)
+{
+	uint32_t slot = slot_of(t, inode);
+	uint32_t *link = &t->buckets[bucket];
+
+	while (*link && *link != slot)
+		link = &slot_at(t, *link)->next;
+	if (*link)
+		__atomic_store_n(link, inode->next, __ATOMIC_RELEASE);
 }
 
 struct inode *inode_table_insert(struct inode_table *t, uint32_t worker, struct inode_key key,
@@ -250,6 +303,12 @@ struct inode *inode_table_insert(struct inode_table *t, uint32_t worker, struct 
 	owner_lock(stripe_of(t, bucket), worker);
 	inode = find(t, bucket, key);
 	*ret_used_fd = !inode;
+	if (inode && inode->handle.len && __atomic_load_n(&inode->fd, __ATOMIC_ACQUIRE) < 0) {
+		/* Nothing but its handle could tell whether this is the same file. */
+		unlink_slot(t, bucket, inode);
+		inode = NULL;
+		*ret_used_fd = true;
+	}
 	if (inode)
 		__atomic_add_fetch(&inode->lookup_count, 1, __ATOMIC_RELAXED);
 	else
@@ -257,23 +316,151 @@ struct inode *inode_table_insert(struct inode_table *t, uint32_t worker, struct 
 	owner_unlock(stripe_of(t, bucket));
 	if (!inode)
 		*ret_used_fd = false;
+	if (*ret_used_fd && !lender)
+		__atomic_add_fetch(&t->held, 1, __ATOMIC_RELAXED);
 	return inode;
 }
 
-/* Under the stripe's lock. */
-static void unlink_slot(struct inode_table *t, uint32_t bucket, struct inode *inode)
+static bool is_young(int64_t btime)
 {
-	uint32_t slot = slot_of(t, inode);
-	uint32_t *link = &t->buckets[bucket];
+	struct timespec now;
 
-	while (*link && *link != slot)
-		link = &slot_at(t, *link)->next;
-	if (*link)
-		__atomic_store_n(link, inode->next, __ATOMIC_RELEASE);
+	clock_gettime(CLOCK_REALTIME, &now);
+	return btime > (int64_t)now.tv_sec * 1000000000 + now.tv_nsec - YOUNG_NS;
 }
+
+struct inode *inode_table_insert_handle(struct inode_table *t, uint32_t worker,
+					struct inode_key key, mode_t mode, int64_t btime,
+					const struct fhandle *handle)
+{
+	struct inode values = {.ino = key.ino,
+			       .mnt_id = key.mnt_id,
+			       .mode = mode & S_IFMT,
+			       .fd = -1,
+			       .btime = btime,
+			       .is_young = is_young(btime),
+			       .handle = *handle};
+	uint32_t bucket = bucket_of(t, key);
+	struct inode *inode;
+
+	owner_lock(stripe_of(t, bucket), worker);
+	inode = find(t, bucket, key);
+	if (inode && inode->handle.len && !fhandle_equal(&inode->handle, handle)) {
+		unlink_slot(t, bucket, inode);
+		inode = NULL;
+	}
+	if (inode) {
+		inode->btime = btime;
+		inode->is_young = values.is_young;
+		__atomic_add_fetch(&inode->lookup_count, 1, __ATOMIC_RELAXED);
+	} else {
+		inode = enter(t, worker, bucket, &values);
+	}
+	owner_unlock(stripe_of(t, bucket));
+	return inode;
+}
+
+/* ---- cached fds ---- */
+
+int inode_table_cache_fd(struct inode_table *t, struct reclaim *reclaim, const struct inode *inode,
+			 int fd)
+{
+	struct inode *own = slot_at(t, slot_of(t, inode));
+	uint32_t generation = __atomic_load_n(&own->generation, __ATOMIC_ACQUIRE);
+	uint32_t *stripe = stripe_of(t, bucket_of(t, key_of(own)));
+	int use = fd;
+
+	owner_lock(stripe, reclaim->slot);
+	if (generation & 1 && own->generation == generation) {
+		if (own->fd < 0) {
+			__atomic_store_n(&own->fd, fd, __ATOMIC_RELEASE);
+			__atomic_add_fetch(&t->held, 1, __ATOMIC_RELAXED);
+			fd = -1;
+		} else {
+			use = own->fd;
+		}
+	}
+	owner_unlock(stripe);
+	if (fd >= 0)
+		reclaim_retire(reclaim, (struct retired){.fd = fd});
+	return use;
+}
+
+/* Return: the fd that was cached and is not any more, or -1. */
+static int take_cached(struct inode_table *t, uint32_t worker, struct inode *inode)
+{
+	uint32_t *stripe = stripe_of(t, bucket_of(t, key_of(inode)));
+	int fd = -1;
+
+	owner_lock(stripe, worker);
+	if (inode->generation & 1 && inode->handle.len && !inode->lender && inode->fd >= 0) {
+		fd = inode->fd;
+		__atomic_store_n(&inode->fd, -1, __ATOMIC_RELEASE);
+		__atomic_sub_fetch(&t->held, 1, __ATOMIC_RELAXED);
+	}
+	owner_unlock(stripe);
+	return fd;
+}
+
+void inode_table_trim(struct inode_table *t, struct reclaim *reclaim)
+{
+	uint32_t end = __atomic_load_n(&t->next_unused, __ATOMIC_ACQUIRE);
+	uint32_t closes = 0;
+
+	for (uint32_t looks = 0; looks < TRIM_LOOKS && closes < TRIM_CLOSES; looks++) {
+		uint32_t at = __atomic_fetch_add(&t->hand, 1, __ATOMIC_RELAXED) % end;
+		struct inode *inode = slot_at(t, at);
+		int fd;
+
+		if (at < FIRST_SLOT || __atomic_load_n(&inode->fd, __ATOMIC_RELAXED) < 0)
+			continue;
+		if (__atomic_exchange_n(&inode->used, 0, __ATOMIC_RELAXED))
+			continue;
+		fd = take_cached(t, reclaim->slot, inode);
+		if (fd < 0)
+			continue;
+		reclaim_retire(reclaim, (struct retired){.fd = fd});
+		closes++;
+	}
+}
+
+uint64_t inode_table_held(const struct inode_table *t)
+{
+	return __atomic_load_n(&t->held, __ATOMIC_RELAXED);
+}
+
+/* ---- mounts ---- */
+
+int inode_table_mount_fd(const struct inode_table *t, uint64_t mnt_id)
+{
+	uint32_t count = __atomic_load_n(&t->mount_count, __ATOMIC_ACQUIRE);
+
+	for (uint32_t i = 0; i < count && i < MOUNTS_MAX; i++)
+		if (t->mounts[i].mnt_id == mnt_id)
+			return t->mounts[i].fd;
+	return MOUNT_FD_UNKNOWN;
+}
+
+bool inode_table_add_mount(struct inode_table *t, uint32_t worker, uint64_t mnt_id, int fd)
+{
+	bool added = false;
+
+	owner_lock(&t->mounts_lock, worker);
+	if (inode_table_mount_fd(t, mnt_id) == MOUNT_FD_UNKNOWN && t->mount_count < MOUNTS_MAX) {
+		t->mounts[t->mount_count] = (struct mount_fd){.mnt_id = mnt_id, .fd = fd};
+		__atomic_store_n(&t->mount_count, t->mount_count + 1, __ATOMIC_RELEASE);
+		added = true;
+	}
+	owner_unlock(&t->mounts_lock);
+	return added;
+}
+
+/* ---- leaving ---- */
 
 static void retire(struct inode_table *t, struct reclaim *reclaim, struct inode *inode)
 {
+	if (!inode->lender && inode->fd >= 0)
+		__atomic_sub_fetch(&t->held, 1, __ATOMIC_RELAXED);
 	reclaim_retire(reclaim, (struct retired){.fd = inode->lender ? -1 : inode->fd,
 						 .slot = slot_of(t, inode),
 						 .free_slot = free_slot,
@@ -347,6 +534,29 @@ bool inode_table_repay(struct inode_table *t, uint32_t worker, uint64_t nodeid, 
 		if (path_fd >= 0)
 			__atomic_store_n(&inode->fd, path_fd, __ATOMIC_RELEASE);
 		__atomic_store_n(&inode->lender, 0, __ATOMIC_RELEASE);
+		__atomic_add_fetch(&t->held, 1, __ATOMIC_RELAXED);
+		taken = true;
+	}
+	owner_unlock(stripe);
+	return taken;
+}
+
+bool inode_table_repay_handle(struct inode_table *t, uint32_t worker, uint64_t nodeid,
+			      uint32_t lender, const struct fhandle *handle)
+{
+	struct inode *inode = inode_table_get(t, nodeid);
+	bool taken = false;
+	uint32_t *stripe;
+
+	if (!inode)
+		return false;
+	stripe = stripe_of(t, bucket_of(t, key_of(inode)));
+	owner_lock(stripe, worker);
+	if (inode->generation == (uint32_t)(nodeid >> 32) && inode->lender == lender) {
+		inode->handle = *handle;
+		inode->is_young = true;
+		__atomic_store_n(&inode->fd, -1, __ATOMIC_RELEASE);
+		__atomic_store_n(&inode->lender, 0, __ATOMIC_RELEASE);
 		taken = true;
 	}
 	owner_unlock(stripe);
@@ -407,6 +617,7 @@ void inode_table_bury(void *memory, uint32_t slot)
 	struct inode_table *t = memory;
 
 	owner_lock_bury(&t->free_lock, slot);
+	owner_lock_bury(&t->mounts_lock, slot);
 	for (uint32_t i = 0; i < STRIPES; i++)
 		owner_lock_bury(&t->stripes[i], slot);
 }
@@ -424,6 +635,13 @@ uint64_t inode_table_fds(const void *memory, int32_t *ret, uint64_t room)
 			continue;
 		if (count < room)
 			ret[count] = inode->fd;
+		count++;
+	}
+	for (uint32_t i = 0; i < t->mount_count && i < MOUNTS_MAX; i++) {
+		if (t->mounts[i].fd < 0)
+			continue;
+		if (count < room)
+			ret[count] = t->mounts[i].fd;
 		count++;
 	}
 	return count;

@@ -7,15 +7,22 @@
 #define VFSD_INODE_TABLE_H
 
 #include "transport/csrc/types.h"
+#include "worker/csrc/fhandle.h"
 #include "worker/csrc/reclaim.h"
 #include "worker/csrc/tables.h"
 
 #include <sys/types.h>
 
-/* What tells one host file from another. */
+/* What tells one host file from another, of those that exist at one time. */
 struct inode_key {
 	uint64_t ino;
 	uint64_t mnt_id;
+};
+
+/* The answers of inode_table_mount_fd that are no fd. */
+enum {
+	MOUNT_FD_NONE = -1,    /* files of this mount cannot be held by handles */
+	MOUNT_FD_UNKNOWN = -2, /* it has not been tried */
 };
 
 struct inode {
@@ -23,11 +30,15 @@ struct inode {
 	uint64_t mnt_id;
 	uint64_t lookup_count; /* what FORGET takes back */
 	uint32_t generation;   /* odd: in use; nodeid = slot | generation << 32 */
-	int32_t fd;	       /* O_PATH, or borrowed from an open file */
+	int32_t fd;	       /* O_PATH, or borrowed from an open file; -1: see handle */
 	uint32_t next;	       /* slot of the next inode in this hash chain or on the free list */
 	uint32_t mode;	       /* S_IFMT bits, which never change */
 	uint32_t lender;       /* slot of the open file that fd belongs to; 0: the inode owns fd */
 	uint32_t retired_by;   /* worker slot + 1 that is to free it */
+	uint32_t used;	       /* fd was, since inode_table_trim looked last */
+	uint32_t is_young;     /* its birth time may be another file's, too: see inode_table.c */
+	int64_t btime;	       /* ns; 0: the file system does not tell */
+	struct fhandle handle; /* holds it where fd does not */
 };
 
 struct inode_table; /* the head of the mapping */
@@ -39,8 +50,10 @@ struct inode_table; /* the head of the mapping */
 struct inode *inode_table_get(struct inode_table *t, uint64_t nodeid);
 uint64_t inode_nodeid(const struct inode_table *t, const struct inode *inode);
 
-/* The inode with `key`, its lookup count raised by one; NULL if unknown. */
-struct inode *inode_table_acquire(struct inode_table *t, uint32_t worker, struct inode_key key);
+/* The inode with `key`, born at `btime` (ns, 0: unknown), its lookup count raised by one; NULL if
+ * it is unknown, or if only a handle can tell whether it is the same file. */
+struct inode *inode_table_acquire(struct inode_table *t, uint32_t worker, struct inode_key key,
+				  int64_t btime);
 
 /*
  * Enter a file under `key`, held by `fd`, with lookup count 1. If another worker entered it
@@ -50,6 +63,36 @@ struct inode *inode_table_acquire(struct inode_table *t, uint32_t worker, struct
  */
 struct inode *inode_table_insert(struct inode_table *t, uint32_t worker, struct inode_key key,
 				 mode_t mode, int fd, uint32_t lender, bool *ret_used_fd);
+
+/* The same for a file that is held by its handle. One of the same key and another handle is gone
+ * from the host: it gives way and stays known by its nodeid alone. */
+struct inode *inode_table_insert_handle(struct inode_table *t, uint32_t worker,
+					struct inode_key key, mode_t mode, int64_t btime,
+					const struct fhandle *handle);
+
+/*
+ * `fd` holds an inode that had none: cache it there. Return: the fd to use, which may be another
+ * worker's; `fd` is closed then, or when the inode was forgotten meanwhile, not before our next
+ * quiescent point.
+ */
+int inode_table_cache_fd(struct inode_table *t, struct reclaim *reclaim, const struct inode *inode,
+			 int fd);
+/* Close cached fds that were not used since the last look. */
+void inode_table_trim(struct inode_table *t, struct reclaim *reclaim);
+/* Fds that inodes own. */
+uint64_t inode_table_held(const struct inode_table *t);
+
+static inline void inode_table_touch(const struct inode *inode)
+{
+	if (!__atomic_load_n(&inode->used, __ATOMIC_RELAXED))
+		__atomic_store_n((uint32_t *)&inode->used, 1, __ATOMIC_RELAXED);
+}
+
+/* The fd that handles of this mount are opened through, or MOUNT_FD_*. */
+int inode_table_mount_fd(const struct inode_table *t, uint64_t mnt_id);
+/* Set it, once: an fd, which is the table's then, or MOUNT_FD_NONE. Return: false if it was set
+ * already or there are too many mounts. */
+bool inode_table_add_mount(struct inode_table *t, uint32_t worker, uint64_t mnt_id, int fd);
 
 /* Take `count` lookups back (saturating). At zero the inode leaves the table; its slot and fd are
  * reclaimed after every worker's quiescent point. The root is never forgotten. */
@@ -63,6 +106,10 @@ void inode_table_forget(struct inode_table *t, struct reclaim *reclaim, uint64_t
  */
 bool inode_table_repay(struct inode_table *t, uint32_t worker, uint64_t nodeid, uint32_t lender,
 		       int path_fd);
+
+/* The same, by the file's handle: the inode holds no fd then. Return: true if it was owed. */
+bool inode_table_repay_handle(struct inode_table *t, uint32_t worker, uint64_t nodeid,
+			      uint32_t lender, const struct fhandle *handle);
 
 /* Free what the former worker in this slot had retired when it died. */
 void inode_table_adopt_retired(struct inode_table *t, struct reclaim *reclaim);

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "worker/csrc/mount_facts.h"
 
+#include "worker/csrc/inode_fd.h"
+
 #include <linux/magic.h>
 #include <sys/vfs.h>
 
@@ -33,10 +35,12 @@ const struct mount_fact *mount_fact_of(struct worker *w, const struct inode *ino
 	struct mount_fact *fact = &w->mounts[(inode->mnt_id >> 32 ^ inode->mnt_id) % MOUNT_FACTS];
 	struct statfs fs;
 	uint32_t type;
+	int fd;
 
 	if (fact->mnt_id == inode->mnt_id)
 		return fact;
-	type = fstatfs(inode->fd, &fs) < 0 ? 0 : (uint32_t)fs.f_type;
+	fd = inode_fd(w, inode);
+	type = fd < 0 || fstatfs(fd, &fs) < 0 ? 0 : (uint32_t)fs.f_type;
 	*fact = (struct mount_fact){.mnt_id = inode->mnt_id,
 				    .needs_flush = !is_local(type),
 				    .in_memory = type == TMPFS_MAGIC || type == RAMFS_MAGIC};

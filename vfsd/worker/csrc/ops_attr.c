@@ -6,6 +6,7 @@
  * /proc/self/fd, which is a link to the very file, not to a path: nothing is resolved anew.
  */
 #include "worker/csrc/entry.h"
+#include "worker/csrc/inode_fd.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -20,11 +21,11 @@ enum {
 	MODE_BITS = 07777,
 };
 
-static int reply_attr(const struct worker *w, const struct inode *inode, struct request *r)
+static int reply_attr(const struct worker *w, int fd, struct request *r)
 {
 	struct fuse_attr_out *ret = REQUEST_REPLY(r, struct fuse_attr_out);
 	struct statx st;
-	int err = entry_stat_fd(inode->fd, &st);
+	int err = entry_stat_fd(fd, &st);
 
 	if (err)
 		return err;
@@ -38,15 +39,16 @@ static int reply_attr(const struct worker *w, const struct inode *inode, struct 
 int op_getattr(struct worker *w, struct request *r)
 {
 	const struct inode *inode = inode_table_get(w->inodes, r->in.nodeid);
+	int fd = inode ? inode_fd(w, inode) : -ESTALE;
 
-	return inode ? reply_attr(w, inode, r) : -ESTALE;
+	return fd < 0 ? fd : reply_attr(w, fd, r);
 }
 
 /* ---- SETATTR ---- */
 
 /* Changing the owner drops suid, and sgid of group executables, whoever asks (the host's kernel
  * does it), so the mode is set after it. */
-static int set_owner(const struct inode *inode, const struct fuse_setattr_in *in)
+static int set_owner(int fd, const struct fuse_setattr_in *in)
 {
 	uid_t uid = in->valid & FATTR_UID ? in->uid : (uid_t)-1;
 	gid_t gid = in->valid & FATTR_GID ? in->gid : (gid_t)-1;
@@ -54,23 +56,21 @@ static int set_owner(const struct inode *inode, const struct fuse_setattr_in *in
 	if ((in->valid & FATTR_UID && uid == (uid_t)-1) ||
 	    (in->valid & FATTR_GID && gid == (gid_t)-1))
 		return -EINVAL;
-	return fchownat(inode->fd, "", uid, gid, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) < 0 ? -errno
-											  : 0;
+	return fchownat(fd, "", uid, gid, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) < 0 ? -errno : 0;
 }
 
-static int set_mode(const struct worker *w, const struct inode *inode, uint32_t mode)
+static int set_mode(const struct worker *w, int fd, uint32_t mode)
 {
 	char name[FD_NAME];
 
-	return fchmodat(w->proc_self_fd, entry_fd_name(inode->fd, name), mode & MODE_BITS, 0) < 0
-		       ? -errno
-		       : 0;
+	return fchmodat(w->proc_self_fd, entry_fd_name(fd, name), mode & MODE_BITS, 0) < 0 ? -errno
+											   : 0;
 }
 
 /* The working directory is /proc/self/fd (worker_create), so truncate(2) takes the fd's name: no
  * open, no close. */
-static int set_size(struct worker *w, const struct inode *inode, const struct open_file *file,
-		    const struct fuse_setattr_in *in)
+static int set_size(struct worker *w, const struct inode *inode, int fd,
+		    const struct open_file *file, const struct fuse_setattr_in *in)
 {
 	/* Without CAP_FSETID the host's kernel drops suid and sgid. */
 	int err = credentials_fsetid(&w->credentials, !(in->valid & FATTR_KILL_SUIDGID));
@@ -86,7 +86,7 @@ static int set_size(struct worker *w, const struct inode *inode, const struct op
 		return -EISDIR;
 	if (!S_ISREG(inode->mode))
 		return -EINVAL;
-	return truncate(entry_fd_name(inode->fd, name), (off_t)in->size) < 0 ? -errno : 0;
+	return truncate(entry_fd_name(fd, name), (off_t)in->size) < 0 ? -errno : 0;
 }
 
 /* *ret for utimensat. A nanosecond field of the guest must not become UTIME_NOW or UTIME_OMIT. */
@@ -101,7 +101,7 @@ static int time_wanted(bool set, bool now, uint64_t sec, uint32_t nsec, struct t
 	return 0;
 }
 
-static int set_times(const struct inode *inode, const struct fuse_setattr_in *in)
+static int set_times(int fd, const struct fuse_setattr_in *in)
 {
 	struct timespec times[2];
 	int err = time_wanted(in->valid & FATTR_ATIME, in->valid & FATTR_ATIME_NOW, in->atime,
@@ -112,12 +112,11 @@ static int set_times(const struct inode *inode, const struct fuse_setattr_in *in
 				  in->mtimensec, &times[1]);
 	if (err)
 		return err;
-	return utimensat(inode->fd, "", times, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) < 0 ? -errno
-											: 0;
+	return utimensat(fd, "", times, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) < 0 ? -errno : 0;
 }
 
-static int set_attributes(struct worker *w, const struct inode *inode, const struct open_file *file,
-			  const struct fuse_setattr_in *in)
+static int set_attributes(struct worker *w, const struct inode *inode, int fd,
+			  const struct open_file *file, const struct fuse_setattr_in *in)
 {
 	uint32_t valid = in->valid;
 	int err = credentials_root(&w->credentials);
@@ -126,13 +125,13 @@ static int set_attributes(struct worker *w, const struct inode *inode, const str
 	if (!err && valid & (FATTR_MODE | FATTR_UID | FATTR_GID))
 		err = credentials_fsetid(&w->credentials, true);
 	if (!err && valid & (FATTR_UID | FATTR_GID))
-		err = set_owner(inode, in);
+		err = set_owner(fd, in);
 	if (!err && valid & FATTR_MODE)
-		err = set_mode(w, inode, in->mode);
+		err = set_mode(w, fd, in->mode);
 	if (!err && valid & FATTR_SIZE)
-		err = set_size(w, inode, file, in);
+		err = set_size(w, inode, fd, file, in);
 	if (!err && valid & (FATTR_ATIME | FATTR_MTIME))
-		err = set_times(inode, in);
+		err = set_times(fd, in);
 	return err; /* FATTR_CTIME: the host's kernel keeps ctime itself */
 }
 
@@ -141,17 +140,18 @@ int op_setattr(struct worker *w, struct request *r)
 	const struct fuse_setattr_in *in = REQUEST_ARG(r, struct fuse_setattr_in);
 	const struct inode *inode = inode_table_get(w->inodes, r->in.nodeid);
 	const struct open_file *file = NULL;
+	int fd = inode ? inode_fd(w, inode) : -ESTALE;
 	int err;
 
-	if (!inode)
-		return -ESTALE;
+	if (fd < 0)
+		return fd;
 	if (in->valid & FATTR_FH) {
 		file = file_table_get(w->files, in->fh, r->in.nodeid);
 		if (!file)
 			return -EBADF;
 	}
-	err = set_attributes(w, inode, file, in);
-	return err ? err : reply_attr(w, inode, r);
+	err = set_attributes(w, inode, fd, file, in);
+	return err ? err : reply_attr(w, fd, r);
 }
 
 /* ---- STATX ---- */
@@ -202,10 +202,11 @@ int op_statx(struct worker *w, struct request *r)
 	unsigned int mask = in->sx_mask & STATX_TOLD;
 	int flags = AT_EMPTY_PATH | AT_NO_AUTOMOUNT | ((int)in->sx_flags & AT_STATX_SYNC_TYPE);
 	struct statx st;
+	int fd = inode ? inode_fd(w, inode) : -ESTALE;
 
-	if (!inode)
-		return -ESTALE;
-	if (statx(inode->fd, "", flags, mask, &st) < 0)
+	if (fd < 0)
+		return fd;
+	if (statx(fd, "", flags, mask, &st) < 0)
 		return -errno;
 	memset(ret, 0, sizeof(*ret));
 	entry_timeout(w->policy.attr_timeout_ns, &ret->attr_valid, &ret->attr_valid_nsec);
@@ -221,29 +222,31 @@ int op_access(struct worker *w, struct request *r)
 	const struct inode *inode = inode_table_get(w->inodes, r->in.nodeid);
 	uint32_t mask = REQUEST_ARG(r, struct fuse_access_in)->mask;
 	int flags = AT_EMPTY_PATH | AT_EACCESS | AT_SYMLINK_NOFOLLOW;
+	int fd = inode ? inode_fd(w, inode) : -ESTALE;
 	int err;
 
-	if (!inode)
-		return -ESTALE;
+	if (fd < 0)
+		return fd;
 	if (mask & ~(uint32_t)(R_OK | W_OK | X_OK))
 		return -EINVAL;
 	err = credentials_user(&w->credentials, r->in.uid, r->in.gid, r->groups, r->group_count);
 	if (err)
 		return err;
-	return faccessat(inode->fd, "", (int)mask, flags) < 0 ? -errno : 0;
+	return faccessat(fd, "", (int)mask, flags) < 0 ? -errno : 0;
 }
 
 int op_readlink(struct worker *w, struct request *r)
 {
 	const struct inode *inode = inode_table_get(w->inodes, r->in.nodeid);
+	int fd = inode ? inode_fd(w, inode) : -ESTALE;
 	ssize_t len;
 
-	if (!inode)
-		return -ESTALE;
+	if (fd < 0)
+		return fd;
 	if (!S_ISLNK(inode->mode))
 		return -EINVAL;
 	r->reply = w->large_reply;
-	len = readlinkat(inode->fd, "", (char *)r->reply, PATH_MAX);
+	len = readlinkat(fd, "", (char *)r->reply, PATH_MAX);
 	if (len < 0)
 		return -errno;
 	return len == PATH_MAX ? -ENAMETOOLONG : (int)len;
@@ -253,11 +256,12 @@ int op_statfs(struct worker *w, struct request *r)
 {
 	const struct inode *inode = inode_table_get(w->inodes, r->in.nodeid);
 	struct fuse_statfs_out *ret = REQUEST_REPLY(r, struct fuse_statfs_out);
+	int fd = inode ? inode_fd(w, inode) : -ESTALE;
 	struct statfs fs;
 
-	if (!inode)
-		return -ESTALE;
-	if (fstatfs(inode->fd, &fs) < 0)
+	if (fd < 0)
+		return fd;
+	if (fstatfs(fd, &fs) < 0)
 		return -errno;
 	memset(ret, 0, sizeof(*ret));
 	ret->st = (struct fuse_kstatfs){

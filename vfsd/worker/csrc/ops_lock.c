@@ -48,7 +48,7 @@ static struct flock host_lock(const struct fuse_lk_in *in)
 	};
 }
 
-static int open_for_locks(const struct worker *w, const struct inode *inode)
+static int open_for_locks(struct worker *w, const struct inode *inode)
 {
 	int fd = entry_reopen(w, inode, O_RDWR);
 

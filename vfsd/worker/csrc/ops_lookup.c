@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* LOOKUP, FORGET, BATCH_FORGET. */
 #include "worker/csrc/entry.h"
+#include "worker/csrc/inode_fd.h"
 
 #include <errno.h>
 #include <string.h>
@@ -68,7 +69,9 @@ static int lookup_parent(struct worker *w, const struct inode *dir, struct fuse_
 	if (err)
 		return err;
 	root_key = entry_key(&st);
-	fd = entry_open_path(dir->fd, "..");
+	fd = inode_fd(w, dir);
+	if (fd >= 0)
+		fd = entry_open_path(fd, "..");
 	if (fd < 0)
 		return fd;
 	err = check_below(fd, root_key);

@@ -9,6 +9,7 @@
  * already" then means that it did, and so does "does not exist" for what removes.
  */
 #include "worker/csrc/entry.h"
+#include "worker/csrc/inode_fd.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -58,14 +59,15 @@ int op_mkdir(struct worker *w, struct request *r)
 {
 	const struct fuse_mkdir_in *in = REQUEST_ARG(r, struct fuse_mkdir_in);
 	const struct inode *parent = inode_table_get(w->inodes, r->in.nodeid);
+	int dir_fd = parent ? inode_fd(w, parent) : -ESTALE;
 	int err;
 
-	if (!parent)
-		return -ESTALE;
+	if (dir_fd < 0)
+		return dir_fd;
 	err = creation_allowed(w, r, in->umask);
 	if (err)
 		return err;
-	err = mkdirat(parent->fd, r->name, in->mode) < 0 ? -errno : 0;
+	err = mkdirat(dir_fd, r->name, in->mode) < 0 ? -errno : 0;
 	return reply_created(w, r, parent, r->name, S_IFDIR, err);
 }
 
@@ -79,17 +81,18 @@ int op_mknod(struct worker *w, struct request *r)
 {
 	const struct fuse_mknod_in *in = REQUEST_ARG(r, struct fuse_mknod_in);
 	const struct inode *parent = inode_table_get(w->inodes, r->in.nodeid);
+	int dir_fd = parent ? inode_fd(w, parent) : -ESTALE;
 	mode_t type = in->mode & S_IFMT;
 	int err;
 
-	if (!parent)
-		return -ESTALE;
+	if (dir_fd < 0)
+		return dir_fd;
 	err = creation_allowed(w, r, in->umask);
 	if (!err)
 		err = entry_keep_sgid(w, in->mode);
 	if (err)
 		return err;
-	err = mknodat(parent->fd, r->name, in->mode, decode_device(in->rdev)) < 0 ? -errno : 0;
+	err = mknodat(dir_fd, r->name, in->mode, decode_device(in->rdev)) < 0 ? -errno : 0;
 	return reply_created(w, r, parent, r->name, type ? type : S_IFREG, err);
 }
 
@@ -115,28 +118,29 @@ static int symlink_strings(const struct request *r, const char **ret_name, const
 int op_symlink(struct worker *w, struct request *r)
 {
 	const struct inode *parent = inode_table_get(w->inodes, r->in.nodeid);
+	int dir_fd = parent ? inode_fd(w, parent) : -ESTALE;
 	const char *name, *target;
 	int err;
 
-	if (!parent)
-		return -ESTALE;
+	if (dir_fd < 0)
+		return dir_fd;
 	err = symlink_strings(r, &name, &target);
 	if (!err)
 		err = creation_allowed(w, r, 0);
 	if (err)
 		return err;
-	err = symlinkat(target, parent->fd, name) < 0 ? -errno : 0;
+	err = symlinkat(target, dir_fd, name) < 0 ? -errno : 0;
 	return reply_created(w, r, parent, name, S_IFLNK, err);
 }
 
 /* An O_PATH fd is linked through its name below /proc/self/fd: with AT_EMPTY_PATH the kernel would
  * want CAP_DAC_READ_SEARCH. */
-static int link_fd(const struct worker *w, int fd, const struct inode *parent, const char *name)
+static int link_fd(const struct worker *w, int fd, int dir_fd, const char *name)
 {
 	char old[FD_NAME];
 
 	entry_fd_name(fd, old);
-	return linkat(w->proc_self_fd, old, parent->fd, name, AT_SYMLINK_FOLLOW) < 0 ? -errno : 0;
+	return linkat(w->proc_self_fd, old, dir_fd, name, AT_SYMLINK_FOLLOW) < 0 ? -errno : 0;
 }
 
 int op_link(struct worker *w, struct request *r)
@@ -145,17 +149,19 @@ int op_link(struct worker *w, struct request *r)
 	const struct inode *parent = inode_table_get(w->inodes, r->in.nodeid);
 	const struct inode *inode = inode_table_get(w->inodes, old_nodeid);
 	struct fuse_entry_out *ret = REQUEST_REPLY(r, struct fuse_entry_out);
+	int dir_fd = parent ? inode_fd(w, parent) : -ESTALE;
+	int fd = inode ? inode_fd(w, inode) : -ESTALE;
 	bool exists;
 	int err;
 
-	if (!parent || !inode)
-		return -ESTALE;
+	if (dir_fd < 0 || fd < 0)
+		return dir_fd < 0 ? dir_fd : fd;
 	err = request_need_room(r, sizeof(*ret));
 	if (!err)
 		err = credentials_root(&w->credentials);
 	if (err)
 		return err;
-	err = link_fd(w, inode->fd, parent, r->name);
+	err = link_fd(w, fd, dir_fd, r->name);
 	exists = err == -EEXIST && r->replayed;
 	if (err && !exists)
 		return err;
@@ -173,14 +179,15 @@ int op_link(struct worker *w, struct request *r)
 static int remove_name(struct worker *w, const struct request *r, int flags)
 {
 	const struct inode *parent = inode_table_get(w->inodes, r->in.nodeid);
+	int dir_fd = parent ? inode_fd(w, parent) : -ESTALE;
 	int err;
 
-	if (!parent)
-		return -ESTALE;
+	if (dir_fd < 0)
+		return dir_fd;
 	err = credentials_root(&w->credentials);
 	if (err)
 		return err;
-	if (!unlinkat(parent->fd, r->name, flags))
+	if (!unlinkat(dir_fd, r->name, flags))
 		return 0;
 	return errno == ENOENT && r->replayed ? 0 : -errno;
 }
@@ -229,26 +236,28 @@ static int rename_names(struct worker *w, struct request *r, uint64_t new_dir, u
 {
 	const struct inode *from = inode_table_get(w->inodes, r->in.nodeid);
 	const struct inode *to = inode_table_get(w->inodes, new_dir);
+	int from_fd = from ? inode_fd(w, from) : -ESTALE;
+	int to_fd = to ? inode_fd(w, to) : -ESTALE;
 	struct statx st;
 	int err;
 
-	if (!from || !to)
-		return -ESTALE;
+	if (from_fd < 0 || to_fd < 0)
+		return from_fd < 0 ? from_fd : to_fd;
 	err = credentials_root(&w->credentials);
 	if (err)
 		return err;
 	if (flags & RENAME_REFILLS) {
-		int happened = refilling_rename_happened(r, from->fd);
+		int happened = refilling_rename_happened(r, from_fd);
 
 		if (happened)
 			return happened < 0 ? happened : 0;
 	}
 	/* renameat where it will do: file systems and seccomp filters all know it. */
-	if (flags ? !renameat2(from->fd, r->name, to->fd, r->name2, flags)
-		  : !renameat(from->fd, r->name, to->fd, r->name2))
+	if (flags ? !renameat2(from_fd, r->name, to_fd, r->name2, flags)
+		  : !renameat(from_fd, r->name, to_fd, r->name2))
 		return 0;
 	err = -errno;
-	if (err == -ENOENT && r->replayed && !entry_stat_name(to->fd, r->name2, &st))
+	if (err == -ENOENT && r->replayed && !entry_stat_name(to_fd, r->name2, &st))
 		return 0;
 	return err == -ENOSYS ? -EINVAL : err; /* ENOSYS would end RENAME2 for good */
 }

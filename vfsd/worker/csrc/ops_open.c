@@ -15,6 +15,7 @@
  * is done at once: locks are given up.
  */
 #include "worker/csrc/entry.h"
+#include "worker/csrc/inode_fd.h"
 #include "worker/csrc/mount_facts.h"
 #include "worker/csrc/ops_lock.h"
 #include "worker/csrc/owner_lock.h"
@@ -95,6 +96,8 @@ static int prepare_open(struct worker *w, const struct request *r, int flags, bo
 	int err = request_need_room(r, sizeof(struct fuse_open_out));
 
 	if (!err)
+		err = inode_fd_budget(w);
+	if (!err)
 		err = credentials_root(&w->credentials);
 	if (!err && flags & O_TRUNC)
 		err = credentials_fsetid(&w->credentials, !kill_suidgid);
@@ -133,12 +136,13 @@ int op_open(struct worker *w, struct request *r)
 int op_opendir(struct worker *w, struct request *r)
 {
 	const struct inode *inode = inode_table_get(w->inodes, r->in.nodeid);
+	int dir_fd = inode ? inode_fd(w, inode) : -ESTALE;
 	struct open_file *file;
 	uint64_t fh;
 	int fd, err;
 
-	if (!inode)
-		return -ESTALE;
+	if (dir_fd < 0)
+		return dir_fd;
 	if (!S_ISDIR(inode->mode))
 		return -ENOTDIR;
 	err = prepare_open(w, r, 0, false);
@@ -147,7 +151,7 @@ int op_opendir(struct worker *w, struct request *r)
 	file = file_table_reserve(w->files, w->slot);
 	if (!file)
 		return -ENFILE;
-	fd = openat(inode->fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	fd = openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (fd < 0) {
 		err = errno == EMFILE ? -ENFILE : -errno;
 		file_table_abandon(w->files, w->slot, file);
@@ -170,6 +174,8 @@ static int prepare_create(struct worker *w, const struct request *r)
 	const struct fuse_create_in *in = REQUEST_ARG(r, struct fuse_create_in);
 	int err = request_need_room(r, sizeof(struct create_reply));
 
+	if (!err)
+		err = inode_fd_budget(w);
 	if (!err)
 		err = entry_as_requester(w, r, in->umask);
 	return err ? err : entry_keep_sgid(w, in->mode);
@@ -217,7 +223,7 @@ static int open_existing(struct worker *w, struct request *r, const struct inode
 	inode = inode_table_get(w->inodes, ret->entry.nodeid);
 	fd = inode ? open_regular(w, inode, flags) : -ESTALE;
 	/* The attributes are from before it was opened, and perhaps truncated. */
-	err = fd < 0 ? fd : entry_refresh(inode, &ret->entry);
+	err = fd < 0 ? fd : entry_refresh(w, inode, &ret->entry);
 	if (err) {
 		if (fd >= 0)
 			close(fd);
@@ -231,11 +237,11 @@ static int open_existing(struct worker *w, struct request *r, const struct inode
 
 /* O_EXCL first, whatever the guest says: a file that exists is opened as root, a new one is created
  * as the requesting user. */
-static int create(struct worker *w, struct request *r, const struct inode *parent,
+static int create(struct worker *w, struct request *r, const struct inode *parent, int dir_fd,
 		  struct open_file *file, int flags)
 {
 	const struct fuse_create_in *in = REQUEST_ARG(r, struct fuse_create_in);
-	int fd = openat(parent->fd, r->name,
+	int fd = openat(dir_fd, r->name,
 			flags | O_CREAT | O_EXCL | O_NOFOLLOW | O_NOCTTY | O_CLOEXEC,
 			in->mode & 07777);
 	int err;
@@ -252,7 +258,7 @@ static int create(struct worker *w, struct request *r, const struct inode *paren
 }
 
 static int create_tmpfile(struct worker *w, struct request *r, const struct inode *parent,
-			  struct open_file *file, int flags)
+			  int dir_fd, struct open_file *file, int flags)
 {
 	const struct fuse_create_in *in = REQUEST_ARG(r, struct fuse_create_in);
 	int fd;
@@ -260,7 +266,7 @@ static int create_tmpfile(struct worker *w, struct request *r, const struct inod
 	if ((flags & O_ACCMODE) == O_RDONLY)
 		flags |= O_RDWR; /* open(2) wants it */
 	flags = (flags & ~O_TRUNC) | (in->flags & O_EXCL);
-	fd = openat(parent->fd, ".", flags | O_TMPFILE | O_CLOEXEC, in->mode & 07777);
+	fd = openat(dir_fd, ".", flags | O_TMPFILE | O_CLOEXEC, in->mode & 07777);
 	if (fd >= 0)
 		return reply_create(w, r, parent, file, fd, flags);
 	file_table_abandon(w->files, w->slot, file);
@@ -272,22 +278,23 @@ static int create_tmpfile(struct worker *w, struct request *r, const struct inod
 
 static int create_op(struct worker *w, struct request *r,
 		     int (*make)(struct worker *w, struct request *r, const struct inode *parent,
-				 struct open_file *file, int flags))
+				 int dir_fd, struct open_file *file, int flags))
 {
 	const struct inode *parent = inode_table_get(w->inodes, r->in.nodeid);
 	int flags = host_flags(w, REQUEST_ARG(r, struct fuse_create_in)->flags);
+	int dir_fd = parent ? inode_fd(w, parent) : -ESTALE;
 	struct open_file *file;
 	int err;
 
-	if (!parent)
-		return -ESTALE;
+	if (dir_fd < 0)
+		return dir_fd;
 	if (flags < 0)
 		return flags;
 	err = prepare_create(w, r);
 	if (err)
 		return err;
 	file = file_table_reserve(w->files, w->slot);
-	return file ? make(w, r, parent, file, flags) : -ENFILE;
+	return file ? make(w, r, parent, dir_fd, file, flags) : -ENFILE;
 }
 
 int op_create(struct worker *w, struct request *r)
@@ -308,10 +315,15 @@ static bool repay(struct worker *w, struct open_file *file)
 	const struct inode *inode = inode_table_get(w->inodes, file->nodeid);
 	uint32_t slot = open_file_slot(w->files, file);
 	char name[FD_NAME];
+	struct fhandle handle;
 	int path_fd;
 
 	if (!inode || __atomic_load_n(&inode->lender, __ATOMIC_ACQUIRE) != slot)
 		return true;
+	if (inode_fd_uses_handles(w, inode->mnt_id) && !fhandle_get(file->fd, "", &handle)) {
+		inode_table_repay_handle(w->inodes, w->slot, file->nodeid, slot, &handle);
+		return true;
+	}
 	path_fd = openat(w->proc_self_fd, entry_fd_name(file->fd, name), O_PATH | O_CLOEXEC);
 	__atomic_store_n(&file->keep_fd, path_fd < 0, __ATOMIC_RELEASE);
 	if (inode_table_repay(w->inodes, w->slot, file->nodeid, slot, path_fd))
@@ -339,6 +351,7 @@ int op_release(struct worker *w, struct request *r)
 {
 	const struct fuse_release_in *in = REQUEST_ARG(r, struct fuse_release_in);
 	struct open_file *file = file_table_get(w->files, in->fh, r->in.nodeid);
+
 	if (!file || file->flags & FILE_LOCK_OWNER)
 		return 0;
 	if (file->flags & FILE_FLOCKED) {

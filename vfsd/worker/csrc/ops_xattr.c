@@ -9,6 +9,7 @@
  * them (FUSE_POSIX_ACL) they are hidden, since it would show modes that do not hold.
  */
 #include "worker/csrc/entry.h"
+#include "worker/csrc/inode_fd.h"
 
 #include <errno.h>
 #include <linux/limits.h>
@@ -26,9 +27,13 @@ static bool hides_acls(const struct worker *w)
 	return !(w->session->flags & FUSE_POSIX_ACL);
 }
 
-/* What all four need. `name` is NULL for a list. Return: 0 or -errno. */
-static int prepare(struct worker *w, const struct inode *inode, const char *name)
+/* What all four need. `name` is NULL for a list. Return: 0 with the path to use in ret, or -errno.
+ */
+static int prepare(struct worker *w, const struct inode *inode, const char *name,
+		   char ret[static FD_NAME])
 {
+	int fd;
+
 	if (!w->policy.xattr)
 		return -ENOSYS; /* the guest does not ask again */
 	if (!inode)
@@ -37,6 +42,10 @@ static int prepare(struct worker *w, const struct inode *inode, const char *name
 		return -ERANGE;
 	if (name && hides_acls(w) && is_acl(name))
 		return -EOPNOTSUPP;
+	fd = inode_fd(w, inode);
+	if (fd < 0)
+		return fd;
+	entry_fd_name(fd, ret);
 	return credentials_root(&w->credentials);
 }
 
@@ -75,10 +84,9 @@ int op_getxattr(struct worker *w, struct request *r)
 
 	if (!name)
 		return -EINVAL;
-	err = prepare(w, inode, name);
+	err = prepare(w, inode, name, path);
 	if (err)
 		return err;
-	entry_fd_name(inode->fd, path);
 	if (!size)
 		return reply_size(r, getxattr(path, name, NULL, 0));
 	r->reply = w->large_reply;
@@ -108,14 +116,13 @@ int op_listxattr(struct worker *w, struct request *r)
 {
 	const struct inode *inode = inode_table_get(w->inodes, r->in.nodeid);
 	uint32_t size = REQUEST_ARG(r, struct fuse_getxattr_in)->size;
-	int err = prepare(w, inode, NULL);
 	char path[FD_NAME];
+	int err = prepare(w, inode, NULL, path);
 	ssize_t got;
 	size_t len;
 
 	if (err)
 		return err;
-	entry_fd_name(inode->fd, path);
 	if (!size) /* with the names that are hidden: a size may be too large */
 		return reply_size(r, listxattr(path, NULL, 0));
 	r->reply = w->large_reply;
@@ -129,10 +136,10 @@ int op_listxattr(struct worker *w, struct request *r)
 /* ---- changing ---- */
 
 /* The guest's kernel wants sgid gone with a new ACL, as chmod would take it (FUSE 7.33). */
-static int kill_sgid(struct worker *w, const struct inode *inode, const char *path)
+static int kill_sgid(struct worker *w, const char *path)
 {
 	struct statx st;
-	int err = entry_stat_fd(inode->fd, &st);
+	int err = entry_stat_name(w->proc_self_fd, path, &st);
 
 	if (err || !(st.stx_mode & S_ISGID))
 		return err;
@@ -177,13 +184,12 @@ int op_setxattr(struct worker *w, struct request *r)
 	int err = read_setxattr(w, r, &in, &name, &value);
 
 	if (!err)
-		err = prepare(w, inode, name);
+		err = prepare(w, inode, name, path);
 	if (err)
 		return err;
-	entry_fd_name(inode->fd, path);
 	if (setxattr(path, name, value, in.size, (int)in.flags) < 0)
 		return -errno;
-	return in.setxattr_flags & FUSE_SETXATTR_ACL_KILL_SGID ? kill_sgid(w, inode, path) : 0;
+	return in.setxattr_flags & FUSE_SETXATTR_ACL_KILL_SGID ? kill_sgid(w, path) : 0;
 }
 
 int op_removexattr(struct worker *w, struct request *r)
@@ -195,8 +201,8 @@ int op_removexattr(struct worker *w, struct request *r)
 
 	if (!name)
 		return -EINVAL;
-	err = prepare(w, inode, name);
+	err = prepare(w, inode, name, path);
 	if (err)
 		return err;
-	return removexattr(entry_fd_name(inode->fd, path), name) < 0 ? -errno : 0;
+	return removexattr(path, name) < 0 ? -errno : 0;
 }

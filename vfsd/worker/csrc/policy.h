@@ -8,10 +8,17 @@
 
 #include "transport/csrc/types.h"
 
+enum file_handles {
+	FILE_HANDLES_NEVER,	/* an inode is held by an fd */
+	FILE_HANDLES_PREFER,	/* … by a handle where the file system has one */
+	FILE_HANDLES_MANDATORY, /* … else it cannot be looked up */
+};
+
 struct fs_policy {
 	uint64_t entry_timeout_ns;    /* how long the guest may trust a name */
 	uint64_t attr_timeout_ns;     /* … an attribute */
 	uint64_t negative_timeout_ns; /* … that a name does not exist; 0: not told */
+	uint32_t file_handles;	      /* enum file_handles */
 	uint32_t file_open_flags;     /* FOPEN_* in every reply to OPEN and CREATE */
 	uint32_t dir_open_flags;      /* … to OPENDIR */
 	bool readonly;

@@ -6,10 +6,11 @@
 #include <seccomp.h>
 #include <string.h>
 
-#define ALLOWED(name, why)			     {#name, why, -1, 0, 0},
-#define ALLOWED_IF(name, argument, mask, value, why) {#name, why, argument, mask, value},
+#define ALLOWED(name, why)			     {#name, why, -1, false, 0, 0},
+#define ALLOWED_IF(name, argument, mask, value, why) {#name, why, argument, false, mask, value},
+#define FOR_HANDLES(name, why)			     {#name, why, -1, true, 0, 0},
 
-static const struct syscall_row TABLE[] = {VFSD_SYSCALLS(ALLOWED, ALLOWED_IF)};
+static const struct syscall_row TABLE[] = {VFSD_SYSCALLS(ALLOWED, ALLOWED_IF, FOR_HANDLES)};
 
 enum {
 	ROWS = sizeof(TABLE) / sizeof(TABLE[0]),
@@ -50,10 +51,11 @@ static int allow(scmp_filter_ctx filter, const struct syscall_row *row)
 		SCMP_CMP64((unsigned int)row->argument, SCMP_CMP_MASKED_EQ, row->mask, row->value));
 }
 
-static int allow_table(scmp_filter_ctx filter, int32_t *ret_row)
+static int allow_table(scmp_filter_ctx filter, bool file_handles, int32_t *ret_row)
 {
 	for (int32_t i = 0; i < ROWS; i++) {
-		int err = allow(filter, &TABLE[i]);
+		bool skip = TABLE[i].for_handles && !file_handles;
+		int err = skip ? 0 : allow(filter, &TABLE[i]);
 
 		/* EDOM: this architecture does not have the call. */
 		if (err && err != -EDOM) {
@@ -77,7 +79,7 @@ static uint32_t default_action(enum seccomp_action action)
 	}
 }
 
-int seccomp_confine(enum seccomp_action action, int32_t *ret_row)
+int seccomp_confine(enum seccomp_action action, bool file_handles, int32_t *ret_row)
 {
 	scmp_filter_ctx filter = seccomp_init(default_action(action));
 	int err;
@@ -90,7 +92,7 @@ int seccomp_confine(enum seccomp_action action, int32_t *ret_row)
 	if (!err)
 		err = seccomp_attr_set(filter, SCMP_FLTATR_CTL_OPTIMIZE, 2);
 	if (!err)
-		err = allow_table(filter, ret_row);
+		err = allow_table(filter, file_handles, ret_row);
 	if (!err)
 		err = seccomp_load(filter);
 	seccomp_release(filter);

@@ -23,6 +23,7 @@
  */
 #include "worker/csrc/serve.h"
 
+#include "worker/csrc/inode_fd.h"
 #include "worker/csrc/poll.h"
 #include "worker/csrc/ring.h"
 #include "worker/csrc/sigbus.h"
@@ -33,11 +34,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 enum {
 	BATCH = 64,
 	BATCH_NS = 50 * 1000, /* publish earlier when requests are slow */
+	FDS_RESERVED = 1024,
+	FDS_UNLIMITED = 1 << 20,
 	CONTROL_NS = 1000 * 1000, /* look at control_fd this often while busy */
 };
 
@@ -367,6 +371,7 @@ int serve(struct worker *w)
 		if (reason)
 			break;
 		reclaim_quiescent(&w->reclaim);
+		inode_fd_trim(w);
 		close_retired(w);
 		if (!done)
 			poll_wait(w);
@@ -395,6 +400,19 @@ static bool allocate(struct worker *w)
 	       w->cold_arg;
 }
 
+/* Some fds are not for inodes and files: sockets, eventfds, guest memory. */
+static void limit_fds(struct worker *w)
+{
+	struct rlimit limit;
+	uint64_t reserve;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur == RLIM_INFINITY)
+		limit.rlim_cur = FDS_UNLIMITED;
+	reserve = limit.rlim_cur / 4 < FDS_RESERVED ? limit.rlim_cur / 4 : FDS_RESERVED;
+	w->fds_max = limit.rlim_cur - reserve;
+	w->inode_fds_max = w->fds_max / 2;
+}
+
 struct worker *worker_create(const struct worker_config *config)
 {
 	struct worker *w = calloc(1, sizeof(*w));
@@ -413,6 +431,7 @@ struct worker *worker_create(const struct worker_config *config)
 	w->inodes = config->inodes;
 	w->files = config->files;
 	w->records = config->records;
+	limit_fds(w);
 	w->offload = offload_create(config->threads, &w->row->loose_fds);
 	w->pins = file_pins_create(w->files);
 	if (!w->offload || !w->pins)

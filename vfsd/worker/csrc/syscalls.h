@@ -6,11 +6,12 @@
  * X(name, why): allowed with any arguments.
  * A(name, argument, mask, value, why): allowed if (argument & mask) == value; argument 0 is the
  * first. Several rows of one call: any of them. What is in no row ends the process.
+ * H(name, why): as X, but only where inodes are held by file handles (--inode-file-handles).
  *
  * What is kept out on purpose: everything that takes a path without a directory fd where the *at
  * form exists, execve, ptrace, process_vm_*, mount and its family, bpf, keyctl, userfaultfd,
- * io_uring, socket and connect, open_by_handle_at, and executable memory: a library that the guest
- * put into the share cannot be loaded. seccomp.c answers clone3 with ENOSYS, since its flags cannot
+ * io_uring, socket and connect, and executable memory: a library that the guest put into the share
+ * cannot be loaded. seccomp.c answers clone3 with ENOSYS, since its flags cannot
  * be looked at; glibc then uses clone.
  */
 #ifndef VFSD_SYSCALLS_H
@@ -26,7 +27,7 @@
 	(CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET | \
 	 CLONE_NEWCGROUP)
 
-#define VFSD_SYSCALLS(X, A)                                                         \
+#define VFSD_SYSCALLS(X, A, H)                                                      \
 	/* Ops: names */                                                            \
 	X(openat, "LOOKUP, OPEN, CREATE; Python's own files")                       \
 	X(openat2, "LOOKUP and OPEN that must not leave the share")                 \
@@ -50,6 +51,7 @@
 	X(fchown, "SETATTR owner of an open file")                                  \
 	X(utimensat, "SETATTR times")                                               \
 	X(name_to_handle_at, "the identity of a file")                              \
+	H(open_by_handle_at, "an inode that is held by its handle")                 \
 	X(getcwd, "Python's os.getcwd")                                             \
 	X(readlink, "what an fd is, when the pool sweeps")                          \
 	/* Ops: data */                                                             \

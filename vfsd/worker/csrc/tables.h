@@ -18,6 +18,12 @@ uint64_t ring_records_bytes(void);
 int inode_table_init(void *memory, uint32_t capacity, int root_fd) must_check;
 void file_table_init(void *memory, uint32_t capacity);
 
+/*
+ * Can inodes be held by file handles here? `root_fd` as above; the caller is root with
+ * CAP_DAC_READ_SEARCH. Return: 1, or 0 if not (no handles, or not allowed to open them).
+ */
+int inode_table_try_handles(void *memory, int root_fd) must_check;
+
 /* Release what a dead worker held: its locks. The pool calls it before it fills the slot again. */
 void inode_table_bury(void *memory, uint32_t slot);
 void file_table_bury(void *memory, uint32_t slot);

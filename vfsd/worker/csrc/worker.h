@@ -74,6 +74,8 @@ struct worker {
 	struct fuse_session *session;
 	struct inode_table *inodes;
 	struct file_table *files;
+	uint64_t fds_max;	/* of inodes and open files */
+	uint64_t inode_fds_max; /* then those that are only cached are closed */
 	uint16_t *pins;		/* requests in the thread pool by file slot */
 	uint8_t *records;
 

@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "worker/csrc/fhandle.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+
+/* The kernel's struct with room for the bytes. */
+union kernel_handle {
+	struct file_handle handle;
+	uint8_t room[sizeof(struct file_handle) + FHANDLE_BYTES_MAX];
+};
+
+int fhandle_get(int dir_fd, const char *name, struct fhandle *ret)
+{
+	union kernel_handle kernel = {.handle = {.handle_bytes = FHANDLE_BYTES_MAX}};
+	int mount_id;
+
+	if (name_to_handle_at(dir_fd, name, &kernel.handle, &mount_id, *name ? 0 : AT_EMPTY_PATH) <
+	    0)
+		return errno == EOVERFLOW ? -EOPNOTSUPP : -errno;
+	memset(ret, 0, sizeof(*ret));
+	ret->type = kernel.handle.handle_type;
+	ret->len = kernel.handle.handle_bytes;
+	memcpy(ret->bytes, kernel.handle.f_handle, ret->len);
+	return 0;
+}
+
+bool fhandle_equal(const struct fhandle *a, const struct fhandle *b)
+{
+	return a->type == b->type && a->len == b->len && !memcmp(a->bytes, b->bytes, a->len);
+}
+
+int fhandle_open(int mount_fd, const struct fhandle *handle)
+{
+	union kernel_handle kernel = {
+		.handle = {.handle_bytes = handle->len, .handle_type = handle->type}};
+	int fd;
+
+	memcpy(kernel.handle.f_handle, handle->bytes, handle->len);
+	fd = open_by_handle_at(mount_fd, &kernel.handle, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	if (fd >= 0)
+		return fd;
+	return errno == EMFILE ? -ENFILE : -errno;
+}

@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* PRIVATE: C only */
+/*
+ * Kernel file handles (name_to_handle_at(2)): a file's identity, inode number reuse included, that
+ * costs no fd. A handle is opened through an fd of the mount that it is from.
+ */
+#ifndef VFSD_FHANDLE_H
+#define VFSD_FHANDLE_H
+
+#include "transport/csrc/types.h"
+
+enum {
+	FHANDLE_BYTES_MAX = 32, /* ext4, xfs: 8 to 12; tmpfs 12; btrfs 20; overlayfs up to 32 */
+};
+
+struct fhandle {
+	int32_t type;
+	uint32_t len; /* bytes; 0: there is none */
+	uint8_t bytes[FHANDLE_BYTES_MAX];
+};
+
+/* The handle of dir/name, never following; of `dir_fd` itself if name is "".
+ * Return: 0, -EOPNOTSUPP (the file system has none, or longer ones), or -errno. */
+int fhandle_get(int dir_fd, const char *name, struct fhandle *ret) must_check;
+
+bool fhandle_equal(const struct fhandle *a, const struct fhandle *b);
+
+/* Return: an O_PATH fd, -ESTALE (the file is gone), or -errno (-ENFILE: no fd is to be had). */
+int fhandle_open(int mount_fd, const struct fhandle *handle) must_check;
+
+#endif

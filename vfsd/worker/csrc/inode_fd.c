@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "worker/csrc/inode_fd.h"
+
+#include "worker/csrc/entry.h"
+#include "worker/csrc/fhandle.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+/* What the handle opens must be what was entered: the name that it was asked for may have been
+ * another file's by the time its attributes were. */
+static int check_identity(const struct inode *inode, int fd)
+{
+	struct statx st;
+	int err = entry_stat_fd(fd, &st);
+
+	if (err)
+		return err;
+	return entry_key(&st).ino == inode->ino && entry_key(&st).mnt_id == inode->mnt_id ? 0
+											  : -ESTALE;
+}
+
+static int open_handle(struct worker *w, const struct inode *inode)
+{
+	int mount_fd = inode_table_mount_fd(w->inodes, inode->mnt_id);
+	int fd, err = mount_fd < 0 ? -ESTALE : credentials_root(&w->credentials);
+
+	if (!err)
+		err = inode_fd_budget(w);
+	if (err)
+		return err;
+	fd = fhandle_open(mount_fd, &inode->handle);
+	if (fd < 0)
+		return fd;
+	err = check_identity(inode, fd);
+	if (!err)
+		return fd;
+	close(fd);
+	return err;
+}
+
+int inode_fd(struct worker *w, const struct inode *inode)
+{
+	int fd = __atomic_load_n(&inode->fd, __ATOMIC_ACQUIRE);
+
+	if (fd < 0) {
+		fd = open_handle(w, inode);
+		if (fd >= 0)
+			fd = inode_table_cache_fd(w->inodes, &w->reclaim, inode, fd);
+	}
+	if (fd >= 0)
+		inode_table_touch(inode);
+	return fd;
+}
+
+bool inode_fd_uses_handles(struct worker *w, uint64_t mnt_id)
+{
+	return w->policy.file_handles != FILE_HANDLES_NEVER &&
+	       inode_table_mount_fd(w->inodes, mnt_id) >= 0;
+}
+
+/* Are there handles, and may we open them? An attempt tells. */
+static bool handles_work(int fd)
+{
+	struct fhandle handle;
+	int opened = fhandle_get(fd, "", &handle) ? -1 : fhandle_open(fd, &handle);
+
+	if (opened < 0)
+		return false;
+	close(opened);
+	return true;
+}
+
+static bool try_mount(struct inode_table *t, uint32_t worker, uint64_t mnt_id, int dir_fd)
+{
+	int fd = openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_NONBLOCK | O_CLOEXEC);
+	bool work;
+
+	if (fd < 0)
+		return false; /* not now */
+	work = handles_work(fd);
+	if (!inode_table_add_mount(t, worker, mnt_id, work ? fd : MOUNT_FD_NONE) || !work)
+		close(fd);
+	return work;
+}
+
+int inode_table_try_handles(void *memory, int root_fd)
+{
+	struct statx st;
+
+	return !entry_stat_fd(root_fd, &st) && try_mount(memory, 0, entry_key(&st).mnt_id, root_fd);
+}
+
+void inode_fd_note_mount(struct worker *w, uint64_t mnt_id, int dir_fd)
+{
+	if (w->policy.file_handles != FILE_HANDLES_NEVER &&
+	    inode_table_mount_fd(w->inodes, mnt_id) == MOUNT_FD_UNKNOWN &&
+	    !credentials_root(&w->credentials))
+		try_mount(w->inodes, w->slot, mnt_id, dir_fd);
+}
+
+int inode_fd_budget(const struct worker *w)
+{
+	uint64_t used = inode_table_held(w->inodes) + file_table_count(w->files);
+
+	return used < w->fds_max ? 0 : -ENFILE;
+}
+
+void inode_fd_trim(struct worker *w)
+{
+	if (inode_table_held(w->inodes) > w->inode_fds_max)
+		inode_table_trim(w->inodes, &w->reclaim);
+}

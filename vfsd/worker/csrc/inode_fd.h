@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* PRIVATE: C only */
+/*
+ * From an inode to an fd that holds it. Where inodes are held by file handles, their fds are a
+ * cache: opened when needed, kept while there is room (inode_table_trim).
+ */
+#ifndef VFSD_INODE_FD_H
+#define VFSD_INODE_FD_H
+
+#include "worker/csrc/worker.h"
+
+/*
+ * An fd of the inode, O_PATH or better, good until this worker's next quiescent point. It may have
+ * to become root for that: ask before an op acts as the requesting user.
+ * Return: the fd, -ESTALE (the file is gone), or -errno.
+ */
+int inode_fd(struct worker *w, const struct inode *inode) must_check;
+
+/* Are handles in use for files of this mount? */
+bool inode_fd_uses_handles(struct worker *w, uint64_t mnt_id);
+
+/* A directory of a mount is seen: find out whether its files can be held by handles. */
+void inode_fd_note_mount(struct worker *w, uint64_t mnt_id, int dir_fd);
+
+/* Is there an fd to spare for one more inode or file? Else -ENFILE for the request at hand, so that
+ * the daemon itself always has some. */
+int inode_fd_budget(const struct worker *w) must_check;
+
+/* Close fds of inodes that were not used lately, if there are too many. Between two batches. */
+void inode_fd_trim(struct worker *w);
+
+#endif
