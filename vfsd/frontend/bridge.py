@@ -125,7 +125,8 @@ class Bridges:
         return vring
 
     def _create_hiprio(self, vmm: Vmm) -> Any:
-        config, ret = ffi.new("struct hiprio_config *"), ffi.new("struct hiprio **")
+        config: Any = ffi.new("struct hiprio_config *")
+        ret = ffi.new("struct hiprio **")
         self.vrings[HIPRIO].fill(config.ring, self.memory, vmm.event_idx)
         config.buffers = self.memory.allocate(self._shape.hiprio_bytes)
         config.call_fd, config.stop_fd = self.vrings[HIPRIO].call_fd, self.stop_fd
@@ -134,7 +135,8 @@ class Bridges:
         return ret[0]
 
     def _create_bridge(self, vring: Vring, fuse_fd: int, slots: int) -> Any:
-        config, bridge = ffi.new("struct bridge_config *"), ffi.new("struct bridge *")
+        config: Any = ffi.new("struct bridge_config *")
+        bridge: Any = ffi.new("struct bridge *")
         vring.fill(config.ring, self.memory, self._vmm.event_idx)
         config.indirect = self._vmm.indirect
         config.pages, config.slots = self._shape.pages, self._shape.slots
@@ -162,5 +164,5 @@ def _describe(kind: int, bridge: Any) -> str:
 def _reason(bridge: Any) -> str:
     if not bridge.opcode:
         return str(text(bridge.reason))
-    name = text(lib.fuse_op(bridge.opcode).name) or f"opcode {bridge.opcode}"
-    return f"{text(bridge.reason)} ({name})"
+    op: Any = lib.fuse_op(bridge.opcode)
+    return f"{text(bridge.reason)} ({text(op.name) or bridge.opcode})"

@@ -21,9 +21,11 @@
  * - What the slot holds is not believed once the device has it: `struct bridge_slot` keeps what is
  *   needed for the reply.
  *
- * Waiting. When there is nothing to do: ask for calls, look once more, poll(2) for a request, a
- * call, or the end. While the device has requests, `spin_us` may be spent looking at the used index
- * first.
+ * Waiting. When there is nothing to do: ask for calls, look once more, sleep until there is a
+ * request, a call, or the end. While the device has requests, `spin_us` may be spent looking at the
+ * used index first. All channels hand out the same requests, so poll(2) would wake every idle
+ * bridge for each of them (4 queues on 2 CPUs then do less than half of what 1 queue does);
+ * EPOLLEXCLUSIVE wakes one. The call eventfd is edge-triggered: it need not be emptied.
  *
  * The end. ENODEV from /dev/fuse: nobody uses the mount any more, nobody waits for a reply.
  * stop_fd: the caller closes the channels, which ends every request with an error. So no reply is
@@ -41,6 +43,7 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -52,6 +55,14 @@ _Static_assert((int)BRIDGE_HEADS == (int)LAYOUT_HEADS, "");
 #else
 #define RELAX() __asm__ volatile("" ::: "memory")
 #endif
+
+/* What a bridge waits for. */
+enum {
+	WAIT_REQUEST,
+	WAIT_CALL,
+	WAIT_STOP,
+	WAIT_COUNT,
+};
 
 struct bridge_slot {
 	uint64_t unique;
@@ -76,6 +87,26 @@ static int allocate(struct bridge *b)
 	return b->layout && b->slots && b->free ? 0 : -ENOMEM;
 }
 
+static int watch(const struct bridge *b, int fd, uint32_t what, uint32_t events)
+{
+	struct epoll_event event = {.events = events, .data.u32 = what};
+
+	return epoll_ctl(b->epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0 ? -errno : 0;
+}
+
+static int watch_all(struct bridge *b)
+{
+	int err;
+
+	b->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+	if (b->epoll_fd < 0)
+		return -errno;
+	err = watch(b, b->config.fuse_fd, WAIT_REQUEST, EPOLLIN | EPOLLEXCLUSIVE);
+	if (!err)
+		err = watch(b, b->config.call_fd, WAIT_CALL, EPOLLIN | EPOLLET);
+	return err ? err : watch(b, b->config.stop_fd, WAIT_STOP, EPOLLIN);
+}
+
 int bridge_init(struct bridge *b, const struct bridge_config *config)
 {
 	uint64_t end;
@@ -83,6 +114,7 @@ int bridge_init(struct bridge *b, const struct bridge_config *config)
 
 	memset(b, 0, sizeof(*b));
 	b->config = *config;
+	b->epoll_fd = -1;
 	if (!config->pages || config->pages > LAYOUT_PAGES_MAX || !config->slots)
 		return -EINVAL;
 	if (config->pages + LAYOUT_HEADS > config->ring.size)
@@ -93,7 +125,7 @@ int bridge_init(struct bridge *b, const struct bridge_config *config)
 	if (!err) {
 		slot_layout_init(b->layout, config->pages);
 		end = config->slots_offset + config->slots * b->layout->bytes;
-		err = end > config->ring.memory.size ? -EINVAL : 0;
+		err = end > config->ring.memory.size ? -EINVAL : watch_all(b);
 	}
 	if (err) {
 		bridge_deinit(b);
@@ -112,6 +144,9 @@ void bridge_deinit(struct bridge *b)
 	free(b->layout);
 	free(b->slots);
 	free(b->free);
+	if (b->epoll_fd >= 0)
+		close(b->epoll_fd);
+	b->epoll_fd = -1;
 	b->layout = NULL;
 	b->slots = NULL;
 	b->free = NULL;
@@ -329,30 +364,54 @@ static bool spin(const struct bridge *b)
 	return false;
 }
 
+/* Sleep until one of the waitables says something. Return: 0 or enum bridge_end. */
+static int sleep_for_all(struct bridge *b, bool *more)
+{
+	struct epoll_event events[WAIT_COUNT];
+	int count = epoll_wait(b->epoll_fd, events, WAIT_COUNT, -1);
+
+	if (count < 0)
+		return errno == EINTR ? 0 : failed(b, "cannot wait");
+	for (int i = 0; i < count; i++) {
+		if (events[i].data.u32 == WAIT_STOP)
+			return BRIDGE_STOPPED;
+		if (events[i].data.u32 == WAIT_REQUEST)
+			*more = true;
+	}
+	return 0;
+}
+
+/* The same without looking for requests, for which there is no room. */
+static int sleep_for_replies(struct bridge *b)
+{
+	struct pollfd fds[WAIT_COUNT] = {
+		[WAIT_REQUEST] = {b->config.fuse_fd, 0, 0}, /* POLLERR: it is over */
+		[WAIT_CALL] = {b->config.call_fd, POLLIN, 0},
+		[WAIT_STOP] = {b->config.stop_fd, POLLIN, 0},
+	};
+	uint64_t count;
+
+	(void)!read(b->config.call_fd, &count, sizeof(count));
+	if (driver_ring_enable_calls(&b->ring))
+		return 0;
+	if (poll(fds, WAIT_COUNT, -1) < 0)
+		return errno == EINTR ? 0 : failed(b, "cannot wait");
+	if (fds[WAIT_STOP].revents)
+		return BRIDGE_STOPPED;
+	return fds[WAIT_REQUEST].revents ? BRIDGE_UNMOUNTED : 0;
+}
+
 /* Sleep until there is something to do. `more`: there is, or may be, a request to read. */
 static int wait_for_work(struct bridge *b, bool *more)
 {
 	bool room = ring_has_room(b);
-	struct pollfd fds[] = {
-		{b->config.fuse_fd, room ? POLLIN : 0, 0},
-		{b->config.call_fd, POLLIN, 0},
-		{b->config.stop_fd, POLLIN, 0},
-	};
-	uint64_t count;
+	int end;
 
 	if ((*more && room) || spin(b) || driver_ring_enable_calls(&b->ring))
 		return 0;
-	if (poll(fds, 3, -1) < 0)
-		return errno == EINTR ? 0 : failed(b, "cannot poll");
+	end = room ? sleep_for_all(b, more) : sleep_for_replies(b);
 	driver_ring_disable_calls(&b->ring);
-	if (fds[2].revents)
-		return BRIDGE_STOPPED;
-	if (fds[1].revents)
-		(void)!read(b->config.call_fd, &count, sizeof(count));
-	if (fds[0].revents & POLLERR)
-		return BRIDGE_UNMOUNTED;
-	*more = *more || fds[0].revents;
-	return 0;
+	return end;
 }
 
 int bridge_run(struct bridge *b)

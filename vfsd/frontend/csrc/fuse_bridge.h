@@ -47,6 +47,7 @@ struct bridge {
 	struct bridge_slot *slots;
 	uint32_t *free; /* a stack, so that the warmest slot is used next */
 	uint32_t free_count;
+	int epoll_fd;
 	uint64_t requests; /* sent so far */
 	const char *reason;
 	uint32_t opcode;
