@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run `vfsd mount` as an operator does, and look at it from outside."""
+
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+VFSD = str(Path(sys.executable).parent / "vfsd")
+READY_SECONDS = 30.0
+END_SECONDS = 20.0
+
+
+class Mounted:
+    """A running `vfsd mount`; its mount point, and what it prints."""
+
+    def __init__(self, folder: Path, *arguments: str, passed_on: Sequence[str] = ()) -> None:
+        self.path = folder / "mnt"
+        self.path.mkdir()
+        self._errors = folder / "vfsd-mount.log"
+        rest = ["--", *passed_on] if passed_on else []
+        with self._errors.open("wb") as errors:
+            self.process = subprocess.Popen(
+                [VFSD, "mount", *arguments, str(self.path), *rest],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+            )
+        try:
+            self.line = self._first_line()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _first_line(self) -> str:
+        assert self.process.stdout
+        ready, _, _ = select.select([self.process.stdout], [], [], READY_SECONDS)
+        line = self.process.stdout.readline().decode() if ready else ""
+        assert line.startswith("mounted "), f"not mounted: {line!r}\n{self.errors()}"
+        return line.rstrip("\n")
+
+    def errors(self) -> str:
+        return self._errors.read_text()
+
+    def wait(self) -> int:
+        return self.process.wait(END_SECONDS)
+
+    def unmount(self) -> int:
+        """`umount`, and the exit status of the command that it ends."""
+        umount = ["umount", str(self.path)]
+        done = subprocess.run(umount, capture_output=True, timeout=END_SECONDS, check=False)
+        assert done.returncode == 0, done.stderr.decode()
+        return self.wait()
+
+    def is_mounted(self) -> bool:
+        """From the table: nobody has to answer."""
+        return any(line.split()[4] == str(self.path) for line in _mountinfo())
+
+    def close(self) -> None:
+        """End it whatever has happened, and leave no mount behind."""
+        with suppress(ProcessLookupError):
+            self.process.terminate()
+        try:
+            self.process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait(END_SECONDS)
+        if self.process.stdout:
+            self.process.stdout.close()
+        while self.is_mounted():
+            subprocess.run(["umount", "-l", str(self.path)], timeout=END_SECONDS, check=True)
+
+
+def _mountinfo() -> list[str]:
+    return Path("/proc/self/mountinfo").read_text().splitlines()
+
+
+def mounts() -> list[str]:
+    """The mount points of every FUSE mount of ours."""
+    return [line.split()[4] for line in _mountinfo() if " fuse.virtiofs " in line]
+
+
+def run(script: str, folder: Path, seconds: float = 60) -> str:
+    """Run a shell script in a folder: never in this process, which a dead mount would block."""
+    done = subprocess.run(
+        ["bash", "-euc", script],
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=seconds,
+        check=False,
+        env=os.environ | {"LC_ALL": "C.UTF-8"},
+    )
+    assert done.returncode == 0, f"{script}\n{done.stdout.decode()}{done.stderr.decode()}"
+    return done.stdout.decode()
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 10) -> None:
+    """Wait for a condition, given as a function."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        time.sleep(0.02)
