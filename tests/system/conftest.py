@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A share mounted by `vfsd mount`, served by each back-end in turn."""
 
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -13,6 +14,8 @@ from guest import daemon
 from tests.conftest import require
 
 from .mounted import Mounted
+
+MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
 @dataclass(frozen=True)
@@ -47,11 +50,13 @@ class Share:
     backend: Backend
 
 
-def serve(backend: Backend, stack: ExitStack) -> Share:
-    """Start a back-end and mount its share until the stack is closed."""
+def serve(backend: Backend, stack: ExitStack, parent: str | None = None) -> Share:
+    """Start a back-end on a folder in `parent`, and mount its share until the stack is closed."""
     for what in ("root", "/dev/fuse"):
         require(what)
-    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vfsd-system-")))
+    folder = Path(
+        stack.enter_context(tempfile.TemporaryDirectory(prefix="vfsd-system-", dir=parent))
+    )
     shared = folder / "share"
     shared.mkdir()
     argv = [*daemon.command(backend.name), *backend.options]
@@ -70,9 +75,9 @@ def share(request: pytest.FixtureRequest) -> Iterator[Share]:
 
 @pytest.fixture(scope="module", params=PARAMS)
 def module_share(request: pytest.FixtureRequest) -> Iterator[Share]:
-    """One share of each back-end for a whole module."""
+    """One share of each back-end for a whole module: in memory, where a large tree is no burden."""
     with ExitStack() as stack:
-        yield serve(request.param, stack)
+        yield serve(request.param, stack, MEMORY)
 
 
 @pytest.fixture

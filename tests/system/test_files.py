@@ -95,13 +95,13 @@ def test_direct_reads_and_writes_at_odd_places(module_share: Share) -> None:
     assert (module_share.host / "part").read_bytes() == content[3 * 512 : 780 * 512]
 
 
-def test_a_full_directory_is_listed_once(module_share: Share) -> None:
-    folder = module_share.host / "many"
+def test_a_full_directory_is_listed_once(share: Share) -> None:
+    folder = share.host / "many"
     folder.mkdir()
     names = {f"file-{number:05}" for number in range(3000)}
     for name in names:
         (folder / name).touch()
-    listed = run("ls -lU many | tail -n +2", module_share.mount).splitlines()
+    listed = run("ls -lU many | tail -n +2", share.mount).splitlines()
     assert len(listed) == len(names)
     assert {line.split()[-1] for line in listed} == names
 

@@ -24,7 +24,10 @@ class Command:
     run: Callable[[argparse.Namespace], int]
 
 
-COMMANDS: Final = (Command("mount", mount.SUMMARY, mount.add_options, mount.run),)
+COMMANDS: Final = {
+    command.name: command
+    for command in (Command("mount", mount.SUMMARY, mount.add_options, mount.run),)
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -38,9 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run vfsd; returns its exit status."""
     own, passed_on = _split(sys.argv[1:] if arguments is None else arguments)
     try:
-        options = _parser().parse_args(own)
+        command = COMMANDS[_parser().parse_args(own[:1]).command]
+        options = _command_parser(command).parse_intermixed_args(own[1:])
         options.passed_on = passed_on
-        return int(options.run(options))
+        return command.run(options)
     except OperatorError as error:
         print(f"vfsd: {error}", file=sys.stderr)
         return error.status
@@ -58,18 +62,27 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _parser() -> _Parser:
-    parser = _Parser(prog="vfsd", description="Tools for virtio-fs daemons.")
+    parser = _Parser(
+        prog="vfsd",
+        usage="vfsd COMMAND [ARGUMENT...]",
+        description="Tools for virtio-fs daemons.",
+        epilog="commands:\n"
+        + "".join(f"  {name:<12}{command.summary}\n" for name, command in COMMANDS.items())
+        + "\nvfsd COMMAND --help says more.\n",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--version", action="version", version=f"vfsd {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in COMMANDS:
-        options = commands.add_parser(
-            command.name,
-            help=command.summary,
-            description=command.summary,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        command.add_options(options)
-        options.set_defaults(run=command.run)
+    parser.add_argument("command", metavar="COMMAND", choices=COMMANDS, help=argparse.SUPPRESS)
+    return parser
+
+
+def _command_parser(command: Command) -> _Parser:
+    parser = _Parser(
+        prog=f"vfsd {command.name}",
+        description=f"{command.summary[0].upper()}{command.summary[1:]}.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_options(parser)
     return parser
 
 
