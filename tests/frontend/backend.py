@@ -125,14 +125,13 @@ class Backend:
 
     def _step(self, messages: MessageSocket) -> bool:
         kicks = {device.vring.kick_fd: device for device in self._devices.values()}
-        ready, _, _ = select.select([messages, self._stop, *kicks], [], [], 20)
+        ready, _, _ = select.select([messages.fileno(), self._stop, *kicks], [], [], 20)
         if self._stop in ready:
             return False
-        for fd in ready:
-            if isinstance(fd, int):
-                os.eventfd_read(fd)
-                self._serve_ring(kicks[fd])
-        return messages not in ready or self._serve_message(messages)
+        for fd in kicks.keys() & set(ready):
+            os.eventfd_read(fd)
+            self._serve_ring(kicks[fd])
+        return messages.fileno() not in ready or self._serve_message(messages)
 
     def _serve_message(self, messages: MessageSocket) -> bool:
         raw = messages.receive()

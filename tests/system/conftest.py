@@ -3,7 +3,7 @@
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +50,9 @@ class Share:
     backend: Backend
 
 
-def serve(backend: Backend, stack: ExitStack, parent: str | None = None) -> Share:
+def serve(
+    backend: Backend, stack: ExitStack, parent: str | None = None, options: Sequence[str] = ()
+) -> Share:
     """Start a back-end on a folder in `parent`, and mount its share until the stack is closed."""
     for what in ("root", "/dev/fuse"):
         require(what)
@@ -61,7 +63,7 @@ def serve(backend: Backend, stack: ExitStack, parent: str | None = None) -> Shar
     shared.mkdir()
     argv = [*daemon.command(backend.name), *backend.options]
     served = stack.enter_context(daemon.serve(argv, shared, folder))
-    arguments = [str(served.socket), "--queues", str(backend.queues)]
+    arguments = [str(served.socket), "--queues", str(backend.queues), *options]
     mounted = stack.enter_context(Mounted(folder, *arguments))
     return Share(shared, mounted.path, mounted, served, backend)
 

@@ -5,25 +5,45 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from guest import check
 
-from .conftest import Share
+from .conftest import MEMORY, Backend, Share, serve
 from .mounted import run
 
 FILES = 5000
+SMALL = 64 << 10
 MIB = 1 << 20
 
 
 @pytest.fixture(scope="module")
 def tree() -> Iterator[tuple[Path, Path]]:
-    """A tree of FILES files or more, and a tar of it."""
-    with tempfile.TemporaryDirectory(prefix="vfsd-tree-") as folder:
-        packed = Path(folder) / "packed"
-        packed.mkdir()
-        yield check.prepare(Path(folder), packed, FILES), packed / "source.tar"
+    """A tree of FILES small files or more, and a tar of it."""
+    with tempfile.TemporaryDirectory(prefix="vfsd-tree-", dir=MEMORY) as name:
+        folder = Path(name) / "tree"
+        files = copies = 0
+        while files < FILES:
+            part = folder / f"copy{copies}"
+            check.copy_library(part)
+            files += prune(part)
+            copies += 1
+        run("tar -cf tree.tar tree", Path(name))
+        yield folder, Path(name) / "tree.tar"
+
+
+def prune(folder: Path) -> int:
+    """Remove large files; return the number of those that stay."""
+    files = 0
+    for path in check.walk(folder):
+        if check.is_regular(folder / path):
+            if (folder / path).stat().st_size > SMALL:
+                (folder / path).unlink()
+            else:
+                files += 1
+    return files
 
 
 def test_it_is_mounted_as_virtiofs(module_share: Share) -> None:
@@ -154,3 +174,15 @@ def test_a_reader_can_be_killed(module_share: Share) -> None:
             process.kill()
         process.wait(10)
     assert run("stat -c %s large", module_share.mount) == f"{16 * MIB}\n"
+
+
+@pytest.mark.parametrize("size", [8, 128])
+def test_a_small_queue_is_enough(size: int) -> None:
+    """A request then has at most size - 4 pages; the kernel is told so, and splits."""
+    with ExitStack() as stack:
+        share = serve(Backend("", 2), stack, MEMORY, ["--queue-size", str(size)])
+        content = os.urandom(3 * MIB + 5)
+        (share.host / "in").write_bytes(content)
+        run("dd if=in of=out bs=1M status=none; ls -l; seq 2000 | xargs touch; ls", share.mount)
+        assert (share.host / "out").read_bytes() == content
+        assert share.mounted.unmount() == 0
