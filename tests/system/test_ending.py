@@ -5,7 +5,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import psutil
@@ -92,7 +92,8 @@ def kill_family(process: subprocess.Popen[bytes]) -> None:
     """SIGKILL a daemon and all that it started."""
     family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     for member in family:
-        member.kill()
+        with suppress(psutil.NoSuchProcess):  # the pool takes its workers along
+            member.kill()
     psutil.wait_procs(family[1:], 5)
 
 
