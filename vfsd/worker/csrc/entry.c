@@ -19,6 +19,8 @@
 enum {
 	STATX_WANTED = STATX_BASIC_STATS | STATX_BTIME | STATX_MNT_ID,
 	NS_PER_SEC = 1000 * 1000 * 1000,
+	NEW_NAMES_WORTH =
+		4, /* LOOKUPs of unknown files in a row before the next is guessed to be one */
 };
 
 /* Nothing here mounts a file system just because a guest looks at its mount point. */
@@ -126,26 +128,22 @@ static int fill(const struct worker *w, const struct inode *parent, const struct
 /* Enter the file that `fd` is, without owning fd yet: *ret_used_fd says whether the inode holds it
  * now. */
 static int enter(struct worker *w, const struct inode *parent, int fd, uint32_t lender,
-		 struct fuse_entry_out *ret, bool *ret_used_fd)
+		 const struct statx *st, struct fuse_entry_out *ret, bool *ret_used_fd)
 {
-	struct inode *inode;
-	struct statx st;
-	int err = entry_stat_fd(fd, &st);
+	struct inode *inode = inode_table_insert(w->inodes, w->slot, entry_key(st), st->stx_mode,
+						 fd, lender, ret_used_fd);
 
-	*ret_used_fd = false;
-	if (err)
-		return err;
-	inode = inode_table_insert(w->inodes, w->slot, entry_key(&st), st.stx_mode, fd, lender,
-				   ret_used_fd);
-	return inode ? fill(w, parent, inode, &st, ret) : -ENFILE;
+	return inode ? fill(w, parent, inode, st, ret) : -ENFILE;
 }
 
 int entry_from_fd(struct worker *w, const struct inode *parent, int fd, uint32_t lender,
 		  struct fuse_entry_out *ret)
 {
+	struct statx st;
 	bool used_fd;
+	int err = entry_stat_fd(fd, &st);
 
-	return enter(w, parent, fd, lender, ret, &used_fd);
+	return err ? err : enter(w, parent, fd, lender, &st, ret, &used_fd);
 }
 
 /* The same for an O_PATH fd whose file has a handle: the fd is only cached. */
@@ -178,22 +176,33 @@ static bool wants_handle(struct worker *w, int fd, const struct statx *st)
 	return inode_fd_uses_handles(w, entry_key(st).mnt_id);
 }
 
+/* path_fd becomes the inode's or is closed. */
+static int enter_path_fd(struct worker *w, const struct inode *parent, int path_fd,
+			 const struct statx *st, struct fuse_entry_out *ret)
+{
+	bool used_fd = false;
+	int err = 0;
+
+	if (w->policy.file_handles && wants_handle(w, path_fd, st))
+		return enter_handle(w, parent, path_fd, st, ret);
+	if (w->policy.file_handles == FILE_HANDLES_MANDATORY)
+		err = -EOPNOTSUPP;
+	if (!err)
+		err = enter(w, parent, path_fd, 0, st, ret, &used_fd);
+	if (!used_fd)
+		close(path_fd);
+	return err;
+}
+
 int entry_from_path_fd(struct worker *w, const struct inode *parent, int path_fd,
 		       struct fuse_entry_out *ret)
 {
-	bool used_fd;
 	struct statx st;
-	int err = w->policy.file_handles ? entry_stat_fd(path_fd, &st) : 0;
+	int err = entry_stat_fd(path_fd, &st);
 
-	if (!err && w->policy.file_handles && wants_handle(w, path_fd, &st))
-		return enter_handle(w, parent, path_fd, &st, ret);
-	if (!err && w->policy.file_handles == FILE_HANDLES_MANDATORY)
-		err = -EOPNOTSUPP;
-	used_fd = false;
 	if (!err)
-		err = enter(w, parent, path_fd, 0, ret, &used_fd);
-	if (!used_fd)
-		close(path_fd);
+		return enter_path_fd(w, parent, path_fd, &st, ret);
+	close(path_fd);
 	return err;
 }
 
@@ -276,6 +285,29 @@ int entry_lookup_new(struct worker *w, const struct inode *parent, const char *n
 	return err ? err : lookup_unknown(w, parent, dir_fd, name, &st, ret);
 }
 
+/* A guess that the file is new to the guest, because the latest ones were: open it at once, which
+ * saves the statx of the name where the guess is right. */
+static int lookup_guessed_new(struct worker *w, const struct inode *parent, int dir_fd,
+			      const char *name, struct fuse_entry_out *ret)
+{
+	const struct inode *inode;
+	int fd = entry_open_path(dir_fd, name);
+	struct statx st;
+	int err;
+
+	if (fd < 0) {
+		w->new_names = 0;
+		return fd;
+	}
+	err = entry_stat_fd(fd, &st);
+	inode = err ? NULL : inode_table_acquire(w->inodes, w->slot, entry_key(&st), 0);
+	if (!err && !inode)
+		return enter_path_fd(w, parent, fd, &st, ret);
+	close(fd);
+	w->new_names = 0;
+	return err ? err : fill(w, parent, inode, &st, ret);
+}
+
 int entry_lookup(struct worker *w, const struct inode *parent, const char *name,
 		 struct fuse_entry_out *ret)
 {
@@ -286,10 +318,13 @@ int entry_lookup(struct worker *w, const struct inode *parent, const char *name,
 
 	if (dir_fd < 0)
 		return dir_fd;
+	if (w->new_names >= NEW_NAMES_WORTH && !w->policy.file_handles && !inode_fd_budget(w))
+		return lookup_guessed_new(w, parent, dir_fd, name, ret);
 	err = entry_stat_name(dir_fd, name, &st);
 	if (err)
 		return err;
 	inode = inode_table_acquire(w->inodes, w->slot, entry_key(&st), birth_time(&st));
+	w->new_names = inode ? 0 : w->new_names + 1;
 	return inode ? fill(w, parent, inode, &st, ret)
 		     : lookup_unknown(w, parent, dir_fd, name, &st, ret);
 }

@@ -74,6 +74,7 @@ struct worker {
 	struct fuse_session *session;
 	struct inode_table *inodes;
 	struct file_table *files;
+	uint32_t new_names;	/* LOOKUPs in a row of files that the guest did not know */
 	uint64_t fds_max;	/* of inodes and open files */
 	uint64_t inode_fds_max; /* then those that are only cached are closed */
 	uint16_t *pins;		/* requests in the thread pool by file slot */
