@@ -24,13 +24,23 @@ def wait_until(true: Callable[[], bool], seconds: float, what: str) -> None:
 
 
 class Daemon:
-    """A virtiofsd that serves a new directory, until close()."""
+    """A virtiofsd that serves a new directory, until close().
 
-    def __init__(self, *options: str, program: Sequence[str] = OURS) -> None:
+    `is_shared_mount`: the directory is a mount point from which mounts spread, as / is on a host
+    with systemd.
+    """
+
+    def __init__(
+        self, *options: str, program: Sequence[str] = OURS, is_shared_mount: bool = False
+    ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="vfsd-hostile-"))
         self.folder.chmod(0o755)
         self.share = self.folder / "share"
         self.share.mkdir()
+        self._is_mount = is_shared_mount
+        if is_shared_mount:
+            subprocess.run(["mount", "--bind", self.share, self.share], check=True)
+            subprocess.run(["mount", "--make-shared", self.share], check=True)
         self.socket = str(self.folder / "socket")
         self.log = self.folder / "log"
         with self.log.open("wb") as log:
@@ -105,4 +115,6 @@ class Daemon:
                 with suppress(psutil.NoSuchProcess):
                     process.kill()
             self.process.wait(5)
+            if self._is_mount:
+                subprocess.run(["umount", "-l", self.share], check=True)
             rmtree(self.folder, ignore_errors=True)

@@ -17,8 +17,10 @@ from .fuse import FLUSH_IN, GETXATTR_IN, MKDIR_IN, READ_IN, Guest, Op, names
 
 COUNT = 20
 # Of the loop, not of an op: eventfds, waiting, locks, the clock.
-NOT_FS = {"epoll_wait", "read", "write", "poll", "ppoll", "futex", "clock_gettime", "sched_yield", "madvise",
-          "rt_sigprocmask", "mmap", "munmap", "mprotect", "restart_syscall"}  # fmt: skip
+NOT_FS = {
+    "epoll_wait", "read", "write", "poll", "ppoll", "futex", "clock_gettime", "sched_yield",
+    "madvise", "rt_sigprocmask", "mmap", "munmap", "mprotect", "restart_syscall",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=["never", "prefer"])
