@@ -29,6 +29,12 @@ STEPS: dict[str, check.Step] = {
 }
 
 
+@pytest.fixture(autouse=True)
+def nothing_left_behind() -> None:
+    """Workers that are killed here are created again, which is what is tested; stopping the
+    back-end sees to the rest."""
+
+
 @pytest.fixture(scope="module", params=[1, 4], ids=["1-queue", "4-queues"])
 def session(request: pytest.FixtureRequest) -> Iterator[check.Session]:
     """A booted guest with the share mounted, and the tree that its work is compared with."""
