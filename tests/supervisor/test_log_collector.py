@@ -27,6 +27,13 @@ def test_lines_name_instance_source_and_urgency() -> None:
     ]
 
 
+def test_off_logs_nothing() -> None:
+    def sink(_level: str, line: bytes) -> bool:
+        raise AssertionError(line)
+
+    LogCollector("vm001", "off", sink).write("error", "bad")
+
+
 def test_lost_lines_are_counted_and_told() -> None:
     lines: list[bytes] = []
     working = True

@@ -11,7 +11,7 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
-from vfsd.transport.control_messages import LOG_LEVELS
+from vfsd.transport.control_messages import is_logged
 
 MAX_LINE: Final = 2048  # bytes; a pipe that poll() calls writable takes as much (PIPE_BUF)
 SYSLOG_PATH: Final = "/dev/log"
@@ -33,7 +33,7 @@ class LogCollector:
 
     def write(self, level: str, text: str, source: str = "") -> None:
         """Log `text`; `source` is the process it comes from, if not the supervisor."""
-        if LOG_LEVELS.index(level) > LOG_LEVELS.index(self.level):
+        if not is_logged(level, self.level):
             return
         if self._lost and self._line("warn", f"{self._lost} log lines were lost", ""):
             self._lost = 0
@@ -46,17 +46,24 @@ class LogCollector:
         return self._sink(level, line[:MAX_LINE])
 
 
-def stderr_sink(_level: str, line: bytes) -> bool:
-    """One line to stderr, if whoever reads it keeps up."""
-    poll = select.poll()
-    poll.register(2, select.POLLOUT)
-    try:
-        if not poll.poll(0):
+def descriptor_sink(fd: int) -> Sink:
+    """One line to `fd`, if whoever reads it keeps up."""
+
+    def write(_level: str, line: bytes) -> bool:
+        poll = select.poll()
+        poll.register(fd, select.POLLOUT)
+        try:
+            if not poll.poll(0):
+                return False
+            os.write(fd, b"vfsd: " + line + b"\n")
+        except OSError:
             return False
-        os.write(2, b"vfsd: " + line + b"\n")
-    except OSError:
-        return False
-    return True
+        return True
+
+    return write
+
+
+stderr_sink: Final = descriptor_sink(2)
 
 
 class SyslogSink:

@@ -15,6 +15,7 @@ from typing import Any, Final
 from vfsd.transport.errors import ProtocolError
 
 LOG_LEVELS: Final = ("error", "warn", "info", "debug")  # most urgent first
+LOG_THRESHOLDS: Final = ("off", *LOG_LEVELS)
 MAX_TEXT: Final = 4096  # characters of a log line or a reason
 U32_MAX: Final = (1 << 32) - 1
 
@@ -50,6 +51,11 @@ def text(content: Mapping[str, Any], key: str) -> str:
     if not isinstance(value, str):
         raise ProtocolError(f"{key!r} is not text")
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in value[:MAX_TEXT])
+
+
+def is_logged(level: str, threshold: str) -> bool:
+    """Is a line of this level wanted? ValueError if there is no such level or threshold."""
+    return LOG_THRESHOLDS.index(level) <= LOG_THRESHOLDS.index(threshold)
 
 
 # Supervisor -> worker.

@@ -7,7 +7,7 @@ never blocks: when nobody takes lines off, they are dropped and counted.
 
 from collections.abc import Callable
 
-from vfsd.transport.control_messages import LOG_LEVELS, MAX_TEXT, Content
+from vfsd.transport.control_messages import MAX_TEXT, Content, is_logged
 
 
 class LogForward:
@@ -20,10 +20,11 @@ class LogForward:
 
     def set_level(self, level: str) -> None:
         """ValueError if there is no such level."""
-        self._rank = LOG_LEVELS.index(level)
+        is_logged("error", level)
+        self._level = level
 
     def write(self, level: str, text: str) -> None:
-        if LOG_LEVELS.index(level) > self._rank:
+        if not is_logged(level, self._level):
             return
         if self._dropped:
             text = f"{text} ({self._dropped} lines before this one were lost)"
