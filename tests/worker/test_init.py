@@ -91,7 +91,8 @@ def test_a_newer_major_is_told_ours_and_nothing_else() -> None:
         ({"POSIX_LOCKS"}, {"posix_lock": True}),
         ({"FLOCK_LOCKS"}, {"flock": True}),
         ({"WRITEBACK_CACHE"}, {"writeback": True}),
-        ({"POSIX_ACL"}, {"posix_acl": True}),
+        ({"POSIX_ACL"}, {"posix_acl": "always"}),
+        ({"POSIX_ACL"}, {"posix_acl": "auto"}),
         ({"CACHE_SYMLINKS"}, {"cache": "always"}),
         ({"SECURITY_CTX"}, {"security_label": True}),
         ({"DIRECT_IO_ALLOW_MMAP"}, {"allow_mmap": True}),
@@ -117,6 +118,28 @@ def test_switching_off_takes_its_feature_away(names: set[str], changes: dict[str
     offer = init.Offer(7, 45, 0, ALL_FLAGS)
     without = set(init.negotiate(offer, options(**changes)).names())
     assert set(init.negotiate(offer, PLAIN).names()) - without == names
+
+
+ACL_BITS: Final = {"POSIX_ACL": 20, "DONT_MASK": 6, "SETXATTR_EXT": 29}
+
+
+@pytest.mark.parametrize("name", ACL_BITS)
+def test_acls_take_a_guest_that_can_do_all_of_it(name: str) -> None:
+    offer = init.Offer(7, 45, 0, ALL_FLAGS & ~(1 << ACL_BITS[name]))
+    assert "POSIX_ACL" not in init.negotiate(offer, options(posix_acl="auto")).names()
+    with pytest.raises(init.InitError) as refused:
+        init.negotiate(offer, options(posix_acl="always"))
+    assert refused.value.errno == errno.EPROTO
+    assert f"lacks {name};" in str(refused.value)
+
+
+def test_killpriv_that_was_asked_for_and_is_not_there_is_told() -> None:
+    asked = options(killpriv_v2_asked=True)
+    without = init.negotiate(init.Offer(7, 45, 0, ALL_FLAGS & ~(1 << 28)), asked)
+    assert "--killpriv-v2" in init.shortcomings(without, asked)[0]
+    assert init.shortcomings(without, PLAIN) == []
+    assert init.shortcomings(without, replace(asked, killpriv_v2=False)) == []
+    assert init.shortcomings(init.negotiate(init.Offer(7, 45, 0, ALL_FLAGS), asked), asked) == []
 
 
 @given(st.integers(0, ALL_FLAGS), st.booleans())

@@ -31,6 +31,13 @@ def test_timeouts_are_in_nanoseconds() -> None:
     struct = filled(entry_timeout=0.25, attr_timeout=86400.0)
     assert (struct.entry_timeout_ns, struct.attr_timeout_ns) == (250_000_000, 86_400_000_000_000)
     assert struct.negative_timeout_ns == 0
+    assert filled(negative_timeout=1.5).negative_timeout_ns == 1_500_000_000
+
+
+def test_a_lock_is_waited_for_so_long() -> None:
+    assert filled(lock_wait=2.5).lock_wait_ns == 2_500_000_000
+    assert filled(lock_wait=0).lock_wait_ns == 0
+    assert filled(lock_wait=None).lock_wait_ns == (1 << 64) - 1
 
 
 @pytest.mark.parametrize("name", policy.COPIED)

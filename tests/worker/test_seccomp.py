@@ -53,6 +53,7 @@ FORBIDDEN: Final = {
     "shmget": (0, 0, 0),
     "ioctl": (0, TIOCSTI, 0),
     "prctl": (PR_SET_DUMPABLE, 1, 0, 0, 0),
+    "sched_setaffinity": (1, 0, 0),
     "clone": (CLONE_NEWUSER | SIGCHLD, 0, 0, 0, 0),
     "mmap": (0, 4096, mmap.PROT_EXEC, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0),
     "mprotect": (0, 0, mmap.PROT_EXEC),
@@ -122,7 +123,7 @@ def test_every_row_has_a_reason_and_only_calls_with_rules_come_twice() -> None:
     unconditional = [row.name for row in rows if row.argument is None]
     assert len(unconditional) == len(set(unconditional))
     assert {row.name for row in rows if row.argument is not None} == {
-        "ioctl", "mmap", "mprotect", "clone", "prctl",
+        "ioctl", "mmap", "mprotect", "clone", "prctl", "sched_setaffinity",
     }  # fmt: skip
     assert {row.name for row in rows if row.for_handles} == {"open_by_handle_at"}
     always = {row.name for row in rows if row.argument is None and not row.for_handles}

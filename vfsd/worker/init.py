@@ -25,6 +25,7 @@ CONGESTION: Final = MAX_BACKGROUND * 3 // 4
 TIME_GRANULARITY: Final = 1  # ns
 
 INIT_EXT: Final = 30
+_KILLPRIV: Final = "HANDLE_KILLPRIV_V2"
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,11 @@ FEATURES: Final = (
     Feature(15, "ASYNC_DIO", _always),
     Feature(16, "WRITEBACK_CACHE", lambda fs: fs.writeback),
     Feature(18, "PARALLEL_DIROPS", _always),
-    Feature(20, "POSIX_ACL", lambda fs: fs.posix_acl),
+    Feature(20, "POSIX_ACL", lambda fs: fs.posix_acl != "never"),
     Feature(22, "MAX_PAGES", _always),
     Feature(23, "CACHE_SYMLINKS", lambda fs: fs.cache == "always"),
     Feature(27, "SUBMOUNTS", lambda fs: fs.announce_submounts),
-    Feature(28, "HANDLE_KILLPRIV_V2", lambda fs: fs.killpriv_v2),
+    Feature(28, _KILLPRIV, lambda fs: fs.killpriv_v2),
     Feature(29, "SETXATTR_EXT", _always),
     Feature(INIT_EXT, "INIT_EXT", _always),
     Feature(32, "SECURITY_CTX", lambda fs: fs.security_label),
@@ -73,6 +74,9 @@ FEATURES: Final = (
     Feature(40, "ALLOW_IDMAP", _always),
 )
 _BITS: Final = {feature.name: 1 << feature.bit for feature in FEATURES}
+# Without the others a guest that enforces ACLs would get modes wrong: the umask over a default ACL,
+# set-group-id over a new access ACL.
+_FOR_ACLS: Final = ("POSIX_ACL", "DONT_MASK", "SETXATTR_EXT")
 
 
 class InitError(Exception):
@@ -116,14 +120,15 @@ def read_offer(argument: bytes) -> Offer:
 
 
 def negotiate(offer: Offer, fs: Filesystem) -> Agreement:
-    """Agree on what is both offered and wanted; InitError for a protocol that is not spoken."""
+    """Agree on what is both offered and wanted; InitError for a protocol that is not spoken, or
+    without what the operator insists on."""
     if (offer.major, offer.minor) < (MAJOR, MINOR_MIN):
         raise InitError(
             f"the guest speaks FUSE {offer.major}.{offer.minor}; "
             f"{MAJOR}.{MINOR_MIN} is the oldest that is served"
         )
     wanted = sum(1 << feature.bit for feature in FEATURES if feature.wanted(fs))
-    flags = offer.flags & wanted
+    flags = offer.flags & wanted & ~_acls_not_enforced(offer, fs)
     pages = MAX_PAGES if flags & _BITS["MAX_PAGES"] else MAX_PAGES_OLD
     return Agreement(
         minor=min(offer.minor, MINOR),
@@ -132,6 +137,26 @@ def negotiate(offer: Offer, fs: Filesystem) -> Agreement:
         max_write=pages * PAGE,
         max_pages=pages if pages == MAX_PAGES else 0,
     )
+
+
+def _acls_not_enforced(offer: Offer, fs: Filesystem) -> int:
+    """POSIX_ACL if this guest cannot do all that goes with it; InitError if it must."""
+    missing = [name for name in _FOR_ACLS if not offer.flags & _BITS[name]]
+    if missing and fs.posix_acl == "always":
+        raise InitError(
+            f"--posix-acl=always: the guest's kernel lacks {', '.join(missing)};"
+            " its mount is refused; --posix-acl=auto would serve it without ACLs"
+        )
+    return _BITS["POSIX_ACL"] if missing else 0
+
+
+def shortcomings(agreement: Agreement, fs: Filesystem) -> list[str]:
+    """What was asked for by name and this guest does not do; one line each."""
+    if fs.killpriv_v2_asked and fs.killpriv_v2 and not agreement.flags & _BITS[_KILLPRIV]:
+        return [
+            "--killpriv-v2: the guest's kernel does not offer it, and clears set-id bits itself"
+        ]
+    return []
 
 
 def encode(agreement: Agreement) -> bytes:

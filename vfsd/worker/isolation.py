@@ -19,7 +19,8 @@ same, but a worker that is taken over reaches what its user reaches). Capabiliti
 seccomp are in force in every mode.
 
 Not root. A user namespace in which only our own uid and gid exist, as 0, gives the right to make
-the others. The guest's other users cannot own files then.
+the others. The guest's other users cannot own files then, unless the operator has ids of his own
+(subuid(5)) and gives them with --uid-map and --gid-map (id_map.py).
 
 /proc. Ops reopen files by /proc/self/fd/N. Every worker opens its own /proc/self/fd through an fd
 of a proc mount that no path leads to; in a pid namespace of our own it shows the pool and its
@@ -45,12 +46,11 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Final
 
 from vfsd.transport.native import check, lib
-from vfsd.worker import capabilities, seccomp
+from vfsd.worker import capabilities, id_map, seccomp
 from vfsd.worker.job import Job
 
 NAMESPACE: Final = "namespace"
@@ -153,36 +153,21 @@ def _process(job: Job, sandbox: Sandbox) -> None:
 # Stage "namespaces".
 
 
-def _write(path: str, text: str) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(fd, text.encode())
-    finally:
-        os.close(fd)
-
-
-def _become_root_of_user_namespace() -> None:
-    uid, gid = os.geteuid(), os.getegid()
-    _attempt(
-        "create a user namespace",
-        "allow them (sysctl user.max_user_namespaces), run as root, or try --sandbox=none",
-        lambda: check(lib.isolate_unshare(lib.NAMESPACE_USER)),
-    )
-    for path, text in (
-        ("/proc/self/setgroups", "deny"),  # asked for by the kernel before gid_map
-        ("/proc/self/gid_map", f"0 {gid} 1"),
-        ("/proc/self/uid_map", f"0 {uid} 1"),
-    ):
+def _become_root_of_user_namespace(job: Job) -> None:
+    hint = "allow them (sysctl user.max_user_namespaces), run as root, or try --sandbox=none"
+    with id_map.Mapper(job) as mapper:
         _attempt(
-            f"write {path}",
-            "run as root, or try --sandbox=none",
-            partial(_write, path, text),
+            "create a user namespace", hint, lambda: check(lib.isolate_unshare(lib.NAMESPACE_USER))
         )
+        for what, step in mapper.steps():
+            _attempt(what, "see --uid-map and --gid-map; or try --sandbox=none", step)
 
 
-def _namespaces(_job: Job, _sandbox: Sandbox) -> None:
+def _namespaces(job: Job, _sandbox: Sandbox) -> None:
     if os.geteuid() != 0:
-        _become_root_of_user_namespace()
+        _become_root_of_user_namespace(job)
+    elif job.uid_map or job.gid_map:
+        raise IsolationError("--uid-map and --gid-map are for a user who is not root")
     _attempt(
         "create namespaces",
         "run with CAP_SYS_ADMIN, or try --sandbox=chroot (as root) or --sandbox=none",

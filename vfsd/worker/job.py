@@ -10,11 +10,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
-from vfsd.transport.control_messages import LOG_LEVELS
+from vfsd.transport.control_messages import LOG_THRESHOLDS
 
 MAX_SLOTS: Final = 64
 MAX_CAPACITY: Final = 1 << 28
 MAX_SECONDS: Final = 10 * 366 * 86400.0
+MAX_ID: Final = (1 << 32) - 2
+MAX_ID_RANGES: Final = 340  # user_namespaces(7)
+MAX_CPU: Final = 1 << 16
 
 
 class JobError(Exception):
@@ -29,13 +32,16 @@ class Filesystem:
     entry_timeout: float  # seconds
     attr_timeout: float
     inode_file_handles: str
+    negative_timeout: float
+    lock_wait: float | None  # seconds; None: for ever
     xattr: bool
-    posix_acl: bool
+    posix_acl: str  # "auto": if the guest can; "always": no session without
     writeback: bool
     readdirplus: bool
     allow_direct_io: bool
     announce_submounts: bool
-    killpriv_v2: bool
+    killpriv_v2: bool  # if the guest can
+    killpriv_v2_asked: bool  # the operator wants to know if it cannot
     flock: bool
     posix_lock: bool
     security_label: bool
@@ -62,6 +68,15 @@ class Fds:
 
 
 @dataclass(frozen=True)
+class IdRange:
+    """`count` ids from `inside` on, in the sandbox, are those from `outside` on."""
+
+    inside: int
+    outside: int
+    count: int
+
+
+@dataclass(frozen=True)
 class Job:
     name: str
     shared_dir: str
@@ -73,6 +88,9 @@ class Job:
     poll_us: int  # -1: adaptive
     thread_pool_size: int
     modcaps: str
+    uid_map: tuple["IdRange", ...]  # of the user namespace; none: only our own uid, as 0
+    gid_map: tuple["IdRange", ...]
+    queue_cpus: tuple[int, ...]  # worker i runs on the i-th; none: anywhere
     inode_capacity: int
     file_capacity: int
     fs: Filesystem
@@ -107,6 +125,10 @@ def _seconds(value: Any) -> float:
     return float(value)
 
 
+def _seconds_or_none(value: Any) -> float | None:
+    return None if value is None else _seconds(value)
+
+
 def _switch(value: Any) -> bool:
     if type(value) is not bool:
         raise ValueError("is not true or false")
@@ -130,6 +152,23 @@ def _limit(value: Any) -> int | None:
 
 
 _fd: Final = _whole(3, 1 << 20)
+_id: Final = _whole(0, MAX_ID)
+_cpu: Final = _whole(0, MAX_CPU)
+
+
+def _id_map(value: Any) -> tuple[IdRange, ...]:
+    if not isinstance(value, list) or len(value) > MAX_ID_RANGES:
+        raise TypeError(f"is not a list of up to {MAX_ID_RANGES} ranges")
+    try:
+        return tuple(IdRange(*map(_id, item)) for item in value)
+    except (TypeError, ValueError):
+        raise ValueError("has an item that is not [inside, outside, count]") from None
+
+
+def _cpus(value: Any) -> tuple[int, ...]:
+    if not isinstance(value, list):
+        raise TypeError("is not a list")
+    return tuple(_cpu(item) for item in value)
 
 
 def _fds(value: Any) -> tuple[int, ...]:
@@ -143,6 +182,9 @@ _FS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "entry_timeout": _seconds,
     "attr_timeout": _seconds,
     "inode_file_handles": _one_of("never", "prefer", "mandatory"),
+    "negative_timeout": _seconds,
+    "lock_wait": _seconds_or_none,
+    "posix_acl": _one_of("never", "auto", "always"),
 }
 
 _JOB: Final[Mapping[str, Callable[[Any], Any]]] = {
@@ -151,11 +193,14 @@ _JOB: Final[Mapping[str, Callable[[Any], Any]]] = {
     "sandbox": _one_of("namespace", "chroot", "none"),
     "seccomp": _one_of("kill", "log", "trap", "none"),
     "slots": _whole(1, MAX_SLOTS),
-    "log_level": _one_of(*LOG_LEVELS),
+    "log_level": _one_of(*LOG_THRESHOLDS),
     "rlimit_nofile": _limit,
     "poll_us": _whole(-1, 1_000_000),
     "thread_pool_size": _whole(0, 1024),
     "modcaps": _text,
+    "uid_map": _id_map,
+    "gid_map": _id_map,
+    "queue_cpus": _cpus,
     "inode_capacity": _whole(2, MAX_CAPACITY),
     "file_capacity": _whole(2, MAX_CAPACITY),
     "fs": lambda value: _read(Filesystem, value, "fs.", lambda name: _FS.get(name, _switch)),

@@ -23,10 +23,10 @@ FILE_HANDLES: Final = {
     "prefer": lib.FILE_HANDLES_PREFER,
     "mandatory": lib.FILE_HANDLES_MANDATORY,
 }
+FOR_EVER: Final = (1 << 64) - 1  # ns
 COPIED: Final = (
     "readonly",
     "xattr",
-    "posix_acl",
     "flock",
     "posix_lock",
     "allow_direct_io",
@@ -39,8 +39,9 @@ def fill(policy: Any, fs: Filesystem) -> None:
     """Fill a struct fs_policy."""
     policy.entry_timeout_ns = int(fs.entry_timeout * 1e9)
     policy.attr_timeout_ns = int(fs.attr_timeout * 1e9)
-    policy.negative_timeout_ns = 0  # a name that the host creates must appear
     policy.file_handles = FILE_HANDLES[fs.inode_file_handles]
+    policy.negative_timeout_ns = int(fs.negative_timeout * 1e9)
+    policy.lock_wait_ns = FOR_EVER if fs.lock_wait is None else int(fs.lock_wait * 1e9)
     policy.file_open_flags, policy.dir_open_flags = OPEN_FLAGS[fs.cache]
     for name in COPIED:
         setattr(policy, name, getattr(fs, name))

@@ -53,6 +53,7 @@ def run(place: Place) -> int:
     """Be the worker; returns the exit status."""
     _reset_signals()
     worker = QueueWorker(place)
+    worker.pin()
     worker.announce()
     return worker.serve()
 
@@ -112,6 +113,18 @@ class QueueWorker:
         self._row.private_fds[0] = fd
         self._row.private_fd_count = 1
         return fd
+
+    def pin(self) -> None:
+        """Stay on the CPU that --queue-cpus says, and so will the threads that wait for storage.
+        After worker_create(), which would take a single CPU for a reason not to poll."""
+        cpus = self._place.job.queue_cpus
+        if not cpus:
+            return
+        cpu = cpus[self._place.slot % len(cpus)]
+        try:
+            os.sched_setaffinity(0, [cpu])
+        except OSError as error:  # it went offline, or out of our cpuset
+            self._log.warn(f"--queue-cpus: cannot run on CPU {cpu}: {error.strerror}")
 
     def announce(self) -> None:
         """Tell the pool that all private fds are open now, and the supervisor that we serve."""
@@ -246,4 +259,6 @@ class QueueWorker:
             f"the guest has mounted the share: FUSE {init.MAJOR}.{offer.minor}, "
             f"{' '.join(agreement.names())}"
         )
+        for line in init.shortcomings(agreement, self._place.job.fs):
+            self._log.warn(line)
         return 0, init.encode(agreement)

@@ -48,9 +48,19 @@ static bool is_interrupted(const struct worker *w, const struct request *r)
 	return false;
 }
 
+static bool is_out_of_time(const struct worker *w, const struct request *r)
+{
+	return w->now_ns - r->start_ns >= w->policy.lock_wait_ns;
+}
+
 static int try_again(struct worker *w, struct request *r)
 {
-	return is_interrupted(w, r) ? -EINTR : ops_lock_try(w, r);
+	int err;
+
+	if (is_interrupted(w, r))
+		return -EINTR;
+	err = ops_lock_try(w, r);
+	return err == -EAGAIN && is_out_of_time(w, r) ? -EDEADLK : err;
 }
 
 /* Take those out for which `outcome` says something else than -EAGAIN. */

@@ -7,6 +7,11 @@
  * number may wait, INTERRUPT and the end of a ring reach them at once, and a worker that takes over
  * from a dead one just tries anew. The price is some milliseconds between the unlock and the lock
  * when the unlock happened on another queue or on the host.
+ *
+ * A wait is bounded (fs_policy.lock_wait_ns), since Linux' virtio-fs driver sends no INTERRUPT: a
+ * guest's process that was killed while it waits stays until its request is answered. It is told
+ * EDEADLK, which is what the host would say if it looked for deadlocks among OFD locks; EINTR
+ * without a signal would reach the process as errno 512 (fuse_setlk makes it ERESTARTSYS).
  */
 #ifndef VFSD_LOCK_WAIT_H
 #define VFSD_LOCK_WAIT_H

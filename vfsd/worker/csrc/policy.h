@@ -19,12 +19,12 @@ struct fs_policy {
 	uint64_t attr_timeout_ns;     /* … an attribute */
 	uint64_t negative_timeout_ns; /* … that a name does not exist; 0: not told */
 	uint32_t file_handles;	      /* enum file_handles */
+	uint64_t lock_wait_ns;	      /* how long SETLKW may wait; UINT64_MAX: for ever */
 	uint32_t file_open_flags;     /* FOPEN_* in every reply to OPEN and CREATE */
 	uint32_t dir_open_flags;      /* … to OPENDIR */
 	bool readonly;
-	bool xattr;	/* off: ENOSYS, the guest stops asking */
-	bool posix_acl; /* off: the ACL attributes are hidden */
-	bool flock;	/* locks of the guest are taken on the host */
+	bool xattr; /* off: ENOSYS, the guest stops asking */
+	bool flock; /* locks of the guest are taken on the host */
 	bool posix_lock;
 	bool allow_direct_io; /* off: O_DIRECT is dropped */
 	bool announce_submounts;

@@ -165,6 +165,7 @@
 	X(membarrier, "locks")                                                      \
 	X(sched_yield, "locks in the shared tables")                                \
 	X(sched_getaffinity, "how many CPUs there are to poll on")                  \
+	A(sched_setaffinity, 0, UINT64_MAX, 0, "--queue-cpus: of the caller only")  \
 	X(sched_getparam, "zmq's threads")                                          \
 	X(sched_getscheduler, "zmq's threads")                                      \
 	X(sched_setscheduler, "zmq's threads")                                      \

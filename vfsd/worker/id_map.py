@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which users exist in the sandbox of a daemon that is not root: the maps of its user namespace.
+
+Its own uid alone it may map by itself. More of them need newuidmap and newgidmap (package uidmap),
+which run set-user-ID outside of the namespace and check /etc/subuid. So a helper is forked before
+the namespace is made, while nothing is locked in and no byte of a guest's was read; it runs these
+two programs and is gone before the next namespace is made. The sandbox keeps nothing of it.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Final
+
+from vfsd.transport.native import check, lib
+from vfsd.worker.job import IdRange, Job
+
+PROGRAMS: Final = {"uid": "newuidmap", "gid": "newgidmap"}  # found in /bin and /usr/bin
+MESSAGE_MAX: Final = 500
+
+Step = tuple[str, Callable[[], None]]
+
+
+class HelperError(OSError):
+    """A helper program could not do it; `strerror` is its reason."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(0, reason)
+
+
+class Mapper(AbstractContextManager["Mapper"]):
+    """Create it before the user namespace; do steps() in it."""
+
+    def __init__(self, job: Job) -> None:
+        self._own = {"uid": os.geteuid(), "gid": os.getegid()}
+        self._maps = {kind: self._map(kind, job) for kind in PROGRAMS}
+        self._helpers = {
+            kind: _Helper([PROGRAMS[kind], str(os.getpid()), *_numbers(self._maps[kind])])
+            for kind in PROGRAMS
+            if not self._is_own_alone(kind)
+        }
+
+    def __exit__(self, *_: object) -> None:
+        for helper in self._helpers.values():
+            helper.close()
+
+    def steps(self) -> Iterator[Step]:
+        """What to do in the new namespace, in this order, and what it is called."""
+        if "gid" not in self._helpers:  # the kernel wants it from whoever maps his own gid
+            yield "forbid setgroups", partial(_write, "/proc/self/setgroups", "deny")
+        for kind in ("gid", "uid"):
+            yield f"map {kind}s ({PROGRAMS[kind]})", partial(self._map_ids, kind)
+        if "gid" in self._helpers:
+            yield "give up the supplementary groups", partial(os.setgroups, [])
+        yield "become root of the user namespace", _become_root
+
+    def _map(self, kind: str, job: Job) -> tuple[IdRange, ...]:
+        given = job.uid_map if kind == "uid" else job.gid_map
+        return given or (IdRange(0, self._own[kind], 1),)
+
+    def _is_own_alone(self, kind: str) -> bool:
+        return self._maps[kind] == (IdRange(0, self._own[kind], 1),)
+
+    def _map_ids(self, kind: str) -> None:
+        if kind in self._helpers:
+            self._helpers[kind].run()
+        else:
+            _write(f"/proc/self/{kind}_map", " ".join(_numbers(self._maps[kind])))
+
+
+class _Helper:
+    """A child outside of the namespace to come that runs one program when it is told to."""
+
+    def __init__(self, command: list[str]) -> None:
+        go, self._go = os.pipe2(os.O_CLOEXEC)
+        self._answer, answer = os.pipe2(os.O_CLOEXEC)
+        self._pid = os.fork()
+        if self._pid == 0:
+            os.close(self._go)  # so that our end is the only one
+            _help(command, go, answer)
+        os.close(go)
+        os.close(answer)
+
+    def run(self) -> None:
+        """Have it run; HelperError with what it says if it fails."""
+        os.write(self._go, b"\0")
+        said = os.read(self._answer, MESSAGE_MAX)
+        while more := os.read(self._answer, MESSAGE_MAX):
+            said = (said + more)[:MESSAGE_MAX]
+        _, status = os.waitpid(self._pid, 0)
+        self._pid = 0
+        if status:
+            raise HelperError(" ".join(said.decode(errors="replace").split()) or "it failed")
+
+    def close(self) -> None:
+        os.close(self._go)
+        os.close(self._answer)
+        if self._pid:
+            os.waitpid(self._pid, 0)
+
+
+def _help(command: list[str], go: int, answer: int) -> None:
+    """Be the helper: wait, then become the program, with `answer` as its stderr."""
+    try:
+        if os.read(go, 1):
+            os.dup2(answer, 2)
+            os.execvp(command[0], command)  # noqa: S606 - no shell is what we want
+    except OSError as error:
+        text = f"{command[0]}: {error.strerror}; install the package uidmap"
+        os.write(answer, text.encode())
+    finally:
+        os._exit(1)
+
+
+def _numbers(ranges: tuple[IdRange, ...]) -> list[str]:
+    return [str(number) for r in ranges for number in (r.inside, r.outside, r.count)]
+
+
+def _write(path: str, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
+
+
+def _become_root() -> None:
+    """The ids of the workers between two requests, whatever our own ids are mapped to."""
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+    check(lib.isolate_keep_dumpable())
