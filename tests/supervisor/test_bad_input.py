@@ -2,6 +2,7 @@
 """What an operator can do wrong: one line that says what, on which option, and what to do."""
 
 import grp
+import json
 import os
 import shlex
 import socket
@@ -178,6 +179,18 @@ def test_more_open_files_than_allowed(refused: Refused) -> None:
     assert text.startswith("--rlimit-nofile: 536870912 open files are not allowed here (limit ")
 
 
+def test_a_cpu_that_is_not_there(refused: Refused) -> None:
+    assert refused(queue_cpus="60000") == (
+        "--queue-cpus: CPU 60000 is not there, or not for this process; see taskset(1), or the"
+        " service's cpuset"
+    )
+
+
+def test_root_maps_no_ids(refused: Refused, requires: Requires) -> None:
+    requires("root")
+    assert refused(uid_map=":0:0:1:").startswith("--uid-map: root has every id and no user names")
+
+
 def test_an_fd_that_is_not_open(share: Path) -> None:
     done = run(f"--shared-dir={share}", "--fd=99")
     assert complaint(done) == (
@@ -257,7 +270,10 @@ def test_help_version_and_capabilities_need_nothing_else(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert cli.main(["--print-capabilities"]) == 0
-    assert capsys.readouterr().out == '{"type": "fs", "features": ["separate-options"]}\n'
+    assert json.loads(capsys.readouterr().out) == {
+        "type": "fs",
+        "features": ["separate-options", "posix-acl-negotiation-mode"],
+    }
     assert cli.main(["-V"]) == 0
     assert capsys.readouterr().out.startswith("virtiofsd ")
     assert cli.main(["--help"]) == 0

@@ -2,21 +2,24 @@
 """The command line in both peers' spellings."""
 
 import contextlib
+import math
 from dataclasses import fields
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vfsd.supervisor.command_line import parse
 from vfsd.supervisor.job import fs_policy
 from vfsd.supervisor.options import (
+    KEYS,
     OPTIONS,
     Options,
     cache_timeout,
     default_request_queues,
     help_text,
     instance_name,
-    parse,
+    spellings,
 )
 from vfsd.transport.errors import OperatorError
 
@@ -36,19 +39,24 @@ def value_of(field: str, *arguments: str) -> object:
         ("timeout", 2.5, [["-o", "timeout=2.5"], ["--timeout=2.5"]]),
         ("sandbox", "chroot", [["--sandbox=chroot"], ["-o", "sandbox=chroot"]]),
         ("log_level", "debug", [["-d"], ["-o", "debug"], ["-o", "log_level=debug"],
-                                ["-o", "loglevel=debug"], ["--log-level", "debug"]]),
+                                ["-o", "loglevel=debug"], ["--log-level", "debug"],
+                                ["--log-level=trace"]]),
+        ("log_level", "off", [["--log-level=off"], ["-d", "--log-level=OFF"]]),
         ("log_level", "error", [["-o", "log_level=err"], ["--log-level=error"]]),
         ("xattr", True, [["--xattr"], ["-o", "xattr"], ["-o", "posix_acl"]]),
         ("xattr", False, [[], ["-o", "no_xattr"], ["--xattr", "--no-xattr"]]),
-        ("posix_acl", True, [["--posix-acl"], ["-o", "posix_acl"]]),
+        ("posix_acl", "always", [["--posix-acl"], ["-o", "posix_acl"], ["--posix-acl=always"]]),
+        ("posix_acl", "auto", [["--posix-acl=auto"], ["--posix-acl", "--posix-acl=AUTO"]]),
+        ("posix_acl", "never", [[], ["--posix-acl=never"], ["-o", "posix_acl,no_posix_acl"],
+                                ["--posix-acl", "--no-posix-acl"]]),
         ("readdirplus", True, [[], ["--readdirplus"], ["--cache=never", "-o", "readdirplus"]]),
         ("readdirplus", False, [["--no-readdirplus"], ["-o", "no_readdirplus"], ["--cache=never"]]),
         ("writeback", True, [["--writeback"], ["-o", "writeback"]]),
         ("allow_direct_io", True, [["--allow-direct-io"], ["-o", "allow_direct_io"]]),
         ("announce_submounts", True, [[], ["-o", "announce_submounts"], ["--announce-submounts"]]),
         ("announce_submounts", False, [["--no-announce-submounts"]]),
-        ("killpriv_v2", True, [["--killpriv-v2"], ["-o", "killpriv_v2"]]),
-        ("killpriv_v2", False, [[], ["-o", "no_killpriv_v2"], ["--no-killpriv-v2"]]),
+        ("killpriv_v2", True, [[], ["--killpriv-v2"], ["-o", "killpriv_v2"]]),
+        ("killpriv_v2", False, [["-o", "no_killpriv_v2"], ["--no-killpriv-v2"]]),
         ("flock", True, [["-o", "flock"], ["--flock"]]),
         ("posix_lock", True, [["-o", "posix_lock"], ["--posix-lock"]]),
         ("posix_lock", False, [[], ["-o", "posix_lock,no_posix_lock"]]),
@@ -56,7 +64,22 @@ def value_of(field: str, *arguments: str) -> object:
         ("allow_mmap", True, [["--allow-mmap"]]),
         ("preserve_noatime", True, [["--preserve-noatime"]]),
         ("keep_listening", True, [["--keep-listening"]]),
-        ("syslog", True, [["--syslog"], ["-f", "--syslog"]]),
+        ("syslog", True, [["--syslog"], ["-f", "--syslog"], ["--daemonize"]]),
+        ("syslog", False, [[], ["--daemonize", "--no-syslog"], ["--daemonize", "-f"]]),
+        ("daemonize", True, [["--daemonize"], ["-f", "--daemonize"]]),
+        ("daemonize", False, [[], ["-f"], ["--daemonize", "-f"], ["--no-daemonize"]]),
+        ("queue_cpus", (), [[]]),
+        ("queue_cpus", (0, 1, 2, 3, 8), [["--queue-cpus=0-3,8"], ["--queue-cpus", "0,1-3,8"]]),
+        ("entry_timeout", 0.5, [["--entry-timeout=0.5"], ["-o", "entry_timeout=0.5"]]),
+        ("attr_timeout", 3.0, [["--attr-timeout=3"], ["-o", "attr_timeout=3"]]),
+        ("negative_timeout", 0.0, [[], ["--negative-timeout=0"]]),
+        ("negative_timeout", 9.0, [["--negative-timeout=9"], ["-o", "negative_timeout=9"]]),
+        ("lock_wait", 3600.0, [[]]),
+        ("lock_wait", math.inf, [["--lock-wait=none"]]),
+        ("lock_wait", 0.25, [["--lock-wait", "0.25"]]),
+        ("uid_map", ((0, 1000, 1), (1, 100000, 65536)),
+         [["--uid-map=:0:1000:1:", "--uid-map", ":1:100000:65536:"]]),
+        ("gid_map", ((0, 7, 2),), [["--gid-map=,0,7,2,"]]),
         ("modcaps", "+sys_admin:-chown", [["--modcaps=+sys_admin:-chown"],
                                           ["-o", "modcaps=+SYS_ADMIN:-CHOWN"]]),
         ("poll_us", -1, [[], ["--poll-us=auto"]]),
@@ -152,7 +175,7 @@ def test_libvirt_starts_it_both_ways() -> None:
 
 
 def test_every_row_sets_a_field_and_is_in_the_help() -> None:
-    names = {field.name for field in fields(Options)} | {"foreground"}
+    names = {field.name for field in fields(Options)} | {"config"}
     text = help_text()
     for row in OPTIONS:
         assert row.field in names
@@ -164,7 +187,7 @@ def test_the_job_says_what_the_options_say() -> None:
     policy = fs_policy(parse([*BASE, "-o", "cache=none,posix_acl,flock", "--readonly"]))
     assert policy["cache"] == "never"
     assert (policy["entry_timeout"], policy["attr_timeout"]) == (0.0, 0.0)
-    assert (policy["xattr"], policy["posix_acl"], policy["flock"]) == (True, True, True)
+    assert (policy["xattr"], policy["posix_acl"], policy["flock"]) == (True, "always", True)
     assert (policy["readonly"], policy["readdirplus"], policy["posix_lock"]) == (True, False, False)
 
 
@@ -175,3 +198,22 @@ def test_an_instance_is_called_after_its_socket() -> None:
     assert instance_name(inherited, "") == "fd5"
     assert instance_name(inherited, b"\0abstract") == "fd5"
     assert "\n" not in instance_name(parse(["--socket-path=/a\nb", "--shared-dir=/"]), "")
+
+
+def test_a_backslash_quotes_as_it_does_for_the_c_virtiofsd() -> None:
+    options = parse(["--fd=3", "-o", r"source=/a\,b\\c\040d,xattr"])
+    assert (options.shared_dir, options.xattr) == (r"/a,b\c d", True)
+
+
+def test_parts_of_the_timeout_win_over_it() -> None:
+    policy = fs_policy(parse([*BASE, "--timeout=7", "--attr-timeout=2"]))
+    assert (policy["entry_timeout"], policy["attr_timeout"]) == (7.0, 2.0)
+    policy = fs_policy(parse([*BASE, "--cache=always", "--entry-timeout=0"]))
+    assert (policy["entry_timeout"], policy["attr_timeout"]) == (0.0, 86400.0)
+
+
+def test_every_row_can_be_told_from_the_next() -> None:
+    spelled = [name for row in OPTIONS for name, _ in spellings(row)]
+    assert len(spelled) == len(set(spelled))
+    assert all(row.key is None or row.help for row in OPTIONS)
+    assert len({row.field for row in OPTIONS if row.key}) == len(KEYS)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from vfsd.supervisor.options import parse
+from vfsd.supervisor.command_line import parse
 from vfsd.supervisor.systemd import notify_ready
 
 from .daemon import ROOT, Daemon

@@ -14,21 +14,23 @@ from pathlib import Path
 from typing import Final
 
 from vfsd import __version__
+from vfsd.supervisor.background import Background, daemonize
+from vfsd.supervisor.command_line import parse
 from vfsd.supervisor.keeper import hold_signals, keep
 from vfsd.supervisor.listener import Listener, open_listener
 from vfsd.supervisor.log_collector import LogCollector, SyslogSink, stderr_sink
-from vfsd.supervisor.options import (
-    RLIMIT_DEFAULT,
-    Options,
-    help_text,
-    instance_name,
-    parse,
-)
+from vfsd.supervisor.options import RLIMIT_DEFAULT, Options, help_text, instance_name
 from vfsd.supervisor.resume import Outbox, StateFile, open_fds
 from vfsd.supervisor.service import Boot, supervise
+from vfsd.supervisor.systemd import notify_ready
 from vfsd.transport.errors import OperatorError
 
-CAPABILITIES: Final = {"type": "fs", "features": ["separate-options"]}  # libvirt's words
+# libvirt's words: options are separate from -o; --posix-acl has modes.
+CAPABILITIES: Final = {
+    "type": "fs",
+    "features": ["separate-options", "posix-acl-negotiation-mode"],
+}
+ID_MAP_PROGRAMS: Final = {"uid_map": "newuidmap", "gid_map": "newgidmap"}
 FILES_WANTED: Final = 1_000_000
 FILES_KERNEL: Final = Path("/proc/sys/fs/nr_open")
 
@@ -58,12 +60,15 @@ def _print(action: str) -> int:
 def _serve(options: Options) -> int:
     _fill_standard_fds()
     options = replace(options, shared_dir=check_shared_dir(options))
+    _check_ids(options)
+    _check_cpus(options)
     _raise_file_limit(options)
     hold_signals()  # from here on there is a socket file to be removed
     listener = open_listener(options)
     runtime_dir = _make_runtime_dir(listener)
     try:
-        boot = _boot(options, listener, runtime_dir)
+        background = daemonize(not options.syslog) if options.daemonize else None
+        boot = _boot(options, listener, runtime_dir, background)
         say = lambda level, text: boot.log.write(level, text, "keeper")  # noqa: E731
         return keep(boot.name, lambda is_successor: supervise(boot, is_successor), say)
     finally:
@@ -71,10 +76,20 @@ def _serve(options: Options) -> int:
         listener.remove()
 
 
-def _boot(options: Options, listener: Listener, runtime_dir: str) -> Boot:
+def _boot(
+    options: Options, listener: Listener, runtime_dir: str, background: Background | None
+) -> Boot:
     name = instance_name(options, listener.socket.getsockname())
     sink = SyslogSink() if options.syslog else stderr_sink
+    if background and options.syslog:
+        sink = background.sink(sink)
     state, outbox = StateFile.create(), Outbox.create()
+
+    def tell_ready() -> None:
+        notify_ready()
+        if background:
+            background.ready()
+
     return Boot(
         name=name,
         options=options,
@@ -84,6 +99,7 @@ def _boot(options: Options, listener: Listener, runtime_dir: str) -> Boot:
         outbox=outbox,
         kept_fds=frozenset(open_fds()),
         log=LogCollector(name, options.log_level, sink),
+        tell_ready=tell_ready,
     )
 
 
@@ -111,6 +127,32 @@ def check_shared_dir(options: Options) -> str:
     if not stat.S_ISDIR(mode):
         raise OperatorError(f"{what} is not a directory; only directories can be shared")
     return os.path.realpath(path)
+
+
+def _check_ids(options: Options) -> None:
+    """Maps of ids are for who is not root, and need programs of the package uidmap."""
+    ours = {"uid_map": os.geteuid(), "gid_map": os.getegid()}
+    for kind, program in ID_MAP_PROGRAMS.items():
+        ranges = getattr(options, kind)
+        if ranges and os.geteuid() == 0:
+            raise OperatorError(
+                f"{options.given[kind]}: root has every id and no user namespace;"
+                " leave it out, or start virtiofsd as another user"
+            )
+        is_own_alone = ranges in ((), ((0, ours[kind], 1),))
+        if not is_own_alone and not shutil.which(program, path=os.defpath):
+            raise OperatorError(
+                f"{options.given[kind]} needs the program {program}; install the package uidmap"
+            )
+
+
+def _check_cpus(options: Options) -> None:
+    missing = sorted(set(options.queue_cpus) - os.sched_getaffinity(0))
+    if missing:
+        raise OperatorError(
+            f"{options.given['queue_cpus']}: CPU {missing[0]} is not there, or not for this"
+            " process; see taskset(1), or the service's cpuset"
+        )
 
 
 def _raise_file_limit(options: Options) -> None:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from vfsd.supervisor.device import DEVICE_BYTES
+from vfsd.supervisor.option_values import FOR_EVER
 from vfsd.supervisor.options import RLIMIT_DEFAULT, Options, cache_timeout
 from vfsd.transport.native import ffi, lib
 from vfsd.transport.shared_memory import create_blob, create_segment
@@ -59,6 +60,9 @@ def create_job(name: str, options: Options, fds: dict[str, Any]) -> int:
         "poll_us": options.poll_us,
         "thread_pool_size": options.thread_pool_size,
         "modcaps": options.modcaps,
+        "uid_map": options.uid_map,
+        "gid_map": options.gid_map,
+        "queue_cpus": options.queue_cpus,
         "inode_capacity": INODE_CAPACITY,
         "file_capacity": FILE_CAPACITY,
         "fs": fs_policy(options),
@@ -70,10 +74,14 @@ def create_job(name: str, options: Options, fds: dict[str, Any]) -> int:
 def fs_policy(options: Options) -> dict[str, Any]:
     """What the guest may do and cache, as the workers read it. Times in seconds."""
     timeout = cache_timeout(options)
+    entry, attr = options.entry_timeout, options.attr_timeout
     return {
         "cache": options.cache,
-        "entry_timeout": timeout,
-        "attr_timeout": timeout,
+        "entry_timeout": timeout if entry is None else entry,
+        "attr_timeout": timeout if attr is None else attr,
+        "negative_timeout": options.negative_timeout,
+        "lock_wait": None if options.lock_wait == FOR_EVER else options.lock_wait,
+        "killpriv_v2_asked": "killpriv_v2" in options.given,
         "security_label": False,
         "inode_file_handles": options.inode_file_handles,
     } | {flag: getattr(options, flag) for flag in _FS_FLAGS}

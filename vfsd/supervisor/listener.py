@@ -91,7 +91,7 @@ def _at_path(path: str, group: str | None) -> Listener:
         raise OperatorError(f"{what}: cannot listen there: {error.strerror}") from None
     finally:
         os.umask(mask)
-    listener = Listener(sock, True, path, os.lstat(path).st_ino)
+    listener = Listener(sock, True, str(Path(path).absolute()), os.lstat(path).st_ino)
     if group:
         _give_to_group(listener, group)
     sock.listen(BACKLOG)

@@ -1,28 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line of virtiofsd: one table of options, read in both peers' spellings.
+"""The options of virtiofsd: one table, from which command line, file, help and manual are made.
 
 QEMU's C virtiofsd takes most options as `-o name=value,name,no_name`, the Rust one as `--name
-value`. A row of OPTIONS has both, so either command line starts this daemon. The last occurrence
-wins, as in both peers. What is not in the table is refused: nothing is parsed and then ignored.
+value`. A row of OPTIONS has both, so either command line starts this daemon (command_line.py); the
+first long spelling of a row is its key in a --config file (config_file.py). What is not in the
+table is refused: nothing is read and then ignored.
+
+To add an option: a field of Options, a row of OPTIONS, `scripts/docs.py`, and what acts upon it.
 """
 
-import difflib
 import os
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from vfsd.transport.errors import OperatorError
+from vfsd.supervisor import option_values as read
+from vfsd.supervisor.option_values import IdRange
 
 MAX_REQUEST_QUEUES: Final = 64
 MAX_THREADS: Final = 1024
 MAX_FILES: Final = 1 << 30
-MAX_POLL_US: Final = 1_000_000
-POLL_AUTO: Final = -1
 RLIMIT_DEFAULT: Final = -1
-SECONDS_MAX: Final = 10 * 365 * 86400.0
+LOCK_WAIT_SECONDS: Final = 3600.0
 
 
 @dataclass(frozen=True)
@@ -35,26 +35,34 @@ class Options:
     socket_group: str | None = None
     tag: str | None = None
     keep_listening: bool = False
+    daemonize: bool = False
     request_queues: int = 0  # 0: default_request_queues()
     workers: int = 0  # 0: one per request queue
-    poll_us: int = POLL_AUTO
+    queue_cpus: tuple[int, ...] = ()
+    poll_us: int = read.POLL_AUTO
     thread_pool_size: int = 16
     rlimit_nofile: int = RLIMIT_DEFAULT  # 0: leave it
     sandbox: str = "namespace"
     seccomp: str = "kill"
     modcaps: str = ""
+    uid_map: tuple[IdRange, ...] = ()
+    gid_map: tuple[IdRange, ...] = ()
     log_level: str = "info"
-    syslog: bool = False
+    syslog: bool | None = None
     cache: str = "auto"
     timeout: float | None = None
+    entry_timeout: float | None = None
+    attr_timeout: float | None = None
+    negative_timeout: float = 0.0
+    lock_wait: float = LOCK_WAIT_SECONDS
     xattr: bool | None = None
-    posix_acl: bool = False
+    posix_acl: str = "never"
     readdirplus: bool | None = None
     writeback: bool = False
     allow_direct_io: bool = False
     allow_mmap: bool = False
     announce_submounts: bool = True
-    killpriv_v2: bool = False
+    killpriv_v2: bool = True
     flock: bool = False
     posix_lock: bool = False
     readonly: bool = False
@@ -65,8 +73,20 @@ class Options:
 
 
 @dataclass(frozen=True)
+class Bare:
+    """The value of a spelling that takes one only after "=", when it is given without."""
+
+    value: Any
+
+
+@dataclass(frozen=True)
 class Option:
-    """One option. `long`, `short_o`: each spelling and the value it sets, None if it takes one."""
+    """One option.
+
+    `long`, `short_o`: each spelling and the value it sets; None if it takes one, Bare if it may.
+    `help`: one line. `default`: as the operator would write or say it. `hazard`: what can go wrong
+    with it, or what else must be known.
+    """
 
     field: str
     long: dict[str, Any]
@@ -74,242 +94,167 @@ class Option:
     help: str
     metavar: str = ""
     read: Callable[[str], Any] = str
+    default: str = ""
+    hazard: str = ""
+    repeatable: bool = False
+
+    @property
+    def key(self) -> str | None:
+        """Its name in a --config file; None if it is of the command line only."""
+        name = next(iter(self.long))
+        if self.field in ("action", "config") or not name.startswith("--"):
+            return None
+        return name[2:]
 
 
-def _choice(*names: str, **aliases: str) -> Callable[[str], str]:
-    def read(value: str) -> str:
-        value = aliases.get(value.lower(), value.lower())
-        if value not in names:
-            raise ValueError(f"is not one of {', '.join(names)}")
-        return value
-
-    return read
+def _long_switch(name: str, help_text: str, hazard: str = "", default: str = "off") -> Option:
+    """An on-off option that has no -o form."""
+    long = {f"--{name}": True, f"--no-{name}": False}
+    return Option(name.replace("-", "_"), long, {}, help_text, default=default, hazard=hazard)
 
 
-def _number(low: int, high: int) -> Callable[[str], int]:
-    def read(value: str) -> int:
-        if not re.fullmatch(r"[0-9]{1,18}", value) or not low <= int(value) <= high:
-            raise ValueError(f"is not a whole number from {low} to {high}")
-        return int(value)
-
-    return read
-
-
-def _poll(value: str) -> int:
-    return POLL_AUTO if value == "auto" else _number(0, MAX_POLL_US)(value)
-
-
-def _seconds(value: str) -> float:
-    if not re.fullmatch(r"[0-9]{1,12}(\.[0-9]{0,9})?", value) or float(value) > SECONDS_MAX:
-        raise ValueError("is not a number of seconds, 0 or more")
-    return float(value)
-
-
-def _path(value: str) -> str:
-    if not value or "\0" in value:
-        raise ValueError("is not a path")
-    return value
-
-
-def _tag(value: str) -> str:
-    if not 1 <= len(value.encode(errors="surrogateescape")) <= 36:
-        raise ValueError("is not 1 to 36 bytes long")
-    value.encode()  # UnicodeEncodeError is a ValueError
-    return value
-
-
-def _modcaps(value: str) -> str:
-    if not re.fullmatch(r"([+-][A-Za-z_]+)(:[+-][A-Za-z_]+)*", value):
-        raise ValueError("is not a list like +sys_admin:-chown")
-    return value.lower()
-
-
-def _switch(name: str, help_text: str) -> Option:
+def _switch(name: str, help_text: str, default: str = "off", hazard: str = "") -> Option:
     """An on-off option in all four spellings."""
+    row = _long_switch(name, help_text, hazard, default)
+    return replace(row, short_o={row.field: True, f"no_{row.field}": False})
+
+
+def _seconds(name: str, help_text: str, default: str, hazard: str = "") -> Option:
     o = name.replace("-", "_")
     return Option(
-        o, {f"--{name}": True, f"--no-{name}": False}, {o: True, f"no_{o}": False}, help_text
+        o, {f"--{name}": None}, {o: None}, help_text, "SECONDS", read.seconds, default, hazard
     )
 
 
 OPTIONS: Final = (
     Option("shared_dir", {"--shared-dir": None}, {"source": None},
-           "directory to share (required)", "DIR", _path),
+           "directory to share", "DIR", read.path, "required",
+           "a symbolic link is refused; so is a file"),
     Option("socket_path", {"--socket-path": None, "--socket": None}, {},
-           "unix socket to listen on for the VMM", "PATH", _path),
+           "unix socket to listen on for the VMM", "PATH", read.path, "required, or --fd",
+           "a socket file that nobody listens on is replaced"),
     Option("fd", {"--fd": None}, {},
-           "inherited socket instead, listening or connected", "N", _number(0, 1 << 20)),
+           "inherited unix socket instead, listening or connected", "N", read.number(0, 1 << 20),
+           hazard="not together with --socket-path or --socket-group"),
     Option("socket_group", {"--socket-group": None}, {},
-           "group that may connect to the socket", "GROUP"),
+           "group that may connect to the socket", "GROUP", default="nobody but the owner",
+           hazard="whoever may connect acts as the guest"),
     Option("tag", {"--tag": None}, {},
-           "tag of the share, for a VMM that reads it from us (crosvm)", "TAG", _tag),
-    Option("keep_listening", {"--keep-listening": True}, {},
-           "accept the next VMM when one goes away"),
+           "tag of the share, for a VMM that reads it from its back-end", "TAG", read.tag,
+           "the VMM's", "crosvm reads it; QEMU has its own, and 7.1 to 8.0 crash of this one"),
+    _long_switch("keep-listening", "accept the next VMM when one goes away"),
+    Option("daemonize", {"--daemonize": True, "--no-daemonize": False, "-f": False}, {},
+           "go to the background once the socket listens; -f: stay", default="-f",
+           hazard="stderr becomes /dev/null; without --no-syslog, the log goes to syslog"),
+    Option("config", {"--config": None}, {},
+           "read options from a TOML file", "FILE", read.path,
+           hazard="the command line wins over the file"),
     Option("request_queues", {"--request-queues": None}, {},
-           "request queues offered (default: the larger of 8 and the CPUs)", "N",
-           _number(1, MAX_REQUEST_QUEUES)),
+           "request queues offered to the VMM", "N", read.number(1, MAX_REQUEST_QUEUES),
+           "the larger of 8 and the CPUs, at most 64"),
     Option("workers", {"--workers": None}, {},
-           "worker processes at the most (default: one per request queue)", "N",
-           _number(1, MAX_REQUEST_QUEUES)),
+           "worker processes at the most", "N", read.number(1, MAX_REQUEST_QUEUES),
+           "one per request queue that the VMM enables",
+           "with fewer than queues, a worker serves several"),
+    Option("queue_cpus", {"--queue-cpus": None}, {},
+           "worker i runs on the i-th of these CPUs", "LIST", read.cpus, "anywhere",
+           "like 0-3,8; with more workers than CPUs the list begins anew; a CPU that a vCPU needs"
+           " is shared with it"),
     Option("poll_us", {"--poll-us": None}, {},
-           "microseconds an idle worker polls before it sleeps: auto (default), 0: never",
-           "auto|N", _poll),
+           "microseconds for which an idle worker polls its queues before it sleeps", "auto|N",
+           read.poll, "auto", "a number polls even where the VM needs the CPU; 0: never poll"),
     Option("thread_pool_size", {"--thread-pool-size": None}, {},
-           "requests that may wait for storage at a time, in each worker (default 16)", "N",
-           _number(0, MAX_THREADS)),
+           "requests that may wait for storage at a time, in each worker", "N",
+           read.number(0, MAX_THREADS), "16",
+           "0: each of them holds up the queue, as the peers do by default"),
     Option("rlimit_nofile", {"--rlimit-nofile": None}, {},
-           "open files at the most (default 1000000 or what is allowed; 0: leave it)", "N",
-           _number(0, MAX_FILES)),
+           "open files at the most", "N", read.number(0, MAX_FILES), "1000000, or what is allowed",
+           "every file that the guest knows is one; 0: leave the limit as it is"),
     Option("sandbox", {"--sandbox": None}, {"sandbox": None},
-           "how the workers are locked in: namespace (default), chroot, none", "MODE",
-           _choice("namespace", "chroot", "none")),
+           "how the workers are locked in: namespace, chroot or none", "MODE",
+           read.choice("namespace", "chroot", "none"), "namespace",
+           "chroot needs root and makes no namespaces; with none, whoever takes a worker over"
+           " reaches what its user reaches"),
     Option("seccomp", {"--seccomp": None}, {},
-           "what a forbidden system call does: kill (default), log, trap; none: no filter",
-           "ACTION",
-           _choice("kill", "log", "trap", "none")),
+           "what a forbidden system call does: kill, log, trap; none: no filter", "ACTION",
+           read.choice("kill", "log", "trap", "none"), "kill", "log and none forbid nothing"),
     Option("modcaps", {"--modcaps": None}, {"modcaps": None},
-           "capabilities to add and remove, as +name:-name", "LIST", _modcaps),
+           "capabilities of the workers to add and remove", "+NAME:-NAME", read.modcaps,
+           hazard="each one added is one more for whoever takes a worker over"),
+    Option("uid_map", {"--uid-map": None}, {},
+           "users of the host that the sandbox has, if not started by root",
+           ":INSIDE:OUTSIDE:COUNT:", read.id_range, "our own, as 0",
+           "needs --sandbox=namespace, a range for INSIDE 0, newuidmap (package uidmap) and"
+           " subuid(5)",
+           repeatable=True),
+    Option("gid_map", {"--gid-map": None}, {},
+           "groups, likewise", ":INSIDE:OUTSIDE:COUNT:", read.id_range, "our own, as 0",
+           "as for --uid-map; newgidmap, subgid(5)", repeatable=True),
     Option("log_level", {"--log-level": None, "-d": "debug"},
            {"log_level": None, "loglevel": None, "debug": "debug"},
-           "error, warn, info (default) or debug; -d is debug", "LEVEL",
-           _choice("error", "warn", "info", "debug", err="error", warning="warn")),
-    Option("syslog", {"--syslog": True}, {}, "log to syslog, not to stderr"),
-    Option("foreground", {"-f": True}, {}, "stay in the foreground, which it always does"),
+           "error, warn, info or debug; off: nothing; -d: debug", "LEVEL",
+           read.choice("off", "error", "warn", "info", "debug", err="error", warning="warn",
+                       trace="debug"),
+           "info", "trace is debug; RUST_LOG is not looked at"),
+    _long_switch("syslog", "log to syslog, not to stderr",
+                "lines are lost while no syslog daemon runs", "off; on with --daemonize"),
     Option("cache", {"--cache": None}, {"cache": None},
-           "what the guest may cache: never, metadata, auto (default), always", "MODE",
-           _choice("never", "metadata", "auto", "always", none="never")),
-    Option("timeout", {"--timeout": None}, {"timeout": None},
-           "seconds for which names and attributes are valid (default: by cache mode)", "S",
-           _seconds),
+           "what the guest may cache: never (or none), metadata, auto, always", "MODE",
+           read.choice("never", "metadata", "auto", "always", none="never"), "auto",
+           "metadata and always: what the host or another guest changes is seen late, up to a day;"
+           " never: no shared mmap without --allow-mmap"),
+    _seconds("timeout", "for how long the guest may trust names and attributes",
+             "never: 0, auto: 1, metadata and always: 86400"),
+    _seconds("entry-timeout", "the same for names alone", "--timeout"),
+    _seconds("attr-timeout", "the same for attributes alone", "--timeout"),
+    _seconds("negative-timeout", "for how long it may trust that a name does not exist", "0",
+             "what the host or another guest creates appears that much later"),
     Option("inode_file_handles", {"--inode-file-handles": None}, {"inode_file_handles": None},
-           "hold inodes by file handles instead of fds: never (default), prefer, mandatory", "MODE",
-           _choice("never", "prefer", "mandatory", fallback="prefer")),
-    _switch("xattr", "extended attributes"),
-    _switch("posix-acl", "POSIX ACLs; turns xattr on"),
-    _switch("readdirplus", "names and attributes in one request (default, unless cache=never)"),
-    _switch("writeback", "the guest may delay writes (write-back cache)"),
-    _switch("allow-direct-io", "pass O_DIRECT on to the host file system"),
-    Option("allow_mmap", {"--allow-mmap": True}, {"allow_mmap": True},
-           "shared mmap also of files the guest does not cache"),
-    _switch("announce-submounts", "mount points inside the share are mount points in the guest"
-            " (default)"),
-    _switch("killpriv-v2", "the host clears set-id bits and capabilities on writes"),
-    _switch("flock", "flock() locks hold on the host, too"),
-    _switch("posix-lock", "fcntl() locks hold on the host, too"),
-    Option("readonly", {"--readonly": True}, {"readonly": True}, "refuse every change (EROFS)"),
-    Option("preserve_noatime", {"--preserve-noatime": True}, {},
-           "pass O_NOATIME on to the host file system"),
+           "hold inodes by file handles instead of fds: never, prefer or mandatory", "MODE",
+           read.choice("never", "prefer", "mandatory", fallback="prefer"), "never",
+           "prefer: few fds for any number of files, but whoever takes a worker over can open every"
+           " file of the same file system"),
+    _switch("xattr", "extended attributes", "off; on with --posix-acl"),
+    Option("posix_acl",
+           {"--posix-acl": Bare("always"), "--no-posix-acl": "never"},
+           {"posix_acl": "always", "no_posix_acl": "never"},
+           "POSIX ACLs: never, auto (if the guest can) or always, which is also --posix-acl alone",
+           "MODE", read.choice("never", "auto", "always"), "never",
+           "turns --xattr on; always: the mount of a guest that cannot is refused;"
+           " never: the attributes are hidden"),
+    _switch("readdirplus", "names and attributes in one request", "on; off with --cache=never"),
+    _switch("writeback", "the guest may delay writes (write-back cache)", "off",
+            "what others write into the same files is lost or unseen; so may be what it delays"),
+    _switch("allow-direct-io", "pass O_DIRECT on to the host file system", "off",
+            "a file system without O_DIRECT refuses to open"),
+    _switch("allow-mmap", "shared mmap also of files that the guest does not cache", "off",
+            "for --cache=never and metadata; needs Linux 6.6 in the guest"),
+    _switch("announce-submounts", "mount points in the share are mount points in the guest", "on",
+            "off: files of two file systems can have one inode number in the guest"),
+    _switch("killpriv-v2", "the host clears set-id bits and capabilities when a file is written",
+            "on, if the guest can",
+            "off: with --xattr, the guest asks for a capability before each write"),
+    _switch("flock", "flock() locks hold on the host and for other guests, too", "off",
+            "a process that waits for one cannot be interrupted, see --lock-wait"),
+    _switch("posix-lock", "fcntl() locks hold on the host and for other guests, too", "off",
+            "as for --flock"),
+    Option("lock_wait", {"--lock-wait": None}, {},
+           "how long a process may wait for such a lock; none: for ever", "SECONDS|none",
+           read.seconds_or_none, "3600", "then it gets EDEADLK; see the manual"),
+    _switch("readonly", "refuse every change (EROFS)", "off", "reading still sets access times"),
+    _long_switch("preserve-noatime", "pass O_NOATIME on to the host file system",
+                "a daemon that is not root may use it on its own files only (else EPERM)"),
     Option("action", {"--print-capabilities": "capabilities"}, {},
            "print what this program can do as JSON, for libvirt"),
     Option("action", {"-h": "help", "--help": "help"}, {}, "print this"),
     Option("action", {"-V": "version", "--version": "version"}, {}, "print the version"),
 )  # fmt: skip
 
-_LONG: Final = {name: (row, value) for row in OPTIONS for name, value in row.long.items()}
-_SHORT_O: Final = {name: (row, value) for row in OPTIONS for name, value in row.short_o.items()}
+KEYS: Final = {row.key: row for row in OPTIONS if row.key is not None}
 
 
 def default_request_queues() -> int:
     return min(MAX_REQUEST_QUEUES, max(8, os.cpu_count() or 1))
-
-
-def parse(arguments: Sequence[str]) -> Options:
-    """Turn a command line into Options, or raise OperatorError (exit status 2)."""
-    values: dict[str, Any] = {}
-    given: dict[str, str] = {}
-    for row, spelling, value in _settings(arguments):
-        if row.field in ("shared_dir", "socket_path") and values.get(row.field, value) != value:
-            raise _usage(
-                f"{given[row.field]} and {spelling} name different paths; give only one of them"
-            )
-        values[row.field] = value
-        given[row.field] = spelling
-    values.pop("foreground", None)
-    options = Options(**values, given=given)
-    if options.action == "serve":
-        _check_conflicts(options)
-        _check_required(options)
-    return _with_defaults(options)
-
-
-def _settings(arguments: Sequence[str]) -> Iterator[tuple[Option, str, Any]]:
-    """Each setting on the command line: its row, how it was spelled, its value."""
-    rest = iter(arguments)
-    for argument in rest:
-        if argument == "-o" or (argument.startswith("-o") and not argument.startswith("--")):
-            text = argument[2:] or _following("-o", rest)
-            for item in filter(None, text.split(",")):
-                yield _setting(_SHORT_O, "-o ", item, iter(()))
-        elif argument.startswith("-") and argument != "-":
-            yield _setting(_LONG, "", argument, rest)
-        else:
-            raise _usage(f"unexpected argument '{argument}'; options start with - or --")
-
-
-def _setting(
-    table: dict[str, tuple[Option, Any]], prefix: str, text: str, rest: Iterator[str]
-) -> tuple[Option, str, Any]:
-    name, equals, value = text.partition("=")
-    if name not in table:
-        close = difflib.get_close_matches(name, table, 1)
-        hint = f"did you mean {prefix}{close[0]}?" if close else "see --help"
-        raise _usage(f"unknown option {prefix}{name}; {hint}")
-    row, fixed = table[name]
-    spelling = prefix + name
-    if fixed is not None:
-        if equals:
-            raise _usage(f"{spelling} takes no value, but '{value}' was given")
-        return row, spelling, fixed
-    if not equals:
-        value = _following(spelling, rest)
-    try:
-        return row, spelling, row.read(value)
-    except UnicodeEncodeError:
-        raise _usage(f"{spelling}: the value is not UTF-8") from None
-    except ValueError as error:
-        raise _usage(f"{spelling}: '{value}' {error}") from None
-
-
-def _following(name: str, rest: Iterator[str]) -> str:
-    for value in rest:
-        return value
-    raise _usage(f"{name} needs a value; see --help")
-
-
-def _check_conflicts(options: Options) -> None:
-    given = options.given
-    for first, second in (("fd", "socket_path"), ("fd", "socket_group")):
-        if first in given and second in given:
-            raise _usage(f"{given[first]} and {given[second]} exclude each other; give one of them")
-    if options.posix_acl and options.xattr is False:
-        raise _usage(
-            f"{given['posix_acl']} needs extended attributes, but {given['xattr']} is given;"
-            " remove one of them"
-        )
-
-
-def _check_required(options: Options) -> None:
-    if options.shared_dir is None:
-        raise _usage("no directory to share; give --shared-dir=DIR or -o source=DIR")
-    if options.socket_path is None and options.fd is None:
-        raise _usage("no socket; give --socket-path=PATH or --fd=N")
-
-
-def _with_defaults(options: Options) -> Options:
-    """Fill in the defaults that depend on other options or on this machine."""
-    queues = options.request_queues or default_request_queues()
-    cached = options.cache != "never"
-    return replace(
-        options,
-        request_queues=queues,
-        workers=min(queues, options.workers or queues),
-        xattr=bool(options.xattr) or options.posix_acl,
-        readdirplus=cached if options.readdirplus is None else options.readdirplus,
-    )
-
-
-def _usage(text: str) -> OperatorError:
-    return OperatorError(text, status=2)
 
 
 CACHE_SECONDS: Final = {"never": 0.0, "auto": 1.0, "metadata": 86400.0, "always": 86400.0}
@@ -327,6 +272,22 @@ def instance_name(options: Options, socket_name: str | bytes) -> str:
     return "".join(c if c.isprintable() else "?" for c in stem)
 
 
+def spellings(row: Option) -> list[tuple[str, str]]:
+    """Each way to write an option, and what follows it there ("=DIR", "[=MODE]", "")."""
+    found = [*row.long.items(), *((f"-o {name}", value) for name, value in row.short_o.items())]
+    return [(name, _suffix(row, value)) for name, value in found]
+
+
+def _suffix(row: Option, value: Any) -> str:
+    if value is None:
+        return f"={row.metavar}"
+    return f"[={row.metavar}]" if isinstance(value, Bare) else ""
+
+
+def _default(row: Option) -> str:
+    return row.default if row.default.startswith("required") else f"default: {row.default}"
+
+
 def help_text() -> str:
     """The text of --help, made from the table."""
     lines = [
@@ -336,8 +297,8 @@ def help_text() -> str:
         "",
     ]
     for row in OPTIONS:
-        suffix = f"={row.metavar}" if row.metavar else ""
-        spellings = [n + (suffix if v is None else "") for n, v in row.long.items()]
-        spellings += [f"-o {n}" + (suffix if v is None else "") for n, v in row.short_o.items()]
-        lines += ["  " + ", ".join(spellings), "        " + row.help]
+        default = f" ({_default(row)})" if row.default else ""
+        lines.append("  " + ", ".join(name + suffix for name, suffix in spellings(row)))
+        lines.append(f"        {row.help}{default}")
+    lines += ["", "virtiofsd(1) says more of each."]
     return "\n".join(lines) + "\n"

@@ -11,7 +11,7 @@ import signal
 import socket
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -39,7 +39,6 @@ from vfsd.supervisor.pool_client import PoolDiedError
 from vfsd.supervisor.restart_policy import RestartPolicy
 from vfsd.supervisor.resume import CONSUMED, REPLIED, Outbox, StateFile, sweep
 from vfsd.supervisor.session import Session
-from vfsd.supervisor.systemd import notify_ready
 from vfsd.transport.errors import OperatorError, ProtocolError
 from vfsd.transport.message_socket import MessageSocket, RawMessage, close_fds
 from vfsd.transport.shared_memory import create_segment
@@ -61,6 +60,7 @@ class Boot:
     outbox: Outbox
     kept_fds: frozenset[int]  # open in the keeper
     log: LogCollector
+    tell_ready: Callable[[], None]  # once a VMM can connect, or more often
 
 
 class FrontendGoneError(Exception):
@@ -159,10 +159,10 @@ class Service:
 
     def _accept(self) -> socket.socket:
         listener = self._boot.listener
+        self._boot.tell_ready()
         if not listener.listening:
             return listener.socket
         self._log.write("info", f"waiting for a VMM on {listener.path or 'the inherited socket'}")
-        notify_ready()
         self._loop.wait_readable(listener.socket.fileno())
         connection, _ = listener.socket.accept()
         return connection

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading the values of options: text in, a checked value out, or a ValueError.
+
+The error goes on where "--option: 'value' " ends. Every reader takes any text.
+"""
+
+import math
+import re
+from collections.abc import Callable
+from typing import Final
+
+MAX_SECONDS: Final = 10 * 365 * 86400.0
+MAX_MICROSECONDS: Final = 1_000_000
+MAX_CPU: Final = 1 << 16
+MAX_ID: Final = (1 << 32) - 2
+POLL_AUTO: Final = -1
+FOR_EVER: Final = math.inf  # seconds
+
+IdRange = tuple[int, int, int]  # inside, outside, count
+
+
+def choice(*names: str, **aliases: str) -> Callable[[str], str]:
+    """One of `names` in any case; an alias stands for one of them."""
+
+    def read(value: str) -> str:
+        value = aliases.get(value.lower(), value.lower())
+        if value not in names:
+            raise ValueError(f"is not one of {', '.join(names)}")
+        return value
+
+    return read
+
+
+def number(low: int, high: int) -> Callable[[str], int]:
+    def read(value: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,18}", value) or not low <= int(value) <= high:
+            raise ValueError(f"is not a whole number from {low} to {high}")
+        return int(value)
+
+    return read
+
+
+def poll(value: str) -> int:
+    return POLL_AUTO if value == "auto" else number(0, MAX_MICROSECONDS)(value)
+
+
+def seconds(value: str) -> float:
+    if not re.fullmatch(r"[0-9]{1,12}(\.[0-9]{0,9})?", value) or float(value) > MAX_SECONDS:
+        raise ValueError("is not a number of seconds, 0 or more")
+    return float(value)
+
+
+def seconds_or_none(value: str) -> float:
+    if value == "none":
+        return FOR_EVER
+    try:
+        return seconds(value)
+    except ValueError as error:
+        raise ValueError(f"{error}, or none") from None
+
+
+def path(value: str) -> str:
+    if not value or "\0" in value:
+        raise ValueError("is not a path")
+    return value
+
+
+def tag(value: str) -> str:
+    if not 1 <= len(value.encode(errors="surrogateescape")) <= 36:
+        raise ValueError("is not 1 to 36 bytes long")
+    value.encode()  # UnicodeEncodeError is a ValueError
+    return value
+
+
+def modcaps(value: str) -> str:
+    if not re.fullmatch(r"([+-][A-Za-z_]+)(:[+-][A-Za-z_]+)*", value):
+        raise ValueError("is not a list like +sys_admin:-chown")
+    return value.lower()
+
+
+def cpus(value: str) -> tuple[int, ...]:
+    """A list like 0-3,8 in its order."""
+    found: list[int] = []
+    for item in value.split(","):
+        match = re.fullmatch(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", item)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if not first <= last <= MAX_CPU:
+            raise ValueError("is not a list of CPUs like 0-3,8")
+        found += range(first, last + 1)
+    if len(set(found)) != len(found):
+        raise ValueError("names a CPU twice")
+    return tuple(found)
+
+
+def id_range(value: str) -> IdRange:
+    """:inside:outside:count: as the Rust virtiofsd has it; the first character separates."""
+    numbers = value[1:-1].split(value[0]) if value and value[0] == value[-1] else []
+    if len(numbers) != 3 or not all(re.fullmatch("[0-9]{1,10}", text) for text in numbers):
+        raise ValueError("is not of the form :INSIDE:OUTSIDE:COUNT:")
+    inside, outside, count = map(int, numbers)
+    if count < 1 or max(inside, outside) + count - 1 > MAX_ID:
+        raise ValueError("has an id that does not exist, or counts none")
+    return inside, outside, count

@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One setting of one option, wherever it was read, and the errors of reading it."""
+
+from typing import Any, NamedTuple
+
+from vfsd.supervisor.options import Option
+from vfsd.transport.errors import OperatorError
+
+
+class Setting(NamedTuple):
+    """`spelling`: what the operator wrote, for messages about it."""
+
+    row: Option
+    spelling: str
+    value: Any
+
+
+def usage(text: str) -> OperatorError:
+    return OperatorError(text, status=2)
+
+
+def read_value(row: Option, spelling: str, value: str) -> Any:
+    """The value of a row's option; OperatorError if it has not got such values."""
+    try:
+        return row.read(value)
+    except UnicodeEncodeError:
+        raise usage(f"{spelling}: the value is not UTF-8") from None
+    except ValueError as error:
+        raise usage(f"{spelling}: '{value}' {error}") from None
