@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The users of an unprivileged sandbox: --uid-map and --gid-map, through newuidmap."""
+
+import contextlib
+import ctypes
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from tests.worker.sandboxed import LIBC, become, run
+from vfsd.worker.isolation import IsolationError, Sandbox
+
+USER: Final = 12345
+CLONE_NEWNS: Final = 0x20000
+MS_REC_PRIVATE: Final = 0x4000 | 1 << 18
+MAPS: Final[dict[str, Any]] = {
+    "uid_map": [[0, USER, 1], [1, 700000, 1000]],
+    "gid_map": [[0, 700000, 500]],
+}
+
+
+def unshare_mounts() -> None:
+    assert LIBC.unshare(CLONE_NEWNS) == 0
+    assert LIBC.mount(None, b"/", None, ctypes.c_ulong(MS_REC_PRIVATE), None) == 0
+
+
+@pytest.fixture
+def user(tmp_path: Path, requires: Callable[[str], str]) -> Callable[[], None]:
+    """Become a user whom /etc, as only this process sees it, gives ids of his own."""
+    for program in ("newuidmap", "newgidmap", "root"):
+        requires(program)
+    (tmp_path / "passwd").write_text(
+        f"{Path('/etc/passwd').read_text()}vfsd-test:x:{USER}:{USER}::/:/bin/sh\n"
+    )
+    for name in ("subuid", "subgid"):
+        (tmp_path / name).write_text("vfsd-test:700000:1000\n")
+        Path("/etc", name).touch()
+
+    def prepare() -> None:
+        unshare_mounts()
+        for name in ("passwd", "subuid", "subgid"):
+            command = ["mount", "--bind", str(tmp_path / name), f"/etc/{name}"]
+            subprocess.run(command, check=True)
+        become(USER)
+
+    return prepare
+
+
+def maps(sandbox: Sandbox) -> Any:
+    """The map of this process's namespace, and its ids there."""
+    fd = os.open("self/uid_map", os.O_RDONLY, dir_fd=sandbox.proc_fd)
+    rows = [line.split() for line in os.read(fd, 999).decode().splitlines()]
+    return {"uids": rows, "ids": [os.getuid(), os.geteuid(), os.getgid(), os.getegid()]}
+
+
+def test_several_ranges_exist(folder: Path, user: Callable[[], None]) -> None:
+    got = run(folder, maps, prepare=user, **MAPS)
+    assert got["uids"] == [["0", str(USER), "1"], ["1", "700000", "1000"]]
+    assert got["ids"] == [0] * 4
+
+
+def test_the_guests_users_own_files(folder: Path, user: Callable[[], None]) -> None:
+    def probe(sandbox: Sandbox) -> None:
+        for uid in (0, 1000):
+            Path(f"/of-{uid}").write_text("")
+            os.chown(f"of-{uid}", uid, 7, dir_fd=sandbox.root_fd)
+
+    run(folder, probe, prepare=user, **MAPS)
+    assert (folder / "of-0").stat().st_uid == USER
+    assert (folder / "of-1000").stat().st_uid == 700999
+    assert (folder / "of-1000").stat().st_gid == 700007
+
+
+def test_the_helper_is_gone_and_nothing_is_left_of_it(
+    folder: Path, user: Callable[[], None]
+) -> None:
+    def probe(sandbox: Sandbox) -> Any:
+        table = os.open("self/fd", os.O_RDONLY, dir_fd=sandbox.proc_fd)
+        kinds = []
+        for name in os.listdir(table):  # noqa: PTH208
+            with contextlib.suppress(FileNotFoundError):  # the fd of the listing
+                kinds.append(os.readlink(name, dir_fd=table))
+        status = os.open("self/status", os.O_RDONLY, dir_fd=sandbox.proc_fd)
+        lines = os.read(status, 9999).decode().splitlines()
+        caps = [line.split()[1] for line in lines if line.startswith(("CapPrm", "CapBnd"))]
+        return [sum(kind.startswith("pipe:") for kind in kinds), caps, os.getpid()]
+
+    pipes, caps, pid = run(folder, probe, prepare=user, **MAPS)
+    plain_pipes, plain_caps, plain_pid = run(folder, probe, uid=USER)
+    assert (pipes, caps, pid) == (plain_pipes, plain_caps, plain_pid)
+
+
+def test_our_own_id_alone_needs_no_helper(folder: Path) -> None:
+    own: dict[str, Any] = {"uid_map": [[0, USER, 1]], "gid_map": [[0, USER, 1]]}
+    assert run(folder, maps, uid=USER, **own)["ids"] == [0] * 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"uid_map": [[0, 1, 5]]}, ["map uids (newuidmap)", "not allowed", "--uid-map"]),
+        ({"gid_map": [[0, 1, 5]]}, ["map gids (newgidmap)", "--gid-map"]),
+        ({"uid_map": [[5, 700000, 5]]}, ["become root of the user namespace", "--uid-map"]),
+    ],
+)
+def test_ids_of_others_are_refused(
+    folder: Path, user: Callable[[], None], changes: dict[str, Any], words: list[str]
+) -> None:
+    with pytest.raises(IsolationError) as failed:
+        run(folder, maps, prepare=user, **MAPS | changes)
+    assert all(word in str(failed.value) for word in words), str(failed.value)
+    assert "\n" not in str(failed.value)
+
+
+def test_root_has_no_user_namespace(folder: Path) -> None:
+    with pytest.raises(IsolationError, match="not root"):
+        run(folder, maps, **MAPS)
+
+
+def test_a_missing_helper_is_named(folder: Path, user: Callable[[], None], tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+
+    def prepare() -> None:
+        unshare_mounts()
+        for program in ("newuidmap", "newgidmap"):
+            subprocess.run(
+                ["mount", "--bind", str(tmp_path / "empty"), f"/usr/bin/{program}"], check=True
+            )
+        user()
+
+    with pytest.raises(IsolationError, match=r"newgidmap: .*install the package uidmap"):
+        run(folder, maps, prepare=prepare, **MAPS)
