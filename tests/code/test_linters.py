@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PYTHON = ("vfsd", "tests", "scripts/guest")
+PYTHON = ("vfsd", "tests", "scripts/guest", "scripts/docs.py")
 C_FILES = sorted(
     str(p.relative_to(ROOT))
     for pattern in ("vfsd/*/csrc/*.[ch]", "tests/native/*.[ch]")
@@ -18,7 +18,7 @@ C_FILES = sorted(
 LINTERS = {
     "ruff-format": [sys.executable, "-m", "ruff", "format", "--check", *PYTHON],
     "ruff-check": [sys.executable, "-m", "ruff", "check", *PYTHON],
-    "mypy": [sys.executable, "-m", "mypy", "vfsd", "tests", "scripts/guest"],
+    "mypy": [sys.executable, "-m", "mypy", *PYTHON],
     "clang-format": ["clang-format", "--dry-run", "-Werror", *C_FILES],
 }
 

@@ -141,11 +141,12 @@ OPTIONS: Final = (
            hazard="whoever may connect acts as the guest"),
     Option("tag", {"--tag": None}, {},
            "tag of the share, for a VMM that reads it from its back-end", "TAG", read.tag,
-           "the VMM's", "crosvm reads it; QEMU has its own, and 7.1 to 8.0 crash of this one"),
+           "the VMM's", "for crosvm; QEMU has its own, and 7.1 to 8.0 crash of this one"),
     _long_switch("keep-listening", "accept the next VMM when one goes away"),
     Option("daemonize", {"--daemonize": True, "--no-daemonize": False, "-f": False}, {},
-           "go to the background once the socket listens; -f: stay", default="-f",
-           hazard="stderr becomes /dev/null; without --no-syslog, the log goes to syslog"),
+           "go to the background once the socket listens; -f: stay", default="off",
+           hazard="the log goes to syslog then, or with --no-syslog to stderr, which is else"
+                  " /dev/null"),
     Option("config", {"--config": None}, {},
            "read options from a TOML file", "FILE", read.path,
            hazard="the command line wins over the file"),
@@ -158,26 +159,27 @@ OPTIONS: Final = (
            "with fewer than queues, a worker serves several"),
     Option("queue_cpus", {"--queue-cpus": None}, {},
            "worker i runs on the i-th of these CPUs", "LIST", read.cpus, "anywhere",
-           "like 0-3,8; with more workers than CPUs the list begins anew; a CPU that a vCPU needs"
-           " is shared with it"),
+           "a list like 0-3,8; with more workers than CPUs the list begins anew; a CPU that a vCPU"
+           " needs is shared with it"),
     Option("poll_us", {"--poll-us": None}, {},
            "microseconds for which an idle worker polls its queues before it sleeps", "auto|N",
            read.poll, "auto", "a number polls even where the VM needs the CPU; 0: never poll"),
     Option("thread_pool_size", {"--thread-pool-size": None}, {},
            "requests that may wait for storage at a time, in each worker", "N",
            read.number(0, MAX_THREADS), "16",
-           "0: each of them holds up the queue, as the peers do by default"),
+           "with 0, each of them holds up the queue, as the peers do by default"),
     Option("rlimit_nofile", {"--rlimit-nofile": None}, {},
            "open files at the most", "N", read.number(0, MAX_FILES), "1000000, or what is allowed",
            "every file that the guest knows is one; 0: leave the limit as it is"),
     Option("sandbox", {"--sandbox": None}, {"sandbox": None},
            "how the workers are locked in: namespace, chroot or none", "MODE",
            read.choice("namespace", "chroot", "none"), "namespace",
-           "chroot needs root and makes no namespaces; with none, whoever takes a worker over"
-           " reaches what its user reaches"),
+           "with chroot, which needs root, there are no namespaces; with none, whoever takes"
+           " a worker over reaches what its user reaches"),
     Option("seccomp", {"--seccomp": None}, {},
            "what a forbidden system call does: kill, log, trap; none: no filter", "ACTION",
-           read.choice("kill", "log", "trap", "none"), "kill", "log and none forbid nothing"),
+           read.choice("kill", "log", "trap", "none"), "kill",
+           "with log or none, nothing is forbidden"),
     Option("modcaps", {"--modcaps": None}, {"modcaps": None},
            "capabilities of the workers to add and remove", "+NAME:-NAME", read.modcaps,
            hazard="each one added is one more for whoever takes a worker over"),
@@ -192,17 +194,17 @@ OPTIONS: Final = (
            "as for --uid-map; newgidmap, subgid(5)", repeatable=True),
     Option("log_level", {"--log-level": None, "-d": "debug"},
            {"log_level": None, "loglevel": None, "debug": "debug"},
-           "error, warn, info or debug; off: nothing; -d: debug", "LEVEL",
+           "how much to log: error, warn, info or debug; off: nothing; -d: debug", "LEVEL",
            read.choice("off", "error", "warn", "info", "debug", err="error", warning="warn",
                        trace="debug"),
-           "info", "trace is debug; RUST_LOG is not looked at"),
+           "info", "the level trace is debug; RUST_LOG is not looked at"),
     _long_switch("syslog", "log to syslog, not to stderr",
                 "lines are lost while no syslog daemon runs", "off; on with --daemonize"),
     Option("cache", {"--cache": None}, {"cache": None},
            "what the guest may cache: never (or none), metadata, auto, always", "MODE",
            read.choice("never", "metadata", "auto", "always", none="never"), "auto",
-           "metadata and always: what the host or another guest changes is seen late, up to a day;"
-           " never: no shared mmap without --allow-mmap"),
+           "with metadata and always, what the host or another guest changes is seen late, up to a"
+           " day; with never there is no shared mmap but by --allow-mmap"),
     _seconds("timeout", "for how long the guest may trust names and attributes",
              "never: 0, auto: 1, metadata and always: 86400"),
     _seconds("entry-timeout", "the same for names alone", "--timeout"),
@@ -220,8 +222,8 @@ OPTIONS: Final = (
            {"posix_acl": "always", "no_posix_acl": "never"},
            "POSIX ACLs: never, auto (if the guest can) or always, which is also --posix-acl alone",
            "MODE", read.choice("never", "auto", "always"), "never",
-           "turns --xattr on; always: the mount of a guest that cannot is refused;"
-           " never: the attributes are hidden"),
+           "it turns --xattr on; with always, the mount of a guest that cannot is refused;"
+           " with never, the attributes are hidden"),
     _switch("readdirplus", "names and attributes in one request", "on; off with --cache=never"),
     _switch("writeback", "the guest may delay writes (write-back cache)", "off",
             "what others write into the same files is lost or unseen; so may be what it delays"),
@@ -230,10 +232,10 @@ OPTIONS: Final = (
     _switch("allow-mmap", "shared mmap also of files that the guest does not cache", "off",
             "for --cache=never and metadata; needs Linux 6.6 in the guest"),
     _switch("announce-submounts", "mount points in the share are mount points in the guest", "on",
-            "off: files of two file systems can have one inode number in the guest"),
+            "if off, files of two file systems can have one inode number in the guest"),
     _switch("killpriv-v2", "the host clears set-id bits and capabilities when a file is written",
             "on, if the guest can",
-            "off: with --xattr, the guest asks for a capability before each write"),
+            "if off, with --xattr, the guest asks for a capability before each write"),
     _switch("flock", "flock() locks hold on the host and for other guests, too", "off",
             "a process that waits for one cannot be interrupted, see --lock-wait"),
     _switch("posix-lock", "fcntl() locks hold on the host and for other guests, too", "off",
@@ -284,7 +286,8 @@ def _suffix(row: Option, value: Any) -> str:
     return f"[={row.metavar}]" if isinstance(value, Bare) else ""
 
 
-def _default(row: Option) -> str:
+def default_text(row: Option) -> str:
+    """The default, to be read after the help."""
     return row.default if row.default.startswith("required") else f"default: {row.default}"
 
 
@@ -297,7 +300,7 @@ def help_text() -> str:
         "",
     ]
     for row in OPTIONS:
-        default = f" ({_default(row)})" if row.default else ""
+        default = f" ({default_text(row)})" if row.default else ""
         lines.append("  " + ", ".join(name + suffix for name, suffix in spellings(row)))
         lines.append(f"        {row.help}{default}")
     lines += ["", "virtiofsd(1) says more of each."]

@@ -1,0 +1,81 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Write what is made from the table of options into the manual page and the README.
+
+    .venv/bin/python scripts/docs.py
+
+tests/code/test_docs.py fails when the result is not committed.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from vfsd.supervisor.options import OPTIONS, Option, default_text, spellings
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:].rstrip(".") + "." if text else ""
+
+
+def _troff(text: str) -> str:
+    """Text as troff shows it: a hyphen that can be copied, no control line."""
+    text = text.replace("\\", "\\e").replace("-", "\\-")
+    return "\\&" + text if text.startswith((".", "'")) else text
+
+
+def manual() -> str:
+    """The paragraphs of OPTIONS in virtiofsd(1)."""
+    return "".join(_paragraph(row) for row in OPTIONS)
+
+
+def _paragraph(row: Option) -> str:
+    heads = [f"\\fB{_troff(name)}\\fR{_troff(rest)}" for name, rest in spellings(row)]
+    lines = [".TP", ", ".join(heads), _troff(_sentence(row.help))]
+    if row.default:
+        lines.append(_troff(_sentence(default_text(row))))
+    if row.repeatable:
+        lines.append(_troff("Can be given more than once."))
+    if row.hazard:
+        lines.append(_troff(_sentence(row.hazard)))
+    return "\n".join(lines) + "\n"
+
+
+def table() -> str:
+    """The table of Options in the README."""
+    lines = ["| option | `-o` | default | what it does; what to know |", "|---|---|---|---|"]
+    return "\n".join([*lines, *map(_line, OPTIONS)]) + "\n"
+
+
+def _line(row: Option) -> str:
+    names = [f"`{name}{rest}`" for name, rest in spellings(row)]
+    short = [name.replace("`-o ", "`") for name in names if name.startswith("`-o ")]
+    long = [name for name in names if not name.startswith("`-o ")]
+    about = " ".join(filter(None, (_sentence(row.help), _sentence(row.hazard))))
+    cells = (" ".join(long), " ".join(short), row.default, about)
+    return "|" + "|".join(f" {cell} ".replace("|", "\\|") for cell in cells) + "|"
+
+
+Made = tuple[str, str, str, Callable[[], str]]
+
+# File, the lines around what is made, what makes it.
+MADE: Final[tuple[Made, ...]] = (
+    ("README.md", "<!-- options: scripts/docs.py -->", "<!-- end -->", table),
+    ("contrib/man/virtiofsd.1", '.\\" options: scripts/docs.py', '.\\" end', manual),
+)
+
+
+def written(name: str, begin: str, end: str, make: Callable[[], str]) -> str:
+    """The text of a file with its part made anew."""
+    before, _, rest = (ROOT / name).read_text().partition(begin + "\n")
+    _, found, after = rest.partition(end + "\n")
+    if not found:
+        raise ValueError(f"{name} lacks '{begin}' or '{end}'")
+    return f"{before}{begin}\n{make()}{end}\n{after}"
+
+
+if __name__ == "__main__":
+    for row in MADE:
+        (ROOT / row[0]).write_text(written(*row))

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is written about options and what there is are the same."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+import docs
+import pytest
+
+from vfsd.supervisor.options import OPTIONS, help_text, spellings
+from vfsd.tool.cli import COMMANDS
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+README: Final = (ROOT / "README.md").read_text()
+SECTION: Final = README.partition("\n## Options\n")[2].partition("\n## ")[0]
+SPELLINGS: Final = sorted(name for row in OPTIONS for name, _ in spellings(row))
+# A long option in running text; `--migration-*` and "--no-" are no options.
+LONG: Final = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*[a-z0-9](?![\w*-])")
+
+
+def plain(name: str) -> str:
+    """A manual page as it is read."""
+    text = (ROOT / "contrib/man" / name).read_text()
+    return re.sub(r"\\f.", "", text).replace("\\-", "-")
+
+
+def table() -> list[str]:
+    """The rows of the table of options in the README."""
+    text = SECTION.partition("\n### ")[0]
+    return [line for line in text.splitlines() if line.startswith("| `-")]
+
+
+@pytest.mark.parametrize("row", docs.MADE, ids=lambda row: row[0])
+def test_what_is_made_from_the_table_is_up_to_date(row: docs.Made) -> None:
+    complaint = "run .venv/bin/python scripts/docs.py"
+    assert (ROOT / row[0]).read_text() == docs.written(*row), complaint
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_each_spelling_is_everywhere(spelling: str) -> None:
+    as_word = re.compile(rf"(?<![\w-]){re.escape(spelling)}(?![\w-])")
+    assert as_word.search(help_text())
+    assert as_word.search(plain("virtiofsd.1"))
+    cells = re.compile(rf"`{re.escape(spelling.removeprefix('-o '))}[`=\[]")
+    assert any(cells.search(row) for row in table())
+
+
+@pytest.mark.parametrize("text", [SECTION, help_text(), plain("virtiofsd.1")], ids=range(3))
+def test_no_option_is_written_about_that_there_is_not(text: str) -> None:
+    assert set(LONG.findall(text)) - set(SPELLINGS) <= {"--name"}
+
+
+def test_the_table_has_a_row_for_each_option() -> None:
+    assert len(table()) == len(OPTIONS)
+
+
+@pytest.mark.parametrize("command", [command.name for command in COMMANDS])
+def test_the_manual_of_the_tool_has_its_options(command: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "vfsd.tool.cli", command, "--help"],
+        capture_output=True, text=True, check=True, cwd=ROOT,
+    )  # fmt: skip
+    manual = plain("vfsd.1")
+    assert f"vfsd {command}" in manual
+    assert set(LONG.findall(done.stdout)) <= set(LONG.findall(manual))
+
+
+def test_the_manual_of_the_tool_has_no_others() -> None:
+    known = {"--version", "--help"}
+    for command in COMMANDS:
+        done = subprocess.run(
+            [sys.executable, "-m", "vfsd.tool.cli", command.name, "--help"],
+            capture_output=True, text=True, check=True, cwd=ROOT,
+        )  # fmt: skip
+        known |= set(LONG.findall(done.stdout))
+    assert set(LONG.findall(plain("vfsd.1"))) <= known
