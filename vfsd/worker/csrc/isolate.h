@@ -38,7 +38,8 @@ int isolate_attach_tree(int tree_fd, const char *path) must_check;
 /* The attached `tree_fd` becomes the root of this process and the old root is detached. */
 int isolate_pivot(int tree_fd) must_check;
 
-/* A change of ids has made this process undumpable: it is not the operator's any more. Undo that. */
+/* A change of ids has made this process undumpable: it is not the operator's any more. Undo that.
+ */
 int isolate_keep_dumpable(void) must_check;
 
 int isolate_no_new_privs(void) must_check;
