@@ -45,13 +45,14 @@ def test_it_does_not_matter_if_nobody_listens(
     notify_ready()
 
 
-def test_the_unit_starts_a_daemon_that_we_understand() -> None:
-    text = UNIT.read_text().replace("%i", "vm001").replace("${SHARED_DIR}", "/srv/vm001")
-    match = re.search(r"^ExecStart=virtiofsd (.*) \$OPTIONS$", text, re.MULTILINE)
-    assert match
-    example = re.search(r"^#   OPTIONS=(.*)$", text, re.MULTILINE)
-    assert example
-    options = parse(shlex.split(f"{match[1]} {example[1]}"))
+def test_the_unit_starts_a_daemon_that_we_understand(tmp_path: Path) -> None:
+    text = UNIT.read_text().replace("%i", "vm001").replace("/etc/vfsd", str(tmp_path))
+    command = re.search(r"^ExecStart=virtiofsd (.*)$", text, re.MULTILINE)
+    assert command
+    example = re.findall(r"^#   (.*)$", text, re.MULTILINE)
+    (tmp_path / "vm001.toml").write_text("\n".join(example))
+    options = parse(shlex.split(command[1]))
     assert options.socket_path == "/run/vfsd/vm001/vm001.sock"
+    assert options.shared_dir == "/srv/vm001"
     assert options.keep_listening
-    assert options.cache == "always"
+    assert (options.cache, options.xattr, options.socket_group) == ("always", True, "kvm")
