@@ -97,16 +97,17 @@ struct request *lock_wait_retry(struct worker *w)
 	return end_waits(w, NULL, try_again);
 }
 
-static int interrupted(struct worker *w, struct request *r)
+/* Not EINTR: without a signal the guest's process would see the kernel's own ERESTARTSYS. */
+static int given_up(struct worker *w, struct request *r)
 {
 	(void)w;
 	(void)r;
-	return -EINTR;
+	return -EDEADLK;
 }
 
 struct request *lock_wait_cancel(struct worker *w, const struct worker_ring *ring)
 {
-	return end_waits(w, ring, interrupted);
+	return end_waits(w, ring, given_up);
 }
 
 int lock_wait_timeout(const struct worker *w)

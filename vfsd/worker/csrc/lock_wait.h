@@ -42,7 +42,7 @@ struct request *lock_wait_retry(struct worker *w);
 /* Milliseconds until the next try, -1: nobody waits. */
 int lock_wait_timeout(const struct worker *w);
 
-/* End the wait of those of this ring with EINTR. Return: as lock_wait_retry. */
+/* Their ring stops: they fail with EDEADLK. Return: as lock_wait_retry. */
 struct request *lock_wait_cancel(struct worker *w, const struct worker_ring *ring);
 
 /* The guest has interrupted the request `unique`, wherever it waits. */
