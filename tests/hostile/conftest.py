@@ -3,6 +3,7 @@
 
 import gc
 import itertools
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -26,6 +27,14 @@ class Folder(NamedTuple):
     nodeid: int
     path: Path
     name: bytes
+
+    def sub(self, guest: Guest, name: str, mode: int = 0o777, gid: int = 0) -> "Folder":
+        """A new directory in this one."""
+        path = self.path / name
+        path.mkdir()
+        os.chown(path, 0, gid)
+        path.chmod(mode)
+        return Folder(guest.lookup(self.nodeid, name.encode()).nodeid, path, name.encode())
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,328 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whose ids, groups, umask and FSETID each request runs with, whatever ran before it."""
+
+import errno
+import os
+import stat
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from .conftest import OPTIONS, QUEUES, Folder
+from .daemon import Daemon
+from .driver import Frontend
+from .fuse import (
+    ACCESS_IN,
+    CREATE_IN,
+    CREATE_SUPP_GROUP,
+    EXT_GROUPS,
+    FSYNC_IN,
+    LINUX_FLAGS,
+    MKDIR_IN,
+    MKNOD_IN,
+    OPEN_OUT,
+    READ_IN,
+    ROOT,
+    SETATTR_IN,
+    SETXATTR_IN,
+    U64,
+    Entry,
+    Guest,
+    Op,
+    expect,
+    names,
+)
+
+ALICE, BOB, CAROL = (1001, 2001), (1002, 2002), (1003, 2003)
+NOBODY_SAID = (0xFFFFFFFF, 0xFFFFFFFF)  # FUSE_INVALID_UIDGID: what Linux >= 6.12 sends with WRITE
+KILL_SUIDGID = 4  # FUSE_WRITE_KILL_SUIDGID
+FATTR_MODE, FATTR_UID, FATTR_GID, FATTR_SIZE = 1 << 0, 1 << 1, 1 << 2, 1 << 3
+DONT_MASK, POSIX_ACL = 1 << 6, 1 << 20  # INIT
+CAP_FSETID = 1 << 4  # as the last write needed it
+SETID = stat.S_ISUID | stat.S_ISGID
+
+
+def groups(*gids: int) -> bytes:
+    """FUSE_EXT_GROUPS."""
+    body = struct.pack(f"<I{len(gids)}I", len(gids), *gids)
+    body += bytes(-len(body) % 8)
+    return struct.pack("<II", 8 + len(body), EXT_GROUPS) + body
+
+
+def mkdir(
+    guest: Guest,
+    folder: int,
+    name: bytes,
+    ids: tuple[int, int],
+    *gids: int,
+    queue: int = 1,
+    mode: int = 0o755,
+    umask: int = 0,
+) -> Entry:
+    body = MKDIR_IN.pack(mode, umask) + names(name)
+    extension = groups(*gids) if gids else b""
+    return Entry.parse(
+        guest.call(Op.MKDIR, folder, body, ids=ids, extension=extension, queue=queue)
+    )
+
+
+def create(
+    guest: Guest, folder: int, name: bytes, mode: int, ids: tuple[int, int], *gids: int,
+    umask: int = 0, op: Op = Op.CREATE,
+) -> tuple[Entry, int]:  # fmt: skip
+    body = CREATE_IN.pack(os.O_CREAT | os.O_RDWR, stat.S_IFREG | mode, umask, 0) + names(name)
+    extension = groups(*gids) if gids else b""
+    data = guest.call(op, folder, body, room=144, ids=ids, extension=extension)
+    return Entry.parse(data), OPEN_OUT.unpack_from(data, 128)[0]
+
+
+class SetId(NamedTuple):
+    """A file with set-id bits, which whoever has no CAP_FSETID takes away by writing to it."""
+
+    nodeid: int
+    fh: int
+    path: Path
+
+    def mode(self) -> int:
+        return stat.S_IMODE(self.path.stat().st_mode)
+
+
+def set_id_file(guest: Guest, folder: Folder, name: str, flags: int = 0) -> SetId:
+    path = folder.path / name
+    path.write_bytes(bytes(4096))
+    os.chown(path, 4321, 8765)
+    path.chmod(0o6755)
+    nodeid = guest.lookup(folder.nodeid, name.encode()).nodeid
+    return SetId(nodeid, guest.open(nodeid, os.O_RDWR | flags), path)
+
+
+def write(guest: Guest, file: SetId, ids: tuple[int, int], flags: int = 0) -> None:
+    body = READ_IN.pack(file.fh, 0, 1, flags, 0, 0, 0) + b"x"
+    guest.call(Op.WRITE, file.nodeid, body, room=8, ids=ids)
+
+
+def end_as_user(guest: Guest, folder: Folder) -> None:
+    """Leave the worker with the ids of a user."""
+    mkdir(guest, folder.nodeid, b"of-alice", ALICE)
+
+
+def end_without_fsetid(guest: Guest, folder: Folder) -> None:
+    """Leave the worker as root, but without CAP_FSETID."""
+    write(guest, set_id_file(guest, folder, "killed"), BOB, KILL_SUIDGID)
+    assert (folder.path / "killed").stat().st_mode & SETID == 0
+
+
+def setattr_(
+    guest: Guest, nodeid: int, valid: int, *, size: int = 0, mode: int = 0,
+    owner: tuple[int, int] = (0, 0),
+) -> None:  # fmt: skip
+    body = SETATTR_IN.pack(valid, 0, 0, size, 0, 0, 0, 0, 0, 0, 0, mode, 0, *owner, 0)
+    guest.call(Op.SETATTR, nodeid, body)
+
+
+Leave = Callable[[Guest, Folder], None]
+STATES = pytest.mark.parametrize("leave", [end_as_user, end_without_fsetid])
+
+
+@pytest.fixture(scope="module", params=["threads", "inline"])
+def daemon(request: pytest.FixtureRequest) -> Iterator[Daemon]:
+    """With a thread pool, and with what would go to it done in the loop."""
+    pool = {"threads": (), "inline": ("--thread-pool-size=0",)}[request.param]
+    with Daemon(*OPTIONS, "--posix-acl", *pool) as running:
+        yield running
+
+
+@pytest.fixture
+def guest(frontend: Frontend) -> Guest:
+    """A guest that says all groups that count: without ACLs, the directory's is all there is."""
+    guest = Guest(frontend)
+    guest.init(flags=LINUX_FLAGS & ~POSIX_ACL)
+    return guest
+
+
+# CAP_FSETID: set-id bits go when the guest says so, and only then.
+
+
+@STATES
+def test_chmod_truncate_and_open_keep_set_id_bits(
+    guest: Guest, folder: Folder, leave: Leave
+) -> None:
+    file = set_id_file(guest, folder, "suid")
+    leave(guest, folder)
+    setattr_(guest, file.nodeid, FATTR_MODE, mode=0o6711)
+    assert file.mode() == 0o6711
+    leave(guest, folder.sub(guest, "two"))
+    setattr_(guest, file.nodeid, FATTR_SIZE, size=1)
+    assert file.mode() == 0o6711
+    leave(guest, folder.sub(guest, "three"))
+    guest.open(file.nodeid, os.O_WRONLY | os.O_TRUNC)
+    assert file.mode() == 0o6711
+
+
+# Ids.
+
+
+def test_each_request_has_its_own_ids(guest: Guest, folder: Folder) -> None:
+    """On one queue and on several, in an order that passes through every kind of change."""
+    owners = [(0, 0), ALICE, ALICE, BOB, (0, 7), (5, 0), CAROL, (0, 0), BOB, (1002, 2001), ALICE]
+    for queue in (lambda _: 1, lambda i: 1 + i % QUEUES):
+        sub = folder.sub(guest, f"queue{queue(1)}")
+        for i, ids in enumerate(owners):
+            made = mkdir(guest, sub.nodeid, b"%d" % i, ids, queue=queue(i))
+            assert (made.attr.uid, made.attr.gid) == ids
+            st = (sub.path / f"{i}").stat()
+            assert (st.st_uid, st.st_gid) == ids
+            if i % 3 == 0:  # what acts as root in between
+                guest.ask(Op.LOOKUP, sub.nodeid, names(b"none"), queue=queue(i))
+
+
+def test_an_op_of_root_after_one_of_a_user_is_roots(guest: Guest, folder: Folder) -> None:
+    private = folder.sub(guest, "private", 0o700)
+    for name in "xyz":
+        (private.path / name).touch(0o600)
+    x = guest.lookup(private.nodeid, b"x").nodeid
+    # A file of root's that nobody else may reach, by each kind of op that acts as root.
+    acts: list[Callable[[], object]] = [
+        lambda: guest.lookup(private.nodeid, b"y"),
+        lambda: guest.list(private.nodeid, plus=True),
+        lambda: guest.call(Op.UNLINK, private.nodeid, names(b"y")),
+        lambda: guest.call(Op.RENAME, private.nodeid, U64.pack(private.nodeid) + names(b"z", b"y")),
+        lambda: guest.call(Op.LINK, private.nodeid, U64.pack(x) + names(b"z")),
+        lambda: guest.open(x, os.O_RDWR | os.O_TRUNC),
+        lambda: setattr_(guest, x, FATTR_MODE | FATTR_SIZE, mode=0o600),
+        lambda: setattr_(guest, x, FATTR_UID | FATTR_GID, owner=BOB),
+        lambda: guest.call(Op.SETXATTR, x, SETXATTR_IN.pack(1, 0, 0, 0) + names(b"user.a") + b"v"),
+        lambda: mkdir(guest, private.nodeid, b"dir", (0, 0)),
+        lambda: guest.call(Op.SYNCFS, private.nodeid, bytes(8)),
+    ]
+    for i, act in enumerate(acts):
+        mkdir(guest, folder.nodeid, b"%d" % i, ALICE, 7, umask=0o777)
+        act()
+
+
+def test_access_is_the_users_and_changes_nothing(guest: Guest, folder: Folder) -> None:
+    (folder.path / "x").write_text("x")
+    os.chown(folder.path / "x", *CAROL)
+    (folder.path / "x").chmod(0o640)
+    x = guest.lookup(folder.nodeid, b"x").nodeid
+    answers = []
+    for ids in (CAROL, ALICE, (ALICE[0], CAROL[1]), (0, 0)):
+        mkdir(guest, folder.nodeid, b"%d-%d" % ids, BOB)
+        answers.append(guest.ask(Op.ACCESS, x, ACCESS_IN.pack(os.W_OK, 0), ids=ids).error)
+        made = mkdir(guest, folder.nodeid, b"after %d-%d" % ids, BOB)
+        assert (made.attr.uid, made.attr.gid) == BOB
+    assert answers == [0, errno.EACCES, errno.EACCES, 0]
+    expect(errno.EPERM, guest.ask(Op.ACCESS, x, ACCESS_IN.pack(os.R_OK, 0), ids=NOBODY_SAID))
+
+
+@pytest.mark.parametrize("ids", [NOBODY_SAID, (0xFFFFFFFF, 0), (0, 0xFFFFFFFF)])
+def test_nobody_creates_with_ids_that_are_none(
+    guest: Guest, folder: Folder, ids: tuple[int, int]
+) -> None:
+    mkdir(guest, folder.nodeid, b"of-alice", ALICE)
+    body = MKDIR_IN.pack(0o755, 0) + names(b"x")
+    expect(errno.EPERM, guest.ask(Op.MKDIR, folder.nodeid, body, ids=ids))
+    assert mkdir(guest, folder.nodeid, b"x", BOB).attr[11:13] == BOB
+
+
+# Groups.
+
+
+def test_several_groups_open_a_directory_for_one_request(guest: Guest, folder: Folder) -> None:
+    assert guest.flags & CREATE_SUPP_GROUP
+    grouped = folder.sub(guest, "grouped", 0o770, gid=5555)
+    body = MKDIR_IN.pack(0o755, 0) + names(b"no")
+    mkdir(guest, grouped.nodeid, b"a", ALICE, 1, 5555, 7)
+    for ids, more in (
+        (ALICE, ()), (BOB, ()), (ALICE, (5554,)), (CAROL, (1, 2, 3)), (ALICE, tuple(range(32))),
+    ):  # fmt: skip
+        extension = groups(*more) if more else b""
+        expect(
+            errno.EACCES,
+            guest.ask(Op.MKDIR, grouped.nodeid, body, ids=ids, extension=extension),
+        )
+        mkdir(guest, grouped.nodeid, b"%d %d" % (*ids, len(more))[::2], ids, 5555)
+    mkdir(guest, grouped.nodeid, b"most", BOB, *range(5555 - 31, 5556))
+
+
+@pytest.mark.parametrize("bad", [33, 1 << 30, 0xFFFFFFFF])
+def test_more_groups_than_there_are_is_an_error(guest: Guest, folder: Folder, bad: int) -> None:
+    body = MKDIR_IN.pack(0o755, 0) + names(b"x")
+    extension = struct.pack("<IIII", 16, EXT_GROUPS, bad, 5)
+    expect(errno.EINVAL, guest.ask(Op.MKDIR, folder.nodeid, body, ids=ALICE, extension=extension))
+    expect(
+        errno.EPERM,
+        guest.ask(Op.MKDIR, folder.nodeid, body, ids=ALICE, extension=groups(0xFFFFFFFF)),
+    )
+
+
+def test_a_set_gid_directory_gives_its_group(guest: Guest, folder: Folder) -> None:
+    shared = folder.sub(guest, "shared", 0o2777, gid=5555)
+    made = mkdir(guest, shared.nodeid, b"dir", ALICE, mode=0o750)
+    assert (made.attr.mode, made.attr.gid) == (0o42750, 5555)
+    entry, _ = create(guest, shared.nodeid, b"file", 0o640, ALICE)
+    assert (entry.attr.mode, entry.attr.gid) == (0o100640, 5555)
+
+
+# umask, sticky directories.
+
+
+def test_the_umask_is_the_requests_own(guest: Guest, folder: Folder) -> None:
+    modes = []
+    for i, umask in enumerate((0o77, 0, 0o22, 0o7777, 0)):
+        made = mkdir(guest, folder.nodeid, b"d%d" % i, ALICE, mode=0o777, umask=umask)
+        entry, _ = create(guest, folder.nodeid, b"f%d" % i, 0o666, BOB, umask=umask ^ 0o22)
+        node = guest.call(
+            Op.MKNOD, folder.nodeid, MKNOD_IN.pack(0o100666, 0, umask, 0) + names(b"n%d" % i)
+        )
+        modes.append((made.attr.mode, entry.attr.mode, Entry.parse(node).attr.mode))
+        assert guest.call(Op.SYMLINK, folder.nodeid, names(b"l%d" % i, b"t"))
+    assert [tuple(map(stat.S_IMODE, three)) for three in modes] == [
+        (0o700, 0o622, 0o600), (0o777, 0o644, 0o666), (0o755, 0o666, 0o644), (0, 0o22, 0),
+        (0o777, 0o644, 0o666),
+    ]  # fmt: skip
+
+
+def test_a_guest_that_applies_its_umask_gets_the_mode_it_says(guest: Guest, folder: Folder) -> None:
+    mkdir(guest, folder.nodeid, b"with", ALICE, umask=0o77)
+    guest.init(flags=LINUX_FLAGS & ~DONT_MASK)
+    parent = guest.lookup(ROOT, folder.name).nodeid
+    assert mkdir(guest, parent, b"x", ALICE, mode=0o777, umask=0o77).attr.mode == 0o40777
+
+
+def test_a_sticky_directory_is_the_guests_to_guard(guest: Guest, folder: Folder) -> None:
+    sticky = folder.sub(guest, "sticky", 0o1777)
+    made = mkdir(guest, sticky.nodeid, b"alice", ALICE, mode=0o1777)
+    assert made.attr.mode == 0o41777
+    guest.call(Op.RMDIR, sticky.nodeid, names(b"alice"), ids=BOB)
+
+
+# The thread pool.
+
+
+def test_threads_are_root_whoever_they_were_started_for(
+    guest: Guest, daemon: Daemon, folder: Folder
+) -> None:
+    """A thread inherits the ids of the moment."""
+    for i in range(10):
+        entry, fh = create(guest, folder.nodeid, b"%d" % i, 0o600, ALICE, 7, 8)
+        guest.call(Op.FSYNC, entry.nodeid, FSYNC_IN.pack(fh, 0, 0), ids=ALICE)
+        mkdir(guest, folder.nodeid, b"d%d" % i, BOB, 7)
+        guest.release(entry.nodeid, fh)
+    (pid,) = daemon.titled("worker", "queue 1")
+    root = {"Uid": "0 0 0 0", "Gid": "0 0 0 0", "Groups": ""}
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        found = status(task)
+        if task.name != str(pid):
+            assert {key: found[key] for key in root} == root
+            assert int(found["CapEff"], 16) | CAP_FSETID == int(found["CapPrm"], 16)
+
+
+def status(task: Path) -> dict[str, str]:
+    lines = (task / "status").read_text().splitlines()
+    return {
+        key: " ".join(value.split()) for key, _, value in (line.partition(":") for line in lines)
+    }
