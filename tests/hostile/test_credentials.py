@@ -16,9 +16,11 @@ from .daemon import Daemon
 from .driver import Frontend
 from .fuse import (
     ACCESS_IN,
+    COPY_IN,
     CREATE_IN,
     CREATE_SUPP_GROUP,
     EXT_GROUPS,
+    FALLOCATE_IN,
     FSYNC_IN,
     LINUX_FLAGS,
     MKDIR_IN,
@@ -147,6 +149,31 @@ def guest(frontend: Frontend) -> Guest:
 
 
 @STATES
+@pytest.mark.parametrize("ids", [(0, 0), NOBODY_SAID, ALICE])
+@pytest.mark.parametrize("flags", [0, os.O_DSYNC])
+def test_a_write_keeps_set_id_bits_unless_told(
+    guest: Guest, folder: Folder, leave: Leave, ids: tuple[int, int], flags: int
+) -> None:
+    file = set_id_file(guest, folder, "suid", flags)
+    leave(guest, folder)
+    write(guest, file, ids)
+    assert file.mode() == 0o6755
+
+
+@STATES
+def test_fallocate_and_copy_keep_set_id_bits(guest: Guest, folder: Folder, leave: Leave) -> None:
+    source = set_id_file(guest, folder, "source")
+    grown = set_id_file(guest, folder, "grown")
+    copied = set_id_file(guest, folder, "copied")
+    leave(guest, folder)
+    guest.call(Op.FALLOCATE, grown.nodeid, FALLOCATE_IN.pack(grown.fh, 0, 8192, 0, 0))
+    leave(guest, folder.sub(guest, "again"))
+    body = COPY_IN.pack(source.fh, 0, copied.nodeid, copied.fh, 0, 100, 0)
+    guest.call(Op.COPY_FILE_RANGE, source.nodeid, body, room=8)
+    assert (grown.mode(), copied.mode()) == (0o6755, 0o6755)
+
+
+@STATES
 def test_chmod_truncate_and_open_keep_set_id_bits(
     guest: Guest, folder: Folder, leave: Leave
 ) -> None:
@@ -160,6 +187,21 @@ def test_chmod_truncate_and_open_keep_set_id_bits(
     leave(guest, folder.sub(guest, "three"))
     guest.open(file.nodeid, os.O_WRONLY | os.O_TRUNC)
     assert file.mode() == 0o6711
+
+
+@STATES
+def test_an_acl_keeps_the_set_gid_bit_unless_told(
+    guest: Guest, folder: Folder, leave: Leave
+) -> None:
+    guest.init()
+    folder = Folder(guest.lookup(ROOT, folder.name).nodeid, folder.path, folder.name)
+    file = set_id_file(guest, folder, "suid")
+    leave(guest, folder)
+    entries = ((1, 7, 0xFFFFFFFF), (4, 5, 0xFFFFFFFF), (32, 5, 0xFFFFFFFF))
+    acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+    body = SETXATTR_IN.pack(len(acl), 0, 0, 0) + names(b"system.posix_acl_access") + acl
+    guest.call(Op.SETXATTR, file.nodeid, body)
+    assert file.mode() == 0o6755
 
 
 # Ids.

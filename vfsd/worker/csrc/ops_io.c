@@ -184,18 +184,15 @@ static int append_happened(struct worker *w, struct request *r)
 	return happened;
 }
 
-/* Set-id bits stay when guest root writes, and go when the guest says so. Who else writes has had
- * them taken away by the guest's kernel: nothing to do. */
+/* Set-id bits go when the guest says so, and stay else, whoever writes: in.uid is nobody's on Linux
+ * >= 6.12 (FUSE_ALLOW_IDMAP), and users have had them taken away by the guest's kernel. */
 static int prepare_write(struct worker *w, const struct request *r)
 {
 	const struct fuse_write_in *in = REQUEST_ARG(r, struct fuse_write_in);
+	bool kill_suidgid = in->write_flags & FUSE_WRITE_KILL_SUIDGID;
 	int err = request_need_room(r, sizeof(struct fuse_write_out));
 
-	if (!err && in->write_flags & FUSE_WRITE_KILL_SUIDGID)
-		return credentials_fsetid(&w->credentials, false);
-	if (!err && r->in.uid == 0)
-		return credentials_fsetid(&w->credentials, true);
-	return err;
+	return err ? err : credentials_fsetid(&w->credentials, !kill_suidgid);
 }
 
 int op_write(struct worker *w, struct request *r)
@@ -304,6 +301,11 @@ static int run_fallocate(struct request *r)
 
 int op_fallocate(struct worker *w, struct request *r)
 {
+	/* As for a WRITE; it may run in the loop. */
+	int err = credentials_fsetid(&w->credentials, true);
+
+	if (err)
+		return err;
 	r->file = regular_file(w, REQUEST_ARG(r, struct fuse_fallocate_in)->fh, r->in.nodeid);
 	if (!r->file)
 		return -EBADF;
@@ -347,11 +349,15 @@ static int copy(struct worker *w, struct request *r, int (*run)(struct request *
 	const struct fuse_copy_file_range_in *in = REQUEST_ARG(r, struct fuse_copy_file_range_in);
 	struct open_file *from = regular_file(w, in->fh_in, r->in.nodeid);
 	struct open_file *to = regular_file(w, in->fh_out, in->nodeid_out);
+	int err;
 
 	if (!from || !to)
 		return -EBADF;
 	if (in->flags)
 		return -EINVAL;
+	err = credentials_fsetid(&w->credentials, true); /* as FALLOCATE */
+	if (err)
+		return err;
 	r->file = from;
 	r->file2 = to;
 	r->fd = from->fd;

@@ -185,6 +185,9 @@ int op_setxattr(struct worker *w, struct request *r)
 
 	if (!err)
 		err = prepare(w, inode, name, path);
+	/* Without CAP_FSETID a new ACL takes the sgid bit away. */
+	if (!err)
+		err = credentials_fsetid(&w->credentials, true);
 	if (err)
 		return err;
 	if (setxattr(path, name, value, in.size, (int)in.flags) < 0)
