@@ -160,6 +160,21 @@ def test_a_write_keeps_set_id_bits_unless_told(
     assert file.mode() == 0o6755
 
 
+@pytest.mark.parametrize("second", [0, os.O_DSYNC])
+@pytest.mark.parametrize("first", [0, os.O_DSYNC])
+def test_a_write_takes_set_id_bits_away_when_told(
+    guest: Guest, folder: Folder, first: int, second: int
+) -> None:
+    one, two, three = (
+        set_id_file(guest, folder, name, flags)
+        for name, flags in (("one", first), ("two", second), ("three", second))
+    )
+    write(guest, one, ALICE, KILL_SUIDGID)
+    write(guest, two, ALICE, KILL_SUIDGID)
+    write(guest, three, (0, 0))
+    assert [file.mode() for file in (one, two, three)] == [0o755, 0o755, 0o6755]
+
+
 @STATES
 def test_fallocate_and_copy_keep_set_id_bits(guest: Guest, folder: Folder, leave: Leave) -> None:
     source = set_id_file(guest, folder, "source")
@@ -307,6 +322,35 @@ def test_a_set_gid_directory_gives_its_group(guest: Guest, folder: Folder) -> No
     assert (made.attr.mode, made.attr.gid) == (0o42750, 5555)
     entry, _ = create(guest, shared.nodeid, b"file", 0o640, ALICE)
     assert (entry.attr.mode, entry.attr.gid) == (0o100640, 5555)
+
+
+@pytest.mark.parametrize("op", [Op.CREATE, Op.MKNOD, Op.TMPFILE])
+def test_who_is_not_in_the_group_makes_no_set_gid_file(
+    guest: Guest, folder: Folder, op: Op
+) -> None:
+    """CVE-2022-0358; and nothing that ran before helps."""
+    shared = folder.sub(guest, "shared", 0o2777, gid=5555)
+
+    def mode(name: bytes, ids: tuple[int, int], *gids: int) -> int:
+        if op != Op.MKNOD:
+            entry = create(guest, shared.nodeid, name, 0o2755, ids, *gids, op=op)[0]
+        else:
+            body = MKNOD_IN.pack(stat.S_IFREG | 0o2755, 0, 0, 0) + names(name)
+            extension = groups(*gids) if gids else b""
+            data = guest.call(op, shared.nodeid, body, ids=ids, extension=extension)
+            entry = Entry.parse(data)
+        return stat.S_IMODE(entry.attr.mode)
+
+    file = set_id_file(guest, folder, "suid", os.O_DSYNC)
+    assert mode(b"root", (0, 0)) == 0o2755
+    assert mode(b"alice", ALICE) == 0o755
+    assert mode(b"member", ALICE, 5555) == 0o2755
+    assert mode(b"alice again", ALICE) == 0o755
+    write(guest, file, ALICE, KILL_SUIDGID)
+    assert mode(b"alice, after a write", ALICE) == 0o755
+    write(guest, file, BOB, KILL_SUIDGID)
+    assert mode(b"root, after a write", (0, 0)) == 0o2755
+    assert mode(b"bob", BOB) == 0o755
 
 
 # umask, sticky directories.

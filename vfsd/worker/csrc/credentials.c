@@ -36,6 +36,11 @@ static int read_capabilities(struct capabilities *ret)
 	return syscall(SYS_capget, &ret->header, ret->data) < 0 ? -errno : 0;
 }
 
+static int write_capabilities(struct capabilities *caps)
+{
+	return syscall(SYS_capset, &caps->header, caps->data) < 0 ? -errno : 0;
+}
+
 static bool permitted_fsetid(void)
 {
 	struct capabilities caps;
@@ -54,7 +59,7 @@ static int set_fsetid(bool keep)
 		caps.data[0].effective |= caps.data[0].permitted & 1u << CAP_FSETID;
 	else
 		caps.data[0].effective &= ~(1u << CAP_FSETID);
-	return syscall(SYS_capset, &caps.header, caps.data) < 0 ? -errno : 0;
+	return write_capabilities(&caps);
 }
 
 void credentials_init(struct credentials *c)
@@ -182,30 +187,40 @@ void credentials_umask(struct credentials *c, uint32_t mask)
 	umask(c->umask);
 }
 
-void credentials_thread_root(void)
+/* All that is permitted. */
+static int set_effective_to_permitted(void)
 {
-	uint32_t ruid, euid, suid;
 	struct capabilities caps;
+	int err = read_capabilities(&caps);
 
-	if (syscall(SYS_getresuid, &ruid, &euid, &suid) < 0)
-		return;
-	if (euid != ruid && set_euid(ruid) < 0)
-		return;
-	if (ruid == 0) {
-		uint32_t rgid, egid, sgid;
-
-		(void)!set_groups(NULL, 0);
-		if (!syscall(SYS_getresgid, &rgid, &egid, &sgid))
-			(void)!set_egid(rgid);
-	}
-	if (!read_capabilities(&caps)) {
-		for (int i = 0; i < _LINUX_CAPABILITY_U32S_3; i++)
-			caps.data[i].effective = caps.data[i].permitted;
-		syscall(SYS_capset, &caps.header, caps.data);
-	}
+	if (err)
+		return err;
+	for (int i = 0; i < _LINUX_CAPABILITY_U32S_3; i++)
+		caps.data[i].effective = caps.data[i].permitted;
+	return write_capabilities(&caps);
 }
 
-void credentials_thread_fsetid(bool keep)
+int credentials_thread_root(struct credentials *ret)
 {
-	(void)!set_fsetid(keep);
+	uint32_t ruid, euid, suid, rgid, egid, sgid;
+	int err;
+
+	if (syscall(SYS_getresuid, &ruid, &euid, &suid) < 0 ||
+	    syscall(SYS_getresgid, &rgid, &egid, &sgid) < 0)
+		return -errno;
+	err = euid == ruid ? 0 : set_euid(ruid);
+	if (!err && ruid == 0) {
+		err = set_groups(NULL, 0);
+		err = err == -EPERM ? 0 : err; /* then nobody changed them either */
+	}
+	if (!err && egid != rgid)
+		err = set_egid(rgid);
+	if (!err)
+		err = set_effective_to_permitted();
+	if (err)
+		return err;
+	*ret = (struct credentials){.uid = ruid, .gid = rgid, .root_uid = ruid, .root_gid = rgid};
+	ret->privileged = ruid == 0;
+	ret->may_fsetid = ret->fsetid = permitted_fsetid();
+	return 0;
 }

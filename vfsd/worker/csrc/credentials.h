@@ -40,9 +40,7 @@ int credentials_fsetid(struct credentials *c, bool keep) must_check;
 void credentials_umask(struct credentials *c, uint32_t mask);
 
 /* For a new thread, which inherits whatever its creator acted as: root, all permitted capabilities.
- */
-void credentials_thread_root(void);
-/* For such a thread: CAP_FSETID, as credentials_fsetid. */
-void credentials_thread_fsetid(bool keep);
+ * Return: 0 and *ret for credentials_fsetid, or -errno: it acts as nobody knows whom. */
+int credentials_thread_root(struct credentials *ret) must_check;
 
 #endif

@@ -103,11 +103,29 @@ bool offload_has_completed(const struct offload *o)
 	return __atomic_load_n(&o->completed_count, __ATOMIC_ACQUIRE);
 }
 
-/* With the mutex held; returns with it held. */
-static void run_request(struct offload *o, struct request *r)
+/* What a thread acts as: root, whoever the loop acted as when it was started. */
+struct thread_identity {
+	struct credentials credentials;
+	bool is_root;
+};
+
+/* Return: 0, or -errno if the thread is not what the request needs and must not run it. */
+static int prepare_identity(struct thread_identity *self, const struct request *r)
 {
+	int err = self->is_root ? 0 : credentials_thread_root(&self->credentials);
+
+	self->is_root = !err;
+	return err ? err : credentials_fsetid(&self->credentials, !r->kill_suidgid);
+}
+
+/* With the mutex held; returns with it held. */
+static void run_request(struct offload *o, struct thread_identity *self, struct request *r)
+{
+	int err;
+
 	pthread_mutex_unlock(&o->mutex);
-	r->result = r->run(r);
+	err = prepare_identity(self, r);
+	r->result = err ? err : r->run(r);
 	pthread_mutex_lock(&o->mutex);
 	list_append(&o->completed, r);
 	if (!__atomic_fetch_add(&o->completed_count, 1, __ATOMIC_RELEASE))
@@ -127,16 +145,16 @@ static void run_close(struct offload *o)
 
 static void *thread_main(void *arg)
 {
+	struct thread_identity self = {.is_root = false};
 	struct offload *o = arg;
 
-	credentials_thread_root();
 	pthread_mutex_lock(&o->mutex);
 	for (;;) {
 		struct request *r = list_take(&o->queue);
 
 		if (r) {
 			o->queued--;
-			run_request(o, r);
+			run_request(o, &self, r);
 		} else if (o->close_count) {
 			run_close(o);
 		} else {

@@ -116,21 +116,6 @@ static int do_write(struct request *r)
 				       is_append(in) ? RWF_APPEND : 0));
 }
 
-/* The pool's threads are root with every capability; a guest user's write takes set-id bits away.
- */
-static int run_write(struct request *r)
-{
-	bool kill = REQUEST_ARG(r, struct fuse_write_in)->write_flags & FUSE_WRITE_KILL_SUIDGID;
-	int result;
-
-	if (kill)
-		credentials_thread_fsetid(false);
-	result = do_write(r);
-	if (kill)
-		credentials_thread_fsetid(true);
-	return result;
-}
-
 struct append_note {
 	uint64_t size; /* of the file before */
 };
@@ -186,13 +171,13 @@ static int append_happened(struct worker *w, struct request *r)
 
 /* Set-id bits go when the guest says so, and stay else, whoever writes: in.uid is nobody's on Linux
  * >= 6.12 (FUSE_ALLOW_IDMAP), and users have had them taken away by the guest's kernel. */
-static int prepare_write(struct worker *w, const struct request *r)
+static int prepare_write(struct worker *w, struct request *r)
 {
 	const struct fuse_write_in *in = REQUEST_ARG(r, struct fuse_write_in);
-	bool kill_suidgid = in->write_flags & FUSE_WRITE_KILL_SUIDGID;
 	int err = request_need_room(r, sizeof(struct fuse_write_out));
 
-	return err ? err : credentials_fsetid(&w->credentials, !kill_suidgid);
+	r->kill_suidgid = in->write_flags & FUSE_WRITE_KILL_SUIDGID;
+	return err ? err : credentials_fsetid(&w->credentials, !r->kill_suidgid);
 }
 
 int op_write(struct worker *w, struct request *r)
@@ -218,7 +203,7 @@ int op_write(struct worker *w, struct request *r)
 			return happened < 0 ? happened : write_reply(r, in->size);
 	}
 	if (file->flags & (FILE_DIRECT | FILE_SYNC))
-		return request_offload(w, r, run_write);
+		return request_offload(w, r, do_write);
 	return do_write(r);
 }
 

@@ -197,7 +197,7 @@ static void reset(struct request *r)
 	r->data_in = NULL;
 	r->data_in_count = 0;
 	r->data_in_len = 0;
-	r->replayed = r->abandoned = r->held = r->holds_fd = false;
+	r->replayed = r->abandoned = r->held = r->holds_fd = r->kill_suidgid = false;
 	r->intent = NULL;
 	r->run = NULL;
 	r->file = r->file2 = NULL;

@@ -77,9 +77,10 @@ struct request {
 	int fd2;
 	uint64_t done_bytes; /* READ, WRITE: moved before it left the loop */
 	struct open_file *file2;
-	bool held;	/* its files are pinned */
-	bool holds_fd;	/* its thread has an fd of its own, and closes it */
-	bool abandoned; /* its ring was stopped: the result is nobody's any more */
+	bool kill_suidgid; /* its thread must not have CAP_FSETID */
+	bool held;	   /* its files are pinned */
+	bool holds_fd;	   /* its thread has an fd of its own, and closes it */
+	bool abandoned;	   /* its ring was stopped: the result is nobody's any more */
 
 	struct request *next; /* free list, completion list */
 	struct chain chain;
