@@ -353,6 +353,29 @@ def test_who_is_not_in_the_group_makes_no_set_gid_file(
     assert mode(b"bob", BOB) == 0o755
 
 
+def test_a_guest_that_cannot_say_its_groups_is_believed(guest: Guest, folder: Folder) -> None:
+    """Linux before 6.3 says none, and none says those that count through an ACL; the guest's
+    kernel has checked. The file's owner is the user all the same, and ACCESS is strict."""
+    body = MKDIR_IN.pack(0o755, 0) + names(b"x")
+    silent = (LINUX_FLAGS & ~CREATE_SUPP_GROUP, LINUX_FLAGS)
+    for i, flags in enumerate((LINUX_FLAGS & ~POSIX_ACL, *silent, LINUX_FLAGS & ~POSIX_ACL)):
+        guest.init(flags=flags)
+        parent = Folder(guest.lookup(ROOT, folder.name).nodeid, folder.path, folder.name)
+        closed = parent.sub(guest, f"closed{i}", 0o770, gid=5555)
+        mkdir(guest, parent.nodeid, b"open%d" % i, BOB)
+        if flags not in silent:
+            expect(errno.EACCES, guest.ask(Op.MKDIR, closed.nodeid, body, ids=BOB))
+            continue
+        made = mkdir(guest, closed.nodeid, b"x", BOB)
+        assert made.attr[11:13] == BOB
+        access = ACCESS_IN.pack(os.W_OK, 0)
+        expect(errno.EACCES, guest.ask(Op.ACCESS, closed.nodeid, access, ids=BOB))
+        mkdir(guest, closed.nodeid, b"y", BOB)
+        shared = parent.sub(guest, f"shared{i}", 0o2770, gid=5555)
+        entry, _ = create(guest, shared.nodeid, b"z", 0o2755, BOB)
+        assert (entry.attr.mode, entry.attr.uid, entry.attr.gid) == (0o100755, BOB[0], 5555)
+
+
 # umask, sticky directories.
 
 

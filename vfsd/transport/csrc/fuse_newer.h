@@ -8,6 +8,8 @@
 #include <linux/fuse.h>
 
 #ifndef FUSE_CREATE_SUPP_GROUP /* came late to 7.38 */
+#define FUSE_CREATE_SUPP_GROUP (1ULL << 34)
+
 enum {
 	FUSE_EXT_GROUPS = 32,
 };

@@ -41,24 +41,24 @@ static int write_capabilities(struct capabilities *caps)
 	return syscall(SYS_capset, &caps->header, caps->data) < 0 ? -errno : 0;
 }
 
-static bool permitted_fsetid(void)
+static bool is_permitted(uint32_t capability)
 {
 	struct capabilities caps;
 
-	return !read_capabilities(&caps) && caps.data[0].permitted & 1u << CAP_FSETID;
+	return !read_capabilities(&caps) && caps.data[0].permitted & 1u << capability;
 }
 
-static int set_fsetid(bool keep)
+static int set_effective(uint32_t capability, bool on)
 {
 	struct capabilities caps;
 	int err = read_capabilities(&caps);
 
 	if (err)
 		return err;
-	if (keep)
-		caps.data[0].effective |= caps.data[0].permitted & 1u << CAP_FSETID;
+	if (on)
+		caps.data[0].effective |= caps.data[0].permitted & 1u << capability;
 	else
-		caps.data[0].effective &= ~(1u << CAP_FSETID);
+		caps.data[0].effective &= ~(1u << capability);
 	return write_capabilities(&caps);
 }
 
@@ -69,8 +69,9 @@ void credentials_init(struct credentials *c)
 	c->uid = c->root_uid = geteuid();
 	c->gid = c->root_gid = getegid();
 	c->privileged = c->uid == 0;
-	c->may_fsetid = permitted_fsetid();
+	c->may_fsetid = is_permitted(CAP_FSETID);
 	c->fsetid = c->may_fsetid;
+	c->may_override = is_permitted(CAP_DAC_OVERRIDE);
 }
 
 /* Only root may change groups and gid, so every change passes through it. */
@@ -85,6 +86,7 @@ static int become_root_uid(struct credentials *c)
 		return err;
 	c->uid = c->root_uid;
 	c->fsetid = c->may_fsetid; /* the permitted set became the effective one */
+	c->override = false;
 	return 0;
 }
 
@@ -132,30 +134,59 @@ int credentials_root(struct credentials *c)
 	return err ? err : change_gid(c, c->root_gid);
 }
 
-int credentials_user(struct credentials *c, uint32_t uid, uint32_t gid, const uint32_t *groups,
-		     uint32_t group_count)
+static int become_user_uid(struct credentials *c, uint32_t uid)
 {
 	int err;
 
-	if (uid == UINT32_MAX || gid == UINT32_MAX)
+	if (c->uid == uid)
+		return 0;
+	err = set_euid(uid);
+	if (err)
+		return err;
+	c->uid = uid;
+	c->fsetid = false; /* no capability is effective now */
+	return 0;
+}
+
+static int set_override(struct credentials *c, bool on)
+{
+	int err;
+
+	on = on && c->may_override;
+	if (c->uid == c->root_uid || c->override == on)
+		return 0;
+	err = set_effective(CAP_DAC_OVERRIDE, on);
+	if (!err)
+		c->override = on;
+	return err;
+}
+
+static bool is_user(const struct credentials *c, const struct requester *who)
+{
+	return c->uid == who->uid && c->gid == who->gid &&
+	       same_groups(c, who->groups, who->group_count);
+}
+
+int credentials_user(struct credentials *c, const struct requester *who)
+{
+	int err = 0;
+
+	if (who->uid == UINT32_MAX || who->gid == UINT32_MAX)
 		return -EPERM;
 	/* Without privilege everything is done, and owned, by whoever started us. */
 	if (!c->privileged)
-		return uid == 0 || uid == c->root_uid ? 0 : -EPERM;
-	if (c->uid == uid && c->gid == gid && same_groups(c, groups, group_count))
-		return 0;
-	err = become_root_uid(c);
-	if (!err)
-		err = change_groups(c, groups, group_count);
-	if (!err)
-		err = change_gid(c, gid);
-	if (!err && uid != c->root_uid) {
-		err = set_euid(uid);
-		if (!err) {
-			c->uid = uid;
-			c->fsetid = false; /* no capability is effective now */
-		}
+		return who->uid == 0 || who->uid == c->root_uid ? 0 : -EPERM;
+	if (!is_user(c, who)) {
+		err = become_root_uid(c);
+		if (!err)
+			err = change_groups(c, who->groups, who->group_count);
+		if (!err)
+			err = change_gid(c, who->gid);
+		if (!err)
+			err = become_user_uid(c, who->uid);
 	}
+	if (!err)
+		err = set_override(c, who->override);
 	/* EINVAL: an id that the user namespace does not know. */
 	return err == -EINVAL ? -EPERM : err;
 }
@@ -173,7 +204,7 @@ int credentials_fsetid(struct credentials *c, bool keep)
 		if (c->fsetid == keep)
 			return 0;
 	}
-	err = set_fsetid(keep);
+	err = set_effective(CAP_FSETID, keep);
 	if (!err)
 		c->fsetid = keep;
 	return err;
@@ -221,6 +252,6 @@ int credentials_thread_root(struct credentials *ret)
 		return err;
 	*ret = (struct credentials){.uid = ruid, .gid = rgid, .root_uid = ruid, .root_gid = rgid};
 	ret->privileged = ruid == 0;
-	ret->may_fsetid = ret->fsetid = permitted_fsetid();
+	ret->may_fsetid = ret->fsetid = is_permitted(CAP_FSETID);
 	return 0;
 }

@@ -5,9 +5,10 @@
  * a guest user who unpacks an archive costs two switches, not two per file.
  *
  * Ops that create files act as the requesting user (ownership, quotas, permission checks, setgid
- * directories are then the kernel's); everything else acts as root, because the guest's kernel has
- * checked permissions (default_permissions). All of it by raw system calls, which concern this
- * thread only. The thread pool's threads are always root.
+ * directories are then the kernel's). Where the guest cannot tell all groups that count they keep
+ * CAP_DAC_OVERRIDE, and only the permission checks are the guest's. Everything else acts as root,
+ * because the guest's kernel has checked permissions (default_permissions). All of it by raw system
+ * calls, which concern this thread only. The thread pool's threads are always root.
  */
 #ifndef VFSD_CREDENTIALS_H
 #define VFSD_CREDENTIALS_H
@@ -27,14 +28,23 @@ struct credentials {
 	bool privileged;	     /* may change ids at all */
 	bool may_fsetid;	     /* CAP_FSETID is in the permitted set */
 	bool fsetid;		     /* … and in the effective one */
+	bool may_override;	     /* CAP_DAC_OVERRIDE likewise … */
+	bool override;		     /* … while acting as a user; root always has it */
+};
+
+/* Whom to act as. */
+struct requester {
+	uint32_t uid, gid;
+	const uint32_t *groups;
+	uint32_t group_count;
+	bool override; /* the guest's kernel has checked permissions: they are not checked again */
 };
 
 void credentials_init(struct credentials *c);
 
 /* Each: return 0 or -errno (-EPERM also for ids that cannot be: (uint32_t)-1). */
 int credentials_root(struct credentials *c) must_check;
-int credentials_user(struct credentials *c, uint32_t uid, uint32_t gid, const uint32_t *groups,
-		     uint32_t group_count) must_check;
+int credentials_user(struct credentials *c, const struct requester *who) must_check;
 /* With CAP_FSETID writing, truncating and chown leave suid and sgid bits alone. */
 int credentials_fsetid(struct credentials *c, bool keep) must_check;
 void credentials_umask(struct credentials *c, uint32_t mask);

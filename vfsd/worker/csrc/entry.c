@@ -88,10 +88,34 @@ void entry_timeout(uint64_t ns, uint64_t *ret_sec, uint32_t *ret_nsec)
 	*ret_nsec = (uint32_t)(ns % NS_PER_SEC);
 }
 
+static int act_as_requester(struct worker *w, const struct request *r, bool override)
+{
+	struct requester who = {
+		.uid = r->in.uid,
+		.gid = r->in.gid,
+		.groups = r->groups,
+		.group_count = r->group_count,
+		.override = override,
+	};
+
+	return credentials_user(&w->credentials, &who);
+}
+
+int entry_checked_as_requester(struct worker *w, const struct request *r)
+{
+	return act_as_requester(w, r, false);
+}
+
+/* Older guests tell no groups at all, and none tells those that an ACL names. */
+static bool tells_all_groups(const struct worker *w)
+{
+	return (w->session->flags & (FUSE_CREATE_SUPP_GROUP | FUSE_POSIX_ACL)) ==
+	       FUSE_CREATE_SUPP_GROUP;
+}
+
 int entry_as_requester(struct worker *w, const struct request *r, uint32_t umask)
 {
-	int err =
-		credentials_user(&w->credentials, r->in.uid, r->in.gid, r->groups, r->group_count);
+	int err = act_as_requester(w, r, !tells_all_groups(w));
 
 	/* Else the guest's kernel has applied its umask already. */
 	credentials_umask(&w->credentials, w->session->flags & FUSE_DONT_MASK ? umask : 0);

@@ -24,6 +24,8 @@ void entry_timeout(uint64_t ns, uint64_t *ret_sec, uint32_t *ret_nsec);
 
 /* Act as the requesting user, with `umask` where the guest leaves that to us. */
 int entry_as_requester(struct worker *w, const struct request *r, uint32_t umask) must_check;
+/* Act as the requesting user to find out what he may do (ACCESS). */
+int entry_checked_as_requester(struct worker *w, const struct request *r) must_check;
 /* Before creating a file of `mode`: root keeps the sgid that the guest's kernel let pass; a user
  * has no capability to. */
 int entry_keep_sgid(struct worker *w, uint32_t mode) must_check;

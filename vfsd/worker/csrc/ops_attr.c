@@ -229,7 +229,7 @@ int op_access(struct worker *w, struct request *r)
 		return fd;
 	if (mask & ~(uint32_t)(R_OK | W_OK | X_OK))
 		return -EINVAL;
-	err = credentials_user(&w->credentials, r->in.uid, r->in.gid, r->groups, r->group_count);
+	err = entry_checked_as_requester(w, r);
 	if (err)
 		return err;
 	return faccessat(fd, "", (int)mask, flags) < 0 ? -errno : 0;
