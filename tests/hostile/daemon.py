@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Running a virtiofsd, ours or a peer, and looking at its processes."""
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -23,15 +24,28 @@ def wait_until(true: Callable[[], bool], seconds: float, what: str) -> None:
         time.sleep(0.005)
 
 
+def as_user(uid: int) -> list[str]:
+    """A command in front of another. The interpreter may be where that user must not look, so he
+    may look everywhere; the pool gives that up when it isolates itself.
+    """
+    look = "+dac_read_search"
+    ids = [f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
+    return ["setpriv", *ids, f"--inh-caps={look}", f"--ambient-caps={look}"]
+
+
 class Daemon:
     """A virtiofsd that serves a new directory, until close().
 
-    `is_shared_mount`: the directory is a mount point from which mounts spread, as / is on a host
-    with systemd.
+    `uid`: it is started by that user. `is_shared_mount`: the directory is a mount point from which
+    mounts spread, as / is on a host with systemd.
     """
 
     def __init__(
-        self, *options: str, program: Sequence[str] = OURS, is_shared_mount: bool = False
+        self,
+        *options: str,
+        program: Sequence[str] = OURS,
+        uid: int | None = None,
+        is_shared_mount: bool = False,
     ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="vfsd-hostile-"))
         self.folder.chmod(0o755)
@@ -43,6 +57,10 @@ class Daemon:
             subprocess.run(["mount", "--make-shared", self.share], check=True)
         self.socket = str(self.folder / "socket")
         self.log = self.folder / "log"
+        if uid is not None:
+            program = [*as_user(uid), *program]
+            os.chown(self.folder, uid, uid)
+            os.chown(self.share, uid, uid)
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [*program, f"--socket-path={self.socket}", "-o", f"source={self.share}", *options],

@@ -69,6 +69,8 @@ void credentials_init(struct credentials *c)
 	c->uid = c->root_uid = geteuid();
 	c->gid = c->root_gid = getegid();
 	c->privileged = c->uid == 0;
+	/* Not in a user namespace that an ordinary user made for himself. */
+	c->may_groups = c->privileged && !set_groups(NULL, 0);
 	c->may_fsetid = is_permitted(CAP_FSETID);
 	c->fsetid = c->may_fsetid;
 	c->may_override = is_permitted(CAP_DAC_OVERRIDE);
@@ -88,6 +90,16 @@ static int become_root_uid(struct credentials *c)
 	c->fsetid = c->may_fsetid; /* the permitted set became the effective one */
 	c->override = false;
 	return 0;
+}
+
+uint32_t credentials_uid(const struct credentials *c, uint32_t id)
+{
+	return id || c->privileged ? id : c->root_uid;
+}
+
+uint32_t credentials_gid(const struct credentials *c, uint32_t id)
+{
+	return id || c->privileged ? id : c->root_gid;
 }
 
 static bool same_groups(const struct credentials *c, const uint32_t *groups, uint32_t count)
@@ -167,26 +179,51 @@ static bool is_user(const struct credentials *c, const struct requester *who)
 	       same_groups(c, who->groups, who->group_count);
 }
 
+static int become_user(struct credentials *c, const struct requester *who)
+{
+	int err;
+
+	if (is_user(c, who))
+		return 0;
+	err = become_root_uid(c);
+	if (!err)
+		err = change_groups(c, who->groups, who->group_count);
+	if (!err)
+		err = change_gid(c, who->gid);
+	if (!err)
+		err = become_user_uid(c, who->uid);
+	return err;
+}
+
+/* Are these ids at all? */
+static bool exists(const struct requester *who)
+{
+	for (uint32_t i = 0; i < who->group_count; i++)
+		if (who->groups[i] == UINT32_MAX)
+			return false;
+	return who->uid != UINT32_MAX && who->gid != UINT32_MAX;
+}
+
+static bool is_self(const struct credentials *c, const struct requester *who)
+{
+	return credentials_uid(c, who->uid) == c->root_uid &&
+	       credentials_gid(c, who->gid) == c->root_gid;
+}
+
 int credentials_user(struct credentials *c, const struct requester *who)
 {
-	int err = 0;
+	struct requester able = *who;
+	int err;
 
-	if (who->uid == UINT32_MAX || who->gid == UINT32_MAX)
+	if (!exists(who))
 		return -EPERM;
-	/* Without privilege everything is done, and owned, by whoever started us. */
 	if (!c->privileged)
-		return who->uid == 0 || who->uid == c->root_uid ? 0 : -EPERM;
-	if (!is_user(c, who)) {
-		err = become_root_uid(c);
-		if (!err)
-			err = change_groups(c, who->groups, who->group_count);
-		if (!err)
-			err = change_gid(c, who->gid);
-		if (!err)
-			err = become_user_uid(c, who->uid);
-	}
+		return is_self(c, who) ? 0 : -EPERM;
+	if (!c->may_groups)
+		able.group_count = 0;
+	err = become_user(c, &able);
 	if (!err)
-		err = set_override(c, who->override);
+		err = set_override(c, able.override);
 	/* EINVAL: an id that the user namespace does not know. */
 	return err == -EINVAL ? -EPERM : err;
 }

@@ -26,10 +26,11 @@ struct credentials {
 	uint32_t umask;
 	uint32_t root_uid, root_gid; /* what this process started with */
 	bool privileged;	     /* may change ids at all */
-	bool may_fsetid;	     /* CAP_FSETID is in the permitted set */
-	bool fsetid;		     /* … and in the effective one */
-	bool may_override;	     /* CAP_DAC_OVERRIDE likewise … */
-	bool override;		     /* … while acting as a user; root always has it */
+	bool may_groups;   /* … and supplementary groups; else those asked for are ignored */
+	bool may_fsetid;   /* CAP_FSETID is in the permitted set */
+	bool fsetid;	   /* … and in the effective one */
+	bool may_override; /* CAP_DAC_OVERRIDE likewise … */
+	bool override;	   /* … while acting as a user; root always has it */
 };
 
 /* Whom to act as. */
@@ -41,6 +42,14 @@ struct requester {
 };
 
 void credentials_init(struct credentials *c);
+
+/*
+ * Without privilege there is one user, whoever started us; guest root is that user. In a user
+ * namespace of its own such a worker is privileged, but the kernel knows no other ids there.
+ * Return: `id` as it is on the host, for one of its own the user's (SETATTR).
+ */
+uint32_t credentials_uid(const struct credentials *c, uint32_t id);
+uint32_t credentials_gid(const struct credentials *c, uint32_t id);
 
 /* Each: return 0 or -errno (-EPERM also for ids that cannot be: (uint32_t)-1). */
 int credentials_root(struct credentials *c) must_check;

@@ -48,15 +48,17 @@ int op_getattr(struct worker *w, struct request *r)
 
 /* Changing the owner drops suid, and sgid of group executables, whoever asks (the host's kernel
  * does it), so the mode is set after it. */
-static int set_owner(int fd, const struct fuse_setattr_in *in)
+static int set_owner(const struct worker *w, int fd, const struct fuse_setattr_in *in)
 {
-	uid_t uid = in->valid & FATTR_UID ? in->uid : (uid_t)-1;
-	gid_t gid = in->valid & FATTR_GID ? in->gid : (gid_t)-1;
+	uid_t uid = in->valid & FATTR_UID ? credentials_uid(&w->credentials, in->uid) : (uid_t)-1;
+	gid_t gid = in->valid & FATTR_GID ? credentials_gid(&w->credentials, in->gid) : (gid_t)-1;
 
 	if ((in->valid & FATTR_UID && uid == (uid_t)-1) ||
 	    (in->valid & FATTR_GID && gid == (gid_t)-1))
 		return -EINVAL;
-	return fchownat(fd, "", uid, gid, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) < 0 ? -errno : 0;
+	if (!fchownat(fd, "", uid, gid, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW))
+		return 0;
+	return errno == EINVAL ? -EPERM : -errno; /* EINVAL: as in credentials_user */
 }
 
 static int set_mode(const struct worker *w, int fd, uint32_t mode)
@@ -125,7 +127,7 @@ static int set_attributes(struct worker *w, const struct inode *inode, int fd,
 	if (!err && valid & (FATTR_MODE | FATTR_UID | FATTR_GID))
 		err = credentials_fsetid(&w->credentials, true);
 	if (!err && valid & (FATTR_UID | FATTR_GID))
-		err = set_owner(fd, in);
+		err = set_owner(w, fd, in);
 	if (!err && valid & FATTR_MODE)
 		err = set_mode(w, fd, in->mode);
 	if (!err && valid & FATTR_SIZE)

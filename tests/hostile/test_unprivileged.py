@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A daemon that an ordinary user starts: guest root is that user, and there is nobody else."""
+
+import errno
+import itertools
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from .conftest import OPTIONS, Folder
+from .daemon import Daemon
+from .fuse import ACCESS_IN, MKDIR_IN, MKNOD_IN, ROOT, SETATTR_IN, Guest, Op, expect, names
+from .test_credentials import (
+    FATTR_GID,
+    FATTR_UID,
+    KILL_SUIDGID,
+    SetId,
+    create,
+    groups,
+    mkdir,
+    setattr_,
+    write,
+)
+
+UID = 1000
+OVERFLOW = 65534
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="module", params=["namespace", "none"])
+def sandbox(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def daemon(sandbox: str) -> Iterator[Daemon]:
+    with Daemon(*OPTIONS, f"--sandbox={sandbox}", uid=UID) as running:
+        yield running
+
+
+@pytest.fixture
+def own(sandbox: str) -> int:
+    """What the guest sees as the owner of what the daemon's user owns."""
+    return {"namespace": 0, "none": UID}[sandbox]
+
+
+@pytest.fixture
+def folder(daemon: Daemon, guest: Guest) -> Folder:
+    path = daemon.share / f"folder{next(_numbers)}"
+    path.mkdir()
+    os.chown(path, UID, UID)
+    name = path.name.encode()
+    return Folder(guest.lookup(ROOT, name).nodeid, path, name)
+
+
+def test_guest_root_is_the_daemons_user(guest: Guest, folder: Folder, own: int) -> None:
+    for name, made in (
+        ("dir", mkdir(guest, folder.nodeid, b"dir", (0, 0))),
+        ("file", create(guest, folder.nodeid, b"file", 0o2751, (0, 0))[0]),
+    ):
+        st = (folder.path / name).stat()
+        assert (st.st_uid, st.st_gid) == (UID, UID)
+        assert (made.attr.uid, made.attr.gid) == (own, own)
+        assert guest.lookup(folder.nodeid, name.encode()).attr.uid == own
+    assert (folder.path / "file").stat().st_mode == 0o102751
+
+
+def test_the_daemons_own_ids_are_good_where_they_exist(
+    guest: Guest, folder: Folder, own: int
+) -> None:
+    assert mkdir(guest, folder.nodeid, b"x", (own, own)).attr.uid == own
+
+
+@pytest.mark.parametrize("ids", [(1234, 0), (0, 1234), (1234, 1234), (0xFFFFFFFF, 0)])
+def test_nobody_else_creates(guest: Guest, folder: Folder, ids: tuple[int, int]) -> None:
+    body = MKDIR_IN.pack(0o755, 0) + names(b"x")
+    expect(errno.EPERM, guest.ask(Op.MKDIR, folder.nodeid, body, ids=ids))
+    access = ACCESS_IN.pack(os.R_OK, 0)
+    expect(errno.EPERM, guest.ask(Op.ACCESS, folder.nodeid, access, ids=ids))
+    mkdir(guest, folder.nodeid, b"x", (0, 0))
+
+
+def test_groups_of_guest_root_do_not_matter(guest: Guest, folder: Folder) -> None:
+    mkdir(guest, folder.nodeid, b"x", (0, 0), 4, 24)
+    body = MKDIR_IN.pack(0o755, 0) + names(b"y")
+    none = groups(0xFFFFFFFF)
+    expect(errno.EPERM, guest.ask(Op.MKDIR, folder.nodeid, body, extension=none))
+
+
+def test_files_are_given_to_nobody_else(guest: Guest, folder: Folder, own: int) -> None:
+    made = mkdir(guest, folder.nodeid, b"x", (0, 0))
+    setattr_(guest, made.nodeid, FATTR_UID | FATTR_GID, owner=(0, 0))
+    setattr_(guest, made.nodeid, FATTR_UID | FATTR_GID, owner=(own, own))
+    assert (folder.path / "x").stat().st_uid == UID
+    for valid in (FATTR_UID, FATTR_GID):
+        body = SETATTR_IN.pack(valid, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1234, 1234, 0)
+        expect(errno.EPERM, guest.ask(Op.SETATTR, made.nodeid, body))
+
+
+def test_what_others_own_on_the_host_is_theirs(guest: Guest, folder: Folder, sandbox: str) -> None:
+    theirs = folder.path / "theirs"
+    theirs.touch(0o644)
+    os.chown(theirs, 4321, 4321)
+    entry = guest.lookup(folder.nodeid, b"theirs")
+    shown = {"namespace": OVERFLOW, "none": 4321}[sandbox]
+    assert (entry.attr.uid, entry.attr.gid) == (shown, shown)
+    guest.open(entry.nodeid, os.O_RDONLY)
+    with pytest.raises(PermissionError):
+        guest.open(entry.nodeid, os.O_WRONLY)
+
+
+def test_no_devices(guest: Guest, folder: Folder) -> None:
+    body = MKNOD_IN.pack(0o020600, os.makedev(1, 3), 0, 0) + names(b"null")
+    expect(errno.EPERM, guest.ask(Op.MKNOD, folder.nodeid, body))
+
+
+def test_set_id_bits_go_when_the_user_writes(guest: Guest, folder: Folder) -> None:
+    entry, fh = create(guest, folder.nodeid, b"file", 0o6755, (0, 0))
+    file = SetId(entry.nodeid, fh, folder.path / "file")
+    write(guest, file, (0, 0), KILL_SUIDGID)
+    assert file.mode() == 0o755
