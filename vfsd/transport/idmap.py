@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The language of --translate-uid and --translate-gid: what an id of the guest is on the host.
+
+    guest:G:H:n         guest ids from G on are host ids from H on, n of them
+    host:H:G:n          host ids from H on are shown to the guest as ids from G on
+    map:G:H:n           both
+    squash-guest:G:H:n  n guest ids from G on are all the host id H
+    squash-host:H:G:n   n host ids from H on are all shown as G
+    forbid-guest:G:n    n guest ids from G on may not be used
+
+The two directions are independent maps: in each, no two rules may say something about the same id,
+and an id that no rule is about stays what it is. Pure: text in, ranges out. The supervisor checks
+with it what the operator wrote; a worker makes its table from it.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final
+
+NO_ID: Final = 0xFFFFFFFF  # (uid_t)-1
+MAX_RANGES: Final = 256  # of one direction; IDMAP_RANGES_MAX
+
+
+@dataclass(frozen=True, order=True)
+class Range:
+    """Ids first..last become to + (id - first) * step; to NO_ID with step 0: they are forbidden."""
+
+    first: int
+    last: int
+    to: int
+    step: int
+    rule: str  # as the operator wrote it
+
+
+@dataclass(frozen=True)
+class Maps:
+    """The rules of one kind of ids, each direction in ascending order."""
+
+    to_host: tuple[Range, ...] = ()
+    to_guest: tuple[Range, ...] = ()
+
+
+# What a rule says, for each direction: (from, to, step) as indexes into its numbers; None: nothing.
+_SHIFT, _BACK, _SQUASH = (0, 1, 1), (1, 0, 1), (0, 1, 0)
+_KINDS: Final[dict[str, tuple[tuple[int, int, int] | None, tuple[int, int, int] | None]]] = {
+    "guest": (_SHIFT, None),
+    "host": (None, _SHIFT),
+    "map": (_SHIFT, _BACK),
+    "squash-guest": (_SQUASH, None),
+    "squash-host": (None, _SQUASH),
+}
+_FORBID: Final = "forbid-guest"
+_FORMS: Final = {kind: f"{kind}:FROM:TO:COUNT" for kind in _KINDS} | {
+    _FORBID: f"{_FORBID}:FROM:COUNT"
+}
+
+
+def _number(text: str) -> int:
+    if not (text.isascii() and text.isdecimal()) or len(text) > 10 or int(text) > NO_ID:
+        raise ValueError(f"has '{text}', which is not a number of 32 bits")
+    return int(text)
+
+
+def _range(rule: str, first: int, to: int, step: int, count: int) -> Range:
+    if first + count > NO_ID or to + (count - 1) * step >= NO_ID:
+        raise ValueError(f"goes beyond {NO_ID - 1}, the largest id")
+    return Range(first, first + count - 1, to, step, rule)
+
+
+def _read(rule: str) -> tuple[str, list[int]]:
+    kind, *rest = rule.split(":")
+    if kind not in _FORMS:
+        raise ValueError(f"does not begin with one of {', '.join(_FORMS)}")
+    if len(rest) != _FORMS[kind].count(":"):
+        raise ValueError(f"is not {_FORMS[kind]}")
+    numbers = [_number(text) for text in rest]
+    if numbers[-1] == 0:
+        raise ValueError("is about no id; the last number is how many")
+    return kind, numbers
+
+
+def parse(rule: str) -> Maps:
+    """What one rule says; ValueError completes the sentence "'rule' …"."""
+    kind, numbers = _read(rule)
+    count = numbers[-1]
+    if kind == _FORBID:
+        _range(rule, numbers[0], 0, 0, count)
+        return Maps((Range(numbers[0], numbers[0] + count - 1, NO_ID, 0, rule),))
+    directions = [
+        () if how is None else (_range(rule, numbers[how[0]], numbers[how[1]], how[2], count),)
+        for how in _KINDS[kind]
+    ]
+    return Maps(*directions)
+
+
+def combine(rules: Sequence[str]) -> Maps:
+    """All rules of one kind of ids; ValueError says in one line which do not go together."""
+    maps = [parse(rule) for rule in rules]
+    return Maps(
+        _sorted((r for m in maps for r in m.to_host), "guest"),
+        _sorted((r for m in maps for r in m.to_guest), "host"),
+    )
+
+
+def _sorted(ranges: Iterator[Range], side: str) -> tuple[Range, ...]:
+    ordered = sorted(ranges)
+    if len(ordered) > MAX_RANGES:
+        raise ValueError(
+            f"{len(ordered)} ranges of {side} ids are too many; {MAX_RANGES} are possible"
+        )
+    for one, other in pairwise(ordered):
+        if other.first <= one.last:
+            raise ValueError(
+                f"'{one.rule}' and '{other.rule}' overlap: both say what {side} id"
+                f" {other.first} is; make the ranges disjoint"
+            )
+    return tuple(ordered)
+
+
+def translate(ranges: Sequence[Range], id_: int) -> int:
+    """What an id becomes; NO_ID if it is forbidden. (The workers' C does this per request.)"""
+    for r in ranges:
+        if r.first <= id_ <= r.last:
+            return r.to + (id_ - r.first) * r.step
+    return id_
