@@ -92,6 +92,10 @@ def value_of(field: str, *arguments: str) -> object:
         ("rlimit_nofile", 0, [["--rlimit-nofile=0"]]),
         ("seccomp", "log", [["--seccomp=log"]]),
         ("tag", "fs", [["--tag=fs"]]),
+        ("translate_uid", (), [[]]),
+        ("translate_uid", ("map:0:1000:1", "forbid-guest:1:9"),
+         [["--translate-uid=map:0:1000:1", "--translate-uid", "forbid-guest:1:9"]]),
+        ("translate_gid", ("guest:0:1:2",), [["--translate-gid=guest:0:1:2"]]),
     ],
 )  # fmt: skip
 def test_each_spelling_sets_the_option(
@@ -131,6 +135,15 @@ def test_each_spelling_sets_the_option(
         (["--modcaps=sys_admin"], r"--modcaps: 'sys_admin' is not a list like \+sys_admin:-chown"),
         (["--poll-us=-2"], "--poll-us: '-2' is not a whole number"),
         (["--shared-dir="], "--shared-dir: '' is not a path"),
+        (["--translate-uid=map:0:1"], "--translate-uid: 'map:0:1' is not map:FROM:TO:COUNT"),
+        (
+            ["--translate-gid=map:0:9:5", "--translate-gid=guest:4:0:1"],
+            "--translate-gid: 'map:0:9:5' and 'guest:4:0:1' overlap: both say what guest id 4 is",
+        ),
+        (
+            ["-o", "posix_acl", "--translate-gid=map:0:9:5"],
+            "-o posix_acl and --translate-gid exclude each other, since ids inside ACLs are not",
+        ),
         (["--rlimit-nofile=1e6"], "--rlimit-nofile: '1e6' is not a whole number"),
     ],
 )
@@ -189,6 +202,13 @@ def test_the_job_says_what_the_options_say() -> None:
     assert (policy["entry_timeout"], policy["attr_timeout"]) == (0.0, 0.0)
     assert (policy["xattr"], policy["posix_acl"], policy["flock"]) == (True, "always", True)
     assert (policy["readonly"], policy["readdirplus"], policy["posix_lock"]) == (True, False, False)
+
+
+def test_the_job_has_the_rules_of_ids() -> None:
+    rules = ["map:0:1000:1", "forbid-guest:1:9"]
+    options = parse([*BASE, "--no-posix-acl", *(f"--translate-uid={rule}" for rule in rules)])
+    assert list(fs_policy(options)["translate_uid"]) == rules
+    assert list(fs_policy(options)["translate_gid"]) == []
 
 
 def test_an_instance_is_called_after_its_socket() -> None:

@@ -43,6 +43,8 @@ FS: Final[dict[str, Any]] = {
     "readonly": False,
     "allow_mmap": False,
     "preserve_noatime": False,
+    "translate_uid": [],
+    "translate_gid": [],
 }
 
 

@@ -52,6 +52,13 @@ def test_a_path_that_is_not_utf8_survives() -> None:
         ({"queue_cpus": 1}, "job: queue_cpus is not a list"),
         ({"fs": FS | {"tag": "x"}}, "job: fs.tag is unknown"),
         ({"fs": []}, "job: fs is not an object"),
+        ({"fs": FS | {"translate_uid": "x"}}, "job: fs.translate_uid is not a list"),
+        ({"fs": FS | {"translate_uid": [1]}}, "job: fs.translate_uid is not text"),
+        ({"fs": FS | {"translate_gid": ["map:1:2"]}}, "job: fs.translate_gid is not map:FROM"),
+        (
+            {"fs": FS | {"translate_gid": ["map:1:2:1", "map:1:3:1"]}},
+            "job: fs.translate_gid 'map:1:2:1' and 'map:1:3:1' overlap",
+        ),
         ({"extra": 1}, "job: extra is unknown"),
         ({"slots": 3}, "job: fds.listeners are not 3, one per worker slot"),
         ({"fds": job_content()["fds"] | {"channel": 4}}, "job: fds has one fd twice"),

@@ -14,6 +14,7 @@ from typing import Any, Final
 from vfsd.supervisor.config_file import read_config
 from vfsd.supervisor.options import OPTIONS, Bare, Option, Options, default_request_queues
 from vfsd.supervisor.settings import Setting, read_value, usage
+from vfsd.transport import idmap
 
 _LONG: Final = {name: (row, value) for row in OPTIONS for name, value in row.long.items()}
 _SHORT_O: Final = {name: (row, value) for row in OPTIONS for name, value in row.short_o.items()}
@@ -125,6 +126,22 @@ def _check_conflicts(options: Options) -> None:
     for kind in ("uid_map", "gid_map"):
         if kind in given:
             _check_map(options, kind)
+    for kind in ("translate_uid", "translate_gid"):
+        if kind in given:
+            _check_translation(options, kind)
+
+
+def _check_translation(options: Options, kind: str) -> None:
+    spelling = options.given[kind]
+    if options.posix_acl != "never":
+        raise usage(
+            f"{options.given['posix_acl']} and {spelling} exclude each other, since ids"
+            " inside ACLs are not translated; remove one of them"
+        )
+    try:
+        idmap.combine(getattr(options, kind))
+    except ValueError as error:
+        raise usage(f"{spelling}: {error}") from None
 
 
 def _check_map(options: Options, kind: str) -> None:

@@ -84,4 +84,6 @@ def fs_policy(options: Options) -> dict[str, Any]:
         "killpriv_v2_asked": "killpriv_v2" in options.given,
         "security_label": False,
         "inode_file_handles": options.inode_file_handles,
+        "translate_uid": options.translate_uid,
+        "translate_gid": options.translate_gid,
     } | {flag: getattr(options, flag) for flag in _FS_FLAGS}

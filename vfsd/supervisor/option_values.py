@@ -9,6 +9,8 @@ import re
 from collections.abc import Callable
 from typing import Final
 
+from vfsd.transport import idmap
+
 MAX_SECONDS: Final = 10 * 365 * 86400.0
 MAX_MICROSECONDS: Final = 1_000_000
 MAX_CPU: Final = 1 << 16
@@ -29,6 +31,12 @@ def choice(*names: str, **aliases: str) -> Callable[[str], str]:
         return value
 
     return read
+
+
+def id_rule(value: str) -> str:
+    """A rule of --translate-uid or --translate-gid, as it was written."""
+    idmap.parse(value)
+    return value
 
 
 def number(low: int, high: int) -> Callable[[str], int]:

@@ -68,6 +68,8 @@ class Options:
     readonly: bool = False
     inode_file_handles: str = "never"
     preserve_noatime: bool = False
+    translate_uid: tuple[str, ...] = ()
+    translate_gid: tuple[str, ...] = ()
     action: str = "serve"  # or "help", "version", "capabilities"
     given: dict[str, str] = field(default_factory=dict, compare=False)  # field -> its spelling
 
@@ -246,6 +248,13 @@ OPTIONS: Final = (
     _switch("readonly", "refuse every change (EROFS)", "off", "reading still sets access times"),
     _long_switch("preserve-noatime", "pass O_NOATIME on to the host file system",
                 "a daemon that is not root may use it on its own files only (else EPERM)"),
+    Option("translate_uid", {"--translate-uid": None}, {},
+           "what a user id of the guest is on the host", "RULE", read.id_rule, "the same",
+           "guest:G:H:N, host:H:G:N, map:G:H:N (both ways), squash-guest:G:H:N, squash-host:H:G:N or"
+           " forbid-guest:G:N; not with --posix-acl; see the manual", repeatable=True),
+    Option("translate_gid", {"--translate-gid": None}, {},
+           "the same for group ids", "RULE", read.id_rule, "the same", "as for --translate-uid",
+           repeatable=True),
     Option("action", {"--print-capabilities": "capabilities"}, {},
            "print what this program can do as JSON, for libvirt"),
     Option("action", {"-h": "help", "--help": "help"}, {}, "print this"),

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
+from vfsd.transport import idmap
 from vfsd.transport.control_messages import LOG_THRESHOLDS
 
 MAX_SLOTS: Final = 64
@@ -48,6 +49,8 @@ class Filesystem:
     readonly: bool
     allow_mmap: bool
     preserve_noatime: bool
+    translate_uid: tuple[str, ...]  # rules of transport/idmap.py
+    translate_gid: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -177,6 +180,14 @@ def _fds(value: Any) -> tuple[int, ...]:
     return tuple(_fd(item) for item in value)
 
 
+def _translation(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise TypeError("is not a list")
+    rules = tuple(_text(rule) for rule in value)
+    idmap.combine(rules)
+    return rules
+
+
 _FS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "cache": _one_of("never", "metadata", "auto", "always"),
     "entry_timeout": _seconds,
@@ -185,6 +196,8 @@ _FS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "negative_timeout": _seconds,
     "lock_wait": _seconds_or_none,
     "posix_acl": _one_of("never", "auto", "always"),
+    "translate_uid": _translation,
+    "translate_gid": _translation,
 }
 
 _JOB: Final[Mapping[str, Callable[[Any], Any]]] = {

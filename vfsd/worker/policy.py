@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the options mean for the ops: struct fs_policy (csrc/policy.h), filled once per worker."""
 
+from collections.abc import Sequence
 from typing import Any, Final
 
+from vfsd.transport import idmap
 from vfsd.transport.native import lib
 from vfsd.worker.job import Filesystem
 
@@ -35,6 +37,13 @@ COPIED: Final = (
 )
 
 
+def _fill_idmap(table: Any, ranges: Sequence[idmap.Range]) -> None:
+    """Fill a struct idmap."""
+    table.count = len(ranges)
+    for entry, r in zip(table.ranges, ranges, strict=False):
+        entry.first, entry.last, entry.to, entry.step = r.first, r.last, r.to, r.step
+
+
 def fill(policy: Any, fs: Filesystem) -> None:
     """Fill a struct fs_policy."""
     policy.entry_timeout_ns = int(fs.entry_timeout * 1e9)
@@ -45,3 +54,7 @@ def fill(policy: Any, fs: Filesystem) -> None:
     policy.file_open_flags, policy.dir_open_flags = OPEN_FLAGS[fs.cache]
     for name in COPIED:
         setattr(policy, name, getattr(fs, name))
+    for pair, rules in ((policy.uids, fs.translate_uid), (policy.gids, fs.translate_gid)):
+        maps = idmap.combine(rules)
+        _fill_idmap(pair.to_host, maps.to_host)
+        _fill_idmap(pair.to_guest, maps.to_guest)

@@ -7,6 +7,7 @@
 #define VFSD_POLICY_H
 
 #include "transport/csrc/types.h"
+#include "worker/csrc/idmap.h"
 
 enum file_handles {
 	FILE_HANDLES_NEVER,	/* an inode is held by an fd */
@@ -28,7 +29,9 @@ struct fs_policy {
 	bool posix_lock;
 	bool allow_direct_io; /* off: O_DIRECT is dropped */
 	bool announce_submounts;
-	bool preserve_noatime; /* off: O_NOATIME is dropped */
+	bool preserve_noatime;	/* off: O_NOATIME is dropped */
+	struct idmap_pair uids; /* what the guest's users and groups are on the host */
+	struct idmap_pair gids;
 };
 
 #endif
