@@ -250,8 +250,8 @@ OPTIONS: Final = (
                 "a daemon that is not root may use it on its own files only (else EPERM)"),
     Option("translate_uid", {"--translate-uid": None}, {},
            "what a user id of the guest is on the host", "RULE", read.id_rule, "the same",
-           "guest:G:H:N, host:H:G:N, map:G:H:N (both ways), squash-guest:G:H:N, squash-host:H:G:N or"
-           " forbid-guest:G:N; not with --posix-acl; see the manual", repeatable=True),
+           "guest:G:H:N, host:H:G:N, map:G:H:N (both ways), squash-guest:G:H:N, squash-host:H:G:N"
+           " or forbid-guest:G:N; not with --posix-acl; see the manual", repeatable=True),
     Option("translate_gid", {"--translate-gid": None}, {},
            "the same for group ids", "RULE", read.id_rule, "the same", "as for --translate-uid",
            repeatable=True),

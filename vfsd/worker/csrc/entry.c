@@ -61,7 +61,7 @@ static uint32_t encode_device(uint32_t major, uint32_t minor)
 	return (minor & 0xff) | major << 8 | (minor & ~0xffu) << 12;
 }
 
-void entry_attr(const struct statx *st, struct fuse_attr *ret)
+void entry_attr(const struct worker *w, const struct statx *st, struct fuse_attr *ret)
 {
 	*ret = (struct fuse_attr){
 		.ino = st->stx_ino,
@@ -75,8 +75,8 @@ void entry_attr(const struct statx *st, struct fuse_attr *ret)
 		.ctimensec = st->stx_ctime.tv_nsec,
 		.mode = st->stx_mode,
 		.nlink = st->stx_nlink,
-		.uid = st->stx_uid,
-		.gid = st->stx_gid,
+		.uid = idmap_translate(&w->policy.uids.to_guest, st->stx_uid),
+		.gid = idmap_translate(&w->policy.gids.to_guest, st->stx_gid),
 		.rdev = encode_device(st->stx_rdev_major, st->stx_rdev_minor),
 		.blksize = st->stx_blksize,
 	};
@@ -90,14 +90,17 @@ void entry_timeout(uint64_t ns, uint64_t *ret_sec, uint32_t *ret_nsec)
 
 static int act_as_requester(struct worker *w, const struct request *r, bool override)
 {
+	uint32_t groups[SUPPLEMENTARY_GROUPS_MAX];
 	struct requester who = {
-		.uid = r->in.uid,
-		.gid = r->in.gid,
-		.groups = r->groups,
+		.uid = idmap_translate(&w->policy.uids.to_host, r->in.uid),
+		.gid = idmap_translate(&w->policy.gids.to_host, r->in.gid),
+		.groups = groups,
 		.group_count = r->group_count,
 		.override = override,
 	};
 
+	for (uint32_t i = 0; i < r->group_count; i++)
+		groups[i] = idmap_translate(&w->policy.gids.to_host, r->groups[i]);
 	return credentials_user(&w->credentials, &who);
 }
 
@@ -122,11 +125,11 @@ int entry_as_requester(struct worker *w, const struct request *r, uint32_t umask
 	return err;
 }
 
-int entry_keep_sgid(struct worker *w, uint32_t mode)
+int entry_keep_sgid(struct worker *w, const struct request *r, uint32_t mode)
 {
 	if (!(mode & S_ISGID) || w->credentials.uid != w->credentials.root_uid)
 		return 0;
-	return credentials_fsetid(&w->credentials, true);
+	return credentials_fsetid(&w->credentials, r->in.uid == 0);
 }
 
 /* The guest mounts such a directory as a file system of its own, with its own device number. */
@@ -143,7 +146,7 @@ static int fill(const struct worker *w, const struct inode *parent, const struct
 	ret->nodeid = inode_nodeid(w->inodes, inode);
 	entry_timeout(w->policy.entry_timeout_ns, &ret->entry_valid, &ret->entry_valid_nsec);
 	entry_timeout(w->policy.attr_timeout_ns, &ret->attr_valid, &ret->attr_valid_nsec);
-	entry_attr(st, &ret->attr);
+	entry_attr(w, st, &ret->attr);
 	if (is_submount(w, parent, st))
 		ret->attr.flags |= FUSE_ATTR_SUBMOUNT;
 	return 0;
@@ -402,7 +405,7 @@ int entry_refresh(struct worker *w, const struct inode *inode, struct fuse_entry
 
 	if (err)
 		return err;
-	entry_attr(&st, &ret->attr);
+	entry_attr(w, &st, &ret->attr);
 	ret->attr.flags = flags;
 	return 0;
 }

@@ -19,16 +19,16 @@ int entry_stat_name(int dir_fd, const char *name, struct statx *ret) must_check;
 
 struct inode_key entry_key(const struct statx *st);
 /* fuse_attr with flags 0; `entry_*` add FUSE_ATTR_SUBMOUNT where it belongs. */
-void entry_attr(const struct statx *st, struct fuse_attr *ret);
+void entry_attr(const struct worker *w, const struct statx *st, struct fuse_attr *ret);
 void entry_timeout(uint64_t ns, uint64_t *ret_sec, uint32_t *ret_nsec);
 
 /* Act as the requesting user, with `umask` where the guest leaves that to us. */
 int entry_as_requester(struct worker *w, const struct request *r, uint32_t umask) must_check;
 /* Act as the requesting user to find out what he may do (ACCESS). */
 int entry_checked_as_requester(struct worker *w, const struct request *r) must_check;
-/* Before creating a file of `mode`: root keeps the sgid that the guest's kernel let pass; a user
- * has no capability to. */
-int entry_keep_sgid(struct worker *w, uint32_t mode) must_check;
+/* Before creating a file of `mode`: guest root keeps the sgid that its kernel let pass; a user must
+ * be in the group, even one who is root on the host. */
+int entry_keep_sgid(struct worker *w, const struct request *r, uint32_t mode) must_check;
 
 /* LOOKUP of one component. Return: 0 or -errno; on success the guest owns one more lookup. */
 int entry_lookup(struct worker *w, const struct inode *parent, const char *name,

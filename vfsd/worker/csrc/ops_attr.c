@@ -31,7 +31,7 @@ static int reply_attr(const struct worker *w, int fd, struct request *r)
 		return err;
 	memset(ret, 0, sizeof(*ret));
 	entry_timeout(w->policy.attr_timeout_ns, &ret->attr_valid, &ret->attr_valid_nsec);
-	entry_attr(&st, &ret->attr);
+	entry_attr(w, &st, &ret->attr);
 	return (int)sizeof(*ret);
 }
 
@@ -46,16 +46,31 @@ int op_getattr(struct worker *w, struct request *r)
 
 /* ---- SETATTR ---- */
 
+/* The host's id of the new owner or group, which no guest must make -1: "do not change it". */
+static int owner_wanted(const struct idmap *map, uint32_t id, uint32_t *ret)
+{
+	*ret = idmap_translate(map, id);
+	if (*ret != UINT32_MAX)
+		return 0;
+	return id == UINT32_MAX ? -EINVAL : -EPERM; /* EPERM: it is forbidden */
+}
+
 /* Changing the owner drops suid, and sgid of group executables, whoever asks (the host's kernel
  * does it), so the mode is set after it. */
 static int set_owner(const struct worker *w, int fd, const struct fuse_setattr_in *in)
 {
-	uid_t uid = in->valid & FATTR_UID ? credentials_uid(&w->credentials, in->uid) : (uid_t)-1;
-	gid_t gid = in->valid & FATTR_GID ? credentials_gid(&w->credentials, in->gid) : (gid_t)-1;
+	uid_t uid = (uid_t)-1;
+	gid_t gid = (gid_t)-1;
+	int err = 0;
 
-	if ((in->valid & FATTR_UID && uid == (uid_t)-1) ||
-	    (in->valid & FATTR_GID && gid == (gid_t)-1))
-		return -EINVAL;
+	if (in->valid & FATTR_UID)
+		err = owner_wanted(&w->policy.uids.to_host, in->uid, &uid);
+	if (!err && in->valid & FATTR_GID)
+		err = owner_wanted(&w->policy.gids.to_host, in->gid, &gid);
+	if (err)
+		return err;
+	uid = credentials_uid(&w->credentials, uid);
+	gid = credentials_gid(&w->credentials, gid);
 	if (!fchownat(fd, "", uid, gid, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW))
 		return 0;
 	return errno == EINVAL ? -EPERM : -errno; /* EINVAL: as in credentials_user */
@@ -171,15 +186,15 @@ static struct fuse_sx_time statx_time(const struct statx_timestamp *time)
 	return (struct fuse_sx_time){.tv_sec = time->tv_sec, .tv_nsec = time->tv_nsec};
 }
 
-static void fill_statx(const struct statx *st, struct fuse_statx *ret)
+static void fill_statx(const struct worker *w, const struct statx *st, struct fuse_statx *ret)
 {
 	*ret = (struct fuse_statx){
 		.mask = st->stx_mask & STATX_TOLD,
 		.blksize = st->stx_blksize,
 		.attributes = st->stx_attributes & ~attributes_hidden,
 		.nlink = st->stx_nlink,
-		.uid = st->stx_uid,
-		.gid = st->stx_gid,
+		.uid = idmap_translate(&w->policy.uids.to_guest, st->stx_uid),
+		.gid = idmap_translate(&w->policy.gids.to_guest, st->stx_gid),
 		.mode = st->stx_mode,
 		.ino = st->stx_ino,
 		.size = st->stx_size,
@@ -212,7 +227,7 @@ int op_statx(struct worker *w, struct request *r)
 		return -errno;
 	memset(ret, 0, sizeof(*ret));
 	entry_timeout(w->policy.attr_timeout_ns, &ret->attr_valid, &ret->attr_valid_nsec);
-	fill_statx(&st, &ret->stat);
+	fill_statx(w, &st, &ret->stat);
 	return (int)sizeof(*ret);
 }
 

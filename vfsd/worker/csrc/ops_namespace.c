@@ -89,7 +89,7 @@ int op_mknod(struct worker *w, struct request *r)
 		return dir_fd;
 	err = creation_allowed(w, r, in->umask);
 	if (!err)
-		err = entry_keep_sgid(w, in->mode);
+		err = entry_keep_sgid(w, r, in->mode);
 	if (err)
 		return err;
 	err = mknodat(dir_fd, r->name, in->mode, decode_device(in->rdev)) < 0 ? -errno : 0;

@@ -178,7 +178,7 @@ static int prepare_create(struct worker *w, const struct request *r)
 		err = inode_fd_budget(w);
 	if (!err)
 		err = entry_as_requester(w, r, in->umask);
-	return err ? err : entry_keep_sgid(w, in->mode);
+	return err ? err : entry_keep_sgid(w, r, in->mode);
 }
 
 /*
