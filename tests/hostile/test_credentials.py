@@ -285,6 +285,28 @@ def test_nobody_creates_with_ids_that_are_none(
     assert mkdir(guest, folder.nodeid, b"x", BOB).attr[11:13] == BOB
 
 
+@pytest.mark.parametrize("lost", ["-setuid", "-setgid", "-setuid:-setgid"])
+def test_a_switch_that_fails_half_way_fails_the_op_only(lost: str) -> None:
+    """Without these capabilities nobody else can be acted for, or only his group."""
+    with (
+        Daemon(*OPTIONS, f"--modcaps={lost}") as daemon,
+        Frontend(daemon.socket).setup(1) as frontend,
+    ):
+        guest = Guest(frontend)
+        guest.init(flags=LINUX_FLAGS & ~POSIX_ACL)
+        daemon.share.chmod(0o777)
+        body = MKDIR_IN.pack(0o755, 0) + names(b"no")
+        for i in range(3):
+            reply = guest.ask(Op.MKDIR, ROOT, body, ids=ALICE, extension=groups(5, 6))
+            expect(errno.EPERM, reply)
+            assert mkdir(guest, ROOT, b"%d" % i, (0, 0)).attr[11:13] == (0, 0)
+            expect(errno.EPERM, guest.ask(Op.ACCESS, ROOT, ACCESS_IN.pack(4, 0), ids=BOB))
+            file = set_id_file(guest, Folder(ROOT, daemon.share, b""), f"suid{i}")
+            write(guest, file, (0, 0))
+            assert file.mode() == 0o6755
+        assert not (daemon.share / "no").exists()
+
+
 # Groups.
 
 

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* PRIVATE: C only */
 /*
- * The ids this worker acts with. They are switched when an op needs others and stay until then:
- * a guest user who unpacks an archive costs two switches, not two per file.
+ * The ids this worker acts with. They are switched when an op needs others and stay until then, so
+ * no op may rely on what ran before it: it asks for what it needs, CAP_FSETID included, and fails
+ * if it does not get it. What has only to do with open files (READ, FSYNC, …) runs as anybody.
  *
  * Ops that create files act as the requesting user (ownership, quotas, permission checks, setgid
  * directories are then the kernel's). Where the guest cannot tell all groups that count they keep
