@@ -39,12 +39,13 @@ FS: Final[dict[str, Any]] = {
     "killpriv_v2_asked": False,
     "flock": False,
     "posix_lock": False,
-    "security_label": False,
+    "security_label": "never",
     "readonly": False,
     "allow_mmap": False,
     "preserve_noatime": False,
     "translate_uid": [],
     "translate_gid": [],
+    "xattrmap": "",
 }
 
 

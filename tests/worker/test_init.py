@@ -94,7 +94,7 @@ def test_a_newer_major_is_told_ours_and_nothing_else() -> None:
         ({"POSIX_ACL"}, {"posix_acl": "always"}),
         ({"POSIX_ACL"}, {"posix_acl": "auto"}),
         ({"CACHE_SYMLINKS"}, {"cache": "always"}),
-        ({"SECURITY_CTX"}, {"security_label": True}),
+        ({"SECURITY_CTX"}, {"security_label": "auto"}),
         ({"DIRECT_IO_ALLOW_MMAP"}, {"allow_mmap": True}),
     ],
 )

@@ -59,6 +59,8 @@ def test_a_path_that_is_not_utf8_survives() -> None:
             {"fs": FS | {"translate_gid": ["map:1:2:1", "map:1:3:1"]}},
             "job: fs.translate_gid 'map:1:2:1' and 'map:1:3:1' overlap",
         ),
+        ({"fs": FS | {"xattrmap": 1}}, "job: fs.xattrmap is not text"),
+        ({"fs": FS | {"xattrmap": ":no:"}}, "job: fs.xattrmap rule 1, column 2: the type 'no' is"),
         ({"extra": 1}, "job: extra is unknown"),
         ({"slots": 3}, "job: fds.listeners are not 3, one per worker slot"),
         ({"fds": job_content()["fds"] | {"channel": 4}}, "job: fds has one fd twice"),

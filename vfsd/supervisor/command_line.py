@@ -12,7 +12,14 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from vfsd.supervisor.config_file import read_config
-from vfsd.supervisor.options import OPTIONS, Bare, Option, Options, default_request_queues
+from vfsd.supervisor.options import (
+    NEED_XATTR,
+    OPTIONS,
+    Bare,
+    Option,
+    Options,
+    default_request_queues,
+)
 from vfsd.supervisor.settings import Setting, read_value, usage
 from vfsd.transport import idmap
 
@@ -118,9 +125,9 @@ def _check_conflicts(options: Options) -> None:
     for first, second in (("fd", "socket_path"), ("fd", "socket_group")):
         if first in given and second in given:
             raise usage(f"{given[first]} and {given[second]} exclude each other; give one of them")
-    if options.posix_acl != "never" and options.xattr is False:
+    if options.xattr is False and (needs := _needs_xattr(options)):
         raise usage(
-            f"{given['posix_acl']} needs extended attributes, but {given['xattr']} is given;"
+            f"{given[needs]} needs extended attributes, but {given['xattr']} is given;"
             " remove one of them"
         )
     for kind in ("uid_map", "gid_map"):
@@ -129,6 +136,12 @@ def _check_conflicts(options: Options) -> None:
     for kind in ("translate_uid", "translate_gid"):
         if kind in given:
             _check_translation(options, kind)
+
+
+def _needs_xattr(options: Options) -> str | None:
+    """The field of an option that works by extended attributes and is not off; None: there is none."""
+    fields = (name for name in NEED_XATTR if getattr(options, name) not in ("", "never"))
+    return next(fields, None)
 
 
 def _check_translation(options: Options, kind: str) -> None:
@@ -174,7 +187,7 @@ def _with_defaults(options: Options) -> Options:
         options,
         request_queues=queues,
         workers=min(queues, options.workers or queues),
-        xattr=bool(options.xattr) or options.posix_acl != "never",
+        xattr=bool(options.xattr) or _needs_xattr(options) is not None,
         readdirplus=cached if options.readdirplus is None else options.readdirplus,
         syslog=options.daemonize if options.syslog is None else options.syslog,
     )

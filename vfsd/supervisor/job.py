@@ -20,6 +20,7 @@ WORKERS_BYTES: Final = ffi.sizeof("struct worker_table")
 _FS_FLAGS: Final = (
     "xattr", "posix_acl", "writeback", "readdirplus", "allow_direct_io", "announce_submounts",
     "killpriv_v2", "flock", "posix_lock", "readonly", "allow_mmap", "preserve_noatime",
+    "security_label",
 )  # fmt: skip
 
 
@@ -82,8 +83,8 @@ def fs_policy(options: Options) -> dict[str, Any]:
         "negative_timeout": options.negative_timeout,
         "lock_wait": None if options.lock_wait == FOR_EVER else options.lock_wait,
         "killpriv_v2_asked": "killpriv_v2" in options.given,
-        "security_label": False,
         "inode_file_handles": options.inode_file_handles,
         "translate_uid": options.translate_uid,
         "translate_gid": options.translate_gid,
+        "xattrmap": options.xattrmap,
     } | {flag: getattr(options, flag) for flag in _FS_FLAGS}

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 from vfsd.transport import idmap
+from vfsd.transport.xattrmap import parse as parse_xattrmap
 
 MAX_SECONDS: Final = 10 * 365 * 86400.0
 MAX_MICROSECONDS: Final = 1_000_000
@@ -36,6 +37,12 @@ def choice(*names: str, **aliases: str) -> Callable[[str], str]:
 def id_rule(value: str) -> str:
     """A rule of --translate-uid or --translate-gid, as it was written."""
     idmap.parse(value)
+    return value
+
+
+def xattrmap(value: str) -> str:
+    """The rules of --xattrmap, as they were written; XattrmapError says where they are wrong."""
+    parse_xattrmap(value)
     return value
 
 

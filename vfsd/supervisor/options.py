@@ -56,7 +56,9 @@ class Options:
     negative_timeout: float = 0.0
     lock_wait: float = LOCK_WAIT_SECONDS
     xattr: bool | None = None
+    xattrmap: str = ""  # its rules; "": none
     posix_acl: str = "never"
+    security_label: str = "never"
     readdirplus: bool | None = None
     writeback: bool = False
     allow_direct_io: bool = False
@@ -218,7 +220,10 @@ OPTIONS: Final = (
            read.choice("never", "prefer", "mandatory", fallback="prefer"), "never",
            "prefer: few fds for any number of files, but whoever takes a worker over can open every"
            " file of the same file system"),
-    _switch("xattr", "extended attributes", "off; on with --posix-acl"),
+    _switch("xattr", "extended attributes", "off; on with the next three"),
+    Option("xattrmap", {"--xattrmap": None}, {"xattrmap": None},
+           "what the guest's extended attributes are called on the host", "RULES", read.xattrmap,
+           "the same", "see the manual"),
     Option("posix_acl",
            {"--posix-acl": Bare("always"), "--no-posix-acl": "never"},
            {"posix_acl": "always", "no_posix_acl": "never"},
@@ -226,6 +231,13 @@ OPTIONS: Final = (
            "MODE", read.choice("never", "auto", "always"), "never",
            "it turns --xattr on; with always, the mount of a guest that cannot is refused;"
            " with never, the attributes are hidden"),
+    Option("security_label",
+           {"--security-label": Bare("always"), "--no-security-label": "never"},
+           {"security_label": "always", "no_security_label": "never"},
+           "new files have the guest's security label from the beginning: never, auto (if the guest"
+           " tells it) or always", "MODE", read.choice("never", "auto", "always"), "never",
+           "needs --modcaps=+sys_admin, but where --xattrmap gives another name; with always, the"
+           " mount of a guest that cannot is refused"),
     _switch("readdirplus", "names and attributes in one request", "on; off with --cache=never"),
     _switch("writeback", "the guest may delay writes (write-back cache)", "off",
             "what others write into the same files is lost or unseen; so may be what it delays"),
@@ -261,6 +273,7 @@ OPTIONS: Final = (
     Option("action", {"-V": "version", "--version": "version"}, {}, "print the version"),
 )  # fmt: skip
 
+NEED_XATTR: Final = ("posix_acl", "security_label", "xattrmap")  # and so turn it on
 KEYS: Final = {row.key: row for row in OPTIONS if row.key is not None}
 
 

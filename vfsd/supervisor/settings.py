@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from vfsd.supervisor.options import Option
 from vfsd.transport.errors import OperatorError
+from vfsd.transport.xattrmap import XattrmapError
 
 
 class Setting(NamedTuple):
@@ -23,6 +24,8 @@ def read_value(row: Option, spelling: str, value: str) -> Any:
     """The value of a row's option; OperatorError if it has not got such values."""
     try:
         return row.read(value)
+    except XattrmapError as error:  # it says where; the value may have many lines
+        raise usage(f"{spelling}: {error}") from None
     except UnicodeEncodeError:
         raise usage(f"{spelling}: the value is not UTF-8") from None
     except ValueError as error:

@@ -68,7 +68,7 @@ FEATURES: Final = (
     Feature(28, _KILLPRIV, lambda fs: fs.killpriv_v2),
     Feature(29, "SETXATTR_EXT", _always),
     Feature(INIT_EXT, "INIT_EXT", _always),
-    Feature(32, "SECURITY_CTX", lambda fs: fs.security_label),
+    Feature(32, "SECURITY_CTX", lambda fs: fs.security_label != "never"),
     Feature(34, "CREATE_SUPP_GROUP", _always),
     Feature(36, "DIRECT_IO_ALLOW_MMAP", lambda fs: fs.allow_mmap),
     Feature(40, "ALLOW_IDMAP", _always),
@@ -129,6 +129,11 @@ def negotiate(offer: Offer, fs: Filesystem) -> Agreement:
         )
     wanted = sum(1 << feature.bit for feature in FEATURES if feature.wanted(fs))
     flags = offer.flags & wanted & ~_acls_not_enforced(offer, fs)
+    if fs.security_label == "always" and not flags & _BITS["SECURITY_CTX"]:
+        raise InitError(
+            "--security-label=always: the guest's kernel lacks SECURITY_CTX;"
+            " its mount is refused; --security-label=auto would serve it without labels"
+        )
     pages = MAX_PAGES if flags & _BITS["MAX_PAGES"] else MAX_PAGES_OLD
     return Agreement(
         minor=min(offer.minor, MINOR),

@@ -12,6 +12,8 @@ from typing import Any, Final
 
 from vfsd.transport import idmap
 from vfsd.transport.control_messages import LOG_THRESHOLDS
+from vfsd.transport.xattrmap import Rule
+from vfsd.transport.xattrmap import parse as parse_xattrmap
 
 MAX_SLOTS: Final = 64
 MAX_CAPACITY: Final = 1 << 28
@@ -45,12 +47,13 @@ class Filesystem:
     killpriv_v2_asked: bool  # the operator wants to know if it cannot
     flock: bool
     posix_lock: bool
-    security_label: bool
+    security_label: str
     readonly: bool
     allow_mmap: bool
     preserve_noatime: bool
     translate_uid: tuple[str, ...]  # rules of transport/idmap.py
     translate_gid: tuple[str, ...]
+    xattrmap: tuple[Rule, ...]  # as text in the job; empty: names are what they are
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,10 @@ def _text(value: Any) -> str:
     return value
 
 
+def _xattrmap(value: Any) -> tuple[Rule, ...]:
+    return parse_xattrmap(_text(value)) if value != "" else ()
+
+
 def _path(value: Any) -> str:
     if not _text(value).startswith("/"):
         raise ValueError("is not an absolute path")
@@ -196,8 +203,10 @@ _FS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "negative_timeout": _seconds,
     "lock_wait": _seconds_or_none,
     "posix_acl": _one_of("never", "auto", "always"),
+    "security_label": _one_of("never", "auto", "always"),
     "translate_uid": _translation,
     "translate_gid": _translation,
+    "xattrmap": _xattrmap,
 }
 
 _JOB: Final[Mapping[str, Callable[[Any], Any]]] = {

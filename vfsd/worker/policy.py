@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from vfsd.transport import idmap
 from vfsd.transport.native import lib
+from vfsd.transport.xattrmap import Rule
 from vfsd.worker.job import Filesystem
 
 # FOPEN_* of <linux/fuse.h>.
@@ -37,6 +38,14 @@ COPIED: Final = (
 )
 
 
+ACTIONS: Final = {
+    "bad": lib.XATTRMAP_BAD,
+    "unsupported": lib.XATTRMAP_UNSUPPORTED,
+    "ok": lib.XATTRMAP_OK,
+    "prefix": lib.XATTRMAP_PREFIX,
+}
+
+
 def _fill_idmap(table: Any, ranges: Sequence[idmap.Range]) -> None:
     """Fill a struct idmap."""
     table.count = len(ranges)
@@ -58,3 +67,14 @@ def fill(policy: Any, fs: Filesystem) -> None:
         maps = idmap.combine(rules)
         _fill_idmap(pair.to_host, maps.to_host)
         _fill_idmap(pair.to_guest, maps.to_guest)
+    fill_xattrmap(policy.xattrmap, fs.xattrmap)
+
+
+def fill_xattrmap(table: Any, rules: tuple[Rule, ...]) -> None:
+    """Compile the rules into a struct xattrmap."""
+    table.rule_count = len(rules)
+    for row, rule in zip(table.rules[0 : len(rules)], rules, strict=True):
+        row.action = ACTIONS[rule.type]
+        row.client, row.server = rule.client, rule.server
+        row.key_len, row.key = len(rule.key), rule.key
+        row.prepend_len, row.prepend = len(rule.prepend), rule.prepend

@@ -7,6 +7,8 @@
  *
  * POSIX ACLs are attributes with consequences. Unless the guest's kernel has agreed to enforce
  * them (FUSE_POSIX_ACL) they are hidden, since it would show modes that do not hold.
+ *
+ * The names of the guest are not the host's where the operator gave an xattrmap (xattrmap.h).
  */
 #include "worker/csrc/entry.h"
 #include "worker/csrc/inode_fd.h"
@@ -27,10 +29,8 @@ static bool hides_acls(const struct worker *w)
 	return !(w->session->flags & FUSE_POSIX_ACL);
 }
 
-/* What all four need. `name` is NULL for a list. Return: 0 with the path to use in ret, or -errno.
- */
-static int prepare(struct worker *w, const struct inode *inode, const char *name,
-		   char ret[static FD_NAME])
+/* What all four need. Return: 0 with the path to use in ret, or -errno. */
+static int prepare(struct worker *w, const struct inode *inode, char ret[static FD_NAME])
 {
 	int fd;
 
@@ -38,15 +38,33 @@ static int prepare(struct worker *w, const struct inode *inode, const char *name
 		return -ENOSYS; /* the guest does not ask again */
 	if (!inode)
 		return -ESTALE;
-	if (name && (!*name || strnlen(name, XATTR_NAME_MAX + 1) > XATTR_NAME_MAX))
-		return -ERANGE;
-	if (name && hides_acls(w) && is_acl(name))
-		return -EOPNOTSUPP;
 	fd = inode_fd(w, inode);
 	if (fd < 0)
 		return fd;
 	entry_fd_name(fd, ret);
 	return credentials_root(&w->credentials);
+}
+
+/* The host's name of the guest's `name`. ACLs are hidden under either: a map that gives the host's
+ * ACLs another name must not open what is closed. Return: 0 or -errno. */
+static int host_name(const struct worker *w, const char *name, char ret[static XATTRMAP_NAME])
+{
+	int err;
+
+	if (!*name || strnlen(name, XATTR_NAME_MAX + 1) > XATTR_NAME_MAX)
+		return -ERANGE;
+	if (hides_acls(w) && is_acl(name))
+		return -EOPNOTSUPP;
+	err = xattrmap_to_host(&w->policy.xattrmap, name, ret);
+	return !err && hides_acls(w) && is_acl(ret) ? -EOPNOTSUPP : err;
+}
+
+/* The guest's name of the host's `name`, NULL if that is hidden. */
+static const char *guest_name(const struct worker *w, const char *name)
+{
+	const char *ret = xattrmap_to_guest(&w->policy.xattrmap, name);
+
+	return ret && hides_acls(w) && (is_acl(name) || is_acl(ret)) ? NULL : ret;
 }
 
 /* The terminated string at the payload's start; NULL if there is none. */
@@ -78,34 +96,39 @@ int op_getxattr(struct worker *w, struct request *r)
 	const struct inode *inode = inode_table_get(w->inodes, r->in.nodeid);
 	uint32_t size = REQUEST_ARG(r, struct fuse_getxattr_in)->size;
 	const char *name = payload_name(r);
-	char path[FD_NAME];
+	char path[FD_NAME], host[XATTRMAP_NAME];
 	ssize_t got;
 	int err;
 
 	if (!name)
 		return -EINVAL;
-	err = prepare(w, inode, name, path);
-	if (err)
-		return err;
+	err = prepare(w, inode, path);
+	if (!err)
+		err = host_name(w, name, host);
+	if (err) /* to read what must not be named is to find nothing */
+		return err == -EPERM ? -ENODATA : err;
 	if (!size)
-		return reply_size(r, getxattr(path, name, NULL, 0));
+		return reply_size(r, getxattr(path, host, NULL, 0));
 	r->reply = w->large_reply;
 	/* With no room at all the call would be the question for the size. */
-	got = room(r, size) ? getxattr(path, name, r->reply, room(r, size)) : (errno = ERANGE, -1);
+	got = room(r, size) ? getxattr(path, host, r->reply, room(r, size)) : (errno = ERANGE, -1);
 	return got < 0 ? -errno : (int)got;
 }
 
-/* Drop the names of ACLs from a list of `len` bytes. Return: bytes left. */
-static size_t without_acls(char *list, size_t len)
+/* Make a list of `len` bytes the guest's: names may get shorter or go. Return: bytes left. */
+static size_t translate_list(const struct worker *w, char *list, size_t len)
 {
 	size_t kept = 0;
 
 	for (size_t at = 0; at < len;) {
 		size_t name_len = strlen(list + at) + 1;
+		const char *name = guest_name(w, list + at);
 
-		if (!is_acl(list + at)) {
-			memmove(list + kept, list + at, name_len);
-			kept += name_len;
+		if (name) {
+			size_t guest_len = strlen(name) + 1;
+
+			memmove(list + kept, name, guest_len);
+			kept += guest_len;
 		}
 		at += name_len;
 	}
@@ -117,7 +140,7 @@ int op_listxattr(struct worker *w, struct request *r)
 	const struct inode *inode = inode_table_get(w->inodes, r->in.nodeid);
 	uint32_t size = REQUEST_ARG(r, struct fuse_getxattr_in)->size;
 	char path[FD_NAME];
-	int err = prepare(w, inode, NULL, path);
+	int err = prepare(w, inode, path);
 	ssize_t got;
 	size_t len;
 
@@ -129,7 +152,7 @@ int op_listxattr(struct worker *w, struct request *r)
 	got = listxattr(path, (char *)r->reply, XATTR_LIST_MAX);
 	if (got < 0)
 		return -errno;
-	len = hides_acls(w) ? without_acls((char *)r->reply, (size_t)got) : (size_t)got;
+	len = translate_list(w, (char *)r->reply, (size_t)got);
 	return len > room(r, size) ? -ERANGE : (int)len;
 }
 
@@ -180,17 +203,19 @@ int op_setxattr(struct worker *w, struct request *r)
 	struct fuse_setxattr_in in;
 	const char *name;
 	const void *value;
-	char path[FD_NAME];
+	char path[FD_NAME], host[XATTRMAP_NAME];
 	int err = read_setxattr(w, r, &in, &name, &value);
 
 	if (!err)
-		err = prepare(w, inode, name, path);
+		err = prepare(w, inode, path);
+	if (!err)
+		err = host_name(w, name, host);
 	/* Without CAP_FSETID a new ACL takes the sgid bit away. */
 	if (!err)
 		err = credentials_fsetid(&w->credentials, true);
 	if (err)
 		return err;
-	if (setxattr(path, name, value, in.size, (int)in.flags) < 0)
+	if (setxattr(path, host, value, in.size, (int)in.flags) < 0)
 		return -errno;
 	return in.setxattr_flags & FUSE_SETXATTR_ACL_KILL_SGID ? kill_sgid(w, path) : 0;
 }
@@ -199,13 +224,15 @@ int op_removexattr(struct worker *w, struct request *r)
 {
 	const struct inode *inode = inode_table_get(w->inodes, r->in.nodeid);
 	const char *name = payload_name(r);
-	char path[FD_NAME];
+	char path[FD_NAME], host[XATTRMAP_NAME];
 	int err;
 
 	if (!name)
 		return -EINVAL;
-	err = prepare(w, inode, name, path);
+	err = prepare(w, inode, path);
+	if (!err)
+		err = host_name(w, name, host);
 	if (err)
 		return err;
-	return removexattr(path, name) < 0 ? -errno : 0;
+	return removexattr(path, host) < 0 ? -errno : 0;
 }

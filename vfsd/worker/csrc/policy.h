@@ -8,6 +8,7 @@
 
 #include "transport/csrc/types.h"
 #include "worker/csrc/idmap.h"
+#include "worker/csrc/xattrmap.h"
 
 enum file_handles {
 	FILE_HANDLES_NEVER,	/* an inode is held by an fd */
@@ -32,6 +33,7 @@ struct fs_policy {
 	bool preserve_noatime;	/* off: O_NOATIME is dropped */
 	struct idmap_pair uids; /* what the guest's users and groups are on the host */
 	struct idmap_pair gids;
+	struct xattrmap xattrmap;
 };
 
 #endif
