@@ -139,7 +139,7 @@ def _check_conflicts(options: Options) -> None:
 
 
 def _needs_xattr(options: Options) -> str | None:
-    """The field of an option that works by extended attributes and is not off; None: there is none."""
+    """The field of an option that works by extended attributes and is not off, or None."""
     fields = (name for name in NEED_XATTR if getattr(options, name) not in ("", "never"))
     return next(fields, None)
 

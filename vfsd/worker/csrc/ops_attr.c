@@ -141,6 +141,8 @@ static int set_attributes(struct worker *w, const struct inode *inode, int fd,
 	/* The guest's kernel has taken away from the mode what its caller may not set. */
 	if (!err && valid & (FATTR_MODE | FATTR_UID | FATTR_GID))
 		err = credentials_fsetid(&w->credentials, true);
+	if (!err && valid & (FATTR_UID | FATTR_GID | FATTR_SIZE) && S_ISREG(inode->mode))
+		err = file_capability_drop(w, inode_nodeid(w->inodes, inode), fd);
 	if (!err && valid & (FATTR_UID | FATTR_GID))
 		err = set_owner(w, fd, in);
 	if (!err && valid & FATTR_MODE)

@@ -184,14 +184,18 @@ int op_write(struct worker *w, struct request *r)
 {
 	const struct fuse_write_in *in = REQUEST_ARG(r, struct fuse_write_in);
 	struct open_file *file = regular_file(w, in->fh, r->in.nodeid);
-	int err = prepare_write(w, r);
+	int err = 0;
 
 	if (!file)
 		return -EBADF;
-	if (err)
-		return err;
 	if (in->size > r->data_in_len)
 		return -EINVAL;
+	if (in->size)
+		err = file_capability_drop(w, r->in.nodeid, file->fd);
+	if (!err)
+		err = prepare_write(w, r);
+	if (err)
+		return err;
 	r->data_in_count = iovec_truncate(r->data_in, r->data_in_count, in->size);
 	r->data_in_len = in->size;
 	r->fd = file->fd;
@@ -295,6 +299,9 @@ int op_fallocate(struct worker *w, struct request *r)
 	if (!r->file)
 		return -EBADF;
 	r->fd = r->file->fd;
+	err = file_capability_drop(w, r->in.nodeid, r->fd);
+	if (err)
+		return err;
 	return request_offload(w, r, run_fallocate);
 }
 
@@ -341,6 +348,8 @@ static int copy(struct worker *w, struct request *r, int (*run)(struct request *
 	if (in->flags)
 		return -EINVAL;
 	err = credentials_fsetid(&w->credentials, true); /* as FALLOCATE */
+	if (!err)
+		err = file_capability_drop(w, in->nodeid_out, to->fd);
 	if (err)
 		return err;
 	r->file = from;

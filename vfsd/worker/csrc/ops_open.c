@@ -87,7 +87,16 @@ static int open_regular(struct worker *w, const struct inode *inode, int flags)
 	if (S_ISLNK(inode->mode))
 		return -ELOOP;
 	/* Devices and FIFOs are the guest's own affair: their host twins are never opened. */
-	return S_ISREG(inode->mode) ? entry_reopen(w, inode, flags) : -ENXIO;
+	if (!S_ISREG(inode->mode))
+		return -ENXIO;
+	if (flags & O_TRUNC) {
+		int fd = inode_fd(w, inode);
+		int err = fd < 0 ? fd : file_capability_drop(w, inode_nodeid(w->inodes, inode), fd);
+
+		if (err)
+			return err;
+	}
+	return entry_reopen(w, inode, flags);
 }
 
 /* As root: the guest's kernel has checked who may open it. */

@@ -217,6 +217,7 @@ int op_setxattr(struct worker *w, struct request *r)
 		return err;
 	if (setxattr(path, host, value, in.size, (int)in.flags) < 0)
 		return -errno;
+	file_capability_set(w, host);
 	return in.setxattr_flags & FUSE_SETXATTR_ACL_KILL_SGID ? kill_sgid(w, path) : 0;
 }
 

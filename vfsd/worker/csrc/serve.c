@@ -424,6 +424,7 @@ struct worker *worker_create(const struct worker_config *config)
 	w->proc_self_fd = config->proc_self_fd;
 	w->control_fd = config->control_fd;
 	w->policy = config->policy;
+	file_capability_init(&w->capability, &w->policy.xattrmap);
 	w->device = config->device;
 	w->table = config->workers;
 	w->row = &w->table->rows[w->slot];

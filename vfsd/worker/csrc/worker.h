@@ -9,6 +9,7 @@
 #include "transport/csrc/guest_memory.h"
 #include "transport/csrc/vring.h"
 #include "worker/csrc/credentials.h"
+#include "worker/csrc/file_capability.h"
 #include "worker/csrc/file_table.h"
 #include "worker/csrc/inode_table.h"
 #include "worker/csrc/lock_wait.h"
@@ -65,6 +66,7 @@ struct worker {
 	int proc_self_fd;
 	int control_fd;
 	struct fs_policy policy;
+	struct file_capability capability;
 
 	struct device_state *device;	 /* shared */
 	struct device_state *adopted;	 /* our copy: in force */

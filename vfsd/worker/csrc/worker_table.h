@@ -68,7 +68,8 @@ struct worker_table {
 	struct fuse_session session;
 	uint64_t interrupts[INTERRUPTS_MAX]; /* the latest requests that the guest interrupted */
 	uint32_t interrupt_count;
-	uint32_t pad[15];
+	uint32_t pad[13];
+	uint64_t capability_sets; /* counts what file_capability.h is about */
 	struct vring_counter vrings[DEVICE_VRINGS_MAX];
 	struct worker_row rows[WORKER_SLOTS_MAX];
 };
