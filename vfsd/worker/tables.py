@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The shared segments as the pool and its workers have them mapped."""
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +40,7 @@ class Tables:
         IsolationError if inodes must be held by file handles and cannot be.
         """
         lib.worker_table_init(self.workers, job.slots)
+        self.workers.staging = b".vfsd-" + os.urandom(16).hex().encode()
         check(lib.inode_table_init(self.inodes, job.inode_capacity, root_fd))
         lib.file_table_init(self.files, job.file_capacity)
         if not job.uses_file_handles or lib.inode_table_try_handles(self.inodes, root_fd):

@@ -15,6 +15,7 @@
  * Offset 0 always reads anew: rewinddir(3) shows what has changed.
  */
 #include "worker/csrc/entry.h"
+#include "worker/csrc/label.h"
 #include "worker/csrc/owner_lock.h"
 
 #include <dirent.h>
@@ -162,6 +163,8 @@ static int tell_entries(struct worker *w, const struct inode *dir, struct dir_ca
 		uint32_t name_len = (uint32_t)strlen(entry->d_name);
 		uint64_t len = head + FUSE_DIRENT_ALIGN(FUSE_NAME_OFFSET + name_len);
 
+		if (label_hides(w, entry->d_name))
+			continue;
 		if (len > room - used)
 			return used ? (int)used : -EINVAL;
 		if (dir)
@@ -179,24 +182,32 @@ static uint64_t reply_room(const struct request *r, uint32_t size)
 	return room < REQUEST_LARGE_REPLY ? room : REQUEST_LARGE_REPLY;
 }
 
-/* At most one read of the directory per request; a short reply is not the end, an empty one is. */
+/* One read of the directory per request, more only while all that is read is hidden: a short reply
+ * is not the end, an empty one is. */
 static int list(struct worker *w, struct request *r, const struct inode *dir)
 {
 	const struct fuse_read_in *in = REQUEST_ARG(r, struct fuse_read_in);
 	struct open_file *file = file_table_get(w->files, in->fh, r->in.nodeid);
+	uint64_t offset = in->offset;
 	struct dir_cache *cache;
-	int err;
+	int told;
 
 	if (!file || !(file->flags & FILE_IS_DIR))
 		return -EBADF;
 	cache = cache_of(w, in->fh);
-	if (!answers(cache, file, in->offset)) {
-		err = fill_cache(w, cache, file, in->offset);
-		if (err)
-			return err;
-	}
 	r->reply = w->large_reply;
-	return tell_entries(w, dir, cache, r->reply, reply_room(r, in->size));
+	for (;;) {
+		if (!answers(cache, file, offset)) {
+			int err = fill_cache(w, cache, file, offset);
+
+			if (err)
+				return err;
+		}
+		told = tell_entries(w, dir, cache, r->reply, reply_room(r, in->size));
+		if (told || cache->position == offset)
+			return told;
+		offset = cache->position;
+	}
 }
 
 int op_readdir(struct worker *w, struct request *r)

@@ -10,6 +10,7 @@
  */
 #include "worker/csrc/entry.h"
 #include "worker/csrc/inode_fd.h"
+#include "worker/csrc/label.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -55,6 +56,13 @@ static int reply_created(struct worker *w, struct request *r, const struct inode
 	return -EEXIST;
 }
 
+static int make_directory(const struct request *r, int dir_fd, const char *name)
+{
+	mode_t mode = REQUEST_ARG(r, struct fuse_mkdir_in)->mode;
+
+	return mkdirat(dir_fd, name, mode) < 0 ? -errno : 0;
+}
+
 int op_mkdir(struct worker *w, struct request *r)
 {
 	const struct fuse_mkdir_in *in = REQUEST_ARG(r, struct fuse_mkdir_in);
@@ -67,7 +75,7 @@ int op_mkdir(struct worker *w, struct request *r)
 	err = creation_allowed(w, r, in->umask);
 	if (err)
 		return err;
-	err = mkdirat(dir_fd, r->name, in->mode) < 0 ? -errno : 0;
+	err = label_make(w, r, dir_fd, r->name, make_directory);
 	return reply_created(w, r, parent, r->name, S_IFDIR, err);
 }
 
@@ -77,12 +85,30 @@ static dev_t decode_device(uint32_t rdev)
 	return makedev((rdev & 0xfff00) >> 8, (rdev & 0xff) | (rdev >> 12 & 0xfff00));
 }
 
+static int make_node(const struct request *r, int dir_fd, const char *name)
+{
+	const struct fuse_mknod_in *in = REQUEST_ARG(r, struct fuse_mknod_in);
+
+	return mknodat(dir_fd, name, in->mode, decode_device(in->rdev)) < 0 ? -errno : 0;
+}
+
+/* A regular file can have its label before it has its name. */
+static int make_labelled_regular(struct worker *w, const struct request *r, int dir_fd)
+{
+	mode_t mode = REQUEST_ARG(r, struct fuse_mknod_in)->mode & 07777;
+	int fd = label_create(w, r, dir_fd, O_RDWR, mode);
+
+	if (fd > 0)
+		close(fd);
+	return fd < 0 ? fd : 0;
+}
+
 int op_mknod(struct worker *w, struct request *r)
 {
 	const struct fuse_mknod_in *in = REQUEST_ARG(r, struct fuse_mknod_in);
 	const struct inode *parent = inode_table_get(w->inodes, r->in.nodeid);
 	int dir_fd = parent ? inode_fd(w, parent) : -ESTALE;
-	mode_t type = in->mode & S_IFMT;
+	mode_t type = in->mode & S_IFMT ? in->mode & S_IFMT : S_IFREG;
 	int err;
 
 	if (dir_fd < 0)
@@ -92,45 +118,52 @@ int op_mknod(struct worker *w, struct request *r)
 		err = entry_keep_sgid(w, r, in->mode);
 	if (err)
 		return err;
-	err = mknodat(dir_fd, r->name, in->mode, decode_device(in->rdev)) < 0 ? -errno : 0;
-	return reply_created(w, r, parent, r->name, type ? type : S_IFREG, err);
+	if (r->label_count && type == S_IFREG)
+		err = make_labelled_regular(w, r, dir_fd);
+	else
+		err = label_make(w, r, dir_fd, r->name, make_node);
+	return reply_created(w, r, parent, r->name, type, err);
 }
 
-/* The payload of SYMLINK: name, target, both terminated; the target is any string. */
-static int symlink_strings(const struct request *r, const char **ret_name, const char **ret_target)
+/* The payload of SYMLINK: name, target, both terminated; the target, as name2, is any string. */
+static int symlink_strings(struct request *r)
 {
 	size_t name_len = strnlen(r->payload, r->payload_len);
 	size_t rest, target_len;
 
 	if (name_len == r->payload_len)
 		return -EINVAL;
-	*ret_name = r->payload;
-	*ret_target = r->payload + name_len + 1;
+	r->name = r->payload;
+	r->name2 = r->payload + name_len + 1;
 	rest = r->payload_len - name_len - 1;
-	target_len = strnlen(*ret_target, rest);
+	target_len = strnlen(r->name2, rest);
 	if (target_len == rest)
 		return -EINVAL;
 	if (target_len >= PATH_MAX)
 		return -ENAMETOOLONG;
-	return request_check_name(*ret_name);
+	return request_check_name(r->name);
+}
+
+static int make_symlink(const struct request *r, int dir_fd, const char *name)
+{
+	return symlinkat(r->name2, dir_fd, name) < 0 ? -errno : 0;
 }
 
 int op_symlink(struct worker *w, struct request *r)
 {
 	const struct inode *parent = inode_table_get(w->inodes, r->in.nodeid);
 	int dir_fd = parent ? inode_fd(w, parent) : -ESTALE;
-	const char *name, *target;
 	int err;
 
 	if (dir_fd < 0)
 		return dir_fd;
-	err = symlink_strings(r, &name, &target);
+	err = symlink_strings(r);
 	if (!err)
 		err = creation_allowed(w, r, 0);
 	if (err)
 		return err;
-	err = symlinkat(target, dir_fd, name) < 0 ? -errno : 0;
-	return reply_created(w, r, parent, name, S_IFLNK, err);
+	err = label_make(w, r, dir_fd, r->name, make_symlink);
+	return reply_created(w, r, parent, r->name, S_IFLNK, err);
 }
 
 /* An O_PATH fd is linked through its name below /proc/self/fd: with AT_EMPTY_PATH the kernel would

@@ -16,6 +16,7 @@
  */
 #include "worker/csrc/entry.h"
 #include "worker/csrc/inode_fd.h"
+#include "worker/csrc/label.h"
 #include "worker/csrc/mount_facts.h"
 #include "worker/csrc/ops_lock.h"
 #include "worker/csrc/owner_lock.h"
@@ -244,22 +245,34 @@ static int open_existing(struct worker *w, struct request *r, const struct inode
 	return (int)sizeof(*ret);
 }
 
+/* Return: the fd of a new file r->name; 0 if it is new but not open; or -errno. */
+static int create_new(struct worker *w, const struct request *r, int dir_fd, int flags)
+{
+	mode_t mode = REQUEST_ARG(r, struct fuse_create_in)->mode & 07777;
+	int fd;
+
+	if (r->label_count)
+		return label_create(w, r, dir_fd, flags, mode);
+	fd = openat(dir_fd, r->name, flags | O_CREAT | O_EXCL | O_NOFOLLOW | O_NOCTTY | O_CLOEXEC,
+		    mode);
+	if (fd >= 0)
+		return fd;
+	return errno == EMFILE ? -ENFILE : -errno;
+}
+
 /* O_EXCL first, whatever the guest says: a file that exists is opened as root, a new one is created
  * as the requesting user. */
 static int create(struct worker *w, struct request *r, const struct inode *parent, int dir_fd,
 		  struct open_file *file, int flags)
 {
 	const struct fuse_create_in *in = REQUEST_ARG(r, struct fuse_create_in);
-	int fd = openat(dir_fd, r->name,
-			flags | O_CREAT | O_EXCL | O_NOFOLLOW | O_NOCTTY | O_CLOEXEC,
-			in->mode & 07777);
-	int err;
+	int fd = create_new(w, r, dir_fd, flags);
+	int err = fd;
 
-	if (fd >= 0)
+	if (fd > 0)
 		return reply_create(w, r, parent, file, fd, flags);
-	err = errno == EMFILE ? -ENFILE : -errno;
 	/* When the worker died while it created it, "it exists" says that it did. */
-	if (err == -EEXIST && (!(in->flags & O_EXCL) || r->replayed))
+	if (!err || (err == -EEXIST && (!(in->flags & O_EXCL) || r->replayed)))
 		err = open_existing(w, r, parent, file, flags);
 	if (err < 0)
 		file_table_abandon(w->files, w->slot, file);
@@ -270,19 +283,25 @@ static int create_tmpfile(struct worker *w, struct request *r, const struct inod
 			  int dir_fd, struct open_file *file, int flags)
 {
 	const struct fuse_create_in *in = REQUEST_ARG(r, struct fuse_create_in);
-	int fd;
+	int fd, err;
 
 	if ((flags & O_ACCMODE) == O_RDONLY)
 		flags |= O_RDWR; /* open(2) wants it */
 	flags = (flags & ~O_TRUNC) | (in->flags & O_EXCL);
 	fd = openat(dir_fd, ".", flags | O_TMPFILE | O_CLOEXEC, in->mode & 07777);
-	if (fd >= 0)
-		return reply_create(w, r, parent, file, fd, flags);
-	file_table_abandon(w->files, w->slot, file);
 	/* EISDIR: a kernel, ENOSYS: a file system without it. ENOSYS would end it for good. */
-	return errno == EISDIR || errno == ENOSYS ? -EOPNOTSUPP
-	       : errno == EMFILE		  ? -ENFILE
-						  : -errno;
+	if (fd < 0)
+		err = errno == EISDIR || errno == ENOSYS ? -EOPNOTSUPP
+		      : errno == EMFILE			 ? -ENFILE
+							 : -errno;
+	else
+		err = r->label_count ? label_set(w, r, fd) : 0;
+	if (!err)
+		return reply_create(w, r, parent, file, fd, flags);
+	if (fd >= 0)
+		close(fd);
+	file_table_abandon(w->files, w->slot, file);
+	return err;
 }
 
 static int create_op(struct worker *w, struct request *r,

@@ -4,6 +4,7 @@
 #include "worker/csrc/worker.h"
 
 #include <errno.h>
+#include <linux/limits.h>
 #include <string.h>
 
 uint32_t iovec_truncate(struct iovec *iov, uint32_t count, uint64_t len)
@@ -143,8 +144,56 @@ static int parse_groups(struct request *r, const uint8_t *body, uint32_t len)
 	return 0;
 }
 
+/* struct fuse_secctx, the name with its '\0', the value; 8-aligned. */
+bool request_next_label(const uint8_t **at, uint32_t *left, struct request_label *ret)
+{
+	static const char prefix[] = "security.";
+	struct fuse_secctx head;
+	const char *name = (const char *)*at + sizeof(head);
+	uint32_t len;
+
+	if (*left < sizeof(head))
+		return false;
+	memcpy(&head, *at, sizeof(head));
+	len = (uint32_t)strnlen(name, *left - sizeof(head));
+	/* Nothing but a label may be set this way: no ACL, nothing of the user's. */
+	if (len >= *left - sizeof(head) || len > XATTR_NAME_MAX ||
+	    strncmp(name, prefix, sizeof(prefix) - 1) != 0 || !name[sizeof(prefix) - 1])
+		return false;
+	*ret = (struct request_label){.name = name, .value = name + len + 1, .size = head.size};
+	len += (uint32_t)sizeof(head) + 1;
+	if (head.size > *left - len)
+		return false;
+	len = (len + head.size + 7) / 8 * 8;
+	if (len > *left)
+		len = *left; /* the last one may lack its padding */
+	*at += len;
+	*left -= len;
+	return true;
+}
+
+/* An extension whose type is the number of labels in it. */
+static int parse_labels(struct request *r, const uint8_t *body, uint32_t len, uint32_t count)
+{
+	struct request_label label;
+
+	r->labels = body;
+	r->labels_len = len;
+	r->label_count = count;
+	for (uint32_t i = 0; i < count; i++)
+		if (!request_next_label(&body, &len, &label))
+			return -EINVAL;
+	return 0;
+}
+
+static bool has_labels(const struct worker *w)
+{
+	return w->session->flags & FUSE_SECURITY_CTX;
+}
+
 /* The extension area at the request's end (FUSE 7.38): ext_header, body, 8-aligned, repeated. */
-static int parse_extensions(struct request *r, const uint8_t *at, uint32_t len)
+static int parse_extensions(const struct worker *w, struct request *r, const uint8_t *at,
+			    uint32_t len)
 {
 	while (len) {
 		struct fuse_ext_header head;
@@ -157,12 +206,39 @@ static int parse_extensions(struct request *r, const uint8_t *at, uint32_t len)
 			return -EINVAL;
 		if (head.type == FUSE_EXT_GROUPS)
 			err = parse_groups(r, at + sizeof(head), head.size - sizeof(head));
+		else if (head.type <= FUSE_MAX_NR_SECCTX && has_labels(w))
+			err = parse_labels(r, at + sizeof(head), head.size - sizeof(head),
+					   head.type);
 		if (err)
 			return err;
 		at += head.size;
 		len -= head.size;
 	}
 	return 0;
+}
+
+/* FUSE 7.36 and 7.37 have no extension area: the labels follow the names, with the same header. */
+static int parse_old_labels(const struct worker *w, struct request *r)
+{
+	uint32_t strings = 1, offset = 0;
+
+	switch (r->in.opcode) {
+	case FUSE_SYMLINK:
+		strings = 2;
+		break;
+	case FUSE_CREATE:
+	case FUSE_MKDIR:
+	case FUSE_MKNOD:
+	case FUSE_TMPFILE:
+		break;
+	default:
+		return 0;
+	}
+	while (strings--)
+		if (!payload_string(r, &offset))
+			return -EINVAL;
+	return parse_extensions(w, r, (const uint8_t *)r->payload + offset,
+				r->payload_len - offset);
 }
 
 static int parse_payload(struct worker *w, struct request *r, uint32_t flags, struct iovec *iov,
@@ -178,8 +254,10 @@ static int parse_payload(struct worker *w, struct request *r, uint32_t flags, st
 	take(w->payload, &iov, &count, len);
 	r->payload = w->payload;
 	r->payload_len = (uint32_t)(len - extension);
-	err = parse_extensions(r, (uint8_t *)w->payload + r->payload_len, (uint32_t)extension);
-	w->payload[r->payload_len] = '\0';
+	err = parse_extensions(w, r, (uint8_t *)w->payload + r->payload_len, (uint32_t)extension);
+	w->payload[r->payload_len] = '\0'; /* into the first extension's header */
+	if (!err && has_labels(w) && w->session->minor < 38)
+		err = parse_old_labels(w, r);
 	if (err)
 		return err;
 	return flags & (OP_NAME | OP_NAMES) ? parse_names(r, flags) : 0;
@@ -193,6 +271,7 @@ static void reset(struct request *r)
 	r->payload_len = 0;
 	r->name = r->name2 = NULL;
 	r->group_count = 0;
+	r->label_count = 0;
 	r->reply = r->small;
 	r->data_in = NULL;
 	r->data_in_count = 0;

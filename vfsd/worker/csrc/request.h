@@ -45,6 +45,9 @@ struct request {
 	const char *name2;			   /* OP_NAMES */
 	uint32_t groups[SUPPLEMENTARY_GROUPS_MAX]; /* FUSE_EXT_GROUPS */
 	uint32_t group_count;
+	const uint8_t *labels; /* FUSE_SECURITY_CTX: for request_next_label; per-worker memory */
+	uint32_t labels_len;
+	uint32_t label_count;
 
 	/* Small replies are built in `small`; `reply` points there or to the worker's large buffer.
 	 */
@@ -100,6 +103,16 @@ int request_parse(struct worker *w, struct request *r) must_check;
 /* Is `name` one component: 1..NAME_MAX bytes, no '/', not "." or ".."? Return: 0, -EINVAL, -ENOENT
  * (empty), -ENAMETOOLONG. */
 int request_check_name(const char *name) must_check;
+
+/* A security label for the file to be created. */
+struct request_label {
+	const char *name; /* the guest's: "security." and more, at most XATTR_NAME_MAX bytes */
+	const void *value;
+	uint32_t size;
+};
+
+/* Take the next label from the `*left` bytes at *at. Return: false if there is no sound one. */
+bool request_next_label(const uint8_t **at, uint32_t *left, struct request_label *ret);
 
 /* The reply's payload must fit `len` more bytes than the guest has room for? For ops that know
  * their size beforehand: -EIO if there is no room. */

@@ -24,6 +24,7 @@
 #include "worker/csrc/serve.h"
 
 #include "worker/csrc/inode_fd.h"
+#include "worker/csrc/label.h"
 #include "worker/csrc/poll.h"
 #include "worker/csrc/ring.h"
 #include "worker/csrc/sigbus.h"
@@ -212,6 +213,7 @@ static void serve_request(struct worker *w, struct request *r)
 		return;
 	}
 	if (r->from_dead && intent_settles(r, &result)) {
+		label_forsake(w, r);
 		finish(w, r, result);
 		return;
 	}

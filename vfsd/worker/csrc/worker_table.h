@@ -70,6 +70,7 @@ struct worker_table {
 	uint32_t interrupt_count;
 	uint32_t pad[13];
 	uint64_t capability_sets; /* counts what file_capability.h is about */
+	char staging[64];	  /* how names of label.h begin; set once, a secret */
 	struct vring_counter vrings[DEVICE_VRINGS_MAX];
 	struct worker_row rows[WORKER_SLOTS_MAX];
 };
