@@ -18,10 +18,14 @@
 #include <string.h>
 #include <sys/xattr.h>
 
+static bool is_access_acl(const char *name)
+{
+	return !strcmp(name, "system.posix_acl_access");
+}
+
 static bool is_acl(const char *name)
 {
-	return !strcmp(name, "system.posix_acl_access") ||
-	       !strcmp(name, "system.posix_acl_default");
+	return is_access_acl(name) || !strcmp(name, "system.posix_acl_default");
 }
 
 static bool hides_acls(const struct worker *w)
@@ -158,11 +162,13 @@ int op_listxattr(struct worker *w, struct request *r)
 
 /* ---- changing ---- */
 
-/* The guest's kernel wants sgid gone with a new ACL, as chmod would take it (FUSE 7.33). */
-static int kill_sgid(struct worker *w, const char *path)
+/* The guest's kernel wants sgid gone with a new access ACL, as chmod would take it (FUSE 7.33). It
+ * says so for a default ACL, too, which changes no mode. */
+static int kill_sgid(struct worker *w, const struct inode *inode, const char *path)
 {
 	struct statx st;
-	int err = entry_stat_name(w->proc_self_fd, path, &st);
+	int fd = inode_fd(w, inode);
+	int err = fd < 0 ? fd : entry_stat_fd(fd, &st);
 
 	if (err || !(st.stx_mode & S_ISGID))
 		return err;
@@ -218,7 +224,9 @@ int op_setxattr(struct worker *w, struct request *r)
 	if (setxattr(path, host, value, in.size, (int)in.flags) < 0)
 		return -errno;
 	file_capability_set(w, host);
-	return in.setxattr_flags & FUSE_SETXATTR_ACL_KILL_SGID ? kill_sgid(w, path) : 0;
+	return in.setxattr_flags & FUSE_SETXATTR_ACL_KILL_SGID && is_access_acl(host)
+		       ? kill_sgid(w, inode, path)
+		       : 0;
 }
 
 int op_removexattr(struct worker *w, struct request *r)
