@@ -68,6 +68,11 @@ def test_a_guest_without_max_pages_gets_32_pages() -> None:
     assert (agreement.max_pages, agreement.max_write) == (0, 131072)
 
 
+def test_acls_need_the_umask() -> None:
+    offer = init.Offer(7, 45, 0, ALL_FLAGS & ~(1 << 6))
+    assert "POSIX_ACL" not in init.negotiate(offer, options(posix_acl=True)).names()
+
+
 def test_the_minor_is_the_lower_one() -> None:
     assert agree(struct.pack("<4I", 7, 99, 0, 0)).minor == 45
     assert agree(struct.pack("<4I", 7, 27, 0, 0)).minor == 27
