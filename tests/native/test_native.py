@@ -37,6 +37,7 @@ TABLES = (
     "worker/reclaim",
     "worker/worker_table",
     "worker/entry",
+    "worker/idmap",
     "worker/credentials",
 )
 WORKER = (
@@ -44,7 +45,10 @@ WORKER = (
     *TABLES,
     "transport/device_state",
     "transport/fuse_ops",
+    "worker/file_capability",
     "worker/intent",
+    "worker/label",
+    "worker/xattrmap",
     "worker/lock_wait",
     "worker/offload",
     "worker/poll",

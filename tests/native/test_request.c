@@ -441,7 +441,8 @@ int main(void)
 	r = calloc(1, sizeof(*r));
 	CHECK(w && r);
 	w->payload = malloc(REQUEST_PAYLOAD_MAX + 1);
-	CHECK(w->payload);
+	w->session = calloc(1, sizeof(*w->session));
+	CHECK(w->payload && w->session);
 	RUN(test_split_at_every_two_bytes);
 	RUN(test_cut_short_everywhere);
 	RUN(test_lengths_that_lie);
@@ -459,6 +460,7 @@ int main(void)
 	RUN(test_iovec_truncate_and_advance);
 	free_pieces();
 	free(w->payload);
+	free(w->session);
 	free(w);
 	free(r);
 	return 0;

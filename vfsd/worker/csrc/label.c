@@ -110,8 +110,7 @@ static int stage(struct worker *w, const struct request *r, int dir_fd, const ch
 		return err;
 	err = remove_staged(w, dir_fd, staged);
 	if (!err)
-		err = credentials_user(&w->credentials, r->in.uid, r->in.gid, r->groups,
-				       r->group_count);
+		err = entry_as_requester(w, r, w->credentials.umask);
 	return err ? err : make(r, dir_fd, staged);
 }
 
