@@ -2,8 +2,9 @@
 /*
  * SYMLINK, MKNOD, MKDIR, LINK, UNLINK, RMDIR, RENAME, RENAME2.
  *
- * What creates a file acts as the requesting user: owner, group, quota and default ACLs are then
- * the kernel's business. What removes or moves acts as root: the guest's kernel has checked.
+ * What creates a file, a whiteout too, acts as the requesting user: owner, group, quota and default
+ * ACLs are then the kernel's business. What removes or moves acts as root: the guest's kernel has
+ * checked.
  *
  * A request that was in flight when its worker died (r->replayed) may have happened. "Exists
  * already" then means that it did, and so does "does not exist" for what removes.
@@ -276,7 +277,8 @@ static int rename_names(struct worker *w, struct request *r, uint64_t new_dir, u
 
 	if (from_fd < 0 || to_fd < 0)
 		return from_fd < 0 ? from_fd : to_fd;
-	err = credentials_root(&w->credentials);
+	err = flags & RENAME_WHITEOUT ? entry_as_requester(w, r, 0)
+				      : credentials_root(&w->credentials);
 	if (err)
 		return err;
 	if (flags & RENAME_REFILLS) {
