@@ -116,7 +116,7 @@ def test_an_option_adds_its_feature(names: set[str], changes: dict[str, Any]) ->
     [
         ({"DO_READDIRPLUS", "READDIRPLUS_AUTO"}, {"readdirplus": False}),
         ({"SUBMOUNTS"}, {"announce_submounts": False}),
-        ({"HANDLE_KILLPRIV_V2"}, {"killpriv_v2": False}),
+        ({"HANDLE_KILLPRIV_V2", "ATOMIC_O_TRUNC"}, {"killpriv_v2": False}),
     ],
 )
 def test_switching_off_takes_its_feature_away(names: set[str], changes: dict[str, Any]) -> None:

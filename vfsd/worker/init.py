@@ -49,7 +49,7 @@ def _always(_fs: Filesystem) -> bool:
 FEATURES: Final = (
     Feature(0, "ASYNC_READ", _always),
     Feature(1, "POSIX_LOCKS", lambda fs: fs.posix_lock),
-    Feature(3, "ATOMIC_O_TRUNC", _always),
+    Feature(3, "ATOMIC_O_TRUNC", _always),  # with HANDLE_KILLPRIV_V2 only: see negotiate()
     Feature(4, "EXPORT_SUPPORT", _always),  # LOOKUP of "." and ".." by nodeid works
     Feature(5, "BIG_WRITES", _always),
     Feature(6, "DONT_MASK", _always),  # the ops apply the umask, since a default ACL overrides it
@@ -134,6 +134,10 @@ def negotiate(offer: Offer, fs: Filesystem) -> Agreement:
             "--security-label=always: the guest's kernel lacks SECURITY_CTX;"
             " its mount is refused; --security-label=auto would serve it without labels"
         )
+    if not flags & _BITS["HANDLE_KILLPRIV_V2"]:
+        # Linux takes set-id bits away itself then, but not before an OPEN that truncates; and which
+        # user asks is not told since ALLOW_IDMAP. Truncating by SETATTR it does it right.
+        flags &= ~_BITS["ATOMIC_O_TRUNC"]
     pages = MAX_PAGES if flags & _BITS["MAX_PAGES"] else MAX_PAGES_OLD
     return Agreement(
         minor=min(offer.minor, MINOR),
