@@ -19,6 +19,8 @@
 enum {
 	NS_PER_SEC = 1000 * 1000 * 1000,
 	MODE_BITS = 07777,
+	CHANGES = FATTR_MODE | FATTR_UID | FATTR_GID | FATTR_SIZE | FATTR_ATIME | FATTR_MTIME |
+		  FATTR_CTIME,
 };
 
 static int reply_attr(const struct worker *w, int fd, struct request *r)
@@ -74,6 +76,18 @@ static int set_owner(const struct worker *w, int fd, const struct fuse_setattr_i
 	if (!fchownat(fd, "", uid, gid, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW))
 		return 0;
 	return errno == EINVAL ? -EPERM : -errno; /* EINVAL: as in credentials_user */
+}
+
+/*
+ * A SETATTR of nothing is chown(2) of nothing, or Linux with FUSE_HANDLE_KILLPRIV_V2 before an op
+ * that changes a file and has no flag to say so (FALLOCATE, COPY_FILE_RANGE, a write to a mapping):
+ * set-id bits and capabilities of the file go. The host's kernel does that at chown(2), too.
+ */
+static int kill_privileges(int fd)
+{
+	int flags = AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW;
+
+	return fchownat(fd, "", (uid_t)-1, (gid_t)-1, flags) < 0 ? -errno : 0;
 }
 
 static int set_mode(const struct worker *w, int fd, uint32_t mode)
@@ -139,10 +153,13 @@ static int set_attributes(struct worker *w, const struct inode *inode, int fd,
 	int err = credentials_root(&w->credentials);
 
 	/* The guest's kernel has taken away from the mode what its caller may not set. */
-	if (!err && valid & (FATTR_MODE | FATTR_UID | FATTR_GID))
+	if (!err && (valid & (FATTR_MODE | FATTR_UID | FATTR_GID) || !(valid & CHANGES)))
 		err = credentials_fsetid(&w->credentials, true);
-	if (!err && valid & (FATTR_UID | FATTR_GID | FATTR_SIZE) && S_ISREG(inode->mode))
+	if (!err && (valid & (FATTR_UID | FATTR_GID | FATTR_SIZE) || !(valid & CHANGES)) &&
+	    S_ISREG(inode->mode))
 		err = file_capability_drop(w, inode_nodeid(w->inodes, inode), fd);
+	if (!err && !(valid & CHANGES))
+		err = kill_privileges(fd);
 	if (!err && valid & (FATTR_UID | FATTR_GID))
 		err = set_owner(w, fd, in);
 	if (!err && valid & FATTR_MODE)
