@@ -18,10 +18,11 @@ enum open_file_flag {
 	FILE_SYNC = 8,	     /* O_SYNC or O_DSYNC: writes may take long */
 	FILE_IN_MEMORY = 16, /* reads never wait */
 	FILE_WRITABLE = 32,
-	FILE_NO_FLUSH = 64,    /* a local file system: FLUSH has nothing to do */
-	FILE_FLOCKED = 128,    /* flock was taken on it */
-	FILE_LENDS = 256,      /* an inode borrows fd: see inode_table_repay */
-	FILE_LOCK_OWNER = 512, /* not the guest's: fd holds the record locks of `owner` */
+	FILE_NO_FLUSH = 64,	/* a local file system: FLUSH has nothing to do */
+	FILE_FLOCKED = 128,	/* flock was taken on it */
+	FILE_LENDS = 256,	/* an inode borrows fd: see inode_table_repay */
+	FILE_ONLY_GROWS = 1024, /* O_APPEND of a file that cannot be opened otherwise (chattr +a) */
+	FILE_LOCK_OWNER = 512,	/* not the guest's: fd holds the record locks of `owner` */
 };
 
 struct open_file {

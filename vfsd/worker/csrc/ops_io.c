@@ -188,6 +188,8 @@ int op_write(struct worker *w, struct request *r)
 
 	if (!file)
 		return -EBADF;
+	if (file->flags & FILE_ONLY_GROWS && !is_append(in))
+		return -EPERM; /* of a mapping: its place is not the end */
 	if (in->size > r->data_in_len)
 		return -EINVAL;
 	if (in->size)

@@ -4,7 +4,8 @@
  *
  * The guest's flags are translated by an allow list: O_CREAT, O_PATH, O_TMPFILE and whatever comes
  * in future never reach open(2). O_APPEND is not passed on either: each WRITE says whether it
- * appends (ops_io.c), so one open file serves both the guest's page cache and its appends.
+ * appends (ops_io.c), so one open file serves both the guest's page cache and its appends. The
+ * exception is a file that the host opens for appending only (chattr +a).
  *
  * CREATE learns who the new file is from the fd it was created with, and the inode borrows that fd
  * instead of opening the file once more; RELEASE pays it back (inode_table_repay). The order in
@@ -100,6 +101,23 @@ static int open_regular(struct worker *w, const struct inode *inode, int flags)
 	return entry_reopen(w, inode, flags);
 }
 
+/*
+ * A file that may only grow (chattr +a) cannot be opened for writing but with O_APPEND. It is then
+ * marked, since every write to it appends. Not with a write-back cache: what that writes has its
+ * place.
+ */
+static int open_guests(struct worker *w, const struct inode *inode, int flags, uint32_t guest,
+		       uint32_t *ret_file_flags)
+{
+	int fd = open_regular(w, inode, flags);
+
+	*ret_file_flags = 0;
+	if (fd != -EPERM || !(guest & O_APPEND) || flags & O_TRUNC || has_writeback(w))
+		return fd;
+	*ret_file_flags = FILE_ONLY_GROWS;
+	return open_regular(w, inode, flags | O_APPEND);
+}
+
 /* As root: the guest's kernel has checked who may open it. */
 static int prepare_open(struct worker *w, const struct request *r, int flags, bool kill_suidgid)
 {
@@ -120,6 +138,7 @@ int op_open(struct worker *w, struct request *r)
 	const struct inode *inode = inode_table_get(w->inodes, r->in.nodeid);
 	int flags = host_flags(w, in->flags);
 	struct open_file *file;
+	uint32_t more;
 	uint64_t fh;
 	int fd, err;
 
@@ -133,12 +152,13 @@ int op_open(struct worker *w, struct request *r)
 	file = file_table_reserve(w->files, w->slot);
 	if (!file)
 		return -ENFILE;
-	fd = open_regular(w, inode, flags);
+	fd = open_guests(w, inode, flags, in->flags, &more);
 	if (fd < 0) {
 		file_table_abandon(w->files, w->slot, file);
 		return fd;
 	}
-	fh = file_table_publish(w->files, file, r->in.nodeid, fd, file_flags(w, inode, flags));
+	fh = file_table_publish(w->files, file, r->in.nodeid, fd,
+				file_flags(w, inode, flags) | more);
 	fill_open(fh, w->policy.file_open_flags, REQUEST_REPLY(r, struct fuse_open_out));
 	return (int)sizeof(struct fuse_open_out);
 }
