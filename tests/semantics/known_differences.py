@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What Linux' FUSE client does otherwise than the host, whatever a server answers."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from .rules_attributes import CHANGES, CLEARED, CLEARED_OF_OTHERS
+
+FUSE: Final = ""  # every share
+KILLPRIV: Final = "killpriv-v2"
+NEVER: Final = "cache-never"
+WRITEBACK: Final = "writeback"
+UNSETTLED: Final = object()  # it depends on when the guest writes back
+
+# The ops whose requests say that set-id bits go, but not who asks and what groups he is in.
+TOLD_TO_KILL: Final = {
+    "write",
+    "append",
+    "truncate",
+    "truncate to the same size",
+    "ftruncate",
+    "O_TRUNC",
+}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What comes of a rule on a share, and why."""
+
+    outcome: object
+    reason: str
+
+
+# By the rule's name and the share's.
+KNOWN: Final[dict[tuple[str, str], Difference]] = {
+    ("fallocate collapses and inserts", FUSE): Difference(
+        ["ENOTSUP", b"ABC", "ENOTSUP", b"ABC", "ENOTSUP"],
+        "fuse_file_fallocate() lets KEEP_SIZE, PUNCH_HOLE and ZERO_RANGE through; no request comes",
+    ),
+    ("trusted attributes are roots", FUSE): Difference(
+        [b"t", ["trusted.t", "user.u"], ["trusted.t", "user.u"], b"x", b"dir"],
+        "LISTXATTR does not tell who asks (ids are -1 with ALLOW_IDMAP, capabilities never), and"
+        " fuse_listxattr() hides nothing; a worker without SYS_ADMIN, the default, lists none",
+    ),
+    ("what somebody else changes loses set id bits", FUSE): Difference(
+        dict.fromkeys(CHANGES, CLEARED),
+        "without HANDLE_KILLPRIV_V2 fuse_setattr() makes the mode itself, and takes setgid from"
+        " group executables only; the VFS takes it from every file of a group of others",
+    ),
+    ("what somebody else changes loses set id bits", KILLPRIV): Difference(
+        {name: CLEARED_OF_OTHERS if name in TOLD_TO_KILL else CLEARED for name in CHANGES},
+        "SETATTR of nothing, which comes before the other ops, does not tell who asks",
+    ),
+    ("what somebody else changes loses set id bits", NEVER): Difference(
+        {name: CLEARED_OF_OTHERS if name in ("write", "append") else CLEARED for name in CHANGES},
+        "fuse_direct_io() says KILL_SUIDGID without HANDLE_KILLPRIV_V2, too",
+    ),
+    ("what the owner changes loses set id bits", NEVER): Difference(
+        {name: CLEARED_OF_OTHERS if name in ("write", "append") else CLEARED for name in CHANGES},
+        "KILL_SUIDGID does not tell groups: setgid without group execution goes, to be safe",
+    ),
+    ("what changes a file changes its times", WRITEBACK): Difference(
+        UNSETTLED,
+        "the guest keeps mtime and ctime itself, leaves them alone when a truncate(2) changes no"
+        " size, and reads a page (atime) to write to a part of it",
+    ),
+    ("times do not depend on how they are asked for", WRITEBACK): Difference(
+        UNSETTLED, "ctime moves when the guest writes back"
+    ),
+    ("offsets have limits", WRITEBACK): Difference(
+        ["ok", 1, b"", "ok", "EINVAL", "EFBIG"],
+        "the host refuses such an offset when the guest writes back: fsync(2) tells",
+    ),
+    ("an append only file only grows", WRITEBACK): Difference(
+        ["EPERM", "EPERM", "EPERM", b"x"],
+        "what is written back has its place, and the host writes only at the end: refused",
+    ),
+    ("what the owner changes loses set id bits", KILLPRIV): Difference(
+        {name: CLEARED_OF_OTHERS if name in TOLD_TO_KILL else CLEARED for name in CHANGES},
+        "KILL_SUIDGID does not tell groups: setgid without group execution goes, to be safe",
+    ),
+}
+
+
+def expected(name: str, setup: str, on_the_host: object) -> object:
+    """What must come of a rule on the share of this setup."""
+    difference = KNOWN.get((name, setup)) or KNOWN.get((name, FUSE))
+    return difference.outcome if difference else on_the_host

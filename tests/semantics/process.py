@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Running a function in a child process, as a user, and what came of it."""
+
+import ctypes
+import errno
+import os
+import pickle
+import select
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+_libc: Final = ctypes.CDLL(None)
+CHILD_SECONDS: Final = 20.0
+PR_SET_PDEATHSIG: Final = 1
+
+
+class ChildFailedError(AssertionError):
+    """The function in a child raised something else than OSError, or the child died."""
+
+
+@dataclass(frozen=True)
+class User:
+    """Whom a process belongs to."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...] = ()
+
+
+ROOT: Final = User(0, 0)
+OWNER: Final = User(1000, 1000)
+MEMBER: Final = User(1001, 1000)  # of the owner's group
+EXTRA: Final = User(1002, 1002, (1000, 2000))  # … as a supplementary group
+OTHER: Final = User(1003, 1003)
+
+
+def attempt(call: Callable[..., object], *args: Any, **options: Any) -> str:
+    """ "ok", or the name of the errno with which the call failed."""
+    try:
+        call(*args, **options)
+    except OSError as error:
+        return error_name(error)
+    return "ok"
+
+
+def result(call: Callable[..., object], *args: Any, **options: Any) -> object:
+    """What the call returned, or the name of its errno."""
+    try:
+        return call(*args, **options)
+    except OSError as error:
+        return error_name(error)
+
+
+def error_name(error: OSError) -> str:
+    return errno.errorcode[error.errno or 0]
+
+
+@contextmanager
+def acting_as(user: User) -> Iterator[None]:
+    """This process is `user`'s, but for the way back."""
+    os.setgroups(user.groups)
+    os.setresgid(user.gid, user.gid, 0)
+    os.setresuid(user.uid, user.uid, 0)
+    try:
+        yield
+    finally:
+        os.setresuid(0, 0, 0)
+        os.setresgid(0, 0, 0)
+        os.setgroups([])
+
+
+def as_user(user: User, call: Callable[..., object], *args: Any, **options: Any) -> str:
+    """The attempt of a user."""
+    with acting_as(user):
+        return attempt(call, *args, **options)
+
+
+def in_child(call: Callable[[], object], seconds: float = CHILD_SECONDS) -> Any:
+    """What `call` returns in a child process; OSError is its outcome, too."""
+    return Child(call).result(seconds)
+
+
+class Child:
+    """A function that runs in a child process."""
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        sys.stdout.flush()
+        self._pipe, writer = os.pipe()
+        self.pid = os.fork()
+        if not self.pid:
+            os.close(self._pipe)
+            _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            _run(call, writer)
+        os.close(writer)
+
+    def result(self, seconds: float = CHILD_SECONDS) -> Any:
+        """Wait for the end."""
+        try:
+            data = self._read(seconds)
+        finally:
+            self._close()
+            os.waitpid(self.pid, 0)
+        kind, value = pickle.loads(data) if data else ("died", "without a word")  # noqa: S301
+        if kind == "returned":
+            return value
+        if kind == "failed":
+            raise OSError(*value)
+        raise ChildFailedError(value)
+
+    def end(self) -> None:
+        """Kill it if its result was not asked for."""
+        if self._pipe >= 0:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+            self._close()
+
+    def _close(self) -> None:
+        os.close(self._pipe)
+        self._pipe = -1
+
+    def _read(self, seconds: float) -> bytes:
+        data = b""
+        while select.select([self._pipe], [], [], seconds)[0]:
+            piece = os.read(self._pipe, 1 << 20)
+            if not piece:
+                return data
+            data += piece
+        os.kill(self.pid, signal.SIGKILL)
+        raise ChildFailedError(f"not over within {seconds} s")
+
+
+def _run(call: Callable[[], object], writer: int) -> None:
+    try:
+        told: tuple[str, object] = ("returned", call())
+    except OSError as error:
+        told = ("failed", (error.errno, error.strerror, f"{traceback.format_exc()}"))
+    except BaseException:
+        told = ("raised", traceback.format_exc())
+    try:
+        with os.fdopen(writer, "wb") as pipe:
+            pickle.dump(told, pipe)
+    finally:
+        os._exit(0)
+
+
+def all_results(calls: Sequence[Callable[[], object]], seconds: float = CHILD_SECONDS) -> list[Any]:
+    """Run them at the same time, each in a child of its own."""
+    children = [Child(call) for call in calls]
+    with ExitStack() as stack:  # on a failure, end the others
+        for child in children:
+            stack.callback(child.end)
+        return [child.result(seconds) for child in children]
