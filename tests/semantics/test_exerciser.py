@@ -12,8 +12,8 @@ from .conftest import (
     DEEP,
     DIRECT,
     FOUR_QUEUES,
-    KILLPRIV,
     NEVER,
+    NO_KILLPRIV,
     ONE_QUEUE,
     WRITEBACK,
     in_memory,
@@ -30,7 +30,7 @@ BOUND_SECONDS = 100.0
 
 EVERYWHERE = shares(
     HOST, ONE_QUEUE, FOUR_QUEUES, NEVER, ALWAYS, WRITEBACK, DIRECT, in_memory(FOUR_QUEUES),
-    deep=(KILLPRIV,),
+    deep=(NO_KILLPRIV,),
 )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from functools import cache
 import pytest
 
 from . import rules_attributes, rules_create, rules_data, rules_locks, rules_xattrs
-from .conftest import ALWAYS, FOUR_QUEUES, KILLPRIV, NEVER, ONE_QUEUE, PLAIN, WRITEBACK, shares
+from .conftest import ALWAYS, FOUR_QUEUES, NEVER, NO_KILLPRIV, ONE_QUEUE, PLAIN, WRITEBACK, shares
 from .known_differences import UNSETTLED, expected
 from .rules import RULES, outcome
 from .share import Place
@@ -35,12 +35,12 @@ def check(place: Place, host: Place, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in RULES if "set id bits" in name])
-@shares(PLAIN, KILLPRIV)
+@shares(PLAIN, NO_KILLPRIV)
 def test_a_share_with_other_options_does_as_the_host(share: Place, host: Place, name: str) -> None:
     check(share, host, name)
 
 
 @pytest.mark.parametrize("name", RULES)
-@shares(ONE_QUEUE, FOUR_QUEUES, deep=(KILLPRIV, NEVER, ALWAYS, WRITEBACK))
+@shares(ONE_QUEUE, FOUR_QUEUES, deep=(NO_KILLPRIV, NEVER, ALWAYS, WRITEBACK))
 def test_the_share_does_as_the_host(share: Place, host: Place, name: str) -> None:
     check(share, host, name)
