@@ -9,6 +9,7 @@ import os
 import shutil
 import socket
 import stat
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -29,6 +30,18 @@ class Listener:
     listening: bool
     path: str | None  # to be removed at the end, None if it is not ours
     inode: int | None = None
+
+    def accepted(self, fds: Iterable[int]) -> int | None:
+        """The one of these fds that is a connection to this socket, or None."""
+        for fd in fds:
+            if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+                continue
+            other = socket.socket(fileno=fd)
+            is_ours = other.getsockname() == self.socket.getsockname() and _is_connected(other)
+            other.detach()
+            if is_ours:
+                return fd
+        return None
 
     def remove(self) -> None:
         """Remove the socket file, unless another one has taken its place."""

@@ -37,7 +37,7 @@ from vfsd.supervisor.log_collector import LogCollector
 from vfsd.supervisor.options import Options
 from vfsd.supervisor.pool_client import PoolDiedError
 from vfsd.supervisor.restart_policy import RestartPolicy
-from vfsd.supervisor.resume import CONSUMED, REPLIED, Outbox, StateFile, sweep
+from vfsd.supervisor.resume import CONSUMED, REPLIED, Outbox, StateFile, open_fds, sweep
 from vfsd.supervisor.session import Session
 from vfsd.transport.errors import OperatorError, ProtocolError
 from vfsd.transport.message_socket import MessageSocket, RawMessage, close_fds
@@ -124,9 +124,10 @@ class Service:
                 self._lose_pool(str(error), policy)
 
     def kill_backend(self) -> None:
-        if self._backend:
-            self._backend.kill()
-            self._backend = None
+        backend, self._backend = self._backend, None
+        if backend:
+            self._save()  # a successor must not go on with what is half gone
+            backend.kill()
 
     def _new_session(self) -> Session:
         return Session(self._options.request_queues + 1, self._options.tag)
@@ -152,8 +153,7 @@ class Service:
 
     def _ensure_frontend(self) -> MessageSocket:
         if self._frontend is None:
-            self._frontend = MessageSocket(self._accept())
-            self._frontend.socket.setblocking(False)
+            self._frontend = _unblocking(self._accept())
             self._save()
         return self._frontend
 
@@ -170,17 +170,16 @@ class Service:
     def _end_session(self, reason: str) -> bool:
         """Forget the front-end; True if another one may come."""
         assert self._frontend is not None
-        self._frontend.close()
-        self._frontend = None
-        close_fds(self._session.fds())
-        self._session = self._new_session()
-        if not self._has_spoken and self._boot.listener.listening:
-            self._save()  # a probe, not a VMM: nothing was touched
-            return True
-        self._has_spoken = False
+        ended, fds = self._frontend, self._session.fds()
+        is_probe = not self._has_spoken and self._boot.listener.listening
+        self._frontend, self._session, self._has_spoken = None, self._new_session(), False
+        self._save()  # first: to a successor the numbers of closed fds mean something else
+        ended.close()
+        close_fds(fds)
+        if is_probe:
+            return True  # not a VMM: nothing was touched
         self._log.write("info", reason)
         self.kill_backend()
-        self._save()
         return self._options.keep_listening and not self._is_alone
 
     def _lose_pool(self, reason: str, policy: RestartPolicy) -> None:
@@ -191,7 +190,6 @@ class Service:
             raise OperatorError(f"{reason}, again and again; giving up")
         self._log.write("error", f"{reason}; starting another one")
         self.kill_backend()
-        self._save()
 
     # The conversation.
 
@@ -290,6 +288,9 @@ class Service:
             keep.add(frontend)
             self._session = Session.restore(state["session"])
             keep |= set(self._session.fds())
+        elif (accepted := self._boot.listener.accepted(open_fds() - keep)) is not None:
+            keep.add(accepted)
+            self._frontend = _unblocking(socket.socket(fileno=accepted))
         self._loop.close()
         orphans = sweep(keep)
         self._loop = EventLoop()
@@ -306,6 +307,11 @@ class Service:
             _consume_again(self._frontend, *state["message"])
         rest = [decode_effect(content) for content in state["effects"] if stage < REPLIED]
         return [Apply(), *(effect for effect in rest if not isinstance(effect, Close | Apply))]
+
+
+def _unblocking(connection: socket.socket) -> MessageSocket:
+    connection.setblocking(False)
+    return MessageSocket(connection)
 
 
 def _send_inflight(frontend: MessageSocket, inflight: Inflight) -> None:
