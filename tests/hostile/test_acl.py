@@ -32,7 +32,7 @@ USER = (1000, 1000)
 
 @pytest.fixture(scope="module")
 def daemon() -> Iterator[Daemon]:
-    with Daemon("--keep-listening", "-o", "posix_acl") as running:
+    with Daemon("--keep-listening", "--posix-acl=auto") as running:
         yield running
 
 

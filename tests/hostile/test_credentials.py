@@ -133,7 +133,7 @@ STATES = pytest.mark.parametrize("leave", [end_as_user, end_without_fsetid])
 def daemon(request: pytest.FixtureRequest) -> Iterator[Daemon]:
     """With a thread pool, and with what would go to it done in the loop."""
     pool = {"threads": (), "inline": ("--thread-pool-size=0",)}[request.param]
-    with Daemon(*OPTIONS, "--posix-acl", *pool) as running:
+    with Daemon(*OPTIONS, "--posix-acl=auto", *pool) as running:
         yield running
 
 

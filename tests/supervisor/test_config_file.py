@@ -38,6 +38,11 @@ VALUES: Final[dict[str, Any]] = {
     "negative-timeout": 1,
     "posix-acl": "auto",
     "lock-wait": "none",
+    "inode-file-handles": "prefer",
+    "xattrmap": ":ok:all:::",
+    "security-label": "auto",
+    "translate-uid": "map:0:1000:1",
+    "translate-gid": "guest:0:1:2",
 }
 
 
