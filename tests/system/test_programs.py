@@ -23,7 +23,7 @@ OPTIONS = ("-o", "xattr,flock,posix_lock,posix_acl")
 
 # Modules of CPython's own test suite; the second row takes longer.
 SUITES = ("test_os", "test_posix", "test_shutil", "test_fcntl", "test_mmap", "test_fileio")
-LONG_SUITES = ("test_tarfile", "test_mailbox", "test_zipfile", "test_largefile", "test_pathlib")
+LONG_SUITES = ("test_tarfile", "test_mailbox", "test_largefile")
 
 STRESSORS = (
     "access", "chattr", "chdir", "chmod", "chown", "copy-file", "dentry", "dir", "dirdeep",
