@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an NFS server does with the share: it keeps file handles, and opens files by them."""
+
+import ctypes
+import errno
+import os
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from .conftest import Share
+from .mounted import wait_until
+
+HANDLE = struct.Struct("<Ii128s")  # struct file_handle: bytes, type, the handle
+FORGETTING = Path("/proc/sys/vm/drop_caches")
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def handle_of(path: Path) -> bytes:
+    """name_to_handle_at(2)."""
+    handle = ctypes.create_string_buffer(HANDLE.pack(128, 0, b""), HANDLE.size)
+    mount = ctypes.c_int()
+    if _libc.name_to_handle_at(-100, os.fsencode(path), handle, ctypes.byref(mount), 0):
+        raise OSError(ctypes.get_errno(), "name_to_handle_at", str(path))
+    return handle.raw
+
+
+@contextmanager
+def opened(root: int, handle: bytes, flags: int = os.O_RDONLY) -> Iterator[int]:
+    """open_by_handle_at(2)."""
+    fd = _libc.open_by_handle_at(root, ctypes.create_string_buffer(handle, HANDLE.size), flags)
+    if fd < 0:
+        raise OSError(ctypes.get_errno(), "open_by_handle_at")
+    yield fd
+    os.close(fd)
+
+
+@pytest.fixture
+def root(share: Share) -> Iterator[int]:
+    fd = os.open(share.mount, os.O_RDONLY | os.O_DIRECTORY)
+    yield fd
+    os.close(fd)
+
+
+def names(fd: int) -> list[str]:
+    with os.scandir(fd) as entries:
+        return [entry.name for entry in entries]
+
+
+def is_stale(root: int, handle: bytes) -> bool:
+    """The guest lets go of what it caches, and asks again."""
+    FORGETTING.write_text("2")
+    try:
+        with opened(root, handle):
+            return False
+    except OSError as error:
+        return error.errno == errno.ESTALE
+
+
+def test_a_file_is_found_by_its_handle(share: Share, root: int) -> None:
+    (share.mount / "a" / "b").mkdir(parents=True)
+    file = share.mount / "a" / "b" / "file"
+    file.write_text("content")
+    handles = [handle_of(file), handle_of(file.parent)]
+    file.rename(share.mount / "moved")
+    with opened(root, handles[0], os.O_RDWR) as fd:
+        assert os.pread(fd, 99, 0) == b"content"
+        os.pwrite(fd, b"C", 0)
+    assert (share.host / "moved").read_text() == "Content"
+    with opened(root, handles[1]) as fd:
+        assert names(fd) == []
+        above = os.open("..", os.O_RDONLY, dir_fd=fd)
+        assert names(above) == ["b"]
+        os.close(above)
+
+
+def test_a_handle_of_what_is_gone_is_stale(share: Share, root: int) -> None:
+    file = share.mount / "file"
+    file.write_text("content")
+    handle = handle_of(file)
+    file.unlink()
+    wait_until(lambda: is_stale(root, handle))
+    (share.mount / "another").write_text("content of another")
+    assert is_stale(root, handle)
+
+
+def test_a_handle_that_never_was_is_stale(share: Share, root: int) -> None:
+    size, kind, data = HANDLE.unpack(handle_of(share.mount))
+    for nodeid in (12345, 1 << 62, (1 << 64) - 1):
+        assert is_stale(root, HANDLE.pack(size, kind, struct.pack("<Q", nodeid) + data[8:]))
