@@ -5,12 +5,12 @@ import os
 
 import pytest
 
-from .conftest import DEEP, FOUR_QUEUES, NEVER, ONE_QUEUE, in_memory, shares
+from .conftest import FOUR_QUEUES, NEVER, ONE_QUEUE, in_memory, shares
 from .process import Child
 from .share import Folder, Place
 from .syscalls import getdents
 
-ENTRIES = 100_000 if DEEP else 10_000
+ENTRIES = 100_000
 PASSES = 3
 
 
@@ -25,7 +25,7 @@ def disturb(folder: Folder) -> None:
 
 
 @pytest.mark.timeout(300)
-@shares(in_memory(FOUR_QUEUES), ONE_QUEUE, FOUR_QUEUES, deep=(in_memory(ONE_QUEUE), NEVER))
+@shares(in_memory(ONE_QUEUE), FOUR_QUEUES, deep=(in_memory(FOUR_QUEUES), ONE_QUEUE, NEVER))
 def test_no_name_that_stays_is_lost_or_doubled(share: Place) -> None:
     folder = share.new_folder()
     for number in range(ENTRIES):
