@@ -49,9 +49,13 @@ def test_progress_belongs_to_one_state(state: StateFile) -> None:
 
 
 def test_a_successor_goes_on_counting(state: StateFile) -> None:
-    state.save({"number": 1})
-    StateFile(state.fd).save({"number": 2})
-    assert state.load() == ({"layout": 1, "number": 2}, 0)
+    """Each has the object as the keeper had it when it created the supervisor."""
+    for number in (1, 2, 3):
+        state.save({"number": number})
+    for number in (4, 5, 6, 7):
+        successor = StateFile(state.fd)
+        assert successor.load() == ({"layout": 1, "number": number - 1}, 0)
+        successor.save({"number": number})
 
 
 @given(st.integers(0, 40), st.binary(min_size=1, max_size=30))

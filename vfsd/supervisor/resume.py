@@ -63,7 +63,7 @@ class StateFile:
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
-        self._sequence = max((half[0] for half in self._halves()), default=0)
+        self._sequence = 0
 
     @classmethod
     def create(cls) -> "StateFile":
@@ -86,6 +86,7 @@ class StateFile:
         best = max(self._halves(), default=None)
         if best is None:
             return None, 0
+        self._sequence = best[0]  # go on counting where the supervisor before has stopped
         state: dict[str, Any] = json.loads(best[1])
         sequence, stage = _PROGRESS.unpack(os.pread(self.fd, _PROGRESS.size, 2 * HALF))
         if state.get("layout") != LAYOUT:
