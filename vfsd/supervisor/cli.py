@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -70,7 +71,7 @@ def _serve(options: Options) -> int:
         background = daemonize(not options.syslog) if options.daemonize else None
         boot = _boot(options, listener, runtime_dir, background)
         say = lambda level, text: boot.log.write(level, text, "keeper")  # noqa: E731
-        return keep(boot.name, lambda is_successor: supervise(boot, is_successor), say)
+        return keep(boot.name, partial(supervise, boot), say)
     finally:
         shutil.rmtree(runtime_dir, ignore_errors=True)
         listener.remove()

@@ -23,7 +23,8 @@ from vfsd.transport.native import check, lib
 STOP_SECONDS: Final = 0.8
 WATCHED: Final = (*ENDING, signal.SIGCHLD)
 
-Supervise = Callable[[bool], int]  # called in the supervisor with "is it a successor?"
+# Called in the supervisor with the keeper's pid and "is it a successor?".
+Supervise = Callable[[int, bool], int]
 
 
 def hold_signals() -> None:
@@ -60,13 +61,14 @@ def kill_descendants() -> None:
 
 
 def _create(name: str, supervise: Supervise, is_successor: bool) -> int:
+    keeper = os.getpid()
     pid = check(lib.clone_process())
     if pid:
         return pid
     status = STATUS_CRASHED
     try:
         setproctitle(f"vfsd: {name} supervisor")
-        status = supervise(is_successor)
+        status = supervise(keeper, is_successor)
     finally:
         os._exit(status)
 

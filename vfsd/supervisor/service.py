@@ -12,6 +12,7 @@ import socket
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -67,13 +68,23 @@ class FrontendGoneError(Exception):
     """The front-end closed the connection, or was disconnected."""
 
 
-def supervise(boot: Boot, is_successor: bool) -> int:
+class EndedError(Exception):
+    """The supervisor before had ended the share, but for killing what is left."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+def supervise(boot: Boot, keeper: int, is_successor: bool) -> int:
     """Be the supervisor; returns the exit status of the program."""
-    service = Service(boot)
+    service = Service(boot, keeper)
     try:
         status = service.run(is_successor)
     except StopError:
         status = 0
+    except EndedError as ended:
+        status = ended.status
     except OperatorError as error:
         boot.log.write("error", str(error))
         status = error.status
@@ -82,13 +93,14 @@ def supervise(boot: Boot, is_successor: bool) -> int:
         what = traceback.format_exc().strip().replace("\n", " | ")
         boot.log.write("error", f"the supervisor failed: {what}")
         return STATUS_CRASHED
-    service.kill_backend()
+    service.end(status)
     return status
 
 
 class Service:
-    def __init__(self, boot: Boot) -> None:
+    def __init__(self, boot: Boot, keeper: int) -> None:
         self._boot = boot
+        self._keeper = keeper
         self._options = boot.options
         self._log = boot.log
         self._backend: Backend | None = None
@@ -96,6 +108,7 @@ class Service:
         self._session = self._new_session()
         self._has_spoken = False  # the front-end sent a message
         self._is_alone = False  # the keeper is gone
+        self._ended: int | None = None  # the exit status once there is nothing more to serve
         self._reply_start = 0  # where in the outbox the next reply belongs
         self._loop = EventLoop()
 
@@ -112,10 +125,10 @@ class Service:
                 backend = self._ensure_backend()
                 frontend = self._ensure_frontend()
                 if effects:
-                    self._carry_out(backend, frontend, effects)
+                    left, effects = effects, []  # for this front-end and no other
+                    self._carry_out(backend, frontend, left)
                     self._boot.state.mark(REPLIED)
                     self._save()
-                    effects = []
                 self._talk(backend, frontend)
             except FrontendGoneError as gone:
                 if not self._end_session(str(gone)):
@@ -123,17 +136,25 @@ class Service:
             except PoolDiedError as error:
                 self._lose_pool(str(error), policy)
 
-    def kill_backend(self) -> None:
+    def end(self, status: int) -> None:
+        """End what this supervisor started; who comes after one that is killed here goes on."""
+        self._ended = status
+        self._kill_backend()
+
+    def _kill_backend(self) -> None:
         backend, self._backend = self._backend, None
+        self._save()  # a successor must not go on with what is half gone
         if backend:
-            self._save()  # a successor must not go on with what is half gone
             backend.kill()
 
     def _new_session(self) -> Session:
         return Session(self._options.request_queues + 1, self._options.tag)
 
     def _watch_keeper(self) -> None:
-        fd = os.pidfd_open(os.getppid())
+        if os.getppid() != self._keeper:
+            self._is_alone = True
+            return
+        fd = os.pidfd_open(self._keeper)
 
         def lost() -> None:
             self._loop.unregister(fd)
@@ -170,17 +191,20 @@ class Service:
     def _end_session(self, reason: str) -> bool:
         """Forget the front-end; True if another one may come."""
         assert self._frontend is not None
-        ended, fds = self._frontend, self._session.fds()
+        ended, fds, backend = self._frontend, self._session.fds(), self._backend
         is_probe = not self._has_spoken and self._boot.listener.listening
         self._frontend, self._session, self._has_spoken = None, self._new_session(), False
+        if not is_probe:
+            self._backend = None  # it has the fds and files of a guest that is gone
+            self._ended = None if self._options.keep_listening and not self._is_alone else 0
         self._save()  # first: to a successor the numbers of closed fds mean something else
         ended.close()
         close_fds(fds)
-        if is_probe:
-            return True  # not a VMM: nothing was touched
-        self._log.write("info", reason)
-        self.kill_backend()
-        return self._options.keep_listening and not self._is_alone
+        if not is_probe:
+            self._log.write("info", reason)
+            if backend:
+                backend.kill()
+        return self._ended is None
 
     def _lose_pool(self, reason: str, policy: RestartPolicy) -> None:
         """Get ready for another pool, or give up where that would not help."""
@@ -189,7 +213,7 @@ class Service:
         if not policy.may_restart(time.monotonic()):
             raise OperatorError(f"{reason}, again and again; giving up")
         self._log.write("error", f"{reason}; starting another one")
-        self.kill_backend()
+        self._kill_backend()
 
     # The conversation.
 
@@ -267,6 +291,7 @@ class Service:
                 "reply_start": self._reply_start,
                 "frontend": self._frontend.fileno() if self._frontend else None,
                 "has_spoken": self._has_spoken,
+                "ended": self._ended,
                 "session": self._session.snapshot(),
                 "backend": self._backend.pool.snapshot() if self._backend else None,
                 "effects": [encode_effect(effect) for effect in effects],
@@ -283,7 +308,9 @@ class Service:
             keep |= {backend["channel"], backend["pidfd"], *backend["segments"].values()}
             keep |= {fd for _, fd in backend["listeners"]}
         else:
-            _kill_siblings()
+            self._kill_siblings()
+        if (status := state.get("ended")) is not None:
+            raise EndedError(status)
         if (frontend := state.get("frontend")) is not None:
             keep.add(frontend)
             self._session = Session.restore(state["session"])
@@ -308,6 +335,15 @@ class Service:
         rest = [decode_effect(content) for content in state["effects"] if stage < REPLIED]
         return [Apply(), *(effect for effect in rest if not isinstance(effect, Close | Apply))]
 
+    def _kill_siblings(self) -> None:
+        """End what a supervisor started and did not live to write down."""
+        if os.getppid() != self._keeper:
+            return  # the children of who is the parent now are none of ours
+        for child in psutil.Process(self._keeper).children(recursive=True):
+            if child.pid != os.getpid():
+                with suppress(psutil.NoSuchProcess):  # a pool takes its workers with it
+                    child.kill()
+
 
 def _unblocking(connection: socket.socket) -> MessageSocket:
     connection.setblocking(False)
@@ -329,12 +365,5 @@ def _consume_again(frontend: MessageSocket, number: int, flags: int, payload: st
     try:
         if frontend.socket.recv(len(data), socket.MSG_PEEK) == data:
             frontend.socket.recv(len(data))
-    except BlockingIOError:
-        pass
-
-
-def _kill_siblings() -> None:
-    """End what a supervisor started and did not live to write down."""
-    for child in psutil.Process(os.getppid()).children(recursive=True):
-        if child.pid != os.getpid():
-            child.kill()
+    except OSError:
+        pass  # nothing there, or the VMM has gone: the next look at the socket tells
