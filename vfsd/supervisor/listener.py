@@ -33,6 +33,8 @@ class Listener:
 
     def accepted(self, fds: Iterable[int]) -> int | None:
         """The one of these fds that is a connection to this socket, or None."""
+        if not self.listening:
+            return None
         for fd in fds:
             if not stat.S_ISSOCK(os.fstat(fd).st_mode):
                 continue
@@ -57,7 +59,13 @@ class Listener:
 def open_listener(options: Options) -> Listener:
     """The socket that the options name, or an OperatorError."""
     if options.fd is not None:
-        return _inherited(options.fd)
+        listener = _inherited(options.fd)
+        if options.keep_listening and not listener.listening:
+            raise OperatorError(
+                f"{options.given['keep_listening']}: --fd {options.fd} is a connection, after"
+                " which there is no other; pass a listening socket or leave the option out"
+            )
+        return listener
     assert options.socket_path is not None
     return _at_path(options.socket_path, options.socket_group)
 
