@@ -61,7 +61,8 @@ class FakePool:
             for fd in content["fds"]:
                 os.close(fd)
         elif content["op"] == "spawn":
-            answer["pid"] = self.spawn(content["slot"])
+            pids = {slot: pid for pid, slot in self.workers.items()}
+            answer["pid"] = pids.get(content["slot"]) or self.spawn(content["slot"])
         self.channel.send(answer)
 
     def spawn(self, slot: int) -> int:

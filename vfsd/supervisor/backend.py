@@ -33,7 +33,6 @@ class Backend:
         self._log = log
         self._segment = DeviceSegment(pool.segments.device)
         self._links = WorkerLinks(loop, self._on_worker_event)
-        self._pids: dict[int, int] = {}  # by slot, as seen in the sandbox
         pool.on_event = self._on_pool_event
 
     @classmethod
@@ -99,7 +98,7 @@ class Backend:
                 self._log.write(
                     "error", "did not take a change of the device in time; killed", f"worker {slot}"
                 )
-                self.pool.kill_worker(self._pids.get(slot))
+                self.pool.kill_worker(self.pool.spawn(slot))
             again, late = self._links.adopt(generation, late)
             adopted |= again
         for slot in late:
@@ -123,7 +122,6 @@ class Backend:
             text = f"queue {event.vring} is broken and stopped: {event.reason}"
             self._log.write("error", text, source)
         elif isinstance(event, Hello):
-            self._pids[slot] = event.pid
             self._log.write("debug", f"serves (pid {event.pid} in the sandbox)", source)
 
     def _on_pool_event(self, event: PoolEvent) -> None:

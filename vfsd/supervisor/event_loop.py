@@ -55,6 +55,10 @@ class EventLoop:
         """Call `callback` in each turn; it returns within how many seconds to call it again."""
         self._every_turn.append(callback)
 
+    def no_more_turns(self, callback: Callable[[], float]) -> None:
+        """Call it no more."""
+        self._every_turn.remove(callback)
+
     def turn(self, seconds: float = TURN_SECONDS) -> None:
         """Wait for events, `seconds` at the most, and call what is to be called."""
         soon = min((callback() for callback in self._every_turn), default=TURN_SECONDS)

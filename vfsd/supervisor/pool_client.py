@@ -155,10 +155,11 @@ class Pool:
             for number in numbers:
                 self._ask({"op": "drop", "fds": [number]})
 
-    def spawn(self, slot: int) -> None:
-        """Have the worker of `slot` created."""
-        self._demand({"op": "spawn", "slot": slot})
+    def spawn(self, slot: int) -> object:
+        """Have the worker of `slot` created if there is none; its pid inside the sandbox."""
+        answer = self._demand({"op": "spawn", "slot": slot})
         self.spawned.add(slot)
+        return answer.get("pid")
 
     def _demand(self, content: Content, fds: list[int] | None = None) -> Content:
         """Ask for what cannot be refused."""
@@ -180,7 +181,7 @@ class Pool:
             raise PoolDiedError(f"the pool did not answer {content['op']!r}")
         return answer
 
-    def kill_worker(self, pid: int | None) -> None:
+    def kill_worker(self, pid: object) -> None:
         """Kill the worker that has this pid inside the sandbox; the pool creates the next one."""
         for outside in self._descendants():
             with contextlib.suppress(OSError):
@@ -197,6 +198,8 @@ class Pool:
             return
         except ProtocolError as error:
             raise PoolDiedError(f"the pool broke the protocol: {error}") from None
+        except OSError as error:  # a pool that died with an order unread resets its channel
+            raise PoolDiedError(f"the pool's channel: {error.strerror}") from None
 
     def _take(self, packet: Packet | None) -> None:
         if packet is None:

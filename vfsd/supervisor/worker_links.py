@@ -45,6 +45,7 @@ class WorkerLinks:
         self._loop.register(end.fileno(), lambda: None)  # _pump() comes in every turn
 
     def close(self) -> None:
+        self._loop.no_more_turns(self._pump)
         for end in self._ends.values():
             self._loop.unregister(end.fileno())
             end.close()
