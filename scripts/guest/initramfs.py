@@ -44,6 +44,7 @@ COMMANDS = """
 PROGRAMS = (
     "usr/bin/busybox",
     "usr/bin/python3.[0-9]*",
+    "usr/lib/python3.[0-9]*/lib-dynload/_ctypes.*.so",
     *(f"usr/bin/{name}" for name in COMMANDS.split()),
 )
 FILES = (
