@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The C below the workers, alone: each program here is compiled with sanitizers and run.
+"""C without its Python: each program here is compiled with sanitizers and run.
 
 ASan and UBSan end a program at the first thing they see, and leaks are checked at its end. The
 tables that several workers share are looked at by TSan too; guest memory is not, because the
@@ -39,6 +39,13 @@ TABLES = (
     "worker/entry",
     "worker/idmap",
     "worker/credentials",
+)
+BRIDGE = (
+    "frontend/driver_ring",
+    "frontend/fuse_bridge",
+    "frontend/hiprio",
+    "frontend/init_request",
+    "frontend/request_layout",
 )
 WORKER = (
     *VRING,
@@ -85,6 +92,7 @@ PROGRAMS = (
     Program("offload", ("worker/offload", "worker/credentials", "worker/reclaim")),
     Program("offload", ("worker/offload", "worker/credentials", "worker/reclaim"), THREAD),
     Program("serve", WORKER),
+    Program("fuse_bridge", BRIDGE),
 )
 
 

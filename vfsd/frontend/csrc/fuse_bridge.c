@@ -18,8 +18,11 @@
  * - A reply is passed on only if its header says the length that the used element says, that
  *   length fits what was offered, and `unique` is the request's. The header may change after it
  *   was checked; then the kernel, which checks it again, refuses it.
- * - What the slot holds is not believed once the device has it: `struct bridge_slot` keeps what is
- *   needed for the reply.
+ * - What is in a slot is read once, and what was read is judged: all of guest memory is mapped by
+ *   the device, which may change a slot at any time, also before its request is offered. So the
+ *   header is copied as soon as read(2) has put it there, its length must be what read(2) returned,
+ *   and only the copy says where the request ends and how it is cut. `struct bridge_slot` keeps
+ *   what is needed for the reply. Other fields may lie: each is loaded once and bounded.
  *
  * Waiting. When there is nothing to do: ask for calls, look once more, sleep until there is a
  * request, a call, or the end. While the device has requests, `spin_us` may be spent looking at the
@@ -162,6 +165,13 @@ static struct fuse_in_header *slot_request(const struct bridge *b, uint32_t slot
 	return (void *)(slot_addr(b, slot) + b->layout->request);
 }
 
+/* Copy a header out of guest memory; nothing of it is loaded a second time. */
+static void copy_once(void *to, const void *from, size_t len)
+{
+	memcpy(to, from, len);
+	__atomic_signal_fence(__ATOMIC_SEQ_CST);
+}
+
 static int broken(struct bridge *b, uint32_t opcode, const char *reason)
 {
 	b->reason = reason;
@@ -206,18 +216,17 @@ static bool ring_has_room(const struct bridge *b)
 	return b->free_count && b->ring.free_count >= longest;
 }
 
-/* Offer the request that lies in the first free slot. */
-static int offer(struct bridge *b)
+/* Offer the request that lies in the first free slot; `in`: the copy of its header. */
+static int offer(struct bridge *b, const struct fuse_in_header *in)
 {
 	uint32_t slot = b->free[b->free_count - 1];
-	struct fuse_in_header *in = slot_request(b, slot);
 	struct request_chain cut;
 	struct driver_chain chain;
 
-	if (request_chain_build(b->layout, slot_addr(b, slot), &cut) < 0)
+	if (request_chain_build(b->layout, slot_addr(b, slot), in, &cut) < 0)
 		return refuse(b, in, EIO);
 	if (in->opcode == FUSE_INIT)
-		init_request_mask(in);
+		init_request_mask((void *)(slot_request(b, slot) + 1), in->len - sizeof(*in));
 	b->slots[slot] = (struct bridge_slot){
 		.unique = in->unique,
 		.opcode = in->opcode,
@@ -238,13 +247,13 @@ static int offer(struct bridge *b)
 	return 0;
 }
 
-static int send_hiprio(struct bridge *b, const struct fuse_in_header *in)
+static int send_hiprio(struct bridge *b, const struct fuse_in_header *in, const void *args)
 {
 	int err;
 
 	/* What was read before it goes first: a FORGET must not overtake the LOOKUP it ends. */
 	driver_ring_kick(&b->ring);
-	err = hiprio_send(b->config.hiprio, in);
+	err = hiprio_send(b->config.hiprio, in, args);
 	if (err == HIPRIO_STOPPED)
 		return BRIDGE_STOPPED;
 	return err ? broken(b, in->opcode, hiprio_reason(b->config.hiprio)) : 0;
@@ -264,8 +273,9 @@ static int read_error(struct bridge *b)
 /* Take one request from the kernel. Return: 0; enum bridge_end; -EAGAIN: there is none. */
 static int take_request(struct bridge *b)
 {
-	struct fuse_in_header *in = slot_request(b, b->free[b->free_count - 1]);
-	ssize_t len = read(b->config.fuse_fd, in, slot_layout_request_room(b->layout));
+	struct fuse_in_header *request = slot_request(b, b->free[b->free_count - 1]);
+	ssize_t len = read(b->config.fuse_fd, request, slot_layout_request_room(b->layout));
+	struct fuse_in_header in;
 
 	if (len < 0 && errno == EAGAIN)
 		return -EAGAIN;
@@ -273,13 +283,16 @@ static int take_request(struct bridge *b)
 		return 0; /* ENOENT: interrupted before it was read */
 	if (len < 0)
 		return read_error(b);
-	switch (in->opcode) {
+	copy_once(&in, request, sizeof(in));
+	if ((size_t)len < sizeof(in) || in.len != (size_t)len)
+		return broken(b, in.opcode, "a request changed before it was offered");
+	switch (in.opcode) {
 	case FUSE_FORGET:
 	case FUSE_BATCH_FORGET:
 	case FUSE_INTERRUPT:
-		return send_hiprio(b, in);
+		return send_hiprio(b, &in, request + 1);
 	default:
-		return offer(b);
+		return offer(b, &in);
 	}
 }
 
@@ -312,7 +325,7 @@ static int pass_reply(struct bridge *b, const struct driver_used *used)
 	const struct bridge_slot *slot = &b->slots[used->token];
 	struct fuse_out_header header;
 
-	memcpy(&header, slot->reply, sizeof(header));
+	copy_once(&header, slot->reply, sizeof(header));
 	b->free[b->free_count++] = used->token;
 	if (used->len < sizeof(header) || used->len > slot->reply_room)
 		return broken(b, slot->opcode, "a reply of a length that cannot be");
@@ -441,17 +454,18 @@ bool bridge_end_session(struct bridge *b, int timeout_ms)
 {
 	uint64_t until = now_us() + (uint64_t)timeout_ms * 1000;
 	struct pollfd call = {b->config.call_fd, POLLIN, 0};
+	struct fuse_in_header destroy = {
+		.len = sizeof(destroy),
+		.opcode = FUSE_DESTROY,
+		.unique = UINT64_C(1) << 62, /* the kernel counts up from 2 */
+	};
 	uint64_t count;
 
 	drop_replies(b);
 	if (!ring_has_room(b))
 		return false;
-	*slot_request(b, b->free[b->free_count - 1]) = (struct fuse_in_header){
-		.len = sizeof(struct fuse_in_header),
-		.opcode = FUSE_DESTROY,
-		.unique = UINT64_C(1) << 62, /* the kernel counts up from 2 */
-	};
-	if (offer(b))
+	*slot_request(b, b->free[b->free_count - 1]) = destroy;
+	if (offer(b, &destroy))
 		return false;
 	driver_ring_kick(&b->ring);
 	while (b->ring.outstanding && !b->ring.reason && now_us() < until) {

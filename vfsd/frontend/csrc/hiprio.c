@@ -9,8 +9,13 @@
 #include <unistd.h>
 
 /* FORGET and INTERRUPT have the same size. */
+struct message {
+	struct fuse_in_header header;
+	struct fuse_forget_in args;
+};
+
 enum {
-	MESSAGE_BYTES = sizeof(struct fuse_in_header) + sizeof(struct fuse_forget_in),
+	MESSAGE_BYTES = sizeof(struct message),
 };
 _Static_assert(sizeof(struct fuse_forget_in) == sizeof(struct fuse_interrupt_in), "");
 _Static_assert((int)MESSAGE_BYTES <= (int)HIPRIO_BUFFER_BYTES, "");
@@ -95,7 +100,7 @@ static int wait_for_room(struct hiprio *h)
 	return 0;
 }
 
-static int add(struct hiprio *h, const void *message)
+static int add(struct hiprio *h, const struct message *message)
 {
 	struct driver_segment segment = {.len = MESSAGE_BYTES};
 	struct driver_chain chain = {.segments = &segment, .readable = 1};
@@ -114,25 +119,41 @@ static int add(struct hiprio *h, const void *message)
 	return driver_ring_add(&h->ring, &chain);
 }
 
-static int add_batch(struct hiprio *h, const struct fuse_in_header *request)
+static int add_one(struct hiprio *h, const struct fuse_in_header *in, const void *args)
 {
-	const struct fuse_batch_forget_in *batch = (const void *)(request + 1);
+	struct message message = {.header = *in};
+
+	memcpy(&message.args, args, sizeof(message.args));
+	return add(h, &message);
+}
+
+/* How many there are. The count lies in guest memory: no more than the request has room for. */
+static size_t batch_count(const struct fuse_in_header *in, const struct fuse_batch_forget_in *batch)
+{
+	size_t head = sizeof(*in) + sizeof(*batch);
+	size_t room = in->len < head ? 0 : (in->len - head) / sizeof(struct fuse_forget_one);
+	uint32_t count = __atomic_load_n(&batch->count, __ATOMIC_RELAXED);
+
+	return count < room ? count : room;
+}
+
+static int add_batch(struct hiprio *h, const struct fuse_in_header *in, const void *args)
+{
+	const struct fuse_batch_forget_in *batch = args;
 	const struct fuse_forget_one *one = (const void *)(batch + 1);
+	size_t count = batch_count(in, batch);
 	int err = 0;
 
-	for (uint32_t i = 0; i < batch->count && !err; i++) {
-		struct {
-			struct fuse_in_header header;
-			struct fuse_forget_in forget;
-		} message = {
+	for (size_t i = 0; i < count && !err; i++) {
+		struct message message = {
 			.header =
 				{
 					.len = MESSAGE_BYTES,
 					.opcode = FUSE_FORGET,
-					.unique = request->unique,
+					.unique = in->unique,
 					.nodeid = one[i].nodeid,
 				},
-			.forget.nlookup = one[i].nlookup,
+			.args.nlookup = one[i].nlookup,
 		};
 
 		err = add(h, &message);
@@ -140,17 +161,17 @@ static int add_batch(struct hiprio *h, const struct fuse_in_header *request)
 	return err;
 }
 
-int hiprio_send(struct hiprio *h, const struct fuse_in_header *request)
+int hiprio_send(struct hiprio *h, const struct fuse_in_header *in, const void *args)
 {
 	int err;
 
 	pthread_mutex_lock(&h->lock);
 	if (h->ring.reason)
 		err = DRIVER_RING_BROKEN;
-	else if (request->opcode == FUSE_BATCH_FORGET)
-		err = add_batch(h, request);
+	else if (in->opcode == FUSE_BATCH_FORGET)
+		err = add_batch(h, in, args);
 	else
-		err = add(h, request);
+		err = add_one(h, in, args);
 	driver_ring_kick(&h->ring);
 	pthread_mutex_unlock(&h->lock);
 	return err;

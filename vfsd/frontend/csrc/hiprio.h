@@ -30,10 +30,11 @@ void hiprio_destroy(struct hiprio *h);
 
 /*
  * Send a request read from /dev/fuse: FORGET and INTERRUPT as they are, BATCH_FORGET as so many
- * FORGETs, which is what Linux' driver sends.
+ * FORGETs, which is what Linux' driver sends. `in`: the caller's copy of its header, with the true
+ * length of the request; `args`: the rest, in guest memory, with room for a FORGET's.
  * Return: 0; HIPRIO_STOPPED; DRIVER_RING_BROKEN (hiprio_reason() says why).
  */
-int hiprio_send(struct hiprio *h, const struct fuse_in_header *request) must_check;
+int hiprio_send(struct hiprio *h, const struct fuse_in_header *in, const void *args) must_check;
 
 /* Why the ring broke; NULL if it did not. */
 const char *hiprio_reason(const struct hiprio *h);

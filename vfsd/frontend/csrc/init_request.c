@@ -18,11 +18,8 @@ enum {
 	DEFAULT_PAGES = 32, /* of the kernel, when the reply does not say */
 };
 
-void init_request_mask(struct fuse_in_header *request)
+void init_request_mask(struct fuse_init_in *in, size_t len)
 {
-	struct fuse_init_in *in = (void *)(request + 1);
-	uint32_t len = request->len - (uint32_t)sizeof(*request);
-
 	if (len >= offsetof(struct fuse_init_in, flags) + sizeof(in->flags))
 		in->flags &= ~(uint32_t)ONLY_DEVICE;
 	if (len >= sizeof(*in))

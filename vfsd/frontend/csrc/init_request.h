@@ -10,8 +10,8 @@
 #include "transport/csrc/types.h"
 #include "transport/csrc/fuse_newer.h"
 
-/* Take away what /dev/fuse offers and virtio-fs cannot do. */
-void init_request_mask(struct fuse_in_header *request);
+/* Take away what /dev/fuse offers and virtio-fs cannot do. `len`: bytes of the argument. */
+void init_request_mask(struct fuse_init_in *in, size_t len);
 
 /* Bound the reply (of `len` bytes, header included) to `data_pages` of 4 KiB for one request.
  * Return: NULL, or what is wrong with it. */

@@ -105,67 +105,97 @@ uint32_t slot_layout_request_room(const struct slot_layout *layout)
 	return layout->data_bytes + LAYOUT_REQUEST_HEAD;
 }
 
-static void add_segment(struct request_chain *c, void *addr, uint32_t len, bool writable)
+/* Return: 0, or -E2BIG. */
+static int add_segment(const struct slot_layout *layout, struct request_chain *c,
+		       struct driver_segment segment, bool writable)
 {
-	c->segments[c->readable + c->writable] = (struct driver_segment){addr, len};
+	uint32_t count = c->readable + c->writable;
+
+	if (count >= layout->pages + LAYOUT_HEADS || count >= LAYOUT_SEGMENTS_MAX)
+		return -E2BIG;
+	c->segments[count] = segment;
 	if (writable)
 		c->writable++;
 	else
 		c->readable++;
+	return 0;
 }
 
-/* Cut `len` bytes at page boundaries. Return: 0, or -E2BIG. */
+/* Cut `data` at page boundaries. Return: 0, or -E2BIG. */
 static int add_pages(const struct slot_layout *layout, struct request_chain *c,
 		     struct driver_segment data, bool writable)
 {
 	uint8_t *at = data.addr;
 	uint32_t left = data.len;
+	int err = 0;
 
-	while (left) {
+	while (left && !err) {
 		uint32_t here = LAYOUT_PAGE - (uint32_t)((uintptr_t)at & (LAYOUT_PAGE - 1));
 
-		if (c->readable + c->writable == layout->pages + LAYOUT_HEADS)
-			return -E2BIG;
 		if (here > left)
 			here = left;
-		add_segment(c, at, here, writable);
+		err = add_segment(layout, c, (struct driver_segment){at, here}, writable);
 		at += here;
 		left -= here;
 	}
-	return 0;
+	return err;
+}
+
+/* A header, small arguments if there are any, and data in pages: one after the other. */
+struct parts {
+	uint8_t *at;
+	uint32_t header;
+	uint32_t small;
+	uint32_t data;
+};
+
+/* Return: 0, or -E2BIG. */
+static int add_parts(const struct slot_layout *layout, struct request_chain *c,
+		     const struct parts *p, bool writable)
+{
+	uint8_t *small = p->at + p->header;
+	struct driver_segment data = {small + p->small, p->data};
+	int err = add_segment(layout, c, (struct driver_segment){p->at, p->header}, writable);
+
+	if (!err && p->small)
+		err = add_segment(layout, c, (struct driver_segment){small, p->small}, writable);
+	return err ? err : add_pages(layout, c, data, writable);
 }
 
 static int add_request(const struct slot_layout *layout, const struct request_shape *shape,
-		       struct fuse_in_header *in, struct request_chain *c)
+		       uint8_t *slot, const struct fuse_in_header *in, struct request_chain *c)
 {
 	uint32_t args = in->len - (uint32_t)sizeof(*in);
 	uint32_t small = shape->pages && shape->pages < args ? shape->pages : args;
-	uint8_t *at = (uint8_t *)(in + 1);
+	struct parts parts = {slot + layout->request, sizeof(*in), small, args - small};
 
-	add_segment(c, in, sizeof(*in), false);
-	if (small)
-		add_segment(c, at, small, false);
-	return add_pages(layout, c, (struct driver_segment){at + small, args - small}, false);
+	if (in->len < sizeof(*in) || in->len > slot_layout_request_room(layout))
+		return -E2BIG;
+	return add_parts(layout, c, &parts, false);
 }
 
-/* Bytes of data the reply may have besides `small` bytes of arguments. */
-static uint32_t reply_data(const struct request_shape *shape, const struct fuse_in_header *in,
-			   uint32_t *small)
+/* Of guest memory: once, since the next time it may be another. */
+static uint32_t load32(const uint32_t *at)
 {
-	const void *arg = in + 1;
+	return __atomic_load_n(at, __ATOMIC_RELAXED);
+}
+
+/* Bytes of data the reply may have besides `small` bytes of arguments. `arg`: the request's. */
+static uint32_t reply_data(const struct request_shape *shape, const void *arg, uint32_t *small)
+{
 	uint32_t size;
 
 	switch (shape->kind) {
 	case REPLY_READ:
-		return ((const struct fuse_read_in *)arg)->size;
+		return load32(&((const struct fuse_read_in *)arg)->size);
 	case REPLY_XATTR: /* not in pages: Linux sends them through a small argument */
-		size = ((const struct fuse_getxattr_in *)arg)->size;
+		size = load32(&((const struct fuse_getxattr_in *)arg)->size);
 		*small = size ? size : shape->reply;
 		return 0;
 	case REPLY_TARGET:
 		return LAYOUT_PAGE - 1;
 	case REPLY_IOCTL:
-		return ((const struct fuse_ioctl_in *)arg)->out_size;
+		return load32(&((const struct fuse_ioctl_in *)arg)->out_size);
 	default:
 		return 0;
 	}
@@ -174,33 +204,28 @@ static uint32_t reply_data(const struct request_shape *shape, const struct fuse_
 static int add_reply(const struct slot_layout *layout, const struct request_shape *shape,
 		     uint8_t *slot, struct request_chain *c)
 {
-	const struct fuse_in_header *in = (const void *)(slot + layout->request);
-	uint32_t header = sizeof(struct fuse_out_header);
-	uint32_t small = shape->reply;
-	uint32_t data = reply_data(shape, in, &small);
-	uint8_t *at;
+	const void *arg = slot + layout->request + sizeof(struct fuse_in_header);
+	struct parts parts = {.header = sizeof(struct fuse_out_header), .small = shape->reply};
 
-	if (small > layout->data_bytes || data > layout->data_bytes)
+	parts.data = reply_data(shape, arg, &parts.small);
+	if (parts.small > layout->data_bytes || parts.data > layout->data_bytes)
 		return -E2BIG;
 	/* Without pages, small arguments may be large: they take the place of the data. */
-	at = slot + layout->reply_data - header - (data ? small : 0);
-	c->reply = at;
-	c->reply_room = header + small + data;
-	add_segment(c, at, header, true);
-	if (small)
-		add_segment(c, at + header, small, true);
-	return add_pages(layout, c, (struct driver_segment){at + header + small, data}, true);
+	parts.at = slot + layout->reply_data - parts.header - (parts.data ? parts.small : 0);
+	c->reply = parts.at;
+	c->reply_room = parts.header + parts.small + parts.data;
+	return add_parts(layout, c, &parts, true);
 }
 
-int request_chain_build(const struct slot_layout *layout, uint8_t *slot, struct request_chain *ret)
+int request_chain_build(const struct slot_layout *layout, uint8_t *slot,
+			const struct fuse_in_header *in, struct request_chain *ret)
 {
-	struct fuse_in_header *in = (void *)(slot + layout->request);
 	const struct request_shape *shape = in->opcode < FUSE_OPCODE_MAX && SHAPES[in->opcode].known
 						    ? &SHAPES[in->opcode]
 						    : &UNKNOWN;
 	int err;
 
 	ret->readable = ret->writable = 0;
-	err = add_request(layout, shape, in, ret);
+	err = add_request(layout, shape, slot, in, ret);
 	return err ? err : add_reply(layout, shape, slot, ret);
 }

@@ -51,8 +51,12 @@ void slot_layout_init(struct slot_layout *layout, uint32_t pages);
 /* Bytes that read(2) on /dev/fuse may put at a slot's `request`. */
 uint32_t slot_layout_request_room(const struct slot_layout *layout);
 
-/* Cut the request in `slot` into descriptors. Return: 0, or -E2BIG if it has no room. */
+/*
+ * Cut the request in `slot` into descriptors. `in`: the caller's copy of its header, with the true
+ * length of the request; the device may change the one in the slot.
+ * Return: 0, or -E2BIG if it has no room.
+ */
 int request_chain_build(const struct slot_layout *layout, uint8_t *slot,
-			struct request_chain *ret) must_check;
+			const struct fuse_in_header *in, struct request_chain *ret) must_check;
 
 #endif
