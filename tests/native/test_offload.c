@@ -3,11 +3,13 @@
 
 #include "worker/csrc/offload.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/eventfd.h>
 
 enum {
+	THREADS = 4,
 	REQUESTS = 64,
 	ROUNDS = 3000,
 	SECONDS = 5,
@@ -104,6 +106,39 @@ static void test_a_slow_one_delays_nobody(void)
 	close(gate);
 }
 
+static uint32_t wrongly_run;
+
+static int run_never(struct request *r)
+{
+	__atomic_add_fetch(&wrongly_run, 1, __ATOMIC_SEQ_CST);
+	return run_quick(r);
+}
+
+/* What was abandoned while it waited for a thread comes back without having run. */
+static void test_the_abandoned_do_not_begin(void)
+{
+	uint32_t count = 0;
+
+	gate = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	CHECK(gate >= 0);
+	for (uint32_t i = 0; i < THREADS; i++)
+		submit(i, run_wait);
+	requests[THREADS].fd = dup(2);
+	requests[THREADS].holds_fd = true;
+	submit(THREADS, run_never);
+	offload_abandon(o, &requests[THREADS]);
+	CHECK(write(gate, &(uint64_t){1}, 8) == 8);
+	while (count <= THREADS) {
+		CHECK(readable(offload_fd(o), SECONDS * 1000));
+		for (struct request *r = offload_completed(o); r; r = r->next, count++)
+			CHECK_EQUAL(r->result, r->abandoned ? -EIO : (int)(r - requests) + 1);
+	}
+	CHECK_EQUAL(wrongly_run, 0);
+	CHECK(fcntl(requests[THREADS].fd, F_GETFD) < 0);
+	requests[THREADS].abandoned = requests[THREADS].holds_fd = false;
+	close(gate);
+}
+
 static void test_closing(void)
 {
 	int32_t fds[REQUESTS];
@@ -134,12 +169,13 @@ static void test_without_threads(void)
 
 int main(void)
 {
-	o = offload_create(4, &loose);
+	o = offload_create(THREADS, &loose);
 	requests = calloc(REQUESTS, sizeof(*requests));
 	CHECK(o && requests);
 	RUN(test_a_slow_one_delays_nobody);
 	RUN(test_nothing_left_means_nothing_readable);
 	RUN(test_all_come_back);
+	RUN(test_the_abandoned_do_not_begin);
 	RUN(test_closing);
 	RUN(test_without_threads);
 	free(requests);

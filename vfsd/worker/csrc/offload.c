@@ -10,6 +10,7 @@
 #include "worker/csrc/credentials.h"
 #include "worker/csrc/reclaim.h"
 
+#include <errno.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -121,10 +122,13 @@ static int prepare_identity(struct thread_identity *self, const struct request *
 /* With the mutex held; returns with it held. */
 static void run_request(struct offload *o, struct thread_identity *self, struct request *r)
 {
-	int err;
+	int err = r->abandoned ? -EIO : 0;
 
 	pthread_mutex_unlock(&o->mutex);
-	err = prepare_identity(self, r);
+	if (!err)
+		err = prepare_identity(self, r);
+	if (err && r->holds_fd)
+		close(r->fd);
 	r->result = err ? err : r->run(r);
 	pthread_mutex_lock(&o->mutex);
 	list_append(&o->completed, r);
@@ -209,6 +213,13 @@ int offload_submit(struct offload *o, struct request *r)
 	pthread_mutex_unlock(&o->mutex);
 	o->outstanding++;
 	return OP_RESULT_PENDING;
+}
+
+void offload_abandon(struct offload *o, struct request *r)
+{
+	pthread_mutex_lock(&o->mutex);
+	r->abandoned = true;
+	pthread_mutex_unlock(&o->mutex);
 }
 
 void offload_close(struct offload *o, const int32_t *fds, uint32_t count)

@@ -25,6 +25,8 @@ int offload_fd(const struct offload *o);
  * 0, or none could be started), what r->run(r) returned here and now.
  */
 int offload_submit(struct offload *o, struct request *r);
+/* Nobody wants its result any more: if no thread has begun it, none will, but it comes back. */
+void offload_abandon(struct offload *o, struct request *r);
 /* Close these fds on a thread (or here). */
 void offload_close(struct offload *o, const int32_t *fds, uint32_t count);
 

@@ -471,7 +471,7 @@ static void drain(struct worker *w, struct worker_ring *ring, uint64_t deadline_
 	}
 }
 
-/* What is still with a thread is answered here; its thread ends into nothing. */
+/* What is still with a thread is answered here; its thread ends into nothing, or never begins. */
 static void abandon(struct worker *w, struct worker_ring *ring)
 {
 	for (uint32_t i = 0; ring->outstanding && i < REQUESTS_MAX; i++) {
@@ -479,7 +479,7 @@ static void abandon(struct worker *w, struct worker_ring *ring)
 
 		if (r->ring != ring || !r->offloaded || r->abandoned)
 			continue;
-		r->abandoned = true;
+		offload_abandon(w->offload, r);
 		ring->outstanding--;
 		if (r->ring_life == ring->life) /* else it broke, and started anew */
 			vring_push(&ring->vring, r->chain.head, request_reply(r, -EIO));
