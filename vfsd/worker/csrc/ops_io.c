@@ -34,6 +34,10 @@ static struct open_file *regular_file(struct worker *w, uint64_t fh, uint64_t no
 
 /* ---- READ ---- */
 
+enum {
+	READ_MAX = 1 << 30, /* at a time: what an op returns is an int */
+};
+
 /* Read on from where the loop stopped; the pieces are what is left of the request's. */
 static int run_read(struct request *r)
 {
@@ -73,11 +77,12 @@ int op_read(struct worker *w, struct request *r)
 {
 	const struct fuse_read_in *in = REQUEST_ARG(r, struct fuse_read_in);
 	struct open_file *file = regular_file(w, in->fh, r->in.nodeid);
+	uint32_t size = in->size < READ_MAX ? in->size : READ_MAX;
 	int done;
 
 	if (!file)
 		return -EBADF;
-	r->data_out_count = iovec_truncate(r->data_out, r->data_out_count, in->size);
+	r->data_out_count = iovec_truncate(r->data_out, r->data_out_count, size);
 	r->fd = file->fd;
 	r->file = file;
 	if (file->flags & FILE_IN_MEMORY)
