@@ -9,7 +9,9 @@
  * Record locks: the guest's belong to a process (lock owner), the host's (OFD locks) to an open
  * file description. So each pair of inode and owner that locks anything gets an open file of its
  * own, opened for reading and writing whatever the guest's is, since the guest's kernel has checked
- * what it may lock. It goes when the owner closes the file (FLUSH), and with it all its locks.
+ * what it may lock; on a read-only share nothing is opened for writing, for it would keep the host
+ * from executing the file. It goes when the owner closes the file (FLUSH), and with it all its
+ * locks.
  */
 #include "worker/csrc/ops_lock.h"
 
@@ -50,7 +52,7 @@ static struct flock host_lock(const struct fuse_lk_in *in)
 
 static int open_for_locks(struct worker *w, const struct inode *inode)
 {
-	int fd = entry_reopen(w, inode, O_RDWR);
+	int fd = entry_reopen(w, inode, w->policy.readonly ? O_RDONLY : O_RDWR);
 
 	if (fd == -EROFS || fd == -ETXTBSY || fd == -EACCES)
 		fd = entry_reopen(w, inode, O_RDONLY);
