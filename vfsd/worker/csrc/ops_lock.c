@@ -54,7 +54,9 @@ static int open_for_locks(struct worker *w, const struct inode *inode)
 {
 	int fd = entry_reopen(w, inode, w->policy.readonly ? O_RDONLY : O_RDWR);
 
-	if (fd == -EROFS || fd == -ETXTBSY || fd == -EACCES)
+	if (fd == -EPERM) /* chattr +a, or +i */
+		fd = entry_reopen(w, inode, O_RDWR | O_APPEND);
+	if (fd == -EROFS || fd == -ETXTBSY || fd == -EACCES || fd == -EPERM)
 		fd = entry_reopen(w, inode, O_RDONLY);
 	return fd;
 }
