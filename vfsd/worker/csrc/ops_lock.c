@@ -16,6 +16,7 @@
 #include "worker/csrc/ops_lock.h"
 
 #include "worker/csrc/entry.h"
+#include "worker/csrc/inode_fd.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -77,7 +78,9 @@ static int lock_owner_file(struct worker *w, const struct request *r, struct ope
 		return -ESTALE;
 	if (!S_ISREG(inode->mode))
 		return -EINVAL;
-	err = credentials_root(&w->credentials);
+	err = inode_fd_budget(w);
+	if (!err)
+		err = credentials_root(&w->credentials);
 	if (err)
 		return err;
 	file = file_table_reserve(w->files, w->slot);

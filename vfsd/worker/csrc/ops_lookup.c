@@ -65,7 +65,9 @@ static int lookup_parent(struct worker *w, const struct inode *dir, struct fuse_
 		return entry_again(w, root, ret);
 	if (!S_ISDIR(dir->mode))
 		return -ENOTDIR;
-	err = entry_stat_fd(w->root_fd, &st);
+	err = inode_fd_budget(w);
+	if (!err)
+		err = entry_stat_fd(w->root_fd, &st);
 	if (err)
 		return err;
 	root_key = entry_key(&st);

@@ -21,11 +21,15 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
-/* What every creating op needs before it creates anything. */
-static int creation_allowed(struct worker *w, const struct request *r, uint32_t umask)
+/* What every creating op needs before it creates anything: an fd for the new inode, too, unless a
+ * handle will do. */
+static int creation_allowed(struct worker *w, const struct request *r, const struct inode *parent,
+			    uint32_t umask)
 {
 	int err = request_need_room(r, sizeof(struct fuse_entry_out));
 
+	if (!err && !inode_fd_uses_handles(w, parent->mnt_id))
+		err = inode_fd_budget(w);
 	return err ? err : entry_as_requester(w, r, umask);
 }
 
@@ -73,7 +77,7 @@ int op_mkdir(struct worker *w, struct request *r)
 
 	if (dir_fd < 0)
 		return dir_fd;
-	err = creation_allowed(w, r, in->umask);
+	err = creation_allowed(w, r, parent, in->umask);
 	if (err)
 		return err;
 	err = label_make(w, r, dir_fd, r->name, make_directory);
@@ -114,7 +118,7 @@ int op_mknod(struct worker *w, struct request *r)
 
 	if (dir_fd < 0)
 		return dir_fd;
-	err = creation_allowed(w, r, in->umask);
+	err = creation_allowed(w, r, parent, in->umask);
 	if (!err)
 		err = entry_keep_sgid(w, r, in->mode);
 	if (err)
@@ -160,7 +164,7 @@ int op_symlink(struct worker *w, struct request *r)
 		return dir_fd;
 	err = symlink_strings(r);
 	if (!err)
-		err = creation_allowed(w, r, 0);
+		err = creation_allowed(w, r, parent, 0);
 	if (err)
 		return err;
 	err = label_make(w, r, dir_fd, r->name, make_symlink);
