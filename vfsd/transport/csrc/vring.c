@@ -81,15 +81,18 @@ int vring_map(struct vring *v, const struct device_vring *device, struct guest_m
 {
 	uint32_t size = device->size;
 	uint64_t event = (features >> FEATURE_EVENT_IDX & 1) * sizeof(uint16_t);
+	void *desc, *avail, *used;
 
 	if (!size || size > VRING_SIZE_MAX || size & (size - 1))
 		return -EINVAL;
-	v->desc = map_part(memory, device->desc, size * sizeof(struct vring_desc), 16);
-	v->avail = map_part(memory, device->avail, 4 + size * 2 + event, 2);
-	v->used = map_part(memory, device->used, 4 + size * sizeof(struct vring_used_elem) + event,
-			   4);
-	if (!v->desc || !v->avail || !v->used)
+	desc = map_part(memory, device->desc, size * sizeof(struct vring_desc), 16);
+	avail = map_part(memory, device->avail, 4 + size * 2 + event, 2);
+	used = map_part(memory, device->used, 4 + size * sizeof(struct vring_used_elem) + event, 4);
+	if (!desc || !avail || !used)
 		return -EINVAL;
+	v->desc = desc;
+	v->avail = avail;
+	v->used = used;
 	v->size = size;
 	v->event_idx = event;
 	v->indirect = features >> FEATURE_INDIRECT_DESC & 1;

@@ -170,8 +170,10 @@ void ring_adopt(struct worker *w, uint32_t index)
 	else if (fresh)
 		ring->error = attach(w, ring);
 	ring->runs = !ring->error;
-	if (ring->error)
+	if (ring->error) {
+		ring->life++;		/* what is off the loop has nowhere to go */
 		ring->device.start = 0; /* try again with the next state */
+	}
 }
 
 bool ring_must_stop(const struct worker *w, uint32_t index, const struct device_state *next)
