@@ -419,6 +419,9 @@ def test_fallocate_allocates_and_punches(guest: Guest, folder: Folder) -> None:
     assert path.stat().st_blocks * 512 < 1 << 20
     body = FALLOCATE_IN.pack(fh, 0, 0, 0, 0)
     expect(errno.EINVAL, guest.ask(Op.FALLOCATE, entry.nodeid, body))
+    for mode in (8, 32):  # collapse, insert
+        body = FALLOCATE_IN.pack(fh, 0, 4096, mode, 0)
+        expect(errno.EOPNOTSUPP, guest.ask(Op.FALLOCATE, entry.nodeid, body))
 
 
 @pytest.mark.parametrize("op", [Op.COPY_FILE_RANGE, Op.COPY_FILE_RANGE_64])

@@ -287,6 +287,12 @@ int op_lseek(struct worker *w, struct request *r)
 	return (int)sizeof(struct fuse_lseek_out);
 }
 
+enum {
+	/* Those that may be done twice: a worker's death must not collapse or insert a range more.
+	 */
+	FALLOCATE_MODES = FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE,
+};
+
 static int run_fallocate(struct request *r)
 {
 	const struct fuse_fallocate_in *in = REQUEST_ARG(r, struct fuse_fallocate_in);
@@ -297,9 +303,12 @@ static int run_fallocate(struct request *r)
 
 int op_fallocate(struct worker *w, struct request *r)
 {
-	/* As for a WRITE; it may run in the loop. */
-	int err = credentials_fsetid(&w->credentials, true);
+	int err;
 
+	if (REQUEST_ARG(r, struct fuse_fallocate_in)->mode & ~(uint32_t)FALLOCATE_MODES)
+		return -EOPNOTSUPP;
+	/* As for a WRITE; it may run in the loop. */
+	err = credentials_fsetid(&w->credentials, true);
 	if (err)
 		return err;
 	r->file = regular_file(w, REQUEST_ARG(r, struct fuse_fallocate_in)->fh, r->in.nodeid);
