@@ -154,7 +154,7 @@ static int append_happened(struct worker *w, struct request *r)
 	const struct inode *inode = inode_table_get(w->inodes, r->in.nodeid);
 	struct append_note note;
 	struct stat st;
-	int fd, happened;
+	int fd, happened, err;
 
 	if (!intent_noted(r, &note, sizeof(note))) {
 		if (fstat(r->fd, &st) < 0)
@@ -163,15 +163,18 @@ static int append_happened(struct worker *w, struct request *r)
 		intent_note(r, &note, sizeof(note));
 		return 0;
 	}
-	/* The guest may have opened it for writing only. */
-	fd = inode ? entry_reopen(w, inode, O_RDONLY) : -ESTALE;
+	/* The guest may have opened it for writing only; and we may be a user, or become root. */
+	fd = credentials_root(&w->credentials);
+	if (!fd)
+		fd = inode ? entry_reopen(w, inode, O_RDONLY) : -ESTALE;
 	if (fd < 0)
 		return fd;
 	r->fd = fd;
 	happened = is_written(r, note.size);
 	close(fd);
 	r->fd = r->file->fd;
-	return happened;
+	err = credentials_fsetid(&w->credentials, !r->kill_suidgid);
+	return err ? err : happened;
 }
 
 /* Set-id bits go when the guest says so, and stay else, whoever writes: in.uid is nobody's on Linux
