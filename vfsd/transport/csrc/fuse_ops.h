@@ -53,10 +53,10 @@ const struct fuse_op *fuse_op(uint32_t opcode);
 	X(STATFS, statfs, 0, 0)                                                                 \
 	X(RELEASE, release, sizeof(struct fuse_release_in), 0)                                  \
 	X(FSYNC, fsync, sizeof(struct fuse_fsync_in), 0)                                        \
-	X(SETXATTR, setxattr, FUSE_COMPAT_SETXATTR_IN_SIZE, OP_PAYLOAD | OP_MUTATES)            \
+	X(SETXATTR, setxattr, FUSE_COMPAT_SETXATTR_IN_SIZE, OP_PAYLOAD | OP_MUTATES | OP_ONCE)  \
 	X(GETXATTR, getxattr, sizeof(struct fuse_getxattr_in), OP_PAYLOAD)                      \
 	X(LISTXATTR, listxattr, sizeof(struct fuse_getxattr_in), 0)                             \
-	X(REMOVEXATTR, removexattr, 0, OP_PAYLOAD | OP_MUTATES)                                 \
+	X(REMOVEXATTR, removexattr, 0, OP_PAYLOAD | OP_MUTATES | OP_ONCE)                       \
 	X(FLUSH, flush, sizeof(struct fuse_flush_in), 0)                                        \
 	X(INIT, NULL_HANDLER, 16, OP_PAYLOAD | OP_COLD)                                         \
 	X(OPENDIR, opendir, sizeof(struct fuse_open_in), OP_ONCE)                               \
