@@ -9,6 +9,7 @@
 #include "worker/csrc/file_table.h"
 
 #include "worker/csrc/owner_lock.h"
+#include "worker/csrc/table_count.h"
 
 #include <stdlib.h>
 
@@ -289,5 +290,5 @@ uint64_t file_table_count(const void *memory)
 {
 	const struct file_table *t = memory;
 
-	return t->in_use;
+	return table_count(&t->in_use);
 }

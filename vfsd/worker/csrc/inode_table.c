@@ -40,6 +40,7 @@
 
 #include "worker/csrc/entry.h"
 #include "worker/csrc/owner_lock.h"
+#include "worker/csrc/table_count.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -426,7 +427,7 @@ void inode_table_trim(struct inode_table *t, struct reclaim *reclaim)
 
 uint64_t inode_table_held(const struct inode_table *t)
 {
-	return __atomic_load_n(&t->held, __ATOMIC_RELAXED);
+	return table_count(&t->held);
 }
 
 /* ---- mounts ---- */
@@ -651,5 +652,5 @@ uint64_t inode_table_count(const void *memory)
 {
 	const struct inode_table *t = memory;
 
-	return t->in_use;
+	return table_count(&t->in_use);
 }
