@@ -18,7 +18,7 @@
 
 enum {
 	WORKERS = 4,
-	FDS_MAX = 1 << 23,
+	FDS_MAX = 1 << 26,
 	FD_FIRST = 1000, /* below: real ones */
 	MOUNT = 77,
 };
