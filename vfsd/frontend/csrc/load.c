@@ -1,0 +1,541 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * THEORY
+ *
+ * Actors. One thread runs one load: it is the driver of one request queue and shares the hiprio
+ * queue, for FORGETs, with the other loads. The device is another process and not trusted.
+ *
+ * A stream has one request under way at a time, so the number of streams is the queue depth. It
+ * repeats a program of a few requests; one pass is a cycle, and its latency is what a user of the
+ * file system would wait. Each step of each stream has a slot of guest memory that holds its
+ * request; the descriptors are worked out once. From one request to the next only what differs is
+ * written: unique, node, handle, name, offset.
+ *
+ * Nothing that is wrong counts. A reply must have the length that its used element says, the
+ * `unique` of its request, the error and length that the step expects, and a body that fits (the
+ * inode that was asked for, data that belongs where it was read); else the run ends.
+ *
+ * As Linux' driver: segments of 4 KiB in an indirect table, replies taken until there are no
+ * more, then calls enabled and one more look before sleeping. Requests that replies set off are
+ * published together, with one kick at the most.
+ *
+ * Counting. Kicks are those we write. Calls are what the device adds to the eventfd, read when
+ * we wake and at the end; so they are exact even if several come between two looks.
+ */
+#include "frontend/csrc/load.h"
+#include "frontend/csrc/request_layout.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#if defined(__x86_64__) || defined(__i386__)
+#define RELAX() __builtin_ia32_pause()
+#else
+#define RELAX() __asm__ volatile("" ::: "memory")
+#endif
+
+enum {
+	LOOKS_PER_CLOCK = 64,
+	HEADER = sizeof(struct fuse_out_header),
+	CALL_ERROR = -1000,
+};
+
+struct load_chain {
+	struct request_chain cut;
+	uint8_t *slot;
+};
+
+static uint64_t now_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+static uint64_t slot_bytes(uint32_t pages)
+{
+	struct slot_layout layout;
+
+	slot_layout_init(&layout, pages);
+	return layout.bytes;
+}
+
+/* The last slot is load_call()'s. */
+static uint64_t slot_count(uint32_t streams)
+{
+	return (uint64_t)streams * LOAD_STEPS_MAX + 1;
+}
+
+uint64_t load_bytes(uint32_t pages, uint32_t streams)
+{
+	return slot_count(streams) * slot_bytes(pages);
+}
+
+int load_init(struct load *l, const struct load_config *config)
+{
+	uint64_t slots = slot_count(config->streams);
+	int err;
+
+	memset(l, 0, sizeof(*l));
+	l->config = *config;
+	l->random = 0x9e3779b97f4a7c15;
+	if (!config->pages || config->pages > LAYOUT_PAGES_MAX ||
+	    config->pages + LAYOUT_HEADS > config->ring.size)
+		return -EINVAL;
+	if (config->offset + load_bytes(config->pages, config->streams) > config->ring.memory.size)
+		return -EINVAL;
+	err = driver_ring_init(&l->ring, &config->ring);
+	if (err)
+		return err;
+	l->layout = calloc(1, sizeof(*l->layout));
+	l->chains = calloc(slots, sizeof(*l->chains));
+	l->streams = calloc(config->streams + 1, sizeof(*l->streams));
+	if (!l->layout || !l->chains || !l->streams) {
+		load_deinit(l);
+		return -ENOMEM;
+	}
+	slot_layout_init(l->layout, config->pages);
+	for (uint64_t i = 0; i < slots; i++)
+		l->chains[i].slot =
+			config->ring.memory.addr + config->offset + i * l->layout->bytes;
+	return 0;
+}
+
+void load_deinit(struct load *l)
+{
+	driver_ring_deinit(&l->ring);
+	free(l->layout);
+	free(l->chains);
+	free(l->streams);
+	l->layout = NULL;
+	l->chains = NULL;
+	l->streams = NULL;
+}
+
+static struct load_chain *chain_of(const struct load *l, uint32_t stream, uint32_t step)
+{
+	return &l->chains[stream * LOAD_STEPS_MAX + step];
+}
+
+static struct fuse_in_header *request_of(const struct load *l, const struct load_chain *chain)
+{
+	return (void *)(chain->slot + l->layout->request);
+}
+
+uint8_t *load_request(const struct load *l, uint32_t stream, uint32_t step)
+{
+	return (void *)request_of(l, chain_of(l, stream, step));
+}
+
+int load_prepare(struct load *l, uint32_t stream, uint32_t step)
+{
+	struct load_chain *chain = chain_of(l, stream, step);
+
+	const struct fuse_in_header in = *request_of(l, chain);
+
+	return request_chain_build(l->layout, chain->slot, &in, &chain->cut);
+}
+
+static int broken(struct load *l, const char *reason)
+{
+	l->reason = reason;
+	return LOAD_BROKEN;
+}
+
+/* Offer the request of a chain. Return: 0 or LOAD_BROKEN. */
+static int offer(struct load *l, struct load_chain *chain, uint32_t token)
+{
+	struct driver_chain cut = {
+		.segments = chain->cut.segments,
+		.readable = chain->cut.readable,
+		.writable = chain->cut.writable,
+		.table = l->config.indirect ? chain->slot : NULL,
+		.token = token,
+	};
+
+	if (driver_ring_add(&l->ring, &cut) < 0)
+		return broken(l, "the queue is too small for so many requests");
+	l->result.requests++;
+	return 0;
+}
+
+static void count_calls(struct load *l)
+{
+	uint64_t calls;
+
+	if (read(l->config.call_fd, &calls, sizeof(calls)) == (ssize_t)sizeof(calls))
+		l->result.calls += calls;
+}
+
+static int spin(struct load *l, uint64_t until)
+{
+	do {
+		for (int i = 0; i < LOOKS_PER_CLOCK; i++) {
+			if (driver_ring_is_used(&l->ring))
+				return 0;
+			RELAX();
+		}
+	} while (now_ns() < until);
+	return LOAD_SILENT;
+}
+
+static int sleep_until_called(struct load *l)
+{
+	struct pollfd fds[] = {{l->config.call_fd, POLLIN, 0}, {l->config.stop_fd, POLLIN, 0}};
+	int count;
+
+	if (driver_ring_enable_calls(&l->ring))
+		return 0;
+	count = poll(fds, 2, (int)(l->config.silence_ns / 1000000));
+	driver_ring_disable_calls(&l->ring);
+	if (count < 0 && errno != EINTR)
+		return broken(l, "poll(2) fails");
+	if (fds[1].revents)
+		return LOAD_STOPPED;
+	count_calls(l);
+	return count ? 0 : LOAD_SILENT;
+}
+
+/* Wait for a reply. Return: 0 or enum load_end; there may be none yet. */
+static int wait_for_reply(struct load *l)
+{
+	if (driver_ring_is_used(&l->ring))
+		return 0;
+	return l->config.poll ? spin(l, now_ns() + l->config.silence_ns) : sleep_until_called(l);
+}
+
+/* --- what is written for a request ------------------------------------------------------------ */
+
+static uint64_t next_random(struct load *l)
+{
+	l->random ^= l->random << 13;
+	l->random ^= l->random >> 7;
+	l->random ^= l->random << 17;
+	return l->random;
+}
+
+static void write_digits(uint8_t *at, uint32_t number)
+{
+	for (int i = LOAD_DIGITS - 1; i >= 0; i--) {
+		at[i] = (uint8_t)('0' + number % 10);
+		number /= 10;
+	}
+}
+
+static uint64_t next_offset(struct load *l, struct load_stream *s, uint32_t flags)
+{
+	const struct load_program *p = s->program;
+	uint32_t block;
+
+	if (flags & LOAD_LIST)
+		return s->listed;
+	if (flags & LOAD_RANDOM)
+		return next_random(l) % p->blocks * p->block;
+	block = s->block;
+	s->block = (block + 1) % p->blocks;
+	return (uint64_t)block * p->block;
+}
+
+static void patch(struct load *l, struct load_stream *s, const struct load_step *step,
+		  struct fuse_in_header *in)
+{
+	uint64_t *argument = (void *)(in + 1);
+
+	in->unique = s->unique = ++l->unique;
+	if (step->flags & LOAD_NODE)
+		in->nodeid = s->node;
+	if (step->flags & LOAD_FH)
+		argument[0] = s->fh;
+	if (step->flags & (LOAD_SEQUENTIAL | LOAD_RANDOM | LOAD_LIST))
+		argument[1] = next_offset(l, s, step->flags);
+	if (step->flags & LOAD_NAME)
+		write_digits((uint8_t *)argument + step->digits, s->number);
+}
+
+static int send_step(struct load *l, uint32_t stream, uint64_t now)
+{
+	struct load_stream *s = &l->streams[stream];
+	struct load_chain *chain = chain_of(l, stream, s->step);
+
+	if (!s->step) {
+		s->cycle_ns = now;
+		s->number = s->program->names ? (uint32_t)(l->number++ % s->program->names) : 0;
+	}
+	patch(l, s, &s->program->steps[s->step], request_of(l, chain));
+	return offer(l, chain, stream);
+}
+
+/* --- what is learnt from a reply -------------------------------------------------------------- */
+
+static int wrong(struct load *l, const struct fuse_in_header *in, const struct fuse_out_header *out,
+		 const char *reason)
+{
+	l->reason = reason;
+	l->wrong = (struct load_wrong){in->opcode, out->error, out->len};
+	return LOAD_WRONG;
+}
+
+static int forget(struct load *l, uint64_t node)
+{
+	struct {
+		struct fuse_in_header header;
+		struct fuse_forget_in forget;
+	} message = {
+		.header =
+			{
+				.len = sizeof(message),
+				.opcode = FUSE_FORGET,
+				.unique = ++l->unique,
+				.nodeid = node,
+			},
+		.forget.nlookup = 1,
+	};
+	int err = hiprio_send(l->config.hiprio, &message.header, &message.forget);
+
+	l->result.forgets++;
+	if (err == HIPRIO_STOPPED)
+		return LOAD_STOPPED;
+	return err ? broken(l, hiprio_reason(l->config.hiprio)) : 0;
+}
+
+/* Is it "." or ".."? They are listed but not looked up. */
+static bool is_dots(const struct fuse_dirent *entry)
+{
+	return entry->name[0] == '.' &&
+	       (entry->namelen == 1 || (entry->namelen == 2 && entry->name[1] == '.'));
+}
+
+/* Walk over the entries of a READDIRPLUS. Return: 0, LOAD_WRONG, or why FORGET failed. */
+static int take_entries(struct load *l, struct load_stream *s, const struct load_step *step,
+			const struct fuse_in_header *in, const struct fuse_out_header *out)
+{
+	const uint8_t *at = (const void *)(out + 1), *end = (const uint8_t *)out + out->len;
+	int err = 0;
+
+	if (at == end)
+		s->listed = 0;
+	while (at < end && !err) {
+		const struct fuse_direntplus *entry = (const void *)at;
+		size_t left = (size_t)(end - at);
+
+		if (left < FUSE_NAME_OFFSET_DIRENTPLUS || left < FUSE_DIRENTPLUS_SIZE(entry))
+			return wrong(l, in, out, "an entry that does not fit its listing");
+		if (!entry->dirent.namelen || !entry->dirent.off)
+			return wrong(l, in, out, "an entry without a name or an offset");
+		s->listed = entry->dirent.off;
+		l->result.units += s->program->measured;
+		if (!entry->entry_out.nodeid && !is_dots(&entry->dirent))
+			return wrong(l, in, out, "an entry that was not looked up");
+		if (step->flags & LOAD_FORGET && entry->entry_out.nodeid)
+			err = forget(l, entry->entry_out.nodeid);
+		at += FUSE_DIRENTPLUS_SIZE(entry);
+	}
+	return err;
+}
+
+/* Does each page of a READ begin with its offset in the file? */
+static bool is_stamped(const struct fuse_in_header *in, const uint8_t *data)
+{
+	const struct fuse_read_in *arg = (const void *)(in + 1);
+
+	for (uint32_t i = 0; i < arg->size; i += LAYOUT_PAGE)
+		if (*(const uint64_t *)(data + i) != arg->offset + i)
+			return false;
+	return true;
+}
+
+/* What is wrong with the body of a reply whose error and length are as expected; NULL: nothing. */
+static const char *body_is_wrong(const struct load_step *step, const struct fuse_in_header *in,
+				 const void *body)
+{
+	const struct fuse_entry_out *entry = body;
+	const struct fuse_attr_out *attr = body;
+
+	if (step->error)
+		return NULL;
+	if (step->flags & LOAD_LEARN_NODE && !entry->nodeid)
+		return "an entry without a node";
+	if (in->opcode == FUSE_LOOKUP && step->ino && entry->attr.ino != step->ino)
+		return "another inode than the one of that name";
+	if (in->opcode == FUSE_GETATTR && step->ino && attr->attr.ino != step->ino)
+		return "attributes of another inode";
+	if (in->opcode == FUSE_WRITE && ((const struct fuse_write_out *)body)->size !=
+						((const struct fuse_write_in *)(in + 1))->size)
+		return "a short write";
+	if (step->flags & LOAD_STAMPED && !is_stamped(in, body))
+		return "data from elsewhere";
+	return NULL;
+}
+
+static int check_reply(struct load *l, const struct load_stream *s, const struct load_step *step,
+		       const struct fuse_in_header *in, const struct fuse_out_header *out,
+		       uint32_t used_len)
+{
+	const char *why;
+
+	if (used_len < HEADER || out->len != used_len)
+		return wrong(l, in, out, "a length that is not that of its used element");
+	if (out->unique != s->unique)
+		return wrong(l, in, out, "a reply to another request");
+	if (out->error != step->error)
+		return wrong(l, in, out, "an unexpected error");
+	if (step->reply_len && out->len != step->reply_len)
+		return wrong(l, in, out, "an unexpected length");
+	why = body_is_wrong(step, in, out + 1);
+	return why ? wrong(l, in, out, why) : 0;
+}
+
+static int learn(struct load *l, struct load_stream *s, const struct load_step *step,
+		 const struct fuse_in_header *in, const struct fuse_out_header *out)
+{
+	const struct fuse_entry_out *entry = (const void *)(out + 1);
+	const struct fuse_open_out *open =
+		(const void *)((const uint8_t *)out + out->len - sizeof(*open));
+
+	if (step->flags & LOAD_LIST)
+		return take_entries(l, s, step, in, out);
+	if (step->flags & LOAD_LEARN_NODE)
+		s->node = entry->nodeid;
+	if (step->flags & LOAD_LEARN_FH)
+		s->fh = open->fh;
+	return step->flags & LOAD_FORGET ? forget(l, s->node) : 0;
+}
+
+/* --- the loop --------------------------------------------------------------------------------- */
+
+static uint32_t bucket_of(uint64_t ns)
+{
+	uint32_t power, bucket;
+
+	if (ns < LOAD_SUB_BUCKETS)
+		return (uint32_t)ns;
+	power = 63 - (uint32_t)__builtin_clzll(ns); /* 4 or more */
+	bucket = (power - 3) * LOAD_SUB_BUCKETS +
+		 ((uint32_t)(ns >> (power - 4)) & (LOAD_SUB_BUCKETS - 1));
+	return bucket < LOAD_BUCKETS ? bucket : LOAD_BUCKETS - 1;
+}
+
+static void end_cycle(struct load *l, struct load_stream *s, uint64_t now)
+{
+	const struct load_program *p = s->program;
+
+	s->step = 0;
+	if (!p->measured)
+		return;
+	l->result.cycles++;
+	l->result.units += !(p->steps[0].flags & LOAD_LIST);
+	l->result.histogram[bucket_of(now - s->cycle_ns)]++;
+}
+
+struct load_limits {
+	uint64_t until_ns;
+	uint64_t cycles;
+	uint64_t begun;
+};
+
+static bool may_begin(struct load_limits *limits, uint64_t now)
+{
+	if (now >= limits->until_ns || (limits->cycles && limits->begun >= limits->cycles))
+		return false;
+	limits->begun++;
+	return true;
+}
+
+static int take_reply(struct load *l, const struct driver_used *used, struct load_limits *limits,
+		      uint64_t now)
+{
+	struct load_stream *s = &l->streams[used->token];
+	const struct load_step *step = &s->program->steps[s->step];
+	struct load_chain *chain = chain_of(l, used->token, s->step);
+	const struct fuse_in_header *in = request_of(l, chain);
+	const struct fuse_out_header *out = (const void *)chain->cut.reply;
+	int end = check_reply(l, s, step, in, out, used->len);
+
+	if (!end)
+		end = learn(l, s, step, in, out);
+	if (end)
+		return end;
+	if (++s->step == s->program->count)
+		end_cycle(l, s, now);
+	return s->step || may_begin(limits, now) ? send_step(l, used->token, now) : 0;
+}
+
+static int take_replies(struct load *l, struct load_limits *limits)
+{
+	uint64_t now = now_ns();
+	struct driver_used used;
+	int taken, end = 0;
+
+	while (!end && (taken = driver_ring_take(&l->ring, &used))) {
+		if (taken < 0)
+			return broken(l, l->ring.reason);
+		end = take_reply(l, &used, limits, now);
+	}
+	l->result.kicks += (uint64_t)driver_ring_kick(&l->ring);
+	return end;
+}
+
+static int begin(struct load *l, struct load_limits *limits, uint64_t now)
+{
+	int end = 0;
+
+	for (uint32_t i = 0; i < l->config.streams && !end; i++) {
+		const struct load_program *program = l->streams[i].program;
+
+		l->streams[i].step = 0;
+		if (program && program->count && may_begin(limits, now))
+			end = send_step(l, i, now);
+	}
+	l->result.kicks += (uint64_t)driver_ring_kick(&l->ring);
+	return end;
+}
+
+int load_run(struct load *l, uint64_t ns, uint64_t cycles)
+{
+	uint64_t start = now_ns();
+	struct load_limits limits = {start + ns, cycles, 0};
+	int end;
+
+	count_calls(l);
+	memset(&l->result, 0, sizeof(l->result));
+	l->number = 0;
+	driver_ring_disable_calls(&l->ring);
+	end = begin(l, &limits, start);
+	while (!end && l->ring.outstanding) {
+		end = wait_for_reply(l);
+		if (!end)
+			end = take_replies(l, &limits);
+	}
+	l->result.ns = now_ns() - start;
+	count_calls(l);
+	return end;
+}
+
+int load_call(struct load *l)
+{
+	uint32_t token = l->config.streams;
+	struct load_chain *chain = chain_of(l, token, 0);
+	struct fuse_in_header *in = request_of(l, chain), copy;
+	struct driver_used used = {0};
+	int end, taken = 0;
+
+	in->unique = ++l->unique;
+	copy = *in;
+	if (request_chain_build(l->layout, chain->slot, &copy, &chain->cut) < 0)
+		return -E2BIG;
+	l->reply = chain->cut.reply;
+	end = offer(l, chain, token);
+	driver_ring_kick(&l->ring);
+	while (!end && !taken) {
+		end = sleep_until_called(l);
+		taken = end ? 0 : driver_ring_take(&l->ring, &used);
+	}
+	if (taken < 0)
+		end = broken(l, l->ring.reason);
+	return end ? CALL_ERROR - end : (int)used.len;
+}
