@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final, NoReturn
 
 from vfsd import __version__
-from vfsd.tool import mount
+from vfsd.tool import bench, mount
 from vfsd.transport.errors import OperatorError
 
 INTERRUPTED: Final = 130  # as a shell says "ended by SIGINT"
@@ -26,7 +26,10 @@ class Command:
 
 COMMANDS: Final = {
     command.name: command
-    for command in (Command("mount", mount.SUMMARY, mount.add_options, mount.run),)
+    for command in (
+        Command("mount", mount.SUMMARY, mount.add_options, mount.run),
+        Command("bench", bench.SUMMARY, bench.add_options, bench.run),
+    )
 }
 
 

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`vfsd bench --compare`: every contender in turn, over several rounds, and what comes out."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from vfsd.frontend.bench import Arena, Contender, NotOfferedError, Row, Sample, floor_us
+from vfsd.transport.errors import OperatorError
+
+
+@dataclass
+class RowResult:
+    """Samples of each contender, one for each round; fewer where something failed."""
+
+    row: Row
+    samples: dict[str, list[Sample | None]] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
+    floor_us: float | None = None
+
+    def numbers(self, name: str) -> list[float | None]:
+        """What the row is about, round by round."""
+        rounds = self.samples.get(name, [])
+        return [None if s is None else getattr(s, self.row.metric) for s in rounds]
+
+    def typical(self, name: str) -> Sample | None:
+        """The median of each figure."""
+        samples = [asdict(s) for s in self.samples.get(name, []) if s]
+        if not samples:
+            return None
+        figures: dict[str, Any] = {}
+        for key in samples[0]:
+            values = [s[key] for s in samples if s[key] is not None]
+            figures[key] = median(values) if values else None
+        return Sample(**figures)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything that was measured."""
+
+    ours: str
+    contenders: tuple[str, ...]
+    rows: tuple[RowResult, ...]
+
+    def ratio(self, result: RowResult) -> float | None:
+        """Ours to the best peer of the same round; the median of the rounds."""
+        best = max if result.row.more_is_better else min
+        peers = [result.numbers(name) for name in self.contenders if name != self.ours]
+        ratios = []
+        for index, ours in enumerate(result.numbers(self.ours)):
+            others = [
+                n for rounds in peers if (n := rounds[index] if index < len(rounds) else None)
+            ]
+            if ours is not None and others:
+                ratios.append(ours / best(others))
+        return median(ratios) if ratios else None
+
+    def is_met(self, result: RowResult) -> bool | None:
+        """None where there is no target, or nothing to hold against it."""
+        target = result.row.target
+        if target is None:
+            return None
+        ours = result.typical(self.ours)
+        value = ours.value if ours else None
+        number = value if target.absolute else self.ratio(result)
+        return None if number is None else target.is_met(number)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "ours": self.ours,
+            "contenders": list(self.contenders),
+            "rows": [self._row_json(result) for result in self.rows],
+        }
+
+    def _row_json(self, result: RowResult) -> dict[str, Any]:
+        return {
+            "name": result.row.name,
+            "title": result.row.title,
+            "metric": result.row.metric,
+            "unit": result.row.unit,
+            "target": None if result.row.target is None else str(result.row.target),
+            "ratio": self.ratio(result),
+            "met": self.is_met(result),
+            "floor_us": result.floor_us,
+            "errors": result.errors,
+            "samples": {
+                name: [None if s is None else asdict(s) for s in samples]
+                for name, samples in result.samples.items()
+            },
+        }
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to compare, and how long."""
+
+    contenders: Sequence[Contender]
+    rows: Sequence[Row]
+    rounds: int
+    seconds: float
+    folder: Path | None = None
+    idle_seconds: float = 10.0
+
+
+def compare(plan: Plan, tell: Callable[[str], object]) -> Comparison:
+    """Measure; `tell` hears what is under way."""
+    results = {row.name: RowResult(row) for row in plan.rows}
+    for number in range(plan.rounds):
+        for row in plan.rows:
+            tell(f"round {number + 1} of {plan.rounds}: {row.title}")
+            _measure_row(plan, row, results[row.name], number)
+    ours = next(c.name for c in plan.contenders if c.is_ours)
+    return Comparison(ours, tuple(c.name for c in plan.contenders), tuple(results.values()))
+
+
+def _measure_row(plan: Plan, row: Row, result: RowResult, number: int) -> None:
+    if row.floor is not None and result.floor_us is None:
+        result.floor_us = floor_us(row, plan.folder, min(plan.seconds, 0.5))
+    # Nobody always goes first: what came before leaves its traces in caches and on disks.
+    shift = number % len(plan.contenders)
+    for contender in (*plan.contenders[shift:], *plan.contenders[:shift]):
+        if row.ours_only and not contender.is_ours:
+            continue
+        arena = Arena(contender, plan.folder, plan.seconds, plan.idle_seconds)
+        sample = None
+        try:
+            sample = row.run(arena)
+        except NotOfferedError:
+            result.errors[contender.name] = "not offered"
+        except OperatorError as error:
+            result.errors[contender.name] = str(error)
+        result.samples.setdefault(contender.name, []).append(sample)

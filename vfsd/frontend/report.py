@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `vfsd bench` shows: a table for people, and a chart (SVG)."""
+
+from collections.abc import Iterator
+from html import escape
+from typing import Final
+
+from vfsd.frontend.bench import Sample
+from vfsd.frontend.compare import Comparison, RowResult
+
+COLUMNS: Final = ("ops/s", "p50 us", "p99 us", "CPU us/op", "kicks/op", "calls/op", "value")
+_COLOURS: Final = ("#1b6ca8", "#b0b0b0", "#8a8a8a", "#636363", "#d0c090", "#a89868")
+_BAR, _GAP, _LEFT, _WIDTH = 12, 10, 290, 460
+
+
+def table(comparison: Comparison) -> str:
+    """Every row, every contender; medians."""
+    lines = [f"{'':<26}" + "".join(f"{column:>11}" for column in COLUMNS)]
+    for result in comparison.rows:
+        lines += _row_lines(comparison, result)
+    return "\n".join(lines) + "\n"
+
+
+def _row_lines(comparison: Comparison, result: RowResult) -> Iterator[str]:
+    yield ""
+    yield f"{result.row.title}{_verdict(comparison, result)}"
+    for name in comparison.contenders:
+        sample = result.typical(name)
+        if sample:
+            yield f"  {name:<24}" + cells(sample, result.row.unit)
+        elif name in result.errors:
+            yield f"  {name:<24}  {result.errors[name]}"
+    if result.floor_us is not None:
+        yield f"  {'bare system calls':<24}" + " " * 33 + f"{result.floor_us:>11.2f}"
+
+
+def cells(sample: Sample, unit: str = "") -> str:
+    cpu = "-" if sample.cpu_us is None else f"{sample.cpu_us:.2f}"
+    value = "" if sample.value is None else f"{sample.value:.2f} {unit}"
+    if not sample.rate:
+        return " " * 33 + f"{cpu if sample.cpu_us else '':>11}" + " " * 22 + f"{value:>11}"
+    return (
+        f"{sample.rate:>11.0f}{sample.p50_us:>11.1f}{sample.p99_us:>11.1f}{cpu:>11}"
+        f"{sample.kicks:>11.3f}{sample.calls:>11.3f}{value:>11}"
+    )
+
+
+def _verdict(comparison: Comparison, result: RowResult) -> str:
+    ratio, met = comparison.ratio(result), comparison.is_met(result)
+    parts = [] if ratio is None else [f"{ratio:.2f}x the best peer"]
+    if result.row.target is not None:
+        parts.append(f"target {result.row.target}")
+        parts += {True: ["met"], False: ["MISSED"], None: []}[met]
+    return f": {', '.join(parts)}" if parts else ""
+
+
+def chart(comparison: Comparison) -> str:
+    """Bars of each row against the best peer, which is 1; shorter is better, as for CPU."""
+    rows = [
+        r for r in comparison.rows if comparison.ratio(r) is not None and r.row.metric != "value"
+    ]
+    names = comparison.contenders
+    width = _LEFT + _WIDTH + 60
+    height = 60 + len(rows) * (len(names) * _BAR + _GAP)
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}">',
+        '<g font-family="sans-serif" font-size="11">',
+        '<rect width="100%" height="100%" fill="white"/>',
+        *_legend(names),
+    ]
+    y = 46
+    for result in rows:
+        parts += _chart_row(comparison, result, y)
+        y += len(names) * _BAR + _GAP
+    return "\n".join([*parts, "</g></svg>"]) + "\n"
+
+
+def _legend(names: tuple[str, ...]) -> Iterator[str]:
+    yield (
+        '<text x="10" y="16">Time or CPU of an operation to that of the best peer (1): '
+        "shorter is better</text>"
+    )
+    for index, name in enumerate(names):
+        x = 10 + index * 150
+        yield f'<rect x="{x}" y="24" width="10" height="10" fill="{_colour(index)}"/>'
+        yield f'<text x="{x + 14}" y="33">{escape(name)}</text>'
+
+
+def _chart_row(comparison: Comparison, result: RowResult, y: int) -> Iterator[str]:
+    costs = _costs(comparison, result)
+    best = min((c for n, c in costs.items() if n != comparison.ours), default=0.0) or 1.0
+    what = "CPU" if result.row.metric == "cpu_us" else "time"
+    title = escape(f"{result.row.title} ({what})")
+    yield f'<text x="{_LEFT - 8}" y="{y + _BAR}" text-anchor="end">{title}</text>'
+    for index, name in enumerate(comparison.contenders):
+        if name not in costs:
+            continue
+        share = costs[name] / best
+        width = min(share, 3) / 3 * _WIDTH
+        top = y + index * _BAR
+        yield (
+            f'<rect x="{_LEFT}" y="{top}" width="{width:.1f}" height="{_BAR - 2}"'
+            f' fill="{_colour(index)}"/>'
+        )
+        yield f'<text x="{_LEFT + width + 4:.1f}" y="{top + _BAR - 3}">{share:.2f}</text>'
+
+
+def _costs(comparison: Comparison, result: RowResult) -> dict[str, float]:
+    """What an operation costs each contender: its CPU, or its time."""
+    costs = {}
+    for name in comparison.contenders:
+        sample = result.typical(name)
+        number = getattr(sample, result.row.metric) if sample else None
+        if number:
+            costs[name] = 1 / number if result.row.more_is_better else number
+    return costs
+
+
+def _colour(index: int) -> str:
+    return _COLOURS[index % len(_COLOURS)]

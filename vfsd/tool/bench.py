@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`vfsd bench`: its command line."""
+
+import argparse
+import importlib
+import json
+import os
+import shlex
+import socket as sockets
+import struct
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from vfsd.frontend.bench import ROWS, Contender, Row, measure
+from vfsd.frontend.compare import Comparison, Plan, compare
+from vfsd.frontend.load import LoadShape, Session
+from vfsd.frontend.load_ops import OPS, Op, Share, pages_of, set_plans
+from vfsd.frontend.process_tree import ProcessTree, daemon_tree
+from vfsd.frontend.report import COLUMNS, cells, chart, table
+from vfsd.frontend.vmm import connect
+from vfsd.transport.errors import OperatorError
+
+SUMMARY: Final = "measure a virtio-fs back-end, or several against each other"
+QUEUES_MAX: Final = 64
+DEPTH_MAX: Final = 256
+SECONDS_MAX: Final = 3600.0
+ROUNDS_MAX: Final = 100
+OURS: Final = "vfsd"
+SCRIPTS: Final = Path(__file__).resolve().parents[2] / "scripts"
+
+EPILOG: Final = (
+    "vfsd bench SOCKET     any vhost-user virtio-fs socket: it gets a new directory in the share\n"
+    "vfsd bench --compare  our virtiofsd and its peers, each started for each row and round\n"
+    "\noperations:\n"
+    + "".join(f"  {op.name:<24}{op.summary}\n" for op in OPS.values())
+    + "\nrows of --compare:\n"
+    + "".join(f"  {row.name:<24}{row.title}\n" for row in ROWS.values())
+)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = EPILOG
+    parser.usage = "vfsd bench (SOCKET | --compare) [options]"
+    add = parser.add_argument
+    add("paths", nargs="*", help=argparse.SUPPRESS)
+    add("--op", metavar="LIST", default="getattr", help="operations, mixed evenly (getattr)")
+    add("--depth", type=int, metavar="N", default=1, help="requests under way in each queue (1)")
+    add("--queues", type=int, metavar="N", default=1, help="request queues (1)")
+    add("--seconds", type=float, metavar="S", default=1.0, help="time of each measurement (1)")
+    add("--poll", action="store_true", help="look for replies all the time instead of sleeping")
+    add("--pid", type=int, metavar="PID", help="the back-end (default: whoever listens)")
+    add("--json", metavar="FILE", help="write the results there, too")
+    add("--compare", action="store_true", help="measure our virtiofsd and its peers")
+    add("--rows", metavar="LIST", help="rows to compare (all)")
+    add("--rounds", type=int, metavar="N", default=3, help="rounds to compare (3)")
+    add(
+        "--peer", action="append", metavar="NAME=COMMAND", default=[],
+        help="a peer; {socket} and {dir} are filled in (default: the C and the Rust virtiofsd, "
+        "fetched from Debian by a source tree's scripts)",
+    )  # fmt: skip
+    add("--ours-args", metavar="ARGUMENTS", default="", help="further arguments for our virtiofsd")
+    add("--dir", metavar="DIR", help="where to make the directories that are shared")
+    add("--chart", metavar="FILE", help="draw the comparison (SVG)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure and print; returns the exit status."""
+    _check(options)
+    if options.compare:
+        return _compare(options)
+    return _bench(options)
+
+
+def _check(options: argparse.Namespace) -> None:
+    if options.passed_on:
+        raise OperatorError("bench passes nothing on; see --ours-args", status=2)
+    wanted = 0 if options.compare else 1
+    if len(options.paths) != wanted:
+        what = "bench --compare takes no SOCKET" if options.compare else "bench takes one SOCKET"
+        raise OperatorError(f"{what}; see vfsd bench --help", status=2)
+    _check_range(options.depth, "--depth", 1, DEPTH_MAX)
+    _check_range(options.queues, "--queues", 1, QUEUES_MAX)
+    _check_range(options.rounds, "--rounds", 1, ROUNDS_MAX)
+    _check_range(options.seconds, "--seconds", 0.01, SECONDS_MAX)
+    if options.chart is not None and not options.chart.endswith(".svg"):
+        raise OperatorError("--chart: give a file name that ends with .svg", status=2)
+    if options.dir is not None and not Path(options.dir).is_dir():
+        raise OperatorError(f"--dir: '{options.dir}' is not a directory", status=2)
+
+
+def _check_range(value: float, option: str, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise OperatorError(f"{option}: give a number from {low:g} to {high:g}", status=2)
+
+
+def _chosen(names: str, table: dict[str, Any], option: str) -> list[Any]:
+    chosen = names.split(",")
+    for name in chosen:
+        if name not in table:
+            raise OperatorError(f"{option}: there is no '{name}'; see vfsd bench --help", status=2)
+    return [table[name] for name in chosen]
+
+
+# --- one socket ----------------------------------------------------------------------------------
+
+
+def _bench(options: argparse.Namespace) -> int:
+    ops: list[Op] = _chosen(options.op, OPS, "--op")
+    path = options.paths[0]
+    shape = LoadShape(options.depth, options.queues, options.poll, pages_of(ops))
+    with connect(path) as vmm:
+        tree = ProcessTree(options.pid) if options.pid else _listener(path, vmm.fileno())
+        vmm.negotiate()
+        vmm.check_queues(options.queues)
+        with Session(vmm, shape) as session, Share(session) as share:
+            set_plans(share, ops)
+            sample = measure(session, tree, options.seconds, None)
+    print("".join(f"{column:>11}" for column in COLUMNS[:-1]))
+    print(cells(sample).rstrip())
+    if options.json:
+        _write(options.json, json.dumps(vars(sample), indent=2) + "\n")
+    return 0
+
+
+def _listener(path: str, fd: int) -> ProcessTree | None:
+    """The processes of the daemon behind a socket; None with a line to say so."""
+    with sockets.socket(fileno=os.dup(fd)) as sock:
+        size = struct.calcsize("iII")
+        raw = sock.getsockopt(sockets.SOL_SOCKET, sockets.SO_PEERCRED, size)
+    tree = daemon_tree(struct.unpack("iII", raw)[0])
+    if tree is None:
+        print(f"vfsd: cannot tell who serves '{path}': no CPU figures; see --pid", file=sys.stderr)
+    return tree
+
+
+# --- several -------------------------------------------------------------------------------------
+
+
+def _compare(options: argparse.Namespace) -> int:
+    rows: list[Row] = list(ROWS.values())
+    if options.rows is not None:
+        rows = _chosen(options.rows, ROWS, "--rows")
+    folder = None if options.dir is None else Path(options.dir)
+    contenders = [_ours(options.ours_args), *_peers(options.peer)]
+    plan = Plan(contenders, rows, options.rounds, options.seconds, folder)
+    comparison = compare(plan, _progress())
+    print(table(comparison), end="")
+    _save(options, comparison)
+    return 0
+
+
+def _save(options: argparse.Namespace, comparison: Comparison) -> None:
+    if options.json:
+        _write(options.json, json.dumps(comparison.as_json(), indent=2) + "\n")
+    if options.chart:
+        _write(options.chart, chart(comparison))
+
+
+def _write(path: str, content: str) -> None:
+    try:
+        Path(path).write_text(content)
+    except OSError as error:
+        raise OperatorError(f"cannot write '{path}': {error.strerror}") from None
+
+
+def _progress() -> Callable[[str], object]:
+    """Tells a terminal what is under way, and a file nothing."""
+    if not sys.stderr.isatty():
+        return lambda _line: None
+    return lambda line: print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
+
+
+def _ours(arguments: str) -> Contender:
+    program = str(Path(sys.executable).parent / "virtiofsd")
+    argv = (program, "--socket-path={socket}", "--shared-dir={dir}", *shlex.split(arguments))
+    return Contender(OURS, argv, is_ours=True)
+
+
+def _peers(given: Sequence[str]) -> list[Contender]:
+    if not given:
+        return _debian_peers()
+    peers: list[Contender] = []
+    for text in given:
+        name, _, command = text.partition("=")
+        if not name or "{socket}" not in command or "{dir}" not in command:
+            raise OperatorError(
+                f"--peer: '{text}' is not NAME=COMMAND with {{socket}} and {{dir}}", status=2
+            )
+        if name == OURS or name in [peer.name for peer in peers]:
+            raise OperatorError(f"--peer: there are two of the name '{name}'", status=2)
+        peers.append(Contender(name, tuple(shlex.split(command))))
+    return peers
+
+
+def _debian_peers() -> list[Contender]:
+    """The peers, from the cache of scripts/guest/packages.py, or fetched into it."""
+    if not (SCRIPTS / "guest" / "packages.py").is_file():
+        raise OperatorError("name peers with --peer NAME=COMMAND: this is no source tree", status=2)
+    sys.path.insert(0, str(SCRIPTS))
+    try:
+        packages = importlib.import_module("guest.packages")
+    finally:
+        sys.path.remove(str(SCRIPTS))
+    try:
+        c, rust = packages.c_virtiofsd(), packages.rust_virtiofsd()
+    except packages.FetchError as error:
+        raise OperatorError(f"cannot fetch the peers: {error}") from None
+    c_argv = (*c.argv, "--socket-path={socket}", "-o", "source={dir}")
+    rust_argv = (*rust.argv, "--socket-path={socket}", "--shared-dir={dir}")
+    return [
+        Contender(f"C {c.version}", c_argv),
+        Contender(f"Rust {rust.version}", rust_argv),
+        Contender(f"Rust {rust.version} no handles", (*rust_argv, "--inode-file-handles=never")),
+    ]
