@@ -44,11 +44,12 @@ class Comparison:
     ours: str
     contenders: tuple[str, ...]
     rows: tuple[RowResult, ...]
+    bare: str = ""  # who is no peer: no back-end at all
 
     def ratio(self, result: RowResult) -> float | None:
         """Ours to the best peer of the same round; the median of the rounds."""
         best = max if result.row.more_is_better else min
-        peers = [result.numbers(name) for name in self.contenders if name != self.ours]
+        peers = [result.numbers(n) for n in self.contenders if n not in (self.ours, self.bare)]
         ratios = []
         for index, ours in enumerate(result.numbers(self.ours)):
             others = [
@@ -117,8 +118,9 @@ def compare(plan: Plan, tell: Callable[[str], object]) -> Comparison:
 
 
 def _measure_row(plan: Plan, row: Row, result: RowResult, number: int) -> None:
-    if row.floor is not None and result.floor_us is None:
-        result.floor_us = floor_us(row, plan.folder, min(plan.seconds, 0.5))
+    if row.floor is not None:
+        floor = floor_us(row, plan.folder, min(plan.seconds, 0.5))
+        result.floor_us = min(floor, result.floor_us or floor)
     # Nobody always goes first: what came before leaves its traces in caches and on disks.
     shift = number % len(plan.contenders)
     for contender in (*plan.contenders[shift:], *plan.contenders[:shift]):

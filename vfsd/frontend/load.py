@@ -165,7 +165,7 @@ class Session:
         self._stack.close()
 
     def call(self, opcode: int, node: int, body: bytes = b"", uid: int = 0) -> bytes:
-        """Send one request; returns what follows the header of its reply, if that tells no error."""
+        """Send one request; returns what follows the header of its reply."""
         load = self._loads[0]
         self._write(load, self.shape.depth, 0, Step(opcode, node, body, uid=uid))
         with self._watchdog(SILENCE_SECONDS):

@@ -35,14 +35,18 @@ def _row_lines(comparison: Comparison, result: RowResult) -> Iterator[str]:
 
 
 def cells(sample: Sample, unit: str = "") -> str:
-    cpu = "-" if sample.cpu_us is None else f"{sample.cpu_us:.2f}"
-    value = "" if sample.value is None else f"{sample.value:.2f} {unit}"
-    if not sample.rate:
-        return " " * 33 + f"{cpu if sample.cpu_us else '':>11}" + " " * 22 + f"{value:>11}"
-    return (
-        f"{sample.rate:>11.0f}{sample.p50_us:>11.1f}{sample.p99_us:>11.1f}{cpu:>11}"
-        f"{sample.kicks:>11.3f}{sample.calls:>11.3f}{value:>11}"
+    """One figure for each of COLUMNS, blank where there is none."""
+    loaded = bool(sample.p50_us)
+    figures = (
+        f"{sample.rate:.0f}" if sample.rate else "",
+        f"{sample.p50_us:.1f}" if loaded else "",
+        f"{sample.p99_us:.1f}" if loaded else "",
+        "" if sample.cpu_us is None else f"{sample.cpu_us:.2f}",
+        f"{sample.kicks:.3f}" if loaded else "",
+        f"{sample.calls:.3f}" if loaded else "",
+        "" if sample.value is None else f"{sample.value:.2f} {unit}".rstrip(),
     )
+    return "".join(f"{figure:>11}" for figure in figures).rstrip()
 
 
 def _verdict(comparison: Comparison, result: RowResult) -> str:

@@ -18,6 +18,7 @@ from vfsd.frontend.compare import Comparison, Plan, compare
 from vfsd.frontend.load import LoadShape, Session
 from vfsd.frontend.load_ops import OPS, Op, Share, pages_of, set_plans
 from vfsd.frontend.process_tree import ProcessTree, daemon_tree
+from vfsd.frontend.real_work import Work, compare_real_work
 from vfsd.frontend.report import COLUMNS, cells, chart, table
 from vfsd.frontend.vmm import connect
 from vfsd.transport.errors import OperatorError
@@ -62,6 +63,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add("--ours-args", metavar="ARGUMENTS", default="", help="further arguments for our virtiofsd")
     add("--dir", metavar="DIR", help="where to make the directories that are shared")
+    add(
+        "--real-work", action="store_true",
+        help="compare also by everyday commands and fio in a mount (root, minutes)",
+    )  # fmt: skip
     add("--chart", metavar="FILE", help="draw the comparison (SVG)")
 
 
@@ -84,6 +89,8 @@ def _check(options: argparse.Namespace) -> None:
     _check_range(options.queues, "--queues", 1, QUEUES_MAX)
     _check_range(options.rounds, "--rounds", 1, ROUNDS_MAX)
     _check_range(options.seconds, "--seconds", 0.01, SECONDS_MAX)
+    if not options.compare and (options.real_work or options.peer or options.rows):
+        raise OperatorError("--real-work, --peer and --rows belong to --compare", status=2)
     if options.chart is not None and not options.chart.endswith(".svg"):
         raise OperatorError("--chart: give a file name that ends with .svg", status=2)
     if options.dir is not None and not Path(options.dir).is_dir():
@@ -118,7 +125,7 @@ def _bench(options: argparse.Namespace) -> int:
             set_plans(share, ops)
             sample = measure(session, tree, options.seconds, None)
     print("".join(f"{column:>11}" for column in COLUMNS[:-1]))
-    print(cells(sample).rstrip())
+    print(cells(sample))
     if options.json:
         _write(options.json, json.dumps(vars(sample), indent=2) + "\n")
     return 0
@@ -140,20 +147,28 @@ def _listener(path: str, fd: int) -> ProcessTree | None:
 
 def _compare(options: argparse.Namespace) -> int:
     rows: list[Row] = list(ROWS.values())
-    if options.rows is not None:
-        rows = _chosen(options.rows, ROWS, "--rows")
+    if options.rows is not None:  # empty: none, only real work
+        rows = _chosen(options.rows, ROWS, "--rows") if options.rows else []
     folder = None if options.dir is None else Path(options.dir)
     contenders = [_ours(options.ours_args), *_peers(options.peer)]
     plan = Plan(contenders, rows, options.rounds, options.seconds, folder)
     comparison = compare(plan, _progress())
-    print(table(comparison), end="")
-    _save(options, comparison)
+    if rows:
+        print(table(comparison), end="")
+    work = None
+    if options.real_work:
+        work = compare_real_work(
+            Work(contenders, options.rounds, options.seconds, folder), _progress()
+        )
+        print("\n" + table(work), end="")
+    _save(options, comparison, work)
     return 0
 
 
-def _save(options: argparse.Namespace, comparison: Comparison) -> None:
+def _save(options: argparse.Namespace, comparison: Comparison, work: Comparison | None) -> None:
     if options.json:
-        _write(options.json, json.dumps(comparison.as_json(), indent=2) + "\n")
+        content = comparison.as_json() | ({"real_work": work.as_json()} if work else {})
+        _write(options.json, json.dumps(content, indent=2) + "\n")
     if options.chart:
         _write(options.chart, chart(comparison))
 

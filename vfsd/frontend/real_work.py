@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`vfsd bench --compare --real-work`: everyday commands in a mounted share, for each contender.
+
+The mount is `vfsd mount`, whoever serves it; the same commands run in a bare directory, too.
+Every command has a deadline. What a contender cannot do ends its turn, not the comparison.
+"""
+
+import json
+import os
+import select
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Final
+
+from vfsd.frontend.bench import STOP_SECONDS, Arena, Contender, Row, Sample
+from vfsd.frontend.compare import Comparison, RowResult
+from vfsd.transport.errors import OperatorError
+
+BARE: Final = "bare directory"
+FOLDERS: Final = 260
+FILES: Final = 20  # in each
+COMMAND_SECONDS: Final = 300.0
+MOUNT_SECONDS: Final = 30.0
+FIO_BYTES: Final = 128 << 20
+DROP_CACHES: Final = Path("/proc/sys/vm/drop_caches")
+NEEDED: Final = ("tar", "find", "git", "fio", "rm")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A command run by sh in the share. `rate`: what of fio's report counts; else its time."""
+
+    name: str
+    title: str
+    command: str
+    cold: bool = False  # drop the caches first, where we may
+    rate: str = ""
+
+    @property
+    def row(self) -> Row:
+        unit = "" if self.rate else "s"
+        return Row(self.name, self.title, "rate" if self.rate else "value", _alone, unit=unit)
+
+
+def _alone(_arena: Arena) -> Sample:
+    raise AssertionError("a task of real work is not measured by itself")
+
+
+def _fio(name: str, title: str, side: str, arguments: str) -> Task:
+    # `FIO` has the size and the time; a report goes to standard output.
+    command = f"fio --name=fio --filename=fio.data --output-format=json $FIO {arguments}"
+    return Task(name, title, command, rate=side)
+
+
+def _random(side: str, depth: int) -> Task:
+    engine = f"--rw=rand{side} --bs=4k --direct=1 --ioengine=libaio --iodepth={depth}"
+    return _fio(f"fio-rand{side}-{depth}", f"fio rand{side} 4 KiB, depth {depth}", side, engine)
+
+
+TASKS: Final = (
+    Task("untar", f"untar {FOLDERS * FILES} files", 'tar -xf "$SOURCE"'),
+    Task("find", "find -printf, cold", "find . -printf '%p %s %m %u\\n' >/dev/null", cold=True),
+    Task("read", "read everything, cold", "find . -type f -exec cat {} + >/dev/null", cold=True),
+    Task("read-again", "read everything again", "find . -type f -exec cat {} + >/dev/null"),
+    Task("build", "compile all Python files", f"{sys.executable} -m compileall -q tree"),
+    Task("git-add", "git init, git add", "git init -q . && git add -A"),
+    Task("git-commit", "git commit",
+         "git -c gc.auto=0 -c maintenance.auto=0 -c user.name=v -c user.email=v@localhost"
+        " commit -qm all"),
+    Task("git-status", "git status", "git status --short", cold=True),
+    Task("rm", "rm -rf", "rm -rf tree .git"),
+    *(_random(side, depth) for side in ("read", "write") for depth in (1, 16, 32)),
+    _fio("fio-read", "fio read 1 MiB", "read", "--rw=read --bs=1M --ioengine=psync"),
+    _fio("fio-write", "fio write 1 MiB", "write", "--rw=write --bs=1M --ioengine=psync"),
+    _fio("fio-fsync", "fio write 4 KiB + fsync", "write",
+         "--rw=randwrite --bs=4k --ioengine=psync --fsync=1"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Work:
+    """What to do, and how long: `seconds` bound each run of fio."""
+
+    contenders: Sequence[Contender]
+    rounds: int
+    seconds: float
+    folder: Path | None = None
+
+
+def compare_real_work(work: Work, tell: Callable[[str], object]) -> Comparison:
+    """Run every task for every contender and in a bare directory."""
+    _check_programs()
+    results = {task.name: RowResult(task.row) for task in TASKS}
+    with tempfile.TemporaryDirectory(prefix="vfsd-bench-", dir=work.folder) as name:
+        source = Path(name) / "source.tar"
+        _make_source(source)
+        for number in range(work.rounds):
+            for contender in (*work.contenders, None):
+                who = contender.name if contender else BARE
+                tell(f"round {number + 1} of {work.rounds}: real work, {who}")
+                _turn(work, contender, source, results)
+    ours = next(c.name for c in work.contenders if c.is_ours)
+    names = [contender.name for contender in work.contenders]
+    return Comparison(ours, (*names, BARE), tuple(results.values()), BARE)
+
+
+def _check_programs() -> None:
+    missing = [program for program in NEEDED if shutil.which(program) is None]
+    if missing:
+        raise OperatorError(f"--real-work needs {', '.join(missing)}; install them first")
+
+
+def _make_source(path: Path) -> None:
+    """An archive of small Python files, the same each time."""
+    with tarfile.open(path, "w") as archive:
+        for number in range(FOLDERS * FILES):
+            lines = 10 + number * 7919 % 300
+            text = "".join(f"value_{n} = {n * number}  # of {number}\n" for n in range(lines))
+            name = f"tree/d{number // FILES:03}/f{number:05}.py"
+            info = tarfile.TarInfo(name)
+            info.size = len(text)
+            archive.addfile(info, BytesIO(text.encode()))
+
+
+def _turn(
+    work: Work, contender: Contender | None, source: Path, results: dict[str, RowResult]
+) -> None:
+    """All tasks for one contender; after one that fails the others make no sense."""
+    who = contender.name if contender else BARE
+    samples: dict[str, Sample] = {}
+    task = TASKS[0]
+    try:
+        with _place(contender, work.folder) as place:
+            for task in TASKS:
+                samples[task.name] = _run(task, place, source, work.seconds)
+    except OperatorError as error:
+        results[task.name].errors[who] = str(error)
+    for name, result in results.items():
+        result.samples.setdefault(who, []).append(samples.get(name))
+
+
+@contextmanager
+def _place(contender: Contender | None, folder: Path | None) -> Iterator[Path]:
+    """A directory: bare, or what a contender shares, mounted."""
+    if contender is None:
+        with tempfile.TemporaryDirectory(prefix="vfsd-bench-", dir=folder) as name:
+            yield Path(name)
+        return
+    with (
+        Arena(contender, folder, 0).backend() as backend,
+        tempfile.TemporaryDirectory(prefix="vfsd-bench-mnt-") as name,
+    ):
+        process = subprocess.Popen(
+            [str(Path(sys.executable).parent / "vfsd"), "mount", str(backend.socket), name],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+        )
+        try:
+            _wait_mounted(process)
+            yield Path(name)
+        finally:
+            _unmount(process, name)
+
+
+def _wait_mounted(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdout
+    ready, _, _ = select.select([process.stdout], [], [], MOUNT_SECONDS)
+    if not ready or not process.stdout.readline():
+        raise OperatorError("vfsd mount does not mount")
+
+
+def _unmount(process: subprocess.Popen[bytes], target: str) -> None:
+    """Twice, the second signal does not wait; the mount must be gone before its folder is."""
+    for _ in range(2):
+        process.terminate()
+        try:
+            process.wait(STOP_SECONDS)
+            break
+        except subprocess.TimeoutExpired:
+            continue
+    else:
+        process.kill()
+        process.wait()
+        subprocess.run(["umount", "-l", target], check=False)
+    if process.stdout:
+        process.stdout.close()
+
+
+def _run(task: Task, place: Path, source: Path, seconds: float) -> Sample:
+    fio = f"--size={FIO_BYTES} --time_based --runtime={seconds}"
+    environment = os.environ | {"SOURCE": str(source), "FIO": fio}
+    if task.cold:
+        _drop_caches()
+    start = time.monotonic()
+    try:
+        done = subprocess.run(
+            ["sh", "-c", task.command], cwd=place, env=environment, stdin=subprocess.DEVNULL,
+            capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise OperatorError(f"not done after {COMMAND_SECONDS:.0f} seconds") from None
+    took = time.monotonic() - start
+    if done.returncode != 0:
+        raise OperatorError(f"fails: {_first_line(done.stderr)}")
+    if not task.rate:
+        return Sample(value=took)
+    report = json.loads(done.stdout[done.stdout.index("{") :])
+    return Sample(rate=report["jobs"][0][task.rate]["iops"])
+
+
+def _first_line(text: str) -> str:
+    """The cause: what follows is mostly its consequences."""
+    return next(iter(text.strip().splitlines()), "without a word")
+
+
+def _drop_caches() -> None:
+    os.sync()
+    try:
+        DROP_CACHES.write_text("3")
+    except OSError:
+        return  # warm for everybody, then
