@@ -520,48 +520,57 @@ void inode_table_forget(struct inode_table *t, struct reclaim *reclaim, uint64_t
 		retire(t, reclaim, inode);
 }
 
-bool inode_table_repay(struct inode_table *t, uint32_t worker, uint64_t nodeid, uint32_t lender,
-		       int path_fd)
+/* The inode with its stripe locked, if it borrows from this lender; else NULL, nothing is locked.
+ */
+static struct inode *lock_borrower(struct inode_table *t, uint32_t worker, uint64_t nodeid,
+				   uint32_t lender)
 {
 	struct inode *inode = inode_table_get(t, nodeid);
-	bool taken = false;
 	uint32_t *stripe;
 
 	if (!inode)
-		return false;
+		return NULL;
 	stripe = stripe_of(t, bucket_of(t, key_of(inode)));
 	owner_lock(stripe, worker);
-	if (inode->generation == (uint32_t)(nodeid >> 32) && inode->lender == lender) {
-		if (path_fd >= 0)
-			__atomic_store_n(&inode->fd, path_fd, __ATOMIC_RELEASE);
-		__atomic_store_n(&inode->lender, 0, __ATOMIC_RELEASE);
-		__atomic_add_fetch(&t->held, 1, __ATOMIC_RELAXED);
-		taken = true;
-	}
+	if (inode->generation == (uint32_t)(nodeid >> 32) && inode->lender == lender)
+		return inode;
 	owner_unlock(stripe);
-	return taken;
+	return NULL;
+}
+
+/* What was borrowed is repaid; unlocks what lock_borrower() locked. */
+static void unlock_borrower(struct inode_table *t, struct inode *inode)
+{
+	__atomic_store_n(&inode->lender, 0, __ATOMIC_RELEASE);
+	owner_unlock(stripe_of(t, bucket_of(t, key_of(inode))));
+}
+
+bool inode_table_repay(struct inode_table *t, uint32_t worker, uint64_t nodeid, uint32_t lender,
+		       int path_fd)
+{
+	struct inode *inode = lock_borrower(t, worker, nodeid, lender);
+
+	if (!inode)
+		return false;
+	if (path_fd >= 0)
+		__atomic_store_n(&inode->fd, path_fd, __ATOMIC_RELEASE);
+	__atomic_add_fetch(&t->held, 1, __ATOMIC_RELAXED);
+	unlock_borrower(t, inode);
+	return true;
 }
 
 bool inode_table_repay_handle(struct inode_table *t, uint32_t worker, uint64_t nodeid,
 			      uint32_t lender, const struct fhandle *handle)
 {
-	struct inode *inode = inode_table_get(t, nodeid);
-	bool taken = false;
-	uint32_t *stripe;
+	struct inode *inode = lock_borrower(t, worker, nodeid, lender);
 
 	if (!inode)
 		return false;
-	stripe = stripe_of(t, bucket_of(t, key_of(inode)));
-	owner_lock(stripe, worker);
-	if (inode->generation == (uint32_t)(nodeid >> 32) && inode->lender == lender) {
-		inode->handle = *handle;
-		inode->is_young = true;
-		__atomic_store_n(&inode->fd, -1, __ATOMIC_RELEASE);
-		__atomic_store_n(&inode->lender, 0, __ATOMIC_RELEASE);
-		taken = true;
-	}
-	owner_unlock(stripe);
-	return taken;
+	inode->handle = *handle;
+	inode->is_young = true;
+	__atomic_store_n(&inode->fd, -1, __ATOMIC_RELEASE);
+	unlock_borrower(t, inode);
+	return true;
 }
 
 void inode_table_reset(struct inode_table *t, struct reclaim *reclaim)
