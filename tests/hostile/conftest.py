@@ -128,3 +128,14 @@ def folder(daemon: Daemon, guest: Guest) -> Folder:
     path.mkdir()
     path.chmod(0o777)
     return Folder(guest.lookup(ROOT, name).nodeid, path, name)
+
+
+@pytest.fixture
+def nobody_dies(daemon: Daemon, guest: Guest, folder: Folder) -> Iterator[None]:
+    """After each test the same processes live, and an ordinary request works on every queue."""
+    before = daemon.pids()
+    yield
+    for queue in guest.frontend.rings:
+        if queue:
+            guest.lookup(ROOT, folder.name, queue=queue)
+    assert daemon.pids().keys() == before.keys()

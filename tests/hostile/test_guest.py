@@ -6,7 +6,7 @@ import itertools
 import os
 import stat
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -48,15 +48,7 @@ STALE = (errno.ESTALE, errno.ENOENT, errno.EBADF)
 U64_MAX = (1 << 64) - 1
 
 
-@pytest.fixture(autouse=True)
-def nobody_dies(daemon: Daemon, guest: Guest, folder: Folder) -> Iterator[None]:
-    """After each test the same processes live, and an ordinary request works on every queue."""
-    before = daemon.pids()
-    yield
-    for queue in guest.frontend.rings:
-        if queue:
-            guest.lookup(ROOT, folder.name, queue=queue)
-    assert daemon.pids().keys() == before.keys()
+pytestmark = pytest.mark.usefixtures("nobody_dies")
 
 
 def send(guest: Guest, request: bytes, room: int, queue: int = 1) -> bytes:

@@ -10,29 +10,20 @@ import random
 import select
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Self
 
 import pytest
 
 from .conftest import Folder
-from .daemon import Daemon
 from .driver import D_INDIRECT, D_NEXT, D_WRITE, DESC, NoReplyError, Ring, Segment
 from .fuse import IN_HEADER, OUT_HEADER, READ_IN, ROOT, Guest, Op, names
 
 OUTSIDE = [0, 0x1000, 0x4000_0000 - 8, 0x4200_0000 - 8, 0x4200_0000, 1 << 63, (1 << 64) - 8]
 
 
-@pytest.fixture(autouse=True)
-def nobody_dies(daemon: Daemon, guest: Guest, folder: Folder) -> Iterator[None]:
-    """After each test the same processes live, and an ordinary request works on every queue."""
-    before = daemon.pids()
-    yield
-    for queue in guest.frontend.rings:
-        if queue:
-            guest.lookup(ROOT, folder.name, queue=queue)
-    assert daemon.pids().keys() == before.keys()
+pytestmark = pytest.mark.usefixtures("nobody_dies")
 
 
 @pytest.fixture
