@@ -70,7 +70,7 @@ def is_open(fd: int) -> bool:
     return fd in open_fds()
 
 
-def looks(sweep_: Sweep, count: int = 3) -> int:
+def looks(sweep_: Sweep, count: int = 4) -> int:
     """Look a few times; returns how many orphans were closed."""
     return sum(sweep_.look_if_due() for _ in range(count))
 
@@ -92,7 +92,7 @@ def test_an_orphan_is_closed_and_nothing_is_left(new_sweep: NewSweep) -> None:
     assert sweep_.due is None
 
 
-def test_what_a_busy_worker_may_hold_is_let_alone_until_its_next_turn(
+def test_what_a_busy_worker_may_hold_is_let_alone_for_two_of_its_turns(
     new_sweep: NewSweep, tables: Tables
 ) -> None:
     row = tables.workers.rows[1]
@@ -103,6 +103,9 @@ def test_what_a_busy_worker_may_hold_is_let_alone_until_its_next_turn(
     assert looks(sweep_) == 0
     assert is_open(fd)
     row.epoch = tables.workers.epoch  # its quiescent point
+    assert looks(sweep_) == 0
+    assert is_open(fd)
+    row.epoch = tables.workers.epoch  # and another
     assert looks(sweep_) == 1
     assert not is_open(fd)
 
@@ -131,6 +134,40 @@ def test_a_number_that_was_used_again_is_no_orphan(new_sweep: NewSweep) -> None:
     assert looks(sweep_) == 0
     assert is_open(fd)
     os.close(fd)
+
+
+def test_what_was_in_hand_when_the_first_round_began_has_a_second_to_be_closed(
+    new_sweep: NewSweep,
+) -> None:
+    fd = os.open("/dev/null", os.O_RDONLY)  # just opened by a worker, then entered …
+    sweep_ = new_sweep()
+    sweep_.begin()
+    assert looks(sweep_, 2) == 0  # … and taken out again when the first round ends
+    os.close(fd)
+    assert os.open("/dev/zero", os.O_RDONLY) == fd
+    assert looks(sweep_) == 0
+    assert is_open(fd)
+    os.close(fd)
+
+
+def test_a_duplicate_is_no_suspect_if_it_gets_the_number_of_one(tables: Tables, proc: int) -> None:
+    ours = open_fds()
+    orphan, other = (os.open("/dev/null", os.O_RDONLY) for _ in range(2))
+    closed: list[int] = []
+
+    def spared() -> set[int]:
+        if not closed:  # a worker closes its own while the sweep looks
+            closed.append(other)
+            os.close(other)
+        return ours
+
+    sweep_ = Sweep(tables, SLOTS, proc, spared)
+    sweep_.begin()
+    sweep_.look_if_due()
+    assert sweep_.fds() == {other}
+    assert looks(sweep_) == 1
+    assert not is_open(orphan)
+    assert open_fds() == ours
 
 
 def test_the_dead_worker_clears_itself(new_sweep: NewSweep, tables: Tables) -> None:

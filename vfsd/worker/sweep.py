@@ -6,9 +6,12 @@ when it died, or taken out of one and not yet closed, is in no table and nobody'
 is, for a moment, what a living worker has just opened or is about to close, and to close that for
 it would hit whoever gets the number next.
 
-So a suspect is kept by a duplicate, and is an orphan once it has been the same open file all along
-and every living worker was seen, at some time after that, to hold no fd outside the tables
-(worker_table_held_nothing). An idle worker is seen so at once, a busy one at its next turn.
+So a suspect is kept by a duplicate, and it has to last: two rounds as the same open file, in no
+table when a round ends, while in each round every living worker was seen, at some time, to hold no
+fd outside the tables (worker_table_held_nothing). An idle worker is seen so at once, a busy one at
+its next turn. One round does not do. An fd goes one way: opened, in a table, taken out, closed; so
+what a living worker had just opened when the first round began can have been taken out again when
+it ends, but then it is closed when the second one does.
 """
 
 import os
@@ -21,14 +24,16 @@ from vfsd.transport.native import ffi, lib
 from vfsd.worker.tables import Tables
 
 INTERVAL_SECONDS: Final = 0.5
+ROUNDS: Final = 2
 LOOKS: Final = 20  # then a suspect that somebody seems to hold is let alone
 
 
 @dataclass
 class Suspect:
     duplicate: int
-    epoch: int  # no worker knew it outside the tables before this epoch began
-    cleared: set[int] = field(default_factory=set)  # slots that do not hold it
+    epoch: int  # begun when this round began
+    cleared: set[int] = field(default_factory=set)  # slots that held nothing at a time since then
+    rounds: int = 0  # that are over
     looks: int = 0
 
 
@@ -59,7 +64,7 @@ class Sweep:
         """Look, if it is time; returns how many orphans were closed."""
         if self.due is None or time.monotonic() < self.due:
             return 0
-        closed = sum(self._try(fd) for fd in list(self._suspects))
+        closed = self._end_rounds()
         if self._is_new:
             self._is_new = False
             self._find_suspects()
@@ -67,33 +72,65 @@ class Sweep:
         return closed
 
     def _find_suspects(self) -> None:
-        loose = self._open_fds() - self._spared() - self.fds() - set(self._suspects)
-        # The tables come last: what was entered or retired meanwhile is in them.
-        loose -= self._table_fds()
+        loose = self._loose(self._open_fds() - set(self._suspects))
         if not loose:
             return
         epoch = lib.worker_table_new_epoch(self._tables.workers)
+        ours: set[int] = set()
         for fd in loose:
+            if fd in ours:  # closed meanwhile, and the number is a duplicate's now
+                continue
             try:
-                self._suspects[fd] = Suspect(os.dup(fd), epoch)
+                duplicate = os.dup(fd)
             except OSError:
                 continue  # closed meanwhile
+            ours.add(duplicate)
+            self._suspects[fd] = Suspect(duplicate, epoch)
 
-    def _try(self, fd: int) -> bool:
-        """Decide about one suspect, if that is possible by now; True if it was an orphan."""
+    def _loose(self, fds: set[int]) -> set[int]:
+        """Those in no table, not spared, and no duplicates of ours."""
+        loose = fds - self._spared() - self.fds()
+        # The tables come last: what was entered or retired meanwhile is in them.
+        return loose - self._table_fds() if loose else loose
+
+    def _end_rounds(self) -> int:
+        """Begin the next round of those whose round is over; returns how many orphans were closed
+        because it was their last."""
+        over = {fd for fd in list(self._suspects) if self._is_round_over(fd)}
+        loose = self._loose(over)
+        for fd in over - loose:
+            self._let_go(fd)
+        orphans = {fd for fd in loose if self._suspects[fd].rounds == ROUNDS}
+        epoch = lib.worker_table_new_epoch(self._tables.workers)
+        for fd in loose - orphans:
+            self._suspects[fd].epoch = epoch
+            self._suspects[fd].cleared.clear()
+        return sum(self._close(fd) for fd in orphans)
+
+    def _is_round_over(self, fd: int) -> bool:
+        """Has every worker been seen without it? One that cannot be an orphan is let go."""
         suspect = self._suspects[fd]
         suspect.looks += 1
-        is_same = lib.descriptors_same(fd, suspect.duplicate)
         suspect.cleared |= self._not_holding(suspect.epoch)
-        is_orphan = is_same and len(suspect.cleared) == self._slots
-        if is_same and not is_orphan and suspect.looks < LOOKS:
+        is_over = len(suspect.cleared) == self._slots
+        suspect.rounds += is_over
+        if not self._is_same(fd) or (not is_over and suspect.looks >= LOOKS):
+            self._let_go(fd)
             return False
-        del self._suspects[fd]
-        os.close(suspect.duplicate)
-        if not is_orphan or fd in self._table_fds():
-            return False
-        os.close(fd)
-        return True
+        return is_over
+
+    def _is_same(self, fd: int) -> bool:
+        return bool(lib.descriptors_same(fd, self._suspects[fd].duplicate))
+
+    def _let_go(self, fd: int) -> None:
+        os.close(self._suspects.pop(fd).duplicate)
+
+    def _close(self, fd: int) -> bool:
+        is_same = self._is_same(fd)
+        self._let_go(fd)
+        if is_same:
+            os.close(fd)
+        return is_same
 
     def _not_holding(self, epoch: int) -> set[int]:
         workers = self._tables.workers
