@@ -478,6 +478,32 @@ static void test_a_full_list_closes_no_pinned_fd(void)
 	end();
 }
 
+/* The pool's sweep must not close what its worker is going to close. */
+static void test_what_waits_to_be_closed_is_held_by_the_worker_if_by_no_table(void)
+{
+	struct retired cached = real_fd(NULL);
+	struct reclaim *r;
+	uint64_t fh;
+
+	begin();
+	r = &b.reclaims[0];
+	b.workers->rows[0].pid = 1;
+	fh = open_file(&b, 0, 42, 7);
+	release(0, fh, 42, true);
+	CHECK(worker_table_held_nothing(b.workers, 0, 0)); /* the table still has it */
+	reclaim_retire(r, cached);
+	CHECK(!worker_table_held_nothing(b.workers, 0, 0));
+	reclaim_quiescent(r);
+	CHECK_EQUAL(reclaim_collect(r), 2);
+	CHECK_EQUAL(b.workers->rows[0].loose_fds, 2);
+	reclaim_close(&b.workers->rows[0].loose_fds, cached.fd);
+	CHECK(!worker_table_held_nothing(b.workers, 0, 0));
+	fd_close(&b, r->close[0]);
+	b.workers->rows[0].loose_fds--;
+	CHECK(worker_table_held_nothing(b.workers, 0, 0));
+	end();
+}
+
 /* ---- death ---- */
 
 static void test_burying_releases_locks(void)
@@ -538,6 +564,7 @@ int main(void)
 	RUN(test_nothing_is_closed_under_a_reader);
 	RUN(test_a_sleeper_and_a_dead_one_hold_nothing_up);
 	RUN(test_a_full_list_closes_no_pinned_fd);
+	RUN(test_what_waits_to_be_closed_is_held_by_the_worker_if_by_no_table);
 	RUN(test_burying_releases_locks);
 	RUN(test_the_next_worker_frees_what_was_retired);
 	return 0;

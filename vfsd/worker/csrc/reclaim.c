@@ -71,6 +71,12 @@ static bool may_go(const struct retired *thing, uint64_t oldest)
 	       (!thing->pinned_by || !__atomic_load_n(thing->pinned_by, __ATOMIC_ACQUIRE));
 }
 
+static void note_loose(struct reclaim *r, int fd)
+{
+	if (fd >= 0)
+		__atomic_add_fetch(&r->workers->rows[r->slot].loose_fds, 1, __ATOMIC_ACQ_REL);
+}
+
 static void free_first(struct reclaim *r, int32_t *ret_fd)
 {
 	struct retired thing = r->retired[r->first];
@@ -78,10 +84,10 @@ static void free_first(struct reclaim *r, int32_t *ret_fd)
 	r->first = (r->first + 1) % RECLAIM_MAX;
 	r->count--;
 	*ret_fd = thing.fd;
-	if (thing.fd >= 0)
-		__atomic_add_fetch(&r->workers->rows[r->slot].loose_fds, 1, __ATOMIC_ACQ_REL);
-	if (thing.free_slot)
+	if (thing.free_slot) {
+		note_loose(r, thing.fd); /* before it leaves the table */
 		thing.free_slot(thing.table, r->slot, thing.slot);
+	}
 }
 
 uint32_t reclaim_collect(struct reclaim *r)
@@ -137,6 +143,8 @@ static void make_room(struct reclaim *r)
 
 void reclaim_retire(struct reclaim *r, struct retired thing)
 {
+	if (!thing.free_slot)
+		note_loose(r, thing.fd); /* it is in no table even now */
 	if (r->count == RECLAIM_MAX)
 		make_room(r);
 	/* The store that made it stale comes before the look at the epoch: whoever begins a later
