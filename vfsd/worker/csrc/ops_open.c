@@ -422,12 +422,7 @@ int op_releasedir(struct worker *w, struct request *r)
 
 static int run_flush(struct request *r)
 {
-	int fd = fcntl(r->fd, F_DUPFD_CLOEXEC, 3);
-
-	/* Without an fd to spare, what close() would have told is told by FSYNC or never. */
-	if (fd < 0)
-		return errno == EMFILE ? 0 : -errno;
-	return close(fd) < 0 ? -errno : 0;
+	return close(r->fd) < 0 ? -errno : 0;
 }
 
 int op_flush(struct worker *w, struct request *r)
@@ -441,8 +436,10 @@ int op_flush(struct worker *w, struct request *r)
 		ops_lock_drop_owner(w, r->in.nodeid, in->lock_owner);
 	if (file->flags & (FILE_NO_FLUSH | FILE_IS_DIR) || !(file->flags & FILE_WRITABLE))
 		return 0;
-	r->fd = file->fd;
-	r->file = file;
+	r->fd = fcntl(file->fd, F_DUPFD_CLOEXEC, 3);
+	/* Without an fd to spare, what close() would have told is told by FSYNC or never. */
+	if (r->fd < 0)
+		return errno == EMFILE ? 0 : -errno;
 	r->holds_fd = true;
 	return request_offload(w, r, run_flush);
 }
