@@ -34,13 +34,15 @@ def anonymous(proc_fd: int) -> set[int]:
 
 
 def bound_name(fd: int) -> str | bytes | None:
-    """The address of a socket; None if `fd` is no socket."""
+    """The address of a socket; None if `fd` is no socket, or closed meanwhile."""
     try:
         sock = socket.socket(fileno=fd)
     except OSError:
         return None
     try:
         name: str | bytes = sock.getsockname()
+    except OSError:
+        return None
     finally:
         sock.detach()  # it is not ours to close
     return name

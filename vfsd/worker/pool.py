@@ -232,14 +232,16 @@ class Pool:
         """A worker died: release what it held, and fill its slot again."""
         slot = self._slots[index]
         slot.note_death(time.monotonic())
-        for fd in self._left_behind(index):
-            _close_if_open(fd)
-        self._tables.bury(index)
-        self._sweep.begin()
         stopped = code == queue_worker.EXIT_STOPPED
-        if not stopped:
-            slot.respawn_at = time.monotonic() + slot.wait_seconds()
-            self._respawn_due()
+        try:
+            for fd in self._left_behind(index):
+                _close_if_open(fd)
+        finally:  # whatever happens here, the queue must be served again
+            self._tables.bury(index)
+            self._sweep.begin()
+            if not stopped:
+                slot.respawn_at = time.monotonic() + slot.wait_seconds()
+        self._respawn_due()
         how = {"signal": -code} if code < 0 else {"status": code}
         self._send({"event": "worker-died", "slot": index, "respawned": not stopped, **how})
 
