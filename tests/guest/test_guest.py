@@ -86,7 +86,7 @@ def test_killed_workers_are_not_noticed(session: check.Session) -> None:
             worker.kill()
         session.run("sleep 0.2")
     session.run(
-        "wait; for n in $(seq 600); do [ $(wc -l <kill.log) = 300 ] && break; sleep 0.5; done"
+        "wait; for n in $(seq 400); do [ $(wc -l <kill.log) = 300 ] && break; sleep 0.5; done"
     )
     assert (session.host / "kill.log").read_text().split() == [str(i) for i in range(1, 301)]
     for i in range(1, 301):
