@@ -57,7 +57,7 @@ def has_tests() -> bool:
 @pytest.mark.timeout(400)
 def test_cpythons_own_tests(place: Share, folder: Path) -> None:
     if not has_tests():
-        require("/usr/lib/python3/test of CPython (package libpython3-testsuite)")
+        require("the module test of CPython (Debian: libpython3.x-testsuite)")
     modules = SUITES + (LONG_SUITES if place.backend.queues == 4 else ())
     command = [sys.executable, "-m", "test", "-j2", "--tempdir", str(folder), *modules]
     done = subprocess.run(
