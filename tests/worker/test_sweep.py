@@ -170,6 +170,16 @@ def test_a_duplicate_is_no_suspect_if_it_gets_the_number_of_one(tables: Tables, 
     assert open_fds() == ours
 
 
+@pytest.mark.parametrize("count", [0, 1, 900, 1024, 5000])
+def test_all_fds_of_a_table_are_read(count: int) -> None:
+    def read(_table: object, ret: Any, room: int) -> int:
+        for i in range(min(count, room)):
+            ret[i] = i
+        return count
+
+    assert sweep.read_fds(read, None) == set(range(count))
+
+
 def test_the_dead_worker_clears_itself(new_sweep: NewSweep, tables: Tables) -> None:
     row = tables.workers.rows[0]
     row.pid, row.epoch, row.loose_fds = 42, 7, 3

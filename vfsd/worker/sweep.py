@@ -16,7 +16,7 @@ it ends, but then it is closed when the second one does.
 
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -150,17 +150,17 @@ class Sweep:
             os.close(listing)
 
     def _table_fds(self) -> set[int]:
-        return set(_read_fds(lib.inode_table_fds, self._tables.inodes)) | set(
-            _read_fds(lib.file_table_fds, self._tables.files)
+        return read_fds(lib.inode_table_fds, self._tables.inodes) | read_fds(
+            lib.file_table_fds, self._tables.files
         )
 
 
-def _read_fds(read: Callable[[Any, Any, int], int], table: Any) -> Iterable[int]:
+def read_fds(read: Callable[[Any, Any, int], int], table: Any) -> set[int]:
     """All fds of a table, which may grow meanwhile."""
     room = 1024
     while True:
         ret: Any = ffi.new("int32_t[]", room)
         count = read(table, ret, room)
         if count <= room:
-            return ret[0:count]  # type: ignore[no-any-return]
+            return set(ret[0:count])  # here: a slice does not keep the array alive
         room = count + 1024
