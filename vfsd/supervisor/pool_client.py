@@ -275,7 +275,13 @@ def _log_event(log: LogCollector, event: PoolEvent) -> None:
 def _listen(path: Path) -> tuple[str, int]:
     """A listening unix socket for one worker slot: its path and fd."""
     path.unlink(missing_ok=True)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    sock.bind(str(path))
-    sock.listen(8)
-    return str(path), sock.detach()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        try:
+            sock.bind(str(path))
+            sock.listen(8)
+        except OSError as error:
+            raise OperatorError(
+                f"cannot make the socket '{path}': {error.strerror or error};"
+                " point TMPDIR at another folder"
+            ) from None
+        return str(path), sock.detach()
