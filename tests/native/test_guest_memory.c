@@ -3,6 +3,9 @@
 
 #include "transport/csrc/guest_memory.h"
 
+#include <errno.h>
+#include <string.h>
+
 enum {
 	PAGE = 4096,
 };
@@ -159,6 +162,28 @@ static void test_retired_memory_is_guest_memory(void)
 	end(&r, 1);
 }
 
+static void test_diverted_memory_is_out_of_reach(void)
+{
+	struct device_region r = make_region(0, 2 * PAGE, 0);
+	uint8_t *addr;
+	int fds[2];
+
+	CHECK(!guest_memory_update(&memory, &r, 1));
+	addr = guest_memory_at(&memory, 0, PAGE);
+	memcpy(addr, "before", 6);
+	guest_memory_divert(&memory);
+	CHECK(!guest_memory_at(&memory, 0, 1));
+	CHECK(!pipe(fds));
+	CHECK(write(fds[1], addr, 6) < 0 && errno == EFAULT);
+	CHECK_EQUAL(write(fds[1], "after", 5), 5);
+	CHECK(read(fds[0], addr, 5) < 0 && errno == EFAULT);
+	CHECK(!guest_memory_update(&memory, &r, 1));
+	CHECK(!memcmp(guest_memory_at(&memory, 0, PAGE), "before", 6));
+	close(fds[0]);
+	close(fds[1]);
+	end(&r, 1);
+}
+
 static void test_a_moved_region_is_a_new_one(void)
 {
 	struct device_region r = make_region(0, PAGE, 0);
@@ -277,6 +302,7 @@ int main(void)
 	RUN(test_unordered_regions_are_found);
 	RUN(test_update_keeps_what_stays);
 	RUN(test_retired_memory_is_guest_memory);
+	RUN(test_diverted_memory_is_out_of_reach);
 	RUN(test_a_moved_region_is_a_new_one);
 	RUN(test_what_is_refused);
 	RUN(test_a_pipe_is_no_memory);

@@ -44,7 +44,7 @@ void guest_memory_divert(struct guest_memory *memory)
 	for (uint32_t i = 0; i < memory->count; i++) {
 		struct guest_mapping *m = &memory->mappings[i];
 
-		(void)!mmap(m->base, m->base_len, PROT_READ | PROT_WRITE, flags, -1, 0);
+		(void)!mmap(m->base, m->base_len, PROT_NONE, flags, -1, 0);
 	}
 	guest_memory_clear(memory);
 }

@@ -41,8 +41,8 @@ int guest_memory_update(struct guest_memory *memory, const struct device_region 
 			uint32_t count) must_check;
 /* Retire everything. */
 void guest_memory_clear(struct guest_memory *memory);
-/* Retire everything, and put private memory in its place, so that requests that are under way read
- * and write nobody's. */
+/* Retire everything and take the pages away: system calls of requests that are under way fail
+ * (EFAULT), so that they neither change what the guest has in use again nor write it to a file. */
 void guest_memory_divert(struct guest_memory *memory);
 /* Unmap what is retired; the caller knows that no request uses it any more. */
 void guest_memory_reap(struct guest_memory *memory);

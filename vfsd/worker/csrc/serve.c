@@ -509,20 +509,22 @@ static bool any_outstanding(const struct worker *w)
 static void stop_rings(struct worker *w, const struct device_state *next, uint32_t drain_ms)
 {
 	uint64_t deadline = clock_ns() + (uint64_t)drain_ms * 1000000;
-	bool abandoned = false;
 
 	for (uint32_t i = 0; i < DEVICE_VRINGS_MAX; i++) {
 		if (!ring_must_stop(w, i, next))
 			continue;
 		drain(w, w->rings[i], deadline);
-		abandoned |= w->rings[i]->outstanding > 0;
+		w->divert_due |= w->rings[i]->outstanding > 0;
 		abandon(w, w->rings[i]);
 		drop_cold(w, w->rings[i]);
 		ring_stop(w, w->rings[i]);
 	}
-	/* A thread that comes late must not write to pages that the guest has in use again. */
-	if (abandoned && !any_outstanding(w))
+	/* A thread that comes late must not write to pages that the guest has in use again: as soon
+	 * as nobody else uses them, which is when the last ring of a device that is reset stops. */
+	if (w->divert_due && !w->cold && !any_outstanding(w)) {
 		guest_memory_divert(&w->memory);
+		w->divert_due = false;
+	}
 }
 
 int64_t worker_adopt(struct worker *w, uint32_t drain_ms)

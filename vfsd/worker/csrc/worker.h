@@ -83,6 +83,7 @@ struct worker {
 	uint8_t *records;
 
 	struct guest_memory memory;
+	bool divert_due; /* requests that were abandoned may still write to it */
 	struct worker_ring *rings[DEVICE_VRINGS_MAX];	  /* by index; NULL: not ours */
 	struct worker_ring *own_rings[DEVICE_VRINGS_MAX]; /* the same without gaps, hiprio first */
 	uint32_t own_ring_count;
