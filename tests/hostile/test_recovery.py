@@ -5,6 +5,7 @@ That a head is never used twice is checked by Ring.reap, that replies are exact 
 """
 
 import errno
+import itertools
 import os
 import random
 import select
@@ -19,6 +20,8 @@ from typing import Self
 
 import psutil
 import pytest
+
+from vfsd.worker.sweep import INTERVAL_SECONDS, ROUNDS
 
 from . import driver
 from .conftest import OPTIONS, QUEUES, Folder, Line
@@ -256,6 +259,34 @@ def test_appends_are_neither_lost_nor_doubled(daemon: Daemon, guest: Guest, fold
     assert (folder.path / "log").read_bytes() == b"".join(b"%07d\n" % i for i in range(lines))
 
 
+def runs(data: bytes) -> list[tuple[bytes, int]]:
+    """What follows what: each byte, and how often it is repeated."""
+    return [(bytes([byte]), len(list(same))) for byte, same in itertools.groupby(data)]
+
+
+def test_an_append_that_a_death_cut_short_goes_on_where_it_ended(
+    daemon: Daemon, guest: Guest, folder: Folder
+) -> None:
+    """A kill ends a write between two of its pages, wherever they are in the file."""
+    size = 256 * 1024
+    entry, fh = guest.create(folder.nodeid, b"log", os.O_RDWR | os.O_APPEND)
+    log, head = folder.path / "log", b"not a whole page"
+    records = [bytes([b"abcdefgh"[i]]) * size for i in range(8)]
+    with Killer(lambda: daemon.titled("worker")):
+        deadline = time.monotonic() + 4
+        while time.monotonic() < deadline:
+            log.write_bytes(head)
+            waiting = []
+            for record in records:
+                body = READ_IN.pack(fh, 0, size, 0, 0, os.O_WRONLY | os.O_APPEND, 0) + record
+                waiting.append(guest.submit(Op.WRITE, entry.nodeid, body, room=8))
+            for pending in waiting:
+                reply = guest.finish(pending)
+                good(reply, Op.WRITE)
+                assert int.from_bytes(reply.data[:4], "little") == size
+            assert runs(log.read_bytes()[len(head) :]) == [(record[:1], size) for record in records]
+
+
 def test_open_files_and_locks_outlive_their_worker(
     daemon: Daemon, guest: Guest, folder: Folder
 ) -> None:
@@ -276,6 +307,21 @@ def test_open_files_and_locks_outlive_their_worker(
     unlock = LK_IN.pack(fh, 1, 0, (1 << 63) - 1, 2, 1, 0, 0)
     guest.call(Op.SETLK, entry.nodeid, unlock)
     assert guest.finish(waiting).error == 0
+
+
+def test_what_the_guest_holds_is_no_orphan_of_a_dead_worker(
+    daemon: Daemon, guest: Guest, folder: Folder
+) -> None:
+    """However much it is: the pool looks for orphans for more than a second after a death."""
+    held = {}
+    for number in range(1000):
+        (folder.path / str(number)).touch()
+        entry = guest.lookup(folder.nodeid, b"%d" % number)
+        held[entry.nodeid] = entry.attr.ino
+    kill(worker_of(daemon, 1))
+    time.sleep((ROUNDS + 1) * INTERVAL_SECONDS)
+    for nodeid, ino in held.items():
+        assert guest.getattr(nodeid).ino == ino
 
 
 def test_an_idle_worker_dies_and_the_next_kick_is_seen(daemon: Daemon, guest: Guest) -> None:

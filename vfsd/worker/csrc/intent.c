@@ -30,6 +30,7 @@ static void claim(struct intent *intent, const struct request *r)
 		return;
 	store_state(intent, INTENT_NONE);
 	intent->tries = 0;
+	intent->note_unique = 0;
 	/* Only the compiler could let these pass: who reads them comes after our death. */
 	__atomic_signal_fence(__ATOMIC_SEQ_CST);
 	intent->unique = r->in.unique;
@@ -100,6 +101,7 @@ void intent_note(struct request *r, const void *note, uint32_t len)
 {
 	struct intent *intent = r->intent;
 
+	claim(intent, r);
 	__atomic_store_n(&intent->note_unique, 0, __ATOMIC_RELEASE);
 	memcpy(intent->reply, note, len);
 	__atomic_store_n(&intent->note_unique, r->in.unique, __ATOMIC_RELEASE);
@@ -109,7 +111,7 @@ bool intent_noted(const struct request *r, void *ret, uint32_t len)
 {
 	const struct intent *intent = r->intent;
 
-	if (!r->from_dead || intent->note_unique != r->in.unique)
+	if (!r->from_dead || !is_of(intent, r) || intent->note_unique != r->in.unique)
 		return false;
 	memcpy(ret, intent->reply, len);
 	return true;

@@ -9,8 +9,8 @@
  * Appends. A WRITE of an O_APPEND file goes to the end as the host sees it at that moment
  * (RWF_APPEND), so several writers, other virtual machines among them, do not overwrite each other.
  * What the guest's page cache writes back has its place already. An append is the one WRITE that
- * must not happen twice: the size before it is noted, and a worker that takes over looks whether
- * the data is there.
+ * must not happen twice: the size before it is noted, and a worker that takes over looks how much
+ * of the data is there. (A signal that kills ends a write between two pages.)
  */
 #include "worker/csrc/entry.h"
 
@@ -113,48 +113,76 @@ static bool is_append(const struct fuse_write_in *in)
 	return in->flags & O_APPEND && !(in->write_flags & FUSE_WRITE_CACHE);
 }
 
+/* Write what is left of the request; with done_bytes it is an append that is there in part. */
 static int do_write(struct request *r)
 {
 	const struct fuse_write_in *in = REQUEST_ARG(r, struct fuse_write_in);
+	ssize_t written = pwritev2(r->fd, r->data_in, (int)r->data_in_count, (off_t)in->offset,
+				   is_append(in) ? RWF_APPEND : 0);
 
-	return write_reply(r, pwritev2(r->fd, r->data_in, (int)r->data_in_count, (off_t)in->offset,
-				       is_append(in) ? RWF_APPEND : 0));
+	if (written < 0 && r->done_bytes)
+		written = 0;
+	return write_reply(r, written < 0 ? written : written + (ssize_t)r->done_bytes);
 }
+
+enum {
+	APPEND_PAGE = 4096, /* or a part of one */
+};
 
 struct append_note {
 	uint64_t size; /* of the file before */
 };
 
-/* Is what the request carries at `offset` of the file? */
-static bool is_written(const struct request *r, uint64_t offset)
+/* Return: how many bytes of one piece are at `offset` of the file. */
+static uint64_t equal_bytes(int fd, const struct iovec *piece, uint64_t offset)
 {
-	uint8_t buffer[4096];
+	const uint8_t *data = piece->iov_base;
+	uint8_t buffer[APPEND_PAGE];
+	uint64_t same = 0;
 
-	for (uint32_t i = 0; i < r->data_in_count; i++) {
-		const uint8_t *data = r->data_in[i].iov_base;
-		uint64_t left = r->data_in[i].iov_len;
+	while (same < piece->iov_len) {
+		uint64_t left = piece->iov_len - same;
+		size_t want = left < sizeof(buffer) ? left : sizeof(buffer);
+		ssize_t got = pread(fd, buffer, want, (off_t)(offset + same));
 
-		while (left) {
-			size_t want = left < sizeof(buffer) ? left : sizeof(buffer);
-
-			if (pread(r->fd, buffer, want, (off_t)offset) != (ssize_t)want ||
-			    memcmp(buffer, data, want) != 0)
-				return false;
-			data += want;
-			offset += want;
-			left -= want;
-		}
+		for (ssize_t i = 0; i < got; i++)
+			if (buffer[i] != data[same++])
+				return same - 1;
+		if (got < (ssize_t)want)
+			break;
 	}
-	return true;
+	return same;
 }
 
-/* Note the size before an append. Return: 1 if the append has happened, 0, or -errno. */
-static int append_happened(struct worker *w, struct request *r)
+/*
+ * How many bytes of an append that began at `offset` are there? A part of one ends with a page of
+ * the file; what ends elsewhere is somebody else's, and like ours by chance.
+ */
+static uint64_t appended_bytes(const struct request *r, int fd, uint64_t offset)
+{
+	uint64_t done = 0, pages;
+
+	for (uint32_t i = 0; i < r->data_in_count; i++) {
+		uint64_t same = equal_bytes(fd, &r->data_in[i], offset + done);
+
+		done += same;
+		if (same < r->data_in[i].iov_len)
+			break;
+	}
+	if (done == r->data_in_len)
+		return done;
+	pages = (offset + done) / APPEND_PAGE * APPEND_PAGE;
+	return pages > offset ? pages - offset : 0;
+}
+
+/* Note the size before an append, or take away what a dead worker has appended of it already
+ * (done_bytes). Return: 0, or -errno. */
+static int begin_append(struct worker *w, struct request *r)
 {
 	const struct inode *inode = inode_table_get(w->inodes, r->in.nodeid);
 	struct append_note note;
 	struct stat st;
-	int fd, happened, err;
+	int fd;
 
 	if (!intent_noted(r, &note, sizeof(note))) {
 		if (fstat(r->fd, &st) < 0)
@@ -169,12 +197,10 @@ static int append_happened(struct worker *w, struct request *r)
 		fd = inode ? entry_reopen(w, inode, O_RDONLY) : -ESTALE;
 	if (fd < 0)
 		return fd;
-	r->fd = fd;
-	happened = is_written(r, note.size);
+	r->done_bytes = appended_bytes(r, fd, note.size);
 	close(fd);
-	r->fd = r->file->fd;
-	err = credentials_fsetid(&w->credentials, !r->kill_suidgid);
-	return err ? err : happened;
+	r->data_in_count = iovec_advance(&r->data_in, r->data_in_count, r->done_bytes);
+	return credentials_fsetid(&w->credentials, !r->kill_suidgid);
 }
 
 /* Set-id bits go when the guest says so, and stay else, whoever writes: in.uid is nobody's on Linux
@@ -211,10 +237,11 @@ int op_write(struct worker *w, struct request *r)
 	r->fd = file->fd;
 	r->file = file;
 	if (is_append(in)) {
-		int happened = append_happened(w, r);
-
-		if (happened)
-			return happened < 0 ? happened : write_reply(r, in->size);
+		err = begin_append(w, r);
+		if (err)
+			return err;
+		if (r->done_bytes == in->size)
+			return write_reply(r, in->size);
 	}
 	if (file->flags & (FILE_DIRECT | FILE_SYNC))
 		return request_offload(w, r, do_write);
