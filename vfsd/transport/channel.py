@@ -88,12 +88,14 @@ class WorkerEnd(_End):
         return True
 
     def receive(self) -> Content | None:
-        # Only a receive makes zmq look at what has happened, such as the supervisor connecting.
-        content = super().receive()
-        if self._early:
-            self._flush()
-            if content is None:  # a send, too, may have taken an event off fileno()
-                content = super().receive()
+        # Whatever makes zmq look at what has happened, such as the supervisor connecting, may take
+        # its event off fileno(): so nothing is left to be sent or received when that was the last.
+        while (content := super().receive()) is None and self._early:
+            events = int(self._socket.getsockopt(zmq.EVENTS))
+            if events & zmq.POLLOUT:
+                self._flush()
+            elif not events & zmq.POLLIN:
+                break
         return content
 
     def _flush(self) -> None:
