@@ -177,8 +177,11 @@ class PoolProcess:
     def processes(self) -> dict[str, int]:
         """Title -> pid (ours) of the pool and its workers."""
         assert self.pid is not None
-        pids = [self.pid, *_children(self.pid)]
-        return {Path(f"/proc/{p}/cmdline").read_text().rstrip("\0"): p for p in pids}
+        found = {}
+        for pid in (self.pid, *_children(self.pid)):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it died just now
+                found[Path(f"/proc/{pid}/cmdline").read_text().rstrip("\0")] = pid
+        return found
 
     def worker_pid(self, slot: int) -> int:
         """The pid, here, of a worker."""
