@@ -3,12 +3,14 @@
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import psutil
 import pytest
 from guest import check, daemon, machine
+
+from tests.conftest import child_processes
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
 
@@ -63,11 +65,7 @@ def test_a_large_tree(session: check.Session, step: str) -> None:
 
 def workers() -> list[psutil.Process]:
     """The worker processes of the daemon that this process started."""
-    return [
-        process
-        for process in psutil.Process().children(recursive=True)
-        if " worker " in " ".join(process.cmdline())
-    ]
+    return [psutil.Process(pid) for pid, title in child_processes().items() if " worker " in title]
 
 
 def test_one_worker_process_per_request_queue(session: check.Session) -> None:
@@ -83,7 +81,8 @@ def test_killed_workers_are_not_noticed(session: check.Session) -> None:
     )
     for _ in range(20):
         for worker in workers():
-            worker.kill()
+            with suppress(psutil.NoSuchProcess):
+                worker.kill()
         session.run("sleep 0.2")
     session.run(
         "wait; for n in $(seq 400); do [ $(wc -l <kill.log) = 300 ] && break; sleep 0.5; done"

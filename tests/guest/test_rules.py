@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rules of tests/semantics in a real guest, whose kernel and driver are others than here."""
+"""The rules and the random I/O of tests/semantics in a real guest, whose kernel and driver are
+others than here."""
 
 import ast
 import json
@@ -7,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from tests.semantics.conftest import DEEP
 from tests.semantics.known_differences import expected
 from tests.semantics.rules import RULES
 from tests.semantics.share import ALL_FEATURES
+from tests.semantics.test_exerciser import OPERATIONS
 from tests.semantics.test_rules import comparable
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(600)]
@@ -50,11 +53,40 @@ NOT_HERE = {"a signal ends the wait for a lock"}
 SELECTION = [name for name in RULES if name not in NOT_HERE]
 
 
+# Each process has a file; the name of its folder says which seed made it.
+EXERCISE = """
+import sys
+from pathlib import Path
+sys.dont_write_bytecode = True
+sys.path.insert(0, "/mnt")
+from semantics.exerciser import Exerciser
+from semantics.process import all_results
+def exercise(seed):
+    folder = Path(f"/mnt/cases/exercise-{seed}")
+    folder.mkdir()
+    exerciser = Exerciser(str(folder / "file"), seed)
+    exerciser.run(OPERATIONS)
+    (folder / "model").write_bytes(exerciser.content())
+all_results([lambda seed=seed: exercise(seed) for seed in SEEDS], SECONDS)
+"""
+SEEDS = range(1, 5)
+
+
+@dataclass(frozen=True)
+class Guest:
+    """A guest that has the modules of tests/semantics in its share, mounted on /mnt."""
+
+    machine: machine.Machine
+    shared: Path
+
+    def python(self, code: str) -> str:
+        return self.machine.check(f"cd /; python3 - <<'EOF'\n{code}\nEOF", SECONDS)
+
+
 @pytest.fixture(
     scope="module", params=[1, 4] if DEEP else [4], ids=lambda queues: f"{queues}-queues"
 )
-def found(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
-    """What came of each rule in the guest, as Python writes it."""
+def guest(request: pytest.FixtureRequest) -> Iterator[Guest]:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vfsd-rules-")))
         shared = folder / "share"
@@ -65,14 +97,29 @@ def found(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
         argv = [*daemon.command(""), *ALL_FEATURES]
         back_end = stack.enter_context(daemon.serve(argv, shared, folder))
         share = machine.Share(back_end.socket, TAG, request.param)
-        guest = stack.enter_context(machine.boot([share], machine.Hardware(CPUS)))
-        guest.mount(TAG, options="nosuid,nodev")
-        output = guest.check(f"cd /; python3 - <<'EOF'\n{PROGRAM}\nEOF", SECONDS)
-        yield dict(json.loads(line) for line in output.splitlines())
-        guest.power_off()
+        booted = stack.enter_context(machine.boot([share], machine.Hardware(CPUS)))
+        booted.mount(TAG, options="nosuid,nodev")
+        yield Guest(booted, shared)
+        booted.power_off()
+
+
+@pytest.fixture(scope="module")
+def found(guest: Guest) -> dict[str, str]:
+    """What came of each rule in the guest, as Python writes it."""
+    return dict(json.loads(line) for line in guest.python(PROGRAM).splitlines())
 
 
 @pytest.mark.parametrize("name", SELECTION)
 def test_the_guest_sees_what_the_rule_says(found: dict[str, str], name: str) -> None:
     wanted = expected(name, SETUP, RULES[name].expected)
     assert comparable(ast.literal_eval(found[name])) == comparable(wanted)
+
+
+def test_a_file_holds_what_was_done_to_it_at_random(guest: Guest) -> None:
+    """One process per CPU, and so several queues at work."""
+    constants = f"OPERATIONS, SEEDS, SECONDS = {OPERATIONS}, {list(SEEDS)}, {SECONDS}"
+    guest.python(f"{constants}\n{EXERCISE}")
+    for seed in SEEDS:
+        folder = guest.shared / "cases" / f"exercise-{seed}"
+        assert (folder / "file").read_bytes() == (folder / "model").read_bytes()
+        assert (folder / "model").stat().st_size > 0
