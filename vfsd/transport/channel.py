@@ -95,7 +95,8 @@ class WorkerEnd(_End):
             if events & zmq.POLLOUT:
                 self._flush()
             elif not events & zmq.POLLIN:
-                break
+                return None
+        self._flush()
         return content
 
     def _flush(self) -> None:
