@@ -4,13 +4,12 @@
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
 from guest import check, daemon, machine
-
-from tests.conftest import child_processes
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
 
@@ -31,6 +30,23 @@ STEPS: dict[str, check.Step] = {
 }
 
 
+@dataclass(frozen=True)
+class Session(check.Session):
+    back_end: daemon.Daemon
+
+    def workers(self) -> list[psutil.Process]:
+        """The daemon's worker processes."""
+        family = psutil.Process(self.back_end.process.pid).children(recursive=True)
+        return [process for process in family if " worker " in title(process)]
+
+
+def title(process: psutil.Process) -> str:
+    """Empty, if it has died."""
+    with suppress(psutil.NoSuchProcess):
+        return " ".join(process.cmdline())
+    return ""
+
+
 @pytest.fixture(autouse=True)
 def nothing_left_behind() -> None:
     """Workers that are killed here are created again, which is what is tested; stopping the
@@ -38,7 +54,7 @@ def nothing_left_behind() -> None:
 
 
 @pytest.fixture(scope="module", params=[1, 4], ids=["1-queue", "4-queues"])
-def session(request: pytest.FixtureRequest) -> Iterator[check.Session]:
+def session(request: pytest.FixtureRequest) -> Iterator[Session]:
     """A booted guest with the share mounted, and the tree that its work is compared with."""
     queues: int = request.param
     with ExitStack() as stack:
@@ -53,26 +69,21 @@ def session(request: pytest.FixtureRequest) -> Iterator[check.Session]:
         original = folder / "original"
         original.mkdir()
         tree = check.prepare(original, shared / "work", FILES)
-        yield check.Session(guest, shared / "work", "/mnt/work", tree, queues, CPUS)
+        yield Session(guest, shared / "work", "/mnt/work", tree, queues, CPUS, back_end)
         guest.power_off()
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_a_large_tree(session: check.Session, step: str) -> None:
+def test_a_large_tree(session: Session, step: str) -> None:
     """Unpacked, read back, renamed, listed and removed, each compared with the host."""
     assert STEPS[step](session)
 
 
-def workers() -> list[psutil.Process]:
-    """The worker processes of the daemon that this process started."""
-    return [psutil.Process(pid) for pid, title in child_processes().items() if " worker " in title]
+def test_one_worker_process_per_request_queue(session: Session) -> None:
+    assert len(session.workers()) == session.queues
 
 
-def test_one_worker_process_per_request_queue(session: check.Session) -> None:
-    assert len(workers()) == session.queues
-
-
-def test_killed_workers_are_not_noticed(session: check.Session) -> None:
+def test_killed_workers_are_not_noticed(session: Session) -> None:
     """kill -9 while the guest works: no error there, the same bytes on the host."""
     (session.host / "kill").mkdir()
     session.run(
@@ -80,7 +91,7 @@ def test_killed_workers_are_not_noticed(session: check.Session) -> None:
         "mv kill/$i/f kill/$i/g && cat kill/$i/g || echo FAILED; done) >kill.log 2>&1 &"
     )
     for _ in range(20):
-        for worker in workers():
+        for worker in session.workers():
             with suppress(psutil.NoSuchProcess):
                 worker.kill()
         session.run("sleep 0.2")
@@ -94,7 +105,7 @@ def test_killed_workers_are_not_noticed(session: check.Session) -> None:
         assert (session.host / f"kill/{i}/g").read_text() == f"{i}\n"
 
 
-def test_a_rebooted_guest_finds_its_share_again(session: check.Session) -> None:
+def test_a_rebooted_guest_finds_its_share_again(session: Session) -> None:
     (session.host / "before").write_text("still here")
     session.machine.reboot()
     session.machine.mount(TAG)
