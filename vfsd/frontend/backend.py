@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A virtiofsd of our own for `vfsd mount --source`: on a temporary socket, ended with the mount."""
+"""Ending a back-end, and a virtiofsd of our own for `vfsd mount --source`: on a temporary socket,
+ended with the mount."""
 
 import subprocess
 import sys
@@ -34,7 +35,7 @@ def own_backend(source: str, arguments: Sequence[str]) -> Iterator[Vmm]:
             with _connect(process, path) as vmm:
                 yield vmm
         finally:
-            _end(process)
+            end(process)
 
 
 def _connect(process: subprocess.Popen[bytes], path: str) -> Vmm:
@@ -53,7 +54,8 @@ def _connect(process: subprocess.Popen[bytes], path: str) -> Vmm:
         time.sleep(STEP_SECONDS)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Ask a back-end to end, and kill it if it does not."""
     process.terminate()
     try:
         process.wait(STOP_SECONDS)

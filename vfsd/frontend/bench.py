@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from vfsd.frontend.backend import START_SECONDS, end
 from vfsd.frontend.load import PAGE, LoadShape, Outcome, Plan, Session
 from vfsd.frontend.load_ops import (
     CACHED_BYTES,
@@ -33,8 +34,6 @@ from vfsd.frontend.vmm import connect
 from vfsd.transport.errors import OperatorError
 from vfsd.transport.native import check, ffi, lib
 
-START_SECONDS: Final = 20.0
-STOP_SECONDS: Final = 5.0
 LISTENING: Final = "00010000"  # __SO_ACCEPTCON in /proc/net/unix
 WARM_UP: Final = 0.2  # of the time that is measured
 MEMORY: Final = Path("/dev/shm")
@@ -152,7 +151,7 @@ def _running(command: Sequence[str], socket: Path, log_path: Path) -> Iterator[B
         _wait_listening(process, socket, log_path)
         yield Backend(socket, ProcessTree(process.pid), time.monotonic() - start)
     finally:
-        _end(process)
+        end(process)
 
 
 def _wait_listening(process: subprocess.Popen[bytes], socket: Path, log_path: Path) -> None:
@@ -173,15 +172,6 @@ def _is_listening(socket: Path) -> bool:
         if len(fields) == 8 and fields[7] == str(socket) and fields[3] == LISTENING:
             return True
     return False
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 # --- one load ------------------------------------------------------------------------------------

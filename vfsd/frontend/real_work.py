@@ -21,7 +21,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import Final
 
-from vfsd.frontend.bench import STOP_SECONDS, Arena, Contender, Row, Sample
+from vfsd.frontend.backend import STOP_SECONDS
+from vfsd.frontend.bench import Arena, Contender, Row, Sample
 from vfsd.frontend.compare import Comparison, RowResult
 from vfsd.transport.errors import OperatorError
 
