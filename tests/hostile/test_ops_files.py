@@ -380,14 +380,23 @@ def test_setlkw_waits_without_holding_anything_up(guest: Guest, folder: Folder) 
     expect_success(guest.finish(waiting))
 
 
-def test_a_waiting_setlkw_is_interrupted(guest: Guest, folder: Folder) -> None:
+@pytest.mark.parametrize("others", [0, 100])
+def test_a_waiting_setlkw_is_interrupted(guest: Guest, folder: Folder, others: int) -> None:
+    """Also when many more interrupts come before its worker looks."""
     entry, fh = guest.create(folder.nodeid, b"x")
     expect_success(lock(guest, Op.SETLK, entry.nodeid, fh, 1, F_WRLCK))
     body = LK_IN.pack(fh, 2, 0, (1 << 63) - 1, F_WRLCK, 1, 0, 0)
-    waiting = guest.submit(Op.SETLKW, entry.nodeid, body)
+    waiting = guest.submit(Op.SETLKW, entry.nodeid, body, queue=2)
     guest.getattr(entry.nodeid)
-    guest.ask(Op.INTERRUPT, 0, U64.pack(waiting.unique))
+    interrupted = [waiting.unique, *range(1 << 40, (1 << 40) + others)]
+    sent = [
+        guest.submit(Op.INTERRUPT, 0, U64.pack(unique), queue=0, kick=False)
+        for unique in interrupted
+    ]
+    guest.frontend.rings[0].kick()
     expect(errno.EINTR, guest.finish(waiting))
+    for pending in sent:
+        guest.finish(pending)
 
 
 # The rest.

@@ -17,7 +17,7 @@ enum {
 	WORKER_TABLE_LAYOUT = 1,
 	WORKER_SLOTS_MAX = 64,
 	WORKER_PRIVATE_FDS_MAX = 32,
-	INTERRUPTS_MAX = 64,
+	INTERRUPTS_MAX = 1024,
 	LATENCY_BUCKETS = 24, /* bucket i: below 2^i * 256 ns; the last one: everything above */
 };
 
@@ -66,7 +66,9 @@ struct worker_table {
 	uint32_t slots;
 	uint64_t epoch; /* see reclaim.h */
 	struct fuse_session session;
-	uint64_t interrupts[INTERRUPTS_MAX]; /* the latest requests that the guest interrupted */
+	/* The latest requests that the guest interrupted. A worker looks every few milliseconds, so
+	 * a burst must fit: when a guest ends all its processes, each may interrupt a request. */
+	uint64_t interrupts[INTERRUPTS_MAX];
 	uint32_t interrupt_count;
 	uint32_t pad[13];
 	uint64_t capability_sets; /* counts what file_capability.h is about */
