@@ -5,14 +5,12 @@ There is one thread and one flow of control: code that needs an answer calls wai
 the callbacks going until the answer is there. Callbacks must not wait themselves.
 """
 
+import math
 import selectors
 import signal
 import socket
 import time
 from collections.abc import Callable, Iterable
-from typing import Final
-
-TURN_SECONDS: Final = 1.0  # a turn ends after this even if nothing happens
 
 
 class StopError(Exception):
@@ -52,17 +50,19 @@ class EventLoop:
         self._selector.unregister(fd)
 
     def every_turn(self, callback: Callable[[], float]) -> None:
-        """Call `callback` in each turn; it returns within how many seconds to call it again."""
+        """Call `callback` in each turn; it returns within how many seconds to call it again
+        (math.inf: when something has happened)."""
         self._every_turn.append(callback)
 
     def no_more_turns(self, callback: Callable[[], float]) -> None:
         """Call it no more."""
         self._every_turn.remove(callback)
 
-    def turn(self, seconds: float = TURN_SECONDS) -> None:
+    def turn(self, seconds: float = math.inf) -> None:
         """Wait for events, `seconds` at the most, and call what is to be called."""
-        soon = min((callback() for callback in self._every_turn), default=TURN_SECONDS)
-        events = self._selector.select(max(0.0, min(seconds, soon)))
+        soon = min((callback() for callback in self._every_turn), default=math.inf)
+        limit = max(0.0, min(seconds, soon))
+        events = self._selector.select(None if limit == math.inf else limit)
         if self._stop:
             raise StopError
         for key, _ in events:
@@ -73,7 +73,7 @@ class EventLoop:
         """Turn until `condition()` holds; False if it does not after `seconds`."""
         deadline = None if seconds is None else time.monotonic() + seconds
         while not condition():
-            left = TURN_SECONDS if deadline is None else deadline - time.monotonic()
+            left = math.inf if deadline is None else deadline - time.monotonic()
             if left <= 0:
                 return False
             self.turn(left)

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The supervisor's zmq links to the workers, by slot: commands out; answers, events and logs in."""
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from itertools import count
 from typing import Final
 
-from vfsd.supervisor.event_loop import TURN_SECONDS, EventLoop
+from vfsd.supervisor.event_loop import EventLoop
 from vfsd.transport.channel import SupervisorEnd
 from vfsd.transport.control_messages import (
     Adopted,
@@ -67,12 +68,14 @@ class WorkerLinks:
 
     def _pump(self) -> float:
         """Take in and resend what there is; returns seconds until there is something to resend."""
-        soon = TURN_SECONDS
+        soon = math.inf
         for slot, end in list(self._ends.items()):
-            if self._take(slot, end):
-                soon = 0.0  # what came may be what somebody waits for
-            end.resend()
-            self._late += [self._waiting.pop(i) for i in end.expired() if i in self._waiting]
+            end.resend()  # first: sending may take the event of what has arrived off the fd
+            taken = self._take(slot, end)
+            late = [self._waiting.pop(i) for i in end.expired() if i in self._waiting]
+            self._late += late
+            if taken or late:
+                soon = 0.0  # it may be what somebody waits for
             if (wake_at := end.wake_at()) is not None:
                 soon = min(soon, wake_at - time.monotonic())
         return max(0.0, soon)
