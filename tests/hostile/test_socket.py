@@ -47,8 +47,7 @@ def next_one_is_served(daemon: Daemon) -> Iterator[None]:
     before = elders(daemon)
     yield
     ordinary(daemon)
-    wait_until(lambda: len(elders(daemon)) == 2, 5, "keeper and supervisor")
-    assert elders(daemon) == before
+    wait_until(lambda: elders(daemon) == before, 5, f"{before} and nobody else")
 
 
 @pytest.fixture
