@@ -110,12 +110,19 @@ struct thread_identity {
 	bool is_root;
 };
 
-/* Return: 0, or -errno if the thread is not what the request needs and must not run it. */
-static int prepare_identity(struct thread_identity *self, const struct request *r)
+static int become_root(struct thread_identity *self)
 {
 	int err = self->is_root ? 0 : credentials_thread_root(&self->credentials);
 
 	self->is_root = !err;
+	return err;
+}
+
+/* Return: 0, or -errno if the thread is not what the request needs and must not run it. */
+static int prepare_identity(struct thread_identity *self, const struct request *r)
+{
+	int err = become_root(self);
+
 	return err ? err : credentials_fsetid(&self->credentials, !r->kill_suidgid);
 }
 
@@ -152,6 +159,7 @@ static void *thread_main(void *arg)
 	struct thread_identity self = {.is_root = false};
 	struct offload *o = arg;
 
+	(void)become_root(&self); /* who is not is no good for requests, which try again */
 	pthread_mutex_lock(&o->mutex);
 	for (;;) {
 		struct request *r = list_take(&o->queue);
