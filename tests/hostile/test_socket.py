@@ -569,12 +569,20 @@ def test_a_flood_of_messages_without_reading_replies(fresh: Frontend) -> None:
         pass  # it stopped reading, or hung up
 
 
+def idle_fds(daemon: Daemon) -> dict[int, int]:
+    """Fds by pid of keeper and supervisor, once the next pool is ready."""
+    counts: dict[int, int] = {}
+    while counts != (now := daemon.fd_counts()) or not daemon.titled("pool"):
+        counts = now
+        time.sleep(0.3)
+    return {pid: counts[pid] for pid in elders(daemon)}
+
+
 def test_reconnecting_leaks_no_fds(daemon: Daemon) -> None:
     for _ in range(3):
         ordinary(daemon)
     ordinary(daemon, 2)
-    wait_until(lambda: len(elders(daemon)) == 2, 5, "keeper and supervisor")
-    before = {pid: daemon.fd_counts()[pid] for pid in elders(daemon)}
+    before = idle_fds(daemon)
     for turn in range(100):
         with Frontend(daemon.socket) as frontend:
             frontend.negotiate()
