@@ -57,6 +57,31 @@ def test_a_large_tree_works_within_the_limit(daemon: Daemon, guest: Guest, folde
     assert open_files(daemon) <= LIMIT
 
 
+def test_directories_that_the_guest_makes_fit_into_the_limit(
+    daemon: Daemon, guest: Guest, folder: Folder
+) -> None:
+    """They have an fd at first. When it goes they are the same ones still."""
+    made = [guest.mkdir(folder.nodeid, b"d%d" % i).nodeid for i in range(2 * LIMIT)]
+    for queue in range(1, QUEUES + 1):
+        guest.lookup(folder.nodeid, b".", queue)  # fds are closed between two batches
+    wait_until(lambda: open_files(daemon) <= LIMIT * 3 // 4, 5, "fds are closed")
+    for i, nodeid in enumerate(made):
+        assert guest.lookup(folder.nodeid, b"d%d" % i, 1 + i % QUEUES).nodeid == nodeid
+        assert guest.mkdir(nodeid, b"sub").nodeid
+    assert open_files(daemon) <= LIMIT
+
+
+def test_a_removed_directory_lives_on_in_the_guest(guest: Guest, folder: Folder) -> None:
+    made = guest.mkdir(folder.nodeid, b"made").nodeid
+    (folder.path / "found").mkdir()
+    found = guest.lookup(folder.nodeid, b"found").nodeid
+    for name, nodeid in ((b"made", made), (b"found", found)):
+        guest.call(Op.RMDIR, folder.nodeid, names(name))
+        assert guest.getattr(nodeid).nlink == 0
+        expect(errno.ENOENT, guest.ask(Op.LOOKUP, nodeid, names(b"x"), room=128))
+        guest.release(nodeid, guest.open(nodeid, op=Op.OPENDIR), op=Op.RELEASEDIR)
+
+
 def test_too_many_open_files_are_one_requests_problem(guest: Guest, folder: Folder) -> None:
     (folder.path / "x").write_text("x")
     nodeid = guest.lookup(folder.nodeid, b"x").nodeid

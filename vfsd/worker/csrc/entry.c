@@ -254,17 +254,24 @@ int entry_open_path(int dir_fd, const char *name)
 
 int entry_reopen(struct worker *w, const struct inode *inode, int flags)
 {
-	int fd = inode_fd(w, inode);
+	int fd = __atomic_load_n(&inode->fd, __ATOMIC_ACQUIRE);
 	char name[FD_NAME];
 
-	if (fd < 0)
-		return fd;
 	flags |= O_NOCTTY | O_NONBLOCK | O_CLOEXEC;
+	if (fd < 0)
+		return inode_fd_open_handle(w, inode, flags);
+	inode_table_touch(inode);
 	return fd_or_error(openat(w->proc_self_fd, entry_fd_name(fd, name), flags));
 }
 
-static int lookup_by_fd(struct worker *w, const struct inode *parent, int dir_fd, const char *name,
-			struct fuse_entry_out *ret)
+/* A directory gets its fd at once: most are used, and one that the guest works in must not become
+ * stale when it is removed. Not when fds are scarce: then its handle must do. */
+static bool gets_fd(const struct worker *w, mode_t mode)
+{
+	return S_ISDIR(mode) && inode_table_held(w->inodes) < w->inode_fds_max;
+}
+
+static int open_to_enter(struct worker *w, int dir_fd, const char *name)
 {
 	int fd = inode_fd_budget(w);
 
@@ -273,7 +280,35 @@ static int lookup_by_fd(struct worker *w, const struct inode *parent, int dir_fd
 	/* Created as a user who may not search the directory. */
 	if (fd == -EACCES && !credentials_root(&w->credentials))
 		fd = entry_open_path(dir_fd, name);
+	return fd;
+}
+
+static int lookup_by_fd(struct worker *w, const struct inode *parent, int dir_fd, const char *name,
+			struct fuse_entry_out *ret)
+{
+	int fd = open_to_enter(w, dir_fd, name);
+
 	return fd < 0 ? fd : entry_from_path_fd(w, parent, fd, ret);
+}
+
+/* The same for a directory that was created just now: nobody knows it, so there is no handle to
+ * compare with its; inode_table_trim asks for that if it must. */
+static int lookup_created(struct worker *w, const struct inode *parent, int dir_fd,
+			  const char *name, struct fuse_entry_out *ret)
+{
+	int fd = open_to_enter(w, dir_fd, name);
+	bool used_fd = false;
+	struct statx st;
+	int err;
+
+	if (fd < 0)
+		return fd;
+	err = entry_stat_fd(fd, &st);
+	if (!err)
+		err = enter(w, parent, fd, 0, &st, ret, &used_fd);
+	if (!used_fd)
+		close(fd);
+	return err;
 }
 
 /* As entry_lookup_new, for a name whose attributes are known: without an fd where that can be. */
@@ -285,7 +320,8 @@ static int lookup_unknown(struct worker *w, const struct inode *parent, int dir_
 	struct inode *inode;
 	int err;
 
-	if (key.mnt_id != parent->mnt_id || !inode_fd_uses_handles(w, key.mnt_id))
+	if (key.mnt_id != parent->mnt_id || !inode_fd_uses_handles(w, key.mnt_id) ||
+	    gets_fd(w, st->stx_mode))
 		return lookup_by_fd(w, parent, dir_fd, name, ret);
 	err = fhandle_get(dir_fd, name, &handle);
 	if (err)
@@ -295,7 +331,7 @@ static int lookup_unknown(struct worker *w, const struct inode *parent, int dir_
 	return inode ? fill(w, parent, inode, st, ret) : -ENFILE;
 }
 
-int entry_lookup_new(struct worker *w, const struct inode *parent, const char *name,
+int entry_lookup_new(struct worker *w, const struct inode *parent, const char *name, mode_t type,
 		     struct fuse_entry_out *ret)
 {
 	int dir_fd = inode_fd(w, parent);
@@ -304,6 +340,8 @@ int entry_lookup_new(struct worker *w, const struct inode *parent, const char *n
 
 	if (dir_fd < 0)
 		return dir_fd;
+	if (gets_fd(w, type))
+		return lookup_created(w, parent, dir_fd, name, ret);
 	if (!inode_fd_uses_handles(w, parent->mnt_id))
 		return lookup_by_fd(w, parent, dir_fd, name, ret);
 	err = entry_stat_name(dir_fd, name, &st);
@@ -368,7 +406,7 @@ int entry_lookup_dirent(struct worker *w, const struct inode *parent, const char
 		return entry_lookup(w, parent, name, ret);
 	inode = inode_table_acquire(w->inodes, w->slot, key, 0);
 	if (!inode)
-		return entry_lookup_new(w, parent, name, ret);
+		return entry_lookup_new(w, parent, name, 0, ret);
 	dir_fd = inode_fd(w, parent);
 	err = dir_fd < 0 ? dir_fd : entry_stat_name(dir_fd, name, &st);
 	if (!err && st.stx_ino == inode->ino && entry_key(&st).mnt_id == inode->mnt_id)

@@ -31,14 +31,14 @@ bool fhandle_equal(const struct fhandle *a, const struct fhandle *b)
 	return a->type == b->type && a->len == b->len && !memcmp(a->bytes, b->bytes, a->len);
 }
 
-int fhandle_open(int mount_fd, const struct fhandle *handle)
+int fhandle_open(int mount_fd, const struct fhandle *handle, int flags)
 {
 	union kernel_handle kernel = {
 		.handle = {.handle_bytes = handle->len, .handle_type = handle->type}};
 	int fd;
 
 	memcpy(kernel.handle.f_handle, handle->bytes, handle->len);
-	fd = open_by_handle_at(mount_fd, &kernel.handle, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	fd = open_by_handle_at(mount_fd, &kernel.handle, flags);
 	if (fd >= 0)
 		return fd;
 	return errno == EMFILE ? -ENFILE : -errno;

@@ -25,7 +25,8 @@ int fhandle_get(int dir_fd, const char *name, struct fhandle *ret) must_check;
 
 bool fhandle_equal(const struct fhandle *a, const struct fhandle *b);
 
-/* Return: an O_PATH fd, -ESTALE (the file is gone), or -errno (-ENFILE: no fd is to be had). */
-int fhandle_open(int mount_fd, const struct fhandle *handle) must_check;
+/* Open it with `flags` of open(2). Return: the fd, -ESTALE (the file is gone), or -errno (-ENFILE:
+ * no fd is to be had). */
+int fhandle_open(int mount_fd, const struct fhandle *handle, int flags) must_check;
 
 #endif

@@ -9,19 +9,25 @@
 #include <unistd.h>
 
 /* What the handle opens must be what was entered: the name that it was asked for may have been
- * another file's by the time its attributes were. */
+ * another file's by the time its attributes were. Once is enough, a handle is one file's for ever.
+ */
 static int check_identity(const struct inode *inode, int fd)
 {
 	struct statx st;
-	int err = entry_stat_fd(fd, &st);
+	int err;
 
+	if (__atomic_load_n(&inode->is_checked, __ATOMIC_RELAXED))
+		return 0;
+	err = entry_stat_fd(fd, &st);
 	if (err)
 		return err;
-	return entry_key(&st).ino == inode->ino && entry_key(&st).mnt_id == inode->mnt_id ? 0
-											  : -ESTALE;
+	if (entry_key(&st).ino != inode->ino || entry_key(&st).mnt_id != inode->mnt_id)
+		return -ESTALE;
+	inode_table_note_checked(inode);
+	return 0;
 }
 
-static int open_handle(struct worker *w, const struct inode *inode)
+int inode_fd_open_handle(struct worker *w, const struct inode *inode, int flags)
 {
 	int mount_fd = inode_table_mount_fd(w->inodes, inode->mnt_id);
 	int fd, err = mount_fd < 0 ? -ESTALE : credentials_root(&w->credentials);
@@ -30,7 +36,7 @@ static int open_handle(struct worker *w, const struct inode *inode)
 		err = inode_fd_budget(w);
 	if (err)
 		return err;
-	fd = fhandle_open(mount_fd, &inode->handle);
+	fd = fhandle_open(mount_fd, &inode->handle, flags);
 	if (fd < 0)
 		return fd;
 	err = check_identity(inode, fd);
@@ -45,7 +51,7 @@ int inode_fd(struct worker *w, const struct inode *inode)
 	int fd = __atomic_load_n(&inode->fd, __ATOMIC_ACQUIRE);
 
 	if (fd < 0) {
-		fd = open_handle(w, inode);
+		fd = inode_fd_open_handle(w, inode, O_PATH | O_NOFOLLOW | O_CLOEXEC);
 		if (fd >= 0)
 			fd = inode_table_cache_fd(w->inodes, &w->reclaim, inode, fd);
 	}
@@ -64,7 +70,8 @@ bool inode_fd_uses_handles(struct worker *w, uint64_t mnt_id)
 static bool handles_work(int fd)
 {
 	struct fhandle handle;
-	int opened = fhandle_get(fd, "", &handle) ? -1 : fhandle_open(fd, &handle);
+	int opened =
+		fhandle_get(fd, "", &handle) ? -1 : fhandle_open(fd, &handle, O_PATH | O_CLOEXEC);
 
 	if (opened < 0)
 		return false;

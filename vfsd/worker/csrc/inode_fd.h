@@ -16,6 +16,9 @@
  */
 int inode_fd(struct worker *w, const struct inode *inode) must_check;
 
+/* As inode_fd() for an inode without an fd, but opened with `flags` of open(2) and the caller's. */
+int inode_fd_open_handle(struct worker *w, const struct inode *inode, int flags) must_check;
+
 /* Are handles in use for files of this mount? */
 bool inode_fd_uses_handles(struct worker *w, uint64_t mnt_id);
 

@@ -26,7 +26,8 @@
  * Fds. `held` counts the fds that inodes own. Where a handle holds the inode the fd is a cache:
  * opened by whoever needs it, closed by inode_table_trim, a clock that spares what was used since
  * its last round. Both change fd under the stripe's lock and only between -1 and a number; what is
- * closed goes through reclaim.h like everything else.
+ * closed goes through reclaim.h like everything else. A directory may be held by its fd alone
+ * although its mount has handles: it gets its handle when its fd is to go.
  *
  * Death of a worker at any store:
  * - insert: the slot is filled, then published by one store (bucket head). Before it the slot and
@@ -44,6 +45,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -268,6 +270,7 @@ static struct inode *enter(struct inode_table *t, uint32_t worker, uint32_t buck
 	inode->handle = values->handle;
 	inode->btime = values->btime;
 	inode->is_young = values->is_young;
+	inode->is_checked = 0;
 	inode->used = 0;
 	inode->lookup_count = 1;
 	inode->retired_by = 0;
@@ -403,6 +406,34 @@ static int take_cached(struct inode_table *t, uint32_t worker, struct inode *ino
 	return fd;
 }
 
+/*
+ * Some are held by an fd although their mount has handles: then their handle is due now. Its length
+ * is stored last, for that says that there is one. Return: false if there is none.
+ */
+static bool ensure_handle(struct inode_table *t, uint32_t worker, struct inode *inode)
+{
+	uint32_t generation = __atomic_load_n(&inode->generation, __ATOMIC_ACQUIRE);
+	int fd = __atomic_load_n(&inode->fd, __ATOMIC_ACQUIRE);
+	uint32_t *stripe = stripe_of(t, bucket_of(t, key_of(inode)));
+	struct fhandle handle;
+
+	if (__atomic_load_n(&inode->handle.len, __ATOMIC_ACQUIRE))
+		return true;
+	if (!(generation & 1) || fd < 0 || inode->lender ||
+	    inode_table_mount_fd(t, inode->mnt_id) < 0 || fhandle_get(fd, "", &handle))
+		return false;
+	owner_lock(stripe, worker);
+	if (inode->generation == generation && inode->fd == fd && !inode->handle.len) {
+		inode->is_young = true; /* of its birth we know nothing */
+		inode->is_checked = true;
+		inode->handle.type = handle.type;
+		memcpy(inode->handle.bytes, handle.bytes, sizeof(handle.bytes));
+		__atomic_store_n(&inode->handle.len, handle.len, __ATOMIC_RELEASE);
+	}
+	owner_unlock(stripe);
+	return true;
+}
+
 void inode_table_trim(struct inode_table *t, struct reclaim *reclaim)
 {
 	uint32_t end = __atomic_load_n(&t->next_unused, __ATOMIC_ACQUIRE);
@@ -417,7 +448,8 @@ void inode_table_trim(struct inode_table *t, struct reclaim *reclaim)
 			continue;
 		if (__atomic_exchange_n(&inode->used, 0, __ATOMIC_RELAXED))
 			continue;
-		fd = take_cached(t, reclaim->slot, inode);
+		fd = ensure_handle(t, reclaim->slot, inode) ? take_cached(t, reclaim->slot, inode)
+							    : -1;
 		if (fd < 0)
 			continue;
 		reclaim_retire(reclaim, (struct retired){.fd = fd});
@@ -568,6 +600,7 @@ bool inode_table_repay_handle(struct inode_table *t, uint32_t worker, uint64_t n
 		return false;
 	inode->handle = *handle;
 	inode->is_young = true;
+	inode->is_checked = true;
 	__atomic_store_n(&inode->fd, -1, __ATOMIC_RELEASE);
 	unlock_borrower(t, inode);
 	return true;

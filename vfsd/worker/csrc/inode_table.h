@@ -36,7 +36,8 @@ struct inode {
 	uint32_t lender;       /* slot of the open file that fd belongs to; 0: the inode owns fd */
 	uint32_t retired_by;   /* worker slot + 1 that is to free it */
 	uint32_t used;	       /* fd was, since inode_table_trim looked last */
-	uint32_t is_young;     /* its birth time may be another file's, too: see inode_table.c */
+	uint16_t is_young;     /* its birth time may be another file's, too: see inode_table.c */
+	uint16_t is_checked;   /* its handle has opened it, and no other file */
 	int64_t btime;	       /* ns; 0: the file system does not tell */
 	struct fhandle handle; /* holds it where fd does not */
 };
@@ -86,6 +87,11 @@ static inline void inode_table_touch(const struct inode *inode)
 {
 	if (!__atomic_load_n(&inode->used, __ATOMIC_RELAXED))
 		__atomic_store_n((uint32_t *)&inode->used, 1, __ATOMIC_RELAXED);
+}
+
+static inline void inode_table_note_checked(const struct inode *inode)
+{
+	__atomic_store_n((uint16_t *)&inode->is_checked, 1, __ATOMIC_RELAXED);
 }
 
 /* The fd that handles of this mount are opened through, or MOUNT_FD_*. */

@@ -45,7 +45,7 @@ static int reply_created(struct worker *w, struct request *r, const struct inode
 	struct fuse_entry_out *ret = REQUEST_REPLY(r, struct fuse_entry_out);
 
 	if (!err) {
-		err = entry_lookup_new(w, parent, name, ret);
+		err = entry_lookup_new(w, parent, name, type, ret);
 		return err ? err : (int)sizeof(*ret);
 	}
 	if (err != -EEXIST || !r->replayed)
