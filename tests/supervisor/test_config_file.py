@@ -38,7 +38,7 @@ VALUES: Final[dict[str, Any]] = {
     "negative-timeout": 1,
     "posix-acl": "auto",
     "lock-wait": "none",
-    "inode-file-handles": "prefer",
+    "inode-file-handles": "never",
     "xattrmap": ":ok:all:::",
     "security-label": "auto",
     "translate-uid": "map:0:1000:1",

@@ -68,7 +68,7 @@ class Options:
     flock: bool = False
     posix_lock: bool = False
     readonly: bool = False
-    inode_file_handles: str = "never"
+    inode_file_handles: str = "prefer"
     preserve_noatime: bool = False
     translate_uid: tuple[str, ...] = ()
     translate_gid: tuple[str, ...] = ()
@@ -217,9 +217,9 @@ OPTIONS: Final = (
              "what the host or another guest creates appears that much later"),
     Option("inode_file_handles", {"--inode-file-handles": None}, {"inode_file_handles": None},
            "hold inodes by file handles instead of fds: never, prefer (or fallback), mandatory",
-           "MODE", read.choice("never", "prefer", "mandatory", fallback="prefer"), "never",
-           "prefer: few fds for many files, but whoever takes a worker over can open every file of"
-           " the same file system"),
+           "MODE", read.choice("never", "prefer", "mandatory", fallback="prefer"), "prefer",
+           "with never, each file that the guest knows costs an fd, and more time; else whoever"
+           " takes a worker over can open every file of the same file system"),
     _switch("xattr", "extended attributes", "off; on with the next three"),
     Option("xattrmap", {"--xattrmap": None}, {"xattrmap": None},
            "what the guest's extended attributes are called on the host", "RULES", read.xattrmap,
