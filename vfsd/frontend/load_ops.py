@@ -74,16 +74,19 @@ class Share:
         self._undo.callback(self.session.call, lib.FUSE_RMDIR, parent, name)
         return _file(entry).node
 
-    def new_file(self, size: int = 0) -> tuple[bytes, File]:
-        """A file whose pages begin with their offsets; it is open."""
+    def new_file(self, size: int = 0, keep_open: bool = True) -> tuple[bytes, File]:
+        """A file whose pages begin with their offsets."""
         name = self._name()
         reply = self.session.call(lib.FUSE_CREATE, self.folder, create_body() + name)
         self._undo.callback(self.session.call, lib.FUSE_UNLINK, self.folder, name)
         node = _file(reply)
         file = File(node.node, node.ino, int.from_bytes(reply[ENTRY : ENTRY + 8], "little"))
-        self._undo.callback(self._release, lib.FUSE_RELEASE, file)
         for offset in range(0, size, CHUNK):
             self.session.call(lib.FUSE_WRITE, file.node, _write_body(file.fh, offset, CHUNK))
+        if keep_open:
+            self._undo.callback(self._release, lib.FUSE_RELEASE, file)
+        else:
+            self._release(lib.FUSE_RELEASE, file)
         return name, file
 
     def open_again(self, file: File, opcode: int, flags: int) -> File:
@@ -276,7 +279,7 @@ def _mkdir_rmdir(uid: int) -> Callable[[Share], PlanOf]:
 
 
 def _open_release(share: Share) -> PlanOf:
-    _, file = share.new_file()
+    _, file = share.new_file(keep_open=False)
     opening = Step(lib.FUSE_OPEN, file.node, struct("fuse_open_in"), lib.LOAD_LEARN_FH, reply=OPEN)
     release = Step(lib.FUSE_RELEASE, file.node, struct("fuse_release_in"), FH)
     return _same(Plan([opening, release]))
@@ -330,7 +333,7 @@ OPS: Final = {
         Op("lookup", "LOOKUP of an inode that is known", _lookup),
         Op("lookup-new", f"LOOKUP and FORGET over {MANY} files", _lookup_new),
         Op("lookup-nothing", "LOOKUP of names that are not there", _lookup_nothing),
-        Op("open", "OPEN and RELEASE", _open_release),
+        Op("open", "OPEN and RELEASE of a file that is not open", _open_release),
         Op("create", "CREATE, RELEASE, UNLINK, FORGET as root", _create_unlink(0), in_memory=True),
         Op("create-user", "the same as uid 1000", _create_unlink(USER), in_memory=True),
         Op("mkdir", "MKDIR, RMDIR, FORGET as root", _mkdir_rmdir(0), in_memory=True),

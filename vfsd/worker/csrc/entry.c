@@ -258,8 +258,15 @@ int entry_reopen(struct worker *w, const struct inode *inode, int flags)
 	char name[FD_NAME];
 
 	flags |= O_NOCTTY | O_NONBLOCK | O_CLOEXEC;
+	if (__atomic_load_n(&inode->handle.len, __ATOMIC_ACQUIRE)) { /* faster than by fd */
+		int opened = inode_fd_open_handle(w, inode, flags);
+
+		/* Some file systems do not find what is unlinked. */
+		if (opened != -ESTALE || fd < 0)
+			return opened;
+	}
 	if (fd < 0)
-		return inode_fd_open_handle(w, inode, flags);
+		return -ESTALE;
 	inode_table_touch(inode);
 	return fd_or_error(openat(w->proc_self_fd, entry_fd_name(fd, name), flags));
 }

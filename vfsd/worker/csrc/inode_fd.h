@@ -16,7 +16,8 @@
  */
 int inode_fd(struct worker *w, const struct inode *inode) must_check;
 
-/* As inode_fd() for an inode without an fd, but opened with `flags` of open(2) and the caller's. */
+/* Open the inode, which has a handle, with `flags` of open(2); the fd is the caller's. Errors as
+ * above. */
 int inode_fd_open_handle(struct worker *w, const struct inode *inode, int flags) must_check;
 
 /* Are handles in use for files of this mount? */
