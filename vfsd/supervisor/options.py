@@ -174,7 +174,8 @@ OPTIONS: Final = (
            "with 0, each of them holds up the queue, as the peers do by default"),
     Option("rlimit_nofile", {"--rlimit-nofile": None}, {},
            "open files at the most", "N", read.number(0, MAX_FILES), "1000000, or what is allowed",
-           "every file that the guest knows is one; 0: leave the limit as it is"),
+           "with --inode-file-handles=never every file that the guest knows is one; 0: leave the"
+           " limit as it is"),
     Option("sandbox", {"--sandbox": None}, {"sandbox": None},
            "how the workers are locked in: namespace, chroot or none", "MODE",
            read.choice("namespace", "chroot", "none"), "namespace",
