@@ -52,6 +52,7 @@ WORKER = (
     *TABLES,
     "transport/device_state",
     "transport/fuse_ops",
+    "worker/direct_io",
     "worker/file_capability",
     "worker/intent",
     "worker/label",

@@ -87,7 +87,9 @@ int op_read(struct worker *w, struct request *r)
 	r->file = file;
 	if (file->flags & FILE_IN_MEMORY)
 		return run_read(r);
-	if (file->flags & (FILE_NO_NOWAIT | FILE_DIRECT))
+	if (file->flags & FILE_DIRECT && !(file->flags & FILE_NO_NOWAIT))
+		return request_read_direct(w, r, in->offset, run_read);
+	if (file->flags & FILE_NO_NOWAIT)
 		return request_offload(w, r, run_read);
 	done = read_cached(r, in->offset);
 	if (done == -EOPNOTSUPP)

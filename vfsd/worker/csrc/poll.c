@@ -69,7 +69,7 @@ static bool anything(const struct worker *w)
 	for_each_ring (w, ring)
 		if (ring->runs && ring_has_work(ring))
 			return true;
-	return offload_has_completed(w->offload) ||
+	return offload_has_completed(w->offload) || direct_io_has_completed(w->direct_io) ||
 	       device_state_generation(w->device) != w->adopted->generation;
 }
 
@@ -120,8 +120,8 @@ static bool spin(struct worker *w)
 }
 
 struct poll_set {
-	struct pollfd fds[DEVICE_VRINGS_MAX + 2];
-	struct worker_ring *rings[DEVICE_VRINGS_MAX + 2];
+	struct pollfd fds[DEVICE_VRINGS_MAX + 3];
+	struct worker_ring *rings[DEVICE_VRINGS_MAX + 3];
 	nfds_t count;
 	int timeout; /* ms */
 };
@@ -144,6 +144,7 @@ static bool arm(struct worker *w, struct poll_set *set)
 		set->timeout = RECLAIM_MS;
 	add_fd(set, w->control_fd, NULL);
 	add_fd(set, offload_fd(w->offload), NULL);
+	add_fd(set, direct_io_fd(w->direct_io), NULL);
 	for_each_ring (w, ring) {
 		if (!ring->runs)
 			continue;
@@ -186,12 +187,15 @@ static void sleep_until_kicked(struct worker *w)
 	struct poll_set set;
 
 	if (arm(w, &set) && !offload_has_completed(w->offload) &&
+	    !direct_io_has_completed(w->direct_io) &&
 	    device_state_generation(w->device) == w->adopted->generation) {
 		reclaim_offline(&w->reclaim);
 		w->row->sleeps++;
 		if (poll(set.fds, set.count, set.timeout) > 0) {
 			take_kicks(w, &set);
 			w->control_ready = set.fds[0].revents;
+			if (set.fds[2].revents)
+				direct_io_clear(w->direct_io);
 		}
 		reclaim_quiescent(&w->reclaim);
 	}

@@ -17,6 +17,7 @@
 #include "worker/csrc/intent.h"
 
 #include <limits.h>
+#include <linux/aio_abi.h>
 
 struct worker;
 struct open_file;
@@ -70,7 +71,9 @@ struct request {
 	uint64_t start_ns;
 	bool from_dead; /* it was in flight when a worker died … */
 	bool replayed;	/* … and may have happened already (INTENT_BEGUN) */
-	bool offloaded; /* it is, or was, with the thread pool */
+	bool offloaded; /* it is, or was, with the thread pool or direct_io.c */
+
+	struct iocb iocb; /* of direct_io.c */
 
 	/* For the thread pool (offload.h). */
 	int (*run)(struct request *r);

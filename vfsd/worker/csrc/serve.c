@@ -151,6 +151,17 @@ int request_offload(struct worker *w, struct request *r, int (*run)(struct reque
 	return result;
 }
 
+int request_read_direct(struct worker *w, struct request *r, uint64_t offset,
+			int (*run)(struct request *))
+{
+	if (!direct_io_take(w->direct_io, r, offset))
+		return request_offload(w, r, run);
+	r->run = run;
+	r->held = true;
+	hold(w, r);
+	return OP_RESULT_PENDING;
+}
+
 static void finish_offloaded(struct worker *w, struct request *r)
 {
 	if (r->held)
@@ -269,6 +280,7 @@ static uint32_t serve_ring(struct worker *w, struct worker_ring *ring)
 		vring_push(&ring->vring, r->chain.head, 0);
 	}
 	counter->requests += served;
+	direct_io_submit(w->direct_io);
 	if (ring->vring.pending || ring->vring.call_due)
 		ring_publish(w, ring);
 	return served;
@@ -289,7 +301,8 @@ static uint32_t serve_rings(struct worker *w)
 /* Requests off the loop name guest memory: what is retired stays mapped until they are back. */
 static void reap_memory(struct worker *w)
 {
-	if (!offload_outstanding(w->offload) && !w->lock_waiters.count)
+	if (!offload_outstanding(w->offload) && !direct_io_outstanding(w->direct_io) &&
+	    !w->lock_waiters.count)
 		guest_memory_reap(&w->memory);
 }
 
@@ -315,10 +328,30 @@ static uint32_t finish_all(struct worker *w, struct request *r)
 	return count;
 }
 
+/* Those that are over; what the kernel would have to wait for goes on in a thread. */
+static struct request *direct_completed(struct worker *w)
+{
+	struct request *r = direct_io_completed(w->direct_io), *done = NULL, *next;
+
+	for (; r; r = next) {
+		next = r->next;
+		if (r->result == -EOPNOTSUPP)
+			__atomic_or_fetch(&r->file->flags, FILE_NO_NOWAIT, __ATOMIC_RELAXED);
+		if ((r->result == -EAGAIN || r->result == -EOPNOTSUPP) && !r->abandoned)
+			r->result = offload_submit(w->offload, r);
+		if (r->result == OP_RESULT_PENDING)
+			continue;
+		r->next = done;
+		done = r;
+	}
+	return done;
+}
+
 /* Push what came back. Return: how many. */
 static uint32_t serve_completions(struct worker *w)
 {
-	return finish_all(w, offload_completed(w->offload)) + finish_all(w, lock_wait_retry(w));
+	return finish_all(w, offload_completed(w->offload)) + finish_all(w, direct_completed(w)) +
+	       finish_all(w, lock_wait_retry(w));
 }
 
 static void close_retired(struct worker *w)
@@ -436,6 +469,7 @@ struct worker *worker_create(const struct worker_config *config)
 	w->records = config->records;
 	limit_fds(w);
 	w->offload = offload_create(config->threads, &w->row->loose_fds);
+	w->direct_io = config->threads ? direct_io_create() : NULL;
 	w->pins = file_pins_create(w->files);
 	if (!w->offload || !w->pins)
 		return NULL;
@@ -461,12 +495,16 @@ static void drain(struct worker *w, struct worker_ring *ring, uint64_t deadline_
 			serve_completions(w);
 	finish_all(w, lock_wait_cancel(w, ring));
 	while (ring->outstanding) {
-		struct pollfd completed = {.fd = offload_fd(w->offload), .events = POLLIN};
+		struct pollfd completed[] = {
+			{.fd = offload_fd(w->offload), .events = POLLIN},
+			{.fd = direct_io_fd(w->direct_io), .events = POLLIN},
+		};
 		uint64_t now = clock_ns();
 
 		if (now >= deadline_ns)
 			break;
-		poll(&completed, 1, (int)((deadline_ns - now) / 1000000) + 1);
+		poll(completed, 2, (int)((deadline_ns - now) / 1000000) + 1);
+		direct_io_clear(w->direct_io);
 		serve_completions(w);
 	}
 }

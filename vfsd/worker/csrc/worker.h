@@ -9,6 +9,7 @@
 #include "transport/csrc/guest_memory.h"
 #include "transport/csrc/vring.h"
 #include "worker/csrc/credentials.h"
+#include "worker/csrc/direct_io.h"
 #include "worker/csrc/file_capability.h"
 #include "worker/csrc/file_table.h"
 #include "worker/csrc/inode_table.h"
@@ -90,7 +91,8 @@ struct worker {
 	struct credentials credentials;
 	struct reclaim reclaim;
 	struct offload *offload;
-	struct request *requests; /* REQUESTS_MAX of them */
+	struct direct_io *direct_io; /* or NULL */
+	struct request *requests;    /* REQUESTS_MAX of them */
 	struct request *free_requests;
 	struct request *cold; /* waits for Python */
 	bool any_broken;      /* some ring has broken_unreported */
@@ -128,5 +130,8 @@ VFSD_FUSE_OPS(VFSD_DECLARE_OP) /* op_NULL_HANDLER is never defined: no home in C
  * first (the file is pinned until the request is back). Return: what the op returns.
  */
 int request_offload(struct worker *w, struct request *r, int (*run)(struct request *));
+/* The same for a READ with O_DIRECT, which needs no thread where the kernel can do without one. */
+int request_read_direct(struct worker *w, struct request *r, uint64_t offset,
+			int (*run)(struct request *));
 
 #endif
