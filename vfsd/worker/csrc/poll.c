@@ -186,6 +186,7 @@ static void sleep_until_kicked(struct worker *w)
 {
 	struct poll_set set;
 
+	worker_close_retired(w);
 	if (arm(w, &set) && !offload_has_completed(w->offload) &&
 	    !direct_io_has_completed(w->direct_io) &&
 	    device_state_generation(w->device) == w->adopted->generation) {

@@ -40,10 +40,12 @@
 
 enum {
 	BATCH = 64,
+	PUBLISH = 8,	      /* replies at the most before the driver hears of them */
 	BATCH_NS = 50 * 1000, /* publish earlier when requests are slow */
 	FDS_RESERVED = 1024,
 	FDS_UNLIMITED = 1 << 20,
 	CONTROL_NS = 1000 * 1000, /* look at control_fd this often while busy */
+	CLOSE_NS = 1000 * 1000,	  /* close what was retired this often while busy */
 };
 
 #define op_NULL_HANDLER			    NULL /* cold ops have no home in C */
@@ -267,6 +269,8 @@ static uint32_t serve_ring(struct worker *w, struct worker_ring *ring)
 		if (got == 1) {
 			served++;
 			serve_request(w, r);
+			if (ring->vring.pending >= PUBLISH)
+				ring_publish(w, ring);
 			continue;
 		}
 		give_request(w, r);
@@ -354,12 +358,21 @@ static uint32_t serve_completions(struct worker *w)
 	       finish_all(w, lock_wait_retry(w));
 }
 
-static void close_retired(struct worker *w)
+void worker_close_retired(struct worker *w)
 {
+	w->closed_at_ns = w->now_ns;
 	if (!reclaim_collect(&w->reclaim))
 		return;
 	offload_close(w->offload, w->reclaim.close, w->reclaim.close_count);
 	w->reclaim.close_count = 0;
+}
+
+/* A thread costs more to wake than most fds to close: so many at a time. */
+static void close_some_retired(struct worker *w)
+{
+	if (w->reclaim.count + w->reclaim.close_count >= RECLAIM_CLOSE_BATCH ||
+	    w->now_ns - w->closed_at_ns >= CLOSE_NS)
+		worker_close_retired(w);
 }
 
 /* ---- the loop ---- */
@@ -407,7 +420,7 @@ int serve(struct worker *w)
 			break;
 		reclaim_quiescent(&w->reclaim);
 		inode_fd_trim(w);
-		close_retired(w);
+		close_some_retired(w);
 		if (!done)
 			poll_wait(w);
 	}
@@ -672,7 +685,7 @@ void worker_session_begin(struct worker *w, uint32_t minor, uint64_t flags, uint
 bool worker_idle_work(struct worker *w)
 {
 	reclaim_quiescent(&w->reclaim);
-	close_retired(w);
+	worker_close_retired(w);
 	reclaim_offline(&w->reclaim);
 	return !w->reclaim.count;
 }

@@ -110,8 +110,10 @@ struct worker {
 	int32_t poll_us;
 	uint64_t idle_gap_ns;	   /* running mean of how long the rings were empty */
 	uint64_t no_spin_until_ns; /* polling did not pay, or the CPU is wanted by somebody else */
+	long preemptions;	   /* involuntary context switches, when last asked for */
 	uint64_t poll_pause_ns;	   /* how long the next miss pauses it */
 	uint64_t now_ns;	   /* the latest reading of the clock */
+	uint64_t closed_at_ns;	   /* when retired fds were last closed */
 	uint64_t control_at_ns;	   /* when control_fd was last looked at while busy */
 	bool control_ready;	   /* poll(2) saw control_fd readable */
 };
@@ -124,6 +126,9 @@ typedef int op_fn(struct worker *w, struct request *r);
 #define VFSD_DECLARE_OP(NAME, handler, size, flags) op_fn op_##handler;
 VFSD_FUSE_OPS(VFSD_DECLARE_OP) /* op_NULL_HANDLER is never defined: no home in C */
 #undef VFSD_DECLARE_OP
+
+/* Close what is retired and may be closed, on a thread. Between two batches. */
+void worker_close_retired(struct worker *w);
 
 /*
  * Hand the rest of an op to the thread pool. `run` gets only the request; set r->fd and r->file
