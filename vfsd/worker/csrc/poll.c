@@ -7,11 +7,15 @@
  * polling worker takes a CPU that the VM may need more. So a worker polls only while that pays:
  *
  * - It keeps a running mean of how long its rings stay empty (idle_gap_ns). Only where that is
- *   below GAP_WORTH_NS does it poll at all, for at most BUDGET_NS.
- * - Polling that found nothing doubles the time until the next try (up to PAUSE_MAX_NS); polling
- *   that found something resets it. So an idle VM costs nothing after a few misses.
- * - Two readings of the clock that are further apart than PREEMPTED_NS mean that the scheduler gave
- *   the CPU to somebody else, who was waiting for it: no polling for PREEMPTED_PAUSE_NS.
+ *   below GAP_WORTH_NS does it poll at all, for twice as long as that (at least BUDGET_NS): a
+ * driver that has to be woken for each reply is back after such a time, more or less.
+ * - Polling that found nothing twice in a row pauses, and each further miss doubles the pause (up
+ * to PAUSE_MAX_NS); polling that found something ends that. So an idle VM costs nothing after a few
+ *   misses, and one late request does not stop the polling of a busy one.
+ * - If the scheduler gives the CPU to somebody else, who was waiting for it: no polling for
+ *   PREEMPTED_PAUSE_NS. Two readings of the clock that are further apart than PREEMPTED_NS are the
+ *   occasion to ask; an interrupt, or the hypervisor of a host that is a VM itself, makes them,
+ * too.
  * - With one CPU the guest cannot run while we poll: never.
  *
  * `--poll-us N` replaces all of it by a fixed budget; 0 never polls.
@@ -26,6 +30,7 @@
 
 #include <poll.h>
 #include <sched.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -59,7 +64,6 @@ void poll_init(struct worker *w, int32_t poll_us)
 	    CPU_COUNT(&cpus) < 2)
 		w->poll_us = 0;
 	w->idle_gap_ns = GAP_CAP_NS;
-	w->poll_pause_ns = PAUSE_MIN_NS;
 }
 
 static bool anything(const struct worker *w)
@@ -79,14 +83,28 @@ static uint64_t budget(const struct worker *w)
 		return (uint64_t)w->poll_us * 1000;
 	if (w->idle_gap_ns > GAP_WORTH_NS || w->now_ns < w->no_spin_until_ns)
 		return 0;
-	return BUDGET_NS;
+	return w->idle_gap_ns * 2 > BUDGET_NS ? w->idle_gap_ns * 2 : BUDGET_NS;
 }
 
 static void missed(struct worker *w, uint64_t now)
 {
 	w->no_spin_until_ns = now + w->poll_pause_ns;
-	if (w->poll_pause_ns < PAUSE_MAX_NS)
+	if (!w->poll_pause_ns)
+		w->poll_pause_ns = PAUSE_MIN_NS;
+	else if (w->poll_pause_ns < PAUSE_MAX_NS)
 		w->poll_pause_ns *= 2;
+}
+
+/* Since the last time that this was asked. */
+static bool was_preempted(struct worker *w)
+{
+	long before = w->preemptions;
+	struct rusage usage;
+
+	if (getrusage(RUSAGE_THREAD, &usage) < 0)
+		return true;
+	w->preemptions = usage.ru_nivcsw;
+	return usage.ru_nivcsw != before;
 }
 
 /* Poll for the budget. Return: true if there is work. */
@@ -99,13 +117,13 @@ static bool spin(struct worker *w)
 	for (;;) {
 		for (int i = 0; i < LOOKS_PER_CLOCK; i++) {
 			if (anything(w)) {
-				w->poll_pause_ns = PAUSE_MIN_NS;
+				w->poll_pause_ns = 0;
 				return true;
 			}
 			cpu_relax();
 		}
 		now = clock_ns();
-		if (w->poll_us == POLL_AUTO && now - last > PREEMPTED_NS) {
+		if (w->poll_us == POLL_AUTO && now - last > PREEMPTED_NS && was_preempted(w)) {
 			w->no_spin_until_ns = now + PREEMPTED_PAUSE_NS;
 			break;
 		}
