@@ -17,7 +17,7 @@ from vfsd.frontend.bench import MEMORY, ROWS, Arena, Contender, Sample, measure
 from vfsd.frontend.compare import Comparison, RowResult
 from vfsd.frontend.load import ROOT, LoadShape, Outcome, Plan, Session, Step, bucket_ns
 from vfsd.frontend.load_ops import NULL_OPCODE, OPS, Share, pages_of, set_plans
-from vfsd.frontend.report import chart, table
+from vfsd.frontend.report import chart, markdown, table
 from vfsd.frontend.vmm import connect
 from vfsd.transport.errors import OperatorError
 from vfsd.transport.native import lib
@@ -169,6 +169,15 @@ def test_the_table_has_everybody() -> None:
     assert "bare system calls" in text
 
 
+def test_the_markdown_has_a_row_for_each_and_what_was_missed() -> None:
+    lines = markdown(made_up()).splitlines()
+    assert len({line.count("|") for line in lines}) == 1
+    assert len(lines) == 2 + len(made_up().rows)
+    for line, result in zip(lines[2:], made_up().rows, strict=True):
+        assert line.startswith(f"| {result.row.title}")
+        assert ("missed" in line) == (made_up().is_met(result) is False)
+
+
 def test_the_chart_is_well_formed() -> None:
     root = ElementTree.fromstring(chart(made_up()))  # noqa: S314 - our own
     assert root.tag.endswith("svg")
@@ -247,10 +256,11 @@ def test_a_load_on_a_socket(arena: Arena, tmp_path: Path) -> None:
 def test_a_comparison_with_ourselves(tmp_path: Path, requires: Callable[[str], str]) -> None:
     requires("root")
     report, drawing = tmp_path / "report.json", tmp_path / "chart.svg"
+    written = tmp_path / "table.md"
     text = run(
         "bench", "--compare", "--peer", f"twin={shlex.join(ARGV)}", "--rows", "null,mkdir,start",
         "--rounds", "1", "--seconds", "0.1", "--dir", str(tmp_path), "--ours-args=--poll-us=0",
-        "--json", str(report), "--chart", str(drawing),
+        "--json", str(report), "--chart", str(drawing), "--markdown", str(written),
     )  # fmt: skip
     assert "MKDIR + RMDIR" in text
     content = json.loads(report.read_text())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `vfsd bench` shows: a table for people, and a chart (SVG)."""
+"""What `vfsd bench` shows: a table for people, one in Markdown, and a chart (SVG)."""
 
 from collections.abc import Iterator
 from html import escape
@@ -10,6 +10,7 @@ from vfsd.frontend.compare import Comparison, RowResult
 
 COLUMNS: Final = ("ops/s", "p50 us", "p99 us", "CPU us/op", "kicks/op", "calls/op", "value")
 _COLOURS: Final = ("#1b6ca8", "#b0b0b0", "#8a8a8a", "#636363", "#d0c090", "#a89868")
+_UNITS: Final = {"cpu_us": "CPU us", "rate": "ops/s"}
 _BAR, _GAP, _LEFT, _WIDTH = 12, 10, 290, 460
 
 
@@ -32,6 +33,36 @@ def _row_lines(comparison: Comparison, result: RowResult) -> Iterator[str]:
             yield f"  {name:<24}  {result.errors[name]}"
     if result.floor_us is not None:
         yield f"  {'bare system calls':<24}" + " " * 33 + f"{result.floor_us:>11.2f}"
+
+
+def markdown(comparison: Comparison) -> str:
+    """What each row is about, every contender; medians, and of the ratios, too."""
+    names = comparison.contenders
+    lines = [
+        f"| | {' | '.join(names)} | ratio | target | |",
+        "|---|" + "---|" * (len(names) + 3),
+    ]
+    for result in comparison.rows:
+        figures = [_figure(result, name) for name in names]
+        ratio, met = comparison.ratio(result), comparison.is_met(result)
+        verdict = {True: "met", False: "**missed**", None: ""}[met]
+        cells = [
+            f"{result.row.title}, {_UNITS.get(result.row.metric, result.row.unit)}".rstrip(", "),
+            *figures,
+            "" if ratio is None else f"{ratio:.2f}",
+            str(result.row.target or ""),
+            verdict,
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _figure(result: RowResult, name: str) -> str:
+    sample = result.typical(name)
+    number = getattr(sample, result.row.metric) if sample else None
+    if number is None:
+        return result.errors.get(name, "")
+    return f"{number:,.0f}" if number >= 100 else f"{number:.2f}"
 
 
 def cells(sample: Sample, unit: str = "") -> str:

@@ -171,7 +171,8 @@ OPTIONS: Final = (
     Option("thread_pool_size", {"--thread-pool-size": None}, {},
            "requests that may wait for storage at a time, in each worker", "N",
            read.number(0, MAX_THREADS), "16",
-           "with 0, each of them holds up the queue, as the peers do by default"),
+           "reads with O_DIRECT need no thread; with 0, each holds up the queue, as the peers do by"
+           " default"),
     Option("rlimit_nofile", {"--rlimit-nofile": None}, {},
            "open files at the most", "N", read.number(0, MAX_FILES), "1000000, or what is allowed",
            "with --inode-file-handles=never every file that the guest knows is one; 0: leave the"

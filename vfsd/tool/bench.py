@@ -19,7 +19,7 @@ from vfsd.frontend.load import LoadShape, Session
 from vfsd.frontend.load_ops import OPS, Op, Share, pages_of, set_plans
 from vfsd.frontend.process_tree import ProcessTree, daemon_tree
 from vfsd.frontend.real_work import Work, compare_real_work
-from vfsd.frontend.report import COLUMNS, cells, chart, table
+from vfsd.frontend.report import COLUMNS, cells, chart, markdown, table
 from vfsd.frontend.vmm import connect
 from vfsd.transport.errors import OperatorError
 
@@ -68,6 +68,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="compare also by everyday commands and fio in a mount (root, minutes)",
     )  # fmt: skip
     add("--chart", metavar="FILE", help="draw the comparison (SVG)")
+    add("--markdown", metavar="FILE", help="write the comparison as a table in Markdown")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -171,6 +172,8 @@ def _save(options: argparse.Namespace, comparison: Comparison, work: Comparison 
         _write(options.json, json.dumps(content, indent=2) + "\n")
     if options.chart:
         _write(options.chart, chart(comparison))
+    if options.markdown:
+        _write(options.markdown, markdown(comparison) + ("\n" + markdown(work) if work else ""))
 
 
 def _write(path: str, content: str) -> None:
