@@ -4,7 +4,9 @@
 THEORY
 
 Purpose. Whoever takes over a worker through a hostile guest should hold the shared directory, the
-guest's own memory and nothing else: no other file, process, network or kernel interface.
+guest's own memory and nothing else: no other file, process, network or kernel interface. (With
+file handles, the default, every file of the share's file system can be opened by who makes one up:
+--inode-file-handles=never is without that.)
 
 Actors. The supervisor execs this process with the job's fds. It runs STAGES in order, once, before
 there is any guest: no byte of the guest's has been read. Half-way it forks; the child goes on as

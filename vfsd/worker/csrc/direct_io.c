@@ -90,11 +90,11 @@ bool direct_io_take(struct direct_io *d, struct request *r, uint64_t offset)
 }
 
 /* The kernel will not have it: a thread may. */
-static void refuse(struct direct_io *d, struct iocb *iocb)
+static void refuse(struct direct_io *d, struct iocb *iocb, int error)
 {
 	struct request *r = (struct request *)(uintptr_t)iocb->aio_data;
 
-	r->result = -EAGAIN;
+	r->result = error == EOPNOTSUPP ? -EOPNOTSUPP : -EAGAIN;
 	r->next = d->refused;
 	d->refused = r;
 }
@@ -110,7 +110,7 @@ void direct_io_submit(struct direct_io *d)
 				     d->iocbs + begun);
 
 		if (count <= 0) /* the first of them cannot be begun */
-			refuse(d, d->iocbs[begun]);
+			refuse(d, d->iocbs[begun], count ? errno : EAGAIN);
 		begun += count > 0 ? (uint32_t)count : 1;
 	}
 	d->taken = 0;

@@ -5,9 +5,11 @@
  * that many are under way without a thread each.
  *
  * Each says RWF_NOWAIT: what would hold up the loop (metadata to be read, a full device queue, a
- * file system that cannot do it) comes back at once and goes to the thread pool. A worker that dies
- * is not gone before the kernel has finished what it had begun, so its successor never competes
- * with it for the guest's pages.
+ * file system that cannot do it) comes back at once and goes to the thread pool; so does what comes
+ * back short, since that may be the end of what was cached. A worker that dies is not gone before
+ * the kernel has finished what it had begun, so its successor does not compete with it for the
+ * guest's pages. A read that is abandoned because its ring stops, on a disk that answers later
+ * still, does fill the pages then: the kernel holds them.
  */
 #ifndef VFSD_DIRECT_IO_H
 #define VFSD_DIRECT_IO_H

@@ -175,22 +175,18 @@ int entry_from_fd(struct worker *w, const struct inode *parent, int fd, uint32_t
 
 /* The same for an O_PATH fd whose file has a handle: the fd is only cached. */
 static int enter_handle(struct worker *w, const struct inode *parent, int path_fd,
-			const struct statx *st, struct fuse_entry_out *ret)
+			const struct fhandle *handle, const struct statx *st,
+			struct fuse_entry_out *ret)
 {
-	struct fhandle handle;
 	struct inode *inode;
-	int err = fhandle_get(path_fd, "", &handle);
 
-	if (err) {
-		close(path_fd);
-		return err;
-	}
 	inode = inode_table_insert_handle(w->inodes, w->slot, entry_key(st), st->stx_mode,
-					  birth_time(st), &handle);
+					  birth_time(st), handle);
 	if (!inode) {
 		close(path_fd);
 		return -ENFILE;
 	}
+	inode_table_note_checked(inode); /* the handle is of the very fd that st is of */
 	inode_table_cache_fd(w->inodes, &w->reclaim, inode, path_fd);
 	return fill(w, parent, inode, st, ret);
 }
@@ -208,13 +204,15 @@ static int enter_path_fd(struct worker *w, const struct inode *parent, int path_
 			 const struct statx *st, struct fuse_entry_out *ret)
 {
 	bool used_fd = false;
-	int err = 0;
+	struct fhandle handle;
+	int err = -EOPNOTSUPP;
 
 	if (w->policy.file_handles && wants_handle(w, path_fd, st))
-		return enter_handle(w, parent, path_fd, st, ret);
-	if (w->policy.file_handles == FILE_HANDLES_MANDATORY)
-		err = -EOPNOTSUPP;
+		err = fhandle_get(path_fd, "", &handle);
 	if (!err)
+		return enter_handle(w, parent, path_fd, &handle, st, ret);
+	/* Not every file of a file system need have one. */
+	if (err == -EOPNOTSUPP && w->policy.file_handles != FILE_HANDLES_MANDATORY)
 		err = enter(w, parent, path_fd, 0, st, ret, &used_fd);
 	if (!used_fd)
 		close(path_fd);
@@ -254,20 +252,22 @@ int entry_open_path(int dir_fd, const char *name)
 
 int entry_reopen(struct worker *w, const struct inode *inode, int flags)
 {
-	int fd = __atomic_load_n(&inode->fd, __ATOMIC_ACQUIRE);
 	char name[FD_NAME];
+	int fd;
 
 	flags |= O_NOCTTY | O_NONBLOCK | O_CLOEXEC;
-	if (__atomic_load_n(&inode->handle.len, __ATOMIC_ACQUIRE)) { /* faster than by fd */
+	/* Faster than by fd. But a handle that may be another file's is opened as O_PATH first:
+	 * opening a device of the host would be harm enough. */
+	if (inode_table_is_checked(inode)) {
 		int opened = inode_fd_open_handle(w, inode, flags);
 
 		/* Some file systems do not find what is unlinked. */
-		if (opened != -ESTALE || fd < 0)
+		if (opened != -ESTALE)
 			return opened;
 	}
+	fd = inode_fd(w, inode);
 	if (fd < 0)
-		return -ESTALE;
-	inode_table_touch(inode);
+		return fd;
 	return fd_or_error(openat(w->proc_self_fd, entry_fd_name(fd, name), flags));
 }
 
@@ -275,7 +275,8 @@ int entry_reopen(struct worker *w, const struct inode *inode, int flags)
  * stale when it is removed. Not when fds are scarce: then its handle must do. */
 static bool gets_fd(const struct worker *w, mode_t mode)
 {
-	return S_ISDIR(mode) && inode_table_held(w->inodes) < w->inode_fds_max;
+	return S_ISDIR(mode) && inode_table_held(w->inodes) < w->inode_fds_max &&
+	       !inode_fd_budget(w);
 }
 
 static int open_to_enter(struct worker *w, int dir_fd, const char *name)

@@ -34,7 +34,7 @@ int entry_keep_sgid(struct worker *w, const struct request *r, uint32_t mode) mu
 int entry_lookup(struct worker *w, const struct inode *parent, const char *name,
 		 struct fuse_entry_out *ret) must_check;
 /* The same for a name that was created just now, of this type (S_IFMT; 0: whatever it is): it
- * cannot be known, so it is opened at once. */
+ * cannot be known, so it is not looked for among what is. */
 int entry_lookup_new(struct worker *w, const struct inode *parent, const char *name, mode_t type,
 		     struct fuse_entry_out *ret) must_check;
 /* For a file that was created open: identity from the same fd, which the inode borrows from the

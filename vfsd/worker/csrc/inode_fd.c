@@ -16,7 +16,7 @@ static int check_identity(const struct inode *inode, int fd)
 	struct statx st;
 	int err;
 
-	if (__atomic_load_n(&inode->is_checked, __ATOMIC_RELAXED))
+	if (inode_table_is_checked(inode))
 		return 0;
 	err = entry_stat_fd(fd, &st);
 	if (err)

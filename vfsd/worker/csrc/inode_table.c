@@ -10,9 +10,9 @@
  * up, so a stale nodeid never matches. The root is slot 1 and always nodeid 1. Slot 0 is "none".
  *
  * Readers (inode_table_get) compare the generation and use the slot until their next quiescent
- * point; reclaim.h says why that is safe. A slot's fd and key do not change while it is in use,
- * except that a borrowed fd is replaced by another fd of the same file (inode_table_repay), and the
- * old one is closed only after a quiescent point of everybody.
+ * point; reclaim.h says why that is safe. A slot's key does not change while it is in use; its fd
+ * does only from a borrowed or cached one to another of the same file or to none, and the old one
+ * is closed only after a quiescent point of everybody.
  *
  * Writers hold the owner_lock of the key's stripe. lookup_count is raised only under that lock, so
  * FORGET that brings it to zero can decide under the lock that the inode leaves.
@@ -35,6 +35,8 @@
  * - forget: one store unlinks the slot, the next makes the generation even, with retired_by set
  *   before. The next worker in that slot of the worker table finds what was retired and not freed
  *   (inode_table_adopt_retired).
+ * - a handle that is set later: its length, then is_checked, are stored last; without them there is
+ *   none.
  * - the free list: each push and pop ends with one store of its head.
  */
 #include "worker/csrc/inode_table.h"
@@ -406,10 +408,19 @@ static int take_cached(struct inode_table *t, uint32_t worker, struct inode *ino
 	return fd;
 }
 
-/*
- * Some are held by an fd although their mount has handles: then their handle is due now. Its length
- * is stored last, for that says that there is one. Return: false if there is none.
- */
+/* Give an inode that has none its handle, under the stripe's lock. What says that it is there comes
+ * last. */
+static void set_handle(struct inode *inode, const struct fhandle *handle)
+{
+	inode->is_young = true; /* of its birth we know nothing */
+	inode->handle.type = handle->type;
+	memcpy(inode->handle.bytes, handle->bytes, sizeof(handle->bytes));
+	__atomic_store_n(&inode->handle.len, handle->len, __ATOMIC_RELEASE);
+	inode_table_note_checked(inode);
+}
+
+/* Some are held by an fd although their mount has handles: then their handle is due now. Return:
+ * false if there is none. */
 static bool ensure_handle(struct inode_table *t, uint32_t worker, struct inode *inode)
 {
 	uint32_t generation = __atomic_load_n(&inode->generation, __ATOMIC_ACQUIRE);
@@ -423,13 +434,8 @@ static bool ensure_handle(struct inode_table *t, uint32_t worker, struct inode *
 	    inode_table_mount_fd(t, inode->mnt_id) < 0 || fhandle_get(fd, "", &handle))
 		return false;
 	owner_lock(stripe, worker);
-	if (inode->generation == generation && inode->fd == fd && !inode->handle.len) {
-		inode->is_young = true; /* of its birth we know nothing */
-		inode->is_checked = true;
-		inode->handle.type = handle.type;
-		memcpy(inode->handle.bytes, handle.bytes, sizeof(handle.bytes));
-		__atomic_store_n(&inode->handle.len, handle.len, __ATOMIC_RELEASE);
-	}
+	if (inode->generation == generation && inode->fd == fd && !inode->handle.len)
+		set_handle(inode, &handle);
 	owner_unlock(stripe);
 	return true;
 }
@@ -598,9 +604,7 @@ bool inode_table_repay_handle(struct inode_table *t, uint32_t worker, uint64_t n
 
 	if (!inode)
 		return false;
-	inode->handle = *handle;
-	inode->is_young = true;
-	inode->is_checked = true;
+	set_handle(inode, handle);
 	__atomic_store_n(&inode->fd, -1, __ATOMIC_RELEASE);
 	unlock_borrower(t, inode);
 	return true;

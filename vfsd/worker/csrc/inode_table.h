@@ -37,7 +37,7 @@ struct inode {
 	uint32_t retired_by;   /* worker slot + 1 that is to free it */
 	uint32_t used;	       /* fd was, since inode_table_trim looked last */
 	uint16_t is_young;     /* its birth time may be another file's, too: see inode_table.c */
-	uint16_t is_checked;   /* its handle has opened it, and no other file */
+	uint16_t is_checked;   /* its handle is known to be its own, and no other file's */
 	int64_t btime;	       /* ns; 0: the file system does not tell */
 	struct fhandle handle; /* holds it where fd does not */
 };
@@ -89,9 +89,16 @@ static inline void inode_table_touch(const struct inode *inode)
 		__atomic_store_n((uint32_t *)&inode->used, 1, __ATOMIC_RELAXED);
 }
 
+/* It has a handle, and that is no other file's. */
+static inline bool inode_table_is_checked(const struct inode *inode)
+{
+	return __atomic_load_n(&inode->is_checked, __ATOMIC_ACQUIRE) &&
+	       __atomic_load_n(&inode->handle.len, __ATOMIC_ACQUIRE);
+}
+
 static inline void inode_table_note_checked(const struct inode *inode)
 {
-	__atomic_store_n((uint16_t *)&inode->is_checked, 1, __ATOMIC_RELAXED);
+	__atomic_store_n((uint16_t *)&inode->is_checked, 1, __ATOMIC_RELEASE);
 }
 
 /* The fd that handles of this mount are opened through, or MOUNT_FD_*. */

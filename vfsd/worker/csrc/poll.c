@@ -7,21 +7,20 @@
  * polling worker takes a CPU that the VM may need more. So a worker polls only while that pays:
  *
  * - It keeps a running mean of how long its rings stay empty (idle_gap_ns). Only where that is
- *   below GAP_WORTH_NS does it poll at all, for twice as long as that (at least BUDGET_NS): a
- * driver that has to be woken for each reply is back after such a time, more or less.
- * - Polling that found nothing twice in a row pauses, and each further miss doubles the pause (up
- * to PAUSE_MAX_NS); polling that found something ends that. So an idle VM costs nothing after a few
+ *   below GAP_WORTH_NS does it poll at all, for twice as long as that, at least BUDGET_NS: a driver
+ *   that has to be woken for each reply is back after such a time, more or less.
+ * - Polling that found nothing twice in a row pauses; each further miss doubles the pause, up to
+ *   PAUSE_MAX_NS; polling that found something ends that. So an idle VM costs nothing after a few
  *   misses, and one late request does not stop the polling of a busy one.
  * - If the scheduler gives the CPU to somebody else, who was waiting for it: no polling for
  *   PREEMPTED_PAUSE_NS. Two readings of the clock that are further apart than PREEMPTED_NS are the
- *   occasion to ask; an interrupt, or the hypervisor of a host that is a VM itself, makes them,
- * too.
+ *   occasion to ask; an interrupt makes them, too, and so does the hypervisor below this host.
  * - With one CPU the guest cannot run while we poll: never.
  *
  * `--poll-us N` replaces all of it by a fixed budget; 0 never polls.
  *
  * Sleeping: ask every ring for kicks, look once more (vring_enable_kicks has the barrier), then
- * poll(2) on kicks, the thread pool, and Python's control fd.
+ * poll(2) on kicks, the thread pool, direct reads, and Python's control fd.
  */
 #include "worker/csrc/poll.h"
 
@@ -55,6 +54,18 @@ uint64_t clock_ns(void)
 	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
 }
 
+/* Since the last time that this was asked. */
+static bool was_preempted(struct worker *w)
+{
+	long before = w->preemptions;
+	struct rusage usage;
+
+	if (getrusage(RUSAGE_THREAD, &usage) < 0)
+		return true;
+	w->preemptions = usage.ru_nivcsw;
+	return usage.ru_nivcsw != before;
+}
+
 void poll_init(struct worker *w, int32_t poll_us)
 {
 	cpu_set_t cpus;
@@ -64,6 +75,13 @@ void poll_init(struct worker *w, int32_t poll_us)
 	    CPU_COUNT(&cpus) < 2)
 		w->poll_us = 0;
 	w->idle_gap_ns = GAP_CAP_NS;
+	(void)was_preempted(w); /* what was before does not count */
+}
+
+/* While every request object is off the loop, only a completion helps. */
+static bool may_serve(const struct worker *w, const struct worker_ring *ring)
+{
+	return w->free_requests && ring_has_work(ring);
 }
 
 static bool anything(const struct worker *w)
@@ -71,7 +89,7 @@ static bool anything(const struct worker *w)
 	const struct worker_ring *ring;
 
 	for_each_ring (w, ring)
-		if (ring->runs && ring_has_work(ring))
+		if (ring->runs && may_serve(w, ring))
 			return true;
 	return offload_has_completed(w->offload) || direct_io_has_completed(w->direct_io) ||
 	       device_state_generation(w->device) != w->adopted->generation;
@@ -93,18 +111,6 @@ static void missed(struct worker *w, uint64_t now)
 		w->poll_pause_ns = PAUSE_MIN_NS;
 	else if (w->poll_pause_ns < PAUSE_MAX_NS)
 		w->poll_pause_ns *= 2;
-}
-
-/* Since the last time that this was asked. */
-static bool was_preempted(struct worker *w)
-{
-	long before = w->preemptions;
-	struct rusage usage;
-
-	if (getrusage(RUSAGE_THREAD, &usage) < 0)
-		return true;
-	w->preemptions = usage.ru_nivcsw;
-	return usage.ru_nivcsw != before;
 }
 
 /* Poll for the budget. Return: true if there is work. */
@@ -170,7 +176,7 @@ static bool arm(struct worker *w, struct poll_set *set)
 			add_fd(set, ring->device.kick_fd, ring);
 		else if (set->timeout)
 			set->timeout = UNKICKED_MS;
-		if (vring_enable_kicks(&ring->vring) || ring_has_work(ring))
+		if ((vring_enable_kicks(&ring->vring) && w->free_requests) || may_serve(w, ring))
 			quiet = false;
 	}
 	return quiet;
@@ -205,6 +211,7 @@ static void sleep_until_kicked(struct worker *w)
 	struct poll_set set;
 
 	worker_close_retired(w);
+	direct_io_clear(w->direct_io); /* what polling has found was announced, too */
 	if (arm(w, &set) && !offload_has_completed(w->offload) &&
 	    !direct_io_has_completed(w->direct_io) &&
 	    device_state_generation(w->device) == w->adopted->generation) {

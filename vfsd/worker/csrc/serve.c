@@ -3,12 +3,13 @@
  * THEORY
  *
  * Actors. One worker process serves some rings. Its main thread runs this loop; a few threads run
- * requests that block (offload.c); Python runs between two calls of serve(). Nobody else pushes to
- * these rings.
+ * requests that block (offload.c), the kernel reads with O_DIRECT (direct_io.c); Python runs
+ * between two calls of serve(). Nobody else pushes to these rings.
  *
- * One turn: for each ring take up to BATCH chains, serve each in place, push it, publish the used
- * index once and call the driver once; then push what the threads completed; close what may be
- * closed; if there was nothing, wait (poll.c). hiprio comes first in every turn.
+ * One turn: for each ring take up to BATCH chains, serve each in place, push it, and publish the
+ * used index after every PUBLISH of them, calling the driver if it asks for it: it is awake then
+ * when the rest is there. Then push what was completed off the loop; close what may be closed, if
+ * it is much; if there was nothing, wait (poll.c). hiprio comes first in every turn.
  *
  * A request object is taken from a free list, filled from its chain, and returned to the list when
  * its reply is pushed. One that leaves the loop keeps its object; with none left the rings wait.
@@ -19,7 +20,7 @@
  * flight at two deaths is answered with EIO.
  *
  * Quiescence (reclaim.h). Between two turns this worker holds no pointer into a shared table; off
- * the loop (Python, poll(2)) it is offline. Requests with the threads pin their open files.
+ * the loop (Python, poll(2)) it is offline. Requests off the loop pin their open files.
  */
 #include "worker/csrc/serve.h"
 
@@ -332,6 +333,19 @@ static uint32_t finish_all(struct worker *w, struct request *r)
 	return count;
 }
 
+/* A short read may be the end of the file, or of what was cached where the kernel went through the
+ * page cache all the same. */
+static bool needs_thread(const struct request *r)
+{
+	uint64_t wanted = 0;
+
+	if (r->result <= 0)
+		return r->result == -EAGAIN || r->result == -EOPNOTSUPP;
+	for (uint32_t i = 0; i < r->data_out_count; i++)
+		wanted += r->data_out[i].iov_len;
+	return (uint64_t)r->result < wanted;
+}
+
 /* Those that are over; what the kernel would have to wait for goes on in a thread. */
 static struct request *direct_completed(struct worker *w)
 {
@@ -341,7 +355,7 @@ static struct request *direct_completed(struct worker *w)
 		next = r->next;
 		if (r->result == -EOPNOTSUPP)
 			__atomic_or_fetch(&r->file->flags, FILE_NO_NOWAIT, __ATOMIC_RELAXED);
-		if ((r->result == -EAGAIN || r->result == -EOPNOTSUPP) && !r->abandoned)
+		if (needs_thread(r) && !r->abandoned)
 			r->result = offload_submit(w->offload, r);
 		if (r->result == OP_RESULT_PENDING)
 			continue;
@@ -482,7 +496,8 @@ struct worker *worker_create(const struct worker_config *config)
 	w->records = config->records;
 	limit_fds(w);
 	w->offload = offload_create(config->threads, &w->row->loose_fds);
-	w->direct_io = config->threads ? direct_io_create() : NULL;
+	if (config->threads && config->policy.allow_direct_io)
+		w->direct_io = direct_io_create();
 	w->pins = file_pins_create(w->files);
 	if (!w->offload || !w->pins)
 		return NULL;
@@ -514,11 +529,12 @@ static void drain(struct worker *w, struct worker_ring *ring, uint64_t deadline_
 		};
 		uint64_t now = clock_ns();
 
+		if (serve_completions(w)) /* some are refused without a wake-up */
+			continue;
 		if (now >= deadline_ns)
 			break;
 		poll(completed, 2, (int)((deadline_ns - now) / 1000000) + 1);
 		direct_io_clear(w->direct_io);
-		serve_completions(w);
 	}
 }
 

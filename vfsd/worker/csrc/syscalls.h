@@ -102,6 +102,7 @@
 	A(ioctl, 1, 0xffffffff, FIOCLEX, "Python's os.set_inheritable")             \
 	A(ioctl, 1, 0xffffffff, FIONREAD, "zmq")                                    \
 	A(ioctl, 1, 0xffffffff, TCGETS, "Python's isatty")                          \
+	/* Reads that need no thread */                                             \
 	X(io_setup, "READ with O_DIRECT: direct_io.c")                              \
 	X(io_submit, "READ with O_DIRECT")                                          \
 	X(io_getevents, "READ with O_DIRECT")                                       \

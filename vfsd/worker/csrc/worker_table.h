@@ -43,7 +43,7 @@ struct worker_row {
 	uint32_t starts;    /* how often this slot was filled */
 	uint64_t sleeps;    /* poll(2) calls that could block */
 	uint64_t spins_ns;  /* time spent polling the rings without finding anything */
-	uint64_t offloaded; /* requests handed to the thread pool */
+	uint64_t offloaded; /* requests that left the loop */
 	int32_t private_fds[WORKER_PRIVATE_FDS_MAX]; /* zmq's: closed by the pool after a death */
 	uint32_t private_fd_count;
 	uint32_t loose_fds; /* atomic: fds in no table that this worker will close itself */
