@@ -173,6 +173,18 @@ int entry_from_fd(struct worker *w, const struct inode *parent, int fd, uint32_t
 	return err ? err : enter(w, parent, fd, lender, &st, ret, &used_fd);
 }
 
+/* The same for an fd that becomes the inode's or is closed. */
+static int enter_owned(struct worker *w, const struct inode *parent, int path_fd,
+		       const struct statx *st, struct fuse_entry_out *ret)
+{
+	bool used_fd = false;
+	int err = enter(w, parent, path_fd, 0, st, ret, &used_fd);
+
+	if (!used_fd)
+		close(path_fd);
+	return err;
+}
+
 /* The same for an O_PATH fd whose file has a handle: the fd is only cached. */
 static int enter_handle(struct worker *w, const struct inode *parent, int path_fd,
 			const struct fhandle *handle, const struct statx *st,
@@ -203,7 +215,6 @@ static bool wants_handle(struct worker *w, int fd, const struct statx *st)
 static int enter_path_fd(struct worker *w, const struct inode *parent, int path_fd,
 			 const struct statx *st, struct fuse_entry_out *ret)
 {
-	bool used_fd = false;
 	struct fhandle handle;
 	int err = -EOPNOTSUPP;
 
@@ -213,9 +224,8 @@ static int enter_path_fd(struct worker *w, const struct inode *parent, int path_
 		return enter_handle(w, parent, path_fd, &handle, st, ret);
 	/* Not every file of a file system need have one. */
 	if (err == -EOPNOTSUPP && w->policy.file_handles != FILE_HANDLES_MANDATORY)
-		err = enter(w, parent, path_fd, 0, st, ret, &used_fd);
-	if (!used_fd)
-		close(path_fd);
+		return enter_owned(w, parent, path_fd, st, ret);
+	close(path_fd);
 	return err;
 }
 
@@ -305,7 +315,6 @@ static int lookup_created(struct worker *w, const struct inode *parent, int dir_
 			  const char *name, struct fuse_entry_out *ret)
 {
 	int fd = open_to_enter(w, dir_fd, name);
-	bool used_fd = false;
 	struct statx st;
 	int err;
 
@@ -313,9 +322,8 @@ static int lookup_created(struct worker *w, const struct inode *parent, int dir_
 		return fd;
 	err = entry_stat_fd(fd, &st);
 	if (!err)
-		err = enter(w, parent, fd, 0, &st, ret, &used_fd);
-	if (!used_fd)
-		close(fd);
+		return enter_owned(w, parent, fd, &st, ret);
+	close(fd);
 	return err;
 }
 
