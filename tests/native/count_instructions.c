@@ -7,12 +7,8 @@
  * Requests come in batches of BATCH, as from a busy guest. The last one of a batch is DESTROY: it
  * is Python's, so serve() returns when it comes to it, and nothing depends on time.
  */
-#include "driver.h"
+#include "worker_setup.h"
 
-#include "worker/csrc/worker.h"
-
-#include <fcntl.h>
-#include <sys/eventfd.h>
 #include <sys/stat.h>
 #include <valgrind/callgrind.h>
 
@@ -305,41 +301,15 @@ static const struct counted {
 
 /* ---- the worker ---- */
 
-static void make_device(struct device_state *device)
-{
-	device->layout = DEVICE_STATE_LAYOUT;
-	device->region_count = 1;
-	device->vring_count = 1;
-	device->regions[0] = driver_region(&d);
-	device->vrings[0] = driver_vring(&d);
-	device->vrings[0].running = 1;
-	device->vrings[0].start = 1;
-	device->vrings[0].kick_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-	device->generation = 2;
-	for (uint32_t i = 1; i < DEVICE_VRINGS_MAX; i++)
-		device->vrings[i].worker = UINT32_MAX;
-}
-
 static void make_worker(const char *path)
 {
 	driver_init(&d, SIZE);
 	folder = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	config.root_fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
-	config.proc_self_fd = open("/proc/self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC);
-	config.control_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-	CHECK(folder >= 0 && config.root_fd >= 0 && config.proc_self_fd >= 0);
+	CHECK(folder >= 0);
+	setup_worker(&d, path, TABLE, TABLE, &config);
 	config.policy.xattr = true;
 	config.policy.file_handles = FILE_HANDLES_PREFER;
-	config.device = make_shared(sizeof(*config.device));
-	config.workers = make_shared(sizeof(*config.workers));
-	config.inodes = make_shared(inode_table_bytes(TABLE));
-	config.files = make_shared(file_table_bytes(TABLE));
-	config.records = make_shared(ring_records_bytes());
-	worker_table_init(config.workers, 1);
-	CHECK(!inode_table_init(config.inodes, TABLE, config.root_fd));
 	CHECK(inode_table_try_handles(config.inodes, config.root_fd));
-	file_table_init(config.files, TABLE);
-	make_device(config.device);
 	worker = worker_create(&config);
 	CHECK(worker && worker_adopt(worker, 0) >= 0);
 	worker_session_begin(worker, 41, FUSE_DO_READDIRPLUS, 1 << 20);

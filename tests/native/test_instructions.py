@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Instructions that the hot ops spend in user space, held to what is recorded.
 
-Time is too noisy to see a regression of a few percent; callgrind's counts are the same in every
-run. They are of one request, so of CREATE, RELEASE, UNLINK and FORGET together for `create`. What
-the kernel does is not in them: tests/hostile/test_syscalls.py counts its calls.
+Time is too noisy to see a regression of a few percent; callgrind's counts differ by one or two
+from run to run. They are of one request, so of CREATE, RELEASE, UNLINK and FORGET together for
+`create`. What the kernel does is not in them: tests/hostile/test_syscalls.py counts its calls.
 
 After a change that is worth its price, or makes one cheaper:
 

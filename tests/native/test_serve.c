@@ -3,13 +3,9 @@
  * A worker that dies in the middle of a request, as the driver sees it. The ops here are our own:
  * each counts itself in shared memory, and kills its process when it is told to.
  */
-#include "driver.h"
+#include "worker_setup.h"
 
-#include "worker/csrc/worker.h"
-
-#include <fcntl.h>
 #include <signal.h>
-#include <sys/eventfd.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 
@@ -64,39 +60,12 @@ VFSD_FUSE_OPS(OWN_OP)
 
 /* ---- a device and its workers ---- */
 
-static void make_device(struct device_state *device)
-{
-	device->layout = DEVICE_STATE_LAYOUT;
-	device->region_count = 1;
-	device->vring_count = 1;
-	device->regions[0] = driver_region(&d);
-	device->vrings[0] = driver_vring(&d);
-	device->vrings[0].running = 1;
-	device->vrings[0].start = 1;
-	device->vrings[0].kick_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-	device->generation = 2;
-	for (uint32_t i = 1; i < DEVICE_VRINGS_MAX; i++)
-		device->vrings[i].worker = UINT32_MAX;
-}
-
 static void begin(void)
 {
 	driver_init(&d, SIZE);
 	story = make_shared(sizeof(*story));
-	memset(&config, 0, sizeof(config));
-	config.root_fd = open("/tmp", O_PATH | O_DIRECTORY | O_CLOEXEC);
-	config.proc_self_fd = open("/proc/self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC);
-	config.control_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-	config.device = make_shared(sizeof(*config.device));
-	config.workers = make_shared(sizeof(*config.workers));
-	config.inodes = make_shared(inode_table_bytes(INODES));
-	config.files = make_shared(file_table_bytes(FILES));
-	config.records = make_shared(ring_records_bytes());
-	worker_table_init(config.workers, 1);
-	CHECK(!inode_table_init(config.inodes, INODES, config.root_fd));
-	file_table_init(config.files, FILES);
+	setup_worker(&d, "/tmp", INODES, FILES, &config);
 	config.workers->session.ready = 1;
-	make_device(config.device);
 }
 
 static void end(void)

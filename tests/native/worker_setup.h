@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What a worker that serves a driver's one ring is created with; shared, for one that is forked. */
+#ifndef VFSD_TEST_WORKER_SETUP_H
+#define VFSD_TEST_WORKER_SETUP_H
+
+#include "driver.h"
+
+#include "worker/csrc/worker.h"
+
+#include <fcntl.h>
+#include <sys/eventfd.h>
+
+static inline void setup_device(const struct driver *d, struct device_state *device)
+{
+	device->layout = DEVICE_STATE_LAYOUT;
+	device->region_count = 1;
+	device->vring_count = 1;
+	device->regions[0] = driver_region(d);
+	device->vrings[0] = driver_vring(d);
+	device->vrings[0].running = 1;
+	device->vrings[0].start = 1;
+	device->vrings[0].kick_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+	device->generation = 2;
+	for (uint32_t i = 1; i < DEVICE_VRINGS_MAX; i++)
+		device->vrings[i].worker = UINT32_MAX;
+}
+
+/* A worker for the directory `path`, with room for so many inodes and open files. */
+static inline void setup_worker(const struct driver *d, const char *path, uint32_t inodes,
+				uint32_t files, struct worker_config *ret)
+{
+	memset(ret, 0, sizeof(*ret));
+	ret->root_fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	ret->proc_self_fd = open("/proc/self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	ret->control_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+	CHECK(ret->root_fd >= 0 && ret->proc_self_fd >= 0 && ret->control_fd >= 0);
+	ret->device = make_shared(sizeof(*ret->device));
+	ret->workers = make_shared(sizeof(*ret->workers));
+	ret->inodes = make_shared(inode_table_bytes(inodes));
+	ret->files = make_shared(file_table_bytes(files));
+	ret->records = make_shared(ring_records_bytes());
+	worker_table_init(ret->workers, 1);
+	CHECK(!inode_table_init(ret->inodes, inodes, ret->root_fd));
+	file_table_init(ret->files, files);
+	setup_device(d, ret->device);
+}
+
+#endif
