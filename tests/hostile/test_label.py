@@ -364,6 +364,7 @@ def test_workers_die_and_leave_nothing(mortal: tuple[Daemon, Guest], what: str) 
             for pending in waiting:
                 assert guest.finish(pending).error == 0
             made += 40
+    assert killer.kills >= 3
     found = {path.name for path in daemon.share.iterdir()}
     assert found == {str(number) for number in range(made)}
     for path in daemon.share.iterdir():
