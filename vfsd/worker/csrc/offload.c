@@ -143,14 +143,20 @@ static void run_request(struct offload *o, struct thread_identity *self, struct 
 		(void)!write(o->event_fd, &(uint64_t){1}, sizeof(uint64_t));
 }
 
-static void run_close(struct offload *o)
+/* Many for one turn of the mutex, which the loop wants, too. With the mutex held; returns so. */
+static void run_closes(struct offload *o)
 {
-	int fd = o->close[o->close_first];
+	int32_t fds[RECLAIM_CLOSE_BATCH];
+	uint32_t count = 0;
 
-	o->close_first = (o->close_first + 1) % CLOSE_RING;
-	o->close_count--;
+	while (o->close_count && count < RECLAIM_CLOSE_BATCH) {
+		fds[count++] = o->close[o->close_first];
+		o->close_first = (o->close_first + 1) % CLOSE_RING;
+		o->close_count--;
+	}
 	pthread_mutex_unlock(&o->mutex);
-	reclaim_close(o->loose_fds, fd);
+	for (uint32_t i = 0; i < count; i++)
+		reclaim_close(o->loose_fds, fds[i]);
 	pthread_mutex_lock(&o->mutex);
 }
 
@@ -168,7 +174,7 @@ static void *thread_main(void *arg)
 			o->queued--;
 			run_request(o, &self, r);
 		} else if (o->close_count) {
-			run_close(o);
+			run_closes(o);
 		} else {
 			o->idle++;
 			pthread_cond_wait(&o->work, &o->mutex);
@@ -198,27 +204,36 @@ static int start_thread(struct offload *o)
 	return err;
 }
 
-/* With the mutex held, before something is queued: somebody will look at the queues. What waits
- * there already has its idle threads. Return: false if there is no thread. */
-static bool wake_thread(struct offload *o)
+/* With the mutex held, before something is queued. What waits there already has its idle threads.
+ * Return: false if there is no thread. */
+static bool find_thread(struct offload *o, bool *ret_wake)
 {
-	if (o->idle > o->queued + (o->close_count > 0))
-		pthread_cond_signal(&o->work);
-	else if (o->threads < o->threads_max && !start_thread(o))
+	*ret_wake = o->idle > o->queued + (o->close_count > 0);
+	if (!*ret_wake && o->threads < o->threads_max && !start_thread(o))
 		o->threads++;
 	return o->threads;
 }
 
+/* The mutex is given up first: who wakes would wait for it at once. */
+static void unlock_and_wake(struct offload *o, bool wake)
+{
+	pthread_mutex_unlock(&o->mutex);
+	if (wake)
+		pthread_cond_signal(&o->work);
+}
+
 int offload_submit(struct offload *o, struct request *r)
 {
+	bool wake;
+
 	pthread_mutex_lock(&o->mutex);
-	if (!wake_thread(o)) {
+	if (!find_thread(o, &wake)) {
 		pthread_mutex_unlock(&o->mutex);
 		return r->run(r);
 	}
 	list_append(&o->queue, r);
 	o->queued++;
-	pthread_mutex_unlock(&o->mutex);
+	unlock_and_wake(o, wake);
 	o->outstanding++;
 	return OP_RESULT_PENDING;
 }
@@ -232,13 +247,13 @@ void offload_abandon(struct offload *o, struct request *r)
 
 void offload_close(struct offload *o, const int32_t *fds, uint32_t count)
 {
-	bool threads;
+	bool threads, wake = false;
 
 	pthread_mutex_lock(&o->mutex);
-	threads = o->close_count + count <= CLOSE_RING && wake_thread(o);
+	threads = o->close_count + count <= CLOSE_RING && find_thread(o, &wake);
 	for (uint32_t i = 0; threads && i < count; i++)
 		o->close[(o->close_first + o->close_count++) % CLOSE_RING] = fds[i];
-	pthread_mutex_unlock(&o->mutex);
+	unlock_and_wake(o, wake);
 	for (uint32_t i = 0; !threads && i < count; i++)
 		reclaim_close(o->loose_fds, fds[i]);
 }
