@@ -30,7 +30,9 @@ struct request_list {
 struct offload {
 	uint32_t threads_max;
 	uint32_t threads;
-	uint32_t idle;		  /* waiting, those included that are just being woken */
+	uint32_t idle;		  /* waiting, those included that are just being woken; atomic */
+	uint32_t wakes;		  /* atomic */
+	uint32_t wakes_seen;	  /* by the loop */
 	uint32_t queued;	  /* requests in the queue */
 	uint32_t outstanding;	  /* only the loop touches it */
 	uint32_t completed_count; /* atomic */
@@ -97,6 +99,16 @@ int offload_fd(const struct offload *o)
 uint32_t offload_outstanding(const struct offload *o)
 {
 	return o->outstanding;
+}
+
+bool offload_ran(struct offload *o)
+{
+	uint32_t wakes = __atomic_load_n(&o->wakes, __ATOMIC_RELAXED);
+	bool ran =
+		wakes != o->wakes_seen || __atomic_load_n(&o->idle, __ATOMIC_RELAXED) < o->threads;
+
+	o->wakes_seen = wakes;
+	return ran;
 }
 
 bool offload_has_completed(const struct offload *o)
@@ -176,9 +188,10 @@ static void *thread_main(void *arg)
 		} else if (o->close_count) {
 			run_closes(o);
 		} else {
-			o->idle++;
+			__atomic_add_fetch(&o->idle, 1, __ATOMIC_RELAXED);
 			pthread_cond_wait(&o->work, &o->mutex);
-			o->idle--;
+			__atomic_sub_fetch(&o->idle, 1, __ATOMIC_RELAXED);
+			__atomic_add_fetch(&o->wakes, 1, __ATOMIC_RELAXED);
 		}
 	}
 	return NULL;

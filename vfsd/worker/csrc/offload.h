@@ -34,6 +34,8 @@ void offload_close(struct offload *o, const int32_t *fds, uint32_t count);
 struct request *offload_completed(struct offload *o);
 /* Is there anything to fetch? Cheap: for a polling loop. */
 bool offload_has_completed(const struct offload *o);
+/* Has a thread had something to do since this was last asked? */
+bool offload_ran(struct offload *o);
 /* Requests submitted and not yet returned by offload_completed. */
 uint32_t offload_outstanding(const struct offload *o);
 

@@ -13,8 +13,9 @@
  *   PAUSE_MAX_NS; polling that found something ends that. So an idle VM costs nothing after a few
  *   misses, and one late request does not stop the polling of a busy one.
  * - If the scheduler gives the CPU to somebody else, who was waiting for it: no polling for
- *   PREEMPTED_PAUSE_NS. Two readings of the clock that are further apart than PREEMPTED_NS are the
- *   occasion to ask; an interrupt makes them, too, and so does the hypervisor below this host.
+ *   PREEMPTED_PAUSE_NS, found or not. Two readings of the clock that are further apart than
+ *   PREEMPTED_NS are the occasion to ask; an interrupt makes them, too, and so does the hypervisor
+ *   below this host. Threads of our own may have it.
  * - With one CPU the guest cannot run while we poll: never.
  *
  * `--poll-us N` replaces all of it by a fixed budget; 0 never polls.
@@ -54,16 +55,17 @@ uint64_t clock_ns(void)
 	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
 }
 
-/* Since the last time that this was asked. */
+/* By others than our own threads, since the last time that this was asked. */
 static bool was_preempted(struct worker *w)
 {
+	bool by_our_own = offload_ran(w->offload);
 	long before = w->preemptions;
 	struct rusage usage;
 
 	if (getrusage(RUSAGE_THREAD, &usage) < 0)
 		return true;
 	w->preemptions = usage.ru_nivcsw;
-	return usage.ru_nivcsw != before;
+	return usage.ru_nivcsw != before && !by_our_own;
 }
 
 void poll_init(struct worker *w, int32_t poll_us)
@@ -104,43 +106,49 @@ static uint64_t budget(const struct worker *w)
 	return w->idle_gap_ns * 2 > BUDGET_NS ? w->idle_gap_ns * 2 : BUDGET_NS;
 }
 
-static void missed(struct worker *w, uint64_t now)
+static void missed(struct worker *w)
 {
-	w->no_spin_until_ns = now + w->poll_pause_ns;
+	w->no_spin_until_ns = w->now_ns + w->poll_pause_ns;
 	if (!w->poll_pause_ns)
 		w->poll_pause_ns = PAUSE_MIN_NS;
 	else if (w->poll_pause_ns < PAUSE_MAX_NS)
 		w->poll_pause_ns *= 2;
 }
 
+static bool look_often(const struct worker *w)
+{
+	for (int i = 0; i < LOOKS_PER_CLOCK; i++) {
+		if (anything(w))
+			return true;
+		cpu_relax();
+	}
+	return false;
+}
+
 /* Poll for the budget. Return: true if there is work. */
 static bool spin(struct worker *w)
 {
-	uint64_t start = w->now_ns, last = start, now = start, limit = budget(w);
+	uint64_t start = w->now_ns, last, limit = budget(w);
+	bool found = false, preempted = false;
 
 	if (!limit)
 		return false;
-	for (;;) {
-		for (int i = 0; i < LOOKS_PER_CLOCK; i++) {
-			if (anything(w)) {
-				w->poll_pause_ns = 0;
-				return true;
-			}
-			cpu_relax();
-		}
-		now = clock_ns();
-		if (w->poll_us == POLL_AUTO && now - last > PREEMPTED_NS && was_preempted(w)) {
-			w->no_spin_until_ns = now + PREEMPTED_PAUSE_NS;
-			break;
-		}
-		last = now;
-		if (now - start >= limit) {
-			missed(w, now);
-			break;
-		}
+	while (!found && !preempted && w->now_ns - start < limit) {
+		last = w->now_ns;
+		found = look_often(w);
+		w->now_ns = clock_ns();
+		preempted = w->poll_us == POLL_AUTO && w->now_ns - last > PREEMPTED_NS &&
+			    was_preempted(w);
 	}
-	w->row->spins_ns += now - start;
-	return false;
+	if (found)
+		w->poll_pause_ns = 0;
+	else
+		w->row->spins_ns += w->now_ns - start;
+	if (preempted)
+		w->no_spin_until_ns = w->now_ns + PREEMPTED_PAUSE_NS;
+	else if (!found)
+		missed(w);
+	return found;
 }
 
 struct poll_set {
@@ -239,9 +247,10 @@ void poll_wait(struct worker *w)
 {
 	uint64_t idle_since = w->now_ns = clock_ns();
 
-	if (!spin(w))
+	if (!spin(w)) {
 		sleep_until_kicked(w);
-	w->now_ns = clock_ns();
+		w->now_ns = clock_ns();
+	}
 	note_gap(w, w->now_ns - idle_since);
 }
 
