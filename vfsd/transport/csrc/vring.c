@@ -310,15 +310,27 @@ static bool passed(uint16_t event, uint16_t new, uint16_t old)
 	return (uint16_t)(new - event - 1) < (uint16_t)(new - old);
 }
 
-static bool wants_call(struct vring *v)
+/* For the replies up to `used_idx`, as far as the driver has said by now. */
+static bool asks_for_call(const struct vring *v, uint16_t used_idx)
 {
-	uint16_t old = v->signalled;
-
-	BARRIER();
-	v->signalled = v->used_idx;
 	if (!v->event_idx)
 		return !(load16(&v->avail->flags) & VRING_AVAIL_F_NO_INTERRUPT);
-	return passed(used_event(v), v->used_idx, old);
+	return passed(used_event(v), used_idx, v->signalled);
+}
+
+static bool wants_call(struct vring *v)
+{
+	bool wants;
+
+	BARRIER();
+	wants = asks_for_call(v, v->used_idx);
+	v->signalled = v->used_idx;
+	return wants;
+}
+
+bool vring_driver_sleeps(const struct vring *v)
+{
+	return asks_for_call(v, (uint16_t)(v->used_idx + v->pending));
 }
 
 bool vring_publish(struct vring *v)

@@ -79,6 +79,9 @@ uint16_t vring_available(const struct vring *v);
 /* Complete `head` with `len` bytes written; visible after vring_publish. */
 void vring_push(struct vring *v, uint32_t head, uint32_t len);
 
+/* Would publishing what was pushed lead to a call, as far as one can tell now? */
+bool vring_driver_sleeps(const struct vring *v);
+
 /* Publish what was pushed. Return: true if the driver wants a call. */
 bool vring_publish(struct vring *v);
 

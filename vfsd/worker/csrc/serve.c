@@ -6,10 +6,12 @@
  * requests that block (offload.c), the kernel reads with O_DIRECT (direct_io.c); Python runs
  * between two calls of serve(). Nobody else pushes to these rings.
  *
- * One turn: for each ring take up to BATCH chains, serve each in place, push it, and publish the
- * used index after every PUBLISH of them, calling the driver if it asks for it: it is awake then
- * when the rest is there. Then push what was completed off the loop; close what may be closed, if
- * it is much; if there was nothing, wait (poll.c). hiprio comes first in every turn.
+ * One turn: for each ring take up to BATCH chains, serve each in place and push it. The used index
+ * is published after every PUBLISH of them while the driver is awake. One that sleeps costs a
+ * system call and an interrupt to wake: that is done when what is left to serve takes about as
+ * long as it needs to come back with more, or at the end. Then push what was completed off the
+ * loop; close what may be closed, if it is much; if there was nothing, wait (poll.c). hiprio comes
+ * first in every turn.
  *
  * A request object is taken from a free list, filled from its chain, and returned to the list when
  * its reply is pushed. One that leaves the loop keeps its object; with none left the rings wait.
@@ -41,8 +43,9 @@
 
 enum {
 	BATCH = 64,
-	PUBLISH = 8,	      /* replies at the most before the driver hears of them */
-	BATCH_NS = 50 * 1000, /* publish earlier when requests are slow */
+	PUBLISH = 8,	       /* replies worth to be published before the end of a turn */
+	WAKE_NS = 20 * 1000,   /* from the call of a driver that sleeps to its next request */
+	BATCH_NS = 100 * 1000, /* a turn ends earlier when requests are slow */
 	FDS_RESERVED = 1024,
 	FDS_UNLIMITED = 1 << 20,
 	CONTROL_NS = 1000 * 1000, /* look at control_fd this often while busy */
@@ -253,14 +256,25 @@ static void break_ring(struct worker *w, struct worker_ring *ring)
 	w->any_broken = true;
 }
 
+/* Before the end of a turn that began at `start` and has served so many. */
+static bool publish_is_due(const struct worker *w, const struct worker_ring *ring, uint64_t start,
+			   uint32_t served)
+{
+	if (ring->vring.pending < PUBLISH)
+		return false;
+	if (!vring_driver_sleeps(&ring->vring))
+		return true;
+	return vring_available(&ring->vring) * (w->now_ns - start) <= WAKE_NS * (uint64_t)served;
+}
+
 /* Serve up to BATCH chains. Return: how many. */
 static uint32_t serve_ring(struct worker *w, struct worker_ring *ring)
 {
 	struct vring_counter *counter = &w->table->vrings[ring->vring.index];
-	uint64_t deadline = w->now_ns + BATCH_NS;
+	uint64_t start = w->now_ns;
 	uint32_t served = 0;
 
-	while (served < BATCH && !w->cold && w->now_ns < deadline && ring_has_work(ring)) {
+	while (served < BATCH && !w->cold && w->now_ns - start < BATCH_NS && ring_has_work(ring)) {
 		struct request *r = take_request(w);
 		int got;
 
@@ -270,7 +284,7 @@ static uint32_t serve_ring(struct worker *w, struct worker_ring *ring)
 		if (got == 1) {
 			served++;
 			serve_request(w, r);
-			if (ring->vring.pending >= PUBLISH)
+			if (publish_is_due(w, ring, start, served))
 				ring_publish(w, ring);
 			continue;
 		}
