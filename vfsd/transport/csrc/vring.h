@@ -70,6 +70,10 @@ uint32_t vring_attach(struct vring *v, struct inflight_region *inflight, uint16_
  */
 int vring_pop(struct vring *v, struct guest_memory *memory, struct chain *ret) must_check;
 
+/* Have what the next vring_pop reads brought from the driver's cache, and some of the one after it:
+ * to be called before something that takes a while. Nothing that is loaded counts. */
+void vring_prefetch(const struct vring *v, struct guest_memory *memory);
+
 /* Translate the chain at ret->head once more: one that was in flight when a worker died. */
 int vring_repop(struct vring *v, struct guest_memory *memory, struct chain *ret) must_check;
 

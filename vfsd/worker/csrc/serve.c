@@ -283,6 +283,7 @@ static uint32_t serve_ring(struct worker *w, struct worker_ring *ring)
 		got = ring_next(w, ring, r);
 		if (got == 1) {
 			served++;
+			vring_prefetch(&ring->vring, &w->memory);
 			serve_request(w, r);
 			if (publish_is_due(w, ring, start, served))
 				ring_publish(w, ring);
