@@ -12,8 +12,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 enum {
@@ -24,9 +24,24 @@ enum {
 };
 
 /* Nothing here mounts a file system just because a guest looks at its mount point. */
+static int stat_fd(int fd, const char *empty, struct statx *ret)
+{
+	int flags = AT_EMPTY_PATH | AT_NO_AUTOMOUNT;
+
+	return syscall(SYS_statx, fd, empty, flags, STATX_WANTED, ret) < 0 ? -errno : 0;
+}
+
 int entry_stat_fd(int fd, struct statx *ret)
 {
-	return statx(fd, "", AT_EMPTY_PATH | AT_NO_AUTOMOUNT, STATX_WANTED, ret) < 0 ? -errno : 0;
+	static bool must_be_string; /* before Linux 6.11; NULL is a tenth faster */
+	int err = -EFAULT;
+
+	if (!__atomic_load_n(&must_be_string, __ATOMIC_RELAXED))
+		err = stat_fd(fd, NULL, ret);
+	if (err != -EFAULT)
+		return err;
+	__atomic_store_n(&must_be_string, true, __ATOMIC_RELAXED);
+	return stat_fd(fd, "", ret);
 }
 
 int entry_stat_name(int dir_fd, const char *name, struct statx *ret)
@@ -243,8 +258,13 @@ int entry_from_path_fd(struct worker *w, const struct inode *parent, int path_fd
 
 const char *entry_fd_name(int fd, char name[static FD_NAME])
 {
-	snprintf(name, FD_NAME, "%d", fd);
-	return name;
+	char *at = &name[FD_NAME - 1];
+
+	*at = '\0';
+	do
+		*--at = (char)('0' + fd % 10);
+	while (fd /= 10);
+	return memmove(name, at, (size_t)(&name[FD_NAME] - at));
 }
 
 /* The limit of this process is, to the guest, the limit of the system. */

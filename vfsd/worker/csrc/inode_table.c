@@ -82,7 +82,8 @@ struct inode_table {
 	uint32_t hand; /* of the clock */
 	uint32_t mounts_lock;
 	uint32_t mount_count;
-	uint32_t pad[6];
+	uint64_t slots_at; /* bytes from the head to slot 0 */
+	uint32_t pad[4];
 	struct mount_fd mounts[MOUNTS_MAX];
 	uint32_t stripes[STRIPES];
 	uint32_t buckets[];
@@ -112,7 +113,7 @@ uint64_t inode_table_bytes(uint32_t capacity)
 
 static struct inode *slot_at(const struct inode_table *t, uint32_t slot)
 {
-	return (struct inode *)((uint8_t *)t + slots_offset(t->capacity)) + slot;
+	return (struct inode *)((uint8_t *)t + t->slots_at) + slot;
 }
 
 static uint32_t slot_of(const struct inode_table *t, const struct inode *inode)
@@ -172,6 +173,7 @@ int inode_table_init(void *memory, uint32_t capacity, int root_fd)
 		return err;
 	t->capacity = capacity;
 	t->bucket_mask = bucket_count(capacity) - 1;
+	t->slots_at = slots_offset(capacity);
 	t->next_unused = FIRST_SLOT;
 	root = slot_at(t, ROOT_SLOT);
 	root->ino = entry_key(&st).ino;

@@ -35,9 +35,15 @@ uint32_t iovec_advance(struct iovec **iov, uint32_t count, uint64_t len)
 }
 
 /* Copy up to `len` bytes from the front of the pieces and drop them. Return: bytes copied. */
-static uint64_t take(void *to, struct iovec **iov, uint32_t *count, uint64_t len)
+static inline uint64_t take(void *to, struct iovec **iov, uint32_t *count, uint64_t len)
 {
 	uint64_t done = 0;
+
+	if (*count && (*iov)->iov_len >= len) { /* as nearly always */
+		memcpy(to, (*iov)->iov_base, len);
+		*count = iovec_advance(iov, *count, len);
+		return len;
+	}
 
 	while (done < len && *count) {
 		uint64_t here = (*iov)->iov_len < len - done ? (*iov)->iov_len : len - done;
