@@ -59,20 +59,30 @@ static op_fn *const handlers[FUSE_OPCODE_MAX] = {VFSD_FUSE_OPS(HANDLER)};
 
 /* ---- request objects ---- */
 
-static struct request *take_request(struct worker *w)
-{
-	struct request *r = w->free_requests;
-
-	if (r)
-		w->free_requests = r->next;
-	return r;
-}
-
 static void give_request(struct worker *w, struct request *r)
 {
 	r->ring = NULL;
 	r->next = w->free_requests;
 	w->free_requests = r;
+}
+
+/* One that was never used takes no memory: so it is free only when no other is. */
+static void give_unused_request(struct worker *w)
+{
+	if (w->requests_used < REQUESTS_MAX)
+		give_request(w, &w->requests[w->requests_used++]);
+}
+
+static struct request *take_request(struct worker *w)
+{
+	struct request *r = w->free_requests;
+
+	if (!r)
+		return NULL;
+	w->free_requests = r->next;
+	if (!w->free_requests)
+		give_unused_request(w);
+	return r;
 }
 
 /* ---- the end of a request ---- */
@@ -516,8 +526,7 @@ struct worker *worker_create(const struct worker_config *config)
 	w->pins = file_pins_create(w->files);
 	if (!w->offload || !w->pins)
 		return NULL;
-	for (uint32_t i = 0; i < REQUESTS_MAX; i++)
-		give_request(w, &w->requests[i]);
+	give_unused_request(w);
 	credentials_init(&w->credentials);
 	poll_init(w, config->poll_us);
 	/* xattr calls name files as "N" below it: see ops_xattr.c. */
@@ -556,7 +565,7 @@ static void drain(struct worker *w, struct worker_ring *ring, uint64_t deadline_
 /* What is still with a thread is answered here; its thread ends into nothing, or never begins. */
 static void abandon(struct worker *w, struct worker_ring *ring)
 {
-	for (uint32_t i = 0; ring->outstanding && i < REQUESTS_MAX; i++) {
+	for (uint32_t i = 0; ring->outstanding && i < w->requests_used; i++) {
 		struct request *r = &w->requests[i];
 
 		if (r->ring != ring || !r->offloaded || r->abandoned)

@@ -93,6 +93,7 @@ struct worker {
 	struct offload *offload;
 	struct direct_io *direct_io; /* or NULL */
 	struct request *requests;    /* REQUESTS_MAX of them */
+	uint32_t requests_used;	     /* the first ones; the others are still untouched */
 	struct request *free_requests;
 	struct request *cold; /* waits for Python */
 	bool any_broken;      /* some ring has broken_unreported */
