@@ -22,6 +22,7 @@ ALLOWED = {
 NOT_IN_WORKER = {"argparse", "psutil", "subprocess", "tomllib"}
 # A module outside the standard library -> the only files that may import it.
 ONLY_IN = {
+    "psutil": {"supervisor/descendants.py", "frontend/process_tree.py"},
     "zmq": {"transport/channel.py"},
     "vfsd._native": {"transport/native.py", "_native_build.py"},
 }

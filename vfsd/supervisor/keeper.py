@@ -13,9 +13,9 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-import psutil
 from setproctitle import setproctitle
 
+from vfsd.supervisor.descendants import descendants
 from vfsd.supervisor.restart_policy import RestartPolicy
 from vfsd.supervisor.service import ENDING, STATUS_CRASHED
 from vfsd.transport.native import check, lib
@@ -52,10 +52,10 @@ def keep(name: str, supervise: Supervise, say: Callable[[str, str], None]) -> in
 
 def kill_descendants() -> None:
     """Kill and reap everything below this process."""
-    while children := psutil.Process().children(recursive=True):
-        for child in children:
+    while pids := descendants(os.getpid()):
+        for pid in pids:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(child.pid, signal.SIGKILL)
+                os.kill(pid, signal.SIGKILL)
         _reap()
         time.sleep(0.001)
 

@@ -16,8 +16,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
-import psutil
-
+from vfsd.supervisor.descendants import descendants
 from vfsd.supervisor.event_loop import EventLoop
 from vfsd.supervisor.job import Segments, create_job
 from vfsd.supervisor.log_collector import LogCollector
@@ -233,13 +232,7 @@ class Pool:
         raise PoolDiedError("the pool died")
 
     def _descendants(self) -> list[int]:
-        if self.pid is None:
-            return []
-        try:
-            children = psutil.Process(self.pid).children(recursive=True)
-        except psutil.Error:
-            return []
-        return [child.pid for child in children]
+        return [] if self.pid is None else descendants(self.pid)
 
     # Handing over to another supervisor.
 

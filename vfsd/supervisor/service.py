@@ -16,9 +16,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-import psutil
-
 from vfsd.supervisor.backend import Backend
+from vfsd.supervisor.descendants import descendants
 from vfsd.supervisor.effects import (
     Apply,
     Close,
@@ -339,10 +338,10 @@ class Service:
         """End what a supervisor started and did not live to write down."""
         if os.getppid() != self._keeper:
             return  # the children of who is the parent now are none of ours
-        for child in psutil.Process(self._keeper).children(recursive=True):
-            if child.pid != os.getpid():
-                with suppress(psutil.NoSuchProcess):  # a pool takes its workers with it
-                    child.kill()
+        for pid in descendants(self._keeper):
+            if pid != os.getpid():
+                with suppress(ProcessLookupError):  # a pool takes its workers with it
+                    os.kill(pid, signal.SIGKILL)
 
 
 def _unblocking(connection: socket.socket) -> MessageSocket:
