@@ -3,6 +3,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,8 @@ ALLOWED = {
 }
 # What is in a worker must be trusted and stays resident once per worker.
 NOT_IN_WORKER = {"argparse", "psutil", "subprocess", "tomllib"}
+# What few starts need is imported where they do: each of these takes memory in every process.
+FOR_FEW = {"inspect", "psutil"}
 # A module outside the standard library -> the only files that may import it.
 ONLY_IN = {
     "psutil": {"supervisor/descendants.py", "frontend/process_tree.py"},
@@ -65,6 +69,13 @@ def test_c_includes_follow_the_directions(path: Path) -> None:
     for include in re.findall(r'^#include "([^"]+)"', path.read_text(), re.MULTILINE):
         assert include.split("/")[0] in ALLOWED[package_of(path)], f"{path} includes {include}"
         assert (PACKAGE / include).is_file(), "includes are written from the package root"
+
+
+def test_no_start_imports_what_few_need() -> None:
+    code = "import sys, vfsd.supervisor.cli, vfsd.worker.__main__; print(*sys.modules)"
+    argv = [sys.executable, "-I", "-c", code]
+    done = subprocess.run(argv, check=True, capture_output=True, text=True)
+    assert not set(done.stdout.split()) & FOR_FEW
 
 
 def test_a_worker_imports_nothing_it_does_not_need() -> None:

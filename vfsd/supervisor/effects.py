@@ -85,6 +85,8 @@ class ReplyInflight:
 
 @dataclass(frozen=True)
 class Log:
+    """Something for the operator to read."""
+
     level: str
     text: str
 

@@ -106,6 +106,8 @@ class WorkerEnd(_End):
 
 @dataclass
 class _Pending:
+    """A command that is not answered yet; times of time.monotonic."""
+
     content: Content
     deadline: float
     resend_at: float

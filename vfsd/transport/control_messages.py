@@ -88,12 +88,16 @@ class Adopted:
 
 @dataclass(frozen=True)
 class LogLine:
+    """What a worker has for the log."""
+
     level: str
     text: str
 
 
 @dataclass(frozen=True)
 class RingBroken:
+    """A worker stopped serving a ring."""
+
     vring: int
     reason: str
 
@@ -151,6 +155,8 @@ class PoolFailed:
 
 @dataclass(frozen=True)
 class WorkerDied:
+    """A worker died, or ended because it was told to."""
+
     slot: int
     how: str
     respawned: bool
@@ -158,6 +164,8 @@ class WorkerDied:
 
 @dataclass(frozen=True)
 class PoolLog:
+    """What the pool itself has for the log."""
+
     level: str
     text: str
 

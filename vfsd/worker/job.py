@@ -84,6 +84,8 @@ class IdRange:
 
 @dataclass(frozen=True)
 class Job:
+    """Everything a pool is told."""
+
     name: str
     shared_dir: str
     sandbox: str

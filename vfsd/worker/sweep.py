@@ -30,6 +30,8 @@ LOOKS: Final = 20  # then a suspect that somebody seems to hold is let alone
 
 @dataclass
 class Suspect:
+    """An fd that no table knew of when a look was taken."""
+
     duplicate: int
     epoch: int  # begun when this round began
     cleared: set[int] = field(default_factory=set)  # slots that held nothing at a time since then
