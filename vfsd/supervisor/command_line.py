@@ -4,7 +4,6 @@
 The last occurrence wins, as in both peers; all of the command line comes after the files.
 """
 
-import difflib
 import itertools
 import re
 from collections.abc import Iterator, Sequence
@@ -20,7 +19,7 @@ from vfsd.supervisor.options import (
     Options,
     default_request_queues,
 )
-from vfsd.supervisor.settings import Setting, read_value, usage
+from vfsd.supervisor.settings import Setting, closest, read_value, usage
 from vfsd.transport import idmap
 
 _LONG: Final = {name: (row, value) for row in OPTIONS for name, value in row.long.items()}
@@ -98,8 +97,8 @@ def _setting(
 ) -> Setting:
     name, equals, value = text.partition("=")
     if name not in table:
-        close = difflib.get_close_matches(name, table, 1)
-        hint = f"did you mean {prefix}{close[0]}?" if close else "see --help"
+        meant = closest(name, table)
+        hint = f"did you mean {prefix}{meant}?" if meant else "see --help"
         raise usage(f"unknown option {prefix}{name}; {hint}")
     row, fixed = table[name]
     spelling = prefix + name

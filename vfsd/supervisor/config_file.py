@@ -11,20 +11,20 @@ A switch takes true and false; true is also "--name alone" of an option like pos
 "--no-name". A key that is no option is an error, like an option that is none.
 """
 
-import difflib
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 from vfsd.supervisor.options import KEYS, Bare, Option
-from vfsd.supervisor.settings import Setting, read_value, usage
+from vfsd.supervisor.settings import Setting, closest, read_value, usage
 
 _MISSING: Final = object()
 
 
 def read_config(path: str, option: str) -> list[Setting]:
     """The settings in the file that `option` names, or an OperatorError."""
+    import tomllib  # noqa: PLC0415 - without a file it would only take memory
+
     what = f"{option}: '{path}'"
     try:
         content = tomllib.loads(Path(path).read_bytes().decode())
@@ -76,5 +76,5 @@ def _hint(key: str) -> str:
     positive = key.removeprefix("no-")
     if positive in KEYS and positive != key:
         return f"write {positive} = false"
-    close = difflib.get_close_matches(key.lstrip("-").replace("_", "-"), KEYS, 1)
-    return f"did you mean {close[0]}?" if close else "see --help for the long names"
+    meant = closest(key.lstrip("-").replace("_", "-"), KEYS)
+    return f"did you mean {meant}?" if meant else "see --help for the long names"

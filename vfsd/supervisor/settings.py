@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One setting of one option, wherever it was read, and the errors of reading it."""
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from vfsd.supervisor.options import Option
@@ -18,6 +19,13 @@ class Setting(NamedTuple):
 
 def usage(text: str) -> OperatorError:
     return OperatorError(text, status=2)
+
+
+def closest(name: str, names: Iterable[str]) -> str | None:
+    """Which of `names` was perhaps meant."""
+    import difflib  # noqa: PLC0415 - only an error needs it
+
+    return next(iter(difflib.get_close_matches(name, list(names), 1)), None)
 
 
 def read_value(row: Option, spelling: str, value: str) -> Any:
