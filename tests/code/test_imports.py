@@ -21,7 +21,7 @@ ALLOWED = {
     "tool": {"tool", "frontend", "transport"},
 }
 # What is in a worker must be trusted and stays resident once per worker.
-NOT_IN_WORKER = {"argparse", "psutil", "subprocess", "tomllib"}
+NOT_IN_WORKER = {"argparse", "pathlib", "psutil", "subprocess", "tomllib"}
 # What few starts need is imported where they do: each of these takes memory in every process.
 FOR_FEW = {"difflib", "inspect", "psutil", "tomllib"}
 # A module outside the standard library -> the only files that may import it.

@@ -16,6 +16,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
+import vfsd
 from vfsd.supervisor.descendants import descendants
 from vfsd.supervisor.event_loop import EventLoop
 from vfsd.supervisor.job import Segments, create_job
@@ -34,7 +35,14 @@ from vfsd.transport.control_messages import (
 from vfsd.transport.errors import OperatorError, ProtocolError
 from vfsd.transport.fd_channel import MAX_FDS, FdChannel, Packet
 
-POOL_COMMAND: Sequence[str] = (sys.executable, "-I", "-m", "vfsd.worker")
+# As isolated as with -I, which would ignore PYTHONPATH: nothing of our environment is passed on.
+# -S: what an installation's *.pth files import would stay in each worker.
+POOL_COMMAND: Sequence[str] = (sys.executable, "-P", "-S", "-m", "vfsd.worker")
+POOL_ENVIRONMENT: Final = {
+    "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+    "LANG": "C.UTF-8",
+    "PYTHONPATH": ":".join([str(Path(vfsd.__file__).parents[1]), *filter(os.path.isabs, sys.path)]),
+}
 START_SECONDS: Final = 30.0
 ANSWER_SECONDS: Final = 10.0  # a pool waits for a worker that starts, for 5 of them
 
@@ -112,7 +120,7 @@ class Pool:
                 [*POOL_COMMAND, str(job)],
                 pass_fds=passed,
                 stdin=subprocess.DEVNULL,
-                env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"},
+                env=POOL_ENVIRONMENT,
             )
         finally:
             os.close(job)

@@ -48,7 +48,6 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
 from vfsd.transport.native import check, lib
@@ -95,8 +94,8 @@ def _attempt(what: str, hint: str, action: Callable[[], int | None]) -> int:
 
 def _close_other_fds(job: Job) -> None:
     keep = {2, *job.fds.all()}
-    for path in Path("/proc/self/fd").iterdir():
-        fd = int(path.name)
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - pathlib would stay in each worker
+        fd = int(name)
         if fd in keep:
             os.set_inheritable(fd, False)
             keep.remove(fd)
