@@ -64,6 +64,7 @@ def _create(name: str, supervise: Supervise, is_successor: bool) -> int:
     keeper = os.getpid()
     pid = check(lib.clone_process())
     if pid:
+        lib.process_forget_code()  # what the start needed, and waiting does not
         return pid
     status = STATUS_CRASHED
     try:

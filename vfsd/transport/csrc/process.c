@@ -2,9 +2,38 @@
 #include "transport/csrc/process.h"
 
 #include <errno.h>
+#include <link.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
+
+enum {
+	PAGE = 4096,
+};
 
 int process_become_subreaper(void)
 {
 	return prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) < 0 ? -errno : 0;
+}
+
+/* The parts of a program or library that are not mapped writable, and so are as in its file: 64-bit
+ * linkers leave nothing to be relocated in them. */
+static int forget_object(struct dl_phdr_info *object, size_t size, void *unused)
+{
+	(void)size;
+	(void)unused;
+	for (int i = 0; i < object->dlpi_phnum; i++) {
+		const ElfW(Phdr) *part = &object->dlpi_phdr[i];
+		uintptr_t start = object->dlpi_addr + part->p_vaddr;
+		uintptr_t first = (start + PAGE - 1) & ~(uintptr_t)(PAGE - 1);
+		uintptr_t end = (start + part->p_filesz) & ~(uintptr_t)(PAGE - 1);
+
+		if (part->p_type == PT_LOAD && !(part->p_flags & PF_W) && first < end)
+			(void)!madvise((void *)first, end - first, MADV_DONTNEED);
+	}
+	return 0;
+}
+
+void process_forget_code(void)
+{
+	dl_iterate_phdr(forget_object, NULL);
 }

@@ -9,4 +9,8 @@
  * Return: 0 or -errno. */
 int process_become_subreaper(void);
 
+/* Give back the pages of this program and its libraries that cannot have been written to. They stay
+ * in the page cache, and each comes back when it is used. */
+void process_forget_code(void);
+
 #endif
