@@ -149,7 +149,8 @@ void ring_adopt(struct worker *w, uint32_t index)
 	if (next->worker != w->slot)
 		return;
 	if (!next->running) {
-		if (record_of(w, index)->start)
+		/* The record of a ring that never ran stays untouched, which costs no page. */
+		if (next->start && record_of(w, index)->start)
 			clear_record(w, index);
 		if (w->rings[index])
 			w->rings[index]->device = *next;
