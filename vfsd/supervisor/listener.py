@@ -6,7 +6,6 @@ Each way in which this can go wrong for an operator has its own message.
 
 import errno
 import os
-import shutil
 import socket
 import stat
 from collections.abc import Iterable
@@ -151,6 +150,8 @@ def _is_in_use(path: str, what: str) -> bool:
 
 
 def _give_to_group(listener: Listener, group: str) -> None:
+    import shutil  # noqa: PLC0415 - few have a group
+
     assert listener.path is not None
     try:
         shutil.chown(listener.path, group=group)
