@@ -23,7 +23,7 @@ ALLOWED = {
 # What is in a worker must be trusted and stays resident once per worker.
 NOT_IN_WORKER = {"argparse", "pathlib", "psutil", "subprocess", "tomllib"}
 # What few starts need is imported where they do: each of these takes memory in every process.
-FOR_FEW = {"difflib", "inspect", "psutil", "shutil", "tempfile", "tomllib"}
+FOR_FEW = {"difflib", "inspect", "psutil", "shutil", "subprocess", "tempfile", "tomllib"}
 # A module outside the standard library -> the only files that may import it.
 ONLY_IN = {
     "psutil": {"supervisor/descendants.py", "frontend/process_tree.py"},
