@@ -4,23 +4,29 @@
 import importlib
 import sys
 from types import ModuleType
+from typing import Any, Final
 
 __version__ = "0.1.0"
 
-
-def _dataclasses_without_inspect() -> None:
-    """Import dataclasses with an `inspect` that is loaded when something of it is used.
-
-    It describes classes without a docstring, which ours have; and it brings the syntax tree, the
-    disassembler and more: 0.8 MiB in each process, and 10 ms of each start.
-    """
-    if "inspect" in sys.modules or "dataclasses" in sys.modules:
-        return
-    later = ModuleType("inspect")
-    vars(later)["__getattr__"] = lambda name: getattr(importlib.import_module("inspect"), name)
-    sys.modules["inspect"] = later
-    importlib.import_module("dataclasses")
-    del sys.modules["inspect"]
+# Imported by dataclasses (for classes without a docstring: ours have one), zmq and logging (which
+# setproctitle imports), and seldom used. With what they import they took 3 MiB, all processes
+# together.
+_SELDOM: Final = ("inspect", "random", "traceback")
 
 
-_dataclasses_without_inspect()
+def _load_later(name: str) -> None:
+    """Put something in a module's place that loads it when it is used."""
+    later = ModuleType(name)
+
+    def load(attribute: str) -> Any:
+        if sys.modules.get(name) is later:
+            del sys.modules[name]
+        return getattr(importlib.import_module(name), attribute)
+
+    vars(later)["__getattr__"] = load
+    sys.modules[name] = later
+
+
+for _name in _SELDOM:
+    if _name not in sys.modules:
+        _load_later(_name)
