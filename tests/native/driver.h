@@ -155,6 +155,7 @@ static inline uint16_t driver_avail_event(const struct driver *d)
 
 static inline int driver_pop(struct driver *d)
 {
+	vring_prefetch(&d->vring, &d->memory); /* whatever the ring holds, it only reads */
 	return vring_pop(&d->vring, &d->memory, &d->chain);
 }
 

@@ -21,6 +21,7 @@ struct story {
 	uint32_t runs;	  /* times an op ran */
 	uint32_t replays; /* … and was told that it may have happened */
 	uint32_t deaths;  /* still to die, before the op has its result */
+	uint32_t nap_us;  /* how long an op takes */
 };
 
 static struct driver d;
@@ -39,6 +40,8 @@ __attribute__((used)) int test_op(struct worker *w, struct request *r)
 		story->deaths--;
 		raise(SIGKILL);
 	}
+	if (story->nap_us)
+		usleep(story->nap_us);
 	if (fuse_op(r->in.opcode)->flags & OP_NO_REPLY)
 		return OP_RESULT_NO_REPLY;
 	memset(r->reply, (int)r->in.unique, 8);
@@ -250,11 +253,30 @@ static void test_what_is_done_is_not_done_again(void)
 	end();
 }
 
+/* Replies are held back while the driver sleeps, but not for longer than a turn. */
+static void test_no_reply_waits_for_a_slow_request(void)
+{
+	pid_t pid;
+
+	begin();
+	story->nap_us = 200 * 1000;
+	for (uint16_t i = 0; i < 3; i++)
+		send_mkdir((uint16_t)(i * 4), 10 + i);
+	pid = spawn();
+	for (uint16_t i = 0; i < 3; i++) {
+		expect_reply((uint16_t)(i * 4), 10 + i, 0);
+		CHECK(story->runs <= i + 2u); /* the next one has begun at the most */
+	}
+	stop(pid);
+	end();
+}
+
 int main(void)
 {
 	RUN(test_a_request_is_finished_by_the_next_worker);
 	RUN(test_a_deadly_request_is_given_up);
 	RUN(test_what_is_done_is_not_done_again);
 	RUN(test_deaths_are_counted_for_the_request_not_its_head);
+	RUN(test_no_reply_waits_for_a_slow_request);
 	return 0;
 }

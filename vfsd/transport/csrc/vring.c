@@ -50,11 +50,6 @@ static uint16_t load16(const void *at)
 	return __atomic_load_n((const uint16_t *)at, __ATOMIC_RELAXED);
 }
 
-static uint64_t load64(const void *at)
-{
-	return __atomic_load_n((const uint64_t *)at, __ATOMIC_RELAXED);
-}
-
 static void store16(void *at, uint16_t value)
 {
 	__atomic_store_n((uint16_t *)at, value, __ATOMIC_RELAXED);
@@ -235,25 +230,26 @@ static const struct vring_desc *peek(const struct vring *v, struct guest_memory 
 				     uint16_t at)
 {
 	uint16_t head = load16(&v->avail->ring[at & (v->size - 1)]);
-	const struct vring_desc *desc = &v->desc[head & (v->size - 1)];
+	const struct vring_desc *first = &v->desc[head & (v->size - 1)];
+	struct vring_desc desc = load_desc(first);
 
-	if (!(load16(&desc->flags) & VRING_DESC_F_INDIRECT))
-		return desc;
-	return guest_memory_at(memory, load64(&desc->addr), sizeof(*desc));
+	if (!(desc.flags & VRING_DESC_F_INDIRECT))
+		return first;
+	return guest_memory_at(memory, desc.addr, sizeof(desc));
 }
 
 void vring_prefetch(const struct vring *v, struct guest_memory *memory)
 {
 	uint16_t available = vring_available(v);
-	const struct vring_desc *desc;
+	const struct vring_desc *first;
 
 	if (available > 1)
 		__builtin_prefetch(peek(v, memory, (uint16_t)(v->last_avail + 1)));
 	if (!available)
 		return;
-	desc = peek(v, memory, v->last_avail);
-	if (desc)
-		__builtin_prefetch(guest_memory_at(memory, load64(&desc->addr), 1));
+	first = peek(v, memory, v->last_avail);
+	if (first)
+		__builtin_prefetch(guest_memory_at(memory, load_desc(first).addr, 1));
 }
 
 static int walk(struct vring *v, struct guest_memory *memory, struct chain *ret)
