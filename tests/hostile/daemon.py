@@ -34,7 +34,7 @@ def as_user(uid: int) -> list[str]:
 
 
 class Daemon:
-    """A virtiofsd that serves a new directory, until close().
+    """A virtiofsd that serves a new directory, or `share`, until close().
 
     `uid`: it is started by that user. `is_shared_mount`: the directory is a mount point from which
     mounts spread, as / is on a host with systemd.
@@ -46,11 +46,12 @@ class Daemon:
         program: Sequence[str] = OURS,
         uid: int | None = None,
         is_shared_mount: bool = False,
+        share: Path | None = None,
     ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="vfsd-hostile-"))
         self.folder.chmod(0o755)
-        self.share = self.folder / "share"
-        self.share.mkdir()
+        self.share = share or self.folder / "share"
+        self.share.mkdir(exist_ok=True)
         self._is_mount = is_shared_mount
         if is_shared_mount:
             subprocess.run(["mount", "--bind", self.share, self.share], check=True)

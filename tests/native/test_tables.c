@@ -265,6 +265,67 @@ static void test_forgotten_while_it_borrows(void)
 	end();
 }
 
+/* ---- cached fds of an inode that is held by its handle ---- */
+
+static const struct inode *insert_with_handle(uint32_t number)
+{
+	struct fhandle handle = {.type = 1, .len = 4, .bytes = {(uint8_t)number}};
+	struct inode *inode;
+
+	inode = inode_table_insert_handle(b.inodes, 0, key(number), S_IFREG, 0, &handle);
+	CHECK(inode);
+	return inode;
+}
+
+static void test_readable_takes_the_place_of_a_path(void)
+{
+	const struct inode *inode;
+	int path, readable;
+
+	begin();
+	inode = insert_with_handle(5);
+	path = fd_open(&b, 5);
+	CHECK_EQUAL(inode_table_cache_fd(b.inodes, &b.reclaims[0], inode, path), path);
+	CHECK_EQUAL(inode_table_readable_fd(b.inodes, 0, inode), -1);
+	readable = fd_open(&b, 5);
+	inode_table_cache_readable(b.inodes, &b.reclaims[0], inode, readable);
+	CHECK_EQUAL(inode_table_readable_fd(b.inodes, 0, inode), readable);
+	CHECK_EQUAL(inode_table_held(b.inodes), 1);
+	fd_use(&b, path, 5); /* whoever took it before may still use it */
+	quiesce(&b, 0);
+	CHECK(!fd_is_open(&b, path));
+	inode_table_cache_readable(b.inodes, &b.reclaims[0], inode, fd_open(&b, 5));
+	CHECK_EQUAL(inode_table_readable_fd(b.inodes, 0, inode), readable); /* one is enough */
+	inode_table_drop_readable(b.inodes, &b.reclaims[0], inode_nodeid(b.inodes, inode));
+	CHECK_EQUAL(inode_table_readable_fd(b.inodes, 0, inode), -1);
+	CHECK_EQUAL(inode_table_held(b.inodes), 0);
+	quiesce(&b, 0);
+	CHECK(!fd_is_open(&b, readable));
+	path = fd_open(&b, 5);
+	CHECK_EQUAL(inode_table_cache_fd(b.inodes, &b.reclaims[0], inode, path), path);
+	inode_table_drop_readable(b.inodes, &b.reclaims[0], inode_nodeid(b.inodes, inode));
+	CHECK_EQUAL(inode->fd, path); /* that one is not readable */
+	forget(&b, 0, inode_nodeid(b.inodes, inode), 1);
+	quiesce(&b, 0);
+	end();
+}
+
+static void test_readable_is_not_for_who_has_no_handle(void)
+{
+	uint64_t nodeid;
+	int own;
+
+	begin();
+	nodeid = lookup(&b, 0, 5);
+	own = fd_of(nodeid);
+	inode_table_cache_readable(b.inodes, &b.reclaims[0], inode_table_get(b.inodes, nodeid),
+				   fd_open(&b, 5));
+	CHECK_EQUAL(fd_of(nodeid), own);
+	forget(&b, 0, nodeid, 1);
+	quiesce(&b, 0);
+	end();
+}
+
 /* ---- open files ---- */
 
 static void test_open_and_release(void)
@@ -555,6 +616,8 @@ int main(void)
 	RUN(test_repaid_with_a_path);
 	RUN(test_repaid_with_the_lent_fd);
 	RUN(test_forgotten_while_it_borrows);
+	RUN(test_readable_takes_the_place_of_a_path);
+	RUN(test_readable_is_not_for_who_has_no_handle);
 	RUN(test_open_and_release);
 	RUN(test_released_twice);
 	RUN(test_full_file_table);

@@ -25,8 +25,9 @@
  *
  * Fds. `held` counts the fds that inodes own. Where a handle holds the inode the fd is a cache:
  * opened by whoever needs it, closed by inode_table_trim, a clock that spares what was used since
- * its last round. Both change fd under the stripe's lock and only between -1 and a number; what is
- * closed goes through reclaim.h like everything else. A directory may be held by its fd alone
+ * its last round. fd changes under the stripe's lock and, but for one that is replaced by a
+ * readable one (open_cache.c), only between -1 and a number; what is closed goes through reclaim.h
+ * like everything else. A directory may be held by its fd alone
  * although its mount has handles: it gets its handle when its fd is to go.
  *
  * Death of a worker at any store:
@@ -275,6 +276,8 @@ static struct inode *enter(struct inode_table *t, uint32_t worker, uint32_t buck
 	inode->btime = values->btime;
 	inode->is_young = values->is_young;
 	inode->is_checked = 0;
+	inode->was_opened = 0;
+	inode->is_readable = 0;
 	inode->used = 0;
 	inode->lookup_count = 1;
 	inode->retired_by = 0;
@@ -370,6 +373,12 @@ struct inode *inode_table_insert_handle(struct inode_table *t, uint32_t worker,
 
 /* ---- cached fds ---- */
 
+static void retire_fd(struct reclaim *reclaim, int fd)
+{
+	if (fd >= 0)
+		reclaim_retire(reclaim, (struct retired){.fd = fd});
+}
+
 int inode_table_cache_fd(struct inode_table *t, struct reclaim *reclaim, const struct inode *inode,
 			 int fd)
 {
@@ -389,25 +398,71 @@ int inode_table_cache_fd(struct inode_table *t, struct reclaim *reclaim, const s
 		}
 	}
 	owner_unlock(stripe);
-	if (fd >= 0)
-		reclaim_retire(reclaim, (struct retired){.fd = fd});
+	retire_fd(reclaim, fd);
 	return use;
 }
 
-/* Return: the fd that was cached and is not any more, or -1. */
-static int take_cached(struct inode_table *t, uint32_t worker, struct inode *inode)
+/* With the stripe of this cached inode locked. Return: the fd that it had, or -1. */
+static int take_cached(struct inode_table *t, struct inode *inode)
+{
+	int fd = inode->fd;
+
+	if (!(inode->generation & 1) || !inode->handle.len || inode->lender || fd < 0)
+		return -1;
+	inode->is_readable = 0;
+	__atomic_store_n(&inode->fd, -1, __ATOMIC_RELEASE);
+	__atomic_sub_fetch(&t->held, 1, __ATOMIC_RELAXED);
+	return fd;
+}
+
+static int lock_and_take_cached(struct inode_table *t, uint32_t worker, struct inode *inode)
 {
 	uint32_t *stripe = stripe_of(t, bucket_of(t, key_of(inode)));
-	int fd = -1;
+	int fd;
 
 	owner_lock(stripe, worker);
-	if (inode->generation & 1 && inode->handle.len && !inode->lender && inode->fd >= 0) {
-		fd = inode->fd;
-		__atomic_store_n(&inode->fd, -1, __ATOMIC_RELEASE);
-		__atomic_sub_fetch(&t->held, 1, __ATOMIC_RELAXED);
-	}
+	fd = take_cached(t, inode);
 	owner_unlock(stripe);
 	return fd;
+}
+
+void inode_table_cache_readable(struct inode_table *t, struct reclaim *reclaim,
+				const struct inode *inode, int fd)
+{
+	struct inode *own = slot_at(t, slot_of(t, inode));
+	uint32_t *stripe = stripe_of(t, bucket_of(t, key_of(own)));
+	int old = fd;
+
+	owner_lock(stripe, reclaim->slot);
+	if (own->generation & 1 && own->handle.len && !own->lender && !own->is_readable) {
+		old = take_cached(t, own);
+		__atomic_store_n(&own->fd, fd, __ATOMIC_RELEASE);
+		own->is_readable = 1;
+		__atomic_add_fetch(&t->held, 1, __ATOMIC_RELAXED);
+	}
+	owner_unlock(stripe);
+	retire_fd(reclaim, old);
+}
+
+int inode_table_readable_fd(struct inode_table *t, uint32_t worker, const struct inode *inode)
+{
+	uint32_t *stripe = stripe_of(t, bucket_of(t, key_of(inode)));
+	int fd;
+
+	if (!__atomic_load_n(&inode->is_readable, __ATOMIC_RELAXED))
+		return -1;
+	owner_lock(stripe, worker);
+	fd = inode->is_readable ? inode->fd : -1;
+	owner_unlock(stripe);
+	return fd;
+}
+
+void inode_table_drop_readable(struct inode_table *t, struct reclaim *reclaim, uint64_t nodeid)
+{
+	struct inode *inode = inode_table_get(t, nodeid);
+
+	if (inode && __atomic_load_n(&inode->is_readable, __ATOMIC_RELAXED))
+		retire_fd(reclaim, lock_and_take_cached(t, reclaim->slot, inode));
 }
 
 /* Give an inode that has none its handle, under the stripe's lock. What says that it is there comes
@@ -456,12 +511,11 @@ void inode_table_trim(struct inode_table *t, struct reclaim *reclaim)
 			continue;
 		if (__atomic_exchange_n(&inode->used, 0, __ATOMIC_RELAXED))
 			continue;
-		fd = ensure_handle(t, reclaim->slot, inode) ? take_cached(t, reclaim->slot, inode)
-							    : -1;
-		if (fd < 0)
+		if (!ensure_handle(t, reclaim->slot, inode))
 			continue;
-		reclaim_retire(reclaim, (struct retired){.fd = fd});
-		closes++;
+		fd = lock_and_take_cached(t, reclaim->slot, inode);
+		retire_fd(reclaim, fd);
+		closes += fd >= 0;
 	}
 }
 

@@ -30,14 +30,17 @@ struct inode {
 	uint64_t mnt_id;
 	uint64_t lookup_count; /* what FORGET takes back */
 	uint32_t generation;   /* odd: in use; nodeid = slot | generation << 32 */
-	int32_t fd;	       /* O_PATH, or borrowed from an open file; -1: see handle */
+	int32_t fd;	       /* O_PATH, readable, or borrowed; -1: see handle */
 	uint32_t next;	       /* slot of the next inode in this hash chain or on the free list */
 	uint32_t mode;	       /* S_IFMT bits, which never change */
 	uint32_t lender;       /* slot of the open file that fd belongs to; 0: the inode owns fd */
 	uint32_t retired_by;   /* worker slot + 1 that is to free it */
-	uint32_t used;	       /* fd was, since inode_table_trim looked last */
-	uint16_t is_young;     /* its birth time may be another file's, too: see inode_table.c */
-	uint16_t is_checked;   /* its handle is known to be its own, and no other file's */
+	uint8_t used;	       /* fd was, since inode_table_trim looked last */
+	uint8_t is_young;      /* its birth time may be another file's, too: see inode_table.c */
+	uint8_t is_checked;    /* its handle is known to be its own, and no other file's */
+	uint8_t was_opened;    /* for reading */
+	uint8_t is_readable;   /* fd is not O_PATH but open for reading */
+	uint8_t pad[3];
 	int64_t btime;	       /* ns; 0: the file system does not tell */
 	struct fhandle handle; /* holds it where fd does not */
 };
@@ -78,6 +81,14 @@ struct inode *inode_table_insert_handle(struct inode_table *t, uint32_t worker,
  */
 int inode_table_cache_fd(struct inode_table *t, struct reclaim *reclaim, const struct inode *inode,
 			 int fd);
+/* The same for an fd that is open for reading; it takes the place of one that is not. It is closed
+ * if it cannot be cached: an inode without a handle must keep what it has. */
+void inode_table_cache_readable(struct inode_table *t, struct reclaim *reclaim,
+				const struct inode *inode, int fd);
+/* That fd, or -1 if there is none. */
+int inode_table_readable_fd(struct inode_table *t, uint32_t worker, const struct inode *inode);
+/* Close it if this inode still has it. */
+void inode_table_drop_readable(struct inode_table *t, struct reclaim *reclaim, uint64_t nodeid);
 /* Close cached fds that were not used since the last look. */
 void inode_table_trim(struct inode_table *t, struct reclaim *reclaim);
 /* Fds that inodes own. */
@@ -86,7 +97,13 @@ uint64_t inode_table_held(const struct inode_table *t);
 static inline void inode_table_touch(const struct inode *inode)
 {
 	if (!__atomic_load_n(&inode->used, __ATOMIC_RELAXED))
-		__atomic_store_n((uint32_t *)&inode->used, 1, __ATOMIC_RELAXED);
+		__atomic_store_n((uint8_t *)&inode->used, 1, __ATOMIC_RELAXED);
+}
+
+/* Return: was this its first opening? */
+static inline bool inode_table_note_opened(const struct inode *inode)
+{
+	return !__atomic_exchange_n((uint8_t *)&inode->was_opened, 1, __ATOMIC_RELAXED);
 }
 
 /* It has a handle, and that is no other file's. */
@@ -98,7 +115,7 @@ static inline bool inode_table_is_checked(const struct inode *inode)
 
 static inline void inode_table_note_checked(const struct inode *inode)
 {
-	__atomic_store_n((uint16_t *)&inode->is_checked, 1, __ATOMIC_RELEASE);
+	__atomic_store_n((uint8_t *)&inode->is_checked, 1, __ATOMIC_RELEASE);
 }
 
 /* The fd that handles of this mount are opened through, or MOUNT_FD_*. */

@@ -19,6 +19,7 @@
 #include "worker/csrc/inode_fd.h"
 #include "worker/csrc/label.h"
 #include "worker/csrc/mount_facts.h"
+#include "worker/csrc/open_cache.h"
 #include "worker/csrc/ops_lock.h"
 #include "worker/csrc/owner_lock.h"
 
@@ -118,6 +119,21 @@ static int open_guests(struct worker *w, const struct inode *inode, int flags, u
 	return open_regular(w, inode, flags | O_APPEND);
 }
 
+static int open_or_share(struct worker *w, const struct inode *inode, int flags, uint32_t guest,
+			 uint32_t *ret_file_flags)
+{
+	bool may_share = open_cache_may_share(w, inode, flags);
+	int fd = may_share ? open_cache_get(w, inode) : -1;
+
+	*ret_file_flags = 0;
+	if (fd >= 0)
+		return fd;
+	fd = open_guests(w, inode, flags, guest, ret_file_flags);
+	if (fd >= 0 && may_share)
+		open_cache_note_opened(w, inode, fd);
+	return fd;
+}
+
 /* As root: the guest's kernel has checked who may open it. */
 static int prepare_open(struct worker *w, const struct request *r, int flags, bool kill_suidgid)
 {
@@ -152,7 +168,7 @@ int op_open(struct worker *w, struct request *r)
 	file = file_table_reserve(w->files, w->slot);
 	if (!file)
 		return -ENFILE;
-	fd = open_guests(w, inode, flags, in->flags, &more);
+	fd = open_or_share(w, inode, flags, in->flags, &more);
 	if (fd < 0) {
 		file_table_abandon(w->files, w->slot, file);
 		return fd;

@@ -25,6 +25,7 @@ enum {
 	DIR_CACHES = 8,
 	DIR_BUFFER = 64 * 1024,
 	MOUNT_FACTS = 64,
+	OPEN_CACHE = 256,
 };
 
 struct worker_ring {
@@ -105,6 +106,8 @@ struct worker {
 	uint8_t *large_reply; /* REQUEST_LARGE_REPLY */
 	struct dir_cache dir_caches[DIR_CACHES];
 	uint32_t dir_cache_age;
+	uint64_t readable[OPEN_CACHE]; /* nodeids that were let keep an fd (open_cache.c) … */
+	uint32_t readable_next;	       /* … the oldest of them */
 	struct mount_fact mounts[MOUNT_FACTS]; /* by mnt_id, direct-mapped */
 
 	/* Adaptive polling (poll.c). */

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the guest opens for reading again and again is opened once (open_cache.h)."""
+
+import errno
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import require
+
+from .conftest import QUEUES, Folder
+from .daemon import Daemon, wait_until
+from .driver import Frontend
+from .fuse import ROOT, Guest, Op, expect
+from .test_ops_files import F_WRLCK, expect_success, lock
+from .test_syscalls import COUNT, per_op
+
+OPEN_CACHE = 256  # files of one worker
+O_PATH = 0o10000000
+
+
+@pytest.fixture(scope="module")
+def daemon() -> Iterator[Daemon]:
+    with Daemon("--keep-listening", "--inode-file-handles=prefer") as running:
+        yield running
+
+
+def open_often(guest: Guest, nodeid: int, times: int = 4) -> None:
+    for _ in range(times):
+        guest.release(nodeid, guest.open(nodeid, os.O_RDONLY))
+
+
+def read_anew(guest: Guest, nodeid: int) -> bytes:
+    fh = guest.open(nodeid, os.O_RDONLY)
+    data = guest.read(nodeid, fh, 0, 4096)
+    guest.release(nodeid, fh)
+    return data
+
+
+def held_open(daemon: Daemon, folder: Path) -> list[Path]:
+    """What of a folder the workers have open for reading or writing."""
+    (worker,) = daemon.titled("worker", "queue 1")
+    found = []
+    for link in Path(f"/proc/{worker}/fd").iterdir():
+        try:
+            path, info = link.readlink(), (link.parents[1] / "fdinfo" / link.name).read_text()
+        except FileNotFoundError:
+            continue
+        flags = int(info.split("flags:")[1].split()[0], 8)
+        if path.parent.name == folder.name and not flags & O_PATH:
+            found.append(path)
+    return found
+
+
+def test_the_fd_is_duplicated_from_the_third_opening_on(
+    daemon: Daemon, tmp_path: Path, guest: Guest, folder: Folder
+) -> None:
+    (folder.path / "x").touch()
+    nodeid = guest.lookup(folder.nodeid, b"x").nodeid
+    fhs: list[int] = []
+
+    def open_with(flags: int) -> dict[str, int]:
+        action = lambda _: fhs.append(guest.open(nodeid, flags))  # noqa: E731
+        return per_op(daemon, tmp_path, guest, folder, action)
+
+    assert "fcntl" not in open_with(os.O_RDWR)
+    open_often(guest, nodeid, 2)
+    assert open_with(os.O_RDONLY) == {"fcntl": COUNT}
+    assert open_with(os.O_RDONLY | os.O_SYNC)["open_by_handle_at"] == COUNT
+    for fh in fhs:
+        guest.release(nodeid, fh)
+
+
+def test_a_file_opened_once_is_not_held(daemon: Daemon, guest: Guest, folder: Folder) -> None:
+    (folder.path / "x").touch()
+    open_often(guest, guest.lookup(folder.nodeid, b"x").nodeid, 1)
+    wait_until(lambda: not held_open(daemon, folder.path), 5, "it is closed")
+
+
+def test_what_is_read_is_what_was_written(guest: Guest, folder: Folder) -> None:
+    (folder.path / "x").write_bytes(b"old")
+    nodeid = guest.lookup(folder.nodeid, b"x").nodeid
+    open_often(guest, nodeid)
+    fh = guest.open(nodeid, os.O_RDWR)
+    guest.write(nodeid, fh, 0, b"new, and longer")
+    assert read_anew(guest, nodeid) == b"new, and longer"
+    guest.release(nodeid, fh)
+    (folder.path / "x").unlink()
+    (folder.path / "x").write_bytes(b"another file")
+    assert read_anew(guest, nodeid) == b"new, and longer"
+    assert read_anew(guest, guest.lookup(folder.nodeid, b"x").nodeid) == b"another file"
+
+
+def test_each_opening_ends_for_itself(guest: Guest, folder: Folder) -> None:
+    (folder.path / "x").write_bytes(b"data")
+    nodeid = guest.lookup(folder.nodeid, b"x").nodeid
+    open_often(guest, nodeid)
+    fhs = [guest.open(nodeid, os.O_RDONLY, queue) for queue in (1, 2, 1, 2)]
+    for left in range(len(fhs), 0, -1):
+        assert guest.read(nodeid, fhs[0], 0, 4) == b"data", left
+        guest.release(nodeid, fhs.pop(0))
+    assert read_anew(guest, nodeid) == b"data"
+
+
+def test_few_files_are_held(daemon: Daemon, guest: Guest, folder: Folder) -> None:
+    for number in range(OPEN_CACHE + 100):
+        (folder.path / f"{number}").touch()
+        open_often(guest, guest.lookup(folder.nodeid, b"%d" % number).nodeid, 3)
+    wait_until(
+        lambda: len(held_open(daemon, folder.path)) == OPEN_CACHE, 5, "the oldest are closed"
+    )
+    last = folder.path / f"{OPEN_CACHE + 99}"
+    last.unlink()
+    guest.forget(guest.lookup(folder.nodeid, b"%d" % (OPEN_CACHE + 98)).nodeid, 2)
+    wait_until(
+        lambda: len(held_open(daemon, folder.path)) == OPEN_CACHE - 1,
+        5,
+        "a file that the guest forgets is closed",
+    )
+
+
+def test_the_fd_outlives_its_worker(daemon: Daemon, guest: Guest, folder: Folder) -> None:
+    (folder.path / "x").write_bytes(b"data")
+    nodeid = guest.lookup(folder.nodeid, b"x").nodeid
+    open_often(guest, nodeid)
+    for _ in range(3):
+        (worker,) = daemon.titled("worker", "queue 1")
+        os.kill(worker, 9)
+        assert read_anew(guest, nodeid) == b"data"
+    assert len(held_open(daemon, folder.path)) == 1
+
+
+def test_not_where_flocks_are_the_hosts() -> None:
+    with (
+        Daemon("-o", "flock", "--inode-file-handles=prefer") as daemon,
+        Frontend(daemon.socket) as frontend,
+    ):
+        (daemon.share / "x").touch()
+        guest = Guest(frontend.setup(QUEUES))
+        guest.init()
+        nodeid = guest.lookup(ROOT, b"x").nodeid
+        open_often(guest, nodeid)
+        one, two = (guest.open(nodeid, os.O_RDONLY) for _ in range(2))
+        expect_success(lock(guest, Op.SETLK, nodeid, one, 1, F_WRLCK, flock=True))
+        expect(errno.EAGAIN, lock(guest, Op.SETLK, nodeid, two, 2, F_WRLCK, flock=True))
+
+
+@pytest.fixture
+def overlay(tmp_path: Path) -> Iterator[Path]:
+    require("root")
+    for name in ("lower", "upper", "work", "merged"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "lower" / "sub").mkdir()
+    (tmp_path / "lower" / "sub" / "x").write_bytes(b"old")
+    layers = ",".join(f"{layer}dir={tmp_path / layer}" for layer in ("lower", "upper", "work"))
+    merged = tmp_path / "merged"
+    argv = ["mount", "-t", "overlay", "overlay", "-o", f"{layers},index=on,nfs_export=on", merged]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"no overlayfs with handles here: {done.stderr.strip()}")
+    yield merged
+    subprocess.run(["umount", "-l", merged], check=True)
+
+
+def test_not_on_overlayfs(overlay: Path) -> None:
+    """There an fd that was opened before the first write may stay the old file's."""
+    with (
+        Daemon("--inode-file-handles=prefer", share=overlay) as daemon,
+        Frontend(daemon.socket) as frontend,
+    ):
+        guest = Guest(frontend.setup(1))
+        guest.init()
+        nodeid = guest.lookup(guest.lookup(ROOT, b"sub").nodeid, b"x").nodeid
+        open_often(guest, nodeid)
+        wait_until(lambda: not held_open(daemon, overlay / "sub"), 5, "it is closed")
+        fh = guest.open(nodeid, os.O_RDWR)
+        guest.write(nodeid, fh, 0, b"new")
+        assert read_anew(guest, nodeid) == b"new"
