@@ -15,7 +15,10 @@ _SELDOM: Final = ("inspect", "random", "traceback")
 
 
 def _load_later(name: str) -> None:
-    """Put something in a module's place that loads it when it is used."""
+    """Put something in a module's place that loads it when it is used.
+
+    importlib.util.LazyLoader does so, too, but takes 2 MiB for itself.
+    """
     later = ModuleType(name)
 
     def load(attribute: str) -> Any:
