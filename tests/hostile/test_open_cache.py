@@ -130,7 +130,7 @@ def test_the_fd_outlives_its_worker(daemon: Daemon, guest: Guest, folder: Folder
         (worker,) = daemon.titled("worker", "queue 1")
         os.kill(worker, 9)
         assert read_anew(guest, nodeid) == b"data"
-    assert len(held_open(daemon, folder.path)) == 1
+    wait_until(lambda: len(held_open(daemon, folder.path)) == 1, 5, "one is left")
 
 
 def test_not_where_flocks_are_the_hosts() -> None:

@@ -40,6 +40,19 @@ struct bench {
 	uint32_t inode_capacity, file_capacity;
 };
 
+static struct bench *repaid; /* for repay_with_path: the bench that was set up last */
+
+static inline int repay_with_path(struct worker *w, uint32_t slot);
+
+/* A worker begins; the table's own "struct worker" is only its number here. */
+static inline void bench_start(struct bench *b, uint32_t worker)
+{
+	reclaim_init(&b->reclaims[worker], b->workers, worker);
+	b->reclaims[worker].worker = (struct worker *)(uintptr_t)worker;
+	b->reclaims[worker].repay = repay_with_path;
+	repaid = b;
+}
+
 static inline void bench_init(struct bench *b, uint32_t inode_capacity, uint32_t file_capacity)
 {
 	int root = open("/tmp", O_PATH | O_DIRECTORY | O_CLOEXEC);
@@ -59,7 +72,7 @@ static inline void bench_init(struct bench *b, uint32_t inode_capacity, uint32_t
 	CHECK(!inode_table_init(b->inodes, inode_capacity, root));
 	file_table_init(b->files, file_capacity);
 	for (uint32_t i = 0; i < WORKERS; i++)
-		reclaim_init(&b->reclaims[i], b->workers, i);
+		bench_start(b, i);
 }
 
 static inline void bench_end(struct bench *b)
@@ -109,6 +122,23 @@ static inline void fd_use(struct bench *b, int fd, uint32_t of)
 	CHECK(fd >= FD_FIRST && fd < FDS_MAX);
 	CHECK(fd_is_open(b, fd));
 	CHECK_EQUAL(__atomic_load_n(&b->fd_keys[fd], __ATOMIC_RELAXED), of);
+}
+
+/* As ops_open_repay does it. */
+static inline int repay_with_path(struct worker *w, uint32_t slot)
+{
+	struct open_file *file = file_table_at(repaid->files, slot);
+	struct inode *inode = inode_table_get(repaid->inodes, file->nodeid);
+	int path;
+
+	if (inode && __atomic_load_n(&inode->lender, __ATOMIC_ACQUIRE) == slot) {
+		path = fd_open(repaid,
+			       __atomic_load_n(&repaid->fd_keys[file->fd], __ATOMIC_RELAXED));
+		if (!inode_table_repay(repaid->inodes, (uint32_t)(uintptr_t)w, file->nodeid, slot,
+				       path))
+			fd_close(repaid, path);
+	}
+	return file->keep_fd ? -1 : file->fd;
 }
 
 /* Close what may be closed. */

@@ -24,12 +24,12 @@ static int fd_of(uint64_t nodeid)
 	return inode_table_get(b.inodes, nodeid)->fd;
 }
 
-static void release(uint32_t worker, uint64_t fh, uint64_t nodeid, bool close_fd)
+static void release(uint32_t worker, uint64_t fh, uint64_t nodeid)
 {
 	struct open_file *file = file_table_get(b.files, fh, nodeid);
 
 	CHECK(file);
-	file_table_release(b.files, &b.reclaims[worker], file, close_fd);
+	file_table_release(b.files, &b.reclaims[worker], file);
 }
 
 /* ---- inodes ---- */
@@ -175,7 +175,7 @@ static void test_listing_fds(void)
 	fh = open_file(&b, 0, nodeid, 5);
 	CHECK_EQUAL(file_table_fds(b.files, fds, ROOM), 1);
 	/* What is retired and not closed is still held. */
-	release(0, fh, nodeid, true);
+	release(0, fh, nodeid);
 	forget(&b, 0, nodeid, 1);
 	CHECK_EQUAL(inode_table_fds(b.inodes, fds, ROOM), 2);
 	CHECK_EQUAL(file_table_fds(b.files, fds, ROOM), 1);
@@ -197,11 +197,11 @@ static uint64_t create(uint32_t number, uint64_t *ret_fh, uint32_t *ret_slot)
 	*ret_slot = open_file_slot(b.files, file);
 	inode = inode_table_insert(b.inodes, 0, key(number), S_IFREG, fd, *ret_slot, &used);
 	CHECK(inode && used);
-	*ret_fh = file_table_publish(b.files, file, inode_nodeid(b.inodes, inode), fd, 0);
+	*ret_fh = file_table_publish(b.files, file, inode_nodeid(b.inodes, inode), fd, FILE_LENDS);
 	return inode_nodeid(b.inodes, inode);
 }
 
-static void test_repaid_with_a_path(void)
+static void test_repaid_before_it_is_closed(void)
 {
 	uint64_t nodeid, fh;
 	uint32_t slot;
@@ -211,18 +211,58 @@ static void test_repaid_with_a_path(void)
 	nodeid = create(5, &fh, &slot);
 	lent = fd_of(nodeid);
 	CHECK_EQUAL(inode_table_fds(b.inodes, NULL, 0), 1); /* the file lists it */
-	path = fd_open(&b, 5);
-	CHECK(!inode_table_repay(b.inodes, 0, nodeid, slot + 1, path)); /* not its lender */
-	CHECK(inode_table_repay(b.inodes, 0, nodeid, slot, path));
-	CHECK(!inode_table_repay(b.inodes, 0, nodeid, slot, path)); /* it owes nothing any more */
-	release(0, fh, nodeid, true);
+	release(0, fh, nodeid);
+	CHECK_EQUAL(fd_of(nodeid), lent); /* not yet */
+	quiesce(&b, 0);
+	path = fd_of(nodeid);
+	CHECK(path != lent);
+	fd_use(&b, path, 5);
+	fd_use(&b, lent, 5); /* whoever took it from the inode may still use it */
 	quiesce(&b, 0);
 	CHECK(!fd_is_open(&b, lent));
-	fd_use(&b, fd_of(nodeid), 5);
-	CHECK_EQUAL(fd_of(nodeid), path);
+	CHECK_EQUAL(file_table_count(b.files), 0);
 	forget(&b, 0, nodeid, 1);
 	quiesce(&b, 0);
 	CHECK(!fd_is_open(&b, path));
+	end();
+}
+
+static void test_forgotten_before_it_is_repaid(void)
+{
+	uint64_t nodeid, fh;
+	uint32_t slot, opened;
+	int lent;
+
+	begin();
+	nodeid = create(5, &fh, &slot);
+	lent = fd_of(nodeid);
+	opened = *b.next_fd;
+	release(0, fh, nodeid);
+	forget(&b, 0, nodeid, 1);
+	quiesce(&b, 0);
+	fd_use(&b, lent, 5);
+	quiesce(&b, 0);
+	CHECK(!fd_is_open(&b, lent));
+	CHECK_EQUAL(*b.next_fd, opened); /* nothing was opened for it */
+	end();
+}
+
+static void test_only_the_lender_repays_and_once(void)
+{
+	uint64_t nodeid, fh;
+	uint32_t slot;
+	int path;
+
+	begin();
+	nodeid = create(5, &fh, &slot);
+	path = fd_open(&b, 5);
+	CHECK(!inode_table_repay(b.inodes, 0, nodeid, slot + 1, path));
+	CHECK(inode_table_repay(b.inodes, 0, nodeid, slot, path));
+	CHECK(!inode_table_repay(b.inodes, 0, nodeid, slot, path)); /* it owes nothing any more */
+	release(0, fh, nodeid);
+	quiesce(&b, 0);
+	quiesce(&b, 0);
+	CHECK_EQUAL(fd_of(nodeid), path);
 	end();
 }
 
@@ -236,7 +276,9 @@ static void test_repaid_with_the_lent_fd(void)
 	nodeid = create(5, &fh, &slot);
 	lent = fd_of(nodeid);
 	CHECK(inode_table_repay(b.inodes, 0, nodeid, slot, -1));
-	release(0, fh, nodeid, false);
+	file_table_at(b.files, slot)->keep_fd = 1;
+	release(0, fh, nodeid);
+	quiesce(&b, 0);
 	quiesce(&b, 0);
 	fd_use(&b, lent, 5);
 	CHECK_EQUAL(file_table_count(b.files), 0);
@@ -259,7 +301,8 @@ static void test_forgotten_while_it_borrows(void)
 	quiesce(&b, 0);
 	fd_use(&b, lent, 5); /* the file's still */
 	CHECK(!inode_table_repay(b.inodes, 0, nodeid, slot, fd_open(&b, 5)));
-	release(0, fh, nodeid, true);
+	release(0, fh, nodeid);
+	quiesce(&b, 0);
 	quiesce(&b, 0);
 	CHECK(!fd_is_open(&b, lent));
 	end();
@@ -342,7 +385,7 @@ static void test_open_and_release(void)
 	CHECK(!file_table_get(b.files, UINT64_MAX, 42));
 	CHECK(!file_table_get(b.files, fh + (UINT64_C(2) << 32), 42));
 	fd = file_table_get(b.files, fh, 42)->fd;
-	release(0, fh, 42, true);
+	release(0, fh, 42);
 	CHECK(!file_table_get(b.files, fh, 42));
 	quiesce(&b, 0);
 	CHECK(!fd_is_open(&b, fd));
@@ -360,8 +403,8 @@ static void test_released_twice(void)
 	begin();
 	fh = open_file(&b, 0, 42, 7);
 	file = file_table_get(b.files, fh, 42);
-	file_table_release(b.files, &b.reclaims[0], file, true);
-	file_table_release(b.files, &b.reclaims[1], file, true);
+	file_table_release(b.files, &b.reclaims[0], file);
+	file_table_release(b.files, &b.reclaims[1], file);
 	quiesce(&b, 0);
 	quiesce(&b, 1);
 	CHECK_EQUAL(file_table_count(b.files), 0);
@@ -377,7 +420,7 @@ static void test_full_file_table(void)
 	for (uint32_t i = 1; i < FILES; i++)
 		CHECK((fhs[i] = open_file(&b, 0, 42, i)));
 	CHECK(!file_table_reserve(b.files, 0));
-	release(0, fhs[3], 42, true);
+	release(0, fhs[3], 42);
 	CHECK(!file_table_reserve(b.files, 0)); /* not before the quiescent point */
 	quiesce(&b, 0);
 	file = file_table_reserve(b.files, 0);
@@ -403,7 +446,7 @@ static void test_pinned_files_wait(void)
 	fd = file->fd;
 	pins = file_pins_create(b.files);
 	file_pin(b.files, pins, 2, file);
-	release(1, fh, 42, true);
+	release(1, fh, 42);
 	for (int i = 0; i < 10; i++)
 		quiesce(&b, 1);
 	CHECK(fd_is_open(&b, fd));
@@ -428,7 +471,7 @@ static void test_a_dead_workers_pins_are_taken_back(void)
 	pins = file_pins_create(b.files);
 	file_pin(b.files, pins, 2, file);
 	file_pin(b.files, pins, 2, file);
-	release(1, fh, 42, true);
+	release(1, fh, 42);
 	quiesce(&b, 1);
 	CHECK(fd_is_open(&b, fd));
 	file_table_bury(b.files, 2);
@@ -476,7 +519,7 @@ static void test_nothing_is_closed_under_a_reader(void)
 	fh = open_file(&b, 0, 42, 7);
 	reclaim_quiescent(&b.reclaims[1]); /* a batch begins … */
 	fd = file_table_get(b.files, fh, 42)->fd;
-	release(0, fh, 42, true);
+	release(0, fh, 42);
 	for (int i = 0; i < 10; i++)
 		quiesce(&b, 0);
 	fd_use(&b, fd, 7);
@@ -495,7 +538,7 @@ static void test_a_sleeper_and_a_dead_one_hold_nothing_up(void)
 	reclaim_offline(&b.reclaims[1]);
 	reclaim_quiescent(&b.reclaims[2]);
 	fh = open_file(&b, 0, 42, 7);
-	release(0, fh, 42, true);
+	release(0, fh, 42);
 	quiesce(&b, 0);
 	CHECK_EQUAL(file_table_count(b.files), 1); /* worker 2 */
 	worker_table_bury(b.workers, 2);
@@ -539,6 +582,27 @@ static void test_a_full_list_closes_no_pinned_fd(void)
 	end();
 }
 
+/* A lender stays in the list when it has repaid: room is made all the same. */
+static void test_a_list_full_of_lenders_makes_room(void)
+{
+	struct reclaim *r;
+	uint64_t nodeid, fh;
+	uint32_t slot;
+
+	begin();
+	r = &b.reclaims[0];
+	nodeid = create(5, &fh, &slot);
+	file_table_at(b.files, slot)->keep_fd = 1;
+	release(0, fh, nodeid);
+	while (r->count < RECLAIM_MAX)
+		reclaim_retire(r, (struct retired){.fd = -1, .lends = true, .slot = slot});
+	for (int i = 0; i < 2 * RECLAIM_MAX; i++) {
+		reclaim_retire(r, (struct retired){.fd = -1, .lends = true, .slot = slot});
+		CHECK(r->count <= RECLAIM_MAX);
+	}
+	end();
+}
+
 /* The pool's sweep must not close what its worker is going to close. */
 static void test_what_waits_to_be_closed_is_held_by_the_worker_if_by_no_table(void)
 {
@@ -550,7 +614,7 @@ static void test_what_waits_to_be_closed_is_held_by_the_worker_if_by_no_table(vo
 	r = &b.reclaims[0];
 	b.workers->rows[0].pid = 1;
 	fh = open_file(&b, 0, 42, 7);
-	release(0, fh, 42, true);
+	release(0, fh, 42);
 	CHECK(worker_table_held_nothing(b.workers, 0, 0)); /* the table still has it */
 	reclaim_retire(r, cached);
 	CHECK(!worker_table_held_nothing(b.workers, 0, 0));
@@ -586,13 +650,13 @@ static void test_the_next_worker_frees_what_was_retired(void)
 	reclaim_quiescent(&b.reclaims[1]);
 	nodeid = lookup(&b, 1, 5);
 	fh = open_file(&b, 1, nodeid, 5);
-	release(1, fh, nodeid, true);
+	release(1, fh, nodeid);
 	forget(&b, 1, nodeid, 1);
 	/* It dies; another one takes its place. */
 	inode_table_bury(b.inodes, 1);
 	file_table_bury(b.files, 1);
 	worker_table_bury(b.workers, 1);
-	reclaim_init(&b.reclaims[1], b.workers, 1);
+	bench_start(&b, 1);
 	inode_table_adopt_retired(b.inodes, &b.reclaims[1]);
 	file_table_adopt_retired(b.files, &b.reclaims[1]);
 	quiesce(&b, 1);
@@ -613,7 +677,9 @@ int main(void)
 	RUN(test_a_full_table);
 	RUN(test_reset);
 	RUN(test_listing_fds);
-	RUN(test_repaid_with_a_path);
+	RUN(test_repaid_before_it_is_closed);
+	RUN(test_forgotten_before_it_is_repaid);
+	RUN(test_only_the_lender_repays_and_once);
 	RUN(test_repaid_with_the_lent_fd);
 	RUN(test_forgotten_while_it_borrows);
 	RUN(test_readable_takes_the_place_of_a_path);
@@ -627,6 +693,7 @@ int main(void)
 	RUN(test_nothing_is_closed_under_a_reader);
 	RUN(test_a_sleeper_and_a_dead_one_hold_nothing_up);
 	RUN(test_a_full_list_closes_no_pinned_fd);
+	RUN(test_a_list_full_of_lenders_makes_room);
 	RUN(test_what_waits_to_be_closed_is_held_by_the_worker_if_by_no_table);
 	RUN(test_burying_releases_locks);
 	RUN(test_the_next_worker_frees_what_was_retired);

@@ -33,7 +33,7 @@ static void bury(uint32_t worker)
 /* What worker_create does. */
 static void start(uint32_t worker)
 {
-	reclaim_init(&b.reclaims[worker], b.workers, worker);
+	bench_start(&b, worker);
 	inode_table_adopt_retired(b.inodes, &b.reclaims[worker]);
 	file_table_adopt_retired(b.files, &b.reclaims[worker]);
 }
@@ -101,6 +101,8 @@ static void check_tables(uint32_t lost_max)
 #ifdef __x86_64__
 
 typedef void action(void);
+
+static uint64_t shared_nodeid, shared_fh;
 
 /* Start `run` in a child and let it do `steps` instructions. Return: false if it ended. */
 static bool run_steps(action *run, uint64_t steps, pid_t *ret_pid)
@@ -186,10 +188,39 @@ static bool image_differs(const struct image *image)
 	       memcmp(b.files, image->files, file_table_bytes(FILES));
 }
 
+/* Else the pool's sweep closes it. */
+static bool is_in_a_table(int fd)
+{
+	int32_t fds[64];
+	uint64_t count = inode_table_fds(b.inodes, fds, 32);
+
+	count += file_table_fds(b.files, fds + count, 32);
+	for (uint64_t i = 0; i < count; i++)
+		if (fds[i] == fd)
+			return true;
+	return false;
+}
+
+/* Nobody closes what an inode holds or borrows. */
+static void check_shared_inode(void)
+{
+	const struct inode *inode = inode_table_get(b.inodes, shared_nodeid);
+
+	for (int i = 0; i < 3; i++) {
+		quiesce(&b, VICTIM);
+		quiesce(&b, OTHER);
+	}
+	reclaim_offline(&b.reclaims[VICTIM]);
+	reclaim_offline(&b.reclaims[OTHER]);
+	if (inode && inode_table_get(b.inodes, shared_nodeid))
+		CHECK(fd_is_open(&b, inode->fd) && is_in_a_table(inode->fd));
+}
+
 static void be_reborn(void)
 {
 	bury(VICTIM);
 	start(VICTIM);
+	check_shared_inode();
 	check_tables(SLOTS_LOST_MAX);
 }
 
@@ -229,8 +260,6 @@ static void prepare_nothing(void)
 	reclaim_quiescent(&b.reclaims[VICTIM]);
 }
 
-static uint64_t shared_nodeid, shared_fh;
-
 static void prepare_inode_and_file(void)
 {
 	prepare_nothing();
@@ -238,6 +267,22 @@ static void prepare_inode_and_file(void)
 	shared_nodeid = lookup(&b, OTHER, 4);
 	shared_fh = open_file(&b, OTHER, shared_nodeid, 4);
 	CHECK(shared_nodeid && shared_fh);
+}
+
+/* A file that was created through OTHER, whose fd the inode borrows. */
+static void prepare_lender(void)
+{
+	struct open_file *file = file_table_reserve(b.files, OTHER);
+	int fd = fd_open(&b, 4);
+	struct inode *inode;
+	bool used;
+
+	prepare_nothing();
+	inode = inode_table_insert(b.inodes, OTHER, key(4), S_IFREG, fd,
+				   open_file_slot(b.files, file), &used);
+	CHECK(inode && used);
+	shared_nodeid = inode_nodeid(b.inodes, inode);
+	shared_fh = file_table_publish(b.files, file, shared_nodeid, fd, FILE_LENDS);
 }
 
 static void run_lookup(void)
@@ -265,7 +310,13 @@ static void run_release_and_free(void)
 {
 	struct open_file *file = file_table_get(b.files, shared_fh, shared_nodeid);
 
-	file_table_release(b.files, &b.reclaims[VICTIM], file, true);
+	file_table_release(b.files, &b.reclaims[VICTIM], file);
+	quiesce(&b, VICTIM);
+}
+
+static void run_release_and_repay(void)
+{
+	run_release_and_free();
 	quiesce(&b, VICTIM);
 }
 
@@ -276,6 +327,7 @@ static void test_death_after_each_store(void)
 	die_after_each_store(prepare_inode_and_file, run_forget_and_free, 8);
 	die_after_each_store(prepare_inode_and_file, run_open, 5);
 	die_after_each_store(prepare_inode_and_file, run_release_and_free, 6);
+	die_after_each_store(prepare_lender, run_release_and_repay, 9);
 }
 
 /* ---- a worker that takes over, and another one that is faster ---- */
@@ -291,7 +343,7 @@ static void prepare_half_forgotten(void)
 	inode->lookup_count = 0;
 	inode->retired_by = VICTIM + 1;
 	bury(VICTIM);
-	reclaim_init(&b.reclaims[VICTIM], b.workers, VICTIM);
+	bench_start(&b, VICTIM);
 }
 
 /* In a child: it may have to wait for a lock that the stopped one holds. */
@@ -395,7 +447,7 @@ static void worker_turn(uint32_t worker, uint64_t *random)
 	check_published(random_below(random, KEYS));
 	if (fh)
 		file_table_release(b.files, &b.reclaims[worker],
-				   file_table_get(b.files, fh, nodeid), true);
+				   file_table_get(b.files, fh, nodeid));
 	if (nodeid)
 		forget(&b, worker, nodeid, 1);
 	quiesce(&b, worker);

@@ -121,7 +121,7 @@ static void do_open(struct thread *t)
 	fh = __atomic_exchange_n(&published_fh[held->number], fh, __ATOMIC_ACQ_REL);
 	file = fh ? file_table_get(b.files, fh, nodeid) : NULL;
 	if (file)
-		file_table_release(b.files, &b.reclaims[t->worker], file, true);
+		file_table_release(b.files, &b.reclaims[t->worker], file);
 }
 
 static struct open_file *find_file(struct thread *t, uint32_t number)
@@ -157,7 +157,7 @@ static void do_release(struct thread *t)
 	struct open_file *file = find_file(t, below(t, KEYS));
 
 	if (file)
-		file_table_release(b.files, &b.reclaims[t->worker], file, true);
+		file_table_release(b.files, &b.reclaims[t->worker], file);
 }
 
 static void unpin(struct thread *t)
@@ -174,10 +174,10 @@ static void do_create(struct thread *t)
 {
 	uint32_t number = below(t, KEYS), slot;
 	struct open_file *file = file_table_reserve(b.files, t->worker);
-	int fd, path;
 	struct inode *inode;
 	uint64_t nodeid;
 	bool used;
+	int fd;
 
 	if (!file)
 		return;
@@ -190,18 +190,10 @@ static void do_create(struct thread *t)
 		return;
 	}
 	nodeid = inode_nodeid(b.inodes, inode);
-	file_table_publish(b.files, file, nodeid, fd, 0);
+	file_table_publish(b.files, file, nodeid, fd, FILE_LENDS);
 	__atomic_store_n(&published[number], nodeid, __ATOMIC_RELEASE);
 	check_inode(inode, number);
-	if (below(t, 2)) {
-		path = fd_open(&b, number);
-		if (!inode_table_repay(b.inodes, t->worker, nodeid, slot, path))
-			fd_close(&b, path);
-		file_table_release(b.files, &b.reclaims[t->worker], file, true);
-	} else {
-		used = inode_table_repay(b.inodes, t->worker, nodeid, slot, -1);
-		file_table_release(b.files, &b.reclaims[t->worker], file, !used);
-	}
+	file_table_release(b.files, &b.reclaims[t->worker], file);
 	forget(&b, t->worker, nodeid, 1);
 }
 

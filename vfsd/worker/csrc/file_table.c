@@ -42,6 +42,11 @@ void file_table_init(void *memory, uint32_t capacity)
 	t->next_unused = FIRST_SLOT;
 }
 
+struct open_file *file_table_at(struct file_table *t, uint32_t slot)
+{
+	return &t->files[slot];
+}
+
 uint32_t open_file_slot(const struct file_table *t, const struct open_file *file)
 {
 	return (uint32_t)(file - t->files);
@@ -126,27 +131,54 @@ static void free_slot(void *table, uint32_t worker, uint32_t slot)
 
 static void retire(struct file_table *t, struct reclaim *reclaim, struct open_file *file)
 {
-	reclaim_retire(reclaim, (struct retired){.fd = file->keep_fd ? -1 : file->fd,
-						 .slot = open_file_slot(t, file),
-						 .pinned_by = &file->pinned_by,
-						 .free_slot = free_slot,
-						 .table = t});
+	reclaim_retire(reclaim,
+		       (struct retired){.fd = file->keep_fd ? -1 : file->fd,
+					.lends = file->flags & FILE_LENDS && reclaim->repay,
+					.slot = open_file_slot(t, file),
+					.pinned_by = &file->pinned_by,
+					.free_slot = free_slot,
+					.table = t});
 }
 
-void file_table_release(struct file_table *t, struct reclaim *reclaim, struct open_file *file,
-			bool close_fd)
+/* Two queues may release the same file: one of them does it. */
+static bool end(struct open_file *file)
 {
 	uint32_t generation = __atomic_load_n(&file->generation, __ATOMIC_ACQUIRE);
 
-	if (!(generation & 1))
-		return;
-	/* Two queues may release the same file: one of them does it. */
-	if (!__atomic_compare_exchange_n(&file->generation, &generation, generation + 1, false,
-					 __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
-		return;
-	if (!close_fd)
-		file->keep_fd = 1;
+	return generation & 1 &&
+	       __atomic_compare_exchange_n(&file->generation, &generation, generation + 1, false,
+					   __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
+}
+
+static void mark(struct open_file *file, const struct reclaim *reclaim)
+{
 	__atomic_store_n(&file->retired_by, reclaim->slot + 1, __ATOMIC_RELEASE);
+}
+
+/* A file that lends is marked before it ends, or after our death nobody would know that it is to be
+ * repaid; with the lock, so that the mark is of the one who ends it. */
+static bool end_lender(struct open_file *file, const struct reclaim *reclaim)
+{
+	bool ended;
+
+	owner_lock(&file->lock, reclaim->slot);
+	if (__atomic_load_n(&file->generation, __ATOMIC_ACQUIRE) & 1)
+		mark(file, reclaim);
+	ended = end(file);
+	owner_unlock(&file->lock);
+	return ended;
+}
+
+void file_table_release(struct file_table *t, struct reclaim *reclaim, struct open_file *file)
+{
+	if (file->flags & FILE_LENDS) {
+		if (!end_lender(file, reclaim))
+			return;
+	} else {
+		if (!end(file))
+			return;
+		mark(file, reclaim);
+	}
 	retire(t, reclaim, file);
 }
 
@@ -229,7 +261,7 @@ void file_table_drop_lock_owner(struct file_table *t, struct reclaim *reclaim,
 		__atomic_store_n(link, file->next, __ATOMIC_RELEASE);
 	owner_unlock(&t->lock_owners_lock);
 	if (found)
-		file_table_release(t, reclaim, file, true);
+		file_table_release(t, reclaim, file);
 }
 
 static uint32_t end_of(const struct file_table *t)
@@ -243,7 +275,7 @@ void file_table_reset(struct file_table *t, struct reclaim *reclaim)
 	__atomic_store_n(&t->lock_owners, 0, __ATOMIC_RELEASE);
 	owner_unlock(&t->lock_owners_lock);
 	for (uint32_t slot = FIRST_SLOT; slot < end_of(t); slot++)
-		file_table_release(t, reclaim, &t->files[slot], true);
+		file_table_release(t, reclaim, &t->files[slot]);
 }
 
 void file_table_adopt_retired(struct file_table *t, struct reclaim *reclaim)

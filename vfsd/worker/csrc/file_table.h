@@ -31,7 +31,7 @@ struct open_file {
 	uint32_t generation; /* odd: in use; fh = slot | generation << 32 */
 	int32_t fd;
 	uint32_t flags;	     /* enum open_file_flag */
-	uint32_t lock;	     /* owner_lock: directory reads */
+	uint32_t lock;	     /* owner_lock: directory reads; FILE_LENDS: release */
 	uint64_t pinned_by;  /* bit per worker that has requests off its loop that use fd */
 	uint64_t owner;	     /* FILE_LOCK_OWNER: the guest's lock owner */
 	uint32_t next;	     /* free list; FILE_LOCK_OWNER: the list of those */
@@ -46,6 +46,7 @@ struct file_table;
  * quiescent point. */
 struct open_file *file_table_get(struct file_table *t, uint64_t fh, uint64_t nodeid);
 uint64_t open_file_fh(const struct file_table *t, const struct open_file *file);
+struct open_file *file_table_at(struct file_table *t, uint32_t slot);
 uint32_t open_file_slot(const struct file_table *t, const struct open_file *file);
 
 /* A slot for a file about to be opened: file_table_publish it, or file_table_abandon it.
@@ -57,11 +58,11 @@ uint64_t file_table_publish(struct file_table *t, struct open_file *file, uint64
 void file_table_abandon(struct file_table *t, uint32_t worker, struct open_file *file);
 
 /*
- * End `fh`: its number is stale from here on. With `close_fd` the fd is closed after every
- * worker's quiescent point and the last pin. Idempotent: a stale fh is ignored.
+ * End `fh`: its number is stale from here on. The fd is closed after every worker's quiescent point
+ * and the last pin, and after reclaim->repay if an inode borrows it. Idempotent: a stale fh is
+ * ignored.
  */
-void file_table_release(struct file_table *t, struct reclaim *reclaim, struct open_file *file,
-			bool close_fd);
+void file_table_release(struct file_table *t, struct reclaim *reclaim, struct open_file *file);
 
 /*
  * The fd of a pinned file stays open even when the file is released. `pins` is this worker's own

@@ -8,9 +8,10 @@
  * exception is a file that the host opens for appending only (chattr +a).
  *
  * CREATE learns who the new file is from the fd it was created with, and the inode borrows that fd
- * instead of opening the file once more; RELEASE pays it back (inode_table_repay). The order in
- * CREATE is: the file's slot is published, then the inode refers to it; so an inode never borrows
- * from a slot that a dead worker did not finish.
+ * instead of opening the file once more. It is paid back when the released file is about to be
+ * closed: by then a temporary file is forgotten. The order in CREATE is: the file's slot is
+ * published, then the inode refers to it; so an inode never borrows from a slot that a dead worker
+ * did not finish.
  *
  * RELEASE is answered before the close, which may take long. What the guest may rely on at once
  * is done at once: locks are given up.
@@ -21,7 +22,7 @@
 #include "worker/csrc/mount_facts.h"
 #include "worker/csrc/open_cache.h"
 #include "worker/csrc/ops_lock.h"
-#include "worker/csrc/owner_lock.h"
+#include "worker/csrc/ops_open.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -240,7 +241,7 @@ static int reply_create(struct worker *w, struct request *r, const struct inode 
 	const struct inode *inode;
 
 	if (err) {
-		file_table_release(w->files, &w->reclaim, file, true);
+		file_table_release(w->files, &w->reclaim, file);
 		return err;
 	}
 	inode = inode_table_get(w->inodes, ret->entry.nodeid);
@@ -373,42 +374,39 @@ int op_tmpfile(struct worker *w, struct request *r)
 
 /* ---- RELEASE ---- */
 
-/* Under the file's lock. Return: true if the fd is to be closed; false if the inode keeps it. */
-static bool repay(struct worker *w, struct open_file *file)
+static bool borrows(const struct inode *inode, uint32_t slot)
 {
-	const struct inode *inode = inode_table_get(w->inodes, file->nodeid);
-	uint32_t slot = open_file_slot(w->files, file);
-	char name[FD_NAME];
-	struct fhandle handle;
-	int path_fd;
-
-	if (!inode || __atomic_load_n(&inode->lender, __ATOMIC_ACQUIRE) != slot)
-		return true;
-	if (inode_fd_uses_handles(w, inode->mnt_id) && !fhandle_get(file->fd, "", &handle)) {
-		inode_table_repay_handle(w->inodes, w->slot, file->nodeid, slot, &handle);
-		return true;
-	}
-	path_fd = openat(w->proc_self_fd, entry_fd_name(file->fd, name), O_PATH | O_CLOEXEC);
-	__atomic_store_n(&file->keep_fd, path_fd < 0, __ATOMIC_RELEASE);
-	if (inode_table_repay(w->inodes, w->slot, file->nodeid, slot, path_fd))
-		return path_fd >= 0;
-	__atomic_store_n(&file->keep_fd, 0, __ATOMIC_RELEASE);
-	if (path_fd >= 0) /* it was forgotten just now */
-		close(path_fd);
-	return true;
+	return inode && __atomic_load_n(&inode->lender, __ATOMIC_ACQUIRE) == slot;
 }
 
-/* Two queues may release the same file: one of them at a time, or the inode would keep an fd that
- * the other one closes. A worker that dies in between leaves keep_fd true to what the inode has. */
-static void release_lender(struct worker *w, struct open_file *file, uint64_t fh)
+/* Hold the inode by a path of its own, or leave it the lent fd. A worker that dies in between
+ * leaves keep_fd true to what the inode has. */
+static void repay_with_path(struct worker *w, struct open_file *file, uint32_t slot)
 {
-	owner_lock(&file->lock, w->slot);
-	if (file_table_get(w->files, fh, file->nodeid)) {
-		bool close_fd = repay(w, file) && !file->keep_fd;
+	char name[FD_NAME];
+	int fd = openat(w->proc_self_fd, entry_fd_name(file->fd, name), O_PATH | O_CLOEXEC);
 
-		file_table_release(w->files, &w->reclaim, file, close_fd);
-	}
-	owner_unlock(&file->lock);
+	__atomic_store_n(&file->keep_fd, fd < 0, __ATOMIC_RELEASE);
+	if (inode_table_repay(w->inodes, w->slot, file->nodeid, slot, fd))
+		return;
+	__atomic_store_n(&file->keep_fd, 0, __ATOMIC_RELEASE);
+	if (fd >= 0) /* it was forgotten just now */
+		close(fd);
+}
+
+int ops_open_repay(struct worker *w, uint32_t slot)
+{
+	struct open_file *file = file_table_at(w->files, slot);
+	const struct inode *inode = inode_table_get(w->inodes, file->nodeid);
+	struct fhandle handle;
+
+	if (!borrows(inode, slot))
+		return file->keep_fd ? -1 : file->fd;
+	if (inode_fd_uses_handles(w, inode->mnt_id) && !fhandle_get(file->fd, "", &handle))
+		inode_table_repay_handle(w->inodes, w->slot, file->nodeid, slot, &handle);
+	else
+		repay_with_path(w, file, slot);
+	return file->keep_fd ? -1 : file->fd;
 }
 
 int op_release(struct worker *w, struct request *r)
@@ -422,10 +420,7 @@ int op_release(struct worker *w, struct request *r)
 		flock(file->fd, LOCK_UN);
 		lock_wait_hurry(w);
 	}
-	if (file->flags & FILE_LENDS)
-		release_lender(w, file, in->fh);
-	else
-		file_table_release(w->files, &w->reclaim, file, true);
+	file_table_release(w->files, &w->reclaim, file);
 	return 0;
 }
 

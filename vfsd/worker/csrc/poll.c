@@ -219,6 +219,10 @@ static void sleep_until_kicked(struct worker *w)
 	struct poll_set set;
 
 	worker_close_retired(w);
+	if (w->reclaim.count) { /* lent files that were repaid just now */
+		reclaim_quiescent(&w->reclaim);
+		worker_close_retired(w);
+	}
 	direct_io_clear(w->direct_io); /* what polling has found was announced, too */
 	if (arm(w, &set) && !offload_has_completed(w->offload) &&
 	    !direct_io_has_completed(w->direct_io) &&

@@ -24,6 +24,8 @@ void reclaim_init(struct reclaim *r, struct worker_table *workers, uint32_t slot
 {
 	r->workers = workers;
 	r->slot = slot;
+	r->worker = NULL;
+	r->repay = NULL;
 	r->first = r->count = r->close_count = 0;
 }
 
@@ -77,12 +79,25 @@ static void note_loose(struct reclaim *r, int fd)
 		__atomic_add_fetch(&r->workers->rows[r->slot].loose_fds, 1, __ATOMIC_ACQ_REL);
 }
 
+/* Whoever found the fd through the borrower may use it until his next quiescent point. */
+static void repay_and_retire(struct reclaim *r, struct retired thing)
+{
+	thing.fd = r->repay(r->worker, thing.slot);
+	thing.lends = false;
+	reclaim_retire(r, thing);
+}
+
 static void free_first(struct reclaim *r, int32_t *ret_fd)
 {
 	struct retired thing = r->retired[r->first];
 
 	r->first = (r->first + 1) % RECLAIM_MAX;
 	r->count--;
+	*ret_fd = -1;
+	if (thing.lends) {
+		repay_and_retire(r, thing);
+		return;
+	}
 	*ret_fd = thing.fd;
 	if (thing.free_slot) {
 		note_loose(r, thing.fd); /* before it leaves the table */
@@ -145,7 +160,7 @@ void reclaim_retire(struct reclaim *r, struct retired thing)
 {
 	if (!thing.free_slot)
 		note_loose(r, thing.fd); /* it is in no table even now */
-	if (r->count == RECLAIM_MAX)
+	while (r->count == RECLAIM_MAX)	 /* more than once if it is full of lenders */
 		make_room(r);
 	/* The store that made it stale comes before the look at the epoch: whoever begins a later
 	 * one does not find it any more. (reclaim_quiescent has the other half.) */

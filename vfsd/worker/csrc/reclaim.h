@@ -19,6 +19,8 @@
 #include "transport/csrc/types.h"
 #include "worker/csrc/worker_table.h"
 
+struct worker;
+
 enum {
 	RECLAIM_MAX = 4096, /* retired things that wait at one worker */
 	RECLAIM_CLOSE_BATCH = 64,
@@ -27,6 +29,7 @@ enum {
 /* Something that waits: an fd to close, then a slot to free. */
 struct retired {
 	uint64_t epoch;
+	bool lends; /* somebody borrows fd: r->repay first, then it waits once more */
 	int32_t fd; /* -1: none */
 	uint32_t slot;
 	uint64_t *pinned_by; /* not before *pinned_by is 0; NULL: never pinned */
@@ -34,9 +37,14 @@ struct retired {
 	void *table;
 };
 
+/* Return: the fd to be closed of the lender in `slot`, -1 if its borrower keeps it. */
+typedef int repay_fn(struct worker *w, uint32_t slot);
+
 struct reclaim {
 	struct worker_table *workers;
 	uint32_t slot; /* of this worker */
+	struct worker *worker;
+	repay_fn *repay;
 	uint32_t first;
 	uint32_t count;
 	uint32_t close_count;
@@ -44,6 +52,7 @@ struct reclaim {
 	struct retired retired[RECLAIM_MAX];
 };
 
+/* `repay` and `worker` are set afterwards, where something is lent. */
 void reclaim_init(struct reclaim *r, struct worker_table *workers, uint32_t slot);
 /* This worker holds nothing: between batches. */
 void reclaim_quiescent(struct reclaim *r);

@@ -28,6 +28,7 @@
 
 #include "worker/csrc/inode_fd.h"
 #include "worker/csrc/label.h"
+#include "worker/csrc/ops_open.h"
 #include "worker/csrc/poll.h"
 #include "worker/csrc/ring.h"
 #include "worker/csrc/sigbus.h"
@@ -49,7 +50,8 @@ enum {
 	FDS_RESERVED = 1024,
 	FDS_UNLIMITED = 1 << 20,
 	CONTROL_NS = 1000 * 1000, /* look at control_fd this often while busy */
-	CLOSE_NS = 1000 * 1000,	  /* close what was retired this often while busy */
+	CLOSE_NS = 1000 * 1000,	  /* close what was retired this often while busy … */
+	CLOSE_FROM = 256,	  /* … or when so much was */
 };
 
 #define op_NULL_HANDLER			    NULL /* cold ops have no home in C */
@@ -406,10 +408,11 @@ void worker_close_retired(struct worker *w)
 	w->reclaim.close_count = 0;
 }
 
-/* A thread costs more to wake than most fds to close: so many at a time. */
+/* A thread costs more to wake than most fds to close: so many at a time. What a lender owes is
+ * nothing by then if its inode is forgotten. */
 static void close_some_retired(struct worker *w)
 {
-	if (w->reclaim.count + w->reclaim.close_count >= RECLAIM_CLOSE_BATCH ||
+	if (w->reclaim.count + w->reclaim.close_count >= CLOSE_FROM ||
 	    w->now_ns - w->closed_at_ns >= CLOSE_NS)
 		worker_close_retired(w);
 }
@@ -533,6 +536,8 @@ struct worker *worker_create(const struct worker_config *config)
 	(void)!fchdir(w->proc_self_fd);
 	sigbus_guard(&w->memory);
 	reclaim_init(&w->reclaim, w->table, w->slot);
+	w->reclaim.worker = w;
+	w->reclaim.repay = ops_open_repay;
 	inode_table_adopt_retired(w->inodes, &w->reclaim);
 	file_table_adopt_retired(w->files, &w->reclaim);
 	return w;
