@@ -157,7 +157,8 @@ def overlay(tmp_path: Path) -> Iterator[Path]:
     (tmp_path / "lower" / "sub" / "x").write_bytes(b"old")
     layers = ",".join(f"{layer}dir={tmp_path / layer}" for layer in ("lower", "upper", "work"))
     merged = tmp_path / "merged"
-    argv = ["mount", "-t", "overlay", "overlay", "-o", f"{layers},index=on,nfs_export=on", merged]
+    options = f"{layers},index=on,nfs_export=on"
+    argv = ["mount", "-t", "overlay", "overlay", "-o", options, str(merged)]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.skip(f"no overlayfs with handles here: {done.stderr.strip()}")

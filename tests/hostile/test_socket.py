@@ -6,6 +6,7 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -276,7 +277,8 @@ def test_rings_started_in_every_wrong_order(negotiated: Frontend) -> None:
 
 def test_rings_before_features(fresh: Frontend) -> None:
     fresh.send(driver.SET_VRING_NUM, STATE.pack(1, 128))
-    fresh.send(driver.SET_VRING_ENABLE, STATE.pack(1, 1))
+    with suppress(BrokenPipeError):  # the first one was enough
+        fresh.send(driver.SET_VRING_ENABLE, STATE.pack(1, 1))
     hangs_up(fresh)
 
 

@@ -189,7 +189,7 @@ def _make_runtime_dir(listener: Listener) -> str:
     chosen = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
     parent = Path(chosen or os.environ.get("TMPDIR") or "/tmp").absolute()
     # Not by tempfile: with all that it imports it would take 0.4 MiB in keeper and supervisor.
-    folder = parent / f"vfsd-{os.urandom(6).hex()}"
+    folder = parent / f"vfsd-{os.urandom(4).hex()}"
     try:
         folder.mkdir(0o700)
     except OSError as error:

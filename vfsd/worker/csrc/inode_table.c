@@ -59,6 +59,7 @@ enum {
 	ROOT_NODEID = 1,
 	FIRST_SLOT = 2,
 	MOUNTS_MAX = 64,
+	RUN_BITS = 10,
 	TRIM_LOOKS = 16384, /* slots looked at in one go … */
 	TRIM_CLOSES = 128,  /* … and fds closed */
 };
@@ -122,14 +123,15 @@ static uint32_t slot_of(const struct inode_table *t, const struct inode *inode)
 	return (uint32_t)(inode - slot_at(t, 0));
 }
 
-/* Finalizer of splitmix64: inode numbers are dense, stripes and buckets should not be. */
+/* The inode numbers of a directory's files are often dense: a run of them lies in neighbouring
+ * buckets, which a listing finds in the cache. The runs are scattered (finalizer of splitmix64). */
 static uint32_t bucket_of(const struct inode_table *t, struct inode_key key)
 {
-	uint64_t h = key.ino + key.mnt_id * UINT64_C(0x9e3779b97f4a7c15);
+	uint64_t h = (key.ino >> RUN_BITS) + key.mnt_id * UINT64_C(0x9e3779b97f4a7c15);
 
 	h = (h ^ (h >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
 	h = (h ^ (h >> 27)) * UINT64_C(0x94d049bb133111eb);
-	return (uint32_t)(h ^ (h >> 31)) & t->bucket_mask;
+	return (uint32_t)((h ^ (h >> 31)) + key.ino) & t->bucket_mask;
 }
 
 static uint32_t *stripe_of(struct inode_table *t, uint32_t bucket)
