@@ -4,6 +4,7 @@
 import errno
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -112,8 +113,6 @@ def test_few_files_are_held(daemon: Daemon, guest: Guest, folder: Folder) -> Non
     wait_until(
         lambda: len(held_open(daemon, folder.path)) == OPEN_CACHE, 5, "the oldest are closed"
     )
-    last = folder.path / f"{OPEN_CACHE + 99}"
-    last.unlink()
     guest.forget(guest.lookup(folder.nodeid, b"%d" % (OPEN_CACHE + 98)).nodeid, 2)
     wait_until(
         lambda: len(held_open(daemon, folder.path)) == OPEN_CACHE - 1,
@@ -131,6 +130,30 @@ def test_the_fd_outlives_its_worker(daemon: Daemon, guest: Guest, folder: Folder
         os.kill(worker, 9)
         assert read_anew(guest, nodeid) == b"data"
     wait_until(lambda: len(held_open(daemon, folder.path)) == 1, 5, "one is left")
+
+
+def test_what_is_opened_all_the_time_is_no_orphan(
+    daemon: Daemon, guest: Guest, folder: Folder
+) -> None:
+    """After a death the pool looks for fds that nobody knows: not for these, whose numbers are used
+    again and again for one and the same open file."""
+    hot, other = (folder.path / name for name in ("hot", "other"))
+    for path in (hot, other):
+        path.write_bytes(path.name.encode())
+    nodeids = [guest.lookup(folder.nodeid, path.name.encode()).nodeid for path in (hot, other)]
+    for nodeid in nodeids:
+        open_often(guest, nodeid)
+    end = time.monotonic() + 4
+    while time.monotonic() < end:
+        for worker in daemon.titled("worker", "queue 1"):  # none while it starts
+            os.kill(worker, 9)
+        for _ in range(300):
+            one = guest.open(nodeids[0], os.O_RDONLY, 2)
+            two = guest.open(nodeids[1], os.O_RDONLY, 3)
+            assert guest.read(nodeids[0], one, 0, 16, queue=2) == b"hot"
+            guest.release(nodeids[0], one, 2)
+            assert guest.read(nodeids[1], two, 0, 16, queue=3) == b"other"
+            guest.release(nodeids[1], two, 3)
 
 
 def test_not_where_flocks_are_the_hosts() -> None:

@@ -6,12 +6,16 @@ when it died, or taken out of one and not yet closed, is in no table and nobody'
 is, for a moment, what a living worker has just opened or is about to close, and to close that for
 it would hit whoever gets the number next.
 
-So a suspect is kept by a duplicate, and it has to last: two rounds as the same open file, in no
-table when a round ends, while in each round every living worker was seen, at some time, to hold no
-fd outside the tables (worker_table_held_nothing). An idle worker is seen so at once, a busy one at
-its next turn. One round does not do. An fd goes one way: opened, in a table, taken out, closed; so
-what a living worker had just opened when the first round began can have been taken out again when
-it ends, but then it is closed when the second one does.
+So a suspect is marked, and it has to last: two rounds under the same number, in no table when a
+round ends, while in each round every living worker was seen, at some time, to hold no fd outside
+the tables (worker_table_held_nothing). An idle worker is seen so at once, a busy one at its next
+turn. One round does not do. An fd goes one way: opened, in a table, taken out, closed; so what a
+living worker had just opened when the first round began can have been taken out again when it ends,
+but then it is closed when the second one does.
+
+The mark is the fd's close-on-exec flag, which all have when they are opened: a number that has it
+again was closed and used again. (Whether it is the same open file, kcmp(2), does not tell: several
+numbers may be duplicates of one, see open_cache.h.)
 """
 
 import os
@@ -32,7 +36,6 @@ LOOKS: Final = 20  # then a suspect that somebody seems to hold is let alone
 class Suspect:
     """An fd that no table knew of when a look was taken."""
 
-    duplicate: int
     epoch: int  # begun when this round began
     cleared: set[int] = field(default_factory=set)  # slots that held nothing at a time since then
     rounds: int = 0  # that are over
@@ -58,10 +61,6 @@ class Sweep:
         self._is_new = True
         self.due = self.due or time.monotonic() + INTERVAL_SECONDS
 
-    def fds(self) -> set[int]:
-        """The duplicates, which are the sweep's own."""
-        return {suspect.duplicate for suspect in self._suspects.values()}
-
     def look_if_due(self) -> int:
         """Look, if it is time; returns how many orphans were closed."""
         if self.due is None or time.monotonic() < self.due:
@@ -78,20 +77,13 @@ class Sweep:
         if not loose:
             return
         epoch = lib.worker_table_new_epoch(self._tables.workers)
-        ours: set[int] = set()
         for fd in loose:
-            if fd in ours:  # closed meanwhile, and the number is a duplicate's now
-                continue
-            try:
-                duplicate = os.dup(fd)
-            except OSError:
-                continue  # closed meanwhile
-            ours.add(duplicate)
-            self._suspects[fd] = Suspect(duplicate, epoch)
+            if lib.descriptors_mark(fd):  # else closed meanwhile
+                self._suspects[fd] = Suspect(epoch)
 
     def _loose(self, fds: set[int]) -> set[int]:
-        """Those in no table, not spared, and no duplicates of ours."""
-        loose = fds - self._spared() - self.fds()
+        """Those in no table and not spared."""
+        loose = fds - self._spared()
         # The tables come last: what was entered or retired meanwhile is in them.
         return loose - self._table_fds() if loose else loose
 
@@ -116,20 +108,18 @@ class Sweep:
         suspect.cleared |= self._not_holding(suspect.epoch)
         is_over = len(suspect.cleared) == self._slots
         suspect.rounds += is_over
-        if not self._is_same(fd) or (not is_over and suspect.looks >= LOOKS):
+        if not lib.descriptors_is_marked(fd) or (not is_over and suspect.looks >= LOOKS):
             self._let_go(fd)
             return False
         return is_over
 
-    def _is_same(self, fd: int) -> bool:
-        return bool(lib.descriptors_same(fd, self._suspects[fd].duplicate))
-
     def _let_go(self, fd: int) -> None:
-        os.close(self._suspects.pop(fd).duplicate)
+        del self._suspects[fd]
+        lib.descriptors_unmark(fd)
 
     def _close(self, fd: int) -> bool:
-        is_same = self._is_same(fd)
-        self._let_go(fd)
+        del self._suspects[fd]
+        is_same = bool(lib.descriptors_is_marked(fd))
         if is_same:
             os.close(fd)
         return is_same

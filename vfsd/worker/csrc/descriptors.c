@@ -1,11 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "worker/csrc/descriptors.h"
 
-#include <linux/kcmp.h>
+#include <fcntl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 /* A socket that the guest has in the share is opened O_PATH and has no options. */
 static bool is_socket(int fd)
@@ -40,9 +38,17 @@ uint32_t descriptors_anonymous(int32_t end, int32_t *ret, uint32_t room)
 	return count;
 }
 
-bool descriptors_same(int32_t one, int32_t other)
+bool descriptors_mark(int32_t fd)
 {
-	pid_t self = getpid();
+	return fcntl(fd, F_SETFD, 0) == 0;
+}
 
-	return syscall(SYS_kcmp, self, self, KCMP_FILE, one, other) == 0;
+bool descriptors_is_marked(int32_t fd)
+{
+	return fcntl(fd, F_GETFD) == 0;
+}
+
+void descriptors_unmark(int32_t fd)
+{
+	(void)!fcntl(fd, F_SETFD, FD_CLOEXEC);
 }

@@ -12,7 +12,14 @@
  */
 uint32_t descriptors_anonymous(int32_t end, int32_t *ret, uint32_t room);
 
-/* Are both fds the same open file description (one a duplicate of the other)? False in doubt. */
-bool descriptors_same(int32_t one, int32_t other);
+/*
+ * Mark an fd: its close-on-exec flag is off. All fds are opened with it on, and nobody here
+ * executes anything: so a number that is not marked any more was closed, and used again if it is
+ * open. Return: false if it is not open.
+ */
+bool descriptors_mark(int32_t fd);
+bool descriptors_is_marked(int32_t fd);
+/* Harmless for who has the number meanwhile. */
+void descriptors_unmark(int32_t fd);
 
 #endif

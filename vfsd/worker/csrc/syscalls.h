@@ -77,7 +77,7 @@
 	X(copy_file_range, "COPY_FILE_RANGE")                                       \
 	X(fstatfs, "STATFS; what kind of file system a file is on")                 \
 	X(flock, "SETLK with FUSE_LK_FLOCK")                                        \
-	X(fcntl, "record locks, file status flags, seals")                          \
+	X(fcntl, "record locks, duplicates, flags, seals")                          \
 	X(fadvise64, "readahead of sequential READs")                               \
 	/* Ops: extended attributes */                                              \
 	X(getxattr, "GETXATTR of what cannot be opened, by its /proc/self/fd name") \
@@ -126,7 +126,6 @@
 	X(dup3, "stdin and stdout")                                                 \
 	X(eventfd2, "zmq, the thread pool")                                         \
 	X(pipe2, "Python's signal wake-up")                                         \
-	X(kcmp, "the pool's sweep: is it still the same open file?")                \
 	/* Waiting */                                                               \
 	X(poll, "zmq, the pool")                                                    \
 	X(ppoll, "the serve loop")                                                  \
