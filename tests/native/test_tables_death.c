@@ -212,13 +212,25 @@ static void check_shared_inode(void)
 	}
 	reclaim_offline(&b.reclaims[VICTIM]);
 	reclaim_offline(&b.reclaims[OTHER]);
-	if (inode && inode_table_get(b.inodes, shared_nodeid))
+	if (inode && inode_table_get(b.inodes, shared_nodeid) && inode->fd >= 0)
 		CHECK(fd_is_open(&b, inode->fd) && is_in_a_table(inode->fd));
+}
+
+/* Another worker needs an fd of the inode before the dead one has a successor. */
+static void other_uses_inode(void)
+{
+	const struct inode *inode = inode_table_get(b.inodes, shared_nodeid);
+
+	if (inode && inode->handle.len && inode->fd < 0)
+		inode_table_cache_fd(b.inodes, &b.reclaims[OTHER], inode, fd_open(&b, 4));
+	if (inode && inode->is_readable)
+		CHECK(inode_table_readable_fd(b.inodes, OTHER, inode) >= 0);
 }
 
 static void be_reborn(void)
 {
 	bury(VICTIM);
+	other_uses_inode();
 	start(VICTIM);
 	check_shared_inode();
 	check_tables(SLOTS_LOST_MAX);
@@ -285,6 +297,48 @@ static void prepare_lender(void)
 	shared_fh = file_table_publish(b.files, file, shared_nodeid, fd, FILE_LENDS);
 }
 
+/* The same, with its handle known; and one that was never open. */
+static void prepare_handle(void)
+{
+	struct fhandle handle = {.type = 1, .len = 4, .bytes = {4}};
+	struct inode *inode;
+
+	prepare_nothing();
+	inode = inode_table_insert_handle(b.inodes, OTHER, key(4), S_IFREG, 0, &handle);
+	CHECK(inode);
+	shared_nodeid = inode_nodeid(b.inodes, inode);
+}
+
+static void prepare_readable(void)
+{
+	prepare_handle();
+	inode_table_cache_readable(b.inodes, &b.reclaims[OTHER],
+				   inode_table_get(b.inodes, shared_nodeid), fd_open(&b, 4));
+}
+
+static void run_cache_path_then_readable(void)
+{
+	const struct inode *inode = inode_table_get(b.inodes, shared_nodeid);
+
+	inode_table_cache_fd(b.inodes, &b.reclaims[VICTIM], inode, fd_open(&b, 4));
+	inode_table_cache_readable(b.inodes, &b.reclaims[VICTIM], inode, fd_open(&b, 4));
+	quiesce(&b, VICTIM);
+}
+
+static void run_drop_readable(void)
+{
+	inode_table_drop_readable(b.inodes, &b.reclaims[VICTIM], shared_nodeid);
+	quiesce(&b, VICTIM);
+}
+
+static void run_repay_with_handle(void)
+{
+	struct fhandle handle = {.type = 1, .len = 4, .bytes = {4}};
+
+	CHECK(inode_table_repay_handle(b.inodes, VICTIM, shared_nodeid, (uint32_t)shared_fh,
+				       &handle));
+}
+
 static void run_lookup(void)
 {
 	CHECK(lookup(&b, VICTIM, 5));
@@ -328,6 +382,9 @@ static void test_death_after_each_store(void)
 	die_after_each_store(prepare_inode_and_file, run_open, 5);
 	die_after_each_store(prepare_inode_and_file, run_release_and_free, 6);
 	die_after_each_store(prepare_lender, run_release_and_repay, 9);
+	die_after_each_store(prepare_lender, run_repay_with_handle, 6);
+	die_after_each_store(prepare_handle, run_cache_path_then_readable, 8);
+	die_after_each_store(prepare_readable, run_drop_readable, 4);
 }
 
 /* ---- a worker that takes over, and another one that is faster ---- */

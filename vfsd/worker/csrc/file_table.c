@@ -69,7 +69,8 @@ struct open_file *file_table_get(struct file_table *t, uint64_t fh, uint64_t nod
 	file = &t->files[slot];
 	if (__atomic_load_n(&file->generation, __ATOMIC_ACQUIRE) != generation)
 		return NULL;
-	return file->nodeid == nodeid ? file : NULL;
+	/* 0: CREATE has not got so far, or died before it did. */
+	return nodeid && file->nodeid == nodeid ? file : NULL;
 }
 
 struct open_file *file_table_reserve(struct file_table *t, uint32_t worker)
@@ -141,12 +142,9 @@ static void retire(struct file_table *t, struct reclaim *reclaim, struct open_fi
 }
 
 /* Two queues may release the same file: one of them does it. */
-static bool end(struct open_file *file)
+static bool end(struct open_file *file, uint32_t generation)
 {
-	uint32_t generation = __atomic_load_n(&file->generation, __ATOMIC_ACQUIRE);
-
-	return generation & 1 &&
-	       __atomic_compare_exchange_n(&file->generation, &generation, generation + 1, false,
+	return __atomic_compare_exchange_n(&file->generation, &generation, generation + 1, false,
 					   __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
 }
 
@@ -157,25 +155,29 @@ static void mark(struct open_file *file, const struct reclaim *reclaim)
 
 /* A file that lends is marked before it ends, or after our death nobody would know that it is to be
  * repaid; with the lock, so that the mark is of the one who ends it. */
-static bool end_lender(struct open_file *file, const struct reclaim *reclaim)
+static bool end_lender(struct open_file *file, uint32_t generation, const struct reclaim *reclaim)
 {
 	bool ended;
 
 	owner_lock(&file->lock, reclaim->slot);
-	if (__atomic_load_n(&file->generation, __ATOMIC_ACQUIRE) & 1)
+	if (__atomic_load_n(&file->generation, __ATOMIC_ACQUIRE) == generation)
 		mark(file, reclaim);
-	ended = end(file);
+	ended = end(file, generation);
 	owner_unlock(&file->lock);
 	return ended;
 }
 
 void file_table_release(struct file_table *t, struct reclaim *reclaim, struct open_file *file)
 {
+	uint32_t generation = __atomic_load_n(&file->generation, __ATOMIC_ACQUIRE);
+
+	if (!(generation & 1))
+		return;
 	if (file->flags & FILE_LENDS) {
-		if (!end_lender(file, reclaim))
+		if (!end_lender(file, generation, reclaim))
 			return;
 	} else {
-		if (!end(file))
+		if (!end(file, generation))
 			return;
 		mark(file, reclaim);
 	}
@@ -283,7 +285,10 @@ void file_table_adopt_retired(struct file_table *t, struct reclaim *reclaim)
 	for (uint32_t slot = FIRST_SLOT; slot < end_of(t); slot++) {
 		struct open_file *file = &t->files[slot];
 
-		if (file->retired_by == reclaim->slot + 1 && !(file->generation & 1))
+		/* In this order: who ends one that lends has put his own mark first. */
+		if (__atomic_load_n(&file->generation, __ATOMIC_ACQUIRE) & 1)
+			continue;
+		if (__atomic_load_n(&file->retired_by, __ATOMIC_ACQUIRE) == reclaim->slot + 1)
 			retire(t, reclaim, file);
 	}
 }

@@ -36,6 +36,9 @@
  * - forget: one store unlinks the slot, the next makes the generation even, with retired_by set
  *   before. The next worker in that slot of the worker table finds what was retired and not freed
  *   (inode_table_adopt_retired).
+ * - a cached fd that is replaced by a readable one: none, the new one, then that it is readable;
+ *   the one that is in no table is found by the sweep. A repayment by handle that ended before
+ *   `lender` is done again by whoever takes the lender over; until then nothing is cached.
  * - a handle that is set later: its length, then is_checked, are stored last; without them there is
  *   none.
  * - the free list: each push and pop ends with one store of its head.
@@ -391,12 +394,13 @@ int inode_table_cache_fd(struct inode_table *t, struct reclaim *reclaim, const s
 
 	owner_lock(stripe, reclaim->slot);
 	if (generation & 1 && own->generation == generation) {
-		if (own->fd < 0) {
+		if (own->fd >= 0) {
+			use = own->fd;
+		} else if (!own->lender) { /* else: repaid by half, and whoever did that died */
+			own->is_readable = 0;
 			__atomic_store_n(&own->fd, fd, __ATOMIC_RELEASE);
 			__atomic_add_fetch(&t->held, 1, __ATOMIC_RELAXED);
 			fd = -1;
-		} else {
-			use = own->fd;
 		}
 	}
 	owner_unlock(stripe);
@@ -439,7 +443,7 @@ void inode_table_cache_readable(struct inode_table *t, struct reclaim *reclaim,
 	if (own->generation & 1 && own->handle.len && !own->lender && !own->is_readable) {
 		old = take_cached(t, own);
 		__atomic_store_n(&own->fd, fd, __ATOMIC_RELEASE);
-		own->is_readable = 1;
+		__atomic_store_n(&own->is_readable, 1, __ATOMIC_RELEASE);
 		__atomic_add_fetch(&t->held, 1, __ATOMIC_RELAXED);
 	}
 	owner_unlock(stripe);

@@ -19,6 +19,7 @@
 
 enum {
 	CLOSE_RING = 8192,
+	CLOSES = 16, /* of one thread in a row: the first may take long */
 	STACK_BYTES = 256 * 1024,
 };
 
@@ -158,10 +159,10 @@ static void run_request(struct offload *o, struct thread_identity *self, struct 
 /* Many for one turn of the mutex, which the loop wants, too. With the mutex held; returns so. */
 static void run_closes(struct offload *o)
 {
-	int32_t fds[RECLAIM_CLOSE_BATCH];
+	int32_t fds[CLOSES];
 	uint32_t count = 0;
 
-	while (o->close_count && count < RECLAIM_CLOSE_BATCH) {
+	while (o->close_count && count < CLOSES) {
 		fds[count++] = o->close[o->close_first];
 		o->close_first = (o->close_first + 1) % CLOSE_RING;
 		o->close_count--;

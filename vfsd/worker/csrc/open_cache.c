@@ -14,8 +14,8 @@ static int duplicate(int fd)
 
 bool open_cache_may_share(struct worker *w, const struct inode *inode, int flags)
 {
-	return flags == O_RDONLY && S_ISREG(inode->mode) && inode_table_is_checked(inode) &&
-	       !w->policy.flock && !mount_fact_of(w, inode)->needs_flush;
+	return flags == O_RDONLY && S_ISREG(inode->mode) && !w->policy.flock &&
+	       !mount_fact_of(w, inode)->needs_flush;
 }
 
 int open_cache_get(struct worker *w, const struct inode *inode)
@@ -33,7 +33,7 @@ void open_cache_note_opened(struct worker *w, const struct inode *inode, int fd)
 	uint64_t *oldest = &w->readable[w->readable_next];
 	int own;
 
-	if (inode_table_note_opened(inode) || inode_fd_budget(w))
+	if (!inode_table_is_checked(inode) || inode_table_note_opened(inode) || inode_fd_budget(w))
 		return;
 	own = duplicate(fd);
 	if (own < 0)

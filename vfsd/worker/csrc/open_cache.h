@@ -18,12 +18,12 @@
 
 #include "worker/csrc/worker.h"
 
-/* May opening `inode` with these flags (of open(2)) be shared? Not before its handle is known to be
- * its own, which opening it finds out. */
+/* May opening `inode` with these flags (of open(2)) be shared? */
 bool open_cache_may_share(struct worker *w, const struct inode *inode, int flags);
 /* Return: a new fd of the file, open for reading; -1 if there is none to duplicate. */
 int open_cache_get(struct worker *w, const struct inode *inode);
-/* `fd`, open for reading, stays the caller's. */
+/* `fd`, opened for reading, stays the caller's. Nothing comes of it where handles are not in use.
+ */
 void open_cache_note_opened(struct worker *w, const struct inode *inode, int fd);
 
 #endif

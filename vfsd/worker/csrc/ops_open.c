@@ -380,7 +380,8 @@ static bool borrows(const struct inode *inode, uint32_t slot)
 }
 
 /* Hold the inode by a path of its own, or leave it the lent fd. A worker that dies in between
- * leaves keep_fd true to what the inode has. */
+ * leaves keep_fd true to what the inode has, unless that is forgotten before the next one comes:
+ * then the sweep closes the fd. */
 static void repay_with_path(struct worker *w, struct open_file *file, uint32_t slot)
 {
 	char name[FD_NAME];

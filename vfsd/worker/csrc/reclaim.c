@@ -79,34 +79,58 @@ static void note_loose(struct reclaim *r, int fd)
 		__atomic_add_fetch(&r->workers->rows[r->slot].loose_fds, 1, __ATOMIC_ACQ_REL);
 }
 
-/* Whoever found the fd through the borrower may use it until his next quiescent point. */
-static void repay_and_retire(struct reclaim *r, struct retired thing)
-{
-	thing.fd = r->repay(r->worker, thing.slot);
-	thing.lends = false;
-	reclaim_retire(r, thing);
-}
-
-static void free_first(struct reclaim *r, int32_t *ret_fd)
+static struct retired take_first(struct reclaim *r)
 {
 	struct retired thing = r->retired[r->first];
 
 	r->first = (r->first + 1) % RECLAIM_MAX;
 	r->count--;
-	*ret_fd = -1;
-	if (thing.lends) {
-		repay_and_retire(r, thing);
-		return;
+	return thing;
+}
+
+/* Return: the fd to be closed, or -1. */
+static int free_thing(struct reclaim *r, const struct retired *thing)
+{
+	if (thing->free_slot) {
+		note_loose(r, thing->fd); /* before it leaves the table */
+		thing->free_slot(thing->table, r->slot, thing->slot);
 	}
-	*ret_fd = thing.fd;
-	if (thing.free_slot) {
-		note_loose(r, thing.fd); /* before it leaves the table */
-		thing.free_slot(thing.table, r->slot, thing.slot);
-	}
+	return thing->fd;
+}
+
+static void repay(struct reclaim *r, struct retired *thing)
+{
+	thing->fd = r->repay(r->worker, thing->slot);
+	thing->lends = false;
+}
+
+/* A lender repays and waits once more: whoever found its fd through the borrower may use that until
+ * his next quiescent point. Return: the fd to be closed, or -1. */
+static int free_or_repay_first(struct reclaim *r, uint32_t *repaid)
+{
+	struct retired thing = take_first(r);
+
+	if (!thing.lends)
+		return free_thing(r, &thing);
+	repay(r, &thing);
+	reclaim_retire(r, thing);
+	(*repaid)++;
+	return -1;
+}
+
+/* Whoever still uses it. */
+static int free_first_now(struct reclaim *r)
+{
+	struct retired thing = take_first(r);
+
+	if (thing.lends)
+		repay(r, &thing);
+	return free_thing(r, &thing);
 }
 
 uint32_t reclaim_collect(struct reclaim *r)
 {
+	uint32_t repaid = 0;
 	uint64_t oldest;
 
 	if (!r->count)
@@ -114,11 +138,10 @@ uint32_t reclaim_collect(struct reclaim *r)
 	oldest = oldest_epoch(r, true);
 	/* In order: one that is pinned by a long request holds the later ones up, which is bounded
 	 * by the request's length and keeps the list a ring. */
-	while (r->count && r->close_count < RECLAIM_CLOSE_BATCH &&
+	while (r->count && r->close_count + repaid < RECLAIM_CLOSE_BATCH &&
 	       may_go(&r->retired[r->first], oldest)) {
-		int32_t fd;
+		int fd = free_or_repay_first(r, &repaid);
 
-		free_first(r, &fd);
 		if (fd >= 0)
 			r->close[r->close_count++] = fd;
 	}
@@ -144,13 +167,14 @@ static uint64_t wait_for_first(struct reclaim *r)
 static void make_room(struct reclaim *r)
 {
 	uint64_t oldest = wait_for_first(r);
+	uint32_t repaid = 0;
 
 	for (uint32_t i = 0; i < RECLAIM_CLOSE_BATCH; i++) {
-		int32_t fd;
+		int fd;
 
 		if (oldest && !may_go(&r->retired[r->first], oldest))
 			break;
-		free_first(r, &fd);
+		fd = oldest ? free_or_repay_first(r, &repaid) : free_first_now(r);
 		if (fd >= 0)
 			reclaim_close(&r->workers->rows[r->slot].loose_fds, fd);
 	}

@@ -11,7 +11,8 @@
  * the old file or EBADF, never somebody else's descriptor.
  *
  * The pool writes 0 into the row of a dead worker. What that worker had retired and not reclaimed
- * is found by the pool's sweep: fds in no table.
+ * is adopted by the next one in its slot, or, if it is an fd in no table, found by the pool's
+ * sweep.
  */
 #ifndef VFSD_RECLAIM_H
 #define VFSD_RECLAIM_H
