@@ -34,13 +34,15 @@ from vfsd.transport.control_messages import (
 from vfsd.transport.errors import OperatorError, ProtocolError
 from vfsd.transport.fd_channel import MAX_FDS, FdChannel, Packet
 
-# As isolated as with -I, which would ignore PYTHONPATH: nothing of our environment is passed on.
+# As isolated as with -I, which would ignore PYTHONPATH: nothing of our environment is passed on,
+# nor the folder of the script, or the current one, that Python has put first.
 # -S: what an installation's *.pth files import would stay in each worker.
+_PATHS: Final = sys.path if sys.flags.safe_path else sys.path[1:]
 POOL_COMMAND: Sequence[str] = (sys.executable, "-P", "-S", "-m", "vfsd.worker")
 POOL_ENVIRONMENT: Final = {
     "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
     "LANG": "C.UTF-8",
-    "PYTHONPATH": ":".join([str(Path(vfsd.__file__).parents[1]), *filter(os.path.isabs, sys.path)]),
+    "PYTHONPATH": ":".join([*filter(os.path.isabs, _PATHS), str(Path(vfsd.__file__).parents[1])]),
 }
 START_SECONDS: Final = 30.0
 ANSWER_SECONDS: Final = 10.0  # a pool waits for a worker that starts, for 5 of them

@@ -10,7 +10,6 @@ import os
 import signal
 import socket
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -87,13 +86,22 @@ def supervise(boot: Boot, keeper: int, is_successor: bool) -> int:
     except OperatorError as error:
         boot.log.write("error", str(error))
         status = error.status
-    except Exception:
+    except Exception as error:
         # Not in order: leave everything as it is for the next supervisor.
-        what = traceback.format_exc().strip().replace("\n", " | ")
-        boot.log.write("error", f"the supervisor failed: {what}")
+        boot.log.write("error", f"the supervisor failed: {_describe(error)}")
         return STATUS_CRASHED
     service.end(status)
     return status
+
+
+def _describe(error: Exception) -> str:
+    """In one line. What that takes cannot be imported if fds or memory are what is lacking."""
+    try:
+        import traceback  # noqa: PLC0415
+
+        return "".join(traceback.format_exception(error)).strip().replace("\n", " | ")
+    except Exception:
+        return repr(error)
 
 
 class Service:

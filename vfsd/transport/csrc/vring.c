@@ -8,7 +8,8 @@
  * in the in-flight record (ours).
  *
  * Invariants.
- * - Every field of guest memory is loaded once into a local, checked there, and not loaded again.
+ * - Every field of guest memory is loaded once into a local, checked there, and not loaded again,
+ *   but for vring_prefetch, whose loads count for nothing.
  * - A head is in flight from vring_pop to vring_publish. A head that the driver offers while it is
  *   in flight breaks the ring: completing an entry twice would break the driver's (it marks the
  *   queue broken for good).
