@@ -161,6 +161,17 @@ def test_ratios_are_to_the_best_peer_of_the_same_round() -> None:
     assert comparison.is_met(start) is False  # 300 ms, whatever the peers need
 
 
+def test_times_in_a_mount_count_above_those_in_a_bare_directory() -> None:
+    untar = RowResult(real_work.TASKS[0].row)
+    times = {"vfsd": 2.0, "a": 3.0, "b": 4.0, real_work.BARE: 1.0}
+    untar.samples = {who: [Sample(value=time)] for who, time in times.items()}
+    comparison = Comparison("vfsd", tuple(times), (untar,), real_work.BARE)
+    assert comparison.ratio(untar) == 0.5
+    assert comparison.is_met(untar) is True
+    untar.samples["vfsd"] = [Sample(value=2.5)]
+    assert comparison.is_met(untar) is False
+
+
 def test_the_table_has_everybody() -> None:
     text = table(made_up())
     assert "GETATTR: 0.50x the best peer, target <= 0.6x, met" in text

@@ -5,10 +5,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 from vfsd.frontend.bench import Arena, Contender, NotOfferedError, Row, Sample, floor_us
 from vfsd.transport.errors import OperatorError
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -47,16 +49,21 @@ class Comparison:
     bare: str = ""  # who is no peer: no back-end at all
 
     def ratio(self, result: RowResult) -> float | None:
-        """Ours to the best peer of the same round; the median of the rounds."""
+        """Ours to the best peer of the same round; the median of the rounds. Times in a mount count
+        as far as they are above that in a bare directory."""
         best = max if result.row.more_is_better else min
         peers = [result.numbers(n) for n in self.contenders if n not in (self.ours, self.bare)]
+        bare = [] if result.row.more_is_better else result.numbers(self.bare)
         ratios = []
         for index, ours in enumerate(result.numbers(self.ours)):
+            base = (bare[index] if index < len(bare) else None) or 0.0
             others = [
-                n for rounds in peers if (n := rounds[index] if index < len(rounds) else None)
+                n - base
+                for rounds in peers
+                if (n := rounds[index] if index < len(rounds) else None)
             ]
-            if ours is not None and others:
-                ratios.append(ours / best(others))
+            if ours is not None and others and best(others) > 0:
+                ratios.append((ours - base) / best(others))
         return median(ratios) if ratios else None
 
     def is_met(self, result: RowResult) -> bool | None:
@@ -106,6 +113,12 @@ class Plan:
     idle_seconds: float = 10.0
 
 
+def rotated(contenders: Sequence[T], number: int) -> Sequence[T]:
+    """Nobody always goes first: what came before leaves its traces in caches and on disks."""
+    shift = number % len(contenders)
+    return (*contenders[shift:], *contenders[:shift])
+
+
 def compare(plan: Plan, tell: Callable[[str], object]) -> Comparison:
     """Measure; `tell` hears what is under way."""
     results = {row.name: RowResult(row) for row in plan.rows}
@@ -121,9 +134,7 @@ def _measure_row(plan: Plan, row: Row, result: RowResult, number: int) -> None:
     if row.floor is not None:
         floor = floor_us(row, plan.folder, min(plan.seconds, 0.5))
         result.floor_us = min(floor, result.floor_us or floor)
-    # Nobody always goes first: what came before leaves its traces in caches and on disks.
-    shift = number % len(plan.contenders)
-    for contender in (*plan.contenders[shift:], *plan.contenders[:shift]):
+    for contender in rotated(plan.contenders, number):
         if row.ours_only and not contender.is_ours:
             continue
         arena = Arena(contender, plan.folder, plan.seconds, plan.idle_seconds)
