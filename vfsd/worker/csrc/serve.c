@@ -382,10 +382,14 @@ static struct request *direct_completed(struct worker *w)
 		next = r->next;
 		if (r->result == -EOPNOTSUPP)
 			__atomic_or_fetch(&r->file->flags, FILE_NO_NOWAIT, __ATOMIC_RELAXED);
-		if (needs_thread(r) && !r->abandoned)
-			r->result = offload_submit(w->offload, r);
-		if (r->result == OP_RESULT_PENDING)
-			continue;
+		if (needs_thread(r) && !r->abandoned) {
+			int result = offload_submit(w->offload, r);
+
+			/* Its thread may have set r->result by now. */
+			if (result == OP_RESULT_PENDING)
+				continue;
+			r->result = result;
+		}
 		r->next = done;
 		done = r;
 	}
