@@ -13,9 +13,11 @@
  *   PAUSE_MAX_NS; polling that found something ends that. So an idle VM costs nothing after a few
  *   misses, and one late request does not stop the polling of a busy one.
  * - If the scheduler gives the CPU to somebody else, who was waiting for it: no polling for
- *   PREEMPTED_PAUSE_NS, found or not. Two readings of the clock that are further apart than
- *   PREEMPTED_NS are the occasion to ask; an interrupt makes them, too, and so does the hypervisor
- *   below this host. Threads of our own may have it.
+ *   PREEMPTED_PAUSE_NS, found or not, unless the driver is back clearly sooner when we poll
+ *   (polled_gap_ns against slept_gap_ns; every TRIAL_NS one gap is slept through, to know): then it
+ *   is the driver that shares our CPU, and that gains by it. Two readings of the clock that are
+ *   further apart than PREEMPTED_NS are the occasion to ask; an interrupt makes them, too, and so
+ *   does the hypervisor below this host. Threads of our own may have it.
  * - With one CPU the guest cannot run while we poll: never.
  *
  * `--poll-us N` replaces all of it by a fixed budget; 0 never polls.
@@ -42,9 +44,10 @@ enum {
 	PAUSE_MAX_NS = 256 * 1000 * 1000,
 	PREEMPTED_NS = 20 * 1000,
 	PREEMPTED_PAUSE_NS = 20 * 1000 * 1000,
-	LOOKS_PER_CLOCK = 16, /* looks at the rings between two readings of the clock */
-	UNKICKED_MS = 1,      /* a ring without a kick eventfd is looked at this often */
-	RECLAIM_MS = 10,      /* retired fds wait for another worker's quiescent point */
+	TRIAL_NS = 20 * 1000 * 1000, /* sleep now and then, to see what polling is good for */
+	LOOKS_PER_CLOCK = 16,	     /* looks at the rings between two readings of the clock */
+	UNKICKED_MS = 1,	     /* a ring without a kick eventfd is looked at this often */
+	RECLAIM_MS = 10,	     /* retired fds wait for another worker's quiescent point */
 };
 
 uint64_t clock_ns(void)
@@ -76,7 +79,8 @@ void poll_init(struct worker *w, int32_t poll_us)
 	if (poll_us == POLL_AUTO && !sched_getaffinity(0, sizeof(cpus), &cpus) &&
 	    CPU_COUNT(&cpus) < 2)
 		w->poll_us = 0;
-	w->idle_gap_ns = GAP_CAP_NS;
+	w->idle_gap_ns = w->polled_gap_ns = GAP_CAP_NS;
+	w->slept_gap_ns = 0;	/* until it is known, being preempted stops polling */
 	(void)was_preempted(w); /* what was before does not count */
 }
 
@@ -97,11 +101,18 @@ static bool anything(const struct worker *w)
 	       device_state_generation(w->device) != w->adopted->generation;
 }
 
+/* The driver is back sooner when we poll. */
+static bool polling_pays(const struct worker *w)
+{
+	return w->polled_gap_ns + w->polled_gap_ns / 2 < w->slept_gap_ns;
+}
+
 static uint64_t budget(const struct worker *w)
 {
 	if (w->poll_us != POLL_AUTO)
 		return (uint64_t)w->poll_us * 1000;
-	if (w->idle_gap_ns > GAP_WORTH_NS || w->now_ns < w->no_spin_until_ns)
+	if (w->idle_gap_ns > GAP_WORTH_NS || w->now_ns < w->no_spin_until_ns ||
+	    (polling_pays(w) && w->now_ns - w->slept_at_ns > TRIAL_NS))
 		return 0;
 	return w->idle_gap_ns * 2 > BUDGET_NS ? w->idle_gap_ns * 2 : BUDGET_NS;
 }
@@ -138,7 +149,7 @@ static bool spin(struct worker *w)
 		found = look_often(w);
 		w->now_ns = clock_ns();
 		preempted = w->poll_us == POLL_AUTO && w->now_ns - last > PREEMPTED_NS &&
-			    was_preempted(w);
+			    was_preempted(w) && !polling_pays(w);
 	}
 	if (found)
 		w->poll_pause_ns = 0;
@@ -240,22 +251,35 @@ static void sleep_until_kicked(struct worker *w)
 	disarm(w);
 }
 
-static void note_gap(struct worker *w, uint64_t gap)
+static void note(uint64_t *mean, uint64_t gap)
 {
 	if (gap > GAP_CAP_NS)
 		gap = GAP_CAP_NS;
-	w->idle_gap_ns += (gap >> 3) - (w->idle_gap_ns >> 3);
+	*mean += (gap >> 3) - (*mean >> 3);
+}
+
+/* A gap that is slept through says something about polling only if that might have ended it. */
+static void note_gap(struct worker *w, uint64_t gap, bool polled, bool found)
+{
+	note(&w->idle_gap_ns, gap);
+	if (found)
+		note(&w->polled_gap_ns, gap);
+	else if (!polled && gap < GAP_WORTH_NS)
+		note(&w->slept_gap_ns, gap);
+	if (!polled)
+		w->slept_at_ns = w->now_ns;
 }
 
 void poll_wait(struct worker *w)
 {
 	uint64_t idle_since = w->now_ns = clock_ns();
+	bool polled = budget(w), found = spin(w);
 
-	if (!spin(w)) {
+	if (!found) {
 		sleep_until_kicked(w);
 		w->now_ns = clock_ns();
 	}
-	note_gap(w, w->now_ns - idle_since);
+	note_gap(w, w->now_ns - idle_since, polled, found);
 }
 
 bool poll_control(struct worker *w)

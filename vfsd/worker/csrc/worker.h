@@ -113,6 +113,9 @@ struct worker {
 	/* Adaptive polling (poll.c). */
 	int32_t poll_us;
 	uint64_t idle_gap_ns;	   /* running mean of how long the rings were empty */
+	uint64_t polled_gap_ns;	   /* the same of those that polling ended … */
+	uint64_t slept_gap_ns;	   /* … and that were slept through */
+	uint64_t slept_at_ns;	   /* the latest of these */
 	uint64_t no_spin_until_ns; /* polling did not pay, or the CPU is wanted by somebody else */
 	long preemptions;	   /* involuntary context switches, when last asked for */
 	uint64_t poll_pause_ns;	   /* how long the next miss pauses it */
