@@ -7,6 +7,7 @@ log and nowhere else.
 
 import contextlib
 import os
+import select
 import signal
 import socket
 import sys
@@ -221,8 +222,8 @@ class Pool:
         if isinstance(event, PoolReady) and not self.ready and packet.pid:
             self.pid = packet.pid
             self.watch(os.pidfd_open(packet.pid))
-            if self._first is not None:
-                os.waitpid(self._first, 0)
+            if self._first is not None:  # it has made the pool and exits
+                _reap(self._first, START_SECONDS)
                 self._first = None
             self.ready = True
         self.on_event(event)
@@ -284,6 +285,19 @@ def _spawn(command: list[str], fds: Iterable[int]) -> int:
         ],
         setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],  # Python ignores them
     )
+
+
+def _reap(pid: int, seconds: float) -> None:
+    """Wait for a child's end; TimeoutError if that does not come."""
+    pidfd = os.pidfd_open(pid)
+    try:
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        if not poll.poll(seconds * 1000):
+            raise TimeoutError(f"process {pid} does not end")
+    finally:
+        os.close(pidfd)
+    os.waitpid(pid, 0)
 
 
 def _listen(path: Path) -> tuple[str, int]:

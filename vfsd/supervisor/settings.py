@@ -25,7 +25,7 @@ def closest(name: str, names: Iterable[str]) -> str | None:
     """Which of `names` was perhaps meant."""
     import difflib  # noqa: PLC0415 - only an error needs it
 
-    return next(iter(difflib.get_close_matches(name, list(names), 1)), None)
+    return next(iter(difflib.get_close_matches(name, names, 1)), None)
 
 
 def read_value(row: Option, spelling: str, value: str) -> Any:

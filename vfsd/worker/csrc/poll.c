@@ -136,14 +136,12 @@ static bool look_often(const struct worker *w)
 	return false;
 }
 
-/* Poll for the budget. Return: true if there is work. */
-static bool spin(struct worker *w)
+/* Poll for so many ns, not 0. Return: true if there is work. */
+static bool spin(struct worker *w, uint64_t limit)
 {
-	uint64_t start = w->now_ns, last, limit = budget(w);
+	uint64_t start = w->now_ns, last;
 	bool found = false, preempted = false;
 
-	if (!limit)
-		return false;
 	while (!found && !preempted && w->now_ns - start < limit) {
 		last = w->now_ns;
 		found = look_often(w);
@@ -273,13 +271,14 @@ static void note_gap(struct worker *w, uint64_t gap, bool polled, bool found)
 void poll_wait(struct worker *w)
 {
 	uint64_t idle_since = w->now_ns = clock_ns();
-	bool polled = budget(w), found = spin(w);
+	uint64_t limit = budget(w);
+	bool found = limit && spin(w, limit);
 
 	if (!found) {
 		sleep_until_kicked(w);
 		w->now_ns = clock_ns();
 	}
-	note_gap(w, w->now_ns - idle_since, polled, found);
+	note_gap(w, w->now_ns - idle_since, limit, found);
 }
 
 bool poll_control(struct worker *w)

@@ -106,7 +106,7 @@ static void repay(struct reclaim *r, struct retired *thing)
 
 /* A lender repays and waits once more: whoever found its fd through the borrower may use that until
  * his next quiescent point. Return: the fd to be closed, or -1. */
-static int free_or_repay_first(struct reclaim *r, uint32_t *repaid)
+static int free_or_repay_first(struct reclaim *r)
 {
 	struct retired thing = take_first(r);
 
@@ -114,7 +114,6 @@ static int free_or_repay_first(struct reclaim *r, uint32_t *repaid)
 		return free_thing(r, &thing);
 	repay(r, &thing);
 	reclaim_retire(r, thing);
-	(*repaid)++;
 	return -1;
 }
 
@@ -140,8 +139,10 @@ uint32_t reclaim_collect(struct reclaim *r)
 	 * by the request's length and keeps the list a ring. */
 	while (r->count && r->close_count + repaid < RECLAIM_CLOSE_BATCH &&
 	       may_go(&r->retired[r->first], oldest)) {
-		int fd = free_or_repay_first(r, &repaid);
+		int fd;
 
+		repaid += r->retired[r->first].lends;
+		fd = free_or_repay_first(r);
 		if (fd >= 0)
 			r->close[r->close_count++] = fd;
 	}
@@ -167,14 +168,13 @@ static uint64_t wait_for_first(struct reclaim *r)
 static void make_room(struct reclaim *r)
 {
 	uint64_t oldest = wait_for_first(r);
-	uint32_t repaid = 0;
 
 	for (uint32_t i = 0; i < RECLAIM_CLOSE_BATCH; i++) {
 		int fd;
 
 		if (oldest && !may_go(&r->retired[r->first], oldest))
 			break;
-		fd = oldest ? free_or_repay_first(r, &repaid) : free_first_now(r);
+		fd = oldest ? free_or_repay_first(r) : free_first_now(r);
 		if (fd >= 0)
 			reclaim_close(&r->workers->rows[r->slot].loose_fds, fd);
 	}
