@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import psutil
 import pytest
@@ -88,9 +89,11 @@ def require(what: str) -> str:
     else:
         folders = [os.environ.get("PATH", ""), *PROGRAM_FOLDERS]
         found = shutil.which(what, path=os.pathsep.join(folders))
-    if found is None:
-        complaint = f"needs {what}, which is not here"
-        if os.environ.get("VFSD_TESTS_MUST_RUN") == "1":
-            pytest.fail(complaint)
-        pytest.skip(complaint)
-    return found
+    return found if found is not None else cannot_run(f"needs {what}, which is not here")
+
+
+def cannot_run(complaint: str) -> NoReturn:
+    """Skip the test, or fail it where every test must run."""
+    if os.environ.get("VFSD_TESTS_MUST_RUN") == "1":
+        pytest.fail(complaint)
+    pytest.skip(complaint)

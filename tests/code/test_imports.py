@@ -29,7 +29,7 @@ FOR_FEW = {
 }  # fmt: skip
 # A module outside the standard library -> the only files that may import it.
 ONLY_IN = {
-    "psutil": {"supervisor/descendants.py", "frontend/process_tree.py"},
+    "psutil": {"frontend/process_tree.py"},
     "zmq": {"transport/channel.py"},
     "vfsd._native": {"transport/native.py", "_native_build.py"},
 }

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import require
+from tests.conftest import cannot_run, require
 
 from .conftest import QUEUES, Folder
 from .daemon import Daemon, wait_until
@@ -184,7 +184,7 @@ def overlay(tmp_path: Path) -> Iterator[Path]:
     argv = ["mount", "-t", "overlay", "overlay", "-o", options, str(merged)]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     if done.returncode:
-        pytest.skip(f"no overlayfs with handles here: {done.stderr.strip()}")
+        cannot_run(f"no overlayfs with handles here: {done.stderr.strip()}")
     yield merged
     subprocess.run(["umount", "-l", merged], check=True)
 

@@ -169,6 +169,19 @@ static void unpin(struct thread *t)
 	t->pinned = NULL;
 }
 
+/* With a path for every other slot; else, as without an fd to spare, the inode keeps the lent one.
+ */
+static int repay_either_way(struct worker *w, uint32_t slot)
+{
+	struct open_file *file = file_table_at(b.files, slot);
+
+	if (slot & 1)
+		return repay_with_path(w, slot);
+	if (inode_table_repay(b.inodes, (uint32_t)(uintptr_t)w, file->nodeid, slot, -1))
+		file->keep_fd = 1;
+	return file->keep_fd ? -1 : file->fd;
+}
+
 /* CREATE, the guest closes it at once. */
 static void do_create(struct thread *t)
 {
@@ -319,6 +332,7 @@ static void test_hammered(void)
 		threads[i].worker = i;
 		threads[i].random = i + 1;
 		threads[i].pins = file_pins_create(b.files);
+		b.reclaims[i].repay = repay_either_way;
 		CHECK(!pthread_create(&threads[i].thread, NULL, run, &threads[i]));
 	}
 	for (uint32_t i = 0; i < WORKERS; i++) {

@@ -165,6 +165,26 @@ def test_a_number_that_another_duplicate_has_now_is_no_orphan(tables: Tables, pr
     os.close(opened)
 
 
+def test_what_a_worker_closes_while_the_sweep_looks_is_no_suspect(
+    tables: Tables, proc: int
+) -> None:
+    ours = open_fds()
+    orphan, other = (os.open("/dev/null", os.O_RDONLY) for _ in range(2))
+    closed: list[int] = []
+
+    def spared() -> set[int]:
+        if not closed:
+            closed.append(other)
+            os.close(other)
+        return ours
+
+    sweep_ = Sweep(tables, SLOTS, proc, spared)
+    sweep_.begin()
+    assert looks(sweep_) == 1
+    assert not is_open(orphan)
+    assert open_fds() == ours
+
+
 @pytest.mark.parametrize("count", [0, 1, 900, 1024, 5000])
 def test_all_fds_of_a_table_are_read(count: int) -> None:
     def read(_table: object, ret: Any, room: int) -> int:
