@@ -4,12 +4,15 @@
 import gc
 import itertools
 import os
+import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
+from tests.conftest import cannot_run, require
 
 from .daemon import Daemon
 from .driver import Frontend, NoReplyError
@@ -139,3 +142,22 @@ def nobody_dies(daemon: Daemon, guest: Guest, folder: Folder) -> Iterator[None]:
         if queue:
             guest.lookup(ROOT, folder.name, queue=queue)
     assert daemon.pids().keys() == before.keys()
+
+
+@pytest.fixture
+def overlay(tmp_path: Path) -> Iterator[Path]:
+    """An overlayfs with handles, and a file sub/x from its lower layer."""
+    require("root")
+    for name in ("lower", "upper", "work", "merged"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "lower" / "sub").mkdir()
+    (tmp_path / "lower" / "sub" / "x").write_bytes(b"old")
+    layers = ",".join(f"{layer}dir={tmp_path / layer}" for layer in ("lower", "upper", "work"))
+    merged = tmp_path / "merged"
+    options = f"{layers},index=on,nfs_export=on"
+    argv = ["mount", "-t", "overlay", "overlay", "-o", options, str(merged)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    if done.returncode:
+        cannot_run(f"no overlayfs with handles here: {done.stderr.strip()}")
+    yield merged
+    subprocess.run(["umount", "-l", merged], check=True)

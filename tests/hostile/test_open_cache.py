@@ -3,14 +3,11 @@
 
 import errno
 import os
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from tests.conftest import cannot_run, require
 
 from .conftest import QUEUES, Folder
 from .daemon import Daemon, wait_until
@@ -169,24 +166,6 @@ def test_not_where_flocks_are_the_hosts() -> None:
         one, two = (guest.open(nodeid, os.O_RDONLY) for _ in range(2))
         expect_success(lock(guest, Op.SETLK, nodeid, one, 1, F_WRLCK, flock=True))
         expect(errno.EAGAIN, lock(guest, Op.SETLK, nodeid, two, 2, F_WRLCK, flock=True))
-
-
-@pytest.fixture
-def overlay(tmp_path: Path) -> Iterator[Path]:
-    require("root")
-    for name in ("lower", "upper", "work", "merged"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "lower" / "sub").mkdir()
-    (tmp_path / "lower" / "sub" / "x").write_bytes(b"old")
-    layers = ",".join(f"{layer}dir={tmp_path / layer}" for layer in ("lower", "upper", "work"))
-    merged = tmp_path / "merged"
-    options = f"{layers},index=on,nfs_export=on"
-    argv = ["mount", "-t", "overlay", "overlay", "-o", options, str(merged)]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
-    if done.returncode:
-        cannot_run(f"no overlayfs with handles here: {done.stderr.strip()}")
-    yield merged
-    subprocess.run(["umount", "-l", merged], check=True)
 
 
 def test_not_on_overlayfs(overlay: Path) -> None:

@@ -45,7 +45,8 @@ from .fuse import (
 READDIRPLUS, WRITEBACK, ACL, KILLPRIV = 1 << 13, 1 << 16, 1 << 20, 1 << 28
 DONT_MASK, SUBMOUNTS, DIRECT_IO_MMAP = 1 << 6, 1 << 27, 1 << 36
 FLOCK, POSIX_LOCKS = 1 << 10, 1 << 1
-DIRECT_IO, KEEP_CACHE, CACHE_DIR = 1, 2, 8
+DIRECT_IO, KEEP_CACHE, CACHE_DIR, NO_FLUSH = 1, 2, 8, 32
+UNCACHED = DIRECT_IO | 64  # PARALLEL_DIRECT_WRITES
 SECOND = 10**9
 DAY = 86400 * SECOND
 F_WRLCK = 1
@@ -83,8 +84,8 @@ def open_flags(guest: Guest, op: Op, nodeid: int, flags: int) -> int:
 @pytest.mark.parametrize(
     ("mode", "seconds", "of_file", "of_directory", "plus"),
     [
-        ("never", 0, DIRECT_IO, 0, False),
-        ("metadata", DAY, DIRECT_IO, CACHE_DIR | KEEP_CACHE, True),
+        ("never", 0, UNCACHED, 0, False),
+        ("metadata", DAY, UNCACHED, CACHE_DIR | KEEP_CACHE, True),
         ("auto", SECOND, 0, 0, True),
         ("always", DAY, KEEP_CACHE, CACHE_DIR | KEEP_CACHE, True),
     ],
@@ -93,13 +94,26 @@ def test_cache_modes(mode: str, seconds: int, of_file: int, of_directory: int, p
     with served(f"--cache={mode}") as (_, guest):
         found = look(guest, b"file")
         assert (found.entry, found.attr) == (seconds, seconds)
-        assert open_flags(guest, Op.OPEN, found.nodeid, os.O_RDWR) == of_file
+        assert open_flags(guest, Op.OPEN, found.nodeid, os.O_RDWR) == of_file | NO_FLUSH
         assert open_flags(guest, Op.OPENDIR, ROOT, os.O_RDONLY) == of_directory
         body = CREATE_IN.pack(os.O_RDWR | os.O_CREAT, 0o100644, 0, 0) + names(b"new")
         data = guest.call(Op.CREATE, ROOT, body, room=144)
-        assert OPEN_OUT.unpack_from(data, 128)[1] == of_file
+        assert OPEN_OUT.unpack_from(data, 128)[1] == of_file | NO_FLUSH
         assert bool(guest.flags & READDIRPLUS) == plus
         expect(errno.ENOENT, guest.ask(Op.LOOKUP, ROOT, names(b"none"), room=128))
+
+
+def test_a_flush_is_asked_for_where_it_does_something(overlay: Path) -> None:
+    """It ends record locks; and overlayfs may pass it on to a file system that writes back then."""
+    with served("-o", "posix_lock") as (_, guest):
+        nodeid = look(guest, b"file").nodeid
+        assert open_flags(guest, Op.OPEN, nodeid, os.O_RDONLY) == 0
+    with Daemon(share=overlay) as daemon, Frontend(daemon.socket) as frontend:
+        guest = Guest(frontend.setup(1))
+        guest.init()
+        nodeid = guest.lookup(guest.lookup(ROOT, b"sub").nodeid, b"x").nodeid
+        assert open_flags(guest, Op.OPEN, nodeid, os.O_RDONLY) == NO_FLUSH
+        assert open_flags(guest, Op.OPEN, nodeid, os.O_RDWR) == 0
 
 
 def test_timeouts_to_the_nanosecond() -> None:

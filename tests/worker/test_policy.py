@@ -20,7 +20,7 @@ def filled(**changes: Any) -> Any:
 
 @pytest.mark.parametrize(
     ("cache", "file_flags", "dir_flags"),
-    [("never", 1, 0), ("metadata", 1, 10), ("auto", 0, 0), ("always", 2, 10)],
+    [("never", 65, 0), ("metadata", 65, 10), ("auto", 0, 0), ("always", 2, 10)],
 )
 def test_open_flags_of_each_cache_mode(cache: str, file_flags: int, dir_flags: int) -> None:
     struct = filled(cache=cache)

@@ -13,11 +13,13 @@ from vfsd.worker.job import Filesystem
 DIRECT_IO: Final = 1 << 0
 KEEP_CACHE: Final = 1 << 1
 CACHE_DIR: Final = 1 << 3
+PARALLEL_DIRECT_WRITES: Final = 1 << 6
+UNCACHED: Final = DIRECT_IO | PARALLEL_DIRECT_WRITES  # the host orders writes as it must
 
-# cache mode -> open flags of files, of directories.
+# cache mode -> open flags of files, of directories. FOPEN_NOFLUSH depends on the file: ops_open.c.
 OPEN_FLAGS: Final = {
-    "never": (DIRECT_IO, 0),
-    "metadata": (DIRECT_IO, CACHE_DIR | KEEP_CACHE),
+    "never": (UNCACHED, 0),
+    "metadata": (UNCACHED, CACHE_DIR | KEEP_CACHE),
     "auto": (0, 0),
     "always": (KEEP_CACHE, CACHE_DIR | KEEP_CACHE),
 }

@@ -84,6 +84,22 @@ static void fill_open(uint64_t fh, uint32_t open_flags, struct fuse_open_out *re
 	*ret = (struct fuse_open_out){.fh = fh, .open_flags = open_flags};
 }
 
+/* Closing it changes nothing on the host that the guest would have to wait for. */
+static bool close_is_silent(const struct open_file *file)
+{
+	return file->flags & (FILE_NO_FLUSH | FILE_IS_DIR) || !(file->flags & FILE_WRITABLE);
+}
+
+/* The guest may close what it has opened without a FLUSH where that does nothing: Linux >= 5.16
+ * then does not send it (nor write back what a mapping has changed, which munmap does). */
+static void fill_open_file(const struct worker *w, const struct open_file *file, uint64_t fh,
+			   struct fuse_open_out *ret)
+{
+	bool no_flush = close_is_silent(file) && !w->policy.posix_lock;
+
+	fill_open(fh, w->policy.file_open_flags | (no_flush ? FOPEN_NOFLUSH : 0), ret);
+}
+
 static int open_regular(struct worker *w, const struct inode *inode, int flags)
 {
 	if (S_ISDIR(inode->mode))
@@ -176,7 +192,7 @@ int op_open(struct worker *w, struct request *r)
 	}
 	fh = file_table_publish(w->files, file, r->in.nodeid, fd,
 				file_flags(w, inode, flags) | more);
-	fill_open(fh, w->policy.file_open_flags, REQUEST_REPLY(r, struct fuse_open_out));
+	fill_open_file(w, file, fh, REQUEST_REPLY(r, struct fuse_open_out));
 	return (int)sizeof(struct fuse_open_out);
 }
 
@@ -248,7 +264,7 @@ static int reply_create(struct worker *w, struct request *r, const struct inode 
 	if (inode)
 		file->flags |= file_flags(w, inode, flags);
 	__atomic_store_n(&file->nodeid, ret->entry.nodeid, __ATOMIC_RELEASE);
-	fill_open(fh, w->policy.file_open_flags, &ret->open);
+	fill_open_file(w, file, fh, &ret->open);
 	return (int)sizeof(*ret);
 }
 
@@ -278,7 +294,7 @@ static int open_existing(struct worker *w, struct request *r, const struct inode
 		return err;
 	}
 	fh = file_table_publish(w->files, file, ret->entry.nodeid, fd, file_flags(w, inode, flags));
-	fill_open(fh, w->policy.file_open_flags, &ret->open);
+	fill_open_file(w, file, fh, &ret->open);
 	return (int)sizeof(*ret);
 }
 
@@ -446,7 +462,7 @@ int op_flush(struct worker *w, struct request *r)
 		return -EBADF;
 	if (w->policy.posix_lock)
 		ops_lock_drop_owner(w, r->in.nodeid, in->lock_owner);
-	if (file->flags & (FILE_NO_FLUSH | FILE_IS_DIR) || !(file->flags & FILE_WRITABLE))
+	if (close_is_silent(file))
 		return 0;
 	r->fd = fcntl(file->fd, F_DUPFD_CLOEXEC, 3);
 	/* Without an fd to spare, what close() would have told is told by FSYNC or never. */
