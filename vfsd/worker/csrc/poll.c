@@ -12,12 +12,16 @@
  * - Polling that found nothing twice in a row pauses; each further miss doubles the pause, up to
  *   PAUSE_MAX_NS; polling that found something ends that. So an idle VM costs nothing after a few
  *   misses, and one late request does not stop the polling of a busy one.
- * - If the scheduler gives the CPU to somebody else, who was waiting for it: no polling for
- *   PREEMPTED_PAUSE_NS, found or not, unless the driver is back clearly sooner when we poll
- *   (polled_gap_ns against slept_gap_ns; every TRIAL_NS one gap is slept through, to know): then it
- *   is the driver that shares our CPU, and that gains by it. Two readings of the clock that are
- *   further apart than PREEMPTED_NS are the occasion to ask; an interrupt makes them, too, and so
- *   does the hypervisor below this host. Threads of our own may have it.
+ * - Between looks the CPU is offered to whoever waits for it (sched_yield). It is often the driver,
+ *   woken by our last reply: polling in its way would find nothing. Getting the CPU back from it
+ *   costs less than being woken.
+ * - If the scheduler gives the CPU to somebody else: no polling for PREEMPTED_PAUSE_NS, found or
+ *   not, unless the driver is back sooner when we poll (polled_gap_ns against slept_gap_ns; every
+ *   TRIAL_NS one gap is slept through, to know): then it is the driver that shares our CPU, and
+ *   that gains by it. One who computes keeps the CPU longer than it would take to wake us. Two
+ *   readings of the clock that are further apart than PREEMPTED_NS are the occasion to ask; an
+ *   interrupt makes them, too, and so does the hypervisor below this host. Threads of our own may
+ *   have it.
  * - With one CPU the guest cannot run while we poll: never.
  *
  * `--poll-us N` replaces all of it by a fixed budget; 0 never polls.
@@ -45,7 +49,7 @@ enum {
 	PREEMPTED_NS = 20 * 1000,
 	PREEMPTED_PAUSE_NS = 20 * 1000 * 1000,
 	TRIAL_NS = 20 * 1000 * 1000, /* sleep now and then, to see what polling is good for */
-	LOOKS_PER_CLOCK = 16,	     /* looks at the rings between two readings of the clock */
+	LOOKS_PER_YIELD = 32,	     /* looks at the rings before others may have the CPU */
 	UNKICKED_MS = 1,	     /* a ring without a kick eventfd is looked at this often */
 	RECLAIM_MS = 10,	     /* retired fds wait for another worker's quiescent point */
 };
@@ -104,7 +108,7 @@ static bool anything(const struct worker *w)
 /* The driver is back sooner when we poll. */
 static bool polling_pays(const struct worker *w)
 {
-	return w->polled_gap_ns + w->polled_gap_ns / 2 < w->slept_gap_ns;
+	return w->polled_gap_ns < w->slept_gap_ns;
 }
 
 static uint64_t budget(const struct worker *w)
@@ -128,12 +132,13 @@ static void missed(struct worker *w)
 
 static bool look_often(const struct worker *w)
 {
-	for (int i = 0; i < LOOKS_PER_CLOCK; i++) {
+	for (int i = 0; i < LOOKS_PER_YIELD; i++) {
 		if (anything(w))
 			return true;
 		cpu_relax();
 	}
-	return false;
+	sched_yield();
+	return anything(w);
 }
 
 /* Poll for so many ns, not 0. Return: true if there is work. */

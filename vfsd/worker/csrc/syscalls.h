@@ -166,7 +166,7 @@
 	X(sigaltstack, "a new thread; the SIGBUS handler")                          \
 	X(futex, "locks")                                                           \
 	X(membarrier, "locks")                                                      \
-	X(sched_yield, "locks in the shared tables")                                \
+	X(sched_yield, "adaptive polling; locks in the shared tables")              \
 	X(sched_getaffinity, "how many CPUs there are to poll on")                  \
 	A(sched_setaffinity, 0, UINT64_MAX, 0, "--queue-cpus: of the caller only")  \
 	X(sched_getparam, "zmq's threads")                                          \
