@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a device sees of a mount, and what becomes of a mount whose device lies."""
 
+import os
 import struct
 import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -36,9 +39,11 @@ def stack() -> Iterator[ExitStack]:
         yield stack
 
 
-def served(stack: ExitStack, folder: Path, answers: dict[int, Answer]) -> tuple[Backend, Mounted]:
+def served(
+    stack: ExitStack, folder: Path, answers: dict[int, Answer], *arguments: str
+) -> tuple[Backend, Mounted]:
     backend = stack.enter_context(Backend(folder / "s", answers, {}))
-    return backend, stack.enter_context(Mounted(folder, backend.path))
+    return backend, stack.enter_context(Mounted(folder, backend.path, *arguments))
 
 
 def answer_with(body: bytes) -> Answer:
@@ -83,6 +88,31 @@ def test_init_offers_what_a_guest_would(stack: ExitStack, tmp_path: Path) -> Non
     assert major == 7
     assert not flags & SPLICE
     assert not flags2 & DEVICE_ONLY_2
+
+
+SLOW_SECONDS, SLOW_REPLIES = 0.02, 40
+
+
+def answer_late(_backend: Backend, device: Device, request: Request) -> int:
+    time.sleep(SLOW_SECONDS)
+    return reply(device, request, ATTR_OUT)
+
+
+def cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.parametrize(("poll", "low", "high"), [("auto", 0.0, 0.1), ("10000", 0.3, 1.0)])
+def test_slow_replies_are_slept_for_unless_told_otherwise(
+    stack: ExitStack, tmp_path: Path, poll: str, low: float, high: float
+) -> None:
+    _, mounted = served(stack, tmp_path, {GETATTR: answer_late}, "--poll-us", poll)
+    before = cpu_seconds(mounted.process.pid)
+    ask = f"for i in range({SLOW_REPLIES}): os.stat(sys.argv[1])"  # no attribute may be kept
+    argv = [sys.executable, "-c", f"import os, sys\n{ask}", str(mounted.path)]
+    subprocess.run(argv, check=True, timeout=30)
+    assert low <= cpu_seconds(mounted.process.pid) - before <= high
 
 
 def wrong(used: int | None = None, body: bytes = ATTR_OUT, **header: int) -> Answer:

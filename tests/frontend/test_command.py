@@ -59,6 +59,8 @@ def test_help_and_version() -> None:
         (["mount", "a", "b", "--queues", "x"], "invalid int value"),
         (["mount", "a", "b", "--queue-size", "100"], "--queue-size: give a power of 2 from 8"),
         (["mount", "a", "b", "--poll-us", "-1"], "--poll-us"),
+        (["mount", "a", "b", "--poll-us", "10001"], "give auto or a number from 0 to 10000"),
+        (["mount", "a", "b", "--poll-us", "often"], "give auto or a number from 0 to 10000"),
         (["mount", "a", "b", "--frob"], "--frob"),
         (["mount", "a", "b", "--", "--readonly"], "for the virtiofsd of --source"),
     ],

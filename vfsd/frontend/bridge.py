@@ -26,7 +26,7 @@ class Shape:
 
     queues: int  # request queues
     queue_size: int  # descriptors, each
-    spin_us: int = 0
+    spin_us: int = lib.BRIDGE_SPIN_AUTO  # how long to look for replies before sleeping
 
     @property
     def pages(self) -> int:

@@ -14,6 +14,7 @@ from vfsd.frontend.fuse_mount import check_mountpoint
 from vfsd.frontend.mount import Signals, mount
 from vfsd.frontend.vmm import Vmm, connect
 from vfsd.transport.errors import OperatorError
+from vfsd.transport.native import lib
 
 SUMMARY: Final = "mount a virtio-fs back-end on this host, without a VM"
 QUEUES_MAX: Final = 64
@@ -45,8 +46,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help=f"descriptors of each queue ({QUEUE_SIZE}); N-4 pages fit in a request",
     )  # fmt: skip
     parser.add_argument(
-        "--poll-us", type=int, metavar="N", default=0,
-        help="look for replies for N microseconds before sleeping (0)",
+        "--poll-us", metavar="auto|N", default="auto",
+        help="look for replies for N microseconds before sleeping; auto: as a KVM host does, for up"
+        " to 200, unless they take longer (auto)",
     )  # fmt: skip
 
 
@@ -58,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
     # The default handling of a signal would leave a virtiofsd of ours behind.
     with Signals() as signals, _backend(options, socket) as vmm:
         vmm.negotiate()
-        shape = Shape(_queues(options, vmm), options.queue_size, options.poll_us)
+        shape = Shape(_queues(options, vmm), options.queue_size, _poll_us(options.poll_us))
         mount(vmm, signals, (options.source or socket, target), shape)
     return 0
 
@@ -77,10 +79,17 @@ def _check_numbers(options: argparse.Namespace) -> None:
     if options.queue_size not in QUEUE_SIZES:
         first, last = QUEUE_SIZES[0], QUEUE_SIZES[-1]
         raise OperatorError(f"--queue-size: give a power of 2 from {first} to {last}", status=2)
-    if not 0 <= options.poll_us <= SPIN_MAX:
-        raise OperatorError(f"--poll-us: give a number from 0 to {SPIN_MAX}", status=2)
+    _poll_us(options.poll_us)
     if options.passed_on and options.source is None:
         raise OperatorError("arguments after -- are for the virtiofsd of --source", status=2)
+
+
+def _poll_us(value: str) -> int:
+    if value == "auto":
+        return int(lib.BRIDGE_SPIN_AUTO)
+    if not (value.isascii() and value.isdigit() and int(value) <= SPIN_MAX):
+        raise OperatorError(f"--poll-us: give auto or a number from 0 to {SPIN_MAX}", status=2)
+    return int(value)
 
 
 @contextmanager

@@ -25,10 +25,13 @@
  *   what is needed for the reply. Other fields may lie: each is loaded once and bounded.
  *
  * Waiting. When there is nothing to do: ask for calls, look once more, sleep until there is a
- * request, a call, or the end. While the device has requests, `spin_us` may be spent looking at the
- * used index first. All channels hand out the same requests, so poll(2) would wake every idle
- * bridge for each of them (4 queues on 2 CPUs then do less than half of what 1 queue does);
- * EPOLLEXCLUSIVE wakes one. The call eventfd is edge-triggered: it need not be emptied.
+ * request, a call, or the end. While the device has requests, the used index is looked at for
+ * `spin_us` first; or, by itself, as a KVM host does for a vCPU that halts (halt_poll_ns): for
+ * SPIN_WORTH_NS, unless replies take longer than that. Others who wait for the CPU get it between
+ * looks; they may be who the device needs to answer. All channels hand out the same requests, so
+ * poll(2) would wake every idle bridge for each of them (4 queues on 2 CPUs then do less than half
+ * of what 1 queue does); EPOLLEXCLUSIVE wakes one. The call eventfd is edge-triggered: it need not
+ * be emptied.
  *
  * The end. ENODEV from /dev/fuse: nobody uses the mount any more, nobody waits for a reply.
  * stop_fd: the caller closes the channels, which ends every request with an error. So no reply is
@@ -44,6 +47,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -58,6 +62,12 @@ _Static_assert((int)BRIDGE_HEADS == (int)LAYOUT_HEADS, "");
 #else
 #define RELAX() __asm__ volatile("" ::: "memory")
 #endif
+
+enum {
+	SPIN_WORTH_NS = 200 * 1000,
+	REPLY_CAP_NS = 1000 * 1000,
+	LOOKS_PER_YIELD = 32,
+};
 
 /* What a bridge waits for. */
 enum {
@@ -352,29 +362,49 @@ static int pass_replies(struct bridge *b)
 	return end;
 }
 
-static uint64_t now_us(void)
+static uint64_t now_ns(void)
 {
 	struct timespec now;
 
 	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
+	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
 }
 
-static bool spin(const struct bridge *b)
+static uint64_t spin_budget(const struct bridge *b)
 {
-	uint64_t until;
+	if (!b->ring.outstanding)
+		return 0;
+	if (b->config.spin_us != BRIDGE_SPIN_AUTO)
+		return (uint64_t)b->config.spin_us * 1000;
+	return b->reply_ns < SPIN_WORTH_NS ? SPIN_WORTH_NS : 0;
+}
 
-	if (!b->config.spin_us || !b->ring.outstanding)
-		return false;
-	until = now_us() + b->config.spin_us;
-	do {
-		for (int i = 0; i < 32; i++) {
+/* Look for a reply. Return: true if there is one. */
+static bool spin(const struct bridge *b, uint64_t start)
+{
+	uint64_t budget = spin_budget(b);
+
+	while (budget && now_ns() - start < budget) {
+		for (int i = 0; i < LOOKS_PER_YIELD; i++) {
 			if (driver_ring_is_used(&b->ring))
 				return true;
 			RELAX();
 		}
-	} while (now_us() < until);
+		sched_yield();
+	}
 	return false;
+}
+
+/* The bridge has waited since `start`: for a reply? */
+static void note_wait(struct bridge *b, uint64_t start)
+{
+	uint64_t waited = now_ns() - start;
+
+	if (!driver_ring_is_used(&b->ring))
+		return;
+	if (waited > REPLY_CAP_NS)
+		waited = REPLY_CAP_NS;
+	b->reply_ns += (waited >> 3) - (b->reply_ns >> 3);
 }
 
 /* Sleep until one of the waitables says something. Return: 0 or enum bridge_end. */
@@ -418,12 +448,17 @@ static int sleep_for_replies(struct bridge *b)
 static int wait_for_work(struct bridge *b, bool *more)
 {
 	bool room = ring_has_room(b);
-	int end;
+	uint64_t start;
+	int end = 0;
 
-	if ((*more && room) || spin(b) || driver_ring_enable_calls(&b->ring))
+	if (*more && room)
 		return 0;
-	end = room ? sleep_for_all(b, more) : sleep_for_replies(b);
-	driver_ring_disable_calls(&b->ring);
+	start = now_ns();
+	if (!spin(b, start) && !driver_ring_enable_calls(&b->ring)) {
+		end = room ? sleep_for_all(b, more) : sleep_for_replies(b);
+		driver_ring_disable_calls(&b->ring);
+	}
+	note_wait(b, start);
 	return end;
 }
 
@@ -452,7 +487,7 @@ static void drop_replies(struct bridge *b)
 
 bool bridge_end_session(struct bridge *b, int timeout_ms)
 {
-	uint64_t until = now_us() + (uint64_t)timeout_ms * 1000;
+	uint64_t until = now_ns() + (uint64_t)timeout_ms * 1000000;
 	struct pollfd call = {b->config.call_fd, POLLIN, 0};
 	struct fuse_in_header destroy = {
 		.len = sizeof(destroy),
@@ -468,7 +503,7 @@ bool bridge_end_session(struct bridge *b, int timeout_ms)
 	if (offer(b, &destroy))
 		return false;
 	driver_ring_kick(&b->ring);
-	while (b->ring.outstanding && !b->ring.reason && now_us() < until) {
+	while (b->ring.outstanding && !b->ring.reason && now_ns() < until) {
 		if (!driver_ring_enable_calls(&b->ring) && poll(&call, 1, 10) > 0)
 			(void)!read(b->config.call_fd, &count, sizeof(count));
 		drop_replies(b);

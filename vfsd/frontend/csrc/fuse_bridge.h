@@ -13,6 +13,7 @@
 enum bridge_limit {
 	BRIDGE_PAGES_MAX = 256, /* data pages of one request */
 	BRIDGE_HEADS = 4,	/* descriptors of a chain besides those */
+	BRIDGE_SPIN_AUTO = -1,
 };
 
 /* Why bridge_run() returned. */
@@ -31,9 +32,9 @@ struct bridge_config {
 	uint64_t slots_offset; /* in guest memory: bridge_slot_bytes() each */
 	int fuse_fd;	       /* non-blocking */
 	int call_fd;
-	int stop_fd;	  /* readable: stop */
-	int ready_fd;	  /* written when FUSE_INIT is answered */
-	uint32_t spin_us; /* look for replies so long before sleeping */
+	int stop_fd;	 /* readable: stop */
+	int ready_fd;	 /* written when FUSE_INIT is answered */
+	int32_t spin_us; /* look for replies so long before sleeping, or BRIDGE_SPIN_AUTO */
 	struct hiprio *hiprio;
 };
 
@@ -49,6 +50,7 @@ struct bridge {
 	uint32_t free_count;
 	int epoll_fd;
 	uint64_t requests; /* sent so far */
+	uint64_t reply_ns; /* mean time until a reply that was waited for */
 	const char *reason;
 	uint32_t opcode;
 	int error;
