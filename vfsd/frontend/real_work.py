@@ -3,6 +3,9 @@
 
 The mount is `vfsd mount`, whoever serves it; the same commands run in a bare directory, too.
 Every command has a deadline. What a contender cannot do ends its turn, not the comparison.
+
+Each turn has a new file system of its own, in an image: ext4 looks longer and longer for inodes
+that were not deleted just now, so the next contender would pay for what one has removed.
 """
 
 import json
@@ -33,7 +36,8 @@ COMMAND_SECONDS: Final = 300.0
 MOUNT_SECONDS: Final = 30.0
 FIO_BYTES: Final = 128 << 20
 DROP_CACHES: Final = Path("/proc/sys/vm/drop_caches")
-NEEDED: Final = ("tar", "find", "git", "fio", "rm")
+NEEDED: Final = ("tar", "find", "git", "fio", "rm", "mkfs.ext4", "mount", "umount")
+IMAGE_BYTES: Final = 4 << 30  # sparse
 
 
 @dataclass(frozen=True)
@@ -144,7 +148,7 @@ def _turn(
     samples: dict[str, Sample] = {}
     task = TASKS[0]
     try:
-        with _place(contender, work.folder) as place:
+        with _file_system(work.folder) as folder, _place(contender, folder) as place:
             for task in TASKS:
                 samples[task.name] = _run(task, place, source, work.seconds)
     except OperatorError as error:
@@ -154,7 +158,31 @@ def _turn(
 
 
 @contextmanager
-def _place(contender: Contender | None, folder: Path | None) -> Iterator[Path]:
+def _file_system(folder: Path | None) -> Iterator[Path]:
+    """A new ext4, mounted; its image is in `folder`. The path is short: sockets will be below."""
+    with (
+        tempfile.NamedTemporaryFile(prefix="vfsd-bench-", dir=folder) as image,
+        tempfile.TemporaryDirectory(prefix="vfsd-bench-") as target,
+    ):
+        image.truncate(IMAGE_BYTES)
+        _command("mkfs.ext4", "-q", "-F", image.name)
+        _command("mount", "-o", "loop,noinit_itable", image.name, target)
+        try:
+            yield Path(target)
+        finally:
+            _command("umount", target)
+
+
+def _command(*argv: str) -> None:
+    done = subprocess.run(
+        argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise OperatorError(f"{argv[0]} fails: {_first_line(done.stderr)}")
+
+
+@contextmanager
+def _place(contender: Contender | None, folder: Path) -> Iterator[Path]:
     """A directory: bare, or what a contender shares, mounted."""
     if contender is None:
         with tempfile.TemporaryDirectory(prefix="vfsd-bench-", dir=folder) as name:
