@@ -39,7 +39,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--queues", type=int, metavar="N",
-        help="request queues (as many as there are, but no more than CPUs)",
+        help="request queues (as many as there are, but no more than half of the CPUs)",
     )  # fmt: skip
     parser.add_argument(
         "--queue-size", type=int, metavar="N", default=QUEUE_SIZE,
@@ -107,6 +107,7 @@ def _backend(options: argparse.Namespace, socket: str) -> Iterator[Vmm]:
 
 def _queues(options: argparse.Namespace, vmm: Vmm) -> int:
     if options.queues is None:
-        return max(1, min(vmm.queues_offered - 1, os.cpu_count() or 1, QUEUES_MAX))
+        cpus = len(os.sched_getaffinity(0))  # a queue keeps two busy: one here, one there
+        return max(1, min(vmm.queues_offered - 1, cpus // 2, QUEUES_MAX))
     vmm.check_queues(options.queues)
     return int(options.queues)
