@@ -138,7 +138,7 @@ def test_percentiles_come_from_the_histogram() -> None:
 
 
 def made_up() -> Comparison:
-    getattr_row = RowResult(ROWS["getattr"], floor_us=0.1)
+    getattr_row = RowResult(ROWS["getattr"], bare_us=0.1)
     getattr_row.samples = {
         "vfsd": [Sample(1000, 1, 2, 1.0), Sample(1000, 1, 2, 2.0), Sample(1000, 1, 2, 1.0)],
         "a": [Sample(1000, 1, 2, 2.0), Sample(1000, 1, 2, 2.5), None],
@@ -159,6 +159,17 @@ def test_ratios_are_to_the_best_peer_of_the_same_round() -> None:
     assert comparison.ratio(single) == 4.5
     assert comparison.is_met(single) is True
     assert comparison.is_met(start) is False  # 300 ms, whatever the peers need
+
+
+def test_a_floor_is_the_bare_calls_and_requests_that_do_nothing() -> None:
+    null = RowResult(ROWS["null"], bare_us=0.1)
+    null.samples = {"vfsd": [Sample(cpu_us=0.4), Sample(cpu_us=0.5), Sample(cpu_us=0.6)]}
+    mkdir = RowResult(ROWS["mkdir"], bare_us=6.0)
+    comparison = Comparison("vfsd", ("vfsd",), (mkdir, null))
+    assert comparison.floor(mkdir) == 7.0  # two requests
+    assert comparison.floor(null) == 0.1
+    assert "| floor | ratio |" in markdown(comparison)
+    assert Comparison("vfsd", ("vfsd",), (mkdir,)).floor(mkdir) is None
 
 
 def test_times_in_a_mount_count_above_those_in_a_bare_directory() -> None:
@@ -279,7 +290,7 @@ def test_a_comparison_with_ourselves(tmp_path: Path, requires: Callable[[str], s
     null, mkdir, start = content["rows"]
     assert null["metric"] == "cpu_us"
     assert 0.05 < null["ratio"] < 20
-    assert null["floor_us"] > 0
+    assert null["floor_us"] == null["bare_us"] > 0
     assert set(mkdir["samples"]) == {"vfsd", "twin"}
     assert mkdir["errors"] == {}
     assert start["samples"]["twin"][0]["value"] > 1

@@ -11,15 +11,20 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from vfsd.frontend.backend import START_SECONDS, end
+from vfsd.frontend.floor import Floor
 from vfsd.frontend.load import PAGE, LoadShape, Outcome, Plan, Session
 from vfsd.frontend.load_ops import (
     CACHED_BYTES,
     COLD_BYTES,
+    DIRENT,
+    ENTRY,
+    LISTED,
+    MANY,
     OPS,
     Op,
     Share,
@@ -32,7 +37,7 @@ from vfsd.frontend.load_ops import (
 from vfsd.frontend.process_tree import ProcessTree
 from vfsd.frontend.vmm import connect
 from vfsd.transport.errors import OperatorError
-from vfsd.transport.native import check, ffi, lib
+from vfsd.transport.native import lib
 
 LISTENING: Final = "00010000"  # __SO_ACCEPTCON in /proc/net/unix
 WARM_UP: Final = 0.2  # of the time that is measured
@@ -95,6 +100,11 @@ class Contender:
         return filled + [part for option in options for part in ("-o", option)]
 
 
+def memory_or(folder: Path | None) -> Path | None:
+    """A folder in memory if there is one."""
+    return MEMORY if MEMORY.is_dir() else folder
+
+
 @dataclass(frozen=True)
 class Backend:
     """A running back-end."""
@@ -118,7 +128,7 @@ class Arena:
         self, options: Sequence[str] = (), extra: Sequence[str] = (), in_memory: bool = False
     ) -> Iterator[Backend]:
         """The contender serving a new directory. `options` go after -o, `extra` as they are."""
-        folder = MEMORY if in_memory and MEMORY.is_dir() else self.folder
+        folder = memory_or(self.folder) if in_memory else self.folder
         with tempfile.TemporaryDirectory(prefix="vfsd-bench-", dir=folder) as name:
             top = Path(name)
             top.chmod(0o755)
@@ -230,7 +240,7 @@ class Row:
     metric: str
     run: Callable[[Arena], Sample]
     target: Target | None = None
-    floor: int | None = None  # enum floor_kind: the same without any daemon
+    floor: Floor | None = None
     block: int = PAGE
     ours_only: bool = False
     unit: str = ""  # of `value`
@@ -238,6 +248,10 @@ class Row:
     @property
     def more_is_better(self) -> bool:
         return self.metric == "rate"
+
+    @property
+    def in_memory(self) -> bool:
+        return self.name in OPS and OPS[self.name].in_memory
 
 
 def _load(op_name: str, shape: LoadShape) -> Callable[[Arena], Sample]:
@@ -341,7 +355,7 @@ def _start(arena: Arena) -> Sample:
         return Sample(value=backend.start_seconds * 1000)
 
 
-def _cpu(op: str, title: str, limit: float | None, floor: int | None = None, block: int = PAGE,
+def _cpu(op: str, title: str, limit: float | None, floor: Floor | None = None, block: int = PAGE,
          depth: int = 32) -> Row:  # fmt: skip
     target = None if limit is None else Target(limit)
     shape = LoadShape(depth=depth)
@@ -353,28 +367,33 @@ def _single(op: str, title: str) -> Row:
     return Row(f"{op}-1", f"{title}, depth 1", "rate", _load(op, LoadShape()), target)
 
 
+def _listing(op: str, title: str, block: int) -> Row:
+    entry = ENTRY + DIRENT
+    return _cpu(op, title, 0.5, Floor(lib.FLOOR_LIST, entry / block, LISTED), block, depth=2)
+
+
 _ROWS: Final = (
-    _cpu("null", "no operation", None, lib.FLOOR_NOTHING),
-    _cpu("getattr", "GETATTR", 0.6, lib.FLOOR_STAT),
-    _cpu("lookup", "LOOKUP, inode known", 0.4, lib.FLOOR_LOOKUP),
-    _cpu("lookup-new", "LOOKUP, inode new", 0.6, lib.FLOOR_LOOKUP),
-    _cpu("lookup-nothing", "LOOKUP of nothing", 0.6, lib.FLOOR_MISSING),
-    _cpu("open", "OPEN + RELEASE", 0.6, lib.FLOOR_OPEN),
-    _cpu("create", "CREATE + RELEASE + UNLINK", 0.5, lib.FLOOR_CREATE),
-    _cpu("create-user", "the same, uid 1000", 0.5, lib.FLOOR_CREATE),
-    _cpu("mkdir", "MKDIR + RMDIR", 0.5, lib.FLOOR_MKDIR),
-    _cpu("mkdir-user", "the same, uid 1000", 0.5, lib.FLOOR_MKDIR),
-    _cpu("getxattr", "GETXATTR", 0.6, lib.FLOOR_GETXATTR),
-    _cpu("read-4k", "READ 4 KiB", 0.6, lib.FLOOR_READ),
-    _cpu("read-128k", "READ 128 KiB", 0.9, lib.FLOOR_READ, 128 << 10),
-    _cpu("read-1m", "READ 1 MiB", 0.9, lib.FLOOR_READ, 1 << 20),
-    _cpu("write-4k", "WRITE 4 KiB", 0.9, lib.FLOOR_WRITE),
-    _cpu("write-128k", "WRITE 128 KiB", 0.9, lib.FLOOR_WRITE, 128 << 10),
-    _cpu("write-1m", "WRITE 1 MiB", 0.9, lib.FLOOR_WRITE, 1 << 20),
-    _cpu("readdirplus-4k", "READDIRPLUS, an entry, 4 KiB", 0.5, lib.FLOOR_LIST, PAGE, 2),
-    _cpu("readdirplus-128k", "READDIRPLUS, an entry, 128 KiB", 0.5, lib.FLOOR_LIST, 128 << 10, 2),
-    _cpu("readdirplus-cold-4k", "the same, new, 4 KiB", 0.5, lib.FLOOR_LIST, PAGE, 2),
-    _cpu("readdirplus-cold-128k", "the same, new, 128 KiB", 0.5, lib.FLOOR_LIST, 128 << 10, 2),
+    _cpu("null", "no operation", None, Floor(lib.FLOOR_NOTHING, 0)),
+    _cpu("getattr", "GETATTR", 0.6, Floor(lib.FLOOR_STAT)),
+    _cpu("lookup", "LOOKUP, inode known", 0.4, Floor(lib.FLOOR_LOOKUP)),
+    _cpu("lookup-new", "LOOKUP, inode new", 0.6, Floor(lib.FLOOR_LOOKUP, names=MANY)),
+    _cpu("lookup-nothing", "LOOKUP of nothing", 0.6, Floor(lib.FLOOR_MISSING)),
+    _cpu("open", "OPEN + RELEASE", 0.6, Floor(lib.FLOOR_OPEN, 2)),
+    _cpu("create", "CREATE + RELEASE + UNLINK", 0.5, Floor(lib.FLOOR_CREATE, 3)),
+    _cpu("create-user", "the same, uid 1000", 0.5, Floor(lib.FLOOR_CREATE, 3)),
+    _cpu("mkdir", "MKDIR + RMDIR", 0.5, Floor(lib.FLOOR_MKDIR, 2)),
+    _cpu("mkdir-user", "the same, uid 1000", 0.5, Floor(lib.FLOOR_MKDIR, 2)),
+    _cpu("getxattr", "GETXATTR", 0.6, Floor(lib.FLOOR_GETXATTR)),
+    _cpu("read-4k", "READ 4 KiB", 0.6, Floor(lib.FLOOR_READ)),
+    _cpu("read-128k", "READ 128 KiB", 0.9, Floor(lib.FLOOR_READ), 128 << 10),
+    _cpu("read-1m", "READ 1 MiB", 0.9, Floor(lib.FLOOR_READ), 1 << 20),
+    _cpu("write-4k", "WRITE 4 KiB", 0.9, Floor(lib.FLOOR_WRITE)),
+    _cpu("write-128k", "WRITE 128 KiB", 0.9, Floor(lib.FLOOR_WRITE), 128 << 10),
+    _cpu("write-1m", "WRITE 1 MiB", 0.9, Floor(lib.FLOOR_WRITE), 1 << 20),
+    _listing("readdirplus-4k", "READDIRPLUS, an entry, 4 KiB", PAGE),
+    _listing("readdirplus-128k", "READDIRPLUS, an entry, 128 KiB", 128 << 10),
+    _listing("readdirplus-cold-4k", "the same, new, 4 KiB", PAGE),
+    _listing("readdirplus-cold-128k", "the same, new, 128 KiB", 128 << 10),
     _single("getattr", "GETATTR"),
     _single("lookup", "LOOKUP"),
     _single("read-4k", "READ 4 KiB"),
@@ -396,46 +415,3 @@ _ROWS: Final = (
     Row("start", "exec to listening", "value", _start, Target(200, absolute=True), unit="ms"),
 )  # fmt: skip
 ROWS: Final = {row.name: row for row in _ROWS}
-
-
-# --- without any back-end ------------------------------------------------------------------------
-
-
-def floor_us(row: Row, folder: Path | None, seconds: float) -> float:
-    """CPU microseconds of the bare system calls of a row."""
-    assert row.floor is not None
-    in_memory = row.name in OPS and OPS[row.name].in_memory and MEMORY.is_dir()
-    where = MEMORY if in_memory else folder
-    with tempfile.TemporaryDirectory(dir=where) as name, _FloorTarget(Path(name), row) as target:
-        cpu_ns = ffi.new("uint64_t *")
-        done = check(lib.floor_run(row.floor, target, int(seconds * 1e9), cpu_ns))
-        return int(cpu_ns[0]) / 1000 / max(1, done)
-
-
-@dataclass
-class _FloorTarget:
-    """A directory with what the bare system calls need."""
-
-    folder: Path
-    row: Row
-    fds: list[int] = field(default_factory=list)
-
-    def __enter__(self) -> Any:
-        entries = 2000 if self.row.floor == lib.FLOOR_LIST else 0
-        for number in range(entries):
-            (self.folder / f"f{number:07}").touch()
-        self.fds.append(os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY))
-        self.fds.append(os.open("file", os.O_RDWR | os.O_CREAT, dir_fd=self.fds[0]))
-        os.write(self.fds[1], bytes(CACHED_BYTES))
-        if self.row.floor == lib.FLOOR_GETXATTR:
-            os.setxattr(self.fds[1], "user.vfsd", b"12345678")
-        self._name = ffi.new("char[]", b"file")
-        return ffi.new(
-            "struct floor_target *",
-            {"dir_fd": self.fds[0], "fd": self.fds[1], "name": self._name,
-             "block": self.row.block, "blocks": CACHED_BYTES // self.row.block},
-        )  # fmt: skip
-
-    def __exit__(self, *_: object) -> None:
-        for fd in self.fds:
-            os.close(fd)

@@ -7,7 +7,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar
 
-from vfsd.frontend.bench import Arena, Contender, NotOfferedError, Row, Sample, floor_us
+from vfsd.frontend.bench import Arena, Contender, NotOfferedError, Row, Sample, memory_or
+from vfsd.frontend.floor import bare_calls_us
 from vfsd.transport.errors import OperatorError
 
 T = TypeVar("T")
@@ -20,7 +21,7 @@ class RowResult:
     row: Row
     samples: dict[str, list[Sample | None]] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
-    floor_us: float | None = None
+    bare_us: float | None = None  # CPU of the bare system calls
 
     def numbers(self, name: str) -> list[float | None]:
         """What the row is about, round by round."""
@@ -66,6 +67,14 @@ class Comparison:
                 ratios.append((ours - base) / best(others))
         return median(ratios) if ratios else None
 
+    def floor(self, result: RowResult) -> float | None:
+        """CPU microseconds that it cannot do without: the bare system calls and our cost of as many
+        requests that do nothing. None unless both were measured."""
+        nothing = next((r.typical(self.ours) for r in self.rows if r.row.name == "null"), None)
+        if not result.row.floor or result.bare_us is None or not nothing:
+            return None
+        return result.bare_us + result.row.floor.requests * (nothing.cpu_us or 0)
+
     def is_met(self, result: RowResult) -> bool | None:
         """None where there is no target, or nothing to hold against it."""
         target = result.row.target
@@ -92,7 +101,8 @@ class Comparison:
             "target": None if result.row.target is None else str(result.row.target),
             "ratio": self.ratio(result),
             "met": self.is_met(result),
-            "floor_us": result.floor_us,
+            "bare_us": result.bare_us,
+            "floor_us": self.floor(result),
             "errors": result.errors,
             "samples": {
                 name: [None if s is None else asdict(s) for s in samples]
@@ -132,8 +142,9 @@ def compare(plan: Plan, tell: Callable[[str], object]) -> Comparison:
 
 def _measure_row(plan: Plan, row: Row, result: RowResult, number: int) -> None:
     if row.floor is not None:
-        floor = floor_us(row, plan.folder, min(plan.seconds, 0.5))
-        result.floor_us = min(floor, result.floor_us or floor)
+        folder = memory_or(plan.folder) if row.in_memory else plan.folder
+        bare = bare_calls_us(row.floor, row.block, folder, min(plan.seconds, 0.5))
+        result.bare_us = min(bare, result.bare_us or bare)
     for contender in rotated(plan.contenders, number):
         if row.ours_only and not contender.is_ours:
             continue

@@ -28,6 +28,7 @@ XATTR: Final = b"user.vfsd"
 _DIGITS: Final = "0" * 7
 
 ENTRY: Final = ffi.sizeof("struct fuse_entry_out")
+DIRENT: Final = 24 + 8  # of a name like those that are listed
 ATTR: Final = ffi.sizeof("struct fuse_attr_out")
 OPEN: Final = ffi.sizeof("struct fuse_open_out")
 WRITTEN: Final = ffi.sizeof("struct fuse_write_out")

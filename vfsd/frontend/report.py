@@ -31,17 +31,18 @@ def _row_lines(comparison: Comparison, result: RowResult) -> Iterator[str]:
             yield f"  {name:<24}" + cells(sample, result.row.unit)
         elif name in result.errors:
             yield f"  {name:<24}  {result.errors[name]}"
-    if result.floor_us is not None:
-        yield f"  {'bare system calls':<24}" + " " * 33 + f"{result.floor_us:>11.2f}"
+    floor = comparison.floor(result)
+    for name, cost in (("bare system calls", result.bare_us), ("... and requests", floor)):
+        if cost is not None:
+            yield f"  {name:<24}" + " " * 33 + f"{cost:>11.2f}"
 
 
 def markdown(comparison: Comparison) -> str:
     """What each row is about, every contender; medians, and of the ratios, too."""
     names = comparison.contenders
-    lines = [
-        f"| | {' | '.join(names)} | ratio | target | |",
-        "|---|" + "---|" * (len(names) + 3),
-    ]
+    floors = any(comparison.floor(result) is not None for result in comparison.rows)
+    heads = [*names, *(["floor"] if floors else []), "ratio", "target", ""]
+    lines = [f"| | {' | '.join(heads)} |".replace("|  |", "| |"), "|---|" + "---|" * len(heads)]
     for result in comparison.rows:
         figures = [_figure(result, name) for name in names]
         ratio, met = comparison.ratio(result), comparison.is_met(result)
@@ -49,6 +50,7 @@ def markdown(comparison: Comparison) -> str:
         cells = [
             f"{result.row.title}, {_UNITS.get(result.row.metric, result.row.unit)}".rstrip(", "),
             *figures,
+            *([_number(comparison.floor(result))] if floors else []),
             "" if ratio is None else f"{ratio:.2f}",
             str(result.row.target or ""),
             verdict,
@@ -60,8 +62,12 @@ def markdown(comparison: Comparison) -> str:
 def _figure(result: RowResult, name: str) -> str:
     sample = result.typical(name)
     number = getattr(sample, result.row.metric) if sample else None
+    return result.errors.get(name, "") if number is None else _number(number)
+
+
+def _number(number: float | None) -> str:
     if number is None:
-        return result.errors.get(name, "")
+        return ""
     return f"{number:,.0f}" if number >= 100 else f"{number:.2f}"
 
 

@@ -5,22 +5,29 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/xattr.h>
 #include <time.h>
 #include <unistd.h>
 
-#define NEW_NAME "floor-new"
-
 enum {
 	ROUNDS_PER_CLOCK = 64,
+	DIGITS = 7,
+	NEW_NAMES = 1000 * 1000,
+	ALIGNED = 4096, /* as guest memory is: an unaligned copy takes twice as long */
+	BUFFERS = 32,	/* as many as requests are under way */
 };
 
 struct floor_run {
 	const struct floor_target *target;
-	uint8_t *buffer; /* of a block */
-	uint64_t block;	 /* next one */
+	uint8_t *buffers; /* of a block each */
+	uint32_t buffer;  /* to use next */
+	uint64_t block;	  /* next one */
+	uint32_t number;  /* of the next name */
+	uint32_t folder;  /* to list next */
+	char name[DIGITS + 2];
 };
 
 static uint64_t clock_of(clockid_t id)
@@ -38,11 +45,27 @@ static off_t next_offset(struct floor_run *r)
 	return (off_t)(r->block * r->target->block);
 }
 
-static int stat_name(const struct floor_run *r, const char *name)
+/* The next of `count` names that begin with `first`. */
+static const char *next_name(struct floor_run *r, char first, uint32_t count)
+{
+	uint32_t number = r->number++ % count;
+
+	r->name[0] = first;
+	for (int i = DIGITS; i; i--, number /= 10)
+		r->name[i] = (char)('0' + number % 10);
+	return r->name;
+}
+
+static int stat_name(int folder, const char *name)
 {
 	struct statx st;
 
-	return statx(r->target->dir_fd, name, AT_SYMLINK_NOFOLLOW, STATX_BASIC_STATS, &st);
+	return statx(folder, name, AT_SYMLINK_NOFOLLOW, STATX_BASIC_STATS, &st);
+}
+
+static uint8_t *next_buffer(struct floor_run *r)
+{
+	return r->buffers + (size_t)(r->buffer++ % BUFFERS) * r->target->block;
 }
 
 /* One operation each. Return: how many it was, or -1. */
@@ -61,31 +84,34 @@ static int do_stat(struct floor_run *r)
 
 static int do_lookup(struct floor_run *r)
 {
-	return stat_name(r, r->target->name) ? -1 : 1;
+	return stat_name(r->target->folders[0], next_name(r, 'f', r->target->names)) ? -1 : 1;
 }
 
 static int do_missing(struct floor_run *r)
 {
-	return stat_name(r, "nothing") < 0 && errno == ENOENT ? 1 : -1;
+	const char *name = next_name(r, 'n', NEW_NAMES);
+
+	return stat_name(r->target->folders[0], name) < 0 && errno == ENOENT ? 1 : -1;
 }
 
 static int do_read(struct floor_run *r)
 {
 	uint32_t len = r->target->block;
 
-	return pread(r->target->fd, r->buffer, len, next_offset(r)) == (ssize_t)len ? 1 : -1;
+	return pread(r->target->fd, next_buffer(r), len, next_offset(r)) == (ssize_t)len ? 1 : -1;
 }
 
 static int do_write(struct floor_run *r)
 {
 	uint32_t len = r->target->block;
 
-	return pwrite(r->target->fd, r->buffer, len, next_offset(r)) == (ssize_t)len ? 1 : -1;
+	return pwrite(r->target->fd, next_buffer(r), len, next_offset(r)) == (ssize_t)len ? 1 : -1;
 }
 
 static int do_open(struct floor_run *r)
 {
-	int fd = openat(r->target->dir_fd, r->target->name, O_RDONLY | O_CLOEXEC);
+	const char *name = next_name(r, 'f', r->target->names);
+	int fd = openat(r->target->folders[0], name, O_RDONLY | O_CLOEXEC);
 
 	return fd < 0 || close(fd) ? -1 : 1;
 }
@@ -99,30 +125,34 @@ static int do_getxattr(struct floor_run *r)
 
 static int do_create(struct floor_run *r)
 {
-	int dir = r->target->dir_fd;
-	int fd = openat(dir, NEW_NAME, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+	const char *name = next_name(r, 'n', NEW_NAMES);
+	int folder = r->target->folders[0];
+	int fd = openat(folder, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
 
-	return fd < 0 || close(fd) || unlinkat(dir, NEW_NAME, 0) ? -1 : 1;
+	return fd < 0 || close(fd) || unlinkat(folder, name, 0) ? -1 : 1;
 }
 
 static int do_mkdir(struct floor_run *r)
 {
-	int dir = r->target->dir_fd;
+	const char *name = next_name(r, 'n', NEW_NAMES);
+	int folder = r->target->folders[0];
 
-	return mkdirat(dir, NEW_NAME, 0755) || unlinkat(dir, NEW_NAME, AT_REMOVEDIR) ? -1 : 1;
+	return mkdirat(folder, name, 0755) || unlinkat(folder, name, AT_REMOVEDIR) ? -1 : 1;
 }
 
 static int do_list(struct floor_run *r)
 {
-	int dir = r->target->dir_fd, count = 0;
-	long len = syscall(SYS_getdents64, dir, r->buffer, r->target->block);
+	int folder = r->target->folders[r->folder], count = 0;
+	uint8_t *buffer = next_buffer(r);
+	long len = syscall(SYS_getdents64, folder, buffer, r->target->block);
 
-	if (len == 0 && lseek(dir, 0, SEEK_SET) < 0)
+	r->folder = (r->folder + 1) % FLOOR_FOLDERS;
+	if (len == 0 && lseek(folder, 0, SEEK_SET) < 0)
 		return -1;
 	for (long at = 0; at < len; count++) {
-		const struct dirent64 *entry = (const void *)(r->buffer + at);
+		const struct dirent64 *entry = (const void *)(buffer + at);
 
-		if (stat_name(r, entry->d_name))
+		if (stat_name(folder, entry->d_name))
 			return -1;
 		at += entry->d_reclen;
 	}
@@ -155,14 +185,16 @@ static int64_t repeat(struct floor_run *r, int (*once)(struct floor_run *), uint
 int64_t floor_run(enum floor_kind kind, const struct floor_target *target, uint64_t ns,
 		  uint64_t *cpu_ns)
 {
-	struct floor_run r = {.target = target, .buffer = calloc(1, target->block)};
+	size_t bytes = (size_t)BUFFERS * target->block;
+	struct floor_run r = {.target = target, .buffers = aligned_alloc(ALIGNED, bytes)};
 	uint64_t start = clock_of(CLOCK_THREAD_CPUTIME_ID);
 	int64_t done;
 
-	if (!r.buffer)
+	if (!r.buffers)
 		return -ENOMEM;
+	memset(r.buffers, 1, bytes);
 	done = repeat(&r, KINDS[kind], clock_of(CLOCK_MONOTONIC) + ns);
 	*cpu_ns = clock_of(CLOCK_THREAD_CPUTIME_ID) - start;
-	free(r.buffer);
+	free(r.buffers);
 	return done;
 }
