@@ -103,7 +103,8 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-@pytest.mark.parametrize(("poll", "low", "high"), [("auto", 0.0, 0.1), ("10000", 0.3, 1.0)])
+# Looking gives the CPU away to whoever wants it: on a busy machine it takes less.
+@pytest.mark.parametrize(("poll", "low", "high"), [("auto", 0.0, 0.05), ("10000", 0.06, 1.0)])
 def test_slow_replies_are_slept_for_unless_told_otherwise(
     stack: ExitStack, tmp_path: Path, poll: str, low: float, high: float
 ) -> None:
