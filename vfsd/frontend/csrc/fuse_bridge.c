@@ -28,10 +28,11 @@
  * request, a call, or the end. While the device has requests, the used index is looked at for
  * `spin_us` first; or, by itself, as a KVM host does for a vCPU that halts (halt_poll_ns): for
  * SPIN_WORTH_NS, unless replies take longer than that. Others who wait for the CPU get it between
- * looks; they may be who the device needs to answer. All channels hand out the same requests, so
- * poll(2) would wake every idle bridge for each of them (4 queues on 2 CPUs then do less than half
- * of what 1 queue does); EPOLLEXCLUSIVE wakes one. The call eventfd is edge-triggered: it need not
- * be emptied.
+ * looks, they may be who the device needs to answer; and requests are looked for, too, or they
+ * would wait for the reply of another. All channels hand out the same requests, so poll(2) would
+ * wake every idle bridge for each of them (4 queues on 2 CPUs then do less than half of what 1
+ * queue does); EPOLLEXCLUSIVE wakes one. The call eventfd is edge-triggered: it need not be
+ * emptied.
  *
  * The end. ENODEV from /dev/fuse: nobody uses the mount any more, nobody waits for a reply.
  * stop_fd: the caller closes the channels, which ends every request with an error. So no reply is
@@ -370,6 +371,24 @@ static uint64_t now_ns(void)
 	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
 }
 
+/* Until one of the waitables says something, or so many ms (-1: no end). Return: 0 or enum
+ * bridge_end. */
+static int wait_for_all(struct bridge *b, int timeout, bool *more)
+{
+	struct epoll_event events[WAIT_COUNT];
+	int count = epoll_wait(b->epoll_fd, events, WAIT_COUNT, timeout);
+
+	if (count < 0)
+		return errno == EINTR ? 0 : failed(b, "cannot wait");
+	for (int i = 0; i < count; i++) {
+		if (events[i].data.u32 == WAIT_STOP)
+			return BRIDGE_STOPPED;
+		if (events[i].data.u32 == WAIT_REQUEST)
+			*more = true;
+	}
+	return 0;
+}
+
 static uint64_t spin_budget(const struct bridge *b)
 {
 	if (!b->ring.outstanding)
@@ -379,20 +398,26 @@ static uint64_t spin_budget(const struct bridge *b)
 	return b->reply_ns < SPIN_WORTH_NS ? SPIN_WORTH_NS : 0;
 }
 
-/* Look for a reply. Return: true if there is one. */
-static bool spin(const struct bridge *b, uint64_t start)
+/* Look for a reply, and for requests if there is room for one (`*more`). Return: 0 or enum
+ * bridge_end. */
+static int spin(struct bridge *b, uint64_t start, bool room, bool *more)
 {
 	uint64_t budget = spin_budget(b);
+	int end = 0;
 
 	while (budget && now_ns() - start < budget) {
 		for (int i = 0; i < LOOKS_PER_YIELD; i++) {
 			if (driver_ring_is_used(&b->ring))
-				return true;
+				return 0;
 			RELAX();
 		}
 		sched_yield();
+		if (room)
+			end = wait_for_all(b, 0, more);
+		if (end || (room && *more))
+			return end;
 	}
-	return false;
+	return 0;
 }
 
 /* The bridge has waited since `start`: for a reply? */
@@ -407,24 +432,7 @@ static void note_wait(struct bridge *b, uint64_t start)
 	b->reply_ns += (waited >> 3) - (b->reply_ns >> 3);
 }
 
-/* Sleep until one of the waitables says something. Return: 0 or enum bridge_end. */
-static int sleep_for_all(struct bridge *b, bool *more)
-{
-	struct epoll_event events[WAIT_COUNT];
-	int count = epoll_wait(b->epoll_fd, events, WAIT_COUNT, -1);
-
-	if (count < 0)
-		return errno == EINTR ? 0 : failed(b, "cannot wait");
-	for (int i = 0; i < count; i++) {
-		if (events[i].data.u32 == WAIT_STOP)
-			return BRIDGE_STOPPED;
-		if (events[i].data.u32 == WAIT_REQUEST)
-			*more = true;
-	}
-	return 0;
-}
-
-/* The same without looking for requests, for which there is no room. */
+/* Sleep without looking for requests, for which there is no room. */
 static int sleep_for_replies(struct bridge *b)
 {
 	struct pollfd fds[WAIT_COUNT] = {
@@ -444,20 +452,29 @@ static int sleep_for_replies(struct bridge *b)
 	return fds[WAIT_REQUEST].revents ? BRIDGE_UNMOUNTED : 0;
 }
 
-/* Sleep until there is something to do. `more`: there is, or may be, a request to read. */
+static int sleep_until_called(struct bridge *b, bool room, bool *more)
+{
+	int end = 0;
+
+	if (!driver_ring_enable_calls(&b->ring))
+		end = room ? wait_for_all(b, -1, more) : sleep_for_replies(b);
+	driver_ring_disable_calls(&b->ring);
+	return end;
+}
+
+/* Wait until there is something to do. `more`: there is, or may be, a request to read. */
 static int wait_for_work(struct bridge *b, bool *more)
 {
 	bool room = ring_has_room(b);
 	uint64_t start;
-	int end = 0;
+	int end;
 
 	if (*more && room)
 		return 0;
 	start = now_ns();
-	if (!spin(b, start) && !driver_ring_enable_calls(&b->ring)) {
-		end = room ? sleep_for_all(b, more) : sleep_for_replies(b);
-		driver_ring_disable_calls(&b->ring);
-	}
+	end = spin(b, start, room, more);
+	if (!end && !(*more && room) && !driver_ring_is_used(&b->ring))
+		end = sleep_until_called(b, room, more);
 	note_wait(b, start);
 	return end;
 }
