@@ -19,7 +19,7 @@ COUNT = 20
 # Of the loop, not of an op: eventfds, waiting, locks, the clock.
 NOT_FS = {
     "epoll_wait", "read", "write", "poll", "ppoll", "futex", "clock_gettime", "sched_yield",
-    "madvise", "rt_sigprocmask", "getrusage", "mmap", "munmap", "mprotect", "restart_syscall",
+    "madvise", "rt_sigprocmask", "mmap", "munmap", "mprotect", "restart_syscall",
 }  # fmt: skip
 
 

@@ -167,7 +167,8 @@ OPTIONS: Final = (
            " needs is shared with it"),
     Option("poll_us", {"--poll-us": None}, {},
            "microseconds for which an idle worker polls its queues before it sleeps", "auto|N",
-           read.poll, "auto", "a number polls even where the VM needs the CPU; 0: never poll"),
+           read.poll, "auto", "who waits for the CPU gets it between two looks; a number polls even"
+           " where nothing is gained by it; 0: never poll"),
     Option("thread_pool_size", {"--thread-pool-size": None}, {},
            "requests that may wait for storage at a time, in each worker", "N",
            read.number(0, MAX_THREADS), "16",

@@ -15,16 +15,14 @@
  * - Between looks the CPU is offered to whoever waits for it (sched_yield). It is often the driver,
  *   woken by our last reply: polling in its way would find nothing. Getting the CPU back from it
  *   costs less than being woken.
- * - If the scheduler gives the CPU to somebody else: no polling for PREEMPTED_PAUSE_NS, found or
- *   not, unless the driver is back sooner when we poll (polled_gap_ns against slept_gap_ns; every
- *   TRIAL_NS one gap is slept through, to know): then it is the driver that shares our CPU, and
- *   that gains by it. One who computes keeps the CPU longer than it would take to wake us. Two
- *   readings of the clock that are further apart than PREEMPTED_NS are the occasion to ask; an
- *   interrupt makes them, too, and so does the hypervisor below this host. Threads of our own may
- *   have it.
+ * - If somebody else takes it for longer than AWAY_NS, none of our own threads: no polling for
+ *   AWAY_PAUSE_NS, unless the driver is back sooner when we poll (polled_gap_ns against
+ *   slept_gap_ns; every TRIAL_NS one gap is slept through, to know). Then it is the driver that
+ *   shares our CPU, and that gains by it; one who computes keeps it longer than it would take to
+ *   wake us.
  * - With one CPU the guest cannot run while we poll: never.
  *
- * `--poll-us N` replaces all of it by a fixed budget; 0 never polls.
+ * `--poll-us N` is a fixed budget instead, the CPU is offered all the same; 0 never polls.
  *
  * Sleeping: ask every ring for kicks, look once more (vring_enable_kicks has the barrier), then
  * poll(2) on kicks, the thread pool, direct reads, and Python's control fd.
@@ -36,7 +34,6 @@
 
 #include <poll.h>
 #include <sched.h>
-#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -46,8 +43,8 @@ enum {
 	GAP_CAP_NS = 1000 * 1000,
 	PAUSE_MIN_NS = 1000 * 1000,
 	PAUSE_MAX_NS = 256 * 1000 * 1000,
-	PREEMPTED_NS = 20 * 1000,
-	PREEMPTED_PAUSE_NS = 20 * 1000 * 1000,
+	AWAY_NS = 20 * 1000,
+	AWAY_PAUSE_NS = 20 * 1000 * 1000,
 	TRIAL_NS = 20 * 1000 * 1000, /* sleep now and then, to see what polling is good for */
 	LOOKS_PER_YIELD = 32,	     /* looks at the rings before others may have the CPU */
 	UNKICKED_MS = 1,	     /* a ring without a kick eventfd is looked at this often */
@@ -62,19 +59,6 @@ uint64_t clock_ns(void)
 	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
 }
 
-/* By others than our own threads, since the last time that this was asked. */
-static bool was_preempted(struct worker *w)
-{
-	bool by_our_own = offload_ran(w->offload);
-	long before = w->preemptions;
-	struct rusage usage;
-
-	if (getrusage(RUSAGE_THREAD, &usage) < 0)
-		return true;
-	w->preemptions = usage.ru_nivcsw;
-	return usage.ru_nivcsw != before && !by_our_own;
-}
-
 void poll_init(struct worker *w, int32_t poll_us)
 {
 	cpu_set_t cpus;
@@ -84,8 +68,7 @@ void poll_init(struct worker *w, int32_t poll_us)
 	    CPU_COUNT(&cpus) < 2)
 		w->poll_us = 0;
 	w->idle_gap_ns = w->polled_gap_ns = GAP_CAP_NS;
-	w->slept_gap_ns = 0;	/* until it is known, being preempted stops polling */
-	(void)was_preempted(w); /* what was before does not count */
+	w->slept_gap_ns = 0; /* until it is known, who takes the CPU stops polling */
 }
 
 /* While every request object is off the loop, only a completion helps. */
@@ -137,29 +120,36 @@ static bool look_often(const struct worker *w)
 			return true;
 		cpu_relax();
 	}
+	return false;
+}
+
+/* Offer the CPU. Return: true if somebody who is not us took it. */
+static bool give_way(struct worker *w)
+{
+	uint64_t start = clock_ns();
+
 	sched_yield();
-	return anything(w);
+	w->now_ns = clock_ns();
+	return w->now_ns - start > AWAY_NS && !offload_ran(w->offload);
 }
 
 /* Poll for so many ns, not 0. Return: true if there is work. */
 static bool spin(struct worker *w, uint64_t limit)
 {
-	uint64_t start = w->now_ns, last;
-	bool found = false, preempted = false;
+	uint64_t start = w->now_ns;
+	bool found = look_often(w), taken = false;
 
-	while (!found && !preempted && w->now_ns - start < limit) {
-		last = w->now_ns;
+	while (!found && !taken && w->now_ns - start < limit) {
+		taken = give_way(w) && w->poll_us == POLL_AUTO && !polling_pays(w);
 		found = look_often(w);
-		w->now_ns = clock_ns();
-		preempted = w->poll_us == POLL_AUTO && w->now_ns - last > PREEMPTED_NS &&
-			    was_preempted(w) && !polling_pays(w);
 	}
+	w->now_ns = clock_ns();
 	if (found)
 		w->poll_pause_ns = 0;
 	else
 		w->row->spins_ns += w->now_ns - start;
-	if (preempted)
-		w->no_spin_until_ns = w->now_ns + PREEMPTED_PAUSE_NS;
+	if (taken)
+		w->no_spin_until_ns = w->now_ns + AWAY_PAUSE_NS;
 	else if (!found)
 		missed(w);
 	return found;

@@ -173,7 +173,6 @@
 	X(sched_getscheduler, "zmq's threads")                                      \
 	X(sched_setscheduler, "zmq's threads")                                      \
 	X(getcpu, "adaptive polling")                                               \
-	X(getrusage, "adaptive polling: is the CPU wanted by others?")              \
 	A(prctl, 0, 0xffffffff, PR_SET_NAME, "names of threads and processes")      \
 	A(prctl, 0, 0xffffffff, PR_GET_NAME, "names of threads and processes")      \
 	X(exit, "a thread's end")                                                   \

@@ -117,7 +117,6 @@ struct worker {
 	uint64_t slept_gap_ns;	   /* … and that were slept through */
 	uint64_t slept_at_ns;	   /* the latest of these */
 	uint64_t no_spin_until_ns; /* polling did not pay, or the CPU is wanted by somebody else */
-	long preemptions;	   /* involuntary context switches, when last asked for */
 	uint64_t poll_pause_ns;	   /* how long the next miss pauses it */
 	uint64_t now_ns;	   /* the latest reading of the clock */
 	uint64_t closed_at_ns;	   /* when retired fds were last closed */

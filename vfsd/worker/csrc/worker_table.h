@@ -42,7 +42,7 @@ struct worker_row {
 	int32_t pid;	    /* in the pool's pid namespace; 0: nobody */
 	uint32_t starts;    /* how often this slot was filled */
 	uint64_t sleeps;    /* poll(2) calls that could block */
-	uint64_t spins_ns;  /* time spent polling the rings without finding anything */
+	uint64_t spins_ns;  /* polling without finding anything; others may have had the CPU */
 	uint64_t offloaded; /* requests that left the loop */
 	int32_t private_fds[WORKER_PRIVATE_FDS_MAX]; /* zmq's: closed by the pool after a death */
 	uint32_t private_fd_count;
