@@ -58,8 +58,8 @@ class Request:
         return sum(d.size for d in self.chain if d.writable)
 
 
-# Writes a reply and returns the used length.
-Answer = Callable[["Backend", Device, Request], int]
+# Writes a reply and returns the used length, or None if there never is to be one.
+Answer = Callable[["Backend", Device, Request], int | None]
 
 
 def reply(device: Device, request: Request, body: bytes = b"", **wrong: int) -> int:
@@ -184,9 +184,10 @@ class Backend:
             if device.vring.index == 0:
                 device.use(head, 0)
                 continue
-            answer = self._answers.get(opcode, answer_enosys)
-            device.use(head, answer(self, device, request))
-            os.eventfd_write(device.vring.call_fd, 1)
+            used = self._answers.get(opcode, answer_enosys)(self, device, request)
+            if used is not None:
+                device.use(head, used)
+                os.eventfd_write(device.vring.call_fd, 1)
             device.set_avail_event(device.avail_idx)
 
 

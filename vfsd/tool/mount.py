@@ -47,8 +47,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--poll-us", metavar="auto|N", default="auto",
-        help="look for replies for N microseconds before sleeping; auto: as a KVM host does, for up"
-        " to 200, unless they take longer (auto)",
+        help="look for replies for N microseconds before sleeping; auto: for up to 200, the default"
+        " of KVM for a halted vCPU, unless they take longer (auto)",
     )  # fmt: skip
 
 

@@ -26,13 +26,13 @@
  *
  * Waiting. When there is nothing to do: ask for calls, look once more, sleep until there is a
  * request, a call, or the end. While the device has requests, the used index is looked at for
- * `spin_us` first; or, by itself, as a KVM host does for a vCPU that halts (halt_poll_ns): for
- * SPIN_WORTH_NS, unless replies take longer than that. Others who wait for the CPU get it between
- * looks, they may be who the device needs to answer; and requests are looked for, too, or they
- * would wait for the reply of another. All channels hand out the same requests, so poll(2) would
- * wake every idle bridge for each of them (4 queues on 2 CPUs then do less than half of what 1
- * queue does); EPOLLEXCLUSIVE wakes one. The call eventfd is edge-triggered: it need not be
- * emptied.
+ * `spin_us` first; or, by itself, for SPIN_WORTH_NS, unless replies take longer than that: so long
+ * KVM waits by default for something to come before it lets a vCPU halt (halt_poll_ns). Others who
+ * wait for the CPU get it between looks, they may be who the device needs to answer; and requests
+ * are looked for, too, or they would wait for the reply of another. All channels hand out the same
+ * requests, so poll(2) would wake every idle bridge for each of them (4 queues on 2 CPUs then do
+ * less than half of what 1 queue does); EPOLLEXCLUSIVE wakes one. The call eventfd is
+ * edge-triggered: it need not be emptied.
  *
  * The end. ENODEV from /dev/fuse: nobody uses the mount any more, nobody waits for a reply.
  * stop_fd: the caller closes the channels, which ends every request with an error. So no reply is
@@ -420,12 +420,12 @@ static int spin(struct bridge *b, uint64_t start, bool room, bool *more)
 	return 0;
 }
 
-/* The bridge has waited since `start`: for a reply? */
+/* The bridge has waited since `start`: for a reply, or in vain for longer than is worth it? */
 static void note_wait(struct bridge *b, uint64_t start)
 {
 	uint64_t waited = now_ns() - start;
 
-	if (!driver_ring_is_used(&b->ring))
+	if (!b->ring.outstanding || (waited < SPIN_WORTH_NS && !driver_ring_is_used(&b->ring)))
 		return;
 	if (waited > REPLY_CAP_NS)
 		waited = REPLY_CAP_NS;
