@@ -90,8 +90,12 @@ static bool close_is_silent(const struct open_file *file)
 	return file->flags & (FILE_NO_FLUSH | FILE_IS_DIR) || !(file->flags & FILE_WRITABLE);
 }
 
-/* The guest may close what it has opened without a FLUSH where that does nothing: Linux >= 5.16
- * then does not send it (nor write back what a mapping has changed, which munmap does). */
+/*
+ * The guest may close what it has opened without a FLUSH where that does nothing. Linux >= 5.16
+ * does so unless it caches writes; it then does not write back what a mapping has changed, either,
+ * nor tell of an error of doing that. As on a local file system: munmap writes back, fsync and
+ * msync tell.
+ */
 static void fill_open_file(const struct worker *w, const struct open_file *file, uint64_t fh,
 			   struct fuse_open_out *ret)
 {
