@@ -45,7 +45,8 @@ def _target(top: Path, floor: Floor, block: int) -> Iterator[Any]:
             stack.callback(os.close, folders[-1])
         fd = os.open(top / "file", os.O_RDWR | os.O_CREAT)
         stack.callback(os.close, fd)
-        os.write(fd, b"\1" * CACHED_BYTES)  # of zeros that are not there yet: in small folios
+        # Not bytes(n): from pages that must be faulted in the kernel fills small folios.
+        os.write(fd, b"\1" * CACHED_BYTES)
         if floor.kind == lib.FLOOR_GETXATTR:
             os.setxattr(fd, "user.vfsd", b"12345678")
         blocks = CACHED_BYTES // block

@@ -12,6 +12,7 @@ import json
 import os
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -36,7 +37,7 @@ COMMAND_SECONDS: Final = 300.0
 MOUNT_SECONDS: Final = 30.0
 FIO_BYTES: Final = 128 << 20
 DROP_CACHES: Final = Path("/proc/sys/vm/drop_caches")
-NEEDED: Final = ("tar", "find", "git", "fio", "rm", "mkfs.ext4", "mount", "umount")
+NEEDED: Final = ("tar", "find", "git", "fio", "rm", "mkfs.ext4", "losetup", "mount", "umount")
 IMAGE_BYTES: Final = 4 << 30  # sparse
 
 
@@ -164,21 +165,34 @@ def _file_system(folder: Path | None) -> Iterator[Path]:
         tempfile.NamedTemporaryFile(prefix="vfsd-bench-", dir=folder) as image,
         tempfile.TemporaryDirectory(prefix="vfsd-bench-") as target,
     ):
-        image.truncate(IMAGE_BYTES)
-        _command("mkfs.ext4", "-q", "-F", image.name)
-        _command("mount", "-o", "loop,noinit_itable", image.name, target)
         try:
+            image.truncate(IMAGE_BYTES)
+        except OSError as error:
+            raise OperatorError(f"cannot make {image.name}: {error.strerror}") from None
+        _command("mkfs.ext4", "-q", "-F", image.name)
+        # Not through the page cache of the image: fio is to reach the disk.
+        device = _command("losetup", "--find", "--show", "--direct-io=on", image.name)
+        try:
+            _command("mount", "-o", "noinit_itable", device, target)
             yield Path(target)
         finally:
-            _command("umount", target)
+            _clean_up("umount", target) or _clean_up("umount", "-l", target)
+            _clean_up("losetup", "--detach", device)  # as soon as nobody has it mounted
 
 
-def _command(*argv: str) -> None:
+def _command(*argv: str) -> str:
+    """Run it; what it prints."""
     done = subprocess.run(
         argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
         raise OperatorError(f"{argv[0]} fails: {_first_line(done.stderr)}")
+    return done.stdout.strip()
+
+
+def _clean_up(*argv: str) -> bool:
+    """Whatever has happened and whoever presses Ctrl-C. Return: did it work?"""
+    return subprocess.run(argv, capture_output=True, check=False, process_group=0).returncode == 0
 
 
 @contextmanager
@@ -230,24 +244,34 @@ def _unmount(process: subprocess.Popen[bytes], target: str) -> None:
 
 def _run(task: Task, place: Path, source: Path, seconds: float) -> Sample:
     fio = f"--size={FIO_BYTES} --time_based --runtime={seconds}"
-    environment = os.environ | {"SOURCE": str(source), "FIO": fio}
     if task.cold:
         _drop_caches()
     start = time.monotonic()
-    try:
-        done = subprocess.run(
-            ["sh", "-c", task.command], cwd=place, env=environment, stdin=subprocess.DEVNULL,
-            capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        raise OperatorError(f"not done after {COMMAND_SECONDS:.0f} seconds") from None
+    output = _shell(task.command, place, os.environ | {"SOURCE": str(source), "FIO": fio})
     took = time.monotonic() - start
-    if done.returncode != 0:
-        raise OperatorError(f"fails: {_first_line(done.stderr)}")
     if not task.rate:
         return Sample(value=took)
-    report = json.loads(done.stdout[done.stdout.index("{") :])
+    report = json.loads(output[output.index("{") :])
     return Sample(rate=report["jobs"][0][task.rate]["iops"])
+
+
+def _shell(command: str, place: Path, environment: dict[str, str]) -> str:
+    """Run a command with all that it starts; what it prints. Nothing of it stays."""
+    process = subprocess.Popen(
+        ["sh", "-c", command], cwd=place, env=environment, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        output, errors = process.communicate(timeout=COMMAND_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise OperatorError(f"not done after {COMMAND_SECONDS:.0f} seconds") from None
+    finally:
+        if process.returncode is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+    if process.returncode != 0:
+        raise OperatorError(f"fails: {_first_line(errors)}")
+    return output
 
 
 def _first_line(text: str) -> str:

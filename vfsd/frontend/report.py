@@ -41,8 +41,8 @@ def markdown(comparison: Comparison) -> str:
     """What each row is about, every contender; medians, and of the ratios, too."""
     names = comparison.contenders
     floors = any(comparison.floor(result) is not None for result in comparison.rows)
-    heads = [*names, *(["floor"] if floors else []), "ratio", "target", ""]
-    lines = [f"| | {' | '.join(heads)} |".replace("|  |", "| |"), "|---|" + "---|" * len(heads)]
+    heads = [*names, *(["floor"] if floors else []), "ratio", "target"]
+    lines = [f"| | {' | '.join(heads)} | |", "|---|" + "---|" * (len(heads) + 1)]
     for result in comparison.rows:
         figures = [_figure(result, name) for name in names]
         ratio, met = comparison.ratio(result), comparison.is_met(result)

@@ -187,12 +187,13 @@ int64_t floor_run(enum floor_kind kind, const struct floor_target *target, uint6
 {
 	size_t bytes = (size_t)BUFFERS * target->block;
 	struct floor_run r = {.target = target, .buffers = aligned_alloc(ALIGNED, bytes)};
-	uint64_t start = clock_of(CLOCK_THREAD_CPUTIME_ID);
+	uint64_t start;
 	int64_t done;
 
 	if (!r.buffers)
 		return -ENOMEM;
 	memset(r.buffers, 1, bytes);
+	start = clock_of(CLOCK_THREAD_CPUTIME_ID);
 	done = repeat(&r, KINDS[kind], clock_of(CLOCK_MONOTONIC) + ns);
 	*cpu_ns = clock_of(CLOCK_THREAD_CPUTIME_ID) - start;
 	free(r.buffers);
