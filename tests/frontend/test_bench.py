@@ -138,7 +138,7 @@ def test_percentiles_come_from_the_histogram() -> None:
 
 
 def made_up() -> Comparison:
-    getattr_row = RowResult(ROWS["getattr"], bare_us=0.1)
+    getattr_row = RowResult(ROWS["getattr"], bare=[0.1])
     getattr_row.samples = {
         "vfsd": [Sample(1000, 1, 2, 1.0), Sample(1000, 1, 2, 2.0), Sample(1000, 1, 2, 1.0)],
         "a": [Sample(1000, 1, 2, 2.0), Sample(1000, 1, 2, 2.5), None],
@@ -162,9 +162,9 @@ def test_ratios_are_to_the_best_peer_of_the_same_round() -> None:
 
 
 def test_a_floor_is_the_bare_calls_and_requests_that_do_nothing() -> None:
-    null = RowResult(ROWS["null"], bare_us=0.1)
+    null = RowResult(ROWS["null"], bare=[0.1])
     null.samples = {"vfsd": [Sample(cpu_us=0.4), Sample(cpu_us=0.5), Sample(cpu_us=0.6)]}
-    mkdir = RowResult(ROWS["mkdir"], bare_us=6.0)
+    mkdir = RowResult(ROWS["mkdir"], bare=[5.0, 9.0, 6.0])
     comparison = Comparison("vfsd", ("vfsd",), (mkdir, null))
     assert comparison.floor(mkdir) == 7.0  # two requests
     assert comparison.floor(null) == 0.1

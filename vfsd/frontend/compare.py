@@ -21,12 +21,16 @@ class RowResult:
     row: Row
     samples: dict[str, list[Sample | None]] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
-    bare_us: float | None = None  # CPU of the bare system calls
+    bare: list[float] = field(default_factory=list)  # CPU us of the bare system calls
 
     def numbers(self, name: str) -> list[float | None]:
         """What the row is about, round by round."""
         rounds = self.samples.get(name, [])
         return [None if s is None else getattr(s, self.row.metric) for s in rounds]
+
+    @property
+    def bare_us(self) -> float | None:
+        return median(self.bare) if self.bare else None
 
     def typical(self, name: str) -> Sample | None:
         """The median of each figure."""
@@ -143,8 +147,8 @@ def compare(plan: Plan, tell: Callable[[str], object]) -> Comparison:
 def _measure_row(plan: Plan, row: Row, result: RowResult, number: int) -> None:
     if row.floor is not None:
         folder = memory_or(plan.folder) if row.in_memory else plan.folder
-        bare = bare_calls_us(row.floor, row.block, folder, min(plan.seconds, 0.5))
-        result.bare_us = min(bare, result.bare_us or bare)
+        seconds = min(plan.seconds, 0.5)
+        result.bare.append(bare_calls_us(row.floor, row.block, folder, seconds))
     for contender in rotated(plan.contenders, number):
         if row.ours_only and not contender.is_ours:
             continue
