@@ -39,11 +39,15 @@ class Device:
     def write(self, gpa: int, data: bytes) -> None:
         self._memory[gpa - GPA : gpa - GPA + len(data)] = data
 
+    def _word(self, offset: int) -> memoryview:
+        """16 bits that are never half old and half new, as a slice of two bytes can be."""
+        return memoryview(self._memory)[offset : offset + 2].cast("H")
+
     def _get16(self, offset: int) -> int:
-        return int.from_bytes(self._memory[offset : offset + 2], "little")
+        return int(self._word(offset)[0])
 
     def _set16(self, offset: int, value: int) -> None:
-        self._memory[offset : offset + 2] = (value & 0xFFFF).to_bytes(2, "little")
+        self._word(offset)[0] = value & 0xFFFF
 
     @property
     def avail_flags(self) -> int:
