@@ -92,7 +92,7 @@ static inline void bench_end(struct bench *b)
 
 static inline struct inode_key key(uint32_t number)
 {
-	return (struct inode_key){.ino = number, .mnt_id = MOUNT};
+	return (struct inode_key){.ino = number, .mnt_id = MOUNT, .type = S_IFREG};
 }
 
 static inline int fd_open(struct bench *b, uint32_t of)
@@ -167,7 +167,7 @@ static inline uint64_t lookup(struct bench *b, uint32_t worker, uint32_t number)
 
 	if (!inode) {
 		fd = fd_open(b, number);
-		inode = inode_table_insert(b->inodes, worker, key(number), S_IFREG, fd, 0, &used);
+		inode = inode_table_insert(b->inodes, worker, key(number), fd, 0, &used);
 		if (!used)
 			fd_close(b, fd);
 	}

@@ -87,6 +87,7 @@ PROGRAMS = (
     Program("inflight", VRING),
     Program("request", (*MEMORY, "transport/fuse_ops", "worker/request")),
     Program("tables", TABLES),
+    Program("fhandle", TABLES),
     Program("tables_threads", TABLES),
     Program("tables_threads", TABLES, THREAD),
     Program("tables_death", TABLES, UNDEFINED),

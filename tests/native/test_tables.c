@@ -125,8 +125,7 @@ static void test_the_root_stays(void)
 	forget(&b, 0, 1, UINT64_MAX);
 	inode_table_reset(b.inodes, &b.reclaims[0]);
 	CHECK(inode_table_get(b.inodes, 1) == root);
-	CHECK(inode_table_acquire(b.inodes, 0, (struct inode_key){root->ino, root->mnt_id}, 0) ==
-	      root);
+	CHECK(inode_table_acquire(b.inodes, 0, inode_key_of(root), 0) == root);
 	end();
 }
 
@@ -195,7 +194,7 @@ static uint64_t create(uint32_t number, uint64_t *ret_fh, uint32_t *ret_slot)
 	bool used;
 
 	*ret_slot = open_file_slot(b.files, file);
-	inode = inode_table_insert(b.inodes, 0, key(number), S_IFREG, fd, *ret_slot, &used);
+	inode = inode_table_insert(b.inodes, 0, key(number), fd, *ret_slot, &used);
 	CHECK(inode && used);
 	*ret_fh = file_table_publish(b.files, file, inode_nodeid(b.inodes, inode), fd, FILE_LENDS);
 	return inode_nodeid(b.inodes, inode);
@@ -315,7 +314,7 @@ static const struct inode *insert_with_handle(uint32_t number)
 	struct fhandle handle = {.type = 1, .len = 4, .bytes = {(uint8_t)number}};
 	struct inode *inode;
 
-	inode = inode_table_insert_handle(b.inodes, 0, key(number), S_IFREG, 0, &handle);
+	inode = inode_table_insert_handle(b.inodes, 0, key(number), 0, &handle);
 	CHECK(inode);
 	return inode;
 }

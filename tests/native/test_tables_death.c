@@ -290,8 +290,8 @@ static void prepare_lender(void)
 	bool used;
 
 	prepare_nothing();
-	inode = inode_table_insert(b.inodes, OTHER, key(4), S_IFREG, fd,
-				   open_file_slot(b.files, file), &used);
+	inode = inode_table_insert(b.inodes, OTHER, key(4), fd, open_file_slot(b.files, file),
+				   &used);
 	CHECK(inode && used);
 	shared_nodeid = inode_nodeid(b.inodes, inode);
 	shared_fh = file_table_publish(b.files, file, shared_nodeid, fd, FILE_LENDS);
@@ -304,7 +304,7 @@ static void prepare_handle(void)
 	struct inode *inode;
 
 	prepare_nothing();
-	inode = inode_table_insert_handle(b.inodes, OTHER, key(4), S_IFREG, 0, &handle);
+	inode = inode_table_insert_handle(b.inodes, OTHER, key(4), 0, &handle);
 	CHECK(inode);
 	shared_nodeid = inode_nodeid(b.inodes, inode);
 }

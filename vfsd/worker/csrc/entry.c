@@ -1,10 +1,47 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A name becomes a nodeid in two steps: statx of the name says which file it is; if the guest knows
- * that file nothing is opened. A file it does not know is opened O_PATH and asked who it is through
- * that fd, so that what is entered into the table is what its fd holds, whatever happens to the
- * name meanwhile. Where handles are in use the name is asked for its handle instead; whether that
- * is of the same file is checked when it is opened (inode_fd.c).
+ * THEORY
+ *
+ * Purpose. A name becomes a nodeid in two steps. statx of the name says which file the name is; if
+ * the guest knows that file, nothing is opened. A file that the guest does not know is opened with
+ * O_PATH, and statx of that fd fills the table. Where handles are in use the name is asked for its
+ * handle instead of being opened.
+ *
+ * Rule. Two looks at a name are two files: between two system calls another queue, another guest
+ * or the host may put a file of another type in its place, and the file system may give that file
+ * the same inode number. So what is decided about a file is decided by what was read through the
+ * very fd (or handle) that is then used, and a file is opened for I/O only here, in entry_reopen:
+ * the fd that was opened must be of the type that the inode has, a regular file or a directory.
+ * Devices, FIFOs, sockets and symbolic links are only ever held by O_PATH.
+ *
+ * Every place that looks twice, what makes it safe, and the test (tests/hostile/test_two_looks.py,
+ * unless another file is named):
+ * - LOOKUP, and every op that makes a file by name (MKNOD, SYMLINK, MKDIR): attributes first, then
+ *   the handle. The type is part of the key in the table, and the first opening of a handle
+ *   compares the whole key (inode_fd.c). test_lookup_races_mknod
+ * - LOOKUP of a file that the guest knows: attributes, then the table. The number may have become
+ *   another file's in between: the key has the type. test_types_told_match
+ * - READDIRPLUS: what getdents64 returned, then LOOKUP. The type that is reported for a name is
+ *   the one of its entry. test_listing_reports_one_type
+ * - the mount of a name: attributes, then the handle. The handle must be of the mount that the
+ *   attributes named (fhandle_get_on_mount); else the name is opened. test_fhandle.c
+ * - CREATE of a name that exists: O_EXCL fails, then LOOKUP and OPEN of that inode, not of the
+ *   name; its attributes are read again through the inode. test_create_of_an_existing_device
+ * - CREATE, TMPFILE, and a file that gets its label before its name: everything is read through
+ *   the fd that created the file. tests/hostile/test_label.py
+ * - LINK: the inode's fd is linked, then LOOKUP of the new name, which is an entry of its own
+ *   whatever it is. test_link_races_mknod
+ * - a staged name (label.c): made, then opened with O_PATH, labelled through that fd and renamed.
+ * The name is a secret of the pool. tests/hostile/test_label.py
+ * - SETATTR of the size, xattrs, chmod and READLINK by the name below /proc/self/fd: that name is a
+ *   link to the file which the fd holds; the number stays the inode's until the worker's next
+ *   quiescent point (reclaim.h). test_size_and_attributes_of_devices
+ * - "..": opened with O_PATH; where it is and what it is are read through that fd. What the host
+ *   moves out of the share later is held like everything that the guest knew. test_escape.py
+ * - a request that is run again after a death: what exists must be of the type that the request
+ *   makes, by the entry that is returned. tests/hostile/test_recovery.py
+ * - OPEN by a handle that was compared before: the fd is compared once more, since not every file
+ *   system keeps its word about handles. test_lookup_races_mknod
  */
 #include "worker/csrc/entry.h"
 
@@ -59,7 +96,9 @@ struct inode_key entry_key(const struct statx *st)
 {
 	uint64_t device = (uint64_t)(st->stx_dev_major << 20 | st->stx_dev_minor) & UINT32_MAX;
 
-	return (struct inode_key){.ino = st->stx_ino, .mnt_id = st->stx_mnt_id << 32 | device};
+	return (struct inode_key){.ino = st->stx_ino,
+				  .mnt_id = st->stx_mnt_id << 32 | device,
+				  .type = st->stx_mode & S_IFMT};
 }
 
 /* In ns; 0 where the file system does not tell. */
@@ -172,8 +211,8 @@ static int fill(const struct worker *w, const struct inode *parent, const struct
 static int enter(struct worker *w, const struct inode *parent, int fd, uint32_t lender,
 		 const struct statx *st, struct fuse_entry_out *ret, bool *ret_used_fd)
 {
-	struct inode *inode = inode_table_insert(w->inodes, w->slot, entry_key(st), st->stx_mode,
-						 fd, lender, ret_used_fd);
+	struct inode *inode =
+		inode_table_insert(w->inodes, w->slot, entry_key(st), fd, lender, ret_used_fd);
 
 	return inode ? fill(w, parent, inode, st, ret) : -ENFILE;
 }
@@ -207,8 +246,8 @@ static int enter_handle(struct worker *w, const struct inode *parent, int path_f
 {
 	struct inode *inode;
 
-	inode = inode_table_insert_handle(w->inodes, w->slot, entry_key(st), st->stx_mode,
-					  birth_time(st), handle);
+	inode = inode_table_insert_handle(w->inodes, w->slot, entry_key(st), birth_time(st),
+					  handle);
 	if (!inode) {
 		close(path_fd);
 		return -ENFILE;
@@ -280,12 +319,11 @@ int entry_open_path(int dir_fd, const char *name)
 	return fd_or_error(openat(dir_fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC));
 }
 
-int entry_reopen(struct worker *w, const struct inode *inode, int flags)
+static int reopen(struct worker *w, const struct inode *inode, int flags)
 {
 	char name[FD_NAME];
 	int fd;
 
-	flags |= O_NOCTTY | O_NONBLOCK | O_CLOEXEC;
 	/* Faster than by fd. But a handle that may be another file's is opened as O_PATH first:
 	 * opening a device of the host would be harm enough. */
 	if (inode_table_is_checked(inode)) {
@@ -299,6 +337,26 @@ int entry_reopen(struct worker *w, const struct inode *inode, int flags)
 	if (fd < 0)
 		return fd;
 	return fd_or_error(openat(w->proc_self_fd, entry_fd_name(fd, name), flags));
+}
+
+static bool is_of_type(int fd, uint32_t type)
+{
+	struct stat st;
+
+	return !fstat(fd, &st) && (st.st_mode & S_IFMT) == type;
+}
+
+int entry_reopen(struct worker *w, const struct inode *inode, int flags)
+{
+	int fd;
+
+	if (!S_ISREG(inode->mode) && !S_ISDIR(inode->mode))
+		return -ENXIO;
+	fd = reopen(w, inode, flags | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
+	if (fd < 0 || is_of_type(fd, inode->mode))
+		return fd;
+	close(fd);
+	return -ESTALE;
 }
 
 /* A directory gets its fd at once: most are used, and one that the guest works in must not become
@@ -359,11 +417,12 @@ static int lookup_unknown(struct worker *w, const struct inode *parent, int dir_
 	if (key.mnt_id != parent->mnt_id || !inode_fd_uses_handles(w, key.mnt_id) ||
 	    gets_fd(w, st->stx_mode))
 		return lookup_by_fd(w, parent, dir_fd, name, ret);
-	err = fhandle_get(dir_fd, name, &handle);
+	err = fhandle_get_on_mount(dir_fd, name, inode_key_mount_id(key), &handle);
+	if (err == -EOPNOTSUPP || err == -EXDEV)
+		return lookup_by_fd(w, parent, dir_fd, name, ret);
 	if (err)
-		return err == -EOPNOTSUPP ? lookup_by_fd(w, parent, dir_fd, name, ret) : err;
-	inode = inode_table_insert_handle(w->inodes, w->slot, key, st->stx_mode, birth_time(st),
-					  &handle);
+		return err;
+	inode = inode_table_insert_handle(w->inodes, w->slot, key, birth_time(st), &handle);
 	return inode ? fill(w, parent, inode, st, ret) : -ENFILE;
 }
 
@@ -431,21 +490,21 @@ int entry_lookup(struct worker *w, const struct inode *parent, const char *name,
 }
 
 int entry_lookup_dirent(struct worker *w, const struct inode *parent, const char *name,
-			uint64_t ino, struct fuse_entry_out *ret)
+			uint64_t ino, mode_t type, struct fuse_entry_out *ret)
 {
-	struct inode_key key = {.ino = ino, .mnt_id = parent->mnt_id};
+	struct inode_key key = {.ino = ino, .mnt_id = parent->mnt_id, .type = type};
 	const struct inode *inode;
 	struct statx st;
 	int dir_fd, err;
 
-	if (inode_fd_uses_handles(w, parent->mnt_id))
+	if (!type || inode_fd_uses_handles(w, parent->mnt_id))
 		return entry_lookup(w, parent, name, ret);
 	inode = inode_table_acquire(w->inodes, w->slot, key, 0);
 	if (!inode)
 		return entry_lookup_new(w, parent, name, 0, ret);
 	dir_fd = inode_fd(w, parent);
 	err = dir_fd < 0 ? dir_fd : entry_stat_name(dir_fd, name, &st);
-	if (!err && st.stx_ino == inode->ino && entry_key(&st).mnt_id == inode->mnt_id)
+	if (!err && inode_key_equal(entry_key(&st), inode_key_of(inode)))
 		return fill(w, parent, inode, &st, ret);
 	/* Replaced since it was listed, or something is mounted there. */
 	inode_table_forget(w->inodes, &w->reclaim, inode_nodeid(w->inodes, inode), 1);
@@ -454,7 +513,6 @@ int entry_lookup_dirent(struct worker *w, const struct inode *parent, const char
 
 int entry_again(struct worker *w, const struct inode *inode, struct fuse_entry_out *ret)
 {
-	struct inode_key key = {.ino = inode->ino, .mnt_id = inode->mnt_id};
 	const struct inode *same;
 	struct statx st;
 	int fd = inode_fd(w, inode);
@@ -462,7 +520,7 @@ int entry_again(struct worker *w, const struct inode *inode, struct fuse_entry_o
 
 	if (err)
 		return err;
-	same = inode_table_acquire(w->inodes, w->slot, key, birth_time(&st));
+	same = inode_table_acquire(w->inodes, w->slot, inode_key_of(inode), birth_time(&st));
 	if (same == inode)
 		return fill(w, NULL, same, &st, ret);
 	if (same)

@@ -45,10 +45,10 @@ int entry_from_fd(struct worker *w, const struct inode *parent, int fd, uint32_t
 int entry_from_path_fd(struct worker *w, const struct inode *parent, int path_fd,
 		       struct fuse_entry_out *ret) must_check;
 
-/* LOOKUP of a name just listed with inode number `ino`: known or not is decided by that number,
- * which saves an unknown file one statx. */
+/* LOOKUP of a name just listed with inode number `ino` and `type` (S_IFMT; 0: not known): known or
+ * not is decided by these, which saves an unknown file one statx. */
 int entry_lookup_dirent(struct worker *w, const struct inode *parent, const char *name,
-			uint64_t ino, struct fuse_entry_out *ret) must_check;
+			uint64_t ino, mode_t type, struct fuse_entry_out *ret) must_check;
 /* One more lookup of an inode the guest knows. Return: 0 or -errno (-ESTALE: just forgotten). */
 int entry_again(struct worker *w, const struct inode *inode, struct fuse_entry_out *ret) must_check;
 /* New attributes for an entry told of this inode. Return: 0 or -errno. */
@@ -61,8 +61,12 @@ enum {
 };
 const char *entry_fd_name(int fd, char name[static FD_NAME]);
 
-/* The inode opened anew with `flags`, never to become a controlling terminal or wait for a peer.
- * Return: the fd, or -errno (-ENFILE when no fd is to be had). */
+/*
+ * Open the file of an inode with `flags`. What was opened is a regular file or a directory, as the
+ * inode says; nothing becomes a controlling terminal, nothing waits for a peer. Return: the fd,
+ * -ENXIO (the inode is of another type), -ESTALE (the file is of another type than the inode), or
+ * -errno (-ENFILE when no fd is to be had).
+ */
 int entry_reopen(struct worker *w, const struct inode *inode, int flags) must_check;
 
 /* dir/name opened O_PATH, never following. Return: the fd, or -errno (-ENFILE when no fd is to be

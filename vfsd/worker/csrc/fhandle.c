@@ -11,19 +11,35 @@ union kernel_handle {
 	uint8_t room[sizeof(struct file_handle) + FHANDLE_BYTES_MAX];
 };
 
-int fhandle_get(int dir_fd, const char *name, struct fhandle *ret)
+static int get(int dir_fd, const char *name, struct fhandle *ret, int *ret_mount_id)
 {
 	union kernel_handle kernel = {.handle = {.handle_bytes = FHANDLE_BYTES_MAX}};
-	int mount_id;
+	int flags = *name ? 0 : AT_EMPTY_PATH;
 
-	if (name_to_handle_at(dir_fd, name, &kernel.handle, &mount_id, *name ? 0 : AT_EMPTY_PATH) <
-	    0)
+	if (name_to_handle_at(dir_fd, name, &kernel.handle, ret_mount_id, flags) < 0)
 		return errno == EOVERFLOW ? -EOPNOTSUPP : -errno;
 	memset(ret, 0, sizeof(*ret));
 	ret->type = kernel.handle.handle_type;
 	ret->len = kernel.handle.handle_bytes;
 	memcpy(ret->bytes, kernel.handle.f_handle, ret->len);
 	return 0;
+}
+
+int fhandle_get(int dir_fd, const char *name, struct fhandle *ret)
+{
+	int mount_id;
+
+	return get(dir_fd, name, ret, &mount_id);
+}
+
+int fhandle_get_on_mount(int dir_fd, const char *name, uint32_t mount_id, struct fhandle *ret)
+{
+	int found;
+	int err = get(dir_fd, name, ret, &found);
+
+	if (err)
+		return err;
+	return (uint32_t)found == mount_id ? 0 : -EXDEV;
 }
 
 bool fhandle_equal(const struct fhandle *a, const struct fhandle *b)

@@ -23,6 +23,11 @@ struct fhandle {
  * Return: 0, -EOPNOTSUPP (the file system has none, or longer ones), or -errno. */
 int fhandle_get(int dir_fd, const char *name, struct fhandle *ret) must_check;
 
+/* The same for a name that must be on the mount `mount_id` (STATX_MNT_ID). Return also: -EXDEV (the
+ * name is on another mount). */
+int fhandle_get_on_mount(int dir_fd, const char *name, uint32_t mount_id,
+			 struct fhandle *ret) must_check;
+
 bool fhandle_equal(const struct fhandle *a, const struct fhandle *b);
 
 /* Open it with `flags` of open(2). Return: the fd, -ESTALE (the file is gone), or -errno (-ENFILE:

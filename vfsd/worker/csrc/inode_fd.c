@@ -8,9 +8,9 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-/* What the handle opens must be what was entered: the name that it was asked for may have been
- * another file's by the time its attributes were. Once is enough, a handle is one file's for ever.
- */
+/* What the handle opens must be what was entered, its type above all: the name may have been one
+ * file's when its attributes were read, and another file's when it was asked for the handle. One
+ * comparison is enough, since a handle never becomes another file's. */
 static int check_identity(const struct inode *inode, int fd)
 {
 	struct statx st;
@@ -21,7 +21,7 @@ static int check_identity(const struct inode *inode, int fd)
 	err = entry_stat_fd(fd, &st);
 	if (err)
 		return err;
-	if (entry_key(&st).ino != inode->ino || entry_key(&st).mnt_id != inode->mnt_id)
+	if (!inode_key_equal(entry_key(&st), inode_key_of(inode)))
 		return -ESTALE;
 	inode_table_note_checked(inode);
 	return 0;

@@ -17,9 +17,14 @@
  * Writers hold the owner_lock of the key's stripe. lookup_count is raised only under that lock, so
  * FORGET that brings it to zero can decide under the lock that the inode leaves.
  *
- * Identity. (ino, mnt_id) of a file that we hold by an fd: a host inode that is held is not freed,
- * so its number cannot be given to another file while it is in the table. A file that is held by
- * its handle (fhandle.h) may be gone, and its number another's. Whoever got the number was born
+ * Identity. The key is (ino, mnt_id, type). It identifies a file that we hold by an fd: a host
+ * inode that is held is not freed, so its number cannot be given to another file while it is in the
+ * table. Across two system calls, and for a file that nothing holds, a key identifies nothing: the
+ * type is in the key because an inode whose type came from one file and whose handle came from the
+ * next would let a guest open that file as something else than what it is (entry.c lists every
+ * place that looks twice). So a handle that came by a name is compared with the whole key when it
+ * is first opened (inode_fd.c), and nothing is done with the file before that. A file that is held
+ * by its handle (fhandle.h) may be gone, and its number another's. Whoever got the number was born
  * after we last knew the old one alive. So if the old one was older than YOUNG_NS then, equal birth
  * times mean the same file; if it was young, or nothing is known of births, its handle is compared.
  *
@@ -142,11 +147,6 @@ static uint32_t *stripe_of(struct inode_table *t, uint32_t bucket)
 	return &t->stripes[bucket % STRIPES];
 }
 
-static struct inode_key key_of(const struct inode *inode)
-{
-	return (struct inode_key){inode->ino, inode->mnt_id};
-}
-
 /* Under the stripe's lock. */
 static struct inode *find(struct inode_table *t, uint32_t bucket, struct inode_key key)
 {
@@ -155,7 +155,7 @@ static struct inode *find(struct inode_table *t, uint32_t bucket, struct inode_k
 	while (slot) {
 		struct inode *inode = slot_at(t, slot);
 
-		if (inode->ino == key.ino && inode->mnt_id == key.mnt_id)
+		if (inode_key_equal(inode_key_of(inode), key))
 			return inode;
 		slot = inode->next;
 	}
@@ -184,10 +184,10 @@ int inode_table_init(void *memory, uint32_t capacity, int root_fd)
 	root = slot_at(t, ROOT_SLOT);
 	root->ino = entry_key(&st).ino;
 	root->mnt_id = entry_key(&st).mnt_id;
-	root->mode = st.stx_mode & S_IFMT;
+	root->mode = entry_key(&st).type;
 	root->fd = root_fd;
 	root->lookup_count = 1;
-	link_slot(t, bucket_of(t, key_of(root)), root);
+	link_slot(t, bucket_of(t, inode_key_of(root)), root);
 	return 0;
 }
 
@@ -306,13 +306,10 @@ static void unlink_slot(struct inode_table *t, uint32_t bucket, struct inode *in
 }
 
 struct inode *inode_table_insert(struct inode_table *t, uint32_t worker, struct inode_key key,
-				 mode_t mode, int fd, uint32_t lender, bool *ret_used_fd)
+				 int fd, uint32_t lender, bool *ret_used_fd)
 {
-	struct inode values = {.ino = key.ino,
-			       .mnt_id = key.mnt_id,
-			       .mode = mode & S_IFMT,
-			       .fd = fd,
-			       .lender = lender};
+	struct inode values = {
+		.ino = key.ino, .mnt_id = key.mnt_id, .mode = key.type, .fd = fd, .lender = lender};
 	uint32_t bucket = bucket_of(t, key);
 	struct inode *inode;
 
@@ -346,12 +343,12 @@ static bool is_young(int64_t btime)
 }
 
 struct inode *inode_table_insert_handle(struct inode_table *t, uint32_t worker,
-					struct inode_key key, mode_t mode, int64_t btime,
+					struct inode_key key, int64_t btime,
 					const struct fhandle *handle)
 {
 	struct inode values = {.ino = key.ino,
 			       .mnt_id = key.mnt_id,
-			       .mode = mode & S_IFMT,
+			       .mode = key.type,
 			       .fd = -1,
 			       .btime = btime,
 			       .is_young = is_young(btime),
@@ -389,7 +386,7 @@ int inode_table_cache_fd(struct inode_table *t, struct reclaim *reclaim, const s
 {
 	struct inode *own = slot_at(t, slot_of(t, inode));
 	uint32_t generation = __atomic_load_n(&own->generation, __ATOMIC_ACQUIRE);
-	uint32_t *stripe = stripe_of(t, bucket_of(t, key_of(own)));
+	uint32_t *stripe = stripe_of(t, bucket_of(t, inode_key_of(own)));
 	int use = fd;
 
 	owner_lock(stripe, reclaim->slot);
@@ -423,7 +420,7 @@ static int take_cached(struct inode_table *t, struct inode *inode)
 
 static int lock_and_take_cached(struct inode_table *t, uint32_t worker, struct inode *inode)
 {
-	uint32_t *stripe = stripe_of(t, bucket_of(t, key_of(inode)));
+	uint32_t *stripe = stripe_of(t, bucket_of(t, inode_key_of(inode)));
 	int fd;
 
 	owner_lock(stripe, worker);
@@ -436,7 +433,7 @@ void inode_table_cache_readable(struct inode_table *t, struct reclaim *reclaim,
 				const struct inode *inode, int fd)
 {
 	struct inode *own = slot_at(t, slot_of(t, inode));
-	uint32_t *stripe = stripe_of(t, bucket_of(t, key_of(own)));
+	uint32_t *stripe = stripe_of(t, bucket_of(t, inode_key_of(own)));
 	int old = fd;
 
 	owner_lock(stripe, reclaim->slot);
@@ -452,7 +449,7 @@ void inode_table_cache_readable(struct inode_table *t, struct reclaim *reclaim,
 
 int inode_table_readable_fd(struct inode_table *t, uint32_t worker, const struct inode *inode)
 {
-	uint32_t *stripe = stripe_of(t, bucket_of(t, key_of(inode)));
+	uint32_t *stripe = stripe_of(t, bucket_of(t, inode_key_of(inode)));
 	int fd;
 
 	if (!__atomic_load_n(&inode->is_readable, __ATOMIC_RELAXED))
@@ -488,7 +485,7 @@ static bool ensure_handle(struct inode_table *t, uint32_t worker, struct inode *
 {
 	uint32_t generation = __atomic_load_n(&inode->generation, __ATOMIC_ACQUIRE);
 	int fd = __atomic_load_n(&inode->fd, __ATOMIC_ACQUIRE);
-	uint32_t *stripe = stripe_of(t, bucket_of(t, key_of(inode)));
+	uint32_t *stripe = stripe_of(t, bucket_of(t, inode_key_of(inode)));
 	struct fhandle handle;
 
 	if (__atomic_load_n(&inode->handle.len, __ATOMIC_ACQUIRE))
@@ -579,7 +576,7 @@ static void take_out(struct inode_table *t, uint32_t worker, uint32_t bucket, st
 /* Take the inode out if nobody looks at it any more. Return: true if this call did. */
 static bool leave(struct inode_table *t, uint32_t worker, struct inode *inode, uint32_t generation)
 {
-	uint32_t bucket = bucket_of(t, key_of(inode));
+	uint32_t bucket = bucket_of(t, inode_key_of(inode));
 	bool left = false;
 
 	owner_lock(stripe_of(t, bucket), worker);
@@ -630,7 +627,7 @@ static struct inode *lock_borrower(struct inode_table *t, uint32_t worker, uint6
 
 	if (!inode)
 		return NULL;
-	stripe = stripe_of(t, bucket_of(t, key_of(inode)));
+	stripe = stripe_of(t, bucket_of(t, inode_key_of(inode)));
 	owner_lock(stripe, worker);
 	if (inode->generation == (uint32_t)(nodeid >> 32) && inode->lender == lender)
 		return inode;
@@ -642,7 +639,7 @@ static struct inode *lock_borrower(struct inode_table *t, uint32_t worker, uint6
 static void unlock_borrower(struct inode_table *t, struct inode *inode)
 {
 	__atomic_store_n(&inode->lender, 0, __ATOMIC_RELEASE);
-	owner_unlock(stripe_of(t, bucket_of(t, key_of(inode))));
+	owner_unlock(stripe_of(t, bucket_of(t, inode_key_of(inode))));
 }
 
 bool inode_table_repay(struct inode_table *t, uint32_t worker, uint64_t nodeid, uint32_t lender,
@@ -692,7 +689,7 @@ void inode_table_reset(struct inode_table *t, struct reclaim *reclaim)
  */
 static bool adopt(struct inode_table *t, uint32_t worker, struct inode *inode)
 {
-	uint32_t bucket = bucket_of(t, key_of(inode));
+	uint32_t bucket = bucket_of(t, inode_key_of(inode));
 	bool ours;
 
 	owner_lock(stripe_of(t, bucket), worker);

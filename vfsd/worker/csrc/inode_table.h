@@ -13,11 +13,27 @@
 
 #include <sys/types.h>
 
-/* What tells one host file from another, of those that exist at one time. */
+/*
+ * What distinguishes one host file from all others that exist at the same time. The type belongs to
+ * the key, although the first two fields would do for one moment: a number may be another file's by
+ * the next system call, and the type decides what may be done with a file.
+ */
 struct inode_key {
 	uint64_t ino;
-	uint64_t mnt_id;
+	uint64_t mnt_id; /* STATX_MNT_ID << 32 | device number */
+	uint32_t type;	 /* S_IFMT bits */
 };
+
+/* STATX_MNT_ID of a file; entry_key() puts it there. */
+static inline uint32_t inode_key_mount_id(struct inode_key key)
+{
+	return (uint32_t)(key.mnt_id >> 32);
+}
+
+static inline bool inode_key_equal(struct inode_key a, struct inode_key b)
+{
+	return a.ino == b.ino && a.mnt_id == b.mnt_id && a.type == b.type;
+}
 
 /* The answers of inode_table_mount_fd that are no fd. */
 enum {
@@ -47,6 +63,11 @@ struct inode {
 
 struct inode_table; /* the head of the mapping */
 
+static inline struct inode_key inode_key_of(const struct inode *inode)
+{
+	return (struct inode_key){inode->ino, inode->mnt_id, inode->mode};
+}
+
 /*
  * The inode of `nodeid`, or NULL (stale, never given out, malformed). Valid until this worker's
  * next quiescent point (reclaim.h), even when another worker forgets it meanwhile.
@@ -66,12 +87,12 @@ struct inode *inode_table_acquire(struct inode_table *t, uint32_t worker, struct
  * Return: NULL when the table is full (ENFILE).
  */
 struct inode *inode_table_insert(struct inode_table *t, uint32_t worker, struct inode_key key,
-				 mode_t mode, int fd, uint32_t lender, bool *ret_used_fd);
+				 int fd, uint32_t lender, bool *ret_used_fd);
 
 /* The same for a file that is held by its handle. One of the same key and another handle is gone
  * from the host: it gives way and stays known by its nodeid alone. */
 struct inode *inode_table_insert_handle(struct inode_table *t, uint32_t worker,
-					struct inode_key key, mode_t mode, int64_t btime,
+					struct inode_key key, int64_t btime,
 					const struct fhandle *handle);
 
 /*

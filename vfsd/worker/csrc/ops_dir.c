@@ -117,13 +117,13 @@ static int fill_cache(struct worker *w, struct dir_cache *cache, struct open_fil
 
 /* ---- entries told ---- */
 
-static void put_dirent(const struct dirent64 *entry, uint32_t name_len, uint8_t *to)
+static void put_dirent(const struct dirent64 *entry, uint32_t type, uint32_t name_len, uint8_t *to)
 {
 	struct fuse_dirent head = {
 		.ino = entry->d_ino,
 		.off = (uint64_t)entry->d_off,
 		.namelen = name_len,
-		.type = entry->d_type,
+		.type = type,
 	};
 	uint32_t len = FUSE_NAME_OFFSET + name_len;
 
@@ -138,16 +138,19 @@ static bool is_dot_or_dotdot(const char *name)
 }
 
 /* nodeid 0: the name is listed, the guest looks it up when it needs it. So it is for "." and "..",
- * whose lookups it does not count, and for a name that cannot be looked up now. */
-static void put_entry(struct worker *w, const struct inode *dir, const struct dirent64 *entry,
-		      uint8_t *to)
+ * whose lookups it does not count, and for a name that cannot be looked up now. Return: the type to
+ * report for the name, which is the one of the entry if there is one. */
+static uint32_t put_entry(struct worker *w, const struct inode *dir, const struct dirent64 *entry,
+			  uint8_t *to)
 {
 	struct fuse_entry_out out;
 
 	if (is_dot_or_dotdot(entry->d_name) ||
-	    entry_lookup_dirent(w, dir, entry->d_name, entry->d_ino, &out) < 0)
+	    entry_lookup_dirent(w, dir, entry->d_name, entry->d_ino, DTTOIF(entry->d_type), &out) <
+		    0)
 		memset(&out, 0, sizeof(out));
 	memcpy(to, &out, sizeof(out));
+	return out.nodeid ? IFTODT(out.attr.mode) : entry->d_type;
 }
 
 /* Tell the entries that wait, as many as fit `room`; with `dir` each with its fuse_entry_out.
@@ -162,14 +165,14 @@ static int tell_entries(struct worker *w, const struct inode *dir, struct dir_ca
 	for (; (entry = next_entry(cache)); entry_told(cache, entry)) {
 		uint32_t name_len = (uint32_t)strlen(entry->d_name);
 		uint64_t len = head + FUSE_DIRENT_ALIGN(FUSE_NAME_OFFSET + name_len);
+		uint32_t type;
 
 		if (label_hides(w, entry->d_name))
 			continue;
 		if (len > room - used)
 			return used ? (int)used : -EINVAL;
-		if (dir)
-			put_entry(w, dir, entry, reply + used);
-		put_dirent(entry, name_len, reply + used + head);
+		type = dir ? put_entry(w, dir, entry, reply + used) : entry->d_type;
+		put_dirent(entry, type, name_len, reply + used + head);
 		used += len;
 	}
 	return (int)used;

@@ -12,11 +12,6 @@ enum {
 	DEPTH_MAX = 4096, /* directories between a file and the root */
 };
 
-static bool same_key(struct inode_key a, struct inode_key b)
-{
-	return a.ino == b.ino && a.mnt_id == b.mnt_id;
-}
-
 /*
  * Is this directory the root or below it? Somebody on the host may have moved it out of the share
  * while the guest knew it, and with sandbox=none nothing else stops its "..".
@@ -35,10 +30,10 @@ static int check_below(int dir_fd, struct inode_key root)
 		if (err)
 			break;
 		here = entry_key(&st);
-		if (same_key(here, root))
+		if (inode_key_equal(here, root))
 			break;
 		err = -ESTALE;
-		if (same_key(here, below)) /* the root of everything is its own parent */
+		if (inode_key_equal(here, below)) /* the root of everything is its own parent */
 			break;
 		below = here;
 		up = entry_open_path(fd, "..");
@@ -80,7 +75,7 @@ static int lookup_parent(struct worker *w, const struct inode *dir, struct fuse_
 	if (!err)
 		err = entry_stat_fd(fd, &st);
 	key = entry_key(&st);
-	if (!err && !same_key(key, root_key))
+	if (!err && !inode_key_equal(key, root_key))
 		return entry_from_path_fd(w, NULL, fd, ret);
 	close(fd);
 	return err ? err : entry_again(w, root, ret);
