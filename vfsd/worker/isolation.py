@@ -41,6 +41,7 @@ What this does not do: limit memory or CPU (cgroups are the service manager's), 
 kernel bug behind an allowed system call, or keep one worker from another: they share all files.
 """
 
+import errno
 import os
 import resource
 import sys
@@ -188,6 +189,8 @@ def _fork(_job: Job, _sandbox: Sandbox) -> None:
 
 # Stage "root".
 
+_OTHER_MODES: Final = "try --sandbox=chroot (as root) or --sandbox=none"
+
 
 def _open_root(path: str) -> int:
     return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -204,13 +207,26 @@ def _mount_proc(job: Job) -> int:
     return _attempt("open /proc", "mount it", lambda: _open_root("/proc"))
 
 
-def _pivot(shared_dir: str) -> None:
+def _restrict_tree(tree: int, job: Job, sandbox: Sandbox) -> None:
+    result = lib.isolate_restrict_tree(tree, job.fs.readonly)
+    if result == -errno.ENOSYS:
+        sandbox.notes.append(
+            "this kernel is older than Linux 5.12: the mounts of the share cannot be made nodev"
+            " and nosuid for the sandbox; devices of the guest's are refused by their type alone"
+        )
+        return
+    _attempt("make the mounts of the share nodev and nosuid", _OTHER_MODES, lambda: check(result))
+
+
+def _pivot(job: Job, sandbox: Sandbox) -> None:
+    shared_dir = job.shared_dir
     path = os.fsencode(shared_dir)
-    hint = "try --sandbox=chroot (as root) or --sandbox=none"
+    hint = _OTHER_MODES
     _attempt("keep mounts from the host", hint, lambda: check(lib.isolate_receive_mounts_only()))
     tree = _attempt(
         f"copy the mounts of {shared_dir!r}", hint, lambda: check(lib.isolate_copy_tree(path))
     )
+    _restrict_tree(tree, job, sandbox)
     _attempt(
         f"mount {shared_dir!r} on itself", hint, lambda: check(lib.isolate_attach_tree(tree, path))
     )
@@ -237,7 +253,7 @@ def _root(job: Job, sandbox: Sandbox) -> None:
         return
     os.close(root)
     if job.sandbox == NAMESPACE:
-        _pivot(job.shared_dir)
+        _pivot(job, sandbox)
     else:
         _chroot(job.shared_dir)
     os.chdir("/")
@@ -340,8 +356,8 @@ STAGES: Final = (
     ),
     Stage(
         "root",
-        "the shared directory is /, the old root is gone, no module is found any more",
-        "lose /proc/self/fd, or mounts that the host makes in the share later",
+        "the shared directory is /, nodev and nosuid; the old root is gone, no module is found",
+        "lose /proc/self/fd, mounts that the host makes in the share later, or ACCESS of X_OK",
         EVERY,
         _root,
     ),

@@ -66,6 +66,18 @@ int isolate_copy_tree(const char *path)
 			      OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE));
 }
 
+int isolate_restrict_tree(int tree_fd, bool readonly)
+{
+	struct mount_attr attributes = {
+		.attr_set = MOUNT_ATTR_NODEV | MOUNT_ATTR_NOSUID |
+			    (readonly ? (uint64_t)MOUNT_ATTR_RDONLY : 0),
+	};
+
+	/* Not MOUNT_ATTR_NOEXEC: the host's kernel would refuse X_OK to every ACCESS. */
+	return result(syscall(SYS_mount_setattr, tree_fd, "", AT_EMPTY_PATH | AT_RECURSIVE,
+			      &attributes, sizeof(attributes)));
+}
+
 int isolate_attach_tree(int tree_fd, const char *path)
 {
 	return result(

@@ -32,6 +32,12 @@ int isolate_mount_proc(void) must_check;
 /* A copy of the directory `path` with all that is mounted below it, not yet attached. Return: fd.
  */
 int isolate_copy_tree(const char *path) must_check;
+/*
+ * On every mount of that copy no device can be opened and no set-id bit or file capability has an
+ * effect; with `readonly` nothing can be changed either. A mount that the host adds later does not
+ * get this. Return: also -ENOSYS (before Linux 5.12).
+ */
+int isolate_restrict_tree(int tree_fd, bool readonly) must_check;
 /* Attach that copy on top of the directory `path`. */
 int isolate_attach_tree(int tree_fd, const char *path) must_check;
 
