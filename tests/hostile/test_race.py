@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Races between queues and between VMs, for RACE_SECONDS in all; race.py says what is checked."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import require
+
+from . import race
+
+RACE_SECONDS = float(os.environ.get("VFSD_RACE_SECONDS", "30"))
+SETTINGS = race.settings()
+
+
+@pytest.fixture(scope="module", params=race.FILE_SYSTEMS)
+def share(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
+    require("root")
+    if request.param != "tmpfs":
+        require(f"mkfs.{request.param}")
+    with race.file_system(request.param, tmp_path_factory.mktemp("race")) as mount_point:
+        yield mount_point
+
+
+@pytest.mark.timeout(120 + RACE_SECONDS)
+def test_types_told_match(share: Path, tmp_path: Path) -> None:
+    (tmp_path / "victim").write_text("untouched")
+    ours = [setting for setting in SETTINGS if setting.kind == share.name]
+    for setting in ours:
+        folder = share / f"{setting.handles}-{setting.vms}"
+        running = race.run(setting, folder, tmp_path, RACE_SECONDS / len(SETTINGS))
+        assert running.rounds, str(setting)
+        assert all(vm.opens for vm in running.vms), str(setting)

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two looks at a name are two files: each place that looks twice, with a file replaced in between.
+
+strace holds one system call of one worker up for HOLD_SECONDS; another queue replaces the file in
+that time. entry.c lists the places. tests/hostile/race.py does the same without a list.
+"""
+
+import contextlib
+import errno
+import os
+import stat
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import require
+
+from .conftest import OPTIONS, Folder
+from .daemon import Daemon, wait_until
+from .fuse import (
+    CREATE_IN,
+    LINK_IN,
+    MKNOD_IN,
+    OPEN_IN,
+    READ_IN,
+    SETATTR_IN,
+    SETXATTR_COMPAT_IN,
+    Entry,
+    Guest,
+    Op,
+    expect,
+    names,
+    parse_dirents,
+)
+from .race import check_fds
+
+HOLD_SECONDS = 1.0
+FATTR_SIZE = 1 << 3
+KINDS = {
+    "fifo": (stat.S_IFIFO, 0),
+    "character device": (stat.S_IFCHR, os.makedev(1, 7)),
+    "block device": (stat.S_IFBLK, os.makedev(7, 0)),
+    "socket": (stat.S_IFSOCK, 0),
+}
+
+
+@pytest.fixture(scope="module", params=["namespace", "none"])
+def daemon(request: pytest.FixtureRequest) -> Iterator[Daemon]:
+    """With sandbox=none no mount is nodev: the type alone keeps a device closed."""
+    options = ("--inode-file-handles=prefer", f"--sandbox={request.param}")
+    with Daemon(*OPTIONS, *options) as running:
+        yield running
+
+
+@contextlib.contextmanager
+def held_up(daemon: Daemon, call: str, when: str = "enter") -> Iterator[None]:
+    """The next `call` of the worker of queue 1 takes HOLD_SECONDS at its begin or end."""
+    require("strace")
+    (worker,) = daemon.titled("worker 0")
+    delay = f"inject={call}:delay_{when}={int(HOLD_SECONDS * 1e6)}:when=1"
+    log = daemon.folder / "strace"
+    strace = subprocess.Popen(
+        ["strace", "-q", "-p", str(worker), "-e", f"trace={call}", "-e", delay, "-o", str(log)]
+    )
+    try:
+        status = Path(f"/proc/{worker}/status")
+        wait_until(lambda: f"TracerPid:\t{strace.pid}\n" in status.read_text(), 10, "strace")
+        time.sleep(0.05)  # so that the worker is traced when its next call begins
+        yield
+    finally:
+        strace.terminate()
+        strace.wait(10)
+
+
+def replace(guest: Guest, folder: Folder, name: bytes, kind: tuple[int, int]) -> Entry:
+    """Put another file in the place of `name`, by queue 2, and let the guest forget that file."""
+    guest.call(Op.UNLINK, folder.nodeid, names(name), queue=2)
+    body = MKNOD_IN.pack(kind[0] | 0o666, kind[1], 0, 0) + names(name)
+    made = Entry.parse(guest.call(Op.MKNOD, folder.nodeid, body, queue=2))
+    guest.forget(made.nodeid)
+    return made
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_lookup_races_mknod(
+    daemon: Daemon, guest: Guest, folder: Folder, kind: tuple[int, int]
+) -> None:
+    """The attributes are of a regular file, the handle is of what got its inode number."""
+    for attempt in range(50):
+        name = b"%d" % attempt
+        (folder.path / name.decode()).write_text("regular")
+        ino = (folder.path / name.decode()).stat().st_ino
+        with held_up(daemon, "name_to_handle_at"):
+            pending = guest.submit(Op.LOOKUP, folder.nodeid, names(name), room=128)
+            time.sleep(HOLD_SECONDS / 4)
+            made = replace(guest, folder, name, kind)
+            entry = Entry.parse(guest.finish(pending).data)
+        if stat.S_ISREG(entry.attr.mode) and made.attr.ino == ino == entry.attr.ino:
+            break
+    else:
+        pytest.fail("the file system never gave the number to the next file")
+    for flags in (os.O_RDWR, os.O_RDONLY, os.O_WRONLY | os.O_TRUNC):
+        body = OPEN_IN.pack(flags, 0)
+        expect(errno.ESTALE, guest.ask(Op.OPEN, entry.nodeid, body, room=16))
+    # The guest looks the name up again, and gets what is there now.
+    again = guest.lookup(folder.nodeid, name)
+    assert again.nodeid != entry.nodeid
+    assert stat.S_IFMT(again.attr.mode) == kind[0]
+    expect(errno.ESTALE, guest.ask(Op.OPEN, entry.nodeid, OPEN_IN.pack(os.O_RDWR, 0), room=16))
+    expect(errno.ENXIO, guest.ask(Op.OPEN, again.nodeid, OPEN_IN.pack(os.O_RDWR, 0), room=16))
+    check_fds(daemon)
+
+
+def test_listing_reports_one_type(daemon: Daemon, guest: Guest, folder: Folder) -> None:
+    (folder.path / "x").write_text("regular")
+    fh = guest.open(folder.nodeid, os.O_RDONLY, op=Op.OPENDIR)
+    with held_up(daemon, "getdents64", "exit"):
+        body = READ_IN.pack(fh, 0, 4096, 0, 0, 0, 0)
+        pending = guest.submit(Op.READDIRPLUS, folder.nodeid, body)
+        time.sleep(HOLD_SECONDS / 4)
+        replace(guest, folder, b"x", KINDS["fifo"])
+        found = parse_dirents(guest.finish(pending).data, plus=True)
+    (entry,) = [each for each in found if each.name == b"x"]
+    assert entry.entry is not None
+    assert entry.entry.attr.mode >> 12 == entry.kind == stat.S_IFIFO >> 12
+    guest.release(folder.nodeid, fh, op=Op.RELEASEDIR)
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_create_of_an_existing_device(
+    daemon: Daemon, guest: Guest, folder: Folder, kind: tuple[int, int]
+) -> None:
+    os.mknod(folder.path / "x", kind[0] | 0o666, kind[1])
+    body = CREATE_IN.pack(os.O_RDWR | os.O_CREAT, 0o100666, 0, 0) + names(b"x")
+    expect(errno.ENXIO, guest.ask(Op.CREATE, folder.nodeid, body))
+    check_fds(daemon)
+
+
+def test_create_races_mknod(daemon: Daemon, guest: Guest, folder: Folder) -> None:
+    """The name exists when CREATE tries to make it, and is a FIFO when CREATE opens it."""
+    (folder.path / "x").write_text("regular")
+    body = CREATE_IN.pack(os.O_RDWR | os.O_CREAT, 0o100666, 0, 0) + names(b"x")
+    with held_up(daemon, "openat", "exit"):
+        pending = guest.submit(Op.CREATE, folder.nodeid, body)
+        time.sleep(HOLD_SECONDS / 4)
+        replace(guest, folder, b"x", KINDS["fifo"])
+        expect(errno.ENXIO, guest.finish(pending))
+    check_fds(daemon)
+
+
+def test_link_races_mknod(daemon: Daemon, guest: Guest, folder: Folder) -> None:
+    (folder.path / "x").write_text("regular")
+    x = guest.lookup(folder.nodeid, b"x")
+    with held_up(daemon, "linkat", "exit"):
+        pending = guest.submit(Op.LINK, folder.nodeid, LINK_IN.pack(x.nodeid) + names(b"y"))
+        time.sleep(HOLD_SECONDS / 4)
+        replace(guest, folder, b"y", KINDS["fifo"])
+        entry = Entry.parse(guest.finish(pending).data)
+    assert entry.nodeid != x.nodeid
+    assert stat.S_ISFIFO(entry.attr.mode)
+    expect(errno.ENXIO, guest.ask(Op.OPEN, entry.nodeid, OPEN_IN.pack(os.O_RDWR, 0), room=16))
+    assert stat.S_ISREG(guest.getattr(x.nodeid).mode)
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_size_and_attributes_of_devices(
+    daemon: Daemon, guest: Guest, folder: Folder, kind: tuple[int, int]
+) -> None:
+    """What goes through a name below /proc/self/fd does not open the file either."""
+    os.mknod(folder.path / "x", kind[0] | 0o666, kind[1])
+    nodeid = guest.lookup(folder.nodeid, b"x").nodeid
+    size = SETATTR_IN.pack(FATTR_SIZE, 0, 0, 0, *[0] * 12)
+    expect(errno.EINVAL, guest.ask(Op.SETATTR, nodeid, size, room=104))
+    value = SETXATTR_COMPAT_IN.pack(1, 0) + bytes(8) + names(b"trusted.x") + b"v"
+    guest.ask(Op.SETXATTR, nodeid, value)  # allowed or not: it must not open anything
+    expect(errno.EINVAL, guest.ask(Op.SYNCFS, nodeid, bytes(8)))
+    expect(errno.EINVAL, guest.ask(Op.READLINK, nodeid))
+    expect(errno.ENOTDIR, guest.ask(Op.OPENDIR, nodeid, bytes(8), room=16))
+    check_fds(daemon)
