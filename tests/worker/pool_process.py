@@ -69,13 +69,14 @@ def job_content(**changes: Any) -> dict[str, Any]:
         "file_capacity": CAPACITY,
         "fs": FS,
         "fds": {
-            "channel": 3,
-            "device": 4,
-            "inodes": 5,
-            "files": 6,
-            "rings": 7,
-            "workers": 8,
-            "listeners": [9, 10],
+            "root": 3,
+            "channel": 4,
+            "device": 5,
+            "inodes": 6,
+            "files": 7,
+            "rings": 8,
+            "workers": 9,
+            "listeners": [10, 11],
         },
     } | changes
 
@@ -108,7 +109,8 @@ class PoolProcess:
         }
         self.paths = [str(folder / f"worker-{i}") for i in range(self.slots)]
         listeners = [_listen(path) for path in self.paths]
-        fds = {**self._segments, "channel": theirs.fileno(), "listeners": listeners}
+        root = os.open(folder, os.O_PATH)
+        fds = {**self._segments, "root": root, "channel": theirs.fileno(), "listeners": listeners}
         device_bytes = ffi.sizeof("struct device_state")
         self._mapped = map_segment(self._segments["device"], device_bytes)
         self.device = _cast("struct device_state *", self._mapped)
@@ -128,11 +130,19 @@ class PoolProcess:
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD, signal.SIGTERM])
         self._first = subprocess.Popen(
             command,
-            pass_fds=[blob, theirs.fileno(), *listeners, *self._segments.values(), *also_pass],
+            pass_fds=[
+                blob,
+                root,
+                theirs.fileno(),
+                *listeners,
+                *self._segments.values(),
+                *also_pass,
+            ],
             env={"LEAK": "secret"},
         )
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.close(blob)
+        os.close(root)
         theirs.close()
         for listener in listeners:
             os.close(listener)

@@ -73,7 +73,7 @@ def run(
     if first == 0:
         if uid is not None:
             prepare = partial(become, uid)
-        _child(_job(folder, theirs, job), theirs, prepare, probe)
+        _child(lambda: _job(folder, theirs, job), theirs, prepare, probe)
     theirs.close()
     os.waitpid(first, 0)
     try:
@@ -99,11 +99,13 @@ def _outcome(channel: FdChannel) -> Any:
     return result.content["result"]
 
 
-def _child(job: Job, channel: FdChannel, prepare: Callable[[], None], probe: Probe) -> NoReturn:
+def _child(
+    job: Callable[[], Job], channel: FdChannel, prepare: Callable[[], None], probe: Probe
+) -> NoReturn:
     try:
         prepare()
         try:
-            sandbox = isolate(job)
+            sandbox = isolate(job())
         except IsolationError as error:
             channel.send({"failed": str(error)})
         else:
@@ -126,6 +128,7 @@ def _job(folder: Path, channel: FdChannel, changes: dict[str, Any]) -> Job:
     """A job whose segments are empty: nothing maps them here."""
     names = ("device", "inodes", "files", "rings", "workers")
     fds: dict[str, Any] = {name: os.memfd_create(name) for name in names}
-    fds |= {"channel": channel.fileno(), "listeners": [os.memfd_create("listener")]}
+    fds |= {"root": os.open(folder, os.O_PATH), "channel": channel.fileno()}
+    fds |= {"listeners": [os.memfd_create("listener")]}
     content = job_content(shared_dir=str(folder), slots=1, fds=fds) | changes
     return parse(json.dumps(content).encode())

@@ -152,8 +152,6 @@ def test_umask_and_environment_are_empty(share: Path) -> None:
 @pytest.mark.parametrize(
     ("uid", "changes", "words"),
     [
-        (None, {"shared_dir": "/nowhere"}, ["share '/nowhere'", "No such file", "existing"]),
-        (None, {"shared_dir": "/etc/passwd"}, ["'/etc/passwd'", "Not a directory"]),
         (NOBODY, {"sandbox": "chroot"}, ["chroot to", "not permitted", "--sandbox=namespace"]),
         (None, {"rlimit_nofile": 1 << 30}, ["1073741824 open files", "--rlimit-nofile="]),
         (None, {"modcaps": "+flying"}, ["--modcaps", "flying", "capabilities(7)"]),

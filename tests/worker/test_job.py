@@ -15,8 +15,8 @@ def encoded(**changes: Any) -> bytes:
 def test_a_whole_job() -> None:
     job = parse(encoded())
     assert job.slots == 2
-    assert job.fds.listeners == (9, 10)
-    assert job.fds.all() == (3, 4, 5, 6, 7, 8, 9, 10)
+    assert job.fds.listeners == (10, 11)
+    assert job.fds.kept() == (4, 5, 6, 7, 8, 9, 10, 11)
     assert job.fs.attr_timeout == 1.0
     assert job.fs.killpriv_v2 is True
 
@@ -63,7 +63,8 @@ def test_a_path_that_is_not_utf8_survives() -> None:
         ({"fs": FS | {"xattrmap": ":no:"}}, "job: fs.xattrmap rule 1, column 2: the type 'no' is"),
         ({"extra": 1}, "job: extra is unknown"),
         ({"slots": 3}, "job: fds.listeners are not 3, one per worker slot"),
-        ({"fds": job_content()["fds"] | {"channel": 4}}, "job: fds has one fd twice"),
+        ({"fds": job_content()["fds"] | {"channel": 5}}, "job: fds has one fd twice"),
+        ({"fds": job_content()["fds"] | {"root": 4}}, "job: fds has one fd twice"),
         ({"fds": job_content()["fds"] | {"channel": 1}}, "job: fds.channel is not a whole number"),
         ({"fds": job_content()["fds"] | {"listeners": 9}}, "job: fds.listeners is not a list"),
     ],

@@ -37,10 +37,10 @@ class Backend:
 
     @classmethod
     def start(
-        cls, loop: EventLoop, options: Options, runtime_dir: str, log: LogCollector
+        cls, loop: EventLoop, options: Options, root: int, runtime_dir: str, log: LogCollector
     ) -> "Backend":
-        """Start a pool; OperatorError says why it cannot."""
-        pool = Pool.start(loop, log, options, runtime_dir)
+        """Start a pool for the directory `root` (an fd); OperatorError says why it cannot."""
+        pool = Pool.start(loop, log, options, root, runtime_dir)
         backend = cls(loop, pool, options.workers, log)
         backend._segment.prepare(options.request_queues + 1)
         return backend

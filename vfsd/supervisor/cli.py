@@ -60,6 +60,7 @@ def _print(action: str) -> int:
 def _serve(options: Options) -> int:
     _fill_standard_fds()
     options = replace(options, shared_dir=check_shared_dir(options))
+    root = open_shared_dir(options)
     _check_ids(options)
     _check_cpus(options)
     _raise_file_limit(options)
@@ -68,7 +69,7 @@ def _serve(options: Options) -> int:
     runtime_dir = _make_runtime_dir(listener)
     try:
         background = daemonize(not options.syslog) if options.daemonize else None
-        boot = _boot(options, listener, runtime_dir, background)
+        boot = _boot(options, root, listener, runtime_dir, background)
         say = lambda level, text: boot.log.write(level, text, "keeper")  # noqa: E731
         return keep(boot.name, partial(supervise, boot), say)
     finally:
@@ -77,7 +78,11 @@ def _serve(options: Options) -> int:
 
 
 def _boot(
-    options: Options, listener: Listener, runtime_dir: str, background: Background | None
+    options: Options,
+    root: int,
+    listener: Listener,
+    runtime_dir: str,
+    background: Background | None,
 ) -> Boot:
     name = instance_name(options, listener.socket.getsockname())
     sink = SyslogSink() if options.syslog else stderr_sink
@@ -93,6 +98,7 @@ def _boot(
     return Boot(
         name=name,
         options=options,
+        root=root,
         listener=listener,
         runtime_dir=runtime_dir,
         state=state,
@@ -127,6 +133,20 @@ def check_shared_dir(options: Options) -> str:
     if not stat.S_ISDIR(mode):
         raise OperatorError(f"{what} is not a directory; only directories can be shared")
     return os.path.realpath(path)
+
+
+def open_shared_dir(options: Options) -> int:
+    """The directory whose path check_shared_dir() has returned, as an O_PATH fd.
+
+    It is opened this once: every pool gets the fd, so whoever may rename a folder on the way to it
+    cannot choose what a later VMM is given.
+    """
+    assert options.shared_dir is not None
+    try:
+        return os.open(options.shared_dir, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError as error:
+        what = f"{options.given['shared_dir']}: '{options.shared_dir}'"
+        raise OperatorError(f"{what}: {error.strerror}") from None
 
 
 def _check_ids(options: Options) -> None:

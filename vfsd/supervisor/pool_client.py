@@ -80,14 +80,16 @@ class Pool:
         loop.register(channel.fileno(), self._receive)
 
     @classmethod
-    def start(cls, loop: EventLoop, log: LogCollector, options: Options, runtime: str) -> "Pool":
+    def start(
+        cls, loop: EventLoop, log: LogCollector, options: Options, root: int, runtime: str
+    ) -> "Pool":
         """Start a pool and wait until it is isolated and ready, or say why not (OperatorError)."""
         ours, theirs = FdChannel.pair()
         listeners = [_listen(Path(runtime) / f"worker-{i}") for i in range(options.workers)]
         pool = cls(loop, ours, Segments.create(), listeners)
         pool.on_event = lambda event: _log_event(log, event)
         try:
-            pool._execute(log.name, options, theirs.fileno())
+            pool._execute(log.name, options, root, theirs.fileno())
             theirs.close()
             pool._await_ready()
         except BaseException:
@@ -105,8 +107,9 @@ class Pool:
         if not ready:
             raise OperatorError(f"the pool of workers is not ready after {START_SECONDS:.0f} s")
 
-    def _execute(self, name: str, options: Options, channel: int) -> None:
+    def _execute(self, name: str, options: Options, root: int, channel: int) -> None:
         fds: dict[str, Any] = {
+            "root": root,
             "channel": channel,
             "device": self.segments.device,
             "inodes": self.segments.inodes,
@@ -116,7 +119,7 @@ class Pool:
             "listeners": [fd for _, fd in self.listeners],
         }
         job = create_job(name, options, fds)
-        passed = [job, channel, *self.segments.fds(), *fds["listeners"]]
+        passed = [job, root, channel, *self.segments.fds(), *fds["listeners"]]
         try:
             self._first = _spawn([*POOL_COMMAND, str(job)], passed)
         finally:

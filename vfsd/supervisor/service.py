@@ -53,6 +53,7 @@ class Boot:
 
     name: str
     options: Options
+    root: int  # the shared directory, O_PATH
     listener: Listener
     runtime_dir: str
     state: StateFile
@@ -174,8 +175,8 @@ class Service:
 
     def _ensure_backend(self) -> Backend:
         if self._backend is None:
-            options, runtime_dir = self._options, self._boot.runtime_dir
-            self._backend = Backend.start(self._loop, options, runtime_dir, self._log)
+            options, root, runtime_dir = self._options, self._boot.root, self._boot.runtime_dir
+            self._backend = Backend.start(self._loop, options, root, runtime_dir, self._log)
             self._save()
         return self._backend
 

@@ -94,7 +94,7 @@ def _attempt(what: str, hint: str, action: Callable[[], int | None]) -> int:
 
 
 def _close_other_fds(job: Job) -> None:
-    keep = {2, *job.fds.all()}
+    keep = {2, job.fds.root, *job.fds.kept()}
     for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - pathlib would stay in each worker
         fd = int(name)
         if fd in keep:
@@ -137,8 +137,20 @@ def _limit_files(job: Job, sandbox: Sandbox) -> None:
         sandbox.notes.append(f"only {hard} files can be open at a time (hard limit RLIMIT_NOFILE)")
 
 
+def _enter_shared_dir(job: Job) -> None:
+    """Be in the shared directory: the one that was opened at the start, wherever it is by now.
+
+    It is `.` from here on, until it is the root. The kernel takes the working directory along into
+    a new mount namespace, where an fd would go on meaning the old one.
+    """
+    hint = "give a directory that this user may enter"
+    _attempt(f"enter {job.shared_dir!r}", hint, lambda: os.fchdir(job.fds.root))
+    os.close(job.fds.root)
+
+
 def _process(job: Job, sandbox: Sandbox) -> None:
     _close_other_fds(job)
+    _enter_shared_dir(job)
     os.umask(0)
     os.environ.clear()
     os.environ["TZ"] = "UTC0"  # so that glibc never reads /etc/localtime, later the guest's
@@ -220,15 +232,14 @@ def _restrict_tree(tree: int, job: Job, sandbox: Sandbox) -> None:
 
 def _pivot(job: Job, sandbox: Sandbox) -> None:
     shared_dir = job.shared_dir
-    path = os.fsencode(shared_dir)
     hint = _OTHER_MODES
     _attempt("keep mounts from the host", hint, lambda: check(lib.isolate_receive_mounts_only()))
     tree = _attempt(
-        f"copy the mounts of {shared_dir!r}", hint, lambda: check(lib.isolate_copy_tree(path))
+        f"copy the mounts of {shared_dir!r}", hint, lambda: check(lib.isolate_copy_tree(b"."))
     )
     _restrict_tree(tree, job, sandbox)
     _attempt(
-        f"mount {shared_dir!r} on itself", hint, lambda: check(lib.isolate_attach_tree(tree, path))
+        f"mount {shared_dir!r} on itself", hint, lambda: check(lib.isolate_attach_tree(tree, b"."))
     )
     _attempt(f"pivot into {shared_dir!r}", hint, lambda: check(lib.isolate_pivot(tree)))
     os.close(tree)
@@ -238,20 +249,17 @@ def _chroot(shared_dir: str) -> None:
     _attempt(
         f"chroot to {shared_dir!r}",
         "run as root, or try --sandbox=namespace or --sandbox=none",
-        lambda: os.chroot(shared_dir),
+        lambda: os.chroot("."),
     )
 
 
 def _root(job: Job, sandbox: Sandbox) -> None:
-    check_dir = "give an existing directory that this user may enter"
-    root = _attempt(f"share {job.shared_dir!r}", check_dir, lambda: _open_root(job.shared_dir))
     sandbox.proc_fd = _mount_proc(job)
     import_nothing_more()
     if job.sandbox == NONE:
+        sandbox.root_fd = _open_root(".")
         os.chdir("/")
-        sandbox.root_fd = root
         return
-    os.close(root)
     if job.sandbox == NAMESPACE:
         _pivot(job, sandbox)
     else:
@@ -335,8 +343,9 @@ class Stage:
 STAGES: Final = (
     Stage(
         "process",
-        "only the job's fds and stderr, no groups, no environment, umask 0, many open files",
-        "open the shared directory: it could not be told from a leak",
+        "only the job's fds and stderr, in the shared directory, no groups, no environment, "
+        "umask 0, many open files",
+        "look up the path of the shared directory: its owner may have changed what it leads to",
         EVERY,
         _process,
     ),

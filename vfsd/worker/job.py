@@ -58,8 +58,10 @@ class Filesystem:
 
 @dataclass(frozen=True)
 class Fds:
-    """The inherited fds: the fd channel, the shared segments, one listener per worker slot."""
+    """The inherited fds: the shared directory (O_PATH), the fd channel, the shared segments, one
+    listener per worker slot. Isolation uses up the first; the pool keeps the others."""
 
+    root: int
     channel: int
     device: int
     inodes: int
@@ -68,7 +70,8 @@ class Fds:
     workers: int
     listeners: tuple[int, ...]
 
-    def all(self) -> tuple[int, ...]:
+    def kept(self) -> tuple[int, ...]:
+        """All but the shared directory's."""
         segments = (self.device, self.inodes, self.files, self.rings, self.workers)
         return (self.channel, *segments, *self.listeners)
 
@@ -262,6 +265,7 @@ def parse(data: bytes) -> Job:
     job: Job = _read(Job, content, "", lambda name: _JOB[name])
     if len(job.fds.listeners) != job.slots:
         raise JobError(f"job: fds.listeners are not {job.slots}, one per worker slot")
-    if len(set(job.fds.all())) != len(job.fds.all()):
+    numbers = (job.fds.root, *job.fds.kept())
+    if len(set(numbers)) != len(numbers):
         raise JobError("job: fds has one fd twice")
     return job

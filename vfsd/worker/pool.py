@@ -79,7 +79,7 @@ class Pool:
         self._wake, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._started = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._own = frozenset(
-            {*job.fds.all(), sandbox.root_fd, sandbox.proc_fd}
+            {*job.fds.kept(), sandbox.root_fd, sandbox.proc_fd}
             | {0, 1, 2, self._wake, self._wake_write, self._started}
         )
         channel.socket.setblocking(False)

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The shared directory is the one that was there at the start, whatever its path leads to later."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from .daemon import Daemon
+from .driver import Frontend
+from .fuse import ROOT, Guest, Op, names
+
+
+def names_in_root(daemon: Daemon) -> set[str]:
+    """Which of the two files a new VMM's guest sees in the root directory."""
+    with Frontend(daemon.socket) as frontend:
+        guest = Guest(frontend.setup(1))
+        guest.init()
+        return {
+            name
+            for name in ("shared", "secret")
+            if not guest.ask(Op.LOOKUP, ROOT, names(name.encode()), room=128).error
+        }
+
+
+def swap_the_folder_above(share: Path, secret: Path) -> None:
+    share.parent.rename(share.parent.with_name("away"))
+    share.parent.symlink_to(secret.parent)
+
+
+def swap_the_directory(share: Path, secret: Path) -> None:
+    share.rename(share.with_name("away"))
+    share.symlink_to(secret)
+
+
+@pytest.mark.parametrize("sandbox", ["namespace", "chroot", "none"])
+@pytest.mark.parametrize("swap", [swap_the_folder_above, swap_the_directory])
+def test_a_later_vmm_gets_the_directory_that_was_opened_at_the_start(
+    sandbox: str, swap: Callable[[Path, Path], None], tmp_path: Path
+) -> None:
+    """Whoever owns a folder on the way to it moves it away and puts a symlink in its place."""
+    share, secret = tmp_path / "owned/etc", tmp_path / "host/etc"
+    for folder, name in ((share, "shared"), (secret, "secret")):
+        folder.mkdir(parents=True)
+        (folder / name).touch()
+    with Daemon("--keep-listening", f"--sandbox={sandbox}", share=share) as daemon:
+        assert names_in_root(daemon) == {"shared"}
+        swap(share, secret)
+        # The pool of the first of these two may have been made before the swap.
+        assert names_in_root(daemon) == {"shared"}
+        assert names_in_root(daemon) == {"shared"}
+
+
+def test_no_process_of_the_sandbox_holds_an_fd_of_the_hosts_mount() -> None:
+    """The fd that the directory came by would lead out of the sandbox by `..`."""
+    with Daemon() as daemon, Frontend(daemon.socket) as frontend:
+        Guest(frontend.setup(1)).init()
+        ours = os.open(daemon.share, os.O_PATH)
+        hosts = mount_of(os.getpid(), ours)
+        os.close(ours)
+        for pid in [*daemon.titled("pool"), *daemon.titled("worker")]:
+            fds = [int(path.name) for path in Path(f"/proc/{pid}/fd").iterdir()]
+            assert hosts not in [mount_of(pid, fd) for fd in fds if fd > 2]
+
+
+def mount_of(pid: int, fd: int) -> str:
+    """The id of the mount that a process's fd belongs to."""
+    info = Path(f"/proc/{pid}/fdinfo/{fd}").read_text()
+    return info.partition("mnt_id:")[2].split()[0]
