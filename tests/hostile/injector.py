@@ -20,7 +20,6 @@ import errno
 import os
 import platform
 import signal
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Self
@@ -135,7 +134,7 @@ class Injector:
 
     def fds(self) -> dict[int, str]:
         """The fds of the process and what /proc says about each of them."""
-        return dict(_fds(self.pid))
+        return fds(self.pid)
 
     def _word(self, argument: Argument) -> int:
         """The value of an argument in a register."""
@@ -206,10 +205,13 @@ def error_name(result: int) -> str:
     return "ok" if result >= 0 else errno.errorcode[-result]
 
 
-def _fds(pid: int) -> Iterator[tuple[int, str]]:
+def fds(pid: int) -> dict[int, str]:
+    """The fds of a process and what /proc says about each of them."""
+    found = {}
     for path in Path(f"/proc/{pid}/fd").iterdir():
         with suppress(FileNotFoundError):
-            yield int(path.name), str(path.readlink())
+            found[int(path.name)] = str(path.readlink())
+    return found
 
 
 def _syscall_instruction(pid: int) -> int:

@@ -91,10 +91,16 @@ sys.exit(main(sys.argv[2:]))
 
 
 class PoolProcess:
-    """One pool with `slots` workers to be; close() ends everything it started."""
+    """One pool with `slots` workers to be; close() ends everything it started. `stderr`: an fd that
+    the pool gets instead of the pipe that ends at self.stderr."""
 
     def __init__(
-        self, folder: Path, uid: int | None = None, also_pass: Sequence[int] = (), **job: Any
+        self,
+        folder: Path,
+        uid: int | None = None,
+        also_pass: Sequence[int] = (),
+        stderr: int | None = None,
+        **job: Any,
     ) -> None:
         self.slots: int = job.get("slots", 2)
         self.channel, theirs = FdChannel.pair()
@@ -126,6 +132,7 @@ class PoolProcess:
         command = [sys.executable, "-I", "-m", "vfsd.worker", str(blob)]
         if uid is not None:  # who may not reach this interpreter: so he does not exec it
             command = [sys.executable, "-c", _AS_USER, str(uid), str(blob)]
+        self.stderr, their_stderr = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         # As a supervisor that waits for signals in its own way.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD, signal.SIGTERM])
         self._first = subprocess.Popen(
@@ -138,11 +145,13 @@ class PoolProcess:
                 *self._segments.values(),
                 *also_pass,
             ],
+            stderr=their_stderr if stderr is None else stderr,
             env={"LEAK": "secret"},
         )
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.close(blob)
         os.close(root)
+        os.close(their_stderr)
         theirs.close()
         for listener in listeners:
             os.close(listener)
@@ -220,6 +229,7 @@ class PoolProcess:
             assert ended, "the pool did not end when its channel was closed"
         self._first.kill()
         self._first.wait()
+        os.close(self.stderr)
         for fd in self._segments.values():
             os.close(fd)
         lib.shared_memory_unmap(self._mapped, ffi.sizeof("struct device_state"))

@@ -5,7 +5,6 @@ import ctypes
 import json
 import os
 import signal
-import sys
 import traceback
 from collections.abc import Callable
 from functools import partial
@@ -14,6 +13,7 @@ from typing import Any, Final, NoReturn
 
 from tests.worker.pool_process import job_content
 from vfsd.transport.fd_channel import FdChannel
+from vfsd.transport.shared_memory import create_segment
 from vfsd.worker.isolation import IsolationError, Sandbox, isolate
 from vfsd.worker.job import Job, parse
 
@@ -104,6 +104,7 @@ def _child(
 ) -> NoReturn:
     try:
         prepare()
+        os.dup2(os.pipe2(os.O_NONBLOCK)[1], 2)  # of both ends nobody is left
         try:
             sandbox = isolate(job())
         except IsolationError as error:
@@ -111,8 +112,8 @@ def _child(
         else:
             channel.send({"begun": True})
             channel.send(_result(probe, sandbox))
-    except BaseException:
-        traceback.print_exc(file=sys.__stderr__)
+    except BaseException as error:
+        channel.send({"failed": "".join(traceback.format_exception(error))})
     finally:
         os._exit(0)
 
@@ -127,8 +128,8 @@ def _result(probe: Probe, sandbox: Sandbox) -> dict[str, Any]:
 def _job(folder: Path, channel: FdChannel, changes: dict[str, Any]) -> Job:
     """A job whose segments are empty: nothing maps them here."""
     names = ("device", "inodes", "files", "rings", "workers")
-    fds: dict[str, Any] = {name: os.memfd_create(name) for name in names}
+    fds: dict[str, Any] = {name: create_segment(name, 1) for name in names}
     fds |= {"root": os.open(folder, os.O_PATH), "channel": channel.fileno()}
-    fds |= {"listeners": [os.memfd_create("listener")]}
+    fds |= {"listeners": [create_segment("listener", 1)]}
     content = job_content(shared_dir=str(folder), slots=1, fds=fds) | changes
     return parse(json.dumps(content).encode())

@@ -184,7 +184,7 @@ def test_the_supervisor_hears_of_a_failure(new_pool: NewPool) -> None:
 
 def test_every_stage_says_what_it_should_and_must_not_do() -> None:
     assert [stage.name for stage in STAGES] == [
-        "process", "namespaces", "fork", "root", "capabilities", "seccomp",
+        "process", "namespaces", "fork", "root", "fds", "capabilities", "seccomp",
     ]  # fmt: skip
     assert all(stage.should and stage.mustnt for stage in STAGES)
 
@@ -257,12 +257,21 @@ def test_only_the_jobs_fds_are_open(new_pool: NewPool) -> None:
         pool = new_pool(also_pass=[leak]).start()
     finally:
         os.close(leak)
-    kinds = sorted(what.split(":")[0].split(" ")[0] for fd, what in pool.fds().items() if fd != 2)
+    kinds = sorted(what.split(":")[0].split(" ")[0] for what in pool.fds().values())
     assert kinds == sorted(
-        ["/dev/null"] * 2  # stdin, stdout
-        + ["/"] * 2  # the share, /proc
+        ["/"] * 2  # the share, /proc
         + ["/memfd"] * 5
         + ["socket"] * 3  # the fd channel, two listeners
-        + ["pipe"] * 2
-        + ["anon_inode"]
+        + ["pipe"] * 3  # stderr, and two ends that wake the pool
+        + ["anon_inode"] * 3  # stdin, stdout, an eventfd
     )
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_fd_of_a_file_system_is_refused(new_pool: NewPool, folder: Path, mode: str) -> None:
+    """A log file as stderr, as an operator might have it, is not inherited into the sandbox."""
+    with (folder / "log").open("wb") as log:
+        event = new_pool(stderr=log.fileno(), sandbox=mode).first_event()
+    assert event["event"] == "failed"
+    assert "fd 2 refers to the file" in event["error"]
+    assert "log" in event["error"]

@@ -50,7 +50,7 @@ class Backend:
         cls, loop: EventLoop, snapshot: dict[str, Any], slots: int, log: LogCollector
     ) -> "Backend":
         """Go on with the pool of another supervisor."""
-        backend = cls(loop, Pool.restore(loop, snapshot), slots, log)
+        backend = cls(loop, Pool.restore(loop, log, snapshot), slots, log)
         for slot in backend.pool.spawned:
             backend._connect(slot)
         return backend

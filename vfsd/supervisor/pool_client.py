@@ -22,6 +22,7 @@ from vfsd.supervisor.event_loop import EventLoop
 from vfsd.supervisor.job import Segments, create_job
 from vfsd.supervisor.log_collector import LogCollector
 from vfsd.supervisor.options import Options
+from vfsd.supervisor.stderr_relay import StderrRelay, stderr_pipe
 from vfsd.transport.control_messages import (
     Content,
     PoolEvent,
@@ -62,8 +63,10 @@ class Pool:
         channel: FdChannel,
         segments: Segments,
         listeners: list[tuple[str, int]],
+        stderr: StderrRelay,
     ) -> None:
         self.channel = channel
+        self.stderr = stderr
         self.segments = segments
         self.listeners = listeners  # by slot: the path that workers can be reached at, its socket
         self.pid: int | None = None
@@ -86,17 +89,19 @@ class Pool:
         """Start a pool and wait until it is isolated and ready, or say why not (OperatorError)."""
         ours, theirs = FdChannel.pair()
         listeners = [_listen(Path(runtime) / f"worker-{i}") for i in range(options.workers)]
-        pool = cls(loop, ours, Segments.create(), listeners)
+        stderr, their_stderr = stderr_pipe()
+        pool = cls(loop, ours, Segments.create(), listeners, StderrRelay(loop, log, stderr))
         pool.on_event = lambda event: _log_event(log, event)
         try:
-            pool._execute(log.name, options, root, theirs.fileno())
-            theirs.close()
+            try:
+                pool._execute(log.name, options, root, theirs.fileno(), their_stderr)
+            finally:
+                theirs.close()
+                os.close(their_stderr)
             pool._await_ready()
         except BaseException:
             pool.kill()
             raise
-        finally:
-            theirs.close()
         return pool
 
     def _await_ready(self) -> None:
@@ -107,7 +112,7 @@ class Pool:
         if not ready:
             raise OperatorError(f"the pool of workers is not ready after {START_SECONDS:.0f} s")
 
-    def _execute(self, name: str, options: Options, root: int, channel: int) -> None:
+    def _execute(self, name: str, options: Options, root: int, channel: int, stderr: int) -> None:
         fds: dict[str, Any] = {
             "root": root,
             "channel": channel,
@@ -121,7 +126,7 @@ class Pool:
         job = create_job(name, options, fds)
         passed = [job, root, channel, *self.segments.fds(), *fds["listeners"]]
         try:
-            self._first = _spawn([*POOL_COMMAND, str(job)], passed)
+            self._first = _spawn([*POOL_COMMAND, str(job)], passed, stderr)
         finally:
             os.close(job)
 
@@ -139,6 +144,7 @@ class Pool:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
             os.close(self.pidfd)
+        self.stderr.close()
         self.channel.close()
         for path, fd in self.listeners:
             os.close(fd)
@@ -249,6 +255,7 @@ class Pool:
             "channel": self.channel.fileno(),
             "segments": vars(self.segments),
             "listeners": self.listeners,
+            "stderr": self.stderr.fd,
             "pid": self.pid,
             "pidfd": self.pidfd,
             "numbers": list(self.numbers.items()),
@@ -256,10 +263,11 @@ class Pool:
         }
 
     @classmethod
-    def restore(cls, loop: EventLoop, row: dict[str, Any]) -> "Pool":
+    def restore(cls, loop: EventLoop, log: LogCollector, row: dict[str, Any]) -> "Pool":
         listeners = [(str(path), int(fd)) for path, fd in row["listeners"]]
         segments = Segments(**row["segments"])
-        pool = cls(loop, FdChannel.from_fd(row["channel"]), segments, listeners)
+        stderr = StderrRelay(loop, log, row["stderr"])
+        pool = cls(loop, FdChannel.from_fd(row["channel"]), segments, listeners, stderr)
         pool.pid = row["pid"]
         pool.watch(row["pidfd"])
         pool.numbers = dict(row["numbers"])
@@ -273,8 +281,9 @@ def _log_event(log: LogCollector, event: PoolEvent) -> None:
         log.write(event.level, event.text, "pool")
 
 
-def _spawn(command: list[str], fds: Iterable[int]) -> int:
-    """Execute a command with these fds and our stderr; what else it inherits is for it to close.
+def _spawn(command: list[str], fds: Iterable[int], stderr: int) -> int:
+    """Execute a command with these fds, and `stderr` as its 2; what else it inherits is for it to
+    close.
 
     Not by subprocess: for this one call it would take 0.3 MiB in keeper and supervisor.
     """
@@ -284,6 +293,7 @@ def _spawn(command: list[str], fds: Iterable[int]) -> int:
         POOL_ENVIRONMENT,
         file_actions=[
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_DUP2, stderr, 2),
             *((os.POSIX_SPAWN_DUP2, fd, fd) for fd in fds),  # to itself: it is inherited
         ],
         setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],  # Python ignores them

@@ -313,8 +313,8 @@ class Service:
         state = state or {}
         keep = {0, 1, 2, *self._boot.kept_fds}
         if backend := state.get("backend"):
-            keep |= {backend["channel"], backend["pidfd"], *backend["segments"].values()}
-            keep |= {fd for _, fd in backend["listeners"]}
+            keep |= {backend["channel"], backend["pidfd"], backend["stderr"]}
+            keep |= {*backend["segments"].values(), *(fd for _, fd in backend["listeners"])}
         else:
             self._kill_siblings()
         if (status := state.get("ended")) is not None:

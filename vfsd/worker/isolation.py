@@ -29,6 +29,15 @@ of a proc mount that no path leads to; in a pid namespace of our own it shows th
 workers only, so it is no way out. It must be mounted while the old root is still there: in a
 user namespace the kernel allows it only to those who see a whole /proc already.
 
+fds. open_by_handle_at(2) takes any fd as the file system to look in, not only one of the share. So
+the last look at the fd table, before the filter, finds the shared directory, /proc and what no
+file system of the host is behind: sockets, anonymous inodes, pipes and sealed memfds. stderr is a
+pipe to the supervisor (stderr_relay.py there), stdin and stdout are eventfds. A memfd is a file of
+the kernel's own tmpfs, which does have handles: but that file system finds a file by its handle
+only after somebody who had the file open asked for the handle, so a worker finds the memfds whose
+handles it made. Later fds come from the VMM, through the supervisor, which looks at each of them
+(frontend_fds.py there).
+
 Python. After the pivot every path leads into the share, where the guest can put a file named
 /usr/lib/python3.11/foo.py. So the search for modules ends before that: what is not imported by
 then never is (import_nothing_more). Tracebacks are not printed with source lines, for the same
@@ -42,12 +51,14 @@ kernel bug behind an allowed system call, or keep one worker from another: they 
 """
 
 import errno
+import fcntl
 import os
 import resource
 import sys
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -104,11 +115,12 @@ def _close_other_fds(job: Job) -> None:
             _close_if_open(fd)  # the one that read the directory is gone already
     if keep - {2}:
         raise IsolationError(f"job: fd {min(keep - {2})} is not open")
+    # Not /dev/null: it is a file, and of the host's devtmpfs.
     for standard in (0, 1):
-        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        if null != standard:
-            os.dup2(null, standard, inheritable=False)
-            os.close(null)
+        nothing = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        if nothing != standard:
+            os.dup2(nothing, standard, inheritable=False)
+            os.close(nothing)
 
 
 def _close_if_open(fd: int) -> None:
@@ -280,7 +292,8 @@ def import_nothing_more() -> None:
 
 
 def _print(error: BaseException) -> None:
-    sys.stderr.write(f"vfsd: {describe(error)}\n")
+    with suppress(BlockingIOError, BrokenPipeError):  # the supervisor has read enough, or is gone
+        sys.stderr.write(f"vfsd: {describe(error)}\n")
 
 
 def describe(error: BaseException) -> str:
@@ -292,6 +305,47 @@ def describe(error: BaseException) -> str:
         where.append(f"{code.co_name}:{trace.tb_lineno}")
         trace = trace.tb_next
     return f"{type(error).__name__}: {error} (in {' > '.join(where) or 'nothing'})"
+
+
+# Stage "fds".
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        fcntl.fcntl(fd, fcntl.F_GETFD)
+    except OSError:
+        return False
+    return True
+
+
+def _is_harmless(fd: int, what: str) -> bool:
+    """Does an fd lead to no file system that has files of others? `what`: readlink(2) says it."""
+    return what.startswith(("anon_inode:", "socket:", "pipe:")) or _is_segment(fd)
+
+
+def _is_segment(fd: int) -> bool:
+    """Is it a memfd that was sealed? A file of a tmpfs cannot have this seal."""
+    try:
+        return bool(fcntl.fcntl(fd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK)
+    except OSError:
+        return False
+
+
+def _check_fds(_job: Job, sandbox: Sandbox) -> None:
+    own = {sandbox.root_fd, sandbox.proc_fd}
+    table = os.open("self/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=sandbox.proc_fd)
+    try:
+        # listdir() reads a duplicate, which is gone when it returns.
+        fds = {int(name) for name in os.listdir(table)}  # noqa: PTH208 - pathlib would stay
+        for fd in filter(_is_open, sorted(fds - own - {table})):
+            what = os.readlink(str(fd), dir_fd=table)
+            if not _is_harmless(fd, what):
+                raise IsolationError(
+                    f"fd {fd} refers to the file {what!r}, through which a worker could reach its "
+                    "file system; expected the shared directory, a socket, a pipe or a sealed memfd"
+                )
+    finally:
+        os.close(table)
 
 
 # Stages "capabilities" and "seccomp".
@@ -369,6 +423,13 @@ STAGES: Final = (
         "lose /proc/self/fd, mounts that the host makes in the share later, or ACCESS of X_OK",
         EVERY,
         _root,
+    ),
+    Stage(
+        "fds",
+        "no fd of a file or directory but the shared directory and /proc",
+        "be followed by anything that opens an fd and keeps it",
+        EVERY,
+        _check_fds,
     ),
     Stage(
         "capabilities",

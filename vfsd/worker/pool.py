@@ -16,6 +16,7 @@ import select
 import signal
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, NoReturn
 
@@ -296,7 +297,8 @@ def _become_worker(place: queue_worker.Place) -> NoReturn:
     try:
         status = queue_worker.run(place)
     except BaseException as error:
-        os.write(2, f"vfsd: worker {place.slot}: {describe(error)}\n".encode())
+        with suppress(BlockingIOError, BrokenPipeError):
+            os.write(2, f"vfsd: worker {place.slot}: {describe(error)}\n".encode())
     finally:
         os._exit(status)
 

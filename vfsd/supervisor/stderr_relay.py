@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a pool and its workers write to stderr: read from a pipe, and logged line by line.
+
+Their stderr is not the supervisor's. An inherited one would be an fd of the file system that the
+operator's log is on, and with a file handle every file of that file system can be opened through
+it; besides, whoever takes over a worker could write to the operator's terminal.
+
+Who writes there: Python before the pool is ready, glibc and the compiler's checks before they
+abort, and a worker with an exception that nobody has caught. All of it is a few lines before an
+end. So a source of many lines is hostile, and the budget is small: LINES at once and then one every
+SECONDS_PER_LINE. Without budget the pipe is not read. The write end is non-blocking, so a writer
+that fills the pipe loses what it writes (EAGAIN) and waits for nobody.
+
+The read end is in the fd table that keeper and supervisor share. It outlives a supervisor, and a
+writer sees no closed pipe (SIGPIPE, EPIPE) while a supervisor is missing.
+"""
+
+import math
+import os
+import time
+from typing import Final
+
+from vfsd.supervisor.event_loop import EventLoop
+from vfsd.supervisor.log_collector import LogCollector
+
+SOURCE: Final = "stderr of the pool"
+LINE_BYTES: Final = 512  # a longer line is logged in pieces
+LINES: Final = 24  # a traceback has no more
+SECONDS_PER_LINE: Final = 10.0
+READ_BYTES: Final = 4096
+LAST_READS: Final = 16  # 64 KiB, what a pipe holds
+
+
+def stderr_pipe() -> tuple[int, int]:
+    """A pipe that blocks neither end: the fds to read from and to write to."""
+    return os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+class StderrRelay:
+    """Logs what arrives at `fd`, the read end of a pipe, which it owns from now on."""
+
+    def __init__(self, loop: EventLoop, log: LogCollector, fd: int) -> None:
+        self.fd = fd
+        self._loop = loop
+        self._log = log
+        self._begun = b""  # a line without its end
+        self._budget = float(LINES)
+        self._counted_at = time.monotonic()
+        self._dropped = 0  # lines
+        self._is_watched = False
+        self._is_over = False
+        loop.every_turn(self._watch)
+
+    def close(self) -> None:
+        """Log what is left in the pipe, as far as the budget goes, and close it."""
+        self._loop.no_more_turns(self._watch)
+        self._unwatch()
+        for _ in range(LAST_READS):
+            if not self._read():
+                break
+        self._take(b"\n" if self._begun else b"")
+        self._report_dropped()
+        os.close(self.fd)
+
+    def _watch(self) -> float:
+        """Read from now on if there is budget; seconds until there will be."""
+        if self._is_watched or self._is_over:
+            return math.inf
+        self._refill()
+        if self._budget < 1:
+            return (1 - self._budget) * SECONDS_PER_LINE
+        self._loop.register(self.fd, self._on_readable)
+        self._is_watched = True
+        return math.inf
+
+    def _unwatch(self) -> None:
+        if self._is_watched:
+            self._loop.unregister(self.fd)
+            self._is_watched = False
+
+    def _on_readable(self) -> None:
+        self._read()
+
+    def _read(self) -> bool:
+        """Take what is there; False if there is nothing."""
+        try:
+            data = os.read(self.fd, READ_BYTES)
+        except BlockingIOError:
+            return False
+        self._take(data)
+        self._is_over = not data
+        if self._is_over or self._budget < 1:
+            self._unwatch()
+        return bool(data)
+
+    def _take(self, data: bytes) -> None:
+        *lines, self._begun = (self._begun + data).split(b"\n")
+        for line in lines:
+            for piece in _pieces(line):
+                self._log_line(piece)
+        if len(self._begun) >= LINE_BYTES:
+            *pieces, self._begun = _pieces(self._begun)
+            for piece in pieces:
+                self._log_line(piece)
+
+    def _log_line(self, line: bytes) -> None:
+        self._refill()
+        if self._budget < 1:
+            self._dropped += 1
+            return
+        self._report_dropped()
+        self._budget -= 1
+        self._log.write("warn", _visible(line), SOURCE)
+
+    def _report_dropped(self) -> None:
+        if self._dropped:
+            self._log.write("warn", f"{self._dropped} lines more were dropped", SOURCE)
+            self._dropped = 0
+
+    def _refill(self) -> None:
+        now = time.monotonic()
+        gained = (now - self._counted_at) / SECONDS_PER_LINE
+        self._budget = min(float(LINES), self._budget + gained)
+        self._counted_at = now
+
+
+def _pieces(line: bytes) -> list[bytes]:
+    return [line[i : i + LINE_BYTES] for i in range(0, max(1, len(line)), LINE_BYTES)]
+
+
+def _visible(line: bytes) -> str:
+    """The text of a line, with whatever is not printable escaped."""
+    text = line.decode(errors="backslashreplace")
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
