@@ -18,6 +18,9 @@ SUBMOUNTS = 1 << 27  # INIT
 ATTR_SUBMOUNT = 1
 
 MODES = (
+    ("--sandbox=chroot", "--inode-file-handles=prefer"),
+    ("--sandbox=chroot", "--inode-file-handles=never"),
+    ("--sandbox=none", "--inode-file-handles=prefer"),
     ("--sandbox=namespace", "--inode-file-handles=never"),
     ("--sandbox=namespace", "--inode-file-handles=prefer"),
     ("--sandbox=none", "--inode-file-handles=never"),

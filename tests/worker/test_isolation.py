@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The sandbox from inside (probes) and from outside (the /proc of a real pool and its workers)."""
 
+import errno
 import importlib
 import os
 import resource
@@ -13,12 +14,17 @@ import pytest
 
 from tests.worker.pool_process import PoolProcess
 from tests.worker.sandboxed import Raised, run
-from vfsd.worker import capabilities
+from vfsd.worker import capabilities, landlock
 from vfsd.worker.isolation import STAGES, IsolationError, Sandbox
 
 NewPool = Callable[..., PoolProcess]
 MODES: Final = ("namespace", "chroot", "none")
 NOBODY: Final = 12345
+NAMESPACES: Final = {
+    "namespace": {"mnt", "pid", "net", "ipc", "uts"},
+    "chroot": {"mnt"},
+    "none": set(),
+}
 KEPT: Final = "00000000880000db"
 
 
@@ -30,6 +36,10 @@ def share(folder: Path) -> Path:
 
 def listing(_sandbox: Sandbox) -> list[str]:
     return sorted(p.name for p in Path("/").iterdir())
+
+
+def os_root(_sandbox: Sandbox) -> int:
+    return Path("/").stat().st_ino
 
 
 # From inside.
@@ -171,9 +181,57 @@ def test_without_the_right_to_make_namespaces_the_alternative_is_named(share: Pa
     def lose_sys_admin() -> None:
         capabilities.limit({"SYS_CHROOT", "SETPCAP", *capabilities.KEPT})
 
-    with pytest.raises(IsolationError, match=r"create namespaces: .*--sandbox=chroot"):
+    with pytest.raises(IsolationError, match=r"create namespaces: .*--sandbox=none"):
         run(share, listing, prepare=lose_sys_admin)
-    assert run(share, listing, prepare=lose_sys_admin, sandbox="chroot") == ["hello"]
+    assert run(share, os_root, prepare=lose_sys_admin, sandbox="none") == os_root(Sandbox())
+
+
+def test_a_chroot_that_would_not_hold_is_refused(share: Path) -> None:
+    """Without the right to mount a /proc, the host's would be a way out."""
+
+    def lose_sys_admin() -> None:
+        capabilities.limit({"SYS_CHROOT", "SETPCAP", *capabilities.KEPT})
+
+    with pytest.raises(IsolationError, match=r"would not hold .*--sandbox=none"):
+        run(share, listing, prepare=lose_sys_admin, sandbox="chroot")
+
+
+def without_landlock() -> None:
+    vars(landlock)["is_available"] = lambda: False
+
+
+def test_without_landlock_a_chroot_is_refused(share: Path) -> None:
+    with pytest.raises(IsolationError, match=r"needs Landlock .*--sandbox=namespace"):
+        run(share, listing, prepare=without_landlock, sandbox="chroot")
+
+
+def test_without_landlock_none_says_that_it_stops_nobody(share: Path) -> None:
+    def says_so(sandbox: Sandbox) -> bool:
+        return any("has no Landlock" in note for note in sandbox.notes)
+
+    assert run(share, says_so, prepare=without_landlock, sandbox="none") is True
+    assert run(share, says_so, sandbox="none") is False
+
+
+@pytest.mark.parametrize("uid", [None, NOBODY])
+def test_landlock_denies_files_beside_the_share(share: Path, uid: int | None) -> None:
+    def probe(sandbox: Sandbox) -> list[str]:
+        return [
+            attempt(lambda: os.open("/etc/passwd", os.O_RDONLY)),
+            attempt(lambda: os.open("../vfsd-new", os.O_CREAT, dir_fd=sandbox.root_fd)),
+            attempt(lambda: os.open("hello", os.O_RDWR, dir_fd=sandbox.root_fd)),
+        ]
+
+    share.joinpath("hello").chmod(0o666)
+    assert run(share, probe, uid=uid, sandbox="none") == ["EACCES", "EACCES", "ok"]
+
+
+def attempt(call: Callable[[], object]) -> str:
+    try:
+        call()
+    except OSError as error:
+        return errno.errorcode[error.errno or 0]
+    return "ok"
 
 
 def test_the_supervisor_hears_of_a_failure(new_pool: NewPool) -> None:
@@ -184,7 +242,7 @@ def test_the_supervisor_hears_of_a_failure(new_pool: NewPool) -> None:
 
 def test_every_stage_says_what_it_should_and_must_not_do() -> None:
     assert [stage.name for stage in STAGES] == [
-        "process", "namespaces", "fork", "root", "fds", "capabilities", "seccomp",
+        "process", "namespaces", "fork", "root", "landlock", "fds", "capabilities", "seccomp",
     ]  # fmt: skip
     assert all(stage.should and stage.mustnt for stage in STAGES)
 
@@ -236,7 +294,7 @@ def test_namespaces_of_pool_and_worker(new_pool: NewPool, mode: str) -> None:
     for pid in pool.processes().values():
         theirs = namespaces(pid)
         new = {name for name in ours if theirs[name] != ours[name]}
-        assert new == ({"mnt", "pid", "net", "ipc", "uts"} if mode == "namespace" else set())
+        assert new == NAMESPACES[mode]
 
 
 def test_an_ordinary_user_has_a_user_namespace(new_pool: NewPool) -> None:

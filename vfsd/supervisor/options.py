@@ -181,8 +181,8 @@ OPTIONS: Final = (
     Option("sandbox", {"--sandbox": None}, {"sandbox": None},
            "how the workers are locked in: namespace, chroot or none", "MODE",
            read.choice("namespace", "chroot", "none"), "namespace",
-           "with chroot, which needs root, there are no namespaces; with none, whoever takes"
-           " a worker over reaches what its user reaches"),
+           "chroot needs CAP_SYS_ADMIN and Landlock (Linux 5.19); with none, whoever takes a worker"
+           " over is much like its user on the host: see SANDBOX in the man page"),
     Option("seccomp", {"--seccomp": None}, {},
            "what a forbidden system call does: kill, log, trap; none: no filter", "ACTION",
            read.choice("kill", "log", "trap", "none"), "kill",

@@ -15,19 +15,23 @@ the pool afterwards and inherit everything that was done here.
 
 Invariants. Each stage may need what the next one takes away, so the order is the design. A stage
 that fails ends the process: nothing is served less isolated than the operator asked for. What the
-operator asked for is the job's `sandbox`: "namespace" (all of it), "chroot" (no namespaces; needs
-root), "none" (the directory is only held by an fd: names from the guest are checked in C all the
-same, but a worker that is taken over reaches what its user reaches). Capabilities, no_new_privs and
-seccomp are in force in every mode.
+operator asked for is the job's `sandbox`: "namespace" (all of it), "chroot" (of the namespaces only
+a mount namespace; Landlock keeps it from the host's processes; needs CAP_SYS_ADMIN), "none" (the
+directory is only held by an fd: names from the guest are checked in C all the same, and Landlock
+denies what it can, but a worker that is taken over reaches much of what its user reaches;
+landlock.py says how much). Capabilities, no_new_privs and seccomp are in force in every mode.
 
 Not root. A user namespace in which only our own uid and gid exist, as 0, gives the right to make
 the others. The guest's other users cannot own files then, unless the operator has ids of his own
 (subuid(5)) and gives them with --uid-map and --gid-map (id_map.py).
 
 /proc. Ops reopen files by /proc/self/fd/N. Every worker opens its own /proc/self/fd through an fd
-of a proc mount that no path leads to; in a pid namespace of our own it shows the pool and its
-workers only, so it is no way out. It must be mounted while the old root is still there: in a
-user namespace the kernel allows it only to those who see a whole /proc already.
+of a proc mount that is attached nowhere, so `..` of its root is itself. In a pid namespace of our
+own it shows the pool and its workers only. Without one it would show the host's processes, and
+/proc/PID/root of one that a worker may trace is a way out: so the kernel is asked to hide these
+(hidepid), and the Landlock domain forbids to trace them. It must be mounted while the old root is
+still there: in a user namespace the kernel allows it only to those who see a whole /proc already.
+With "none" it is the host's own /proc where the right to mount one is missing.
 
 fds. open_by_handle_at(2) takes any fd as the file system to look in, not only one of the share. So
 the last look at the fd table, before the filter, finds the shared directory, /proc and what no
@@ -63,7 +67,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from vfsd.transport.native import check, lib
-from vfsd.worker import capabilities, id_map, seccomp
+from vfsd.worker import capabilities, id_map, landlock, seccomp
 from vfsd.worker.job import Job
 
 NAMESPACE: Final = "namespace"
@@ -77,6 +81,11 @@ NAMESPACES: Final = (
     | lib.NAMESPACE_NET
     | lib.NAMESPACE_IPC
     | lib.NAMESPACE_UTS
+)
+_OTHER_MODES: Final = "try --sandbox=chroot (as root) or --sandbox=none"
+_CHROOT_HINT: Final = (
+    "without CAP_SYS_ADMIN a chroot would not hold a worker that is taken over; "
+    "run as root with it, or try --sandbox=namespace or --sandbox=none"
 )
 
 
@@ -190,13 +199,20 @@ def _become_root_of_user_namespace(job: Job) -> None:
 
 
 def _namespaces(job: Job, _sandbox: Sandbox) -> None:
+    if job.sandbox == CHROOT:
+        _attempt(
+            f"chroot to {job.shared_dir!r} in a mount namespace",
+            _CHROOT_HINT,
+            lambda: check(lib.isolate_unshare(lib.NAMESPACE_MOUNT)),
+        )
+        return
     if os.geteuid() != 0:
         _become_root_of_user_namespace(job)
     elif job.uid_map or job.gid_map:
         raise IsolationError("--uid-map and --gid-map are for a user who is not root")
     _attempt(
         "create namespaces",
-        "run with CAP_SYS_ADMIN, or try --sandbox=chroot (as root) or --sandbox=none",
+        "run with CAP_SYS_ADMIN, or try --sandbox=none",
         lambda: check(lib.isolate_unshare(NAMESPACES)),
     )
 
@@ -213,8 +229,6 @@ def _fork(_job: Job, _sandbox: Sandbox) -> None:
 
 # Stage "root".
 
-_OTHER_MODES: Final = "try --sandbox=chroot (as root) or --sandbox=none"
-
 
 def _open_root(path: str) -> int:
     return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -225,10 +239,21 @@ def _mount_proc(job: Job) -> int:
         return _attempt(
             "mount a private /proc",
             "in a container, unmask /proc (podman: --security-opt unmask=ALL), "
-            "or try --sandbox=chroot (as root) or --sandbox=none",
-            lambda: check(lib.isolate_mount_proc()),
+            "or try --sandbox=none",
+            lambda: check(lib.isolate_mount_proc(False)),
         )
-    return _attempt("open /proc", "mount it", lambda: _open_root("/proc"))
+    if job.sandbox == CHROOT:
+        return _attempt(
+            f"chroot to {job.shared_dir!r} with a private /proc",
+            _CHROOT_HINT,
+            lambda: check(lib.isolate_mount_proc(True)),
+        )
+    private: int = lib.isolate_mount_proc(True)
+    return private if private >= 0 else _attempt("open /proc", "mount it", _open_hosts_proc)
+
+
+def _open_hosts_proc() -> int:
+    return _open_root("/proc")
 
 
 def _restrict_tree(tree: int, job: Job, sandbox: Sandbox) -> None:
@@ -242,27 +267,29 @@ def _restrict_tree(tree: int, job: Job, sandbox: Sandbox) -> None:
     _attempt("make the mounts of the share nodev and nosuid", _OTHER_MODES, lambda: check(result))
 
 
-def _pivot(job: Job, sandbox: Sandbox) -> None:
-    shared_dir = job.shared_dir
-    hint = _OTHER_MODES
+def _attach_copy(job: Job, sandbox: Sandbox) -> int:
+    """Mount the shared directory on itself, with all that is mounted in it; an fd of that mount."""
+    what, hint = repr(job.shared_dir), _OTHER_MODES
     _attempt("keep mounts from the host", hint, lambda: check(lib.isolate_receive_mounts_only()))
-    tree = _attempt(
-        f"copy the mounts of {shared_dir!r}", hint, lambda: check(lib.isolate_copy_tree(b"."))
-    )
+    tree = _attempt(f"copy the mounts of {what}", hint, lambda: check(lib.isolate_copy_tree(b".")))
     _restrict_tree(tree, job, sandbox)
-    _attempt(
-        f"mount {shared_dir!r} on itself", hint, lambda: check(lib.isolate_attach_tree(tree, b"."))
-    )
-    _attempt(f"pivot into {shared_dir!r}", hint, lambda: check(lib.isolate_pivot(tree)))
+    _attempt(f"mount {what} on itself", hint, lambda: check(lib.isolate_attach_tree(tree, b".")))
+    return tree
+
+
+def _pivot(job: Job, sandbox: Sandbox) -> None:
+    tree = _attach_copy(job, sandbox)
+    what = f"pivot into {job.shared_dir!r}"
+    _attempt(what, _OTHER_MODES, lambda: check(lib.isolate_pivot(tree)))
     os.close(tree)
 
 
-def _chroot(shared_dir: str) -> None:
-    _attempt(
-        f"chroot to {shared_dir!r}",
-        "run as root, or try --sandbox=namespace or --sandbox=none",
-        lambda: os.chroot("."),
-    )
+def _chroot(job: Job, sandbox: Sandbox) -> None:
+    """Into a mount of our own: from the root of a mount, what the host moves out is no way out."""
+    tree = _attach_copy(job, sandbox)
+    os.fchdir(tree)
+    os.close(tree)
+    _attempt(f"chroot to {job.shared_dir!r}", _CHROOT_HINT, lambda: os.chroot("."))
 
 
 def _root(job: Job, sandbox: Sandbox) -> None:
@@ -275,7 +302,7 @@ def _root(job: Job, sandbox: Sandbox) -> None:
     if job.sandbox == NAMESPACE:
         _pivot(job, sandbox)
     else:
-        _chroot(job.shared_dir)
+        _chroot(job, sandbox)
     os.chdir("/")
     sandbox.root_fd = _open_root("/")
 
@@ -305,6 +332,31 @@ def describe(error: BaseException) -> str:
         where.append(f"{code.co_name}:{trace.tb_lineno}")
         trace = trace.tb_next
     return f"{type(error).__name__}: {error} (in {' > '.join(where) or 'nothing'})"
+
+
+# Stage "landlock".
+
+
+def _landlock(job: Job, sandbox: Sandbox) -> None:
+    if not landlock.is_available():
+        if job.sandbox == CHROOT:
+            raise IsolationError(
+                "--sandbox=chroot needs Landlock (Linux 5.19, and `landlock` in the list of LSMs): "
+                "without, a worker that is taken over reaches the host through other processes; "
+                "try --sandbox=namespace or --sandbox=none"
+            )
+        sandbox.notes.append(
+            "this kernel has no Landlock, so --sandbox=none keeps a worker that is taken over "
+            "from nothing that its user may do"
+        )
+        return
+    by_handles = job.sandbox == CHROOT or job.uses_file_handles
+    kind = landlock.PROCESSES if by_handles else landlock.FILES
+    _attempt(
+        "enter a Landlock domain",
+        "try --sandbox=namespace",
+        lambda: landlock.confine(kind, sandbox.root_fd, sandbox.proc_fd, job.fs.readonly),
+    )
 
 
 # Stage "fds".
@@ -405,9 +457,10 @@ STAGES: Final = (
     ),
     Stage(
         "namespaces",
-        "own mount, pid, network, ipc and uts namespace; a user namespace if not root",
+        "own mount, pid, network, ipc and uts namespace; a user namespace if not root; with "
+        "`chroot` a mount namespace alone",
         "need a capability that only the old user namespace has",
-        (NAMESPACE,),
+        (NAMESPACE, CHROOT),
         _namespaces,
     ),
     Stage(
@@ -423,6 +476,13 @@ STAGES: Final = (
         "lose /proc/self/fd, mounts that the host makes in the share later, or ACCESS of X_OK",
         EVERY,
         _root,
+    ),
+    Stage(
+        "landlock",
+        "no process outside can be traced or signalled; with `none`, no file outside be opened",
+        "be entered after a worker was created, or stop the guest's renames",
+        (CHROOT, NONE),
+        _landlock,
     ),
     Stage(
         "fds",

@@ -15,6 +15,7 @@ enum {
 	FS_ACCESSES_5 = 16, /* IOCTL_DEV */
 	NET_TCP = 3,	    /* version 4: bind, connect */
 	SCOPE_ABSTRACT = 1, /* version 6: abstract unix sockets */
+	SCOPE_SIGNAL = 2,   /* version 6: signals to processes outside */
 };
 
 struct ruleset {
@@ -38,8 +39,9 @@ int landlock_abi(void)
 	return result(syscall(SYS_landlock_create_ruleset, NULL, 0, CREATE_VERSION));
 }
 
-static uint64_t fs_accesses(int abi)
+uint64_t landlock_known(void)
 {
+	int abi = landlock_abi();
 	unsigned int count = abi >= 5	? FS_ACCESSES_5
 			     : abi >= 3 ? FS_ACCESSES_3
 			     : abi == 2 ? FS_ACCESSES_2
@@ -48,19 +50,30 @@ static uint64_t fs_accesses(int abi)
 	return (UINT64_C(1) << count) - 1;
 }
 
-int landlock_create(void)
+static int create(uint64_t accesses, uint64_t scoped)
 {
 	int abi = landlock_abi();
 	/* An older kernel takes a longer structure if what it does not know is zero. */
 	struct ruleset rules = {
-		.fs = fs_accesses(abi),
+		.fs = accesses & landlock_known(),
 		.net = abi >= 4 ? NET_TCP : 0,
-		.scoped = abi >= 6 ? SCOPE_ABSTRACT : 0,
+		.scoped = abi >= 6 ? scoped : 0,
 	};
 
 	if (abi < 0)
 		return abi;
 	return result(syscall(SYS_landlock_create_ruleset, &rules, sizeof(rules), 0));
+}
+
+int landlock_create(void)
+{
+	return create(UINT64_MAX, SCOPE_ABSTRACT);
+}
+
+int landlock_create_scoped(bool files)
+{
+	return create(files ? UINT64_MAX : LANDLOCK_EXECUTE | LANDLOCK_REFER,
+		      SCOPE_ABSTRACT | SCOPE_SIGNAL);
 }
 
 int landlock_allow(int rules, int fd, uint64_t access)

@@ -42,7 +42,7 @@ int isolate_receive_mounts_only(void)
 	return result(mount(NULL, "/", NULL, MOUNT_REC | MOUNT_SLAVE, NULL));
 }
 
-int isolate_mount_proc(void)
+int isolate_mount_proc(bool hide_others)
 {
 	int context = result(syscall(SYS_fsopen, "proc", FSOPEN_CLOEXEC));
 	int ret;
@@ -51,6 +51,9 @@ int isolate_mount_proc(void)
 		return context;
 	/* Linux 5.8; without it /proc/sys and the like show, too. */
 	(void)!syscall(SYS_fsconfig, context, FSCONFIG_SET_STRING, "subset", "pid", 0);
+	if (hide_others)
+		(void)!syscall(SYS_fsconfig, context, FSCONFIG_SET_STRING, "hidepid", "ptraceable",
+			       0);
 	ret = result(syscall(SYS_fsconfig, context, FSCONFIG_CMD_CREATE, NULL, NULL, 0));
 	if (ret == 0)
 		ret = result(syscall(SYS_fsmount, context, FSMOUNT_CLOEXEC,

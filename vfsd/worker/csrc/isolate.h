@@ -25,9 +25,10 @@ int isolate_receive_mounts_only(void) must_check;
 
 /*
  * A proc file system that shows processes of this pid namespace and nothing else of the kernel, as
- * a mount that no path leads to. Return: its fd.
+ * a mount that no path leads to and that leads nowhere (".." of it is itself). `hide_others`: from
+ * Linux 5.8 on a process sees in it only those that it may trace. Return: its fd.
  */
-int isolate_mount_proc(void) must_check;
+int isolate_mount_proc(bool hide_others) must_check;
 
 /* A copy of the directory `path` with all that is mounted below it, not yet attached. Return: fd.
  */

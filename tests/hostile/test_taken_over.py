@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a worker that was taken over reaches, in every sandbox mode: real calls in a real worker.
+
+The share is a file system of its own, so whatever is reached beside it was reached by a hole. Each
+attempt returns the name of an errno, "ok", or the signal that ended the worker. What the table
+calls "ok" is what README and man page say that a mode is not worth.
+"""
+
+import ctypes
+import errno
+import os
+import stat
+import struct
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.conftest import require
+
+from .daemon import Daemon, wait_until
+from .driver import Frontend
+from .fuse import Guest
+from .injector import AT_FDCWD, Injector, Killed, error_name
+
+NOBODY: Final = 65534
+UNCHANGED: Final = -1
+AT_EMPTY_PATH: Final = 0x1000
+RLIMIT_NOFILE: Final = 7
+DEVICE: Final = os.makedev(1, 5)  # /dev/zero: opening it harms nobody
+TARGET: Final = "etc/hostname"
+_LIBC: Final = ctypes.CDLL(None, use_errno=True)
+
+MODES: Final = {
+    "namespace": ("--sandbox=namespace",),
+    "chroot": ("--sandbox=chroot",),
+    "none": ("--sandbox=none", "--inode-file-handles=never"),
+    "none, handles": ("--sandbox=none", "--inode-file-handles=prefer"),
+}
+
+
+@dataclass
+class Scene:
+    """A daemon, a file of the host's, and two processes that the worker should not reach."""
+
+    daemon: Daemon
+    victim: Path
+    handle: bytes  # of TARGET, for open_by_handle_at
+    of_root: int  # pid
+    of_nobody: int
+
+
+@pytest.fixture(scope="module", params=MODES)
+def mode(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(scope="module")
+def scene(mode: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    require("root")
+    folder = tmp_path_factory.mktemp("taken-over")
+    share, victim = folder / "share", folder / "victim"
+    share.mkdir()
+    with ExitStack() as stack:
+        subprocess.run(["mount", "-t", "tmpfs", "share", share], check=True)
+        stack.callback(subprocess.run, ["umount", "-l", share], check=True)
+        pids = [stack.enter_context(sleeping(uid)) for uid in (0, NOBODY)]
+        daemon = stack.enter_context(Daemon("--keep-listening", *MODES[mode], share=share))
+        yield Scene(daemon, victim, handle_of(f"/{TARGET}"), *(p.pid for p in pids))
+
+
+class sleeping(subprocess.Popen[bytes]):  # noqa: N801 - it is used as a function
+    """A process of the host's that `uid` may trace."""
+
+    def __init__(self, uid: int) -> None:
+        super().__init__(["sleep", "1000"], user=uid, group=uid, extra_groups=[])
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+        self.wait()
+
+
+def handle_of(path: str) -> bytes:
+    """struct file_handle of a file of the host's."""
+    handle = ctypes.create_string_buffer(struct.pack("=Ii", 128, 0), 136)
+    done = _LIBC.name_to_handle_at(AT_FDCWD, path.encode(), handle, ctypes.byref(ctypes.c_int()), 0)
+    assert done == 0, errno.errorcode[ctypes.get_errno()]
+    return handle.raw
+
+
+Attempt = Callable[[Injector, Scene], str]
+
+
+def first_success(results: Iterator[int]) -> str:
+    """ "ok" if one of them is; else the error of the last one."""
+    name = "nothing was tried"
+    for result in results:
+        name = error_name(result)
+        if result >= 0:
+            break
+    return name
+
+
+def open_above_each_fd(worker: Injector, _scene: Scene) -> str:
+    def attempts() -> Iterator[int]:
+        for fd in sorted(worker.fds()):
+            for depth in range(1, 9):
+                yield worker.call("openat", fd, "../" * depth + TARGET, os.O_RDONLY)
+
+    opened = first_success(attempts())
+    return "denied" if opened in ("ENOENT", "ENOTDIR", "EACCES") else opened
+
+
+def open_by_handle_with_each_fd(worker: Injector, scene: Scene) -> str:
+    def attempts() -> Iterator[int]:
+        for fd in sorted(worker.fds()):
+            yield worker.call("open_by_handle_at", fd, scene.handle, os.O_RDONLY)
+
+    opened = first_success(attempts())
+    return "denied" if opened in ("ESTALE", "EBADF", "EPERM") else opened
+
+
+def path_call(name: str, *rest: int) -> Attempt:
+    """A call on the victim's path."""
+
+    def attempt(worker: Injector, scene: Scene) -> str:
+        return error_name(worker.call(name, AT_FDCWD, str(scene.victim), *rest))
+
+    return attempt
+
+
+def rename_victim(worker: Injector, scene: Scene) -> str:
+    target = str(scene.victim) + "-stolen"
+    return error_name(worker.call("renameat", AT_FDCWD, str(scene.victim), AT_FDCWD, target))
+
+
+def make_directory_outside(worker: Injector, scene: Scene) -> str:
+    path = scene.victim.with_name("new")
+    result = worker.call("mkdirat", AT_FDCWD, str(path), 0o700)
+    if path.exists():
+        path.rmdir()
+    return error_name(result)
+
+
+def proc_fd(worker: Injector) -> int:
+    """The worker's fd of /proc/PID/fd; two levels above it is the root of that /proc."""
+    return next(fd for fd, what in worker.fds().items() if what.endswith("/fd"))
+
+
+def root_of_a_user_process(worker: Injector, scene: Scene) -> str:
+    """A process of the user that the worker becomes has the host's root directory."""
+    assert worker.call("setresuid", UNCHANGED, NOBODY, UNCHANGED) == 0
+    path = f"../../{scene.of_nobody}/root/{TARGET}"
+    opened = worker.call("openat", proc_fd(worker), path, os.O_RDONLY)
+    assert worker.call("setresuid", UNCHANGED, 0, UNCHANGED) == 0
+    return error_name(opened)
+
+
+def command_line_of_others(worker: Injector, scene: Scene) -> str:
+    path = f"../../{scene.of_root}/cmdline"
+    return error_name(worker.call("openat", proc_fd(worker), path, os.O_RDONLY))
+
+
+def signal_a_process(worker: Injector, scene: Scene) -> str:
+    return error_name(worker.call("kill", scene.of_root, 0))
+
+
+def open_a_device_made_by_mknod(worker: Injector, _scene: Scene) -> str:
+    root = next(fd for fd, what in worker.fds().items() if is_root(worker.pid, fd, what))
+    made = worker.call("mknodat", root, "device", stat.S_IFCHR | 0o600, DEVICE)
+    opened = worker.call("openat", root, "device", os.O_RDWR)
+    worker.call("unlinkat", root, "device", 0)
+    return error_name(opened) if made == 0 else f"mknod: {error_name(made)}"
+
+
+def is_root(pid: int, fd: int, what: str) -> bool:
+    """Is it the fd of the shared directory? Its inode in a tmpfs is the first."""
+    is_directory = what == "/" or what.endswith("/share")
+    path = Path(f"/proc/{pid}/fd/{fd}")
+    return is_directory and path.stat().st_dev != Path("/proc").stat().st_dev
+
+
+def dot_dot_of_the_share(worker: Injector, _scene: Scene) -> str:
+    """Where `..` of the root of the share leads to."""
+    root = next(fd for fd, what in worker.fds().items() if is_root(worker.pid, fd, what))
+    above = worker.call("openat", root, "..", os.O_PATH | os.O_DIRECTORY)
+    if above < 0:
+        return error_name(above)
+    fds = [Path(f"/proc/{worker.pid}/fd/{fd}").stat() for fd in (root, above)]
+    worker.call("close", above)
+    return "itself" if os.path.samestat(*fds) else "ok"
+
+
+OUT: Final = "ENOENT"  # there is no such path
+ATTEMPTS: Final[dict[str, tuple[Attempt, dict[str, str]]]] = {}
+
+
+def attempts(name: str, attempt: Attempt, *expected: str) -> None:
+    ATTEMPTS[name] = (attempt, dict(zip(MODES, expected, strict=True)))
+
+
+#        name, attempt,                                    namespace, chroot, none, none + handles
+attempts("above each fd", open_above_each_fd, "denied", "denied", "denied", "ok")
+attempts("handle with each fd", open_by_handle_with_each_fd, "denied", "denied", "SIGSYS", "denied")
+attempts("dot dot of the share", dot_dot_of_the_share, "itself", "itself", "ok", "ok")
+attempts("read", path_call("openat", os.O_RDONLY), OUT, OUT, "EACCES", "ok")
+attempts("write", path_call("openat", os.O_RDWR), OUT, OUT, "EACCES", "ok")
+attempts("O_PATH", path_call("openat", os.O_PATH), OUT, OUT, "ok", "ok")
+attempts("unlink", path_call("unlinkat", 0), OUT, OUT, "EACCES", "ok")
+attempts("chmod", path_call("fchmodat", 0o644), OUT, OUT, "ok", "ok")
+attempts("chown", path_call("fchownat", NOBODY, NOBODY, 0), OUT, OUT, "ok", "ok")
+attempts("rename", rename_victim, OUT, OUT, "EACCES", "ok")
+attempts("mkdir", make_directory_outside, OUT, OUT, "EACCES", "ok")
+attempts("root of a process", root_of_a_user_process, OUT, OUT, OUT, OUT)
+attempts("command line", command_line_of_others, OUT, OUT, OUT, OUT)
+attempts("signal", signal_a_process, "ESRCH", "EPERM", "EPERM", "EPERM")
+attempts("device", open_a_device_made_by_mknod, "EACCES", "EACCES", "ok", "ok")
+
+
+def test_every_attempt(scene: Scene, mode: str) -> None:
+    expected = {name: by_mode[mode] for name, (_, by_mode) in ATTEMPTS.items()}
+    results: dict[str, str] = {}
+    while len(results) < len(ATTEMPTS):
+        with Frontend(scene.daemon.socket) as frontend:
+            Guest(frontend.setup(1)).init()
+            try_until_killed(scene, results)
+    assert results == expected
+
+
+def try_until_killed(scene: Scene, results: dict[str, str]) -> None:
+    """Make the attempts that have no result yet, in one worker, as long as it lives."""
+    wait_until(lambda: len(scene.daemon.titled("worker 0")) == 1, 10, "the last pool ended")
+    (pid,) = scene.daemon.titled("worker 0")
+    with Injector(pid) as worker:
+        before = worker.fds().keys()
+        for name in ATTEMPTS.keys() - results.keys():
+            scene.victim.write_text("untouched")
+            scene.victim.chmod(0o600)
+            try:
+                results[name] = ATTEMPTS[name][0](worker, scene)
+            except Killed as killed:
+                results[name] = killed.signal.name
+                return
+            for fd in worker.fds().keys() - before:
+                worker.call("close", fd)
