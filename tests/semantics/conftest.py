@@ -25,6 +25,7 @@ NEVER = Setup("cache-never", 4, (*ALL_FEATURES, "--cache=never", "--allow-mmap")
 ALWAYS = Setup("cache-always", 4, (*ALL_FEATURES, "--cache=always"))
 WRITEBACK = Setup("writeback", 4, (*ALL_FEATURES, "-o", "writeback"))
 DIRECT = Setup("direct-io", 4, (*ALL_FEATURES, "--allow-direct-io"))
+USERNS = Setup("userns", 4, (*ALL_FEATURES, "--userns"))
 PLAIN = Setup("plain", 4)
 
 Places = Callable[[Setup], Place]

@@ -9,6 +9,7 @@ from .rules_attributes import CHANGES, CLEARED, CLEARED_OF_OTHERS
 FUSE: Final = ""  # every share
 NO_KILLPRIV: Final = "no-killpriv-v2"
 WRITEBACK: Final = "writeback"
+USERNS: Final = "userns"
 UNSETTLED: Final = object()  # it depends on when the guest writes back
 AS_THE_HOST: Final = object()
 
@@ -21,6 +22,19 @@ TOLD_TO_KILL: Final = {
     "ftruncate",
     "O_TRUNC",
 }
+KEEPS_NO_SET_ID: Final = (
+    "the host's kernel takes set-id bits from what is written without its own CAP_FSETID, which"
+    " nobody in a user namespace has"
+)
+# They begin with what takes SYS_ADMIN or LINUX_IMMUTABLE of the host, and get EPERM there.
+NEEDS_THE_HOSTS_ROOT: Final = (
+    "attributes need permission",
+    "trusted attributes are roots",
+    "an attribute of a link is not its targets",
+    "an immutable file does not change",
+    "an append only file only grows",
+)
+NOT_OF_THE_HOST: Final = "root of a user namespace cannot set trusted.* xattrs and inode flags"
 
 
 @dataclass(frozen=True)
@@ -70,6 +84,13 @@ KNOWN: Final[dict[tuple[str, str], Difference]] = {
         ["ok", 1, b"", "ok", "EINVAL", "EFBIG"],
         "the host refuses such an offset when the guest writes back: fsync(2) tells",
     ),
+    ("what root changes keeps set id bits", USERNS): Difference(
+        dict.fromkeys(CHANGES, CLEARED), KEEPS_NO_SET_ID
+    ),
+    ("what root writes keeps set id bits whoever asked before", USERNS): Difference(
+        "0o777", KEEPS_NO_SET_ID
+    ),
+    **{(name, USERNS): Difference(UNSETTLED, NOT_OF_THE_HOST) for name in NEEDS_THE_HOSTS_ROOT},
     ("an append only file only grows", WRITEBACK): Difference(
         ["EPERM", "EPERM", "EPERM", b"x"],
         "what is written back has its place, and the host writes only at the end: refused",

@@ -6,7 +6,17 @@ from functools import cache
 import pytest
 
 from . import rules_attributes, rules_create, rules_data, rules_locks, rules_xattrs
-from .conftest import ALWAYS, FOUR_QUEUES, NEVER, NO_KILLPRIV, ONE_QUEUE, PLAIN, WRITEBACK, shares
+from .conftest import (
+    ALWAYS,
+    FOUR_QUEUES,
+    NEVER,
+    NO_KILLPRIV,
+    ONE_QUEUE,
+    PLAIN,
+    USERNS,
+    WRITEBACK,
+    shares,
+)
 from .known_differences import UNSETTLED, expected
 from .rules import RULES, outcome
 from .share import Place
@@ -41,6 +51,6 @@ def test_a_share_with_other_options_does_as_the_host(share: Place, host: Place, 
 
 
 @pytest.mark.parametrize("name", RULES)
-@shares(ONE_QUEUE, FOUR_QUEUES, deep=(NO_KILLPRIV, NEVER, ALWAYS, WRITEBACK))
+@shares(ONE_QUEUE, FOUR_QUEUES, USERNS, deep=(NO_KILLPRIV, NEVER, ALWAYS, WRITEBACK))
 def test_the_share_does_as_the_host(share: Place, host: Place, name: str) -> None:
     check(share, host, name)

@@ -200,9 +200,13 @@ def test_a_cpu_that_is_not_there(refused: Refused) -> None:
     )
 
 
-def test_root_maps_no_ids(refused: Refused, requires: Requires) -> None:
-    requires("root")
-    assert refused(uid_map=":0:0:1:").startswith("--uid-map: root has every id and no user names")
+@pytest.mark.parametrize("option", ["--userns", "--uid-map=:0:0:1:"])
+def test_a_user_namespace_needs_the_others(share: Path, option: str) -> None:
+    done = run(f"--shared-dir={share}", "--socket-path=/x", "--sandbox=chroot", option)
+    assert complaint(done, 2) == (
+        f"{option.partition('=')[0]} needs --sandbox=namespace, but --sandbox says chroot;"
+        " remove one of them"
+    )
 
 
 def test_an_fd_that_is_not_open(share: Path) -> None:

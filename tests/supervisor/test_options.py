@@ -84,6 +84,8 @@ def value_of(field: str, *arguments: str) -> object:
         ("lock_wait", 3600.0, [[]]),
         ("lock_wait", math.inf, [["--lock-wait=none"]]),
         ("lock_wait", 0.25, [["--lock-wait", "0.25"]]),
+        ("userns", False, [[], ["--userns", "--no-userns"]]),
+        ("userns", True, [["--userns"]]),
         ("uid_map", ((0, 1000, 1), (1, 100000, 65536)),
          [["--uid-map=:0:1000:1:", "--uid-map", ":1:100000:65536:"]]),
         ("gid_map", ((0, 7, 2),), [["--gid-map=,0,7,2,"]]),

@@ -30,6 +30,7 @@ class Backend:
 BACKENDS = {
     "1-queue": Backend("", 1),
     "4-queues": Backend("", 4),
+    "userns": Backend("", 4, ("--userns",)),
     "c": Backend("c", 1),
     "rust": Backend("rust", 1),
 }

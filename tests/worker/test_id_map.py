@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The users of an unprivileged sandbox: --uid-map and --gid-map, through newuidmap."""
+"""The users of a sandbox: --userns, and --uid-map and --gid-map through newuidmap or by root."""
 
 import contextlib
 import ctypes
+import errno
 import os
+import stat
+import struct
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +14,8 @@ from typing import Any, Final
 
 import pytest
 
-from tests.worker.sandboxed import LIBC, become, run
+from tests.worker.pool_process import FS
+from tests.worker.sandboxed import LIBC, become, run, syscall
 from vfsd.worker.isolation import IsolationError, Sandbox
 
 USER: Final = 12345
@@ -116,9 +120,66 @@ def test_ids_of_others_are_refused(
     assert "\n" not in str(failed.value)
 
 
-def test_root_has_no_user_namespace(folder: Path) -> None:
-    with pytest.raises(IsolationError, match="not root"):
-        run(folder, maps, **MAPS)
+def test_root_has_every_user_in_a_namespace_of_its_own(folder: Path) -> None:
+    def probe(sandbox: Sandbox) -> Any:
+        Path("/file").write_text("")
+        os.chown("file", 1000, 7, dir_fd=sandbox.root_fd)
+        return maps(sandbox)
+
+    ours = [line.split() for line in Path("/proc/self/uid_map").read_text().splitlines()]
+    got = run(folder, probe, userns=True)
+    assert got["uids"] == [[inside, inside, count] for inside, _, count in ours]
+    assert got["ids"] == [0] * 4
+    assert ((folder / "file").stat().st_uid, (folder / "file").stat().st_gid) == (1000, 7)
+
+
+def test_root_may_map_other_ids(folder: Path) -> None:
+    def probe(sandbox: Sandbox) -> Any:
+        Path("/file").write_text("")
+        return maps(sandbox)
+
+    os.chown(folder, 700000, 700000)
+    got = run(folder, probe, uid_map=[[0, 700000, 1000]], gid_map=[[0, 700000, 500]])
+    assert got == {"uids": [["0", "700000", "1000"]], "ids": [0] * 4}
+    assert (folder / "file").stat().st_uid == 700000
+
+
+def test_in_a_user_namespace_root_is_root_of_nothing_else(folder: Path) -> None:
+    """Capabilities of the host's, which an operator might even have added, are worth nothing."""
+
+    def probe(_sandbox: Sandbox) -> list[str]:
+        return [
+            attempt(os.mknod, "device", stat.S_IFCHR | 0o600, os.makedev(1, 5)),
+            attempt(os.mknod, "whiteout", stat.S_IFCHR | 0o600, 0),
+            attempt(os.setxattr, "/file", "trusted.overlay.opaque", b"y"),
+        ]
+
+    (folder / "file").touch()
+    assert run(folder, probe, userns=True, modcaps="+sys_admin") == ["EPERM", "ok", "EPERM"]
+    (folder / "whiteout").unlink()
+    assert run(folder, probe, modcaps="+sys_admin") == ["ok"] * 3
+
+
+def test_in_a_user_namespace_no_handle_can_be_opened(folder: Path) -> None:
+    def probe(_sandbox: Sandbox) -> str:
+        mount = os.open("/", os.O_RDONLY)
+        return attempt(syscall, "open_by_handle_at", mount, handle, os.O_RDONLY)
+
+    (folder / "file").touch()
+    handle = ctypes.create_string_buffer(struct.pack("=Ii", 128, 0), 136)
+    path = os.fsencode(folder / "file")
+    assert LIBC.name_to_handle_at(-100, path, handle, ctypes.byref(ctypes.c_int()), 0) == 0
+    handles: dict[str, Any] = {"fs": FS | {"inode_file_handles": "prefer"}}
+    assert run(folder, probe, userns=True, **handles) == "EPERM"
+    assert run(folder, probe, **handles) == "ok"
+
+
+def attempt(call: Callable[..., object], *arguments: Any) -> str:
+    try:
+        call(*arguments)
+    except OSError as error:
+        return errno.errorcode[error.errno or 0]
+    return "ok"
 
 
 def test_a_missing_helper_is_named(folder: Path, user: Callable[[], None], tmp_path: Path) -> None:

@@ -129,6 +129,12 @@ def _check_conflicts(options: Options) -> None:
             f"{given[needs]} needs extended attributes, but {given['xattr']} is given;"
             " remove one of them"
         )
+    for kind in ("userns", "uid_map", "gid_map"):
+        if getattr(options, kind) and options.sandbox != "namespace":
+            raise usage(
+                f"{given[kind]} needs --sandbox=namespace, but {given['sandbox']} says"
+                f" {options.sandbox}; remove one of them"
+            )
     for kind in ("uid_map", "gid_map"):
         if kind in given:
             _check_map(options, kind)
@@ -158,11 +164,6 @@ def _check_translation(options: Options, kind: str) -> None:
 
 def _check_map(options: Options, kind: str) -> None:
     spelling, ranges = options.given[kind], getattr(options, kind)
-    if options.sandbox != "namespace":
-        raise usage(
-            f"{spelling} needs --sandbox=namespace, but {options.given['sandbox']}"
-            f" says {options.sandbox}; remove one of them"
-        )
     for what, at in (("inside", 0), ("outside", 1)):
         spans = sorted((r[at], r[at] + r[2]) for r in ranges)
         if any(end > start for (_, end), (start, _) in itertools.pairwise(spans)):

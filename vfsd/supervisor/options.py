@@ -45,6 +45,7 @@ class Options:
     sandbox: str = "namespace"
     seccomp: str = "kill"
     modcaps: str = ""
+    userns: bool = False
     uid_map: tuple[IdRange, ...] = ()
     gid_map: tuple[IdRange, ...] = ()
     log_level: str = "info"
@@ -190,14 +191,18 @@ OPTIONS: Final = (
     Option("modcaps", {"--modcaps": None}, {"modcaps": None},
            "capabilities of the workers to add and remove", "+NAME:-NAME", read.modcaps,
            hazard="each one added is one more for whoever takes a worker over"),
+    _long_switch("userns", "a user namespace of the sandbox's own for root, too",
+                 "needs --sandbox=namespace; no device nodes, file handles, trusted.* xattrs and"
+                 " host-wide file capabilities then", "off; on if not root"),
     Option("uid_map", {"--uid-map": None}, {},
-           "users of the host that the sandbox has, if not started by root",
-           ":INSIDE:OUTSIDE:COUNT:", read.id_range, "our own, as 0",
-           "needs --sandbox=namespace, a range for INSIDE 0, newuidmap (package uidmap) and"
-           " subuid(5)",
+           "users of the host that the sandbox has",
+           ":INSIDE:OUTSIDE:COUNT:", read.id_range, "our own, as 0; with root, all",
+           "needs --sandbox=namespace and a range for INSIDE 0; implies --userns; if not started"
+           " by root, needs newuidmap (package uidmap) and subuid(5)",
            repeatable=True),
     Option("gid_map", {"--gid-map": None}, {},
-           "groups, likewise", ":INSIDE:OUTSIDE:COUNT:", read.id_range, "our own, as 0",
+           "groups, likewise", ":INSIDE:OUTSIDE:COUNT:", read.id_range,
+           "our own, as 0; with root, all",
            "as for --uid-map; newgidmap, subgid(5)", repeatable=True),
     Option("log_level", {"--log-level": None, "-d": "debug"},
            {"log_level": None, "loglevel": None, "debug": "debug"},

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which users exist in the sandbox of a daemon that is not root: the maps of its user namespace.
+"""Which users exist in the sandbox: the maps of its user namespace.
 
-Its own uid alone it may map by itself. More of them need newuidmap and newgidmap (package uidmap),
-which run set-user-ID outside of the namespace and check /etc/subuid. So a helper is forked before
-the namespace is made, while nothing is locked in and no byte of a guest's was read; it runs these
-two programs and is gone before the next namespace is made. The sandbox keeps nothing of it.
+Without --uid-map there are, for a daemon that is not root, its own uid as 0, and for root all users
+as themselves. A process may map its own uid alone by itself. More has to be done from outside of
+the namespace: by root directly, by others through newuidmap and newgidmap (package uidmap), which
+run set-user-ID and check /etc/subuid. So a helper is forked before the namespace is made, while
+nothing is locked in and no byte of a guest's was read; it does this one thing and is gone before
+the next namespace is made. The sandbox keeps nothing of it.
 """
 
 import os
@@ -36,9 +38,7 @@ class Mapper(AbstractContextManager["Mapper"]):
         self._own = {"uid": os.geteuid(), "gid": os.getegid()}
         self._maps = {kind: self._map(kind, job) for kind in PROGRAMS}
         self._helpers = {
-            kind: _Helper([PROGRAMS[kind], str(os.getpid()), *_numbers(self._maps[kind])])
-            for kind in PROGRAMS
-            if not self._is_own_alone(kind)
+            kind: _Helper(self._action(kind)) for kind in PROGRAMS if not self._is_own_alone(kind)
         }
 
     def __exit__(self, *_: object) -> None:
@@ -50,14 +50,24 @@ class Mapper(AbstractContextManager["Mapper"]):
         if "gid" not in self._helpers:  # the kernel wants it from whoever maps his own gid
             yield "forbid setgroups", partial(_write, "/proc/self/setgroups", "deny")
         for kind in ("gid", "uid"):
-            yield f"map {kind}s ({PROGRAMS[kind]})", partial(self._map_ids, kind)
+            how = "" if self._own["uid"] == 0 else f" ({PROGRAMS[kind]})"
+            yield f"map {kind}s{how}", partial(self._map_ids, kind)
         if "gid" in self._helpers:
             yield "give up the supplementary groups", partial(os.setgroups, [])
         yield "become root of the user namespace", _become_root
 
     def _map(self, kind: str, job: Job) -> tuple[IdRange, ...]:
         given = job.uid_map if kind == "uid" else job.gid_map
-        return given or (IdRange(0, self._own[kind], 1),)
+        if given:
+            return given
+        return _all_ids(kind) if self._own["uid"] == 0 else (IdRange(0, self._own[kind], 1),)
+
+    def _action(self, kind: str) -> Callable[[], None]:
+        """What maps ids from outside of the namespace."""
+        pid, numbers = os.getpid(), _numbers(self._maps[kind])
+        if self._own["uid"] == 0:
+            return partial(_write_map, f"/proc/{pid}/{kind}_map", self._maps[kind])
+        return partial(_execute, [PROGRAMS[kind], str(pid), *numbers])
 
     def _is_own_alone(self, kind: str) -> bool:
         return self._maps[kind] == (IdRange(0, self._own[kind], 1),)
@@ -66,24 +76,24 @@ class Mapper(AbstractContextManager["Mapper"]):
         if kind in self._helpers:
             self._helpers[kind].run()
         else:
-            _write(f"/proc/self/{kind}_map", " ".join(_numbers(self._maps[kind])))
+            _write_map(f"/proc/self/{kind}_map", self._maps[kind])
 
 
 class _Helper:
-    """A child outside of the namespace to come that runs one program when it is told to."""
+    """A child outside of the namespace to come that does `action` when it is asked to."""
 
-    def __init__(self, command: list[str]) -> None:
+    def __init__(self, action: Callable[[], None]) -> None:
         go, self._go = os.pipe2(os.O_CLOEXEC)
         self._answer, answer = os.pipe2(os.O_CLOEXEC)
         self._pid = os.fork()
         if self._pid == 0:
             os.close(self._go)  # so that our end is the only one
-            _help(command, go, answer)
+            _help(action, go, answer)
         os.close(go)
         os.close(answer)
 
     def run(self) -> None:
-        """Have it run; HelperError with what it says if it fails."""
+        """Have it done; HelperError with what the helper says if it fails."""
         os.write(self._go, b"\0")
         said = os.read(self._answer, MESSAGE_MAX)
         while more := os.read(self._answer, MESSAGE_MAX):
@@ -100,17 +110,37 @@ class _Helper:
             os.waitpid(self._pid, 0)
 
 
-def _help(command: list[str], go: int, answer: int) -> None:
-    """Be the helper: wait, then become the program, with `answer` as its stderr."""
+def _help(action: Callable[[], None], go: int, answer: int) -> None:
+    """Be the helper: wait, then do it, with `answer` as stderr."""
+    status = 1
     try:
         if os.read(go, 1):
             os.dup2(answer, 2)
-            os.execvp(command[0], command)  # noqa: S606 - no shell is what we want
+            action()
+            status = 0
     except OSError as error:
-        text = f"{command[0]}: {error.strerror}; install the package uidmap"
-        os.write(answer, text.encode())
+        os.write(answer, (error.strerror or str(error)).encode())
     finally:
-        os._exit(1)
+        os._exit(status)
+
+
+def _execute(command: list[str]) -> None:
+    try:
+        os.execvp(command[0], command)  # noqa: S606 - no shell is what we want
+    except OSError as error:
+        raise HelperError(f"{command[0]}: {error.strerror}; install the package uidmap") from None
+
+
+def _all_ids(kind: str) -> tuple[IdRange, ...]:
+    """Every id of the user namespace we are in, as itself."""
+    with open(f"/proc/self/{kind}_map", encoding="ascii") as file:
+        rows = [list(map(int, line.split())) for line in file]
+    return tuple(IdRange(inside, inside, count) for inside, _, count in rows)
+
+
+def _write_map(path: str, ranges: tuple[IdRange, ...]) -> None:
+    """All ranges at once: the kernel takes one write(2)."""
+    _write(path, "".join(f"{r.inside} {r.outside} {r.count}\n" for r in ranges))
 
 
 def _numbers(ranges: tuple[IdRange, ...]) -> list[str]:

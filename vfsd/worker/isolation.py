@@ -25,6 +25,11 @@ Not root. A user namespace in which only our own uid and gid exist, as 0, gives 
 the others. The guest's other users cannot own files then, unless the operator has ids of his own
 (subuid(5)) and gives them with --uid-map and --gid-map (id_map.py).
 
+Root with a user namespace (--userns). Every user exists in it as himself, so files look as without.
+But a capability is worth something only for what belongs to the namespace: for files by owner, and
+for nothing of the host. MKNOD, handles, trusted.* and capabilities that an operator adds are denied
+by the kernel, whatever a worker makes of them.
+
 /proc. Ops reopen files by /proc/self/fd/N. Every worker opens its own /proc/self/fd through an fd
 of a proc mount that is attached nowhere, so `..` of its root is itself. In a pid namespace of our
 own it shows the pool and its workers only. Without one it would show the host's processes, and
@@ -189,7 +194,10 @@ def _process(job: Job, sandbox: Sandbox) -> None:
 
 
 def _become_root_of_user_namespace(job: Job) -> None:
-    hint = "allow them (sysctl user.max_user_namespaces), run as root, or try --sandbox=none"
+    hint = (
+        "allow them (sysctl user.max_user_namespaces), run as root without --userns, "
+        "or try --sandbox=none"
+    )
     with id_map.Mapper(job) as mapper:
         _attempt(
             "create a user namespace", hint, lambda: check(lib.isolate_unshare(lib.NAMESPACE_USER))
@@ -206,10 +214,8 @@ def _namespaces(job: Job, _sandbox: Sandbox) -> None:
             lambda: check(lib.isolate_unshare(lib.NAMESPACE_MOUNT)),
         )
         return
-    if os.geteuid() != 0:
+    if os.geteuid() != 0 or job.userns or job.uid_map or job.gid_map:
         _become_root_of_user_namespace(job)
-    elif job.uid_map or job.gid_map:
-        raise IsolationError("--uid-map and --gid-map are for a user who is not root")
     _attempt(
         "create namespaces",
         "run with CAP_SYS_ADMIN, or try --sandbox=none",
@@ -457,8 +463,8 @@ STAGES: Final = (
     ),
     Stage(
         "namespaces",
-        "own mount, pid, network, ipc and uts namespace; a user namespace if not root; with "
-        "`chroot` a mount namespace alone",
+        "own mount, pid, network, ipc and uts namespace; a user namespace if not root or asked "
+        "for; with `chroot` a mount namespace alone",
         "need a capability that only the old user namespace has",
         (NAMESPACE, CHROOT),
         _namespaces,

@@ -99,7 +99,8 @@ class Job:
     poll_us: int  # -1: adaptive
     thread_pool_size: int
     modcaps: str
-    uid_map: tuple["IdRange", ...]  # of the user namespace; none: only our own uid, as 0
+    userns: bool  # a user namespace although started by root
+    uid_map: tuple["IdRange", ...]  # of the user namespace; none: see id_map.py
     gid_map: tuple["IdRange", ...]
     queue_cpus: tuple[int, ...]  # worker i runs on the i-th; none: anywhere
     inode_capacity: int
@@ -225,6 +226,7 @@ _JOB: Final[Mapping[str, Callable[[Any], Any]]] = {
     "poll_us": _whole(-1, 1_000_000),
     "thread_pool_size": _whole(0, 1024),
     "modcaps": _text,
+    "userns": _switch,
     "uid_map": _id_map,
     "gid_map": _id_map,
     "queue_cpus": _cpus,
