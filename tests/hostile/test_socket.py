@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """A hostile front-end: whatever it sends, the daemon lives and the next front-end is served."""
 
+import fcntl
 import os
 import socket
 import struct
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
+
+from tests.conftest import cannot_run
 
 from . import driver
 from .daemon import Daemon, wait_until
@@ -375,7 +379,8 @@ def test_regions_of_what_is_no_memory(negotiated: Frontend) -> None:
     read_end, write_end = os.pipe()
     folder, path = os.open("/", os.O_RDONLY), os.open("/", os.O_PATH)
     region = Region(GuestMemory.BASE, 4096, GuestMemory.UVA, 0)
-    fds = (read_end, write_end, folder, path, eventfd())
+    memory = os.open(f"/proc/self/fd/{negotiated.memory.fd}", os.O_PATH)
+    fds = (read_end, write_end, folder, path, memory, eventfd())
     for fd in fds:
         message = negotiated.region_message(region)
         assert negotiated.ack(driver.ADD_MEM_REG, message, [fd]) != 0
@@ -383,6 +388,22 @@ def test_regions_of_what_is_no_memory(negotiated: Frontend) -> None:
         assert negotiated.ack(driver.SET_MEM_TABLE, table, [fd]) != 0
     for fd in fds:
         os.close(fd)
+
+
+def test_memory_in_a_file_of_a_disk_works_and_is_warned_of(
+    daemon: Daemon, negotiated: Frontend
+) -> None:
+    """A worker that opens file handles by itself reaches the file system of each fd that it has."""
+    with tempfile.TemporaryFile(dir="/var/tmp") as file:
+        file.truncate(negotiated.memory.size)
+        with suppress(OSError):
+            fcntl.fcntl(file.fileno(), fcntl.F_GET_SEALS)
+            cannot_run("/var/tmp is in memory")
+        message = negotiated.region_message(negotiated.memory.regions[0])
+        assert negotiated.ack(driver.ADD_MEM_REG, message, [file.fileno()]) == 0
+    warned = "warning: guest memory is in the file '/var/tmp/"
+    wait_until(lambda: warned in daemon.log.read_text(), 5, "the warning")
+    assert daemon.log.read_text().count(warned) == 1
 
 
 def test_memory_that_may_only_be_read(negotiated: Frontend) -> None:

@@ -1,5 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of the fds that a front-end sends, before anything is mapped from or written to them."""
+"""Checks of the fds that a front-end sends, before anything is mapped from or written to them.
+
+They end in the fd table of the sandbox, where a worker that is taken over can use them for more
+than what they were sent for. So an eventfd must be one, the in-flight record must be a sealed
+memfd, and memory must be a regular file that is open for more than its path, or a character device
+(DAX). What is not refused, because VMMs do it (a memory-backend-file on a disk, as for a virtual
+NVDIMM or with libvirt's source type='file'): memory in a file of any file system. Through its fd a
+worker that may open file handles by itself reaches every file of that file system. The operator is
+warned of that; a memfd, tmpfs or hugetlbfs has nothing to reach.
+"""
 
 import fcntl
 import os
@@ -31,8 +40,37 @@ def check_fds(message: Message) -> None:
             _check_size(message, fd, payload.region.offset + payload.region.size)
 
 
+def memory_hazard(message: Message) -> str | None:
+    """What the operator should know of the memory in `message`, whose fds check_fds() has seen."""
+    if not isinstance(message.payload, MemoryTable | MemoryRegion):
+        return None
+    files = (Path(f"/proc/self/fd/{fd}").readlink() for fd in message.fds if not _is_memory(fd))
+    return next(
+        (
+            f"guest memory is in the file {os.fspath(path)!r}: whoever takes a worker over can open"
+            " every file of its file system where workers open file handles; use a memfd"
+            " (memory-backend-memfd), tmpfs or hugetlbfs"
+            for path in files
+        ),
+        None,
+    )
+
+
+def _is_memory(fd: int) -> bool:
+    """Is it a device, or a file of a memfd, tmpfs or hugetlbfs, which alone have seals?"""
+    if stat.S_ISCHR(os.fstat(fd).st_mode):
+        return True
+    try:
+        fcntl.fcntl(fd, fcntl.F_GET_SEALS)
+    except OSError:
+        return False
+    return True
+
+
 def _check_size(message: Message, fd: int, size: int) -> None:
     """Memory must come from a file that is large enough; a device (DAX) does not tell its size."""
+    if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_PATH:
+        raise ProtocolError(f"{message.name}: the fd is of a path alone (O_PATH), not of memory")
     status = os.fstat(fd)
     if stat.S_ISCHR(status.st_mode):
         return

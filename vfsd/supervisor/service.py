@@ -30,7 +30,7 @@ from vfsd.supervisor.effects import (
     encode_effect,
 )
 from vfsd.supervisor.event_loop import EventLoop, StopError
-from vfsd.supervisor.frontend_fds import check_fds
+from vfsd.supervisor.frontend_fds import check_fds, memory_hazard
 from vfsd.supervisor.listener import Listener
 from vfsd.supervisor.log_collector import LogCollector
 from vfsd.supervisor.options import Options
@@ -41,7 +41,14 @@ from vfsd.supervisor.session import Session
 from vfsd.transport.errors import OperatorError, ProtocolError
 from vfsd.transport.message_socket import MessageSocket, RawMessage, close_fds
 from vfsd.transport.shared_memory import create_segment
-from vfsd.transport.vhost_user import HEADER, Inflight, Number, decode_message, encode_reply
+from vfsd.transport.vhost_user import (
+    HEADER,
+    Inflight,
+    Message,
+    Number,
+    decode_message,
+    encode_reply,
+)
 
 STATUS_CRASHED: Final = 70  # EX_SOFTWARE: the keeper creates the next supervisor
 ENDING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -115,6 +122,7 @@ class Service:
         self._frontend: MessageSocket | None = None
         self._session = self._new_session()
         self._has_spoken = False  # the front-end sent a message
+        self._is_warned = False  # of memory of this front-end
         self._is_alone = False  # the keeper is gone
         self._ended: int | None = None  # the exit status once there is nothing more to serve
         self._reply_start = 0  # where in the outbox the next reply belongs
@@ -202,6 +210,7 @@ class Service:
         ended, fds, backend = self._frontend, self._session.fds(), self._backend
         is_probe = not self._has_spoken and self._boot.listener.listening
         self._frontend, self._session, self._has_spoken = None, self._new_session(), False
+        self._is_warned = False
         if not is_probe:
             self._backend = None  # it has the fds and files of a guest that is gone
             self._ended = None if self._options.keep_listening and not self._is_alone else 0
@@ -251,13 +260,21 @@ class Service:
         try:
             message = decode_message(raw.header, raw.payload, raw.fds)
             check_fds(message)
-            return self._session.handle(message)
+            return [*self._hazards(message), *self._session.handle(message)]
         except ProtocolError as error:
             close_fds(raw.fds)
             reply = self._session.nack(raw.header)
             if reply is None:
                 raise FrontendGoneError(f"disconnected the VMM: {error}") from None
             return [Log("error", f"refused: {error}"), reply]
+
+    def _hazards(self, message: Message) -> list[Effect]:
+        """One line for each front-end whose memory widens what file handles reach."""
+        if self._is_warned or self._options.inode_file_handles in ("never", "signed"):
+            return []
+        hazard = memory_hazard(message)
+        self._is_warned = hazard is not None
+        return [Log("warn", hazard)] if hazard else []
 
     def _carry_out(self, backend: Backend, frontend: MessageSocket, effects: list[Effect]) -> None:
         try:
