@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How the daemon ends: with its VMM, or by a signal; never with anything left behind."""
 
+import os
 import signal
 import time
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from .daemon import Daemon
+from .daemon import Daemon, wait_until
 from .driver import VERSION, Frontend
 from .fuse import ROOT, Guest, Op
 
@@ -60,3 +61,17 @@ def test_killing_the_keeper_leaves_nobody_once_the_vmm_goes() -> None:
             daemon.process.wait(5)
             guest.lookup(ROOT, b".")
         assert not psutil.wait_procs(family, 5)[1]
+
+
+@pytest.mark.parametrize("sandbox", ["chroot", "none"])
+def test_a_worker_that_is_being_created_does_not_outlive_its_pool(sandbox: str) -> None:
+    """The pool is killed while it replaces a worker. In a pid namespace that worker goes with it;
+    here nobody but the supervisor sees to that."""
+    with Daemon("--keep-listening", f"--sandbox={sandbox}") as daemon:
+        for i in range(8):
+            with Frontend(daemon.socket) as frontend:
+                Guest(frontend.setup(8)).init()
+                for pid in daemon.titled("worker"):
+                    os.kill(pid, signal.SIGKILL)
+                time.sleep(0.01 * i)
+        wait_until(lambda: not daemon.titled("worker"), 10, "no worker is left")

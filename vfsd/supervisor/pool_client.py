@@ -11,6 +11,7 @@ import select
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 from pathlib import Path
@@ -48,6 +49,10 @@ POOL_ENVIRONMENT: Final = {
 }
 START_SECONDS: Final = 30.0
 ANSWER_SECONDS: Final = 10.0  # a pool waits for a worker that starts, for 5 of them
+
+
+FREEZE_SECONDS: Final = 1.0
+STOPPED: Final = "TZX"  # or ended
 
 
 class PoolDiedError(Exception):
@@ -133,6 +138,7 @@ class Pool:
     def kill(self) -> None:
         """End the pool and its workers at once and give back everything kept for it."""
         self._loop.unregister(self.channel.fileno())
+        self._freeze()
         for pid in self._descendants():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -151,6 +157,17 @@ class Pool:
             Path(path).unlink(missing_ok=True)
         for fd in self.segments.fds():
             os.close(fd)
+
+    def _freeze(self) -> None:
+        """Stop the pool, or it may create a worker while we look for its workers: without a pid
+        namespace that worker would outlive the pool."""
+        if self.pidfd is None:
+            return
+        with contextlib.suppress(OSError):  # it is gone
+            signal.pidfd_send_signal(self.pidfd, signal.SIGSTOP)
+            deadline = time.monotonic() + FREEZE_SECONDS  # one that hangs creates nobody
+            while _state(self.pid) not in STOPPED and time.monotonic() < deadline:
+                time.sleep(0.001)
 
     def adopt(self, fds: Iterable[int]) -> None:
         """Give the pool copies of `fds` and learn their numbers there."""
@@ -274,6 +291,11 @@ class Pool:
         pool.spawned = set(row["spawned"])
         pool.ready = True
         return pool
+
+
+def _state(pid: int | None) -> str:
+    """The state of a process as ps(1) shows it. OSError if it is gone."""
+    return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
 
 
 def _log_event(log: LogCollector, event: PoolEvent) -> None:
