@@ -8,6 +8,7 @@ calls "ok" is what README and man page say that a mode is not worth.
 
 import ctypes
 import errno
+import mmap
 import os
 import stat
 import struct
@@ -29,8 +30,7 @@ from .injector import AT_FDCWD, Injector, Killed, error_name
 
 NOBODY: Final = 65534
 UNCHANGED: Final = -1
-AT_EMPTY_PATH: Final = 0x1000
-RLIMIT_NOFILE: Final = 7
+MAP_LOCKED: Final = 0x2000
 DEVICE: Final = os.makedev(1, 5)  # /dev/zero: opening it harms nobody
 TARGET: Final = "etc/hostname"
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
@@ -171,6 +171,11 @@ def signal_a_process(worker: Injector, scene: Scene) -> str:
     return error_name(worker.call("kill", scene.of_root, 0))
 
 
+def lock_memory(worker: Injector, _scene: Scene) -> str:
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_LOCKED
+    return error_name(worker.call("mmap", 0, 4096, mmap.PROT_READ, flags, -1, 0))
+
+
 def open_a_device_made_by_mknod(worker: Injector, _scene: Scene) -> str:
     root = next(fd for fd, what in worker.fds().items() if is_root(worker.pid, fd, what))
     made = worker.call("mknodat", root, "device", stat.S_IFCHR | 0o600, DEVICE)
@@ -220,6 +225,7 @@ attempts("mkdir", make_directory_outside, OUT, OUT, OUT, "EACCES", "ok")
 attempts("root of a process", root_of_a_user_process, OUT, OUT, OUT, OUT, OUT)
 attempts("command line", command_line_of_others, OUT, OUT, OUT, OUT, OUT)
 attempts("signal", signal_a_process, "ESRCH", "ESRCH", "EPERM", "EPERM", "EPERM")
+attempts("lock memory", lock_memory, *["EPERM"] * 5)
 attempts("device", open_a_device_made_by_mknod, "EACCES", "mknod: EPERM", "EACCES", "ok", "ok")
 
 
@@ -239,7 +245,7 @@ def try_until_killed(scene: Scene, results: dict[str, str]) -> None:
     (pid,) = scene.daemon.titled("worker 0")
     with Injector(pid) as worker:
         before = worker.fds().keys()
-        for name in ATTEMPTS.keys() - results.keys():
+        for name in [name for name in ATTEMPTS if name not in results]:
             scene.victim.write_text("untouched")
             scene.victim.chmod(0o600)
             try:

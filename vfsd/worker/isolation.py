@@ -163,6 +163,13 @@ def _limit_files(job: Job, sandbox: Sandbox) -> None:
         sandbox.notes.append(f"only {hard} files can be open at a time (hard limit RLIMIT_NOFILE)")
 
 
+def _limit_locked_memory() -> None:
+    """RLIMIT_MEMLOCK: none, as mmap(2) could lock memory, too. RLIMIT_NPROC is left alone: the
+    kernel does not hold root to it, and others share it with all else that their user runs; tasks
+    are for the service manager to limit (TasksMax=, pids.max)."""
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, (0, 0))
+
+
 def _enter_shared_dir(job: Job) -> None:
     """Be in the shared directory: the one that was opened at the start, wherever it is by now.
 
@@ -177,6 +184,7 @@ def _enter_shared_dir(job: Job) -> None:
 def _process(job: Job, sandbox: Sandbox) -> None:
     _close_other_fds(job)
     _enter_shared_dir(job)
+    _limit_locked_memory()
     os.umask(0)
     os.environ.clear()
     os.environ["TZ"] = "UTC0"  # so that glibc never reads /etc/localtime, later the guest's
@@ -456,7 +464,7 @@ STAGES: Final = (
     Stage(
         "process",
         "only the job's fds and stderr, in the shared directory, no groups, no environment, "
-        "umask 0, many open files",
+        "umask 0, many open files, no locked memory",
         "look up the path of the shared directory: its owner may have changed what it leads to",
         EVERY,
         _process,
