@@ -38,14 +38,10 @@ own it shows the pool and its workers only. Without one it would show the host's
 still there: in a user namespace the kernel allows it only to those who see a whole /proc already.
 With "none" it is the host's own /proc where the right to mount one is missing.
 
-fds. open_by_handle_at(2) takes any fd as the file system to look in, not only one of the share. So
-the last look at the fd table, before the filter, finds the shared directory, /proc and what no
-file system of the host is behind: sockets, anonymous inodes, pipes and sealed memfds. stderr is a
-pipe to the supervisor (stderr_relay.py there), stdin and stdout are eventfds. A memfd is a file of
-the kernel's own tmpfs, which does have handles: but that file system finds a file by its handle
-only after somebody who had the file open asked for the handle, so a worker finds the memfds whose
-handles it made. Later fds come from the VMM, through the supervisor, which looks at each of them
-(frontend_fds.py there).
+fds. The last look at the fd table, before the filter, refuses any fd of a file but the shared
+directory and /proc (fd_check.py says why). stderr is a pipe to the supervisor (stderr_relay.py
+there), stdin and stdout are eventfds. Later fds come from the VMM, through the supervisor, which
+looks at each of them (frontend_fds.py there).
 
 Python. After the pivot every path leads into the share, where the guest can put a file named
 /usr/lib/python3.11/foo.py. So the search for modules ends before that: what is not imported by
@@ -60,7 +56,6 @@ kernel bug behind an allowed system call, or keep one worker from another: they 
 """
 
 import errno
-import fcntl
 import os
 import resource
 import sys
@@ -72,7 +67,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from vfsd.transport.native import check, lib
-from vfsd.worker import capabilities, id_map, landlock, seccomp
+from vfsd.worker import capabilities, fd_check, id_map, landlock, seccomp
 from vfsd.worker.job import Job
 
 NAMESPACE: Final = "namespace"
@@ -376,42 +371,12 @@ def _landlock(job: Job, sandbox: Sandbox) -> None:
 # Stage "fds".
 
 
-def _is_open(fd: int) -> bool:
-    try:
-        fcntl.fcntl(fd, fcntl.F_GETFD)
-    except OSError:
-        return False
-    return True
-
-
-def _is_harmless(fd: int, what: str) -> bool:
-    """Does an fd lead to no file system that has files of others? `what`: readlink(2) says it."""
-    return what.startswith(("anon_inode:", "socket:", "pipe:")) or _is_segment(fd)
-
-
-def _is_segment(fd: int) -> bool:
-    """Is it a memfd that was sealed? A file of a tmpfs cannot have this seal."""
-    try:
-        return bool(fcntl.fcntl(fd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK)
-    except OSError:
-        return False
-
-
 def _check_fds(_job: Job, sandbox: Sandbox) -> None:
-    own = {sandbox.root_fd, sandbox.proc_fd}
-    table = os.open("self/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=sandbox.proc_fd)
-    try:
-        # listdir() reads a duplicate, which is gone when it returns.
-        fds = {int(name) for name in os.listdir(table)}  # noqa: PTH208 - pathlib would stay
-        for fd in filter(_is_open, sorted(fds - own - {table})):
-            what = os.readlink(str(fd), dir_fd=table)
-            if not _is_harmless(fd, what):
-                raise IsolationError(
-                    f"fd {fd} refers to the file {what!r}, through which a worker could reach its "
-                    "file system; expected the shared directory, a socket, a pipe or a sealed memfd"
-                )
-    finally:
-        os.close(table)
+    for fd, what in fd_check.strangers(sandbox.proc_fd, {sandbox.root_fd, sandbox.proc_fd}).items():
+        raise IsolationError(
+            f"fd {fd} refers to the file {what!r}, through which a worker could reach its "
+            "file system; expected the shared directory, a socket, a pipe or a sealed memfd"
+        )
 
 
 # Stages "capabilities" and "seccomp".

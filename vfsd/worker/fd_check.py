@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which fds of a process lead into a file system of the host?
+
+open_by_handle_at(2) takes any fd as the file system to look in, not only one of the share. So no fd
+may be left in the sandbox but those of the shared directory, of /proc, and of what no file system
+of the host is behind: sockets, anonymous inodes, pipes and sealed memfds.
+
+A memfd is a file of the kernel's own tmpfs, which does have handles: but that file system finds a
+file by its handle only after somebody who had the file open asked for the handle, so a worker finds
+the memfds whose handles it made.
+"""
+
+import fcntl
+import os
+from collections.abc import Set as AbstractSet
+
+HARMLESS = ("anon_inode:", "socket:", "pipe:")
+
+
+def strangers(proc_fd: int, own: AbstractSet[int]) -> dict[int, str]:
+    """The fds of this process, less `own`, that refer to a file, and what readlink(2) calls it.
+
+    `proc_fd`: a /proc in which this process finds itself. This process must have one thread.
+    """
+    table = os.open("self/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=proc_fd)
+    try:
+        # listdir() reads a duplicate, which is gone when it returns.
+        fds = {int(name) for name in os.listdir(table)}  # noqa: PTH208 - pathlib would stay
+        links = {
+            fd: os.readlink(str(fd), dir_fd=table)
+            for fd in sorted(fds - own - {table})
+            if _is_open(fd)
+        }
+    finally:
+        os.close(table)
+    return {
+        fd: link
+        for fd, link in links.items()
+        if not link.startswith(HARMLESS) and not _is_segment(fd)
+    }
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        fcntl.fcntl(fd, fcntl.F_GETFD)
+    except OSError:
+        return False
+    return True
+
+
+def _is_segment(fd: int) -> bool:
+    """Is it a memfd that was sealed? A file of a tmpfs cannot have this seal."""
+    try:
+        return bool(fcntl.fcntl(fd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK)
+    except OSError:
+        return False
