@@ -2,8 +2,8 @@
 """What a worker that was taken over reaches, in every sandbox mode: real calls in a real worker.
 
 The share is a file system of its own, so whatever is reached beside it was reached by a hole. Each
-attempt returns the name of an errno, "ok", or the signal that ended the worker. What the table
-calls "ok" is what README and man page say that a mode is not worth.
+attempt returns the name of an errno, "ok", or the signal that ended the worker. Where the table has
+"ok", README and man page say that the mode does not stop it.
 """
 
 import ctypes
@@ -236,7 +236,11 @@ def test_every_attempt(scene: Scene, mode: str) -> None:
         with Frontend(scene.daemon.socket) as frontend:
             Guest(frontend.setup(1)).init()
             try_until_killed(scene, results)
-    assert results == expected
+    differing = {name: found for name, found in results.items() if found != expected[name]}
+    # A filter of system calls that kills is as good as any errno.
+    assert all(found == "SIGSYS" and expected[name] != "ok" for name, found in differing.items()), (
+        differing
+    )
 
 
 def try_until_killed(scene: Scene, results: dict[str, str]) -> None:
