@@ -4,7 +4,7 @@
 import sys
 from pathlib import Path
 
-from vfsd.supervisor import keeper, pool_client
+from vfsd.supervisor import keeper, launcher
 from vfsd.supervisor.cli import main
 from vfsd.supervisor.restart_policy import RestartPolicy
 
@@ -19,7 +19,7 @@ class PatientPolicy(RestartPolicy):
         return True
 
 
-pool_client.POOL_COMMAND = (sys.executable, "-c", RUN)
+launcher.POOL_COMMAND = (sys.executable, "-c", RUN)
 if "--give-up" in sys.argv:
     sys.argv.remove("--give-up")
 else:

@@ -8,6 +8,7 @@ from typing import Any
 
 from vfsd.supervisor.device import DeviceSegment
 from vfsd.supervisor.event_loop import EventLoop
+from vfsd.supervisor.launcher import Launcher
 from vfsd.supervisor.log_collector import LogCollector
 from vfsd.supervisor.options import Options
 from vfsd.supervisor.pool_client import Pool
@@ -37,10 +38,15 @@ class Backend:
 
     @classmethod
     def start(
-        cls, loop: EventLoop, options: Options, root: int, runtime_dir: str, log: LogCollector
+        cls,
+        loop: EventLoop,
+        launcher: Launcher,
+        options: Options,
+        runtime_dir: str,
+        log: LogCollector,
     ) -> "Backend":
-        """Start a pool for the directory `root` (an fd); OperatorError says why it cannot."""
-        pool = Pool.start(loop, log, options, root, runtime_dir)
+        """Start a pool; OperatorError says why it cannot."""
+        pool = Pool.start(loop, log, launcher, options.workers, runtime_dir)
         backend = cls(loop, pool, options.workers, log)
         backend._segment.prepare(options.request_queues + 1)
         return backend

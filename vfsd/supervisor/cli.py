@@ -17,6 +17,7 @@ from vfsd import __version__
 from vfsd.supervisor.background import Background, daemonize
 from vfsd.supervisor.command_line import parse
 from vfsd.supervisor.keeper import hold_signals, keep
+from vfsd.supervisor.launcher import Launcher
 from vfsd.supervisor.listener import Listener, open_listener
 from vfsd.supervisor.log_collector import LogCollector, SyslogSink, stderr_sink
 from vfsd.supervisor.options import RLIMIT_DEFAULT, Options, help_text, instance_name
@@ -66,25 +67,31 @@ def _serve(options: Options) -> int:
     _raise_file_limit(options)
     hold_signals()  # from here on there is a socket file to be removed
     listener = open_listener(options)
+    name = instance_name(options, listener.socket.getsockname())
     runtime_dir = _make_runtime_dir(listener)
+    clean_up = partial(_clean_up, listener, runtime_dir)
     try:
         background = daemonize(not options.syslog) if options.daemonize else None
-        boot = _boot(options, root, listener, runtime_dir, background)
+        launcher = Launcher.start(name, options, root, clean_up)
+    except BaseException:
+        clean_up()
+        raise
+    try:
+        boot = _boot(name, options, launcher, listener, runtime_dir, background)
         say = lambda level, text: boot.log.write(level, text, "keeper")  # noqa: E731
-        return keep(boot.name, partial(supervise, boot), say)
+        return keep(name, launcher.pid, partial(supervise, boot), say)
     finally:
-        _remove_runtime_dir(runtime_dir)
-        listener.remove()
+        launcher.end()  # it cleans up
 
 
 def _boot(
+    name: str,
     options: Options,
-    root: int,
+    launcher: Launcher,
     listener: Listener,
     runtime_dir: str,
     background: Background | None,
 ) -> Boot:
-    name = instance_name(options, listener.socket.getsockname())
     sink = SyslogSink() if options.syslog else stderr_sink
     if background and options.syslog:
         sink = background.sink(sink)
@@ -98,7 +105,7 @@ def _boot(
     return Boot(
         name=name,
         options=options,
-        root=root,
+        launcher=launcher,
         listener=listener,
         runtime_dir=runtime_dir,
         state=state,
@@ -216,11 +223,13 @@ def _make_runtime_dir(listener: Listener) -> str:
     return str(folder)
 
 
-def _remove_runtime_dir(path: str) -> None:
+def _clean_up(listener: Listener, runtime_dir: str) -> None:
+    """Remove what a share has in the file system."""
     with suppress(OSError):  # whatever is left, this is the end
-        for socket in Path(path).iterdir():
+        for socket in Path(runtime_dir).iterdir():
             socket.unlink()
-        Path(path).rmdir()
+        Path(runtime_dir).rmdir()
+    listener.remove()
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ WATCHED: Final = (*ENDING, signal.SIGCHLD)
 
 # Called in the supervisor with the keeper's pid and "is it a successor?".
 Supervise = Callable[[int, bool], int]
+Say = Callable[[str, str], None]  # level, text
 
 
 def hold_signals() -> None:
@@ -32,7 +33,7 @@ def hold_signals() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
 
 
-def keep(name: str, supervise: Supervise, say: Callable[[str, str], None]) -> int:
+def keep(name: str, launcher: int, supervise: Supervise, say: Say) -> int:
     """Run supervisors until one ends in order; returns the exit status for this process."""
     setproctitle(f"vfsd: {name} keeper")
     check(lib.process_become_subreaper())
@@ -46,13 +47,13 @@ def keep(name: str, supervise: Supervise, say: Callable[[str, str], None]) -> in
             break
         say("warn", "the supervisor died; the next one goes on")
         pid = _create(name, supervise, True)
-    kill_descendants()
+    kill_descendants(launcher)
     return status
 
 
-def kill_descendants() -> None:
-    """Kill and reap everything below this process."""
-    while pids := descendants(os.getpid()):
+def kill_descendants(spare: int) -> None:
+    """Kill and reap everything below this process but `spare`, a pid."""
+    while pids := [pid for pid in descendants(os.getpid()) if pid != spare]:
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

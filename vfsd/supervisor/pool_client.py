@@ -10,19 +10,17 @@ import os
 import select
 import signal
 import socket
-import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
-import vfsd
 from vfsd.supervisor.descendants import descendants
 from vfsd.supervisor.event_loop import EventLoop
-from vfsd.supervisor.job import Segments, create_job
+from vfsd.supervisor.job import Segments
+from vfsd.supervisor.launcher import Launcher, LauncherGoneError
 from vfsd.supervisor.log_collector import LogCollector
-from vfsd.supervisor.options import Options
 from vfsd.supervisor.stderr_relay import StderrRelay, stderr_pipe
 from vfsd.transport.control_messages import (
     Content,
@@ -37,16 +35,6 @@ from vfsd.transport.control_messages import (
 from vfsd.transport.errors import OperatorError, ProtocolError
 from vfsd.transport.fd_channel import MAX_FDS, FdChannel, Packet
 
-# As isolated as with -I, which would ignore PYTHONPATH: nothing of our environment is passed on,
-# nor the folder of the script, or the current one, that Python has put first.
-# -S: what an installation's *.pth files import would stay in each worker.
-_PATHS: Final = sys.path if sys.flags.safe_path else sys.path[1:]
-POOL_COMMAND: Sequence[str] = (sys.executable, "-P", "-S", "-m", "vfsd.worker")
-POOL_ENVIRONMENT: Final = {
-    "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
-    "LANG": "C.UTF-8",
-    "PYTHONPATH": ":".join([*filter(os.path.isabs, _PATHS), str(Path(vfsd.__file__).parents[1])]),
-}
 START_SECONDS: Final = 30.0
 ANSWER_SECONDS: Final = 10.0  # a pool waits for a worker that starts, for 5 of them
 
@@ -81,7 +69,7 @@ class Pool:
         self.spawned: set[int] = set()
         self.on_event: Callable[[PoolEvent], None] = lambda _: None
         self._loop = loop
-        self._first: int | None = None  # pid of who makes the pool, and exits then
+        self._first: int | None = None  # pidfd of the process that makes the pool and exits
         self._ids = count(int.from_bytes(os.urandom(3), "little") << 16)
         self._answers: dict[int, Content | None] = {}
         channel.socket.setblocking(False)
@@ -89,17 +77,17 @@ class Pool:
 
     @classmethod
     def start(
-        cls, loop: EventLoop, log: LogCollector, options: Options, root: int, runtime: str
+        cls, loop: EventLoop, log: LogCollector, launcher: Launcher, workers: int, runtime: str
     ) -> "Pool":
         """Start a pool and wait until it is isolated and ready, or say why not (OperatorError)."""
         ours, theirs = FdChannel.pair()
-        listeners = [_listen(Path(runtime) / f"worker-{i}") for i in range(options.workers)]
+        listeners = [_listen(Path(runtime) / f"worker-{i}") for i in range(workers)]
         stderr, their_stderr = stderr_pipe()
         pool = cls(loop, ours, Segments.create(), listeners, StderrRelay(loop, log, stderr))
         pool.on_event = lambda event: _log_event(log, event)
         try:
             try:
-                pool._execute(log.name, options, root, theirs.fileno(), their_stderr)
+                pool._launch(launcher, theirs.fileno(), their_stderr)
             finally:
                 theirs.close()
                 os.close(their_stderr)
@@ -117,23 +105,13 @@ class Pool:
         if not ready:
             raise OperatorError(f"the pool of workers is not ready after {START_SECONDS:.0f} s")
 
-    def _execute(self, name: str, options: Options, root: int, channel: int, stderr: int) -> None:
-        fds: dict[str, Any] = {
-            "root": root,
-            "channel": channel,
-            "device": self.segments.device,
-            "inodes": self.segments.inodes,
-            "files": self.segments.files,
-            "rings": self.segments.rings,
-            "workers": self.segments.workers,
-            "listeners": [fd for _, fd in self.listeners],
-        }
-        job = create_job(name, options, fds)
-        passed = [job, root, channel, *self.segments.fds(), *fds["listeners"]]
+    def _launch(self, launcher: Launcher, channel: int, stderr: int) -> None:
+        listeners = [fd for _, fd in self.listeners]
+        fds = [channel, stderr, *self.segments.fds(), *listeners]
         try:
-            self._first = _spawn([*POOL_COMMAND, str(job)], passed, stderr)
-        finally:
-            os.close(job)
+            self._first = launcher.start_pool(fds)
+        except (LauncherGoneError, OSError) as error:
+            raise OperatorError(f"cannot start a pool of workers: {error}") from None
 
     def kill(self) -> None:
         """End the pool and its workers at once and give back everything kept for it."""
@@ -143,13 +121,10 @@ class Pool:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         if self._first is not None:
-            os.kill(self._first, signal.SIGKILL)
-            os.waitpid(self._first, 0)
+            _kill_and_close(self._first)
         if self.pidfd is not None:
             self._loop.unregister(self.pidfd)
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
-            os.close(self.pidfd)
+            _kill_and_close(self.pidfd)
         self.stderr.close()
         self.channel.close()
         for path, fd in self.listeners:
@@ -249,7 +224,8 @@ class Pool:
             self.pid = packet.pid
             self.watch(os.pidfd_open(packet.pid))
             if self._first is not None:  # it has made the pool and exits
-                _reap(self._first, START_SECONDS)
+                _await_end(self._first, START_SECONDS)
+                os.close(self._first)
                 self._first = None
             self.ready = True
         self.on_event(event)
@@ -303,36 +279,18 @@ def _log_event(log: LogCollector, event: PoolEvent) -> None:
         log.write(event.level, event.text, "pool")
 
 
-def _spawn(command: list[str], fds: Iterable[int], stderr: int) -> int:
-    """Execute a command with these fds, and `stderr` as its 2; what else it inherits is for it to
-    close.
-
-    Not by subprocess: for this one call it would take 0.3 MiB in keeper and supervisor.
-    """
-    return os.posix_spawn(
-        command[0],
-        command,
-        POOL_ENVIRONMENT,
-        file_actions=[
-            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_DUP2, stderr, 2),
-            *((os.POSIX_SPAWN_DUP2, fd, fd) for fd in fds),  # to itself: it is inherited
-        ],
-        setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],  # Python ignores them
-    )
+def _await_end(pidfd: int, seconds: float) -> None:
+    """Wait for a process's end; TimeoutError if that does not come."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    if not poll.poll(seconds * 1000):
+        raise TimeoutError("the process that made the pool does not end")
 
 
-def _reap(pid: int, seconds: float) -> None:
-    """Wait for a child's end; TimeoutError if that does not come."""
-    pidfd = os.pidfd_open(pid)
-    try:
-        poll = select.poll()
-        poll.register(pidfd, select.POLLIN)
-        if not poll.poll(seconds * 1000):
-            raise TimeoutError(f"process {pid} does not end")
-    finally:
-        os.close(pidfd)
-    os.waitpid(pid, 0)
+def _kill_and_close(pidfd: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    os.close(pidfd)
 
 
 def _listen(path: Path) -> tuple[str, int]:

@@ -31,6 +31,7 @@ from vfsd.supervisor.effects import (
 )
 from vfsd.supervisor.event_loop import EventLoop, StopError
 from vfsd.supervisor.frontend_fds import check_fds, memory_hazard
+from vfsd.supervisor.launcher import Launcher
 from vfsd.supervisor.listener import Listener
 from vfsd.supervisor.log_collector import LogCollector
 from vfsd.supervisor.options import Options
@@ -60,7 +61,7 @@ class Boot:
 
     name: str
     options: Options
-    root: int  # the shared directory, O_PATH
+    launcher: Launcher
     listener: Listener
     runtime_dir: str
     state: StateFile
@@ -183,8 +184,10 @@ class Service:
 
     def _ensure_backend(self) -> Backend:
         if self._backend is None:
-            options, root, runtime_dir = self._options, self._boot.root, self._boot.runtime_dir
-            self._backend = Backend.start(self._loop, options, root, runtime_dir, self._log)
+            boot = self._boot
+            self._backend = Backend.start(
+                self._loop, boot.launcher, boot.options, boot.runtime_dir, self._log
+            )
             self._save()
         return self._backend
 
@@ -365,7 +368,7 @@ class Service:
         if os.getppid() != self._keeper:
             return  # the children of who is the parent now are none of ours
         for pid in descendants(self._keeper):
-            if pid != os.getpid():
+            if pid not in (os.getpid(), self._boot.launcher.pid):
                 with suppress(ProcessLookupError):  # a pool takes its workers with it
                     os.kill(pid, signal.SIGKILL)
 

@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Play a supervisor that was taken over, on the socket of the launcher of a running daemon."""
+
+import ctypes
+import errno
+import os
+import signal
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from vfsd.supervisor.job import Segments
+from vfsd.supervisor.launcher import ANSWER, MAKE_POOL, POOL_FDS, REQUEST, check_fds
+from vfsd.transport.fd_channel import FdChannel
+
+from .daemon import Daemon, wait_until
+from .driver import Frontend
+from .fuse import ROOT, Guest
+
+PIDFD_GETFD: Final = 438
+POLL: Final = "7"  # on x86-64
+WORKERS: Final = 2
+_LIBC: Final = ctypes.CDLL(None, use_errno=True)
+_PEER: Final = struct.Struct("=iII")
+
+
+@pytest.fixture(scope="module")
+def daemon() -> Iterator[Daemon]:
+    with Daemon("--keep-listening", f"--request-queues={WORKERS}") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def line(daemon: Daemon) -> Iterator[socket.socket]:
+    """A duplicate of the supervisor's end of the launcher's socket."""
+    supervisor = _the(daemon, "supervisor")
+    pidfd = os.pidfd_open(supervisor)
+    found = []
+    for path in Path(f"/proc/{supervisor}/fd").iterdir():
+        if str(path.readlink()).startswith("socket:"):
+            sock = socket.socket(fileno=_LIBC.syscall(PIDFD_GETFD, pidfd, int(path.name), 0))
+            found.append(sock)
+    os.close(pidfd)
+    # Both ends of the launcher's pair were made by the keeper, those of a pool's by the supervisor.
+    (ours,) = (
+        sock
+        for sock in found
+        if sock.type == socket.SOCK_SEQPACKET and _maker(sock) == daemon.process.pid
+    )
+    for sock in found:
+        if sock is not ours:
+            sock.close()
+    ours.settimeout(10)
+    with ours:
+        yield ours
+
+
+def _maker(sock: socket.socket) -> int:
+    peer = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+    pid: int = _PEER.unpack(peer)[0]
+    return pid
+
+
+def _pool_fds(stack: ExitStack) -> list[int]:
+    """What a pool needs, as a supervisor makes it."""
+    ours, theirs = FdChannel.pair()
+    stack.callback(ours.close)
+    stack.callback(theirs.close)
+    segments = Segments.create().fds()
+    for fd in segments:
+        stack.callback(os.close, fd)
+    listeners = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(WORKERS)]
+    for listener in listeners:
+        listener.bind("")
+        listener.listen()
+    return [theirs.fileno(), *segments, *(sock.fileno() for sock in listeners)]
+
+
+def _replaced(fds: list[int], name: str, fd: int) -> list[int]:
+    changed = list(fds)
+    changed[POOL_FDS.index(name)] = fd
+    return changed
+
+
+def _wrong_fds(stack: ExitStack) -> dict[str, list[int]]:
+    right = _pool_fds(stack)
+    event = os.eventfd(0)
+    file = os.open("/etc/hostname", os.O_RDONLY)
+    for fd in (event, file):
+        stack.callback(os.close, fd)
+    unsealed = os.memfd_create("unsealed")
+    stack.callback(os.close, unsealed)
+    return {
+        "none": [],
+        "one": right[:1],
+        "one too few": right[:-1],
+        "one too many": [*right, event],
+        "as many as a packet takes": [event] * 253,
+        "the right number of others": [event] * len(right),
+        "another order": right[::-1],
+        "no channel": _replaced(right, "channel", event),
+        "a listener as the channel": _replaced(right, "channel", right[-1]),
+        "a file as a segment": _replaced(right, "inodes", file),
+        "a segment that can shrink": _replaced(right, "device", unsealed),
+        "a channel as a listener": [*right[:-1], right[0]],
+    }
+
+
+def test_the_fds_of_a_pool_are_a_pools() -> None:
+    with ExitStack() as stack:
+        check_fds(_pool_fds(stack), WORKERS)
+
+
+def test_a_request_with_other_fds_is_refused(daemon: Daemon, line: socket.socket) -> None:
+    before = _state(daemon)
+    with ExitStack() as stack:
+        for number, (what, fds) in enumerate(_wrong_fds(stack).items()):
+            socket.send_fds(line, [REQUEST.pack(MAKE_POOL, number)], fds)
+            assert ANSWER.unpack(line.recv(99)) == (number, errno.EINVAL), what
+    assert _state(daemon) == before
+
+
+@pytest.mark.parametrize("kind", [0, 2, 255])
+def test_another_kind_of_request_is_refused(daemon: Daemon, line: socket.socket, kind: int) -> None:
+    before = _state(daemon)
+    with ExitStack() as stack:
+        socket.send_fds(line, [REQUEST.pack(kind, 7)], _pool_fds(stack))
+        assert ANSWER.unpack(line.recv(99)) == (7, errno.EINVAL)
+    assert _state(daemon) == before
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\1", b"\1" * (REQUEST.size - 1), b"\1" * (REQUEST.size + 1), b"\1" * 60000]
+)
+@pytest.mark.parametrize("fd_count", [0, 1, 253])
+def test_a_request_of_another_size_is_passed_over(
+    daemon: Daemon, line: socket.socket, data: bytes, fd_count: int
+) -> None:
+    before = _state(daemon)
+    if data or fd_count:  # a packet of nothing at all is for send(2) to make
+        socket.send_fds(line, [data], [line.fileno()] * fd_count)
+    line.send(b"")
+    # It is through with that when it has answered what comes next.
+    line.send(REQUEST.pack(MAKE_POOL, 8))
+    assert ANSWER.unpack(line.recv(99)) == (8, errno.EINVAL)
+    assert _state(daemon) == before
+
+
+def test_after_all_of_this_the_next_vmm_is_served(daemon: Daemon, line: socket.socket) -> None:
+    del line
+    launcher = _the(daemon, "launcher")
+    for _ in range(2):
+        with Frontend(daemon.socket) as frontend:
+            guest = Guest(frontend.setup(1))
+            guest.init()
+            guest.getattr(ROOT)
+    assert daemon.titled("launcher") == [launcher]
+
+
+def test_an_answer_for_a_supervisor_that_died_is_passed_over() -> None:
+    """The launcher is stopped, so that the supervisor that asks for a pool dies before the answer
+    is there; the next one asks again."""
+    with Daemon("--keep-listening") as daemon:
+        launcher = _the(daemon, "launcher")
+        os.kill(launcher, signal.SIGSTOP)
+        with Frontend(daemon.socket) as frontend:
+            Guest(frontend.setup(1)).init()
+        wait_until(lambda: not daemon.titled("pool"), 10, "the first VMM's pool is gone")
+        supervisor = _the(daemon, "supervisor")
+        wait_until(lambda: _is_waiting_for_the_launcher(supervisor), 10, "it asks for a pool")
+        os.kill(supervisor, signal.SIGKILL)
+        wait_until(lambda: _the(daemon, "supervisor") != supervisor, 10, "the next one")
+        os.kill(launcher, signal.SIGCONT)
+        with Frontend(daemon.socket) as frontend:
+            guest = Guest(frontend.setup(1))
+            guest.init()
+            guest.getattr(ROOT)
+        wait_until(lambda: len(daemon.titled("pool")) == 1, 10, "one pool is left")
+        assert len(_fds(launcher)) == 5
+
+
+def _is_waiting_for_the_launcher(supervisor: int) -> bool:
+    """It waits for an answer in poll(2), and for everything else in epoll_wait(2)."""
+    return Path(f"/proc/{supervisor}/syscall").read_text().split()[0] == POLL
+
+
+def _the(daemon: Daemon, title: str) -> int:
+    """The pid of the one process that is called so, once there is one."""
+    found: list[int] = []
+
+    def is_there() -> bool:
+        found[:] = daemon.titled(title)
+        return len(found) == 1
+
+    wait_until(is_there, 10, f"there is one {title}")
+    return found[0]
+
+
+def _fds(pid: int) -> list[str]:
+    return sorted(str(path.readlink()) for path in Path(f"/proc/{pid}/fd").iterdir())
+
+
+def _state(daemon: Daemon) -> Any:
+    """What must not change: the launcher, what it holds open, and who else there is."""
+    launcher = _the(daemon, "launcher")
+    return launcher, _fds(launcher), _the(daemon, "pool")

@@ -1,0 +1,304 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The launcher: the one process of the trusted half that keeps its privileges; it starts pools.
+
+THEORY
+
+Purpose. A pool is made with privileges: namespaces, the user's share, newuidmap. The supervisor,
+which reads what a VMM and what a sandbox send, has none (confinement.py). So a third process keeps
+them, and reads nothing that says what is to be done with them.
+
+Actors. The keeper forks the launcher before anything can be read from anywhere, gives it the
+options and the fd of the shared directory, and keeps neither that fd nor, from then on, its own
+privileges. A supervisor asks for a pool. The pool's first process is the launcher's child and
+exits when it has forked the pool, whose parent is then the keeper (the child subreaper).
+
+Invariants. A request is a kind, of which there is one, a number that comes back in the answer, and
+the fds of the pool: as many as POOL_FDS and the worker slots are, in that order, each of the kind
+that its name says. No path, option or text comes from the supervisor; whatever else arrives is
+closed and refused. The answer is the request's number, 0 or an errno, and with 0 a pidfd of the
+pool's first process. So a supervisor that was taken over can have pools started that share this
+directory with these options, and nothing else.
+
+Ownership. The fd table is the launcher's own: the standard fds, its end of the socket pair, the
+shared directory. The fds of a request are closed when the pool has been started. The other end of
+the socket pair is in the fd table of keeper and supervisor, so it is closed when both are gone.
+
+Death. When the other end is closed there is no share any more: the launcher removes the socket
+file and the runtime folder, which only it may do, and ends. A supervisor may die between a request
+and its answer: its successor passes over an answer whose number is not its own, and the pool ends
+since nobody has the other end of its channel. If the launcher dies, the share goes on; the next
+pool cannot be made.
+
+No exec. The launcher does not set no_new_privs, which would be inherited by newuidmap.
+"""
+
+import array
+import errno
+import fcntl
+import os
+import select
+import signal
+import socket
+import stat
+import struct
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+from setproctitle import setproctitle
+
+import vfsd
+from vfsd.supervisor.job import Segments, create_job
+from vfsd.supervisor.options import Options
+from vfsd.transport.native import lib
+
+POOL_FDS: Final = ("channel", "stderr", *(field.name for field in fields(Segments)))  # and the listeners
+# As isolated as with -I, which would ignore PYTHONPATH: nothing of our environment is passed on,
+# nor the folder of the script, or the current one, that Python has put first.
+# -S: what an installation's *.pth files import would stay in each worker.
+_PATHS: Final = sys.path if sys.flags.safe_path else sys.path[1:]
+POOL_COMMAND: Sequence[str] = (sys.executable, "-P", "-S", "-m", "vfsd.worker")
+POOL_ENVIRONMENT: Final = {
+    "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+    "LANG": "C.UTF-8",
+    "PYTHONPATH": ":".join([*filter(os.path.isabs, _PATHS), str(Path(vfsd.__file__).parents[1])]),
+}
+MAKE_POOL: Final = 1
+REQUEST: Final = struct.Struct("=BI")  # kind, number
+ANSWER: Final = struct.Struct("=Ii")  # number, errno or 0
+ANSWER_SECONDS: Final = 10.0
+END_SECONDS: Final = 5.0
+_ROOM: Final = socket.CMSG_SPACE(253 * 4)  # bytes: as many fds as the kernel passes at once
+
+
+class LauncherGoneError(Exception):
+    """The launcher has ended or does not answer: no pool can be made any more."""
+
+
+class Launcher:
+    """What keeper and supervisor have of the launcher: `fd`, their end of its socket."""
+
+    def __init__(self, pid: int, fd: int) -> None:
+        self.pid = pid
+        self.fd = fd
+
+    @classmethod
+    def start(
+        cls, name: str, options: Options, root: int, clean_up: Callable[[], None]
+    ) -> "Launcher":
+        """Fork it. It owns `root` from here on; at its end it calls `clean_up`."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        pid = os.fork()
+        if pid == 0:
+            _be_launcher(name, options, root, theirs.detach(), clean_up)
+        theirs.close()
+        os.close(root)
+        return cls(pid, ours.detach())
+
+    def start_pool(self, fds: Sequence[int]) -> int:
+        """Have a pool started with `fds` (POOL_FDS, then one listener per worker slot).
+
+        Returns a pidfd of its first process, which the caller owns. Raises OSError if that process
+        could not be started, LauncherGoneError if there is no launcher.
+        """
+        number = int.from_bytes(os.urandom(4), "little")
+        sock = socket.socket(fileno=self.fd)
+        try:
+            sock.settimeout(ANSWER_SECONDS)
+            socket.send_fds(sock, [REQUEST.pack(MAKE_POOL, number)], list(fds))
+            error, passed = _await_answer(sock, number)
+        except TimeoutError:
+            raise LauncherGoneError("the launcher does not answer") from None
+        except OSError as gone:
+            raise LauncherGoneError(f"the launcher is gone: {gone.strerror}") from None
+        finally:
+            sock.detach()
+        if error:
+            raise OSError(error, os.strerror(error))
+        return passed[0]
+
+    def end(self) -> None:
+        """Close the socket and wait until the launcher has cleaned up and ended."""
+        os.close(self.fd)
+        deadline = time.monotonic() + END_SECONDS
+        with suppress(ChildProcessError):  # it ended before
+            while os.waitpid(self.pid, os.WNOHANG) == (0, 0):
+                if time.monotonic() > deadline:
+                    return
+                time.sleep(0.001)
+
+
+def _await_answer(sock: socket.socket, number: int) -> tuple[int, list[int]]:
+    """The errno and the fds of the answer with this number."""
+    while True:
+        data, ancillary, _, _ = sock.recvmsg(ANSWER.size, _ROOM, socket.MSG_CMSG_CLOEXEC)
+        fds = _passed(ancillary)
+        if not data:
+            raise ConnectionResetError(errno.ECONNRESET, "it closed its socket")
+        answered, error = ANSWER.unpack(data)
+        if answered == number:
+            return error, fds
+        _close_all(fds)  # for a supervisor that died
+
+
+# In the launcher.
+
+
+def _be_launcher(
+    name: str, options: Options, root: int, sock: int, clean_up: Callable[[], None]
+) -> NoReturn:
+    try:
+        os.closerange(3, min(root, sock))
+        os.closerange(min(root, sock) + 1, max(root, sock))
+        os.closerange(max(root, sock) + 1, os.sysconf("SC_OPEN_MAX"))
+        setproctitle(f"vfsd: {name} launcher")
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no child stays behind
+        lib.process_forget_code()
+        serve(socket.socket(fileno=sock), lambda fds: _start_pool(name, options, root, fds))
+        clean_up()
+    except BaseException as error:
+        os.write(2, f"vfsd: {name}: launcher: {error!r}\n".encode(errors="backslashreplace"))
+    finally:
+        os._exit(0)
+
+
+def serve(sock: socket.socket, start_pool: Callable[[Sequence[int]], int]) -> None:
+    """Answer requests until the other end is closed; `start_pool` returns a pidfd."""
+    while True:
+        try:
+            data, ancillary, flags, _ = sock.recvmsg(
+                REQUEST.size + 1, _ROOM, socket.MSG_CMSG_CLOEXEC
+            )
+        except OSError:
+            return
+        fds = _passed(ancillary)
+        try:
+            if not data and not fds and _is_closed(sock):
+                return
+            _answer(sock, data, flags, fds, start_pool)
+        finally:
+            _close_all(fds)
+
+
+def _is_closed(sock: socket.socket) -> bool:
+    """Is the other end closed? An empty packet looks the same to recvmsg(2)."""
+    poll = select.poll()
+    poll.register(sock, 0)
+    return any(events & select.POLLHUP for _, events in poll.poll(0))
+
+
+def _answer(
+    sock: socket.socket,
+    data: bytes,
+    flags: int,
+    fds: Sequence[int],
+    start_pool: Callable[[Sequence[int]], int],
+) -> None:
+    if len(data) != REQUEST.size or flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+        return  # there is no number to answer with, and no supervisor of ours waits
+    kind, number = REQUEST.unpack(data)
+    pidfd: list[int] = []
+    error = errno.EINVAL
+    try:
+        if kind == MAKE_POOL:
+            pidfd.append(start_pool(fds))
+            error = 0
+    except OSError as failed:
+        error = failed.errno or errno.EINVAL
+    with suppress(OSError):  # nobody waits for it
+        socket.send_fds(sock, [ANSWER.pack(number, error)], pidfd, socket.MSG_DONTWAIT)
+    _close_all(pidfd)
+
+
+def _start_pool(name: str, options: Options, root: int, fds: Sequence[int]) -> int:
+    """Start the first process of a pool; returns its pidfd. OSError if `fds` are not a pool's."""
+    check_fds(fds, options.workers)
+    named: dict[str, Any] = {"root": root, **dict(zip(POOL_FDS, fds, strict=False))}
+    named["listeners"] = list(fds[len(POOL_FDS) :])
+    stderr = named.pop("stderr")
+    job = create_job(name, options, named)
+    try:
+        passed = [job, root, *(fd for fd in fds if fd != stderr)]
+        pid = _spawn([*POOL_COMMAND, str(job)], passed, stderr)
+    finally:
+        os.close(job)
+    return os.pidfd_open(pid)
+
+
+def check_fds(fds: Sequence[int], workers: int) -> None:
+    """OSError (EINVAL) unless these are the fds of a pool with so many workers."""
+    segments = [_is_segment] * len(fields(Segments))
+    kinds = [_is_channel, _is_pipe_to_write, *segments, *[_is_listener] * workers]
+    if len(fds) != len(kinds) or not all(map(_is_kind, kinds, fds)):
+        raise OSError(errno.EINVAL, "these are not the fds of a pool")
+
+
+def _is_kind(kind: Callable[[int], bool], fd: int) -> bool:
+    try:
+        return kind(fd)
+    except OSError:
+        return False
+
+
+def _is_channel(fd: int) -> bool:
+    return _is_unix_socket(fd, socket.SOCK_SEQPACKET, listening=False)
+
+
+def _is_pipe_to_write(fd: int) -> bool:
+    access = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE
+    return stat.S_ISFIFO(os.fstat(fd).st_mode) and access == os.O_WRONLY
+
+
+def _is_listener(fd: int) -> bool:
+    return _is_unix_socket(fd, socket.SOCK_STREAM, listening=True)
+
+
+def _is_unix_socket(fd: int, kind: int, listening: bool) -> bool:
+    if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+        return False
+    sock = socket.socket(fileno=fd)
+    try:
+        is_listening = bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+        return (sock.family, sock.type, is_listening) == (socket.AF_UNIX, kind, listening)
+    finally:
+        sock.detach()
+
+
+def _is_segment(fd: int) -> bool:
+    return bool(fcntl.fcntl(fd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK)
+
+
+def _spawn(command: list[str], fds: Iterable[int], stderr: int) -> int:
+    """Execute a command with these fds, and `stderr` as its 2; what else it inherits is for it to
+    close.
+
+    Not by subprocess: for this one call it would take 0.3 MiB.
+    """
+    return os.posix_spawn(
+        command[0],
+        command,
+        POOL_ENVIRONMENT,
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_DUP2, stderr, 2),
+            *((os.POSIX_SPAWN_DUP2, fd, fd) for fd in fds),  # to itself: it is inherited
+        ],
+        setsigdef=[signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD],  # ignored here
+    )
+
+
+def _passed(ancillary: Iterable[tuple[int, int, bytes]]) -> list[int]:
+    fds = array.array("i")
+    for level, kind, content in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
+    return list(fds)
+
+
+def _close_all(fds: Iterable[int]) -> None:
+    for fd in fds:
+        os.close(fd)
