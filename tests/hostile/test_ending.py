@@ -3,7 +3,9 @@
 
 import os
 import signal
+import subprocess
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -11,7 +13,7 @@ import pytest
 
 from .daemon import Daemon, wait_until
 from .driver import VERSION, Frontend
-from .fuse import ROOT, Guest, Op
+from .fuse import MKDIR_IN, ROOT, Guest, Op, names
 
 
 @pytest.mark.parametrize("goes", ["in order", "in the middle of a message", "in use"])
@@ -75,3 +77,63 @@ def test_a_worker_that_is_being_created_does_not_outlive_its_pool(sandbox: str) 
                     os.kill(pid, signal.SIGKILL)
                 time.sleep(0.01 * i)
         wait_until(lambda: not daemon.titled("worker"), 10, "no worker is left")
+
+
+def test_without_its_launcher_a_share_lives_on_until_its_vmm_goes() -> None:
+    with Daemon("--keep-listening") as daemon:
+        with Frontend(daemon.socket) as frontend:
+            guest = Guest(frontend.setup(2))
+            guest.init()
+            os.kill(daemon.titled("launcher")[0], signal.SIGKILL)
+            wait_until(lambda: "the launcher died" in daemon.log.read_text(), 5, "a loud line")
+            os.kill(daemon.titled("supervisor")[0], signal.SIGKILL)
+            os.kill(daemon.titled("worker 1")[0], signal.SIGKILL)
+            for queue in (1, 2):
+                guest.ask(Op.GETATTR, ROOT, bytes(16), room=104, queue=queue)
+            assert daemon.log.read_text().count("the launcher died") == 1
+        assert daemon.process.wait(10) == 1
+        assert "cannot start a pool of workers: the launcher is gone" in daemon.log.read_text()
+
+
+@pytest.fixture
+def freezable(tmp_path: Path, requires: Callable[[str], str]) -> Iterator[Path]:
+    """An ext4 file system of its own, thawed at the end."""
+    for what in ("root", "mkfs.ext4", "fsfreeze"):
+        requires(what)
+    image, folder = tmp_path / "image", tmp_path / "mnt"
+    with image.open("wb") as file:
+        file.truncate(32 << 20)
+    folder.mkdir()
+    subprocess.run(["mkfs.ext4", "-q", image], check=True)
+    subprocess.run(["mount", "-o", "loop", image, folder], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["fsfreeze", "-u", folder], check=False, capture_output=True)
+        wait_until(
+            lambda: subprocess.run(["umount", folder], check=False).returncode == 0, 10, "umount"
+        )
+
+
+def test_a_worker_that_waits_for_a_frozen_file_system_is_left_behind(freezable: Path) -> None:
+    with Daemon(share=freezable) as daemon:
+        frontend = Frontend(daemon.socket)
+        guest = Guest(frontend.setup(1))
+        guest.init()
+        (worker,) = (psutil.Process(pid) for pid in daemon.titled("worker 0"))
+        subprocess.run(["fsfreeze", "-f", freezable], check=True)
+        guest.submit(Op.MKDIR, ROOT, MKDIR_IN.pack(0o755, 0) + names(b"new"), room=128)
+        wait_until(lambda: worker.status() == psutil.STATUS_DISK_SLEEP, 10, "the worker waits")
+        keeper = psutil.Process(daemon.process.pid)
+        before = sum(keeper.cpu_times()[:2])
+        daemon.process.terminate()
+        wait_until(lambda: "still there" in daemon.log.read_text(), 10, "a line names it")
+        assert f"{worker.pid} (" in daemon.log.read_text().splitlines()[-1]
+        assert "state D" in daemon.log.read_text().splitlines()[-1]
+        assert sum(keeper.cpu_times()[:2]) - before < 0.5  # of 3 seconds
+        assert daemon.process.wait(20) == 0
+        assert "ends without waiting any longer" in daemon.log.read_text()
+        assert not Path(daemon.socket).exists()
+        subprocess.run(["fsfreeze", "-u", freezable], check=True)
+        assert not psutil.wait_procs([worker], 5)[1]
+        frontend.close()

@@ -5,25 +5,60 @@ Not by psutil, which takes 1 MiB in keeper and supervisor; imported only when it
 end of a long life, it may have been upgraded and not fit any more.
 """
 
+import os
+import signal
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 
-def descendants(pid: int) -> list[int]:
-    """The pids of everything below a process; none if it is gone."""
-    parents = _parents()
-    found = [pid]
-    for parent in found:
-        found += [child for child in parents if parents[child] == parent]
-    return found[1:]
+@dataclass(frozen=True)
+class Process:
+    """A process as it was found: the pid may be another process's by now, the start tells."""
+
+    pid: int
+    name: str
+    state: str  # proc(5): "D" waits in the kernel and cannot be interrupted, "Z" has ended
+    parent: int
+    started: int  # clock ticks after boot
+
+    def kill(self) -> None:
+        """Send SIGKILL; nothing happens if this process is gone."""
+        with suppress(OSError):
+            pidfd = os.pidfd_open(self.pid)
+            try:
+                if _read(self.pid).started == self.started:
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            finally:
+                os.close(pidfd)
+
+    def __str__(self) -> str:
+        return f"{self.pid} ({self.name}, state {self.state})"
 
 
-def _parents() -> dict[int, int]:
-    """The parent of every process (proc(5): pid, comm in parentheses, state, ppid)."""
-    parents = {}
+def descendants(pid: int) -> list[Process]:
+    """Everything below a process; nothing if it is gone."""
+    everything = _everything()
+    found = {pid}
+    below: list[Process] = []
+    while new := [p for p in everything if p.parent in found and p.pid not in found]:
+        found |= {process.pid for process in new}
+        below += new
+    return below
+
+
+def _everything() -> list[Process]:
+    processes = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with suppress(FileNotFoundError, ProcessLookupError):
-                stat = (entry / "stat").read_text(errors="replace")
-                parents[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
-    return parents
+                processes.append(_read(int(entry.name)))
+    return processes
+
+
+def _read(pid: int) -> Process:
+    """proc(5): pid, name in parentheses, state, parent, …; the start is the 22nd."""
+    stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    head, _, rest = stat.rpartition(")")
+    fields = rest.split()
+    return Process(pid, head.partition("(")[2], fields[0], int(fields[1]), int(fields[19]))

@@ -4,6 +4,10 @@
 It holds the fd table that it shares with the supervisor, so nothing is lost with a supervisor that
 dies; creates the next one; passes signals on; and is the parent of everything whose own parent is
 gone (child subreaper), so nothing outlives it. It reads no input at all.
+
+The end. Everything below it is killed at once and waited for, but not for ever: a process that
+waits for a frozen or hung file system ends when that file system answers, which may be never. It
+is named, and then left behind; it has been killed and cannot do anything any more.
 """
 
 import contextlib
@@ -15,13 +19,17 @@ from typing import Final
 
 from setproctitle import setproctitle
 
-from vfsd.supervisor.descendants import descendants
+from vfsd.supervisor.descendants import Process, descendants
 from vfsd.supervisor.restart_policy import RestartPolicy
 from vfsd.supervisor.service import ENDING, STATUS_CRASHED
 from vfsd.transport.native import check, lib
 
 STOP_SECONDS: Final = 0.8
 WATCHED: Final = (*ENDING, signal.SIGCHLD)
+FIRST_PAUSE: Final = 0.001  # seconds
+LONGEST_PAUSE: Final = 0.5
+LATE_SECONDS: Final = 3.0  # what has been killed and does not end is named
+GIVE_UP_SECONDS: Final = 10.0  # and left behind
 
 # Called in the supervisor with the keeper's pid and "is it a successor?".
 Supervise = Callable[[int, bool], int]
@@ -34,31 +42,81 @@ def hold_signals() -> None:
 
 
 def keep(name: str, launcher: int, supervise: Supervise, say: Say) -> int:
-    """Run supervisors until one ends in order; returns the exit status for this process."""
+    """Run supervisors until one ends in order; returns the exit status for this process.
+
+    `launcher`: the pid of the one child that is left when this returns.
+    """
     setproctitle(f"vfsd: {name} keeper")
     check(lib.process_become_subreaper())
     hold_signals()
+    children = Children(launcher, say)
     policy = RestartPolicy()
     pid = _create(name, supervise, False)
-    while (status := _wait(pid)) is None:
+    while (status := _wait(pid, children)) is None:
         if not policy.may_restart(time.monotonic()):
             say("error", "the supervisor died too often within seconds; giving up")
             status = 1
             break
         say("warn", "the supervisor died; the next one goes on")
         pid = _create(name, supervise, True)
-    kill_descendants(launcher)
+    kill_descendants(children, say)
     return status
 
 
-def kill_descendants(spare: int) -> None:
-    """Kill and reap everything below this process but `spare`, a pid."""
-    while pids := [pid for pid in descendants(os.getpid()) if pid != spare]:
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        _reap()
-        time.sleep(0.001)
+class Children:
+    """Reaps this process's children, and says so if the launcher is among the dead."""
+
+    def __init__(self, launcher: int, say: Say) -> None:
+        self.launcher = launcher
+        self._say = say
+
+    def reap(self) -> dict[int, int]:
+        """Wait status by pid of every child that ended."""
+        ended: dict[int, int] = {}
+        with contextlib.suppress(ChildProcessError):
+            while (found := os.waitpid(-1, os.WNOHANG))[0]:
+                ended[found[0]] = found[1]
+        if self.launcher in ended:
+            self._say(
+                "error",
+                "the launcher died: the share goes on until its VMM goes away, but no other VMM"
+                " can be served; start virtiofsd again",
+            )
+        return ended
+
+
+class Patience:
+    """The time that processes have to end after SIGKILL."""
+
+    def __init__(self, say: Say) -> None:
+        self._say = say
+        self._since = time.monotonic()
+        self._pause = FIRST_PAUSE
+        self._has_spoken = False
+
+    def wait(self, left: list[Process]) -> bool:
+        """Wait for a child's death or a while, which grows; False if it was too long already."""
+        signal.sigtimedwait([signal.SIGCHLD], self._pause)
+        self._pause = min(2 * self._pause, LONGEST_PAUSE)
+        waited = time.monotonic() - self._since
+        names = ", ".join(map(str, left))
+        if waited >= LATE_SECONDS and not self._has_spoken:
+            self._has_spoken = True
+            self._say("warn", f"killed {LATE_SECONDS:.0f} s ago and still there: {names}")
+        if waited >= GIVE_UP_SECONDS:
+            self._say("error", f"ends without waiting any longer for {names}")
+        return waited < GIVE_UP_SECONDS
+
+
+def kill_descendants(children: Children, say: Say) -> None:
+    """Kill and reap everything below this process but the launcher."""
+    patience = Patience(say)
+    while left := [p for p in descendants(os.getpid()) if p.pid != children.launcher]:
+        for process in left:
+            process.kill()
+        if not patience.wait(left):
+            return
+        children.reap()
 
 
 def _create(name: str, supervise: Supervise, is_successor: bool) -> int:
@@ -75,29 +133,20 @@ def _create(name: str, supervise: Supervise, is_successor: bool) -> int:
         os._exit(status)
 
 
-def _wait(supervisor: int) -> int | None:
+def _wait(supervisor: int, children: Children) -> int | None:
     """Wait for the supervisor's end, passing signals on; its exit status, None if it crashed."""
     deadline: float | None = None
-    while True:
+    while deadline is None or time.monotonic() < deadline:
         left = 3600.0 if deadline is None else max(0.0, deadline - time.monotonic())
         info = signal.sigtimedwait(WATCHED, left)
         if info is not None and info.si_signo in ENDING:
             os.kill(supervisor, info.si_signo)
             deadline = deadline or time.monotonic() + STOP_SECONDS
-        ended = _reap().get(supervisor)
+        ended = children.reap().get(supervisor)
         if ended is not None:
             status = os.waitstatus_to_exitcode(ended)
             if deadline is not None:
                 return max(0, status)
             return None if status < 0 or status == STATUS_CRASHED else status
-        if deadline is not None and time.monotonic() >= deadline:
-            os.kill(supervisor, signal.SIGKILL)
-
-
-def _reap() -> dict[int, int]:
-    """Wait status by pid of every child that ended."""
-    ended: dict[int, int] = {}
-    with contextlib.suppress(ChildProcessError):
-        while (found := os.waitpid(-1, os.WNOHANG))[0]:
-            ended[found[0]] = found[1]
-    return ended
+    os.kill(supervisor, signal.SIGKILL)
+    return 0  # whatever it waits for, kill_descendants() waits for it

@@ -16,7 +16,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
-from vfsd.supervisor.descendants import descendants
+from vfsd.supervisor.descendants import Process, descendants
 from vfsd.supervisor.event_loop import EventLoop
 from vfsd.supervisor.job import Segments
 from vfsd.supervisor.launcher import Launcher, LauncherGoneError
@@ -117,9 +117,8 @@ class Pool:
         """End the pool and its workers at once and give back everything kept for it."""
         self._loop.unregister(self.channel.fileno())
         self._freeze()
-        for pid in self._descendants():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        for process in self._descendants():
+            process.kill()
         if self._first is not None:
             _kill_and_close(self._first)
         if self.pidfd is not None:
@@ -188,11 +187,11 @@ class Pool:
 
     def kill_worker(self, pid: object) -> None:
         """Kill the worker that has this pid inside the sandbox; the pool creates the next one."""
-        for outside in self._descendants():
+        for process in self._descendants():
             with contextlib.suppress(OSError):
-                status = Path(f"/proc/{outside}/status").read_text()
-                if f"\nNSpid:\t{outside}\t{pid}\n" in status or outside == pid:
-                    os.kill(outside, signal.SIGKILL)
+                status = Path(f"/proc/{process.pid}/status").read_text()
+                if f"\nNSpid:\t{process.pid}\t{pid}\n" in status or process.pid == pid:
+                    process.kill()
 
     # What comes from the pool; called by the event loop.
 
@@ -238,8 +237,12 @@ class Pool:
     def _died(self) -> None:
         raise PoolDiedError("the pool died")
 
-    def _descendants(self) -> list[int]:
-        return [] if self.pid is None else descendants(self.pid)
+    def _descendants(self) -> list[Process]:
+        """What is below the pool; nothing once it has ended, as its pid may be another's then."""
+        if self.pid is None or self.pidfd is None:
+            return []
+        found = descendants(self.pid)
+        return [] if _has_ended(self.pidfd) else found  # it has not now, so it had not then
 
     # Handing over to another supervisor.
 
@@ -279,11 +282,16 @@ def _log_event(log: LogCollector, event: PoolEvent) -> None:
         log.write(event.level, event.text, "pool")
 
 
-def _await_end(pidfd: int, seconds: float) -> None:
-    """Wait for a process's end; TimeoutError if that does not come."""
+def _has_ended(pidfd: int, seconds: float = 0.0) -> bool:
+    """Has this process ended, or does it within `seconds`?"""
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
-    if not poll.poll(seconds * 1000):
+    return bool(poll.poll(seconds * 1000))
+
+
+def _await_end(pidfd: int, seconds: float) -> None:
+    """Wait for a process's end; TimeoutError if that does not come."""
+    if not _has_ended(pidfd, seconds):
         raise TimeoutError("the process that made the pool does not end")
 
 

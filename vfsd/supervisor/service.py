@@ -11,7 +11,6 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -367,10 +366,9 @@ class Service:
         """End what a supervisor started and did not live to write down."""
         if os.getppid() != self._keeper:
             return  # the children of who is the parent now are none of ours
-        for pid in descendants(self._keeper):
-            if pid not in (os.getpid(), self._boot.launcher.pid):
-                with suppress(ProcessLookupError):  # a pool takes its workers with it
-                    os.kill(pid, signal.SIGKILL)
+        for process in descendants(self._keeper):
+            if process.pid not in (os.getpid(), self._boot.launcher.pid):
+                process.kill()
 
 
 def _unblocking(connection: socket.socket) -> MessageSocket:
