@@ -79,6 +79,20 @@ def test_a_worker_that_is_being_created_does_not_outlive_its_pool(sandbox: str) 
         wait_until(lambda: not daemon.titled("worker"), 10, "no worker is left")
 
 
+def test_killing_keeper_and_supervisor_leaves_no_file_behind() -> None:
+    with Daemon() as daemon:
+        family = daemon.processes()
+        wait_until(lambda: bool(daemon.titled("pool")), 10, "it waits for a VMM")
+        runtime = Path(f"/proc/{daemon.titled('supervisor')[0]}/cwd").readlink()
+        assert runtime.exists()
+        for pid in [daemon.process.pid, *daemon.titled("supervisor")]:
+            os.kill(pid, signal.SIGKILL)
+        daemon.process.wait(5)
+        assert not psutil.wait_procs(family, 5)[1]
+        wait_until(lambda: not runtime.exists(), 5, "the runtime folder is removed")
+        wait_until(lambda: not Path(daemon.socket).exists(), 5, "the socket file is removed")
+
+
 def test_without_its_launcher_a_share_lives_on_until_its_vmm_goes() -> None:
     with Daemon("--keep-listening") as daemon:
         with Frontend(daemon.socket) as frontend:

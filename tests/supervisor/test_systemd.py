@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from vfsd.supervisor.command_line import parse
-from vfsd.supervisor.systemd import notify_ready
+from vfsd.supervisor.systemd import ReadyNotifier
 
 from .daemon import ROOT, Daemon
 
@@ -28,12 +28,18 @@ def test_systemd_is_told_when_a_vmm_can_connect(
             assert daemon.path.exists()
 
 
+def notify() -> None:
+    notifier = ReadyNotifier()
+    notifier.notify()
+    notifier.close()
+
+
 def test_an_abstract_address_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.settimeout(10)
         manager.bind("\0vfsd-test-notify")
         monkeypatch.setenv("NOTIFY_SOCKET", "@vfsd-test-notify")
-        notify_ready()
+        notify()
         assert manager.recv(100) == b"READY=1"
 
 
@@ -42,7 +48,7 @@ def test_it_does_not_matter_if_nobody_listens(
     monkeypatch: pytest.MonkeyPatch, address: str
 ) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", address)
-    notify_ready()
+    notify()
 
 
 def test_the_unit_starts_a_daemon_that_we_understand(tmp_path: Path) -> None:

@@ -38,15 +38,10 @@ class Backend:
 
     @classmethod
     def start(
-        cls,
-        loop: EventLoop,
-        launcher: Launcher,
-        options: Options,
-        runtime_dir: str,
-        log: LogCollector,
+        cls, loop: EventLoop, launcher: Launcher, options: Options, log: LogCollector
     ) -> "Backend":
         """Start a pool; OperatorError says why it cannot."""
-        pool = Pool.start(loop, log, launcher, options.workers, runtime_dir)
+        pool = Pool.start(loop, log, launcher, options.workers)
         backend = cls(loop, pool, options.workers, log)
         backend._segment.prepare(options.request_queues + 1)
         return backend

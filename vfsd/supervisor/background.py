@@ -17,17 +17,19 @@ from vfsd.supervisor.log_collector import Sink, descriptor_sink
 @dataclass(frozen=True)
 class Background:
     """In the child: how to reach who started it. Both fds stay open, as /dev/null in the end, so
-    that their numbers cannot become somebody else's under another supervisor."""
+    that their numbers cannot become somebody else's under another supervisor. `null` is opened at
+    the start: a supervisor may not open it."""
 
     parent: int
     stderr: int
+    null: int
 
     def ready(self) -> None:
         """A VMM can connect: the launched process may end. Nothing happens the second time."""
         with contextlib.suppress(BrokenPipeError):  # killed: it does not wait any more
             os.write(self.parent, b"\0")
         for fd in (self.parent, self.stderr):
-            _become_null(fd)
+            os.dup2(self.null, fd, inheritable=False)
 
     def sink(self, log: Sink) -> Sink:
         """`log`, and stderr until ready()."""
@@ -50,9 +52,9 @@ def daemonize(keeps_stderr: bool) -> Background:
     os.close(reader)
     os.setsid()
     os.chdir("/")
-    background = Background(writer, os.dup(2))
+    background = Background(writer, os.dup(2), os.open(os.devnull, os.O_RDWR))
     for fd in (0, 1) if keeps_stderr else (0, 1, 2):
-        _become_null(fd, inheritable=True)
+        os.dup2(background.null, fd)
     return background
 
 
@@ -61,9 +63,3 @@ def _outcome(pid: int, reader: int) -> int:
     if os.read(reader, 1):
         return 0
     return max(1, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-
-
-def _become_null(fd: int, inheritable: bool = False) -> None:
-    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    os.dup2(null, fd, inheritable=inheritable)
-    os.close(null)

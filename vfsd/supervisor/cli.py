@@ -16,6 +16,7 @@ from typing import Final
 from vfsd import __version__
 from vfsd.supervisor.background import Background, daemonize
 from vfsd.supervisor.command_line import parse
+from vfsd.supervisor.confinement import confine
 from vfsd.supervisor.keeper import hold_signals, keep
 from vfsd.supervisor.launcher import Launcher
 from vfsd.supervisor.listener import Listener, open_listener
@@ -23,7 +24,7 @@ from vfsd.supervisor.log_collector import LogCollector, SyslogSink, stderr_sink
 from vfsd.supervisor.options import RLIMIT_DEFAULT, Options, help_text, instance_name
 from vfsd.supervisor.resume import Outbox, StateFile, open_fds
 from vfsd.supervisor.service import Boot, supervise
-from vfsd.supervisor.systemd import notify_ready
+from vfsd.supervisor.systemd import ReadyNotifier
 from vfsd.transport.errors import OperatorError
 
 # libvirt's words: options are separate from -o; --posix-acl has modes.
@@ -77,9 +78,10 @@ def _serve(options: Options) -> int:
         clean_up()
         raise
     try:
-        boot = _boot(name, options, launcher, listener, runtime_dir, background)
+        boot = _boot(name, options, launcher, listener, background)
         say = lambda level, text: boot.log.write(level, text, "keeper")  # noqa: E731
-        return keep(name, launcher.pid, partial(supervise, boot), say)
+        give_up = partial(confine, runtime_dir, options.seccomp, say)
+        return keep(name, launcher.pid, give_up, partial(supervise, boot), say)
     finally:
         launcher.end()  # it cleans up
 
@@ -89,16 +91,16 @@ def _boot(
     options: Options,
     launcher: Launcher,
     listener: Listener,
-    runtime_dir: str,
     background: Background | None,
 ) -> Boot:
     sink = SyslogSink() if options.syslog else stderr_sink
     if background and options.syslog:
         sink = background.sink(sink)
     state, outbox = StateFile.create(), Outbox.create()
+    notifier = ReadyNotifier()
 
     def tell_ready() -> None:
-        notify_ready()
+        notifier.notify()
         if background:
             background.ready()
 
@@ -107,7 +109,6 @@ def _boot(
         options=options,
         launcher=launcher,
         listener=listener,
-        runtime_dir=runtime_dir,
         state=state,
         outbox=outbox,
         kept_fds=frozenset(open_fds()),

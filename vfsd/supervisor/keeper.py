@@ -41,14 +41,18 @@ def hold_signals() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
 
 
-def keep(name: str, launcher: int, supervise: Supervise, say: Say) -> int:
+def keep(
+    name: str, launcher: int, confine: Callable[[], None], supervise: Supervise, say: Say
+) -> int:
     """Run supervisors until one ends in order; returns the exit status for this process.
 
-    `launcher`: the pid of the one child that is left when this returns.
+    `launcher`: the pid of the one child that is left when this returns. `confine`: called when all
+    that needs privilege is done.
     """
     setproctitle(f"vfsd: {name} keeper")
     check(lib.process_become_subreaper())
     hold_signals()
+    confine()
     children = Children(launcher, say)
     policy = RestartPolicy()
     pid = _create(name, supervise, False)

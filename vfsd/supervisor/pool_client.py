@@ -61,7 +61,7 @@ class Pool:
         self.channel = channel
         self.stderr = stderr
         self.segments = segments
-        self.listeners = listeners  # by slot: the path that workers can be reached at, its socket
+        self.listeners = listeners  # by slot: the worker's name in the runtime folder, its socket
         self.pid: int | None = None
         self.pidfd: int | None = None
         self.ready = False
@@ -76,12 +76,10 @@ class Pool:
         loop.register(channel.fileno(), self._receive)
 
     @classmethod
-    def start(
-        cls, loop: EventLoop, log: LogCollector, launcher: Launcher, workers: int, runtime: str
-    ) -> "Pool":
+    def start(cls, loop: EventLoop, log: LogCollector, launcher: Launcher, workers: int) -> "Pool":
         """Start a pool and wait until it is isolated and ready, or say why not (OperatorError)."""
         ours, theirs = FdChannel.pair()
-        listeners = [_listen(Path(runtime) / f"worker-{i}") for i in range(workers)]
+        listeners = [_listen(Path(f"worker-{i}")) for i in range(workers)]
         stderr, their_stderr = stderr_pipe()
         pool = cls(loop, ours, Segments.create(), listeners, StderrRelay(loop, log, stderr))
         pool.on_event = lambda event: _log_event(log, event)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from vfsd.supervisor.backend import Backend
+from vfsd.supervisor.confinement import confine_supervisor
 from vfsd.supervisor.descendants import descendants
 from vfsd.supervisor.effects import (
     Apply,
@@ -38,7 +39,7 @@ from vfsd.supervisor.pool_client import PoolDiedError
 from vfsd.supervisor.restart_policy import RestartPolicy
 from vfsd.supervisor.resume import CONSUMED, REPLIED, Outbox, StateFile, open_fds, sweep
 from vfsd.supervisor.session import Session
-from vfsd.transport.errors import OperatorError, ProtocolError
+from vfsd.transport.errors import OperatorError, ProtocolError, describe
 from vfsd.transport.message_socket import MessageSocket, RawMessage, close_fds
 from vfsd.transport.shared_memory import create_segment
 from vfsd.transport.vhost_user import (
@@ -62,7 +63,6 @@ class Boot:
     options: Options
     launcher: Launcher
     listener: Listener
-    runtime_dir: str
     state: StateFile
     outbox: Outbox
     kept_fds: frozenset[int]  # open in the keeper
@@ -84,6 +84,7 @@ class EndedError(Exception):
 
 def supervise(boot: Boot, keeper: int, is_successor: bool) -> int:
     """Be the supervisor; returns the exit status of the program."""
+    confine_supervisor(boot.options.seccomp)
     service = Service(boot, keeper)
     try:
         status = service.run(is_successor)
@@ -96,20 +97,10 @@ def supervise(boot: Boot, keeper: int, is_successor: bool) -> int:
         status = error.status
     except Exception as error:
         # Not in order: leave everything as it is for the next supervisor.
-        boot.log.write("error", f"the supervisor failed: {_describe(error)}")
+        boot.log.write("error", f"the supervisor failed: {describe(error)}")
         return STATUS_CRASHED
     service.end(status)
     return status
-
-
-def _describe(error: Exception) -> str:
-    """In one line. What that takes cannot be imported if fds or memory are what is lacking."""
-    try:
-        import traceback  # noqa: PLC0415
-
-        return "".join(traceback.format_exception(error)).strip().replace("\n", " | ")
-    except Exception:
-        return repr(error)
 
 
 class Service:
@@ -184,9 +175,7 @@ class Service:
     def _ensure_backend(self) -> Backend:
         if self._backend is None:
             boot = self._boot
-            self._backend = Backend.start(
-                self._loop, boot.launcher, boot.options, boot.runtime_dir, self._log
-            )
+            self._backend = Backend.start(self._loop, boot.launcher, boot.options, self._log)
             self._save()
         return self._backend
 

@@ -6,13 +6,24 @@ import os
 import socket
 
 
-def notify_ready() -> None:
-    """Say that a VMM can connect now; nothing happens where nobody asked to be told."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if not address:
-        return
-    if address.startswith("@"):
-        address = "\0" + address[1:]
-    kind = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK
-    with socket.socket(socket.AF_UNIX, kind) as sock, contextlib.suppress(OSError):
-        sock.sendto(b"READY=1", address)  # if it fails, that is no reason not to serve
+class ReadyNotifier:
+    """Where to say that a VMM can connect; nothing happens where nobody asked to be told.
+
+    Its socket is connected at the start: the supervisor may not reach systemd by itself.
+    """
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        address = os.environ.get("NOTIFY_SOCKET", "")
+        if address.startswith("@"):
+            address = "\0" + address[1:]
+        with contextlib.suppress(OSError):
+            if address:
+                self._socket.connect(address)
+
+    def notify(self) -> None:
+        with contextlib.suppress(OSError):  # if it fails, that is no reason not to serve
+            self._socket.send(b"READY=1")
+
+    def close(self) -> None:
+        self._socket.close()

@@ -15,3 +15,14 @@ class OperatorError(Exception):
     def __init__(self, text: str, status: int = 1) -> None:
         super().__init__(text)
         self.status = status
+
+
+def describe(error: BaseException) -> str:
+    """An exception in one line, without looking at source files."""
+    where = []
+    trace = error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        where.append(f"{code.co_name}:{trace.tb_lineno}")
+        trace = trace.tb_next
+    return f"{type(error).__name__}: {error} (in {' > '.join(where) or 'nothing'})"

@@ -10,9 +10,10 @@ import sys
 
 from setproctitle import setproctitle
 
+from vfsd.transport.errors import describe
 from vfsd.transport.fd_channel import FdChannel
 from vfsd.transport.shared_memory import read_blob
-from vfsd.worker.isolation import IsolationError, describe, isolate
+from vfsd.worker.isolation import IsolationError, isolate
 from vfsd.worker.job import Job, JobError, parse
 from vfsd.worker.pool import Pool
 from vfsd.worker.tables import Tables

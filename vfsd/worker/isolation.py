@@ -66,6 +66,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
+from vfsd.transport.errors import describe
 from vfsd.transport.native import check, lib
 from vfsd.worker import capabilities, fd_check, id_map, landlock, seccomp
 from vfsd.worker.job import Job
@@ -330,17 +331,6 @@ def import_nothing_more() -> None:
 def _print(error: BaseException) -> None:
     with suppress(BlockingIOError, BrokenPipeError):  # the supervisor has read enough, or is gone
         sys.stderr.write(f"vfsd: {describe(error)}\n")
-
-
-def describe(error: BaseException) -> str:
-    """An exception in one line, without looking at source files."""
-    where = []
-    trace = error.__traceback__
-    while trace is not None:
-        code = trace.tb_frame.f_code
-        where.append(f"{code.co_name}:{trace.tb_lineno}")
-        trace = trace.tb_next
-    return f"{type(error).__name__}: {error} (in {' > '.join(where) or 'nothing'})"
 
 
 # Stage "landlock".

@@ -23,12 +23,12 @@ from typing import Final, NoReturn
 from setproctitle import setproctitle
 
 from vfsd.transport.control_messages import Content, number
-from vfsd.transport.errors import ProtocolError
+from vfsd.transport.errors import ProtocolError, describe
 from vfsd.transport.fd_channel import FdChannel, Packet
 from vfsd.transport.native import check, lib
 from vfsd.worker import queue_worker
 from vfsd.worker.descriptors import anonymous, bound_name
-from vfsd.worker.isolation import Sandbox, describe
+from vfsd.worker.isolation import Sandbox
 from vfsd.worker.job import Job
 from vfsd.worker.log_forward import LogForward
 from vfsd.worker.sweep import Sweep

@@ -1,0 +1,346 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What somebody holds who has taken over the keeper or the supervisor: nothing of the host.
+
+System calls are made by the processes of a running daemon, so that everything is in force.
+"""
+
+import ast
+import errno
+import os
+import re
+import signal
+import socket
+import struct
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from tests.conftest import require
+from tests.worker.sandboxed import syscall
+from vfsd.supervisor import confinement
+from vfsd.supervisor.confinement import (
+    CALLS,
+    KEEPER_CALLS,
+    NOBODY,
+    Call,
+    confine,
+    confine_supervisor,
+)
+
+from .daemon import Daemon, wait_until
+from .driver import GET_FEATURES, Frontend
+from .fuse import ROOT, Guest
+from .injector import AT_FDCWD, Injector, Killed
+
+UID: Final = 1000
+ROLES: Final = ("keeper", "supervisor")
+PACKAGE: Final = Path(confinement.__file__).parents[1]
+CLONE_NEWUSER, CLONE_FILES = 0x10000000, 0x400
+DENIED: Final = errno.EACCES
+KILLED: Final = "killed"
+
+# What is attempted in the keeper and the supervisor of a daemon of root, and what comes of it.
+ATTEMPTS: Final[dict[str, tuple[Any, ...]]] = {
+    "read a file of root": (DENIED, "openat", AT_FDCWD, "/etc/shadow", os.O_RDONLY),
+    "read a file of everybody": (DENIED, "openat", AT_FDCWD, "/etc/hostname", os.O_RDONLY),
+    "list a folder": (DENIED, "openat", AT_FDCWD, "/etc", os.O_RDONLY | os.O_DIRECTORY),
+    "read by the root of pid 1": (DENIED, "openat", AT_FDCWD, "/proc/1/root/etc/shadow", 0),
+    "read by its own root": (DENIED, "openat", AT_FDCWD, "/proc/self/root/etc/hostname", 0),
+    "read another's memory": (DENIED, "openat", AT_FDCWD, "/proc/1/mem", os.O_RDONLY),
+    "write": (KILLED, "openat", AT_FDCWD, "/etc/shadow", os.O_WRONLY),
+    "write to a kernel setting": (
+        KILLED, "openat", AT_FDCWD, "/proc/sys/kernel/core_pattern", os.O_WRONLY,
+    ),
+    "make a file": (KILLED, "openat", AT_FDCWD, "new", os.O_RDONLY | os.O_CREAT, 0o600),
+    "empty a file": (KILLED, "openat", AT_FDCWD, "/etc/hostname", os.O_RDONLY | os.O_TRUNC),
+    "remove a file": (DENIED, "unlink", "/etc/hostname"),
+    "rename a file": (KILLED, "rename", "/etc/hostname", "/etc/other"),
+    "change a mode": (KILLED, "chmod", "/etc/hostname", 0o666),
+    "change an owner": (KILLED, "fchownat", AT_FDCWD, "/etc/hostname", 0, 0, 0),
+    "make a device": (KILLED, "mknodat", AT_FDCWD, "device", 0o60600, 0x700),
+    "open a handle": (KILLED, "open_by_handle_at", AT_FDCWD, bytes(128), 0),
+    "execute": (KILLED, "execve", "/bin/true", None, None),
+    "execute by fd": (KILLED, "execveat", AT_FDCWD, "/bin/true", None, None, 0),
+    "mount": (KILLED, "mount", "none", "/mnt", "tmpfs", 0, None),
+    "open a tree of mounts": (KILLED, "open_tree", AT_FDCWD, "/", 1),
+    "unshare": (KILLED, "unshare", CLONE_NEWUSER),
+    "enter a namespace": (KILLED, "setns", 0, 0),
+    "change the root": (KILLED, "chroot", "/"),
+    "trace": (KILLED, "ptrace", 16, 1, 0, 0),
+    "read another's memory at once": (KILLED, "process_vm_readv", 1, None, 0, None, 0, 0),
+    "take another's fd": (KILLED, "pidfd_getfd", 0, 0, 0),
+    "a TCP socket": (KILLED, "socket", socket.AF_INET, socket.SOCK_STREAM, 0),
+    "a packet socket": (KILLED, "socket", socket.AF_PACKET, socket.SOCK_RAW, 0),
+    "netlink": (KILLED, "socket", socket.AF_NETLINK, socket.SOCK_RAW, 0),
+    "become root": (KILLED, "setresuid", 0, 0, 0),
+    "files as root": (KILLED, "setfsuid", 0),
+    "take capabilities": (KILLED, "capset", bytes(8), bytes(24)),
+    "a process of its own": (KILLED, "clone", signal.SIGCHLD, 0, 0, 0, 0),
+    "a process in a namespace": (KILLED, "clone", CLONE_NEWUSER | signal.SIGCHLD, 0, 0, 0, 0),
+    "fork": (KILLED, "fork"),
+    "executable memory": (KILLED, "mmap", 0, 4096, 7, 0x22, -1, 0),
+    "executable memory later": (KILLED, "mprotect", 0, 4096, 5),
+    "load a program into the kernel": (KILLED, "bpf", 0, None, 0),
+    "a limit of another": (KILLED, "prlimit64", 1, 7, None, None),
+    "dumpable": (KILLED, "prctl", 4, 1, 0, 0, 0),
+    "keys": (KILLED, "keyctl", 0, 0, 0, 0, 0),
+    "io_uring": (KILLED, "io_uring_setup", 1, bytes(120)),
+}  # fmt: skip
+# Only the keeper may do these.
+KEEPERS: Final[dict[str, tuple[Any, ...]]] = {
+    "a supervisor": (KILLED, "clone", CLONE_FILES | signal.SIGCHLD, 0, 0, 0, 0),
+    "a signal by pid": (KILLED, "kill", 1, 0),
+    "wait": (KILLED, "wait4", -1, None, 1, None),
+    "another filter": (KILLED, "seccomp", 0, 0, None),
+}
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder that can be reached by nobody."""
+    with tempfile.TemporaryDirectory(prefix="vfsd-") as path:
+        yield Path(path)
+
+
+@pytest.fixture(scope="module")
+def daemon() -> Iterator[Daemon]:
+    require("root")
+    with Daemon() as running:
+        _await(running)
+        yield running
+
+
+def _await(daemon: Daemon) -> None:
+    wait_until(lambda: "waiting for" in daemon.log.read_text(), 20, "it waits for a VMM")
+
+
+def status_of(pid: int) -> dict[str, str]:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
+
+
+@pytest.mark.parametrize("uid", [None, UID])
+@pytest.mark.parametrize("role", ROLES)
+def test_it_has_given_up_everything(role: str, uid: int | None) -> None:
+    with Daemon(uid=uid) as daemon:
+        _await(daemon)
+        (pid,) = daemon.titled(role)
+        status = status_of(pid)
+        assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+        sets = ["CapInh", "CapPrm", "CapEff", "CapAmb", *(["CapBnd"] if uid is None else [])]
+        assert {name: int(status[name], 16) for name in sets} == dict.fromkeys(sets, 0)
+        if uid is None:
+            assert status["Uid"].split() == ["0", str(NOBODY), "0", str(NOBODY)]
+            assert status["Gid"].split() == [str(NOBODY)] * 4
+        assert status["Groups"].split() in ([], [str(uid)])
+        assert "Max core file size        0                    0" in _limits(pid)
+
+
+def _limits(pid: int) -> str:
+    return Path(f"/proc/{pid}/limits").read_text()
+
+
+def test_only_the_launcher_keeps_its_privileges(daemon: Daemon) -> None:
+    (launcher,) = daemon.titled("launcher")
+    assert status_of(launcher)["CapEff"] == status_of(os.getpid())["CapEff"]
+    fds = {str(path.readlink()) for path in Path(f"/proc/{launcher}/fd").iterdir()}
+    others = {str(daemon.share), "/dev/null", str(daemon.log)}
+    (theirs,) = fds - others
+    assert theirs.startswith("socket:")
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_it_has_no_fd_of_the_share(daemon: Daemon, role: str) -> None:
+    (pid,) = daemon.titled(role)
+    fds = {str(path.readlink()) for path in Path(f"/proc/{pid}/fd").iterdir()}
+    assert not any(fd.startswith(str(daemon.share)) for fd in fds)
+
+
+def _cases() -> Iterator[Any]:
+    for role in ROLES:
+        for what in ATTEMPTS:
+            yield pytest.param(role, ATTEMPTS[what], id=f"{role}-{what}")
+    for what in KEEPERS:
+        yield pytest.param("supervisor", KEEPERS[what], id=f"supervisor-{what}")
+
+
+@pytest.mark.parametrize(("role", "attempt"), list(_cases()))
+def test_an_attempt_fails(folder: Path, role: str, attempt: tuple[Any, ...]) -> None:
+    """In a process that is confined as the keeper or a supervisor is, and does nothing else."""
+    require("root")
+    outcome, call, *arguments = attempt
+    child = os.fork()
+    if child == 0:
+        try:
+            confine(str(folder), "kill", lambda _level, _text: None)
+            if role == "supervisor":
+                confine_supervisor("kill")
+            syscall(call, *(a.encode() if isinstance(a, str) else a for a in arguments))
+        except OSError as error:
+            os._exit(error.errno or 255)
+        finally:
+            os._exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status == (-signal.SIGSYS if outcome == KILLED else outcome)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_an_attempt_is_denied_in_a_running_daemon(daemon: Daemon, role: str) -> None:
+    (pid,) = daemon.titled(role)
+    with Injector(pid) as process:
+        for what, (outcome, call, *arguments) in ATTEMPTS.items():
+            if outcome != KILLED:
+                assert process.call(call, *arguments) == -outcome, what
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("what", ["write", "execute", "a TCP socket", "mount"])
+def test_an_attempt_kills_in_a_running_daemon(role: str, what: str) -> None:
+    require("root")
+    with Daemon() as daemon:
+        _await(daemon)
+        (pid,) = daemon.titled(role)
+        _, call, *arguments = ATTEMPTS[what]
+        with pytest.raises(Killed, match="SIGSYS"), Injector(pid) as process:
+            process.call(call, *arguments)
+
+
+def test_a_killed_supervisor_is_replaced_and_its_guest_served() -> None:
+    require("root")
+    with Daemon() as daemon, Frontend(daemon.socket) as frontend:
+        guest = Guest(frontend.setup(1))
+        guest.init()
+        (pid,) = daemon.titled("supervisor")
+        with pytest.raises(Killed), Injector(pid) as process:
+            process.call("execve", "/bin/sh", None, None)
+        wait_until(lambda: daemon.titled("supervisor") not in ([pid], []), 10, "the next one")
+        guest.getattr(ROOT)
+        assert frontend.ask(GET_FEATURES).u64
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_who_is_connected_to_sees_nobody(daemon: Daemon, role: str) -> None:
+    """D-Bus and systemd do what root asks for: they look at the peer's effective user id."""
+    (pid,) = daemon.titled(role)
+    path = daemon.folder / f"bus-{role}"
+    with socket.socket(socket.AF_UNIX) as bus:
+        bus.bind(str(path))
+        path.chmod(0o777)
+        bus.listen()
+        address = struct.pack("=H108s", socket.AF_UNIX, bytes(path))
+        with Injector(pid) as process:
+            fd = process.call("socket", socket.AF_UNIX, socket.SOCK_STREAM, 0)
+            assert process.call("connect", fd, address, len(address)) == 0
+            peer, _ = bus.accept()
+            with peer:
+                cred = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+            assert process.call("close", fd) == 0
+        assert struct.unpack("=iII", cred)[1:] == (NOBODY, NOBODY)
+
+
+def test_it_connects_to_no_abstract_socket(daemon: Daemon) -> None:
+    (pid,) = daemon.titled("supervisor")
+    with socket.socket(socket.AF_UNIX) as bus:
+        bus.bind(f"\0vfsd-test-{os.getpid()}")
+        bus.listen()
+        name = bus.getsockname()
+        address = struct.pack("=H", socket.AF_UNIX) + name
+        with Injector(pid) as process:
+            fd = process.call("socket", socket.AF_UNIX, socket.SOCK_STREAM, 0)
+            assert process.call("connect", fd, address, len(address)) == -errno.EPERM
+            process.call("close", fd)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_another_process_of_nobody_may_not_signal_it(daemon: Daemon, role: str) -> None:
+    (pid,) = daemon.titled(role)
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.setresgid(NOBODY, NOBODY, NOBODY)
+            os.setresuid(NOBODY, NOBODY, NOBODY)
+            os.kill(pid, 0)
+        except PermissionError:
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_the_folder_of_the_workers_sockets_may_be_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its path may be longer than a socket's, and lead through folders that only root may enter."""
+    folder = tmp_path / "closed" / ("x" * 100)
+    folder.mkdir(parents=True)
+    folder.parent.chmod(0o700)
+    monkeypatch.setenv("TMPDIR", str(folder))
+    with Daemon("--keep-listening") as daemon:
+        monkeypatch.undo()
+        for _ in range(2):
+            with Frontend(daemon.socket) as frontend:
+                guest = Guest(frontend.setup(2))
+                guest.init()
+                guest.getattr(ROOT)
+        assert len(list(folder.iterdir())) == 1
+    assert list(folder.iterdir()) == []
+
+
+def test_without_a_filter_the_rest_is_given_up() -> None:
+    with Daemon("--seccomp=none") as daemon:
+        _await(daemon)
+        for role in ROLES:
+            (pid,) = daemon.titled(role)
+            status = status_of(pid)
+            assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "0")
+            assert int(status["CapPrm"], 16) == 0
+
+
+# The table.
+
+
+@pytest.mark.parametrize("call", CALLS + KEEPER_CALLS, ids=lambda call: f"{call.name}")
+def test_each_row_names_a_caller(call: Call) -> None:
+    """A file that has that word in it, or what of a library is meant."""
+    for reason in call.caller.split("; "):
+        where, _, what = reason.partition(": ")
+        assert what, reason
+        if where in ("CPython", "glibc", "libzmq", "Linux"):
+            continue
+        (path,) = [
+            path for part in ("supervisor", "transport", "transport/csrc")
+            if (path := PACKAGE / part / where).exists()
+        ]  # fmt: skip
+        assert re.search(rf"\b{re.escape(what.partition(',')[0])}\b", path.read_text()), reason
+
+
+def test_nothing_is_imported_after_the_start() -> None:
+    """An import inside a function is of the start, where files can still be read."""
+    late = {
+        path.name: names
+        for path in PACKAGE.glob("supervisor/*.py")
+        if (names := _imported_late(path))
+    }
+    assert late == {
+        "cli.py": {"shutil"},
+        "config_file.py": {"tomllib"},
+        "listener.py": {"shutil"},
+        "settings.py": {"difflib"},
+    }
+
+
+def _imported_late(path: Path) -> set[str]:
+    functions = (
+        node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)
+    )
+    return {
+        alias.name
+        for function in functions
+        for node in ast.walk(function)
+        if isinstance(node, ast.Import)
+        for alias in node.names
+    }

@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What keeper and supervisor give up once everything that needs it has been done.
+
+THEORY
+
+Purpose. The supervisor reads what a VMM and what the sandbox send. Whoever finds an error in that
+should not hold the host, nor another VM's share. So all that needs privilege is done before the
+first byte is read (the VMM's socket and its group, limits, the runtime folder), or by the launcher,
+which reads nothing (launcher.py).
+
+Order, in the keeper, before it creates the first supervisor:
+  1. the working directory is the runtime folder, where the sockets of the workers are: they are
+     named without a folder from here on, so no folder above has to be open to this user;
+  2. root only: the effective ids become those of nobody. What root may do to its own files, and to
+     programs that ask who connects to them (D-Bus, systemd), goes with that. The real and the saved
+     user id stay 0: with these a supervisor may send signals to pool and workers, and no other
+     process of nobody may send any to it. The filter keeps it from taking them back;
+  3. every capability set is empty, no_new_privs is set, there are no core dumps;
+  4. Landlock, where the kernel has it: files are read below /proc only, and only sockets are made
+     and files removed, in the runtime folder only. No TCP, no abstract socket of another process;
+  5. the filter: CALLS and KEEPER_CALLS. A supervisor puts CALLS alone on top of that.
+
+Invariants. Nothing that is done later may need what is gone: every module has been imported, every
+file opened. A filter is inherited, so the keeper's allows what its supervisors need; it reads
+nothing, so that is no loss. What is denied by the filter ends the process, as in a worker; the
+operator's --seccomp applies to both.
+
+What this does not do. A daemon that is started by an ordinary user has that user's rights to
+connect to sockets by path, as Landlock before version 9 cannot deny it. Signals are not limited:
+the pool is outside the domain. Both processes share an fd table, and with it the memory of the
+guest.
+"""
+
+import os
+import resource
+import signal
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple
+
+from vfsd.transport.errors import OperatorError
+from vfsd.transport.native import check, ffi, lib
+
+NOBODY: Final = 65534
+ACTIONS: Final = {"kill": lib.SECCOMP_KILL, "trap": lib.SECCOMP_TRAP, "log": lib.SECCOMP_LOG}
+_ALL: Final = (1 << 64) - 1
+_WORD: Final = (1 << 32) - 1
+_WRITING: Final = os.O_ACCMODE | os.O_CREAT | os.O_TRUNC
+_CLONE_FILES, _CLONE_THREAD = 0x400, 0x10000
+_PROT_EXEC: Final = 4
+_AF_UNIX: Final = 1
+_FIONBIO, _FIOCLEX, _TCGETS = 0x5421, 0x5451, 0x5401
+_PR_SET_NAME, _PR_SET_NO_NEW_PRIVS = 15, 38
+
+Say = Callable[[str, str], None]  # level, text
+
+
+class Call(NamedTuple):
+    """One allowed system call, and who makes it: a file of this program and the function that it
+    calls, or a library. With `argument`: only if (that argument & mask) == value."""
+
+    name: str
+    caller: str
+    argument: int = -1
+    mask: int = 0
+    value: int = 0
+
+
+CALLS: Final = (
+    # Files: what can be opened is below /proc.
+    Call("openat", "descendants.py: read_text", 2, _WRITING, 0),
+    Call("read", "CPython: files; libzmq: eventfds"),
+    Call("write", "log_collector.py: os.write"),
+    Call("lseek", "resume.py: os.lseek"),
+    Call("pread64", "resume.py: os.pread"),
+    Call("pwrite64", "resume.py: os.pwrite"),
+    Call("sendfile", "resume.py: os.sendfile"),
+    Call("newfstatat", "CPython: files; resume.py: os.fstat"),
+    Call("fstat", "CPython: files, on glibc before 2.33"),
+    Call("getdents64", "resume.py: iterdir"),
+    Call("readlink", "frontend_fds.py: readlink"),
+    Call("unlink", "pool_client.py: unlink"),
+    Call("memfd_create", "shared_memory.py: os.memfd_create"),
+    Call("ftruncate", "shared_memory.py: os.ftruncate"),
+    Call("fcntl", "shared_memory.py: fcntl.fcntl; CPython: sockets"),
+    Call("ioctl", "CPython: socket.setblocking", 1, _WORD, _FIONBIO),
+    Call("ioctl", "CPython: os.set_inheritable", 1, _WORD, _FIOCLEX),
+    Call("ioctl", "CPython: isatty of what is opened", 1, _WORD, _TCGETS),
+    Call("close", "resume.py: os.close"),
+    Call("dup2", "background.py: os.dup2"),
+    Call("dup3", "background.py: os.dup2"),
+    # Waiting.
+    Call("epoll_create1", "event_loop.py: selectors"),
+    Call("epoll_ctl", "event_loop.py: selectors"),
+    Call("epoll_wait", "event_loop.py: selectors"),
+    Call("epoll_pwait", "event_loop.py: selectors, on architectures without epoll_wait"),
+    Call("poll", "log_collector.py: select.poll"),
+    Call("ppoll", "log_collector.py: select.poll, on architectures without poll"),
+    Call("eventfd2", "libzmq: each context and socket"),
+    Call("clock_nanosleep", "launcher.py: time.sleep"),
+    Call("restart_syscall", "Linux: any of these, after SIGSTOP"),
+    # Sockets.
+    Call("socket", "pool_client.py: socket.socket", 0, _WORD, _AF_UNIX),
+    Call("socketpair", "fd_channel.py: socket.socketpair", 0, _WORD, _AF_UNIX),
+    Call("bind", "pool_client.py: bind"),
+    Call("listen", "pool_client.py: listen"),
+    Call("connect", "channel.py: connect"),
+    Call("accept", "CPython: socket.accept, on kernels without accept4"),
+    Call("accept4", "service.py: accept"),
+    Call("getsockname", "CPython: socket.socket of an fd"),
+    Call("getpeername", "listener.py: getpeername"),
+    Call("getsockopt", "CPython: socket.socket of an fd"),
+    Call("setsockopt", "fd_channel.py: setsockopt"),
+    Call("sendmsg", "fd_channel.py: sendmsg"),
+    Call("recvmsg", "fd_channel.py: recvmsg"),
+    Call("sendto", "log_collector.py: sendto; libzmq: its links"),
+    Call("recvfrom", "message_socket.py: recv; libzmq: its links"),
+    # Memory.
+    Call("brk", "glibc: malloc"),
+    Call("mmap", "glibc: malloc; CPython: arenas", 2, _PROT_EXEC, 0),
+    Call("mprotect", "glibc: malloc, stacks", 2, _PROT_EXEC, 0),
+    Call("munmap", "glibc: malloc; CPython: arenas"),
+    Call("mremap", "glibc: malloc"),
+    Call("madvise", "process.c: madvise; glibc: stacks"),
+    # Processes and threads.
+    Call("clone", "libzmq: its threads", 0, _CLONE_THREAD, _CLONE_THREAD),
+    Call("set_robust_list", "glibc: a new thread"),
+    Call("rseq", "glibc: a new thread"),
+    Call("set_tid_address", "glibc: a new process"),
+    Call("sched_getaffinity", "glibc: how many arenas malloc may have"),
+    Call("sched_getparam", "libzmq: its threads"),
+    Call("sched_getscheduler", "libzmq: its threads"),
+    Call("sched_setscheduler", "libzmq: its threads"),
+    Call("sched_yield", "libzmq: locks"),
+    Call("futex", "glibc: locks; CPython: the interpreter's lock"),
+    Call("prctl", "glibc: names of threads; keeper.py: setproctitle", 0, _WORD, _PR_SET_NAME),
+    Call("getpid", "libzmq: has it been forked?"),
+    Call("gettid", "glibc: abort"),
+    Call("getppid", "service.py: os.getppid"),
+    Call("pidfd_open", "pool_client.py: os.pidfd_open"),
+    Call("pidfd_send_signal", "descendants.py: signal.pidfd_send_signal"),
+    Call("tgkill", "glibc: abort"),
+    Call("rt_sigaction", "event_loop.py: signal.signal"),
+    Call("rt_sigprocmask", "event_loop.py: signal.pthread_sigmask"),
+    Call("rt_sigreturn", "Linux: the end of a signal handler"),
+    Call("exit", "glibc: a thread's end"),
+    Call("exit_group", "keeper.py: os._exit"),
+    # Time and chance, where the vDSO does not answer.
+    Call("clock_gettime", "CPython: time.monotonic"),
+    Call("clock_getres", "CPython: time"),
+    Call("gettimeofday", "libzmq: time"),
+    Call("time", "glibc: time"),
+    Call("getrandom", "pool_client.py: os.urandom; CPython: hashing"),
+)
+# What a filter inherited by every supervisor must allow, and each supervisor then gives up.
+KEEPER_CALLS: Final = (
+    Call("clone", "keeper.py: clone_process", 0, _ALL, _CLONE_FILES | signal.SIGCHLD),
+    Call("wait4", "keeper.py: os.waitpid"),
+    Call("rt_sigtimedwait", "keeper.py: signal.sigtimedwait"),
+    Call("kill", "keeper.py: os.kill"),
+    Call("seccomp", "syscall_filter.c: seccomp_load"),
+    Call("prctl", "syscall_filter.c: seccomp_load", 0, _WORD, _PR_SET_NO_NEW_PRIVS),
+)
+
+
+def confine(runtime_dir: str, seccomp: str, say: Say) -> None:
+    """Confine this process, the keeper, and all that it creates; OperatorError if it cannot be.
+
+    `seccomp`: kill, trap, log or none. What the kernel has not got is said and done without.
+    """
+    rules = _landlock_rules(runtime_dir, say)
+    os.chdir(runtime_dir)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if os.geteuid() == 0:
+        _become_nobody(runtime_dir, say)
+    check(lib.capabilities_limit(0))
+    check(lib.process_no_new_privs())
+    if rules is not None:
+        check(lib.landlock_enforce(rules))
+        os.close(rules)
+    _filter(seccomp, CALLS + KEEPER_CALLS)
+
+
+def confine_supervisor(seccomp: str) -> None:
+    """Give up, in a supervisor that the keeper has just created, what only the keeper needs."""
+    _filter(seccomp, CALLS)
+
+
+def _landlock_rules(runtime_dir: str, say: Say) -> int | None:
+    rules = lib.landlock_create()
+    if rules < 0:
+        say("warn", f"without Landlock ({os.strerror(-rules)}): files are not out of reach")
+        return None
+    _allow(rules, "/proc", lib.LANDLOCK_READ_FILE | lib.LANDLOCK_READ_DIR)
+    _allow(rules, runtime_dir, lib.LANDLOCK_MAKE_SOCK | lib.LANDLOCK_REMOVE_FILE)
+    return rules
+
+
+def _allow(rules: int, path: str, access: int) -> None:
+    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        check(lib.landlock_allow(rules, fd, access))
+    finally:
+        os.close(fd)
+
+
+def _become_nobody(runtime_dir: str, say: Say) -> None:
+    """Take the effective ids of nobody; root that may not do so remains what it is."""
+    permitted = ffi.new("uint64_t *")
+    check(lib.capabilities_permitted(permitted))
+    ids = sum(1 << lib.capability_number(name) for name in (b"SETUID", b"SETGID"))
+    try:
+        os.chown(runtime_dir, NOBODY, NOBODY, follow_symlinks=False)
+        os.setgroups([])
+        check(lib.capabilities_limit(permitted[0] & ids))  # the bounding set: as root
+        os.setresgid(NOBODY, NOBODY, NOBODY)
+        os.setresuid(0, NOBODY, 0)
+    except OSError as error:
+        say("warn", f"keeper and supervisor stay root, without capabilities: {error.strerror}")
+
+
+def _filter(seccomp: str, calls: Sequence[Call]) -> None:
+    if seccomp == "none":
+        return
+    rules: Any = ffi.new("struct syscall_rule[]", len(calls))
+    names = [ffi.new("char[]", call.name.encode()) for call in calls]  # as long as the call lasts
+    for rule, name, call in zip(rules, names, calls, strict=True):
+        rule.name, rule.argument, rule.mask, rule.value = name, *call[2:]
+    refused = ffi.new("int32_t *")
+    error = lib.syscall_filter_load(ACTIONS[seccomp], rules, len(calls), refused)
+    if error:
+        where = f" at {calls[refused[0]].name}" if refused[0] >= 0 else ""
+        raise OperatorError(
+            f"cannot put a seccomp filter in force{where}: {os.strerror(-error)};"
+            " the kernel needs CONFIG_SECCOMP_FILTER; try --seccomp=none"
+        )
