@@ -328,7 +328,7 @@ def test_nothing_is_imported_after_the_start() -> None:
     assert late == {
         "cli.py": {"shutil"},
         "config_file.py": {"tomllib"},
-        "listener.py": {"shutil"},
+        "listener.py": {"grp"},
         "settings.py": {"difflib"},
     }
 

@@ -150,12 +150,25 @@ def _is_in_use(path: str, what: str) -> bool:
 
 
 def _give_to_group(listener: Listener, group: str) -> None:
-    import shutil  # noqa: PLC0415 - few have a group
+    import grp  # noqa: PLC0415 - few have a group
 
     assert listener.path is not None
     try:
-        shutil.chown(listener.path, group=group)
-    except (LookupError, OSError) as error:
+        _change_group(listener.path, listener.inode, grp.getgrnam(group).gr_gid)
+    except (KeyError, OSError) as error:
         listener.remove()
+        listener.socket.close()
         reason = error.strerror if isinstance(error, OSError) else "there is no such group"
         raise OperatorError(f"--socket-group: '{group}': {reason}") from None
+
+
+def _change_group(path: str, inode: int | None, gid: int) -> None:
+    """Change the group of our socket file and of nothing that was put in its place."""
+    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        found = os.fstat(fd)
+        if not stat.S_ISSOCK(found.st_mode) or found.st_ino != inode:
+            raise OSError(errno.ESTALE, f"'{path}' is not the socket any more that was made there")
+        os.chown(f"/proc/self/fd/{fd}", -1, gid)
+    finally:
+        os.close(fd)
