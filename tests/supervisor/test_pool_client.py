@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who is killed with a pool: its own processes, and nobody that has its pid later."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from vfsd.supervisor.descendants import Process, descendants
+from vfsd.supervisor.event_loop import EventLoop
+from vfsd.supervisor.job import Segments
+from vfsd.supervisor.pool_client import Pool
+from vfsd.transport.fd_channel import FdChannel
+
+# A process with one child; it says the child's pid and both wait for the end of stdin.
+PARENT = """
+import os, sys
+child = os.fork()
+if child:
+    print(child, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def parent() -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A process with a child, and the child's pid."""
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout
+        yield process, int(process.stdout.readline())
+
+
+def _pidfd_of_somebody_dead() -> int:
+    dead = subprocess.Popen(["true"])
+    pidfd = os.pidfd_open(dead.pid)
+    dead.wait()
+    return pidfd
+
+
+@pytest.mark.parametrize("is_pool_dead", [False, True])
+def test_only_a_living_pools_workers_are_killed(
+    parent: tuple[subprocess.Popen[str], int], is_pool_dead: bool
+) -> None:
+    """The pid of a dead pool, which the keeper has reaped, may be anybody's."""
+    process, child = parent
+    child_fd = os.pidfd_open(child)
+    ours, theirs = FdChannel.pair()
+    loop = EventLoop()
+    pool = Pool(loop, ours, Segments.create(), [])
+    pool.pid = process.pid
+    pool.watch(_pidfd_of_somebody_dead() if is_pool_dead else os.pidfd_open(process.pid))
+    pool.kill()
+    loop.close()
+    theirs.close()
+    try:
+        # Where the pool lives, it and its worker are killed, and so neither waits for stdin.
+        assert (process.poll() is None) == is_pool_dead or process.wait(10) == -9
+        is_child_there = child in [p.pid for p in descendants(os.getpid()) if p.state != "Z"]
+        assert is_child_there == is_pool_dead
+    finally:
+        os.close(child_fd)
+
+
+def test_a_process_that_has_the_pid_of_another_is_not_killed(
+    parent: tuple[subprocess.Popen[str], int],
+) -> None:
+    process, child = parent
+    (found,) = descendants(process.pid)
+    assert found.pid == child
+    Process(found.pid, found.name, found.state, found.parent, found.started - 1).kill()
+    assert [p.pid for p in descendants(process.pid) if p.state != "Z"] == [child]
+    found.kill()
+    assert process.poll() is None
