@@ -58,7 +58,6 @@ def job_content(**changes: Any) -> dict[str, Any]:
         "seccomp": "kill",
         "slots": 2,
         "log_level": "debug",
-        "rlimit_nofile": None,
         "poll_us": 0,
         "thread_pool_size": 2,
         "modcaps": "",

@@ -4,7 +4,6 @@
 import errno
 import importlib
 import os
-import resource
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -139,16 +138,6 @@ def test_the_root_directory_can_be_shared() -> None:
     assert run(Path("/"), probe) is True
 
 
-def test_open_files_are_limited_as_asked(share: Path) -> None:
-    def probe(_sandbox: Sandbox) -> list[int]:
-        return list(resource.getrlimit(resource.RLIMIT_NOFILE))
-
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    assert run(share, probe, rlimit_nofile=77)[0] == 77
-    assert run(share, probe)[0] >= min(hard, 1_000_000)
-    assert run(share, probe, rlimit_nofile=0) == list(resource.getrlimit(resource.RLIMIT_NOFILE))
-
-
 def test_umask_and_environment_are_empty(share: Path) -> None:
     def probe(_sandbox: Sandbox) -> Any:
         return [os.umask(0), dict(os.environ)]
@@ -163,7 +152,6 @@ def test_umask_and_environment_are_empty(share: Path) -> None:
     ("uid", "changes", "words"),
     [
         (NOBODY, {"sandbox": "chroot"}, ["chroot to", "not permitted", "--sandbox=namespace"]),
-        (None, {"rlimit_nofile": 1 << 30}, ["1073741824 open files", "--rlimit-nofile="]),
         (None, {"modcaps": "+flying"}, ["--modcaps", "flying", "capabilities(7)"]),
         (NOBODY, {"sandbox": "none", "modcaps": "+sys_time"}, ["--modcaps", "SYS_TIME", "itself"]),
     ],

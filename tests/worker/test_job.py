@@ -36,7 +36,6 @@ def test_a_path_that_is_not_utf8_survives() -> None:
         ({"slots": 0}, "job: slots is not a whole number from 1 to 64"),
         ({"slots": True}, "job: slots is not a whole number from 1 to 64"),
         ({"poll_us": -2}, "job: poll_us is not a whole number from -1 to 1000000"),
-        ({"rlimit_nofile": "many"}, "job: rlimit_nofile is not a whole number"),
         ({"log_level": "loud"}, "job: log_level is not one of off, error, warn, info, debug"),
         ({"inode_capacity": 1 << 40}, "job: inode_capacity is not a whole number"),
         ({"fs": FS | {"xattr": 1}}, "job: fs.xattr is not true or false"),

@@ -3,7 +3,6 @@
 
 import json
 import os
-import resource
 import stat
 import sys
 from collections.abc import Sequence
@@ -17,11 +16,12 @@ from vfsd import __version__
 from vfsd.supervisor.background import Background, daemonize
 from vfsd.supervisor.command_line import parse
 from vfsd.supervisor.confinement import confine
+from vfsd.supervisor.file_limit import set_file_limit
 from vfsd.supervisor.keeper import hold_signals, keep
 from vfsd.supervisor.launcher import Launcher
 from vfsd.supervisor.listener import Listener, open_listener
 from vfsd.supervisor.log_collector import LogCollector, SyslogSink, stderr_sink
-from vfsd.supervisor.options import RLIMIT_DEFAULT, Options, help_text, instance_name
+from vfsd.supervisor.options import Options, help_text, instance_name
 from vfsd.supervisor.resume import Outbox, StateFile, open_fds
 from vfsd.supervisor.service import Boot, supervise
 from vfsd.supervisor.systemd import ReadyNotifier
@@ -33,8 +33,6 @@ CAPABILITIES: Final = {
     "features": ["separate-options", "posix-acl-negotiation-mode"],
 }
 ID_MAP_PROGRAMS: Final = {"uid_map": "newuidmap", "gid_map": "newgidmap"}
-FILES_WANTED: Final = 1_000_000
-FILES_KERNEL: Final = Path("/proc/sys/fs/nr_open")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,7 +63,7 @@ def _serve(options: Options) -> int:
     root = open_shared_dir(options)
     _check_ids(options)
     _check_cpus(options)
-    _raise_file_limit(options)
+    note = set_file_limit(options)
     hold_signals()  # from here on there is a socket file to be removed
     listener = open_listener(options)
     name = instance_name(options, listener.socket.getsockname())
@@ -79,7 +77,12 @@ def _serve(options: Options) -> int:
         raise
     try:
         boot = _boot(name, options, launcher, listener, background)
-        say = lambda level, text: boot.log.write(level, text, "keeper")  # noqa: E731
+
+        def say(level: str, text: str) -> None:
+            boot.log.write(level, text, "keeper")
+
+        if note:
+            say("warn", note)
         give_up = partial(confine, runtime_dir, options.seccomp, say)
         return keep(name, launcher.pid, give_up, partial(supervise, boot), say)
     finally:
@@ -180,31 +183,6 @@ def _check_cpus(options: Options) -> None:
             f"{options.given['queue_cpus']}: CPU {missing[0]} is not there, or not for this"
             " process; see taskset(1), or the service's cpuset"
         )
-
-
-def _raise_file_limit(options: Options) -> None:
-    """Allow as many open files as asked for; everything started from here inherits it."""
-    wanted = options.rlimit_nofile
-    if wanted == 0:
-        return
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if wanted == RLIMIT_DEFAULT:
-        most = min(FILES_WANTED, int(FILES_KERNEL.read_text()))
-        if not _set_file_limit(max(soft, most), max(hard, most)):
-            _set_file_limit(hard, hard)
-    elif not _set_file_limit(wanted, max(hard, wanted)):
-        raise OperatorError(
-            f"--rlimit-nofile: {wanted} open files are not allowed here (limit {hard}); give a"
-            " smaller number, or raise the limit of whoever starts virtiofsd"
-        )
-
-
-def _set_file_limit(soft: int, hard: int) -> bool:
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    except (ValueError, OSError):
-        return False
-    return True
 
 
 def _make_runtime_dir(listener: Listener) -> str:

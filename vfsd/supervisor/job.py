@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from vfsd.supervisor.device import DEVICE_BYTES
 from vfsd.supervisor.option_values import FOR_EVER
-from vfsd.supervisor.options import RLIMIT_DEFAULT, Options, cache_timeout
+from vfsd.supervisor.options import Options, cache_timeout
 from vfsd.transport.native import ffi, lib
 from vfsd.transport.shared_memory import create_blob, create_segment
 
@@ -57,7 +57,6 @@ def create_job(name: str, options: Options, fds: dict[str, Any]) -> int:
         "seccomp": options.seccomp,
         "slots": options.workers,
         "log_level": options.log_level,
-        "rlimit_nofile": None if options.rlimit_nofile == RLIMIT_DEFAULT else options.rlimit_nofile,
         "poll_us": options.poll_us,
         "thread_pool_size": options.thread_pool_size,
         "modcaps": options.modcaps,

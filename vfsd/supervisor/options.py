@@ -176,8 +176,9 @@ OPTIONS: Final = (
            "reads with O_DIRECT need no thread; with 0, each holds up the queue, as the peers do by"
            " default"),
     Option("rlimit_nofile", {"--rlimit-nofile": None}, {},
-           "open files at the most", "N", read.number(0, MAX_FILES), "1000000, or what is allowed",
-           "with --inode-file-handles=never every file that the guest knows is one; 0: leave the"
+           "open files at the most", "N", read.number(0, MAX_FILES), "100000, or what is allowed",
+           "with --inode-file-handles=never every file that the guest knows is one, and the default"
+           " 1000000; the default leaves 16384 of the host's fs.file-max to others; 0: leave the"
            " limit as it is"),
     Option("sandbox", {"--sandbox": None}, {"sandbox": None},
            "how the workers are locked in: namespace, chroot or none", "MODE",

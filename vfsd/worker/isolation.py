@@ -57,7 +57,6 @@ kernel bug behind an allowed system call, or keep one worker from another: they 
 
 import errno
 import os
-import resource
 import sys
 import time
 import warnings
@@ -75,7 +74,6 @@ NAMESPACE: Final = "namespace"
 CHROOT: Final = "chroot"
 NONE: Final = "none"
 EVERY: Final = (NAMESPACE, CHROOT, NONE)
-DEFAULT_FILES: Final = 1_000_000
 NAMESPACES: Final = (
     lib.NAMESPACE_MOUNT
     | lib.NAMESPACE_PID
@@ -140,25 +138,6 @@ def _close_if_open(fd: int) -> None:
         pass
 
 
-def _limit_files(job: Job, sandbox: Sandbox) -> None:
-    """RLIMIT_NOFILE: what the job says, or a million if that is allowed."""
-    wanted = job.rlimit_nofile
-    if wanted == 0:
-        return
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    target = wanted or DEFAULT_FILES
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (target, max(target, hard)))
-    except (OSError, ValueError) as error:
-        if wanted is not None:
-            raise IsolationError(
-                f"cannot allow {wanted} open files: {error}; "
-                f"give --rlimit-nofile={hard} or less, or raise the limit of the service"
-            ) from None
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        sandbox.notes.append(f"only {hard} files can be open at a time (hard limit RLIMIT_NOFILE)")
-
-
 def _limit_locked_memory() -> None:
     """RLIMIT_MEMLOCK: none, as mmap(2) could lock memory, too. RLIMIT_NPROC is left alone: the
     kernel does not hold root to it, and others share it with all else that their user runs; tasks
@@ -177,7 +156,7 @@ def _enter_shared_dir(job: Job) -> None:
     os.close(job.fds.root)
 
 
-def _process(job: Job, sandbox: Sandbox) -> None:
+def _process(job: Job, _sandbox: Sandbox) -> None:
     _close_other_fds(job)
     _enter_shared_dir(job)
     _limit_locked_memory()
@@ -191,7 +170,6 @@ def _process(job: Job, sandbox: Sandbox) -> None:
             "start it with none, or with CAP_SETGID",
             lambda: os.setgroups([]),
         )
-    _limit_files(job, sandbox)
 
 
 # Stage "namespaces".
@@ -419,7 +397,7 @@ STAGES: Final = (
     Stage(
         "process",
         "only the job's fds and stderr, in the shared directory, no groups, no environment, "
-        "umask 0, many open files, no locked memory",
+        "umask 0, no locked memory",
         "look up the path of the shared directory: its owner may have changed what it leads to",
         EVERY,
         _process,

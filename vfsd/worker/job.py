@@ -95,7 +95,6 @@ class Job:
     seccomp: str
     slots: int
     log_level: str
-    rlimit_nofile: int | None  # None: as many as sensible; 0: leave the limit as it is
     poll_us: int  # -1: adaptive
     thread_pool_size: int
     modcaps: str
@@ -163,10 +162,6 @@ def _path(value: Any) -> str:
     return str(value)
 
 
-def _limit(value: Any) -> int | None:
-    return None if value is None else _whole(0, 1 << 30)(value)
-
-
 _fd: Final = _whole(3, 1 << 20)
 _id: Final = _whole(0, MAX_ID)
 _cpu: Final = _whole(0, MAX_CPU)
@@ -222,7 +217,6 @@ _JOB: Final[Mapping[str, Callable[[Any], Any]]] = {
     "seccomp": _one_of("kill", "log", "trap", "none"),
     "slots": _whole(1, MAX_SLOTS),
     "log_level": _one_of(*LOG_THRESHOLDS),
-    "rlimit_nofile": _limit,
     "poll_us": _whole(-1, 1_000_000),
     "thread_pool_size": _whole(0, 1024),
     "modcaps": _text,

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How many files a daemon may have open, and what the host keeps."""
+
+import resource
+from pathlib import Path
+
+import pytest
+
+from vfsd.supervisor.file_limit import default_limit
+
+from .daemon import Daemon, wait_until
+
+MANY = 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("with_handles", "of_a_process", "of_the_system", "limit"),
+    [
+        (True, MANY, MANY, 100_000),
+        (False, MANY, MANY, 1_000_000),
+        (False, 524_288, MANY, 524_288),
+        (True, 1024, MANY, 1024),
+        (False, MANY, 200_000, 200_000 - 16_384),
+        (True, MANY, 110_000, 110_000 - 16_384),
+        (True, MANY, 20_000, 10_000),
+        (True, MANY, 8_192, 4_096),
+    ],
+)
+def test_the_host_keeps_files_for_others(
+    with_handles: bool, of_a_process: int, of_the_system: int, limit: int
+) -> None:
+    assert default_limit(with_handles, of_a_process, of_the_system) == limit
+
+
+def _limit(pid: int) -> int:
+    """From /proc: prlimit(2) of another user's process wants a capability."""
+    text = Path(f"/proc/{pid}/limits").read_text()
+    return int(text.partition("Max open files")[2].split()[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        ((), 100_000),
+        (("--inode-file-handles=never",), 1_000_000),
+        (("--rlimit-nofile=4321",), 4321),
+        (("--rlimit-nofile=0",), resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
+    ],
+)
+def test_every_process_has_the_limit(tmp_path: Path, options: tuple[str, ...], wanted: int) -> None:
+    with Daemon(tmp_path, *options) as daemon:
+        wait_until(lambda: daemon.find("launcher"))
+        family = [daemon.process_group, *daemon.process_group.children(recursive=True)]
+        limits = {_limit(process.pid) for process in family}
+        is_lower = "files can be open at a time" in daemon.text()
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    system = int(Path("/proc/sys/fs/nr_open").read_text())
+    assert len(limits) == 1
+    assert limits <= {min(wanted, system), hard}
+    assert is_lower == (limits == {hard} and hard < min(wanted, system))

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How many files may be open (RLIMIT_NOFILE): set once, by the keeper, for all it starts.
+
+A guest decides how many files the daemon has open, so the limit protects the host: beyond
+fs.file-max no process that is not root can open anything any more. Several VMs add up, and each fd
+of an inode pins about 1.2 KiB of the kernel's memory. Where inodes are held by file handles, fds
+are a cache, and more of them gain nothing.
+"""
+
+import resource
+from pathlib import Path
+from typing import Final
+
+from vfsd.supervisor.options import RLIMIT_DEFAULT, Options
+from vfsd.transport.errors import OperatorError
+
+WANTED: Final = 1_000_000  # where each inode that the guest knows is an fd
+WANTED_WITH_HANDLES: Final = 100_000
+LEFT_TO_OTHERS: Final = 16_384  # of fs.file-max, as both peers leave it
+_OF_A_PROCESS: Final = Path("/proc/sys/fs/nr_open")
+_OF_THE_SYSTEM: Final = Path("/proc/sys/fs/file-max")
+
+
+def default_limit(with_handles: bool, of_a_process: int, of_the_system: int) -> int:
+    """What is wanted, as far as the kernel's limits for a process and for all of them allow it;
+    at most half of the latter where it is small."""
+    for_us = max(of_the_system - LEFT_TO_OTHERS, of_the_system // 2)
+    return min(WANTED_WITH_HANDLES if with_handles else WANTED, of_a_process, for_us)
+
+
+def set_file_limit(options: Options) -> str | None:
+    """Set the limit of this process; returns what the operator should know about it, or None.
+
+    OperatorError if what the operator asked for is not allowed.
+    """
+    wanted = options.rlimit_nofile
+    if wanted == 0:
+        return None
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if wanted != RLIMIT_DEFAULT:
+        if not _set(wanted, max(hard, wanted)):
+            raise OperatorError(
+                f"--rlimit-nofile: {wanted} open files are not allowed here (limit {hard}); give a"
+                " smaller number, or raise the limit of whoever starts virtiofsd"
+            )
+        return None
+    most = default_limit(
+        options.inode_file_handles != "never",
+        int(_OF_A_PROCESS.read_text()),
+        int(_OF_THE_SYSTEM.read_text()),
+    )
+    if _set(most, max(hard, most)):
+        return None
+    _set(hard, hard)
+    return f"only {hard} files can be open at a time (hard limit RLIMIT_NOFILE)"
+
+
+def _set(soft: int, hard: int) -> bool:
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    except (ValueError, OSError):
+        return False
+    return True
