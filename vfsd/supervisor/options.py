@@ -188,7 +188,7 @@ OPTIONS: Final = (
     Option("seccomp", {"--seccomp": None}, {},
            "what a forbidden system call does: kill, log, trap; none: no filter", "ACTION",
            read.choice("kill", "log", "trap", "none"), "kill",
-           "with log or none, nothing is forbidden"),
+           "it is for keeper and supervisor, too; with log or none, nothing is forbidden"),
     Option("modcaps", {"--modcaps": None}, {"modcaps": None},
            "capabilities of the workers to add and remove", "+NAME:-NAME", read.modcaps,
            hazard="each one added is one more for whoever takes a worker over"),
