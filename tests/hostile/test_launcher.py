@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import struct
+import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any, Final
 import pytest
 
 from vfsd.supervisor.job import Segments
-from vfsd.supervisor.launcher import ANSWER, MAKE_POOL, POOL_FDS, REQUEST, check_fds
+from vfsd.supervisor.launcher import ANSWER, KILL, MAKE_POOL, POOL_FDS, REQUEST, check_fds
 from vfsd.transport.fd_channel import FdChannel
 
 from .daemon import Daemon, wait_until
@@ -38,7 +39,13 @@ def daemon() -> Iterator[Daemon]:
 @pytest.fixture(scope="module")
 def line(daemon: Daemon) -> Iterator[socket.socket]:
     """A duplicate of the supervisor's end of the launcher's socket."""
-    supervisor = _the(daemon, "supervisor")
+    with _launcher_socket(_the(daemon, "supervisor"), daemon.process.pid) as ours:
+        ours.settimeout(10)
+        yield ours
+
+
+def _launcher_socket(supervisor: int, keeper: int) -> socket.socket:
+    """The one of the supervisor's sockets that leads to the launcher, duplicated."""
     pidfd = os.pidfd_open(supervisor)
     found = []
     for path in Path(f"/proc/{supervisor}/fd").iterdir():
@@ -48,16 +55,12 @@ def line(daemon: Daemon) -> Iterator[socket.socket]:
     os.close(pidfd)
     # Both ends of the launcher's pair were made by the keeper, those of a pool's by the supervisor.
     (ours,) = (
-        sock
-        for sock in found
-        if sock.type == socket.SOCK_SEQPACKET and _maker(sock) == daemon.process.pid
+        sock for sock in found if sock.type == socket.SOCK_SEQPACKET and _maker(sock) == keeper
     )
     for sock in found:
         if sock is not ours:
             sock.close()
-    ours.settimeout(10)
-    with ours:
-        yield ours
+    return ours
 
 
 def _maker(sock: socket.socket) -> int:
@@ -125,7 +128,7 @@ def test_a_request_with_other_fds_is_refused(daemon: Daemon, line: socket.socket
     assert _state(daemon) == before
 
 
-@pytest.mark.parametrize("kind", [0, 2, 255])
+@pytest.mark.parametrize("kind", [0, 3, 255])
 def test_another_kind_of_request_is_refused(daemon: Daemon, line: socket.socket, kind: int) -> None:
     before = _state(daemon)
     with ExitStack() as stack:
@@ -151,6 +154,46 @@ def test_a_request_of_another_size_is_passed_over(
     assert _state(daemon) == before
 
 
+def test_nobody_is_killed_but_children_of_the_keeper(daemon: Daemon, line: socket.socket) -> None:
+    before = _state(daemon)
+    with ExitStack() as stack:
+        ours = os.pidfd_open(os.getpid())
+        launcher = os.pidfd_open(_the(daemon, "launcher"))
+        keeper = os.pidfd_open(daemon.process.pid)
+        dead = _pidfd_of_somebody_dead()
+        event = os.eventfd(0)
+        for fd in (ours, launcher, keeper, dead, event):
+            stack.callback(os.close, fd)
+        for fds in ([ours], [launcher], [keeper], [event], [], [ours, ours]):
+            socket.send_fds(line, [REQUEST.pack(KILL, 9)], fds)
+            assert ANSWER.unpack(line.recv(99)) == (9, errno.EINVAL)
+        socket.send_fds(line, [REQUEST.pack(KILL, 9)], [dead])
+        assert ANSWER.unpack(line.recv(99))[1] != 0
+    assert _state(daemon) == before
+
+
+def _pidfd_of_somebody_dead() -> int:
+    dead = subprocess.Popen(["true"])
+    pidfd = os.pidfd_open(dead.pid)
+    dead.wait()
+    return pidfd
+
+
+def test_a_pool_is_killed_by_the_launcher_where_the_supervisor_may_not() -> None:
+    """As with ids of a user namespace: the pool's real and saved ids are not the supervisor's."""
+    with Daemon("--keep-listening") as daemon:
+        pool = _the(daemon, "pool")
+        pidfd = os.pidfd_open(pool)
+        supervisor = _the(daemon, "supervisor")
+        with ExitStack() as stack:
+            stack.callback(os.close, pidfd)
+            line = stack.enter_context(_launcher_socket(supervisor, daemon.process.pid))
+            line.settimeout(10)
+            socket.send_fds(line, [REQUEST.pack(KILL, 1)], [pidfd])
+            assert ANSWER.unpack(line.recv(99)) == (1, 0)
+        wait_until(lambda: pool not in daemon.titled("pool"), 10, "the pool is dead")
+
+
 def test_after_all_of_this_the_next_vmm_is_served(daemon: Daemon, line: socket.socket) -> None:
     del line
     launcher = _the(daemon, "launcher")
@@ -167,6 +210,7 @@ def test_an_answer_for_a_supervisor_that_died_is_passed_over() -> None:
     is there; the next one asks again."""
     with Daemon("--keep-listening") as daemon:
         launcher = _the(daemon, "launcher")
+        wait_until(lambda: "waiting for" in daemon.log.read_text(), 20, "it has a pool")
         os.kill(launcher, signal.SIGSTOP)
         with Frontend(daemon.socket) as frontend:
             Guest(frontend.setup(1)).init()
@@ -176,6 +220,7 @@ def test_an_answer_for_a_supervisor_that_died_is_passed_over() -> None:
         os.kill(supervisor, signal.SIGKILL)
         wait_until(lambda: _the(daemon, "supervisor") != supervisor, 10, "the next one")
         os.kill(launcher, signal.SIGCONT)
+        wait_until(lambda: daemon.log.read_text().count("waiting for") == 2, 30, "it has the next")
         with Frontend(daemon.socket) as frontend:
             guest = Guest(frontend.setup(1))
             guest.init()

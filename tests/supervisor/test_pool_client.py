@@ -11,6 +11,7 @@ import pytest
 from vfsd.supervisor.descendants import Process, descendants
 from vfsd.supervisor.event_loop import EventLoop
 from vfsd.supervisor.job import Segments
+from vfsd.supervisor.launcher import Launcher
 from vfsd.supervisor.pool_client import Pool
 from vfsd.transport.fd_channel import FdChannel
 
@@ -50,7 +51,8 @@ def test_only_a_living_pools_workers_are_killed(
     child_fd = os.pidfd_open(child)
     ours, theirs = FdChannel.pair()
     loop = EventLoop()
-    pool = Pool(loop, ours, Segments.create(), [])
+    launcher = Launcher(0, -1)  # it is not asked for anything
+    pool = Pool(loop, launcher, ours, Segments.create(), [])
     pool.pid = process.pid
     pool.watch(_pidfd_of_somebody_dead() if is_pool_dead else os.pidfd_open(process.pid))
     pool.kill()

@@ -48,10 +48,15 @@ class Backend:
 
     @classmethod
     def restore(
-        cls, loop: EventLoop, snapshot: dict[str, Any], slots: int, log: LogCollector
+        cls,
+        loop: EventLoop,
+        launcher: Launcher,
+        snapshot: dict[str, Any],
+        slots: int,
+        log: LogCollector,
     ) -> "Backend":
         """Go on with the pool of another supervisor."""
-        backend = cls(loop, Pool.restore(loop, log, snapshot), slots, log)
+        backend = cls(loop, Pool.restore(loop, launcher, log, snapshot), slots, log)
         for slot in backend.pool.spawned:
             backend._connect(slot)
         return backend

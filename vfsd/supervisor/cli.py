@@ -84,7 +84,7 @@ def _serve(options: Options) -> int:
         if note:
             say("warn", note)
         give_up = partial(confine, runtime_dir, options.seccomp, say)
-        return keep(name, launcher.pid, give_up, partial(supervise, boot), say)
+        return keep(name, launcher, give_up, partial(supervise, boot), say)
     finally:
         launcher.end()  # it cleans up
 

@@ -7,9 +7,14 @@ end of a long life, it may have been upgraded and not fit any more.
 
 import os
 import signal
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+
+def _kill(pidfd: int) -> None:
+    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
 
 
 @dataclass(frozen=True)
@@ -22,13 +27,13 @@ class Process:
     parent: int
     started: int  # clock ticks after boot
 
-    def kill(self) -> None:
-        """Send SIGKILL; nothing happens if this process is gone."""
+    def kill(self, send: Callable[[int], None] = _kill) -> None:
+        """Send SIGKILL, by `send` to the pidfd; nothing happens if this process is gone."""
         with suppress(OSError):
             pidfd = os.pidfd_open(self.pid)
             try:
-                if _read(self.pid).started == self.started:
-                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                if process_of(self.pid).started == self.started:
+                    send(pidfd)
             finally:
                 os.close(pidfd)
 
@@ -52,12 +57,15 @@ def _everything() -> list[Process]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with suppress(FileNotFoundError, ProcessLookupError):
-                processes.append(_read(int(entry.name)))
+                processes.append(process_of(int(entry.name)))
     return processes
 
 
-def _read(pid: int) -> Process:
-    """proc(5): pid, name in parentheses, state, parent, …; the start is the 22nd."""
+def process_of(pid: int) -> Process:
+    """The process that has this pid now; FileNotFoundError or ProcessLookupError if none has.
+
+    proc(5): pid, name in parentheses, state, parent, …; the start is the 22nd.
+    """
     stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     head, _, rest = stat.rpartition(")")
     fields = rest.split()

@@ -20,6 +20,7 @@ from typing import Final
 from setproctitle import setproctitle
 
 from vfsd.supervisor.descendants import Process, descendants
+from vfsd.supervisor.launcher import Launcher
 from vfsd.supervisor.restart_policy import RestartPolicy
 from vfsd.supervisor.service import ENDING, STATUS_CRASHED
 from vfsd.transport.native import check, lib
@@ -42,11 +43,11 @@ def hold_signals() -> None:
 
 
 def keep(
-    name: str, launcher: int, confine: Callable[[], None], supervise: Supervise, say: Say
+    name: str, launcher: Launcher, confine: Callable[[], None], supervise: Supervise, say: Say
 ) -> int:
     """Run supervisors until one ends in order; returns the exit status for this process.
 
-    `launcher`: the pid of the one child that is left when this returns. `confine`: called when all
+    `launcher` is the one child that is left when this returns. `confine`: called when all
     that needs privilege is done.
     """
     setproctitle(f"vfsd: {name} keeper")
@@ -70,7 +71,7 @@ def keep(
 class Children:
     """Reaps this process's children, and says so if the launcher is among the dead."""
 
-    def __init__(self, launcher: int, say: Say) -> None:
+    def __init__(self, launcher: Launcher, say: Say) -> None:
         self.launcher = launcher
         self._say = say
 
@@ -80,7 +81,7 @@ class Children:
         with contextlib.suppress(ChildProcessError):
             while (found := os.waitpid(-1, os.WNOHANG))[0]:
                 ended[found[0]] = found[1]
-        if self.launcher in ended:
+        if self.launcher.pid in ended:
             self._say(
                 "error",
                 "the launcher died: the share goes on until its VMM goes away, but no other VMM"
@@ -115,9 +116,9 @@ class Patience:
 def kill_descendants(children: Children, say: Say) -> None:
     """Kill and reap everything below this process but the launcher."""
     patience = Patience(say)
-    while left := [p for p in descendants(os.getpid()) if p.pid != children.launcher]:
+    while left := [p for p in descendants(os.getpid()) if p.pid != children.launcher.pid]:
         for process in left:
-            process.kill()
+            process.kill(children.launcher.kill)
         if not patience.wait(left):
             return
         children.reap()

@@ -12,12 +12,13 @@ options and the fd of the shared directory, and keeps neither that fd nor, from 
 privileges. A supervisor asks for a pool. The pool's first process is the launcher's child and
 exits when it has forked the pool, whose parent is then the keeper (the child subreaper).
 
-Invariants. A request is a kind, of which there is one, a number that comes back in the answer, and
-the fds of the pool: as many as POOL_FDS and the worker slots are, in that order, each of the kind
-that its name says. No path, option or text comes from the supervisor; whatever else arrives is
-closed and refused. The answer is the request's number, 0 or an errno, and with 0 a pidfd of the
-pool's first process. So a supervisor that was taken over can have pools started that share this
-directory with these options, and nothing else.
+Invariants. A request is a kind, a number that comes back in the answer, and fds. MAKE_POOL has the
+fds of the pool: as many as POOL_FDS and the worker slots are, in that order, each of the kind that
+its name says; the answer has a pidfd of the pool's first process. KILL has the pidfd of a child of
+the keeper's: a pool whose ids a user namespace makes others than the supervisor's cannot be killed
+by the supervisor. No path, option or text comes from the supervisor; whatever else arrives is
+closed and refused. The answer is the request's number and 0 or an errno. So a supervisor that was
+taken over can have pools started that share this directory with these options, and end them.
 
 Ownership. The fd table is the launcher's own: the standard fds, its end of the socket pair, the
 shared directory. The fds of a request are closed when the pool has been started. The other end of
@@ -43,7 +44,7 @@ import stat
 import struct
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
@@ -52,6 +53,7 @@ from typing import Any, Final, NoReturn
 from setproctitle import setproctitle
 
 import vfsd
+from vfsd.supervisor.descendants import process_of
 from vfsd.supervisor.job import Segments, create_job
 from vfsd.supervisor.options import Options
 from vfsd.transport.native import lib
@@ -67,7 +69,7 @@ POOL_ENVIRONMENT: Final = {
     "LANG": "C.UTF-8",
     "PYTHONPATH": ":".join([*filter(os.path.isabs, _PATHS), str(Path(vfsd.__file__).parents[1])]),
 }
-MAKE_POOL: Final = 1
+MAKE_POOL, KILL = 1, 2
 REQUEST: Final = struct.Struct("=BI")  # kind, number
 ANSWER: Final = struct.Struct("=Ii")  # number, errno or 0
 ANSWER_SECONDS: Final = 10.0
@@ -105,11 +107,26 @@ class Launcher:
         Returns a pidfd of its first process, which the caller owns. Raises OSError if that process
         could not be started, LauncherGoneError if there is no launcher.
         """
+        return self._ask(MAKE_POOL, fds)[0]
+
+    def kill(self, pidfd: int) -> None:
+        """Send SIGKILL to a child of the keeper's, even if we may not; nothing happens if it is
+        gone, or the launcher is."""
+        try:
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        except PermissionError:
+            with suppress(OSError, LauncherGoneError):
+                self._ask(KILL, [pidfd])
+        except ProcessLookupError:
+            pass
+
+    def _ask(self, kind: int, fds: Sequence[int]) -> list[int]:
+        """Returns the fds of the answer. Raises what start_pool() says."""
         number = int.from_bytes(os.urandom(4), "little")
         sock = socket.socket(fileno=self.fd)
         try:
             sock.settimeout(ANSWER_SECONDS)
-            socket.send_fds(sock, [REQUEST.pack(MAKE_POOL, number)], list(fds))
+            socket.send_fds(sock, [REQUEST.pack(kind, number)], list(fds))
             error, passed = _await_answer(sock, number)
         except TimeoutError:
             raise LauncherGoneError("the launcher does not answer") from None
@@ -119,7 +136,7 @@ class Launcher:
             sock.detach()
         if error:
             raise OSError(error, os.strerror(error))
-        return passed[0]
+        return passed
 
     def end(self) -> None:
         """Close the socket and wait until the launcher has cleaned up and ended."""
@@ -158,7 +175,10 @@ def _be_launcher(
         setproctitle(f"vfsd: {name} launcher")
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no child stays behind
         lib.process_forget_code()
-        serve(socket.socket(fileno=sock), lambda fds: _start_pool(name, options, root, fds))
+        serve(
+            socket.socket(fileno=sock),
+            {MAKE_POOL: lambda fds: _start_pool(name, options, root, fds), KILL: _kill},
+        )
         clean_up()
     except BaseException as error:
         os.write(2, f"vfsd: {name}: launcher: {error!r}\n".encode(errors="backslashreplace"))
@@ -166,8 +186,12 @@ def _be_launcher(
         os._exit(0)
 
 
-def serve(sock: socket.socket, start_pool: Callable[[Sequence[int]], int]) -> None:
-    """Answer requests until the other end is closed; `start_pool` returns a pidfd."""
+# What obeys a request: takes its fds, returns those of the answer, to be closed then.
+Action = Callable[[Sequence[int]], list[int]]
+
+
+def serve(sock: socket.socket, actions: Mapping[int, Action]) -> None:
+    """Answer requests until the other end is closed."""
     while True:
         try:
             data, ancillary, flags, _ = sock.recvmsg(
@@ -179,7 +203,7 @@ def serve(sock: socket.socket, start_pool: Callable[[Sequence[int]], int]) -> No
         try:
             if not data and not fds and _is_closed(sock):
                 return
-            _answer(sock, data, flags, fds, start_pool)
+            _answer(sock, data, flags, fds, actions)
         finally:
             _close_all(fds)
 
@@ -196,25 +220,39 @@ def _answer(
     data: bytes,
     flags: int,
     fds: Sequence[int],
-    start_pool: Callable[[Sequence[int]], int],
+    actions: Mapping[int, Action],
 ) -> None:
     if len(data) != REQUEST.size or flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
         return  # there is no number to answer with, and no supervisor of ours waits
     kind, number = REQUEST.unpack(data)
-    pidfd: list[int] = []
-    error = errno.EINVAL
+    given: list[int] = []
+    error = 0
     try:
-        if kind == MAKE_POOL:
-            pidfd.append(start_pool(fds))
-            error = 0
+        given = actions.get(kind, _refuse)(fds)
     except OSError as failed:
         error = failed.errno or errno.EINVAL
     with suppress(OSError):  # nobody waits for it
-        socket.send_fds(sock, [ANSWER.pack(number, error)], pidfd, socket.MSG_DONTWAIT)
-    _close_all(pidfd)
+        socket.send_fds(sock, [ANSWER.pack(number, error)], given, socket.MSG_DONTWAIT)
+    _close_all(given)
 
 
-def _start_pool(name: str, options: Options, root: int, fds: Sequence[int]) -> int:
+def _refuse(_fds: Sequence[int]) -> list[int]:
+    raise OSError(errno.EINVAL, "there is no such request")
+
+
+def _kill(fds: Sequence[int]) -> list[int]:
+    """Kill the process of a pidfd. OSError (EINVAL) unless it is a child of the keeper's."""
+    if len(fds) != 1:
+        raise OSError(errno.EINVAL, "a request to kill has one fd")
+    _, found, rest = Path(f"/proc/self/fdinfo/{fds[0]}").read_text().partition("\nPid:\t")
+    pid = int(rest.split()[0]) if found else 0
+    if pid <= 0 or pid == os.getpid() or process_of(pid).parent != os.getppid():
+        raise OSError(errno.EINVAL, "this is not the pidfd of a child of the keeper's")
+    signal.pidfd_send_signal(fds[0], signal.SIGKILL)
+    return []
+
+
+def _start_pool(name: str, options: Options, root: int, fds: Sequence[int]) -> list[int]:
     """Start the first process of a pool; returns its pidfd. OSError if `fds` are not a pool's."""
     check_fds(fds, options.workers)
     named: dict[str, Any] = {"root": root, **dict(zip(POOL_FDS, fds, strict=False))}
@@ -226,7 +264,7 @@ def _start_pool(name: str, options: Options, root: int, fds: Sequence[int]) -> i
         pid = _spawn([*POOL_COMMAND, str(job)], passed, stderr)
     finally:
         os.close(job)
-    return os.pidfd_open(pid)
+    return [os.pidfd_open(pid)]
 
 
 def check_fds(fds: Sequence[int], workers: int) -> None:

@@ -53,6 +53,7 @@ class Pool:
     def __init__(
         self,
         loop: EventLoop,
+        launcher: Launcher,
         channel: FdChannel,
         segments: Segments,
         listeners: list[tuple[str, int]],
@@ -69,6 +70,7 @@ class Pool:
         self.spawned: set[int] = set()
         self.on_event: Callable[[PoolEvent], None] = lambda _: None
         self._loop = loop
+        self._launcher = launcher
         self._first: int | None = None  # pidfd of the process that makes the pool and exits
         self._ids = count(int.from_bytes(os.urandom(3), "little") << 16)
         self._answers: dict[int, Content | None] = {}
@@ -81,11 +83,12 @@ class Pool:
         ours, theirs = FdChannel.pair()
         listeners = [_listen(Path(f"worker-{i}")) for i in range(workers)]
         stderr, their_stderr = stderr_pipe()
-        pool = cls(loop, ours, Segments.create(), listeners, StderrRelay(loop, log, stderr))
+        relay = StderrRelay(loop, log, stderr)
+        pool = cls(loop, launcher, ours, Segments.create(), listeners, relay)
         pool.on_event = lambda event: _log_event(log, event)
         try:
             try:
-                pool._launch(launcher, theirs.fileno(), their_stderr)
+                pool._launch(theirs.fileno(), their_stderr)
             finally:
                 theirs.close()
                 os.close(their_stderr)
@@ -103,11 +106,11 @@ class Pool:
         if not ready:
             raise OperatorError(f"the pool of workers is not ready after {START_SECONDS:.0f} s")
 
-    def _launch(self, launcher: Launcher, channel: int, stderr: int) -> None:
+    def _launch(self, channel: int, stderr: int) -> None:
         listeners = [fd for _, fd in self.listeners]
         fds = [channel, stderr, *self.segments.fds(), *listeners]
         try:
-            self._first = launcher.start_pool(fds)
+            self._first = self._launcher.start_pool(fds)
         except (LauncherGoneError, OSError) as error:
             raise OperatorError(f"cannot start a pool of workers: {error}") from None
 
@@ -118,10 +121,10 @@ class Pool:
         for process in self._descendants():
             process.kill()
         if self._first is not None:
-            _kill_and_close(self._first)
+            self._kill_and_close(self._first)
         if self.pidfd is not None:
             self._loop.unregister(self.pidfd)
-            _kill_and_close(self.pidfd)
+            self._kill_and_close(self.pidfd)
         self.stderr.close()
         self.channel.close()
         for path, fd in self.listeners:
@@ -140,6 +143,10 @@ class Pool:
             deadline = time.monotonic() + FREEZE_SECONDS  # one that hangs creates nobody
             while _state(self.pid) not in STOPPED and time.monotonic() < deadline:
                 time.sleep(0.001)
+
+    def _kill_and_close(self, pidfd: int) -> None:
+        self._launcher.kill(pidfd)
+        os.close(pidfd)
 
     def adopt(self, fds: Iterable[int]) -> None:
         """Give the pool copies of `fds` and learn their numbers there."""
@@ -257,11 +264,14 @@ class Pool:
         }
 
     @classmethod
-    def restore(cls, loop: EventLoop, log: LogCollector, row: dict[str, Any]) -> "Pool":
+    def restore(
+        cls, loop: EventLoop, launcher: Launcher, log: LogCollector, row: dict[str, Any]
+    ) -> "Pool":
         listeners = [(str(path), int(fd)) for path, fd in row["listeners"]]
         segments = Segments(**row["segments"])
         stderr = StderrRelay(loop, log, row["stderr"])
-        pool = cls(loop, FdChannel.from_fd(row["channel"]), segments, listeners, stderr)
+        channel = FdChannel.from_fd(row["channel"])
+        pool = cls(loop, launcher, channel, segments, listeners, stderr)
         pool.pid = row["pid"]
         pool.watch(row["pidfd"])
         pool.numbers = dict(row["numbers"])
@@ -291,12 +301,6 @@ def _await_end(pidfd: int, seconds: float) -> None:
     """Wait for a process's end; TimeoutError if that does not come."""
     if not _has_ended(pidfd, seconds):
         raise TimeoutError("the process that made the pool does not end")
-
-
-def _kill_and_close(pidfd: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-    os.close(pidfd)
 
 
 def _listen(path: Path) -> tuple[str, int]:

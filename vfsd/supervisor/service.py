@@ -340,7 +340,9 @@ class Service:
         self._log.write("warn", f"goes on for a supervisor that died; {len(orphans)} fds swept")
         if backend:
             slots = self._options.workers
-            self._backend = Backend.restore(self._loop, backend, slots, self._log)
+            self._backend = Backend.restore(
+                self._loop, self._boot.launcher, backend, slots, self._log
+            )
         if frontend is None:
             return []
         self._frontend = MessageSocket(socket.socket(fileno=frontend))
@@ -357,7 +359,7 @@ class Service:
             return  # the children of who is the parent now are none of ours
         for process in descendants(self._keeper):
             if process.pid not in (os.getpid(), self._boot.launcher.pid):
-                process.kill()
+                process.kill(self._boot.launcher.kill)
 
 
 def _unblocking(connection: socket.socket) -> MessageSocket:

@@ -57,6 +57,7 @@ kernel bug behind an allowed system call, or keep one worker from another: they 
 
 import errno
 import os
+import resource
 import sys
 import time
 import warnings
