@@ -259,8 +259,8 @@ def test_no_permission_for_the_sandbox(
 def test_a_capability_that_does_not_exist(share: Path, tmp_path: Path) -> None:
     done = run(f"--shared-dir={share}", f"--socket-path={tmp_path}/vm.sock", "--modcaps=+fly")
     assert done.returncode == 1
-    assert done.stderr.startswith("vfsd: vm: error: --modcaps: there is no capability 'fly'")
-    assert done.stderr.count("\n") == 1
+    (line,) = [line for line in done.stderr.splitlines() if "files can be open" not in line]
+    assert line.startswith("vfsd: vm: error: --modcaps: there is no capability 'fly'")
 
 
 def test_nowhere_to_put_the_workers_sockets(share: Path, tmp_path: Path) -> None:
