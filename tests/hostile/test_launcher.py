@@ -182,6 +182,7 @@ def _pidfd_of_somebody_dead() -> int:
 def test_a_pool_is_killed_by_the_launcher_where_the_supervisor_may_not() -> None:
     """As with ids of a user namespace: the pool's real and saved ids are not the supervisor's."""
     with Daemon("--keep-listening") as daemon:
+        wait_until(lambda: "waiting for" in daemon.log.read_text(), 20, "it has a pool")
         pool = _the(daemon, "pool")
         pidfd = os.pidfd_open(pool)
         supervisor = _the(daemon, "supervisor")

@@ -6,8 +6,10 @@ end of a long life, it may have been upgraded and not fit any more.
 """
 
 import os
+import select
 import signal
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +61,25 @@ def _everything() -> list[Process]:
             with suppress(FileNotFoundError, ProcessLookupError):
                 processes.append(process_of(int(entry.name)))
     return processes
+
+
+def await_end(processes: Iterable[Process], seconds: float) -> None:
+    """Wait until all of these have ended, `seconds` at the most."""
+    poll = select.poll()
+    waiting = set()
+    deadline = time.monotonic() + seconds
+    for process in processes:
+        with suppress(OSError):  # it is gone
+            fd = os.pidfd_open(process.pid)
+            poll.register(fd, select.POLLIN)
+            waiting.add(fd)
+    while waiting and (left := deadline - time.monotonic()) > 0:
+        for fd, _ in poll.poll(left * 1000):
+            poll.unregister(fd)
+            waiting.remove(fd)
+            os.close(fd)
+    for fd in waiting:
+        os.close(fd)
 
 
 def process_of(pid: int) -> Process:

@@ -19,7 +19,7 @@ from typing import Final
 
 from setproctitle import setproctitle
 
-from vfsd.supervisor.descendants import Process, descendants
+from vfsd.supervisor.descendants import Process, await_end, descendants
 from vfsd.supervisor.launcher import Launcher
 from vfsd.supervisor.restart_policy import RestartPolicy
 from vfsd.supervisor.service import ENDING, STATUS_CRASHED
@@ -27,7 +27,7 @@ from vfsd.transport.native import check, lib
 
 STOP_SECONDS: Final = 0.8
 WATCHED: Final = (*ENDING, signal.SIGCHLD)
-FIRST_PAUSE: Final = 0.001  # seconds
+FIRST_PAUSE: Final = 0.05  # seconds
 LONGEST_PAUSE: Final = 0.5
 LATE_SECONDS: Final = 3.0  # what has been killed and does not end is named
 GIVE_UP_SECONDS: Final = 10.0  # and left behind
@@ -100,8 +100,8 @@ class Patience:
         self._has_spoken = False
 
     def wait(self, left: list[Process]) -> bool:
-        """Wait for a child's death or a while, which grows; False if it was too long already."""
-        signal.sigtimedwait([signal.SIGCHLD], self._pause)
+        """Wait for the end of all, or for a while, which grows; False if it is too long already."""
+        await_end(left, self._pause)
         self._pause = min(2 * self._pause, LONGEST_PAUSE)
         waited = time.monotonic() - self._since
         names = ", ".join(map(str, left))
