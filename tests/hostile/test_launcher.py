@@ -33,6 +33,7 @@ _PEER: Final = struct.Struct("=iII")
 @pytest.fixture(scope="module")
 def daemon() -> Iterator[Daemon]:
     with Daemon("--keep-listening", f"--request-queues={WORKERS}") as running:
+        wait_until(lambda: "waiting for" in running.log.read_text(), 20, "it has a pool")
         yield running
 
 
