@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import psutil
 import pytest
 
 from tests.conftest import require
@@ -204,8 +205,14 @@ def test_an_attempt_kills_in_a_running_daemon(role: str, what: str) -> None:
         _await(daemon)
         (pid,) = daemon.titled(role)
         _, call, *arguments = ATTEMPTS[what]
+        family = daemon.processes()
         with pytest.raises(Killed, match="SIGSYS"), Injector(pid) as process:
             process.call(call, *arguments)
+        if role == "keeper":  # a supervisor that is alone serves one VMM and ends
+            daemon.process.wait(10)
+            with Frontend(daemon.socket) as frontend:
+                Guest(frontend.setup(1)).init()
+            assert not psutil.wait_procs(family, 10)[1]
 
 
 def test_a_killed_supervisor_is_replaced_and_its_guest_served() -> None:
