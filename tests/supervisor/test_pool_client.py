@@ -12,7 +12,9 @@ from vfsd.supervisor.descendants import Process, descendants
 from vfsd.supervisor.event_loop import EventLoop
 from vfsd.supervisor.job import Segments
 from vfsd.supervisor.launcher import Launcher
+from vfsd.supervisor.log_collector import LogCollector, stderr_sink
 from vfsd.supervisor.pool_client import Pool
+from vfsd.supervisor.stderr_relay import StderrRelay
 from vfsd.transport.fd_channel import FdChannel
 
 # A process with one child; it says the child's pid and both wait for the end of stdin.
@@ -52,7 +54,9 @@ def test_only_a_living_pools_workers_are_killed(
     ours, theirs = FdChannel.pair()
     loop = EventLoop()
     launcher = Launcher(0, -1)  # it is not asked for anything
-    pool = Pool(loop, launcher, ours, Segments.create(), [])
+    log = LogCollector("test", "off", stderr_sink)
+    relay = StderrRelay(loop, log, os.open(os.devnull, os.O_RDONLY))
+    pool = Pool(loop, launcher, ours, Segments.create(), [], relay)
     pool.pid = process.pid
     pool.watch(_pidfd_of_somebody_dead() if is_pool_dead else os.pidfd_open(process.pid))
     pool.kill()

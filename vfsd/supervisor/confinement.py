@@ -86,6 +86,7 @@ CALLS: Final = (
     Call("ioctl", "CPython: os.set_inheritable", 1, _WORD, _FIOCLEX),
     Call("ioctl", "CPython: isatty of what is opened", 1, _WORD, _TCGETS),
     Call("close", "resume.py: os.close"),
+    Call("pipe2", "stderr_relay.py: os.pipe2"),
     Call("dup2", "background.py: os.dup2"),
     Call("dup3", "background.py: os.dup2"),
     # Waiting.

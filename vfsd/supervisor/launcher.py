@@ -58,7 +58,8 @@ from vfsd.supervisor.job import Segments, create_job
 from vfsd.supervisor.options import Options
 from vfsd.transport.native import lib
 
-POOL_FDS: Final = ("channel", "stderr", *(field.name for field in fields(Segments)))  # and the listeners
+# Behind these come the listeners.
+POOL_FDS: Final = ("channel", "stderr", *(field.name for field in fields(Segments)))
 # As isolated as with -I, which would ignore PYTHONPATH: nothing of our environment is passed on,
 # nor the folder of the script, or the current one, that Python has put first.
 # -S: what an installation's *.pth files import would stay in each worker.
