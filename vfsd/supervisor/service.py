@@ -32,7 +32,7 @@ from vfsd.supervisor.effects import (
 from vfsd.supervisor.event_loop import EventLoop, StopError
 from vfsd.supervisor.frontend_fds import check_fds
 from vfsd.supervisor.listener import Listener
-from vfsd.supervisor.log_collector import LogCollector
+from vfsd.supervisor.log_collector import VMM, LogCollector
 from vfsd.supervisor.options import Options
 from vfsd.supervisor.pool_client import PoolDiedError
 from vfsd.supervisor.restart_policy import RestartPolicy
@@ -126,6 +126,7 @@ class Service:
             effects = self._take_over()
         self._loop.stop_on(ENDING)
         self._watch_keeper()
+        self._loop.every_turn(self._log.report_left_out)
         policy = RestartPolicy()
         while True:
             try:
@@ -270,7 +271,7 @@ class Service:
     ) -> None:
         match effect:
             case Log(level, text):
-                self._log.write(level, text)
+                self._log.write(level, text, VMM)
             case Prepare(index):
                 backend.prepare(index)
             case Apply():
