@@ -4,6 +4,7 @@
 apply() is the heart: fds to the pool, device state, workers' acknowledgements, old fds dropped.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 from vfsd.supervisor.device import DeviceSegment
@@ -24,40 +25,45 @@ from vfsd.transport.control_messages import (
 )
 
 
+@dataclass(frozen=True)
+class Setting:
+    """What a backend needs of the supervisor that has it."""
+
+    loop: EventLoop
+    options: Options
+    device: DeviceSegment
+    log: LogCollector
+
+
 class Backend:
     """A pool that is ready, the links to its workers, and the device segment."""
 
-    def __init__(self, loop: EventLoop, pool: Pool, slots: int, log: LogCollector) -> None:
+    def __init__(self, setting: Setting, pool: Pool) -> None:
         self.pool = pool
-        self._slots = slots
-        self._log = log
-        self._segment = DeviceSegment(pool.segments.device)
-        self._links = WorkerLinks(loop, self._on_worker_event)
+        self._slots = setting.options.workers
+        self._vring_count = setting.options.request_queues + 1
+        self._log = setting.log
+        self._segment = setting.device
+        self._links = WorkerLinks(setting.loop, self._on_worker_event)
         pool.on_event = self._on_pool_event
 
     @classmethod
-    def start(
-        cls, loop: EventLoop, options: Options, runtime_dir: str, log: LogCollector
-    ) -> "Backend":
+    def start(cls, setting: Setting, runtime_dir: str) -> "Backend":
         """Start a pool; OperatorError says why it cannot."""
-        pool = Pool.start(loop, log, options, runtime_dir)
-        backend = cls(loop, pool, options.workers, log)
-        backend._segment.prepare(options.request_queues + 1)
-        return backend
+        device, options = setting.device, setting.options
+        device.reset(options.request_queues + 1)
+        return cls(setting, Pool.start(setting.loop, setting.log, options, runtime_dir, device.fd))
 
     @classmethod
-    def restore(
-        cls, loop: EventLoop, snapshot: dict[str, Any], slots: int, log: LogCollector
-    ) -> "Backend":
+    def restore(cls, setting: Setting, snapshot: dict[str, Any]) -> "Backend":
         """Go on with the pool of another supervisor."""
-        backend = cls(loop, Pool.restore(loop, snapshot), slots, log)
+        backend = cls(setting, Pool.restore(setting.loop, snapshot))
         for slot in backend.pool.spawned:
             backend._connect(slot)
         return backend
 
     def kill(self) -> None:
         self._links.close()
-        self._segment.close()
         self.pool.kill()
 
     def slot_of(self, vring: int) -> int:
@@ -80,7 +86,8 @@ class Backend:
     def apply(self, session: Session) -> None:
         """Make every worker work with the session's device; share_fds() comes first."""
         device = session.device
-        generation = self._segment.write(device, self.pool.numbers, self.slot_of)
+        slots = [self.slot_of(index) for index in range(self._vring_count)]
+        generation = self._segment.write(device, self.pool.numbers, slots)
         adopted = self._adopt(generation)
         for vring in device.vrings:
             self.prepare(vring.index)

@@ -16,6 +16,7 @@ from typing import Final
 from vfsd import __version__
 from vfsd.supervisor.background import Background, daemonize
 from vfsd.supervisor.command_line import parse
+from vfsd.supervisor.device import DeviceSegment
 from vfsd.supervisor.keeper import hold_signals, keep
 from vfsd.supervisor.listener import Listener, open_listener
 from vfsd.supervisor.log_collector import LogCollector, SyslogSink, stderr_sink
@@ -84,6 +85,7 @@ def _boot(
     if background and options.syslog:
         sink = background.sink(sink)
     state, outbox = StateFile.create(), Outbox.create()
+    device = DeviceSegment(state.next_generation)
 
     def tell_ready() -> None:
         notify_ready()
@@ -97,6 +99,7 @@ def _boot(
         runtime_dir=runtime_dir,
         state=state,
         outbox=outbox,
+        device=device,
         kept_fds=frozenset(open_fds()),
         log=LogCollector(name, options.log_level, sink),
         tell_ready=tell_ready,

@@ -80,11 +80,13 @@ class Pool:
         loop.register(channel.fileno(), self._receive)
 
     @classmethod
-    def start(cls, loop: EventLoop, log: LogCollector, options: Options, runtime: str) -> "Pool":
+    def start(
+        cls, loop: EventLoop, log: LogCollector, options: Options, runtime: str, device: int
+    ) -> "Pool":
         """Start a pool and wait until it is isolated and ready, or say why not (OperatorError)."""
         ours, theirs = FdChannel.pair()
         listeners = [_listen(Path(runtime) / f"worker-{i}") for i in range(options.workers)]
-        pool = cls(loop, ours, Segments.create(), listeners)
+        pool = cls(loop, ours, Segments.create(device), listeners)
         pool.on_event = lambda event: _log_event(log, event)
         try:
             pool._execute(log.name, options, theirs.fileno())
@@ -140,8 +142,7 @@ class Pool:
         for path, fd in self.listeners:
             os.close(fd)
             Path(path).unlink(missing_ok=True)
-        for fd in self.segments.fds():
-            os.close(fd)
+        self.segments.close()
 
     def adopt(self, fds: Iterable[int]) -> None:
         """Give the pool copies of `fds` and learn their numbers there."""

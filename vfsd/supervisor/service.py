@@ -15,8 +15,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from vfsd.supervisor.backend import Backend
+from vfsd.supervisor.backend import Backend, Setting
 from vfsd.supervisor.descendants import descendants
+from vfsd.supervisor.device import DeviceSegment
 from vfsd.supervisor.effects import (
     Apply,
     Close,
@@ -57,6 +58,7 @@ class Boot:
     runtime_dir: str
     state: StateFile
     outbox: Outbox
+    device: DeviceSegment
     kept_fds: frozenset[int]  # open in the keeper
     log: LogCollector
     tell_ready: Callable[[], None]  # once a VMM can connect, or more often
@@ -175,10 +177,12 @@ class Service:
 
     def _ensure_backend(self) -> Backend:
         if self._backend is None:
-            options, runtime_dir = self._options, self._boot.runtime_dir
-            self._backend = Backend.start(self._loop, options, runtime_dir, self._log)
+            self._backend = Backend.start(self._setting(), self._boot.runtime_dir)
             self._save()
         return self._backend
+
+    def _setting(self) -> Setting:
+        return Setting(self._loop, self._options, self._boot.device, self._log)
 
     def _ensure_frontend(self) -> MessageSocket:
         if self._frontend is None:
@@ -331,8 +335,7 @@ class Service:
         self._loop = EventLoop()
         self._log.write("warn", f"goes on for a supervisor that died; {len(orphans)} fds swept")
         if backend:
-            slots = self._options.workers
-            self._backend = Backend.restore(self._loop, backend, slots, self._log)
+            self._backend = Backend.restore(self._setting(), backend)
         if frontend is None:
             return []
         self._frontend = MessageSocket(socket.socket(fileno=frontend))
