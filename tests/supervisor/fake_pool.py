@@ -63,6 +63,9 @@ class FakePool:
         elif content["op"] == "spawn":
             pids = {slot: pid for pid, slot in self.workers.items()}
             answer["pid"] = pids.get(content["slot"]) or self.spawn(content["slot"])
+        elif content["op"] == "kill":
+            for pid in [pid for pid, slot in self.workers.items() if slot == content["slot"]]:
+                os.kill(pid, signal.SIGKILL)
         self.channel.send(answer)
 
     def spawn(self, slot: int) -> int:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The supervisor's end of one pool: starts it, gives it fds, has workers created, kills it.
 
-Trust: the pool is in the sandbox. Its answers are checked; what it says about itself goes into the
-log and nowhere else.
+Trust: the pool is in the sandbox, and so is whoever else writes to its channel: workers share its
+fd table. Its answers are checked; what it says about itself goes into the log and nowhere else.
+Whatever it says wrongly becomes a PoolDiedError, in one place: _from_the_sandbox().
 """
 
 import contextlib
@@ -11,7 +12,8 @@ import select
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +24,7 @@ from vfsd.supervisor.event_loop import EventLoop
 from vfsd.supervisor.job import Segments, create_job
 from vfsd.supervisor.log_collector import LogCollector
 from vfsd.supervisor.options import Options
+from vfsd.supervisor.patience import Patience, state_of
 from vfsd.transport.control_messages import (
     Content,
     PoolEvent,
@@ -30,10 +33,12 @@ from vfsd.transport.control_messages import (
     PoolReady,
     decode_fd_numbers,
     decode_pool_event,
-    text,
+    decode_refusal,
+    decode_spawned,
 )
 from vfsd.transport.errors import OperatorError, ProtocolError
 from vfsd.transport.fd_channel import MAX_FDS, FdChannel, Packet
+from vfsd.transport.rate_limit import Bucket, Rate
 
 # As isolated as with -I, which would ignore PYTHONPATH: nothing of our environment is passed on,
 # nor the folder of the script, or the current one, that Python has put first.
@@ -47,6 +52,7 @@ POOL_ENVIRONMENT: Final = {
 }
 START_SECONDS: Final = 30.0
 ANSWER_SECONDS: Final = 10.0  # a pool waits for a worker that starts, for 5 of them
+PACKETS: Final = Rate(burst=2000, per_second=200)  # a pool sends a few for each death
 
 
 class PoolDiedError(Exception):
@@ -72,7 +78,9 @@ class Pool:
         self.numbers: dict[int, int] = {}
         self.spawned: set[int] = set()
         self.on_event: Callable[[PoolEvent], None] = lambda _: None
+        self.patience: Patience  # once it is ready
         self._loop = loop
+        self._packets = Bucket(PACKETS)
         self._first: int | None = None  # pid of who makes the pool, and exits then
         self._ids = count(int.from_bytes(os.urandom(3), "little") << 16)
         self._answers: dict[int, Content | None] = {}
@@ -150,77 +158,104 @@ class Pool:
         while rest:
             batch, rest = rest[:MAX_FDS], rest[MAX_FDS:]
             answer = self._demand({"op": "adopt"}, batch)
-            self.numbers |= zip(batch, decode_fd_numbers(answer, len(batch)), strict=True)
+            with _from_the_sandbox():
+                numbers = decode_fd_numbers(answer, len(batch))
+            self.numbers |= zip(batch, numbers, strict=True)
 
     def drop(self, fds: Iterable[int]) -> None:
         """Have the pool close its copies of `fds`."""
         numbers = [self.numbers.pop(fd) for fd in fds]
-        if numbers and "error" in self._ask({"op": "drop", "fds": numbers}):
+        if numbers and _refusal(self._ask({"op": "drop", "fds": numbers})) is not None:
             # A supervisor that died here had dropped them, or some of them, already.
             for number in numbers:
                 self._ask({"op": "drop", "fds": [number]})
 
-    def spawn(self, slot: int) -> object:
+    def spawn(self, slot: int) -> int:
         """Have the worker of `slot` created if there is none; its pid inside the sandbox."""
         answer = self._demand({"op": "spawn", "slot": slot})
         self.spawned.add(slot)
-        return answer.get("pid")
+        with _from_the_sandbox():
+            return decode_spawned(answer)
+
+    def kill_worker(self, slot: int) -> None:
+        """Have the worker of `slot` killed, and created again. Waits for nothing, so a callback of
+        the event loop may call this."""
+        with contextlib.suppress(BlockingIOError):  # the pool hangs: it kills nobody now
+            self._send({"id": next(self._ids), "op": "kill", "slot": slot})
+
+    def is_stuck(self, slot: int) -> int | None:
+        """The pid of the worker of `slot` if it is in state D, which no signal ends."""
+        inside = self.spawn(slot)
+        for outside in self._descendants():
+            if state_of(outside) == "D" and _pid_inside(outside) == inside:
+                return outside
+        return None
 
     def _demand(self, content: Content, fds: list[int] | None = None) -> Content:
         """Ask for what cannot be refused."""
         answer = self._ask(content, fds)
-        if "error" in answer:
-            raise PoolDiedError(f"the pool refused {content['op']!r}: {text(answer, 'error')}")
+        if (refusal := _refusal(answer)) is not None:
+            raise PoolDiedError(f"the pool refused {content['op']!r}: {refusal}")
         return answer
 
     def _ask(self, content: Content, fds: list[int] | None = None) -> Content:
+        """Send an order and wait for the answer, however long that takes a pool that is alive."""
         request_id = next(self._ids)
+        packet = {"id": request_id, **content}
         self._answers[request_id] = None
-        try:
-            self.channel.send({"id": request_id, **content}, fds or [])
-        except OSError as error:
-            raise PoolDiedError(f"the pool cannot be reached: {error.strerror}") from None
-        answered = self._loop.wait(lambda: self._answers[request_id] is not None, ANSWER_SECONDS)
+        self._wait(lambda: self._is_sent(packet, fds or []), content["op"])
+        self._wait(lambda: self._answers[request_id] is not None, content["op"])
         answer = self._answers.pop(request_id)
-        if not answered or answer is None:
-            raise PoolDiedError(f"the pool did not answer {content['op']!r}")
+        assert answer is not None
         return answer
 
-    def kill_worker(self, pid: object) -> None:
-        """Kill the worker that has this pid inside the sandbox; the pool creates the next one."""
-        for outside in self._descendants():
-            with contextlib.suppress(OSError):
-                status = Path(f"/proc/{outside}/status").read_text()
-                if f"\nNSpid:\t{outside}\t{pid}\n" in status or outside == pid:
-                    os.kill(outside, signal.SIGKILL)
+    def _wait(self, condition: Callable[[], bool], op: str) -> None:
+        assert self.pid is not None
+        self.patience.wait(condition, f"the pool's answer to {op!r}", self.pid, ANSWER_SECONDS)
+
+    def _is_sent(self, packet: Content, fds: list[int]) -> bool:
+        try:
+            self._send(packet, fds)
+        except BlockingIOError:
+            return False
+        return True
+
+    def _send(self, packet: Content, fds: Sequence[int] = ()) -> None:
+        try:
+            self.channel.send(packet, fds)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            raise PoolDiedError(f"the pool cannot be reached: {error.strerror}") from None
 
     # What comes from the pool; called by the event loop.
 
     def _receive(self) -> None:
         try:
-            self._take(self.channel.receive())
+            with _from_the_sandbox():
+                self._take(self.channel.receive())
         except BlockingIOError:
             return
-        except ProtocolError as error:
-            raise PoolDiedError(f"the pool broke the protocol: {error}") from None
         except OSError as error:  # a pool that died with an order unread resets its channel
             raise PoolDiedError(f"the pool's channel: {error.strerror}") from None
 
     def _take(self, packet: Packet | None) -> None:
         if packet is None:
             raise PoolDiedError("the pool closed its channel")
-        for fd in packet.fds:
-            os.close(fd)  # a pool has nothing to give
+        if not self._packets.take(1, time.monotonic()):
+            raise ProtocolError("packets without end")
         request_id = packet.content.get("id")
         if request_id is None:
-            self._take_event(decode_pool_event(packet.content), packet)
+            self._take_event(decode_pool_event(packet.content, len(self.listeners)), packet)
         elif type(request_id) is int and request_id in self._answers:
             self._answers[request_id] = packet.content
 
     def _take_event(self, event: PoolEvent, packet: Packet) -> None:
+        if isinstance(event, PoolReady | PoolFailed) and self.ready:
+            raise ProtocolError("what only a pool that starts says, from one that is ready")
         if isinstance(event, PoolFailed):
             raise OperatorError(event.error)
-        if isinstance(event, PoolReady) and not self.ready and packet.pid:
+        if isinstance(event, PoolReady) and packet.pid:
             self.pid = packet.pid
             self.watch(os.pidfd_open(packet.pid))
             if self._first is not None:  # it has made the pool and exits
@@ -257,13 +292,35 @@ class Pool:
     def restore(cls, loop: EventLoop, row: dict[str, Any]) -> "Pool":
         listeners = [(str(path), int(fd)) for path, fd in row["listeners"]]
         segments = Segments(**row["segments"])
-        pool = cls(loop, FdChannel.from_fd(row["channel"]), segments, listeners)
+        pool = cls(loop, FdChannel.of_supervisor(row["channel"]), segments, listeners)
         pool.pid = row["pid"]
         pool.watch(row["pidfd"])
         pool.numbers = dict(row["numbers"])
         pool.spawned = set(row["spawned"])
         pool.ready = True
         return pool
+
+
+@contextlib.contextmanager
+def _from_the_sandbox() -> Iterator[None]:
+    """What the pool said is looked at: whatever is wrong with it ends that pool, and no more."""
+    try:
+        yield
+    except (ProtocolError, LookupError, TypeError, ValueError, RecursionError) as error:
+        raise PoolDiedError(f"the pool broke the protocol: {error}") from None
+
+
+def _refusal(answer: Content) -> str | None:
+    with _from_the_sandbox():
+        return decode_refusal(answer)
+
+
+def _pid_inside(pid: int) -> int | None:
+    """The pid that a process has in its innermost pid namespace; None if it is gone."""
+    with contextlib.suppress(OSError, LookupError, ValueError):
+        status = Path(f"/proc/{pid}/status").read_text(errors="replace")
+        return int(status.partition("\nNSpid:")[2].splitlines()[0].split()[-1])
+    return None
 
 
 def _log_event(log: LogCollector, event: PoolEvent) -> None:

@@ -7,6 +7,7 @@ Each front-end gets a pool of its own, so nothing of one guest is left for the n
 """
 
 import os
+import select
 import signal
 import socket
 import time
@@ -35,6 +36,7 @@ from vfsd.supervisor.frontend_fds import check_fds
 from vfsd.supervisor.listener import Listener
 from vfsd.supervisor.log_collector import VMM, LogCollector
 from vfsd.supervisor.options import Options
+from vfsd.supervisor.patience import Patience
 from vfsd.supervisor.pool_client import PoolDiedError
 from vfsd.supervisor.restart_policy import RestartPolicy
 from vfsd.supervisor.resume import CONSUMED, REPLIED, Outbox, StateFile, open_fds, sweep
@@ -182,7 +184,18 @@ class Service:
         return self._backend
 
     def _setting(self) -> Setting:
-        return Setting(self._loop, self._options, self._boot.device, self._log)
+        patience = Patience(self._loop, self._log)
+        patience.give_up = self._check_frontend
+        return Setting(self._loop, self._options, self._boot.device, self._log, patience)
+
+    def _check_frontend(self) -> None:
+        """Raise FrontendGoneError if nobody waits for us any more, whatever is still unread."""
+        if self._frontend is None:
+            return
+        poll = select.poll()
+        poll.register(self._frontend.fileno(), select.POLLRDHUP)
+        if poll.poll(0):
+            raise FrontendGoneError("the VMM went away while the sandbox was slow")
 
     def _ensure_frontend(self) -> MessageSocket:
         if self._frontend is None:

@@ -69,6 +69,8 @@ GENEROUS: Final = 30  # times as much where the operator asked for debug lines
 
 @dataclass
 class _Kind:
+    """Lines of one kind."""
+
     bucket: Bucket
     left_out: int = 0
 
