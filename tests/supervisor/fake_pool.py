@@ -108,7 +108,8 @@ class FakeWorker:
         generation = lib.device_state_generation(self.device)
         rows = [self.row(i) for i in range(self.device.vring_count)]
         regions = [self.device.regions[i].gpa for i in range(self.device.region_count)]
-        self.pool.report({"slot": self.slot, "vrings": rows, "regions": regions})
+        seen = {"slot": self.slot, "pid": os.getpid(), "vrings": rows, "regions": regions}
+        self.pool.report(seen)
         vrings = {str(row["index"]): {"last_avail": 17, "error": None} for row in rows}
         self.end.send({"id": content["id"], "generation": generation, "vrings": vrings})
 

@@ -19,7 +19,6 @@ fed at once.
 """
 
 import struct
-from collections.abc import Callable
 from typing import Final
 
 from vfsd.transport.control_messages import MAX_MESSAGE
@@ -62,7 +61,7 @@ class ZmtpPeer:
     def __init__(self) -> None:
         self.is_ready = False  # greeting and READY have come
         self._received = bytearray()
-        self._step: Callable[[], bool] = self._take_greeting
+        self._has_greeting = False
 
     def feed(self, data: bytes) -> None:
         """Take in what came; next_message() must have returned None before."""
@@ -70,9 +69,10 @@ class ZmtpPeer:
 
     def next_message(self) -> bytes | None:
         """The next whole message, None until more bytes come. Raises ProtocolError."""
-        while not self.is_ready:
-            if not self._step():
-                return None
+        if not (self._has_greeting or self._take_greeting()):
+            return None
+        if not (self.is_ready or self._take_ready()):
+            return None
         return self._take_frame(0)
 
     def _take_greeting(self) -> bool:
@@ -85,7 +85,7 @@ class ZmtpPeer:
             raise ProtocolError("ZMTP: the greeting is not one of ZMTP 3")
         if mechanism != _MECHANISM or as_server or any(filler):
             raise ProtocolError("ZMTP: the greeting is not one of the NULL mechanism")
-        self._step = self._take_ready
+        self._has_greeting = True
         return True
 
     def _take_ready(self) -> bool:
