@@ -82,6 +82,15 @@ def test_no_start_imports_what_few_need() -> None:
     assert not set(done.stdout.split()) & FOR_FEW
 
 
+@pytest.mark.parametrize(
+    ("module", "is_there"), [("vfsd.supervisor.cli", False), ("vfsd.worker.__main__", True)]
+)
+def test_only_the_sandbox_has_libzmq(module: str, is_there: bool) -> None:
+    """What parses the bytes of a worker is ours, and Python: supervisor/worker_link.py."""
+    code = f"import sys, {module}; sys.exit(('zmq' in sys.modules) != {is_there})"
+    assert subprocess.run([sys.executable, "-I", "-c", code], check=False).returncode == 0
+
+
 def test_a_worker_imports_nothing_it_does_not_need() -> None:
     for path in (PACKAGE / "worker").glob("*.py"):
         assert not imported(path) & NOT_IN_WORKER, path

@@ -15,9 +15,11 @@ from typing import Any, Final
 
 import pytest
 
+from vfsd.supervisor.device import DEVICE_BYTES
 from vfsd.supervisor.job import Segments
 from vfsd.supervisor.launcher import ANSWER, KILL, MAKE_POOL, POOL_FDS, REQUEST, check_fds
 from vfsd.transport.fd_channel import FdChannel
+from vfsd.transport.shared_memory import create_segment
 
 from .daemon import Daemon, wait_until
 from .driver import Frontend
@@ -75,14 +77,16 @@ def _pool_fds(stack: ExitStack) -> list[int]:
     ours, theirs = FdChannel.pair()
     stack.callback(ours.close)
     stack.callback(theirs.close)
-    segments = Segments.create().fds()
-    for fd in segments:
+    device = create_segment("vfsd-device", DEVICE_BYTES)
+    segments = Segments.create(device).fds()
+    reader, stderr = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    for fd in (*segments, reader, stderr):
         stack.callback(os.close, fd)
     listeners = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(WORKERS)]
     for listener in listeners:
         listener.bind("")
         listener.listen()
-    return [theirs.fileno(), *segments, *(sock.fileno() for sock in listeners)]
+    return [theirs.fileno(), stderr, *segments, *(sock.fileno() for sock in listeners)]
 
 
 def _replaced(fds: list[int], name: str, fd: int) -> list[int]:
@@ -107,6 +111,7 @@ def _wrong_fds(stack: ExitStack) -> dict[str, list[int]]:
         "as many as a packet takes": [event] * 253,
         "the right number of others": [event] * len(right),
         "another order": right[::-1],
+        "a file as stderr": _replaced(right, "stderr", file),
         "no channel": _replaced(right, "channel", event),
         "a listener as the channel": _replaced(right, "channel", right[-1]),
         "a file as a segment": _replaced(right, "inodes", file),

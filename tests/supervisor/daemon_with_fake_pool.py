@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""virtiofsd with fake_pool.py in the place of its pool, and a keeper of endless patience."""
+"""virtiofsd with fake_pool.py in the place of its pool, and a keeper of endless patience.
 
+`--pool=FILE` takes another pool of this folder, `--set=MODULE.NAME=NUMBER` another value for a
+constant of a module of the supervisor, and --give-up the keeper as it is.
+"""
+
+import importlib
 import sys
 from pathlib import Path
 
 from vfsd.supervisor import keeper, launcher
 from vfsd.supervisor.cli import main
 from vfsd.supervisor.restart_policy import RestartPolicy
-
-FAKE_POOL = Path(__file__).with_name("fake_pool.py")
-RUN = f"import runpy, sys; sys.path = {sys.path!r}; "
-RUN += f"runpy.run_path({str(FAKE_POOL)!r}, None, '__main__')"
 
 
 class PatientPolicy(RestartPolicy):
@@ -19,9 +20,26 @@ class PatientPolicy(RestartPolicy):
         return True
 
 
-launcher.POOL_COMMAND = (sys.executable, "-c", RUN)
-if "--give-up" in sys.argv:
-    sys.argv.remove("--give-up")
-else:
+def run(pool: str) -> str:
+    path = Path(__file__).with_name(pool)
+    code = f"import runpy, sys; sys.path = {sys.path!r}; "
+    return code + f"runpy.run_path({str(path)!r}, None, '__main__')"
+
+
+def take(option: str) -> list[str]:
+    """The values of an option of ours, which virtiofsd does not get to see."""
+    found = [word for word in sys.argv if word.startswith(option)]
+    sys.argv = [word for word in sys.argv if word not in found]
+    return [word.removeprefix(option) for word in found]
+
+
+for setting in take("--set="):
+    name, _, value = setting.partition("=")
+    module, _, constant = name.partition(".")
+    constants = vars(importlib.import_module(f"vfsd.supervisor.{module}"))
+    constants[constant] = type(constants[constant])(value)
+(pool,) = take("--pool=") or ["fake_pool.py"]
+launcher.POOL_COMMAND = (sys.executable, "-c", run(pool))
+if not take("--give-up"):
     vars(keeper)["RestartPolicy"] = PatientPolicy
 sys.exit(main())

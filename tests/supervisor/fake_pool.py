@@ -63,6 +63,9 @@ class FakePool:
         elif content["op"] == "spawn":
             pids = {slot: pid for pid, slot in self.workers.items()}
             answer["pid"] = pids.get(content["slot"]) or self.spawn(content["slot"])
+        elif content["op"] == "kill":
+            for pid in [pid for pid, slot in self.workers.items() if slot == content["slot"]]:
+                os.kill(pid, signal.SIGKILL)
         self.channel.send(answer)
 
     def spawn(self, slot: int) -> int:
@@ -105,7 +108,8 @@ class FakeWorker:
         generation = lib.device_state_generation(self.device)
         rows = [self.row(i) for i in range(self.device.vring_count)]
         regions = [self.device.regions[i].gpa for i in range(self.device.region_count)]
-        self.pool.report({"slot": self.slot, "vrings": rows, "regions": regions})
+        seen = {"slot": self.slot, "pid": os.getpid(), "vrings": rows, "regions": regions}
+        self.pool.report(seen)
         vrings = {str(row["index"]): {"last_avail": 17, "error": None} for row in rows}
         self.end.send({"id": content["id"], "generation": generation, "vrings": vrings})
 

@@ -3,9 +3,10 @@
 
 import os
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 
-from vfsd.supervisor.log_collector import MAX_LINE, LogCollector, SyslogSink, stderr_sink
+from vfsd.supervisor.log_collector import MAX_LINE, VMM, LogCollector, SyslogSink, stderr_sink
 
 
 def test_lines_name_instance_source_and_urgency() -> None:
@@ -95,3 +96,71 @@ def test_a_full_stderr_does_not_stop_the_supervisor() -> None:
         os.dup2(saved, 2)
         for fd in (saved, reader, writer):
             os.close(fd)
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def flooded(level: str, sources: Sequence[str], minutes: int) -> tuple[LogCollector, list[bytes]]:
+    """A log into which each source writes without end, each line another one."""
+    lines: list[bytes] = []
+
+    def sink(_level: str, line: bytes) -> bool:
+        lines.append(line)
+        return True
+
+    clock = Clock()
+    log = LogCollector("vm", level, sink, clock)
+    for _ in range(minutes):
+        for number in range(100):
+            word = "".join(chr(97 + int(digit)) for digit in str(number))
+            for source in sources:
+                log.write("error", f"{word} {'x' * 500}", source)
+        clock.now += 60
+        log.report_left_out()
+    return log, lines
+
+
+def test_the_sandbox_and_the_vmm_write_a_few_kib_a_minute() -> None:
+    sources = [VMM, "pool", *(f"worker {slot}" for slot in range(20))]
+    _, lines = flooded("info", sources, 10)
+    assert sum(map(len, lines)) < 16384 + 10 * 4200 + 10 * 60
+    assert any(b"log lines like earlier ones were left out" in line for line in lines)
+
+
+def test_the_debug_level_is_more_generous_and_has_an_end() -> None:
+    _, lines = flooded("debug", ["worker 0"], 10)
+    size = sum(map(len, lines))
+    assert 10 * 8192 < size < 40 * (8192 + 10 * 2100)
+
+
+def test_what_the_daemon_says_of_itself_is_not_held_back_by_others() -> None:
+    log, lines = flooded("info", ["worker 0", VMM], 1)
+    log.write("error", "the pool died; the guest's open files are lost, so the share ends")
+    assert lines[-1].endswith(b"so the share ends")
+
+
+def test_a_line_of_the_daemon_in_a_loop_is_held_back() -> None:
+    lines: list[bytes] = []
+
+    def sink(_level: str, line: bytes) -> bool:
+        lines.append(line)
+        return True
+
+    clock = Clock()
+    log = LogCollector("vm", "info", sink, clock)
+    for number in range(1000):
+        log.write("error", f"worker {number} died (signal 11); created again")
+    assert len(lines) == 10
+    assert log.report_left_out() == float("inf")
+    assert lines[-1] == b"vm: warning: 990 log lines like earlier ones were left out"
+    log.write("error", "worker 1 died (signal 11); created again")
+    assert 0 < log.report_left_out() <= 60
+    clock.now += 60
+    log.write("error", "worker 1 died (signal 11); created again")
+    assert lines[-1].endswith(b"created again (1 lines like this were left out)")
+    assert log.report_left_out() == float("inf")

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from vfsd.supervisor.descendants import Process, descendants
+from vfsd.supervisor.device import DEVICE_BYTES
 from vfsd.supervisor.event_loop import EventLoop
 from vfsd.supervisor.job import Segments
 from vfsd.supervisor.launcher import Launcher
@@ -16,6 +17,7 @@ from vfsd.supervisor.log_collector import LogCollector, stderr_sink
 from vfsd.supervisor.pool_client import Pool
 from vfsd.supervisor.stderr_relay import StderrRelay
 from vfsd.transport.fd_channel import FdChannel
+from vfsd.transport.shared_memory import create_segment
 
 # A process with one child; it says the child's pid and both wait for the end of stdin.
 PARENT = """
@@ -56,12 +58,14 @@ def test_only_a_living_pools_workers_are_killed(
     launcher = Launcher(0, -1)  # it is not asked for anything
     log = LogCollector("test", "off", stderr_sink)
     relay = StderrRelay(loop, log, os.open(os.devnull, os.O_RDONLY))
-    pool = Pool(loop, launcher, ours, Segments.create(), [], relay)
+    device = create_segment("vfsd-device", DEVICE_BYTES)
+    pool = Pool(loop, launcher, ours, Segments.create(device), [], relay)
     pool.pid = process.pid
     pool.watch(_pidfd_of_somebody_dead() if is_pool_dead else os.pidfd_open(process.pid))
     pool.kill()
     loop.close()
     theirs.close()
+    os.close(device)
     try:
         # Where the pool lives, it and its worker are killed, and so neither waits for stdin.
         assert (process.poll() is None) == is_pool_dead or process.wait(10) == -9

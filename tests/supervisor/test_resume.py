@@ -58,6 +58,14 @@ def test_a_successor_goes_on_counting(state: StateFile) -> None:
         successor.save({"number": number})
 
 
+def test_no_generation_comes_twice(state: StateFile) -> None:
+    seen = [state.next_generation() for _ in range(3)]
+    seen += [StateFile(state.fd).next_generation() for _ in range(3)]
+    state.save({"number": 1})
+    seen.append(state.next_generation())
+    assert seen == [2, 4, 6, 8, 10, 12, 14]
+
+
 @given(st.integers(0, 40), st.binary(min_size=1, max_size=30))
 def test_a_half_written_state_is_passed_over(offset: int, garbage: bytes) -> None:
     fd = StateFile.create().fd

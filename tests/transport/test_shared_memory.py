@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Segments: sealed, mapped, and refused where they are not what they should be."""
 
+import ctypes
+import fcntl
+import mmap
 import os
+from collections.abc import Callable
 
 import pytest
 
@@ -9,6 +13,7 @@ from vfsd.transport.native import ffi
 from vfsd.transport.shared_memory import (
     MAX_BLOB,
     create_blob,
+    create_published,
     create_segment,
     map_segment,
     read_blob,
@@ -42,6 +47,50 @@ def test_a_blob_never_changes() -> None:
     assert read_blob(fd) == b"content"
     with pytest.raises(PermissionError):
         map_segment(fd, 7)
+    os.close(fd)
+
+
+def test_only_its_maker_writes_a_published_segment() -> None:
+    fd, addr = create_published("test", 8192)
+    reader = map_segment(fd, 8192, writable=False)
+    for number in range(3):  # what is cloned from its maker writes it, too
+        if os.fork() == 0:
+            try:
+                ffi.buffer(addr, 8192)[number] = bytes((number + 65,))
+            finally:
+                os._exit(0)
+        os.wait()
+    assert ffi.buffer(reader, 8192)[:3] == b"ABC"
+    again = os.open(f"/proc/self/fd/{fd}", os.O_RDWR)
+    for other in (fd, again):
+        with pytest.raises(PermissionError):
+            os.pwrite(other, b"x", 0)
+        with pytest.raises(PermissionError):
+            map_segment(other, 8192)
+    libc = ctypes.CDLL(None, use_errno=True)
+    address = int(ffi.cast("uintptr_t", reader))
+    assert libc.mprotect(ctypes.c_void_p(address), 8192, mmap.PROT_READ | mmap.PROT_WRITE) == -1
+    for size in (0, 1 << 20):
+        with pytest.raises(PermissionError):
+            os.ftruncate(fd, size)
+    with pytest.raises(PermissionError):
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)
+    unmap_segment(reader, 8192)
+    unmap_segment(addr, 8192)
+    os.close(fd)
+    os.close(again)
+
+
+@pytest.mark.parametrize("make", [create_segment, create_published])
+def test_a_segment_cannot_be_executed(make: Callable[[str, int], object]) -> None:
+    made = make("test", 4096)
+    fd = made[0] if isinstance(made, tuple) else made
+    assert isinstance(fd, int)
+    assert os.fstat(fd).st_mode & 0o111 == 0
+    with pytest.raises(PermissionError):
+        os.fchmod(fd, 0o777)
+    if isinstance(made, tuple):
+        unmap_segment(made[1], 4096)
     os.close(fd)
 
 

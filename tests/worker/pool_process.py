@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from vfsd.transport.channel import SupervisorEnd
+from vfsd.supervisor.worker_link import WorkerLink
 from vfsd.transport.fd_channel import FdChannel
 from vfsd.transport.native import ffi, lib
 from vfsd.transport.shared_memory import create_blob, create_segment, map_segment
@@ -239,7 +239,7 @@ class Link:
     """The supervisor's end of one worker's control channel."""
 
     def __init__(self, path: str) -> None:
-        self.end = SupervisorEnd(path)
+        self.end = WorkerLink(path)
         self._ids = 0
 
     def receive(self) -> dict[str, Any]:
@@ -248,7 +248,7 @@ class Link:
             content = self.end.receive()
             if content is not None:
                 return content
-            self.end.resend()
+            self.end.tick()
             select.select([self.end.fileno()], [], [], 0.05)
         raise TimeoutError("the worker says nothing")
 
@@ -257,11 +257,18 @@ class Link:
             pass
         return content
 
+    def tell(self, content: dict[str, Any]) -> None:
+        """Send once what is not answered, to a worker that has said hello."""
+        self._ids += 1
+        self.end.command(self._ids, content, SECONDS)
+        self.end.answered(self._ids)
+
     def command(self, content: dict[str, Any]) -> dict[str, Any]:
         self._ids += 1
         self.end.command(self._ids, content, SECONDS)
         while (answer := self.receive()).get("id") != self._ids:
             pass
+        self.end.answered(self._ids)
         return answer
 
     def close(self) -> None:

@@ -71,10 +71,11 @@ def test_nonsense_on_the_control_channel_is_logged_and_survived(
     pool = new_pool().start()
     pool.ask("spawn", slot=0)
     worker = link(pool.paths[0])
-    worker.end.send({"command": "adopt"})
-    worker.end.send({"command": "log-level", "level": "loud", "id": 1})
-    worker.end.send({"command": "dance"})
-    lines = [worker.receive() for _ in range(4)]
+    worker.event("hello")
+    worker.tell({"command": "adopt"})
+    worker.tell({"command": "log-level", "level": "loud"})
+    worker.tell({"command": "dance"})
+    lines = [worker.receive() for _ in range(3)]
     assert sum(line.get("level") == "warn" for line in lines) == 3
     assert worker.command({"command": "adopt", "generation": 0})["generation"] == 0
 
@@ -145,12 +146,25 @@ def test_a_worker_that_dies_at_once_again_and_again_waits_longer(new_pool: NewPo
     assert time.monotonic() - begin > 1.0
 
 
+def test_a_worker_is_killed_by_order(new_pool: NewPool, link: Connect) -> None:
+    pool = new_pool().start()
+    first = pool.ask("spawn", slot=1)["pid"]
+    worker = link(pool.paths[1])
+    worker.event("hello")
+    assert "error" not in pool.ask("kill", slot=1)
+    died = pool.event("worker-died")
+    assert died == {"event": "worker-died", "slot": 1, "signal": 9, "respawned": True}
+    assert worker.event("hello")["pid"] != first
+    assert "error" not in pool.ask("kill", slot=0)  # nobody is there
+    assert "error" in pool.ask("kill", slot=99)
+
+
 def test_a_worker_that_is_told_to_stop_is_not_replaced(new_pool: NewPool, link: Connect) -> None:
     pool = new_pool().start()
     pool.ask("spawn", slot=0)
     worker = link(pool.paths[0])
     worker.event("hello")
-    worker.end.send({"command": "stop"})
+    worker.tell({"command": "stop"})
     died = pool.event("worker-died")
     assert died == {"event": "worker-died", "slot": 0, "status": 0, "respawned": False}
     assert set(pool.processes()) == {"vfsd: test pool"}

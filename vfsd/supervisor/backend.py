@@ -2,18 +2,25 @@
 """One pool with its workers and the device they work with: what a front-end's messages act upon.
 
 apply() is the heart: fds to the pool, device state, workers' acknowledgements, old fds dropped.
+
+An fd is dropped only when no worker can use it any more: each has acknowledged a device without
+it, or was killed. A worker that does not acknowledge in time is killed and its successor asked; a
+worker that no signal ends (state D: a file system hangs) is waited for.
 """
 
-from typing import Any
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any, Final
 
 from vfsd.supervisor.device import DeviceSegment
 from vfsd.supervisor.event_loop import EventLoop
 from vfsd.supervisor.launcher import Launcher
 from vfsd.supervisor.log_collector import LogCollector
 from vfsd.supervisor.options import Options
+from vfsd.supervisor.patience import Patience
 from vfsd.supervisor.pool_client import Pool
 from vfsd.supervisor.session import Session
-from vfsd.supervisor.worker_links import WorkerEvent, WorkerLinks
+from vfsd.supervisor.worker_links import VIOLATIONS, WorkerEvent, WorkerLinks
 from vfsd.transport.control_messages import (
     Adopted,
     Hello,
@@ -24,46 +31,54 @@ from vfsd.transport.control_messages import (
     WorkerDied,
 )
 
+KILLS: Final = 3  # of a worker that does not acknowledge, before the change goes on without it
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a backend needs of the supervisor that has it."""
+
+    loop: EventLoop
+    launcher: Launcher
+    options: Options
+    device: DeviceSegment
+    log: LogCollector
+    patience: Patience
+
 
 class Backend:
     """A pool that is ready, the links to its workers, and the device segment."""
 
-    def __init__(self, loop: EventLoop, pool: Pool, slots: int, log: LogCollector) -> None:
+    def __init__(self, setting: Setting, pool: Pool) -> None:
         self.pool = pool
-        self._slots = slots
-        self._log = log
-        self._segment = DeviceSegment(pool.segments.device)
-        self._links = WorkerLinks(loop, self._on_worker_event)
+        self._slots = setting.options.workers
+        self._vring_count = setting.options.request_queues + 1
+        self._log = setting.log
+        self._segment = setting.device
+        self._patience = setting.patience
+        self._links = WorkerLinks(setting.loop, self._vring_count, self)
         pool.on_event = self._on_pool_event
+        pool.patience = setting.patience
 
     @classmethod
-    def start(
-        cls, loop: EventLoop, launcher: Launcher, options: Options, log: LogCollector
-    ) -> "Backend":
+    def start(cls, setting: Setting) -> "Backend":
         """Start a pool; OperatorError says why it cannot."""
-        pool = Pool.start(loop, log, launcher, options.workers)
-        backend = cls(loop, pool, options.workers, log)
-        backend._segment.prepare(options.request_queues + 1)
-        return backend
+        device, options = setting.device, setting.options
+        device.reset(options.request_queues + 1)
+        pool = Pool.start(setting.loop, setting.log, setting.launcher, options.workers, device.fd)
+        return cls(setting, pool)
 
     @classmethod
-    def restore(
-        cls,
-        loop: EventLoop,
-        launcher: Launcher,
-        snapshot: dict[str, Any],
-        slots: int,
-        log: LogCollector,
-    ) -> "Backend":
+    def restore(cls, setting: Setting, snapshot: dict[str, Any]) -> "Backend":
         """Go on with the pool of another supervisor."""
-        backend = cls(loop, Pool.restore(loop, launcher, log, snapshot), slots, log)
+        pool = Pool.restore(setting.loop, setting.launcher, setting.log, snapshot)
+        backend = cls(setting, pool)
         for slot in backend.pool.spawned:
             backend._connect(slot)
         return backend
 
     def kill(self) -> None:
         self._links.close()
-        self._segment.close()
         self.pool.kill()
 
     def slot_of(self, vring: int) -> int:
@@ -86,7 +101,8 @@ class Backend:
     def apply(self, session: Session) -> None:
         """Make every worker work with the session's device; share_fds() comes first."""
         device = session.device
-        generation = self._segment.write(device, self.pool.numbers, self.slot_of)
+        slots = [self.slot_of(index) for index in range(self._vring_count)]
+        generation = self._segment.write(device, self.pool.numbers, slots)
         adopted = self._adopt(generation)
         for vring in device.vrings:
             self.prepare(vring.index)
@@ -97,19 +113,29 @@ class Backend:
         self.pool.drop(sorted(self.pool.numbers.keys() - device.fds()))
 
     def _adopt(self, generation: int) -> dict[int, Adopted]:
-        """Wait for every worker; one that does not answer is killed, and its successor asked."""
-        adopted, late = self._links.adopt(generation, sorted(self.pool.spawned))
-        if late:
-            for slot in late:
-                self._log.write(
-                    "error", "did not take a change of the device in time; killed", f"worker {slot}"
-                )
-                self.pool.kill_worker(self.pool.spawn(slot))
-            again, late = self._links.adopt(generation, late)
-            adopted |= again
+        """Have every worker, or its successor, acknowledge `generation`."""
+        adopted: dict[int, Adopted] = {}
+        late, kills, start = sorted(self.pool.spawned), 0, monotonic()
+        while late and kills <= KILLS:
+            answers, late = self._links.adopt(generation, late)
+            adopted |= answers
+            self._patience.give_up()
+            killed = [slot for slot in late if self._prod(slot, monotonic() - start)]
+            kills += bool(killed)
         for slot in late:
-            self._log.write("error", "still uses the old device state", f"worker {slot}")
+            self._log.write("error", "does not take the device over", f"worker {slot}")
         return adopted
+
+    def _prod(self, slot: int, seconds: float) -> bool:
+        """A worker did not answer for `seconds`: kill it if a signal can; True if that was done."""
+        if (stuck := self.pool.is_stuck(slot)) is not None:
+            self._patience.report(f"worker {slot} and a change of the device", stuck, seconds)
+            return False
+        self._log.write(
+            "error", "did not take a change of the device in time; killed", f"worker {slot}"
+        )
+        self.pool.kill_worker(slot)
+        return True
 
     def _tell_errors(self, adopted: dict[int, Adopted]) -> None:
         for slot, answer in adopted.items():
@@ -120,7 +146,9 @@ class Backend:
     def _connect(self, slot: int) -> None:
         self._links.connect(slot, self.pool.listeners[slot][0])
 
-    def _on_worker_event(self, slot: int, event: WorkerEvent) -> None:
+    # What comes from the sandbox; called by the event loop.
+
+    def on_worker_event(self, slot: int, event: WorkerEvent) -> None:
         source = f"worker {slot}"
         if isinstance(event, LogLine):
             self._log.write(event.level, event.text, source)
@@ -129,6 +157,15 @@ class Backend:
             self._log.write("error", text, source)
         elif isinstance(event, Hello):
             self._log.write("debug", f"serves (pid {event.pid} in the sandbox)", source)
+
+    def on_violation(self, slot: int, error: str, count: int) -> None:
+        """A worker broke the protocol, which one of ours never does."""
+        source = f"worker {slot}"
+        self._log.write("error", f"sent what it should not; its link is closed: {error}", source)
+        if count >= VIOLATIONS:
+            self._log.write("error", f"broke the protocol {count} times; killed", source)
+            self.pool.kill_worker(slot)
+            self._links.forgive(slot)
 
     def _on_pool_event(self, event: PoolEvent) -> None:
         if isinstance(event, PoolLog):

@@ -16,6 +16,7 @@ from vfsd import __version__
 from vfsd.supervisor.background import Background, daemonize
 from vfsd.supervisor.command_line import parse
 from vfsd.supervisor.confinement import confine
+from vfsd.supervisor.device import DeviceSegment
 from vfsd.supervisor.file_limit import set_file_limit
 from vfsd.supervisor.keeper import hold_signals, keep
 from vfsd.supervisor.launcher import Launcher
@@ -100,6 +101,7 @@ def _boot(
     if background and options.syslog:
         sink = background.sink(sink)
     state, outbox = StateFile.create(), Outbox.create()
+    device = DeviceSegment(state.next_generation)
     notifier = ReadyNotifier()
 
     def tell_ready() -> None:
@@ -114,6 +116,7 @@ def _boot(
         listener=listener,
         state=state,
         outbox=outbox,
+        device=device,
         kept_fds=frozenset(open_fds()),
         log=LogCollector(name, options.log_level, sink),
         tell_ready=tell_ready,

@@ -45,7 +45,7 @@ ACTIONS: Final = {"kill": lib.SECCOMP_KILL, "trap": lib.SECCOMP_TRAP, "log": lib
 _ALL: Final = (1 << 64) - 1
 _WORD: Final = (1 << 32) - 1
 _WRITING: Final = os.O_ACCMODE | os.O_CREAT | os.O_TRUNC
-_CLONE_FILES, _CLONE_THREAD = 0x400, 0x10000
+_CLONE_FILES: Final = 0x400
 _PROT_EXEC: Final = 4
 _AF_UNIX: Final = 1
 _FIONBIO, _FIOCLEX, _TCGETS = 0x5421, 0x5451, 0x5401
@@ -68,7 +68,7 @@ class Call(NamedTuple):
 CALLS: Final = (
     # Files: what can be opened is below /proc.
     Call("openat", "descendants.py: read_text", 2, _WRITING, 0),
-    Call("read", "CPython: files; libzmq: eventfds"),
+    Call("read", "CPython: files; stderr_relay.py: os.read"),
     Call("write", "log_collector.py: os.write"),
     Call("lseek", "resume.py: os.lseek"),
     Call("pread64", "resume.py: os.pread"),
@@ -96,7 +96,6 @@ CALLS: Final = (
     Call("epoll_pwait", "event_loop.py: selectors, on architectures without epoll_wait"),
     Call("poll", "log_collector.py: select.poll"),
     Call("ppoll", "log_collector.py: select.poll, on architectures without poll"),
-    Call("eventfd2", "libzmq: each context and socket"),
     Call("clock_nanosleep", "launcher.py: time.sleep"),
     Call("restart_syscall", "Linux: any of these, after SIGSTOP"),
     # Sockets.
@@ -104,7 +103,7 @@ CALLS: Final = (
     Call("socketpair", "fd_channel.py: socket.socketpair", 0, _WORD, _AF_UNIX),
     Call("bind", "pool_client.py: bind"),
     Call("listen", "pool_client.py: listen"),
-    Call("connect", "channel.py: connect"),
+    Call("connect", "worker_link.py: connect"),
     Call("accept", "CPython: socket.accept, on kernels without accept4"),
     Call("accept4", "service.py: accept"),
     Call("getsockname", "CPython: socket.socket of an fd"),
@@ -113,8 +112,8 @@ CALLS: Final = (
     Call("setsockopt", "fd_channel.py: setsockopt"),
     Call("sendmsg", "fd_channel.py: sendmsg"),
     Call("recvmsg", "fd_channel.py: recvmsg"),
-    Call("sendto", "log_collector.py: sendto; libzmq: its links"),
-    Call("recvfrom", "message_socket.py: recv; libzmq: its links"),
+    Call("sendto", "log_collector.py: sendto; worker_link.py: send"),
+    Call("recvfrom", "message_socket.py: recv; worker_link.py: recv"),
     # Memory.
     Call("brk", "glibc: malloc"),
     Call("mmap", "glibc: malloc; CPython: arenas", 2, _PROT_EXEC, 0),
@@ -123,18 +122,11 @@ CALLS: Final = (
     Call("mremap", "glibc: malloc"),
     Call("madvise", "process.c: madvise; glibc: stacks"),
     # Processes and threads.
-    Call("clone", "libzmq: its threads", 0, _CLONE_THREAD, _CLONE_THREAD),
-    Call("set_robust_list", "glibc: a new thread"),
-    Call("rseq", "glibc: a new thread"),
     Call("set_tid_address", "glibc: a new process"),
     Call("sched_getaffinity", "glibc: how many arenas malloc may have"),
-    Call("sched_getparam", "libzmq: its threads"),
-    Call("sched_getscheduler", "libzmq: its threads"),
-    Call("sched_setscheduler", "libzmq: its threads"),
-    Call("sched_yield", "libzmq: locks"),
     Call("futex", "glibc: locks; CPython: the interpreter's lock"),
     Call("prctl", "glibc: names of threads; keeper.py: setproctitle", 0, _WORD, _PR_SET_NAME),
-    Call("getpid", "libzmq: has it been forked?"),
+    Call("getpid", "log_collector.py: os.getpid"),
     Call("gettid", "glibc: abort"),
     Call("getppid", "service.py: os.getppid"),
     Call("pidfd_open", "pool_client.py: os.pidfd_open"),
@@ -148,7 +140,6 @@ CALLS: Final = (
     # Time and chance, where the vDSO does not answer.
     Call("clock_gettime", "CPython: time.monotonic"),
     Call("clock_getres", "CPython: time"),
-    Call("gettimeofday", "libzmq: time"),
     Call("time", "glibc: time"),
     Call("getrandom", "pool_client.py: os.urandom; CPython: hashing"),
 )

@@ -1,56 +1,80 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the device into the segment that pool and workers read (device_state.h)."""
+"""Writes the device into the segment that pool and workers read (device_state.h).
 
-from collections.abc import Callable, Mapping
+THEORY
+
+Nothing is read back. Workers hold the segment's fd, so what is in it decides nothing here: how many
+vrings there are is known from the options, and generations are counted elsewhere.
+
+Who can write. The segment is made by the keeper, which maps it and then seals it with
+F_SEAL_FUTURE_WRITE: from then on nobody gets another writable mapping and write(2) fails, whoever
+holds the fd. A supervisor, and each of its successors, is cloned from the keeper and inherits the
+mapping; the pool is executed and has none. So there is one segment for the whole life of the
+daemon, and every pool is given the same one. The workers of the pool before have been killed by
+then, and all they could do with the segment is to read it.
+
+Generations. They are even, and grow over all pools and supervisors. A supervisor that died may have
+published a device without living to say so: therefore a generation is noted before it is used
+(StateFile.next_generation), and a successor publishes under a larger one. Were it used twice, a
+worker could take half of the first device and half of the second for one.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from vfsd.supervisor.effects import Device, DeviceVring
 from vfsd.transport.native import ffi, lib
-from vfsd.transport.shared_memory import map_segment, unmap_segment
+from vfsd.transport.shared_memory import create_published, unmap_segment
 from vfsd.transport.vhost_user import Region
 
 DEVICE_BYTES = ffi.sizeof("struct device_state")
 
 
 class DeviceSegment:
-    """A mapping of the segment `fd`, of which the supervisor is the only writer."""
+    """The segment, its fd and the one writable mapping of it; see THEORY."""
 
-    def __init__(self, fd: int) -> None:
-        self._addr = map_segment(fd, DEVICE_BYTES)
+    def __init__(self, next_generation: Callable[[], int]) -> None:
+        """Make it, in the process from which supervisors will be cloned."""
+        self._next_generation = next_generation
+        self.fd, self._addr = create_published("vfsd-device", DEVICE_BYTES)
         self._state: Any = ffi.cast("struct device_state *", self._addr)
 
     def close(self) -> None:
         unmap_segment(self._addr, DEVICE_BYTES)
 
-    def prepare(self, vring_count: int) -> None:
-        """Make a zeroed segment describe a device whose vrings are all stopped."""
-        self._state.layout = lib.DEVICE_STATE_LAYOUT
-        self._state.vring_count = vring_count
-        for row in self._state.vrings:
+    def reset(self, vring_count: int) -> None:
+        """Describe a device without memory whose vrings are all stopped."""
+        state, generation = self._state, self._next_generation()
+        lib.device_state_write_begin(state, generation)
+        state.layout = lib.DEVICE_STATE_LAYOUT
+        state.features = state.region_count = 0
+        state.vring_count = vring_count
+        for rows in (state.regions, state.vrings):
+            ffi.buffer(rows)[:] = bytes(ffi.sizeof(rows))
+        for row in state.vrings:
             row.inflight_fd = row.kick_fd = row.call_fd = row.err_fd = -1
-        self.write(Device(), {}, lambda _: 0)
+        lib.device_state_write_end(state, generation)
 
-    def write(
-        self, device: Device, numbers: Mapping[int, int], slot_of: Callable[[int], int]
-    ) -> int:
-        """Publish `device`; `numbers` maps the supervisor's fds to the pool's.
+    def write(self, device: Device, numbers: Mapping[int, int], slots: Iterable[int]) -> int:
+        """Publish `device`; `numbers` maps the supervisor's fds to the pool's, `slots` has the
+        worker slot of each vring of the device, running or not.
 
         A vring that is not in `device` is marked as not running; its other fields stay, since a
-        worker may still be draining it. Returns the generation (even).
+        worker may still be draining it. Returns the generation.
         """
-        state = self._state
-        lib.device_state_write_begin(state)
+        state, generation = self._state, self._next_generation()
+        lib.device_state_write_begin(state, generation)
         state.features = device.features
         state.region_count = len(device.regions)
         for row, (region, fd) in zip(state.regions, device.regions, strict=False):
             _fill_region(row, region, numbers[fd])
-        for index in range(state.vring_count):
-            state.vrings[index].running = 0
-            state.vrings[index].worker = slot_of(index)
+        for row, slot in zip(state.vrings, slots, strict=False):
+            row.running = 0
+            row.worker = slot
         for vring in device.vrings:
             _fill_vring(state.vrings[vring.index], vring, numbers)
-        lib.device_state_write_end(state)
-        return int(lib.device_state_generation(state))
+        lib.device_state_write_end(state, generation)
+        return generation
 
 
 def _fill_region(row: Any, region: Region, fd: int) -> None:

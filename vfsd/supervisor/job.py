@@ -5,10 +5,10 @@ The pool parses no options and reads no configuration; everything here is checke
 """
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from vfsd.supervisor.device import DEVICE_BYTES
 from vfsd.supervisor.option_values import FOR_EVER
 from vfsd.supervisor.options import Options, cache_timeout
 from vfsd.transport.native import ffi, lib
@@ -26,7 +26,10 @@ _FS_FLAGS: Final = (
 
 @dataclass(frozen=True)
 class Segments:
-    """The shared segments of one pool (fds): device state, tables, ring records, worker table."""
+    """The shared segments of one pool (fds): device state, tables, ring records, worker table.
+
+    The device's is the keeper's, and every pool's (device.py); the others are the pool's own.
+    """
 
     device: int
     inodes: int
@@ -35,9 +38,9 @@ class Segments:
     workers: int
 
     @classmethod
-    def create(cls) -> "Segments":
+    def create(cls, device: int) -> "Segments":
         return cls(
-            device=create_segment("vfsd-device", DEVICE_BYTES),
+            device=device,
             inodes=create_segment("vfsd-inodes", lib.inode_table_bytes(INODE_CAPACITY)),
             files=create_segment("vfsd-files", lib.file_table_bytes(FILE_CAPACITY)),
             rings=create_segment("vfsd-rings", lib.ring_records_bytes()),
@@ -46,6 +49,12 @@ class Segments:
 
     def fds(self) -> list[int]:
         return list(asdict(self).values())
+
+    def close(self) -> None:
+        """Close the pool's own."""
+        for fd in self.fds():
+            if fd != self.device:
+                os.close(fd)
 
 
 def create_job(name: str, options: Options, fds: dict[str, Any]) -> int:

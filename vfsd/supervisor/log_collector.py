@@ -2,16 +2,25 @@
 """Where every log line of an instance ends up: stderr, or syslog. Never waits for its reader.
 
 QEMU's main loop waits for the supervisor, so the supervisor must not wait for whoever reads its
-log: what does not fit at once is dropped, and the number of lines lost is told later.
+log: what does not fit at once is dropped, and the number of lines lost is reported later.
+
+Nobody else decides how much is logged, either: each source has its limit (transport/rate_limit.py),
+and what comes from the sandbox, or is about what the VMM did, has one more in common. A line of
+the daemon about itself is limited by its kind alone, so that the reason of an end is never held
+back. How many lines were left out is reported with the next line of their kind, and once a minute
+in one line for all.
 """
 
+import math
 import os
 import select
 import socket
+import time
 from collections.abc import Callable
 from typing import Final
 
 from vfsd.transport.control_messages import is_logged
+from vfsd.transport.rate_limit import BYTES, GENEROUS, LINES, Bucket, LineLimit
 
 MAX_LINE: Final = 2048  # bytes; a pipe that poll() calls writable takes as much (PIPE_BUF)
 SYSLOG_PATH: Final = "/dev/log"
@@ -19,22 +28,66 @@ _SYSLOG_DAEMON: Final = 3 << 3
 _SEVERITY: Final = {"error": 3, "warn": 4, "info": 6, "debug": 7}
 _PREFIX: Final = {"error": "error: ", "warn": "warning: ", "info": "", "debug": "debug: "}
 
+VMM: Final = "VMM"  # the source of lines about what the VMM did
+_OWN: Final = ("", "keeper")  # sources of lines about the daemon itself
+REPORT_SECONDS: Final = 60.0
+_TOGETHER: Final = 2  # what all sources of one origin may write, in shares of a single one
+
 Sink = Callable[[str, bytes], bool]  # level, line -> False if it was dropped
 
 
 class LogCollector:
     """Writes what is at least as urgent as `level`, each line with its origin."""
 
-    def __init__(self, name: str, level: str, sink: Sink) -> None:
+    def __init__(
+        self, name: str, level: str, sink: Sink, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.name = name
         self.level = level
         self._sink = sink
         self._lost = 0
+        self._clock = clock
+        self._factor = GENEROUS if level == "debug" else 1
+        self._foreign = Bucket(BYTES.times(_TOGETHER * self._factor))
+        self._limits: dict[str, LineLimit] = {}  # by source
+        self._has_left_out = False
+        self._report_at = 0.0
 
     def write(self, level: str, text: str, source: str = "") -> None:
-        """Log `text`; `source` is the process it comes from, if not the supervisor."""
+        """Log `text`, unless its source has written enough. `source` is the process it comes from,
+        or VMM; empty for a line of the supervisor about itself."""
         if not is_logged(level, self.level):
             return
+        admitted = self._limit(source).admit(level, text)
+        if admitted is None:
+            self._has_left_out = True
+        else:
+            self._write(level, admitted, source)
+
+    def report_left_out(self) -> float:
+        """Report what was left out since the last report, if that was a minute ago; returns the
+        seconds to the next one. For EventLoop.every_turn()."""
+        if not self._has_left_out:
+            return math.inf
+        now = self._clock()
+        if now < self._report_at:
+            return self._report_at - now
+        self._report_at = now + REPORT_SECONDS
+        self._has_left_out = False
+        left_out = sum(limit.take_left_out() for limit in self._limits.values())
+        if left_out and is_logged("warn", self.level):
+            self._write("warn", f"{left_out} log lines like earlier ones were left out", "")
+        return math.inf
+
+    def _limit(self, source: str) -> LineLimit:
+        if source not in self._limits:
+            lines = LINES.times(self._factor)
+            own = Bucket(BYTES.times(self._factor))
+            buckets = () if source in _OWN else (own, self._foreign)
+            self._limits[source] = LineLimit(lines, buckets, self._clock)
+        return self._limits[source]
+
+    def _write(self, level: str, text: str, source: str) -> None:
         if self._lost and self._line("warn", f"{self._lost} log lines were lost", ""):
             self._lost = 0
         if not self._line(level, text, source):

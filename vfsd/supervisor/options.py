@@ -210,7 +210,9 @@ OPTIONS: Final = (
            "how much to log: error, warn, info or debug; off: nothing; -d: debug", "LEVEL",
            read.choice("off", "error", "warn", "info", "debug", err="error", warning="warn",
                        trace="debug"),
-           "info", "also err and warning; trace is debug; RUST_LOG is not looked at"),
+           "info", "also err and warning; trace is debug; RUST_LOG is not looked at. Lines that"
+           " repeat are left out and counted: a guest can write a few KiB a minute, thirty times as"
+           " much at debug"),
     _long_switch("syslog", "log to syslog, not to stderr",
                 "lines are lost while no syslog daemon runs", "off; on with --daemonize"),
     Option("cache", {"--cache": None}, {"cache": None},

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The supervisor's end of one pool: starts it, gives it fds, has workers created, kills it.
 
-Trust: the pool is in the sandbox. Its answers are checked; what it says about itself goes into the
-log and nowhere else.
+Trust: the pool is in the sandbox, and so is whoever else writes to its channel: workers share its
+fd table. Its answers are checked; what it says about itself goes into the log and nowhere else.
+Whatever it says wrongly becomes a PoolDiedError, in one place: _from_the_sandbox().
 """
 
 import contextlib
@@ -11,7 +12,7 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +22,7 @@ from vfsd.supervisor.event_loop import EventLoop
 from vfsd.supervisor.job import Segments
 from vfsd.supervisor.launcher import Launcher, LauncherGoneError
 from vfsd.supervisor.log_collector import LogCollector
+from vfsd.supervisor.patience import Patience, state_of
 from vfsd.supervisor.stderr_relay import StderrRelay, stderr_pipe
 from vfsd.transport.control_messages import (
     Content,
@@ -30,15 +32,16 @@ from vfsd.transport.control_messages import (
     PoolReady,
     decode_fd_numbers,
     decode_pool_event,
-    text,
+    decode_refusal,
+    decode_spawned,
 )
 from vfsd.transport.errors import OperatorError, ProtocolError
 from vfsd.transport.fd_channel import MAX_FDS, FdChannel, Packet
+from vfsd.transport.rate_limit import Bucket, Rate
 
 START_SECONDS: Final = 30.0
 ANSWER_SECONDS: Final = 10.0  # a pool waits for a worker that starts, for 5 of them
-
-
+PACKETS: Final = Rate(burst=2000, per_second=200)  # a pool sends a few for each death
 FREEZE_SECONDS: Final = 1.0
 STOPPED: Final = "TZX"  # or ended
 
@@ -69,8 +72,10 @@ class Pool:
         self.numbers: dict[int, int] = {}
         self.spawned: set[int] = set()
         self.on_event: Callable[[PoolEvent], None] = lambda _: None
+        self.patience: Patience  # once it is ready
         self._loop = loop
         self._launcher = launcher
+        self._packets = Bucket(PACKETS)
         self._first: int | None = None  # pidfd of the process that makes the pool and exits
         self._ids = count(int.from_bytes(os.urandom(3), "little") << 16)
         self._answers: dict[int, Content | None] = {}
@@ -78,13 +83,15 @@ class Pool:
         loop.register(channel.fileno(), self._receive)
 
     @classmethod
-    def start(cls, loop: EventLoop, log: LogCollector, launcher: Launcher, workers: int) -> "Pool":
+    def start(
+        cls, loop: EventLoop, log: LogCollector, launcher: Launcher, workers: int, device: int
+    ) -> "Pool":
         """Start a pool and wait until it is isolated and ready, or say why not (OperatorError)."""
         ours, theirs = FdChannel.pair()
         listeners = [_listen(Path(f"worker-{i}")) for i in range(workers)]
         stderr, their_stderr = stderr_pipe()
         relay = StderrRelay(loop, log, stderr)
-        pool = cls(loop, launcher, ours, Segments.create(), listeners, relay)
+        pool = cls(loop, launcher, ours, Segments.create(device), listeners, relay)
         pool.on_event = lambda event: _log_event(log, event)
         try:
             try:
@@ -130,8 +137,7 @@ class Pool:
         for path, fd in self.listeners:
             os.close(fd)
             Path(path).unlink(missing_ok=True)
-        for fd in self.segments.fds():
-            os.close(fd)
+        self.segments.close()
 
     def _freeze(self) -> None:
         """Stop the pool, or it may create a worker while we look for its workers: without a pid
@@ -141,7 +147,7 @@ class Pool:
         with contextlib.suppress(OSError):  # it is gone
             signal.pidfd_send_signal(self.pidfd, signal.SIGSTOP)
             deadline = time.monotonic() + FREEZE_SECONDS  # one that hangs creates nobody
-            while _state(self.pid) not in STOPPED and time.monotonic() < deadline:
+            while self.pid and state_of(self.pid) not in STOPPED and time.monotonic() < deadline:
                 time.sleep(0.001)
 
     def _kill_and_close(self, pidfd: int) -> None:
@@ -154,77 +160,104 @@ class Pool:
         while rest:
             batch, rest = rest[:MAX_FDS], rest[MAX_FDS:]
             answer = self._demand({"op": "adopt"}, batch)
-            self.numbers |= zip(batch, decode_fd_numbers(answer, len(batch)), strict=True)
+            with _from_the_sandbox():
+                numbers = decode_fd_numbers(answer, len(batch))
+            self.numbers |= zip(batch, numbers, strict=True)
 
     def drop(self, fds: Iterable[int]) -> None:
         """Have the pool close its copies of `fds`."""
         numbers = [self.numbers.pop(fd) for fd in fds]
-        if numbers and "error" in self._ask({"op": "drop", "fds": numbers}):
+        if numbers and _refusal(self._ask({"op": "drop", "fds": numbers})) is not None:
             # A supervisor that died here had dropped them, or some of them, already.
             for number in numbers:
                 self._ask({"op": "drop", "fds": [number]})
 
-    def spawn(self, slot: int) -> object:
+    def spawn(self, slot: int) -> int:
         """Have the worker of `slot` created if there is none; its pid inside the sandbox."""
         answer = self._demand({"op": "spawn", "slot": slot})
         self.spawned.add(slot)
-        return answer.get("pid")
+        with _from_the_sandbox():
+            return decode_spawned(answer)
+
+    def kill_worker(self, slot: int) -> None:
+        """Have the worker of `slot` killed, and created again. Waits for nothing, so a callback of
+        the event loop may call this."""
+        with contextlib.suppress(BlockingIOError):  # the pool hangs: it kills nobody now
+            self._send({"id": next(self._ids), "op": "kill", "slot": slot})
+
+    def is_stuck(self, slot: int) -> int | None:
+        """The pid of the worker of `slot` if it is in state D, which no signal ends."""
+        inside = self.spawn(slot)
+        for process in self._descendants():
+            if process.state == "D" and _pid_inside(process.pid) == inside:
+                return process.pid
+        return None
 
     def _demand(self, content: Content, fds: list[int] | None = None) -> Content:
         """Ask for what cannot be refused."""
         answer = self._ask(content, fds)
-        if "error" in answer:
-            raise PoolDiedError(f"the pool refused {content['op']!r}: {text(answer, 'error')}")
+        if (refusal := _refusal(answer)) is not None:
+            raise PoolDiedError(f"the pool refused {content['op']!r}: {refusal}")
         return answer
 
     def _ask(self, content: Content, fds: list[int] | None = None) -> Content:
+        """Send an order and wait for the answer, however long that takes a pool that is alive."""
         request_id = next(self._ids)
+        packet = {"id": request_id, **content}
         self._answers[request_id] = None
-        try:
-            self.channel.send({"id": request_id, **content}, fds or [])
-        except OSError as error:
-            raise PoolDiedError(f"the pool cannot be reached: {error.strerror}") from None
-        answered = self._loop.wait(lambda: self._answers[request_id] is not None, ANSWER_SECONDS)
+        self._wait(lambda: self._is_sent(packet, fds or []), content["op"])
+        self._wait(lambda: self._answers[request_id] is not None, content["op"])
         answer = self._answers.pop(request_id)
-        if not answered or answer is None:
-            raise PoolDiedError(f"the pool did not answer {content['op']!r}")
+        assert answer is not None
         return answer
 
-    def kill_worker(self, pid: object) -> None:
-        """Kill the worker that has this pid inside the sandbox; the pool creates the next one."""
-        for process in self._descendants():
-            with contextlib.suppress(OSError):
-                status = Path(f"/proc/{process.pid}/status").read_text()
-                if f"\nNSpid:\t{process.pid}\t{pid}\n" in status or process.pid == pid:
-                    process.kill()
+    def _wait(self, condition: Callable[[], bool], op: str) -> None:
+        assert self.pid is not None
+        self.patience.wait(condition, f"the pool's answer to {op!r}", self.pid, ANSWER_SECONDS)
+
+    def _is_sent(self, packet: Content, fds: list[int]) -> bool:
+        try:
+            self._send(packet, fds)
+        except BlockingIOError:
+            return False
+        return True
+
+    def _send(self, packet: Content, fds: Sequence[int] = ()) -> None:
+        try:
+            self.channel.send(packet, fds)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            raise PoolDiedError(f"the pool cannot be reached: {error.strerror}") from None
 
     # What comes from the pool; called by the event loop.
 
     def _receive(self) -> None:
         try:
-            self._take(self.channel.receive())
+            with _from_the_sandbox():
+                self._take(self.channel.receive())
         except BlockingIOError:
             return
-        except ProtocolError as error:
-            raise PoolDiedError(f"the pool broke the protocol: {error}") from None
         except OSError as error:  # a pool that died with an order unread resets its channel
             raise PoolDiedError(f"the pool's channel: {error.strerror}") from None
 
     def _take(self, packet: Packet | None) -> None:
         if packet is None:
             raise PoolDiedError("the pool closed its channel")
-        for fd in packet.fds:
-            os.close(fd)  # a pool has nothing to give
+        if not self._packets.take(1, time.monotonic()):
+            raise ProtocolError("packets without end")
         request_id = packet.content.get("id")
         if request_id is None:
-            self._take_event(decode_pool_event(packet.content), packet)
+            self._take_event(decode_pool_event(packet.content, len(self.listeners)), packet)
         elif type(request_id) is int and request_id in self._answers:
             self._answers[request_id] = packet.content
 
     def _take_event(self, event: PoolEvent, packet: Packet) -> None:
+        if isinstance(event, PoolReady | PoolFailed) and self.ready:
+            raise ProtocolError("what only a pool that starts says, from one that is ready")
         if isinstance(event, PoolFailed):
             raise OperatorError(event.error)
-        if isinstance(event, PoolReady) and not self.ready and packet.pid:
+        if isinstance(event, PoolReady) and packet.pid:
             self.pid = packet.pid
             self.watch(os.pidfd_open(packet.pid))
             if self._first is not None:  # it has made the pool and exits
@@ -270,7 +303,7 @@ class Pool:
         listeners = [(str(path), int(fd)) for path, fd in row["listeners"]]
         segments = Segments(**row["segments"])
         stderr = StderrRelay(loop, log, row["stderr"])
-        channel = FdChannel.from_fd(row["channel"])
+        channel = FdChannel.of_supervisor(row["channel"])
         pool = cls(loop, launcher, channel, segments, listeners, stderr)
         pool.pid = row["pid"]
         pool.watch(row["pidfd"])
@@ -280,9 +313,26 @@ class Pool:
         return pool
 
 
-def _state(pid: int | None) -> str:
-    """The state of a process as ps(1) shows it. OSError if it is gone."""
-    return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
+@contextlib.contextmanager
+def _from_the_sandbox() -> Iterator[None]:
+    """What the pool said is looked at: whatever is wrong with it ends that pool, and no more."""
+    try:
+        yield
+    except (ProtocolError, LookupError, TypeError, ValueError, RecursionError) as error:
+        raise PoolDiedError(f"the pool broke the protocol: {error}") from None
+
+
+def _refusal(answer: Content) -> str | None:
+    with _from_the_sandbox():
+        return decode_refusal(answer)
+
+
+def _pid_inside(pid: int) -> int | None:
+    """The pid that a process has in its innermost pid namespace; None if it is gone."""
+    with contextlib.suppress(OSError, LookupError, ValueError):
+        status = Path(f"/proc/{pid}/status").read_text(errors="replace")
+        return int(status.partition("\nNSpid:")[2].splitlines()[0].split()[-1])
+    return None
 
 
 def _log_event(log: LogCollector, event: PoolEvent) -> None:

@@ -12,7 +12,8 @@ Writing. The segment has two halves, each a header (sequence number, length, CRC
 text. save() writes the half that load() would not read. A writer that dies in between leaves a
 half whose checksum is wrong, and load() takes the other one. Behind the halves is one word of
 progress, the sequence number of a state and how far its effects have come: it is written in one
-small call, where composing a state would leave too much time to die in.
+small call, where composing a state would leave too much time to die in. Another word is the last
+generation of the device state (device.py): next_generation() writes it before it is used.
 
 What a message goes through, so that dying at any point loses nothing:
   1. peek: the message stays on the socket, its fds are duplicates;
@@ -50,12 +51,15 @@ from vfsd.transport.shared_memory import create_segment
 
 _HEADER: Final = struct.Struct("=QII")  # sequence, length, CRC-32
 _PROGRESS: Final = struct.Struct("=QQ")  # sequence, stage
+_GENERATION: Final = struct.Struct("=I")
 CONSUMED: Final = 1
 REPLIED: Final = 2
 HALF: Final = 1 << 20
 OUTBOX_BYTES: Final = 1 << 16
 OUTBOX_REPLY: Final = 4096  # bytes: more than any reply has
 LAYOUT: Final = 1
+_PROGRESS_AT: Final = 2 * HALF
+_GENERATION_AT: Final = _PROGRESS_AT + _PROGRESS.size
 
 
 class StateFile:
@@ -67,7 +71,7 @@ class StateFile:
 
     @classmethod
     def create(cls) -> "StateFile":
-        return cls(create_segment("vfsd-supervisor-state", 2 * HALF + _PROGRESS.size))
+        return cls(create_segment("vfsd-supervisor-state", _GENERATION_AT + _GENERATION.size))
 
     def save(self, state: dict[str, Any]) -> None:
         text = json.dumps({"layout": LAYOUT, **state}, separators=(",", ":")).encode()
@@ -79,7 +83,14 @@ class StateFile:
 
     def mark(self, stage: int) -> None:
         """Note how far the effects of the state saved last have come."""
-        os.pwrite(self.fd, _PROGRESS.pack(self._sequence, stage), 2 * HALF)
+        os.pwrite(self.fd, _PROGRESS.pack(self._sequence, stage), _PROGRESS_AT)
+
+    def next_generation(self) -> int:
+        """An even generation that no supervisor has used; it wraps after 2**31 of them."""
+        (last,) = _GENERATION.unpack(os.pread(self.fd, _GENERATION.size, _GENERATION_AT))
+        generation = (last + 2) % (1 << 32) or 2
+        os.pwrite(self.fd, _GENERATION.pack(generation), _GENERATION_AT)
+        return int(generation)
 
     def load(self) -> tuple[dict[str, Any] | None, int]:
         """The state saved last (None if there is none that can be read), and its stage."""
@@ -88,7 +99,7 @@ class StateFile:
             return None, 0
         self._sequence = best[0]  # go on counting where the supervisor before has stopped
         state: dict[str, Any] = json.loads(best[1])
-        sequence, stage = _PROGRESS.unpack(os.pread(self.fd, _PROGRESS.size, 2 * HALF))
+        sequence, stage = _PROGRESS.unpack(os.pread(self.fd, _PROGRESS.size, _PROGRESS_AT))
         if state.get("layout") != LAYOUT:
             return None, 0
         return state, stage if sequence == best[0] else 0

@@ -7,6 +7,7 @@ Each front-end gets a pool of its own, so nothing of one guest is left for the n
 """
 
 import os
+import select
 import signal
 import socket
 import time
@@ -14,9 +15,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from vfsd.supervisor.backend import Backend
+from vfsd.supervisor.backend import Backend, Setting
 from vfsd.supervisor.confinement import confine_supervisor
 from vfsd.supervisor.descendants import descendants
+from vfsd.supervisor.device import DeviceSegment
 from vfsd.supervisor.effects import (
     Apply,
     Close,
@@ -33,8 +35,9 @@ from vfsd.supervisor.event_loop import EventLoop, StopError
 from vfsd.supervisor.frontend_fds import check_fds, memory_hazard
 from vfsd.supervisor.launcher import Launcher
 from vfsd.supervisor.listener import Listener
-from vfsd.supervisor.log_collector import LogCollector
+from vfsd.supervisor.log_collector import VMM, LogCollector
 from vfsd.supervisor.options import Options
+from vfsd.supervisor.patience import Patience
 from vfsd.supervisor.pool_client import PoolDiedError
 from vfsd.supervisor.restart_policy import RestartPolicy
 from vfsd.supervisor.resume import CONSUMED, REPLIED, Outbox, StateFile, open_fds, sweep
@@ -65,6 +68,7 @@ class Boot:
     listener: Listener
     state: StateFile
     outbox: Outbox
+    device: DeviceSegment
     kept_fds: frozenset[int]  # open in the keeper
     log: LogCollector
     tell_ready: Callable[[], None]  # once a VMM can connect, or more often
@@ -126,6 +130,7 @@ class Service:
             effects = self._take_over()
         self._loop.stop_on(ENDING)
         self._watch_keeper()
+        self._loop.every_turn(self._log.report_left_out)
         policy = RestartPolicy()
         while True:
             try:
@@ -174,10 +179,24 @@ class Service:
 
     def _ensure_backend(self) -> Backend:
         if self._backend is None:
-            boot = self._boot
-            self._backend = Backend.start(self._loop, boot.launcher, boot.options, self._log)
+            self._backend = Backend.start(self._setting())
             self._save()
         return self._backend
+
+    def _setting(self) -> Setting:
+        patience = Patience(self._loop, self._log)
+        patience.give_up = self._check_frontend
+        boot = self._boot
+        return Setting(self._loop, boot.launcher, boot.options, boot.device, self._log, patience)
+
+    def _check_frontend(self) -> None:
+        """Raise FrontendGoneError if nobody waits for us any more, whatever is still unread."""
+        if self._frontend is None:
+            return
+        poll = select.poll()
+        poll.register(self._frontend.fileno(), select.POLLRDHUP)
+        if poll.poll(0):
+            raise FrontendGoneError("the VMM went away while the sandbox was slow")
 
     def _ensure_frontend(self) -> MessageSocket:
         if self._frontend is None:
@@ -279,7 +298,7 @@ class Service:
     ) -> None:
         match effect:
             case Log(level, text):
-                self._log.write(level, text)
+                self._log.write(level, text, VMM)
             case Prepare(index):
                 backend.prepare(index)
             case Apply():
@@ -339,10 +358,7 @@ class Service:
         self._loop = EventLoop()
         self._log.write("warn", f"goes on for a supervisor that died; {len(orphans)} fds swept")
         if backend:
-            slots = self._options.workers
-            self._backend = Backend.restore(
-                self._loop, self._boot.launcher, backend, slots, self._log
-            )
+            self._backend = Backend.restore(self._setting(), backend)
         if frontend is None:
             return []
         self._frontend = MessageSocket(socket.socket(fileno=frontend))

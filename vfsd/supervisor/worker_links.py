@@ -1,14 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The supervisor's zmq links to the workers, by slot: commands out; answers, events and logs in."""
+"""The supervisor's links to the workers, by slot: commands out; answers, events and logs in.
+
+What a worker sends is checked here, in one place: _take() turns each message into an event, an
+acknowledgement or a ProtocolError. A worker of ours never breaks the protocol, so one that did
+VIOLATIONS times is to be killed (on_violation). A worker that sends without end is read at a
+bounded rate: what it sends waits in its socket, where it costs the supervisor nothing.
+"""
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from functools import partial
 from itertools import count
-from typing import Final
+from typing import Final, Protocol
 
 from vfsd.supervisor.event_loop import EventLoop
-from vfsd.transport.channel import SupervisorEnd
+from vfsd.supervisor.worker_link import WorkerLink
 from vfsd.transport.control_messages import (
     Adopted,
     Content,
@@ -23,34 +30,46 @@ from vfsd.transport.errors import ProtocolError
 
 ADOPT_SECONDS: Final = 5.0  # a worker drains a ring for at most 2 of them
 MESSAGES_A_TURN: Final = 100  # of one worker, so that none can keep the supervisor busy
+REST_SECONDS: Final = 0.05  # for which a worker that sent as many is not read
+VIOLATIONS: Final = 5
 
 WorkerEvent = LogLine | RingBroken | Hello
 
 
-class WorkerLinks:
-    """`on_event` gets (slot, event) for everything that is not an answer."""
+class Listener(Protocol):
+    """Who is told what workers send; called by the event loop, so it must not wait."""
 
-    def __init__(self, loop: EventLoop, on_event: Callable[[int, WorkerEvent], None]) -> None:
+    def on_worker_event(self, slot: int, event: WorkerEvent) -> None: ...
+
+    def on_violation(self, slot: int, error: str, count: int) -> None:
+        """A worker broke the protocol for the `count`-th time; its link was closed."""
+
+
+class WorkerLinks:
+    """`vring_count`: how many vrings the device has, hiprio included."""
+
+    def __init__(self, loop: EventLoop, vring_count: int, listener: Listener) -> None:
         self._loop = loop
-        self._on_event = on_event
-        self._ends: dict[int, SupervisorEnd] = {}
+        self._vring_count = vring_count
+        self._listener = listener
+        self._links: dict[int, WorkerLink] = {}
         self._ids = count(time.monotonic_ns())  # no id of an earlier supervisor comes again
-        self._waiting: dict[int, int] = {}  # request id -> slot
+        self._waiting: dict[int, tuple[int, int]] = {}  # request id -> slot, generation
         self._adopted: dict[int, Adopted] = {}  # slot -> its answer
         self._late: list[int] = []
-        loop.every_turn(self._pump)
+        loop.every_turn(self._tick)
 
     def connect(self, slot: int, path: str) -> None:
-        end = SupervisorEnd(path)
-        self._ends[slot] = end
-        self._loop.register(end.fileno(), lambda: None)  # _pump() comes in every turn
+        link = WorkerLink(path)
+        self._links[slot] = link
+        self._loop.register(link.fileno(), partial(self._take, slot, link))
 
     def close(self) -> None:
-        self._loop.no_more_turns(self._pump)
-        for end in self._ends.values():
-            self._loop.unregister(end.fileno())
-            end.close()
-        self._ends.clear()
+        self._loop.no_more_turns(self._tick)
+        for link in self._links.values():
+            self._loop.unregister(link.fileno())
+            link.close()
+        self._links.clear()
         self._waiting.clear()
 
     def adopt(self, generation: int, slots: Iterable[int]) -> tuple[dict[int, Adopted], list[int]]:
@@ -61,39 +80,48 @@ class WorkerLinks:
         self._adopted, self._late = {}, []
         for slot in slots:
             request_id = next(self._ids)
-            self._waiting[request_id] = slot
-            self._ends[slot].command(request_id, adopt(generation), ADOPT_SECONDS)
+            self._waiting[request_id] = slot, generation
+            self._links[slot].command(request_id, adopt(generation), ADOPT_SECONDS)
         self._loop.wait(lambda: not self._waiting)
         return self._adopted, self._late
 
-    def _pump(self) -> float:
-        """Take in and resend what there is; returns seconds until there is something to resend."""
+    def forgive(self, slot: int) -> None:
+        """The worker of `slot` is another one from now on."""
+        self._links[slot].violations = 0
+
+    def _tick(self) -> float:
+        """Do what is due; returns seconds until something else is."""
         soon = math.inf
-        for slot, end in list(self._ends.items()):
-            end.resend()  # first: sending may take the event of what has arrived off the fd
-            taken = self._take(slot, end)
-            late = [self._waiting.pop(i) for i in end.expired() if i in self._waiting]
-            self._late += late
-            if taken or late:
-                soon = 0.0  # it may be what somebody waits for
-            if (wake_at := end.wake_at()) is not None:
-                soon = min(soon, wake_at - time.monotonic())
+        for slot, link in self._links.items():
+            late = [i for i in link.expired() if i in self._waiting]
+            self._late += [self._waiting.pop(request_id)[0] for request_id in late]
+            if link.tick():
+                self._take(slot, link)
+            soon = 0.0 if late else min(soon, link.wake_at() - time.monotonic())
         return max(0.0, soon)
 
-    def _take(self, slot: int, end: SupervisorEnd) -> int:
-        """Take in what a worker sent, up to a limit; returns how many messages."""
-        for taken in range(MESSAGES_A_TURN):
-            try:
-                if (content := end.receive()) is None:
-                    return taken
-                self._dispatch(slot, content)
-            except ProtocolError as error:
-                self._on_event(slot, LogLine("error", f"sent nonsense: {error}"))
-        return MESSAGES_A_TURN
+    def _take(self, slot: int, link: WorkerLink) -> None:
+        """Take in what a worker sent, up to a limit."""
+        try:
+            for _ in range(MESSAGES_A_TURN):
+                if (content := link.receive()) is None:
+                    return
+                self._dispatch(slot, link, content)
+        except ProtocolError as error:
+            link.break_off()
+            self._listener.on_violation(slot, str(error), link.violations)
+        else:
+            link.rest(REST_SECONDS)
 
-    def _dispatch(self, slot: int, content: Content) -> None:
+    def _dispatch(self, slot: int, link: WorkerLink, content: Content) -> None:
         if "id" not in content:
-            self._on_event(slot, decode_worker_event(content))
+            event = decode_worker_event(content, self._vring_count)
+            self._listener.on_worker_event(slot, event)
             return
-        self._waiting.pop(content["id"], None)
-        self._adopted[slot] = decode_adopted(content)
+        request_id = content["id"]
+        if not link.is_pending(request_id):
+            return  # it was repeated, and answered twice; or another supervisor had asked
+        _, generation = self._waiting[request_id]
+        self._adopted[slot] = decode_adopted(content, generation, self._vring_count)
+        link.answered(request_id)
+        del self._waiting[request_id]

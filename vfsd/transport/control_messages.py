@@ -1,36 +1,45 @@
 # SPDX-License-Identifier: Apache-2.0
 """What supervisor, pool and workers say to each other: JSON objects, checked by the receiver.
 
-Two channels carry them: one fd channel to the pool (fd_channel.py) and one zmq pair per worker
-(channel.py). A command has an "id" that its answer repeats; an event has none. Commands are
+Two channels carry them: one fd channel to the pool (fd_channel.py) and one ZMTP connection per
+worker (channel.py). A command has an "id" that its answer repeats; an event has none. Commands are
 idempotent: they may be sent again with the same id. Trust: the supervisor takes nothing from the
-sandbox as given, so every `decode_*` here raises ProtocolError for what is not as described.
+sandbox as given, so every `decode_*` here raises ProtocolError, and nothing else, for what is not
+as described. Numbers are bounded by what the device has, and text is cut and made printable: what
+comes out of here can be used as an index and written to a log.
 """
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from vfsd.transport.errors import ProtocolError
 
 LOG_LEVELS: Final = ("error", "warn", "info", "debug")  # most urgent first
 LOG_THRESHOLDS: Final = ("off", *LOG_LEVELS)
 MAX_TEXT: Final = 4096  # characters of a log line or a reason
+MAX_MESSAGE: Final = 65536  # bytes, on either channel
 U32_MAX: Final = (1 << 32) - 1
+MAX_PID: Final = 1 << 22  # Linux has no larger ones
+MAX_STATUS: Final = 255  # of a process that ended; signals are smaller
 
 Content = dict[str, Any]
 
 
 def decode_object(data: bytes) -> Content:
-    """Decode one JSON object; anything else is a ProtocolError."""
+    """Decode one JSON object in UTF-8; anything else, NaN included, is a ProtocolError."""
     try:
-        content = json.loads(data)
+        content = json.loads(data.decode(), parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
         raise ProtocolError("a packet is not JSON") from None
     if not isinstance(content, dict):
         raise ProtocolError("a packet is not a JSON object")
     return content
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
 
 
 def encode_object(content: Mapping[str, Any]) -> bytes:
@@ -50,7 +59,7 @@ def text(content: Mapping[str, Any], key: str) -> str:
     value = content.get(key)
     if not isinstance(value, str):
         raise ProtocolError(f"{key!r} is not text")
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in value[:MAX_TEXT])
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in value[:MAX_TEXT])[:MAX_TEXT]
 
 
 def is_logged(level: str, threshold: str) -> bool:
@@ -109,33 +118,50 @@ class Hello:
     pid: int
 
 
-def decode_adopted(content: Content) -> Adopted:
+def decode_adopted(content: Content, generation: int, vring_count: int) -> Adopted:
+    """The answer to adopt(generation), from a worker of a device of so many vrings."""
     vrings = content.get("vrings")
     if not isinstance(vrings, dict):
         raise ProtocolError("'vrings' is not an object")
     last_avail: dict[int, int] = {}
     errors: dict[int, str] = {}
     for key, status in vrings.items():
-        if not key.isascii() or not key.isdigit() or len(key) > 3 or not isinstance(status, dict):
-            raise ProtocolError(f"no status of a vring: {key[:20]!r}")
-        last_avail[int(key)] = number(status, "last_avail", 0xFFFF)
+        index = _vring_index(key, vring_count)
+        if not isinstance(status, dict):
+            raise ProtocolError(f"the status of vring {index} is not an object")
+        last_avail[index] = number(status, "last_avail", 0xFFFF)
         if status.get("error") is not None:
-            errors[int(key)] = text(status, "error")
-    return Adopted(number(content, "generation"), last_avail, errors)
+            errors[index] = text(status, "error")
+    reached = number(content, "generation")
+    if reached < generation:
+        raise ProtocolError(f"generation {reached} is acknowledged; {generation} was asked for")
+    return Adopted(reached, last_avail, errors)
 
 
-def decode_worker_event(content: Content) -> LogLine | RingBroken | Hello:
+def _vring_index(key: str, vring_count: int) -> int:
+    is_number = key.isascii() and key.isdigit() and len(key) <= len(str(vring_count))
+    if not is_number or int(key) >= vring_count or str(int(key)) != key:
+        raise ProtocolError(f"{key[:20]!r} is not one of {vring_count} vrings")
+    return int(key)
+
+
+def decode_worker_event(content: Content, vring_count: int) -> LogLine | RingBroken | Hello:
+    """What a worker of a device of `vring_count` vrings says without being asked."""
     if "log" in content:
-        level = content.get("level")
-        if level not in LOG_LEVELS:
-            raise ProtocolError("a log line without a level")
-        return LogLine(str(level), text(content, "log"))
+        return LogLine(*_log_line(content))
     match content.get("event"):
         case "ring-broken":
-            return RingBroken(number(content, "vring"), text(content, "reason"))
+            return RingBroken(number(content, "vring", vring_count - 1), text(content, "reason"))
         case "hello":
-            return Hello(number(content, "pid"))
+            return Hello(number(content, "pid", MAX_PID))
     raise ProtocolError("an event of no known kind")
+
+
+def _log_line(content: Content) -> tuple[str, str]:
+    level = content.get("level")
+    if level not in LOG_LEVELS:
+        raise ProtocolError("a log line without a level")
+    return str(level), text(content, "log")
 
 
 # Pool -> supervisor, on the fd channel.
@@ -173,7 +199,10 @@ class PoolLog:
 PoolEvent = PoolReady | PoolFailed | WorkerDied | PoolLog
 
 
-def decode_pool_event(content: Content) -> PoolEvent:
+def decode_pool_event(content: Content, slots: int) -> PoolEvent:
+    """What a pool of so many worker slots says without being asked."""
+    if "log" in content:
+        return PoolLog(*_log_line(content))
     match content.get("event"):
         case "ready":
             return PoolReady()
@@ -182,14 +211,16 @@ def decode_pool_event(content: Content) -> PoolEvent:
         case "worker-died":
             how = "signal" if content.get("signal") is not None else "status"
             return WorkerDied(
-                number(content, "slot"),
-                f"{how} {number(content, how)}",
+                number(content, "slot", slots - 1),
+                f"{how} {number(content, how, MAX_STATUS)}",
                 content.get("respawned") is True,
             )
-    event = decode_worker_event(content)
-    if isinstance(event, LogLine):
-        return PoolLog(event.level, event.text)
     raise ProtocolError("an event of no known kind")
+
+
+def decode_refusal(content: Content) -> str | None:
+    """Why the pool did not do what it was asked; None if it did."""
+    return text(content, "error") if "error" in content else None
 
 
 def decode_fd_numbers(content: Content, count: int) -> tuple[int, ...]:
@@ -198,5 +229,12 @@ def decode_fd_numbers(content: Content, count: int) -> tuple[int, ...]:
     if not isinstance(fds, list) or len(fds) != count:
         raise ProtocolError(f"the pool did not answer with {count} fd numbers")
     if not all(type(fd) is int and 0 <= fd <= U32_MAX >> 1 for fd in fds):
-        raise ProtocolError("the pool answered with fd numbers that are none")
+        raise ProtocolError("the pool answered with something else than fd numbers")
+    if len(set(fds)) != count:
+        raise ProtocolError("the pool answered with the same fd number twice")
     return tuple(fds)
+
+
+def decode_spawned(content: Content) -> int:
+    """The answer to "spawn": the pid of the worker in its own pid namespace; 0 if it died."""
+    return number(content, "pid", MAX_PID)

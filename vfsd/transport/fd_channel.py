@@ -3,7 +3,9 @@
 
 A SOCK_SEQPACKET pair, so that a packet and its fds come whole or not at all. zmq cannot carry fds;
 this carries nothing else than what comes with them. Trust: the supervisor believes nothing from
-the pool; both ends bound packet size and fd count and close what they did not ask for.
+the pool. Both ends bound the size of a packet. fds go to the pool only: the supervisor's end has no
+room for them, so the kernel drops them and does not install them. (Closing an fd can wait for the
+server of its file: the supervisor must not even hold one that the sandbox has chosen.)
 """
 
 import array
@@ -15,13 +17,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from vfsd.transport.control_messages import decode_object
+from vfsd.transport.control_messages import MAX_MESSAGE, decode_object
 from vfsd.transport.errors import ProtocolError
 
-MAX_PACKET: Final = 65536
+MAX_PACKET: Final = MAX_MESSAGE
 MAX_FDS: Final = 128  # a packet; the kernel's own limit is 253
 _CREDENTIALS: Final = struct.Struct("=iII")  # pid, uid, gid
-_ANCILLARY: Final = socket.CMSG_SPACE(MAX_FDS * 4) + socket.CMSG_SPACE(_CREDENTIALS.size)
+_ROOM_FOR_FDS: Final = socket.CMSG_SPACE(MAX_FDS * 4)
+_ROOM_FOR_PID: Final = socket.CMSG_SPACE(_CREDENTIALS.size)
 
 
 @dataclass(frozen=True)
@@ -34,22 +37,28 @@ class Packet:
 
 
 class FdChannel:
-    """One end of the channel; owns its socket."""
+    """One end of the channel; owns its socket. `room`: bytes of ancillary data that it accepts."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, room: int = _ROOM_FOR_FDS) -> None:
         self.socket = sock
+        self._room = room
 
     @classmethod
     def pair(cls) -> tuple["FdChannel", "FdChannel"]:
         """Both ends, the first for the supervisor: it learns the sender's pid with each packet."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        return cls(ours), cls(theirs)
+        return cls(ours, _ROOM_FOR_PID), cls(theirs)
 
     @classmethod
     def from_fd(cls, fd: int) -> "FdChannel":
-        """The end that was inherited as `fd`, which it owns from now on."""
+        """The pool's end that was inherited as `fd`, which it owns from now on."""
         return cls(socket.socket(fileno=fd))
+
+    @classmethod
+    def of_supervisor(cls, fd: int) -> "FdChannel":
+        """The supervisor's end, of a supervisor that died."""
+        return cls(socket.socket(fileno=fd), _ROOM_FOR_PID)
 
     def fileno(self) -> int:
         return self.socket.fileno()
@@ -66,27 +75,38 @@ class FdChannel:
         self.socket.sendmsg([data], ancillary, socket.MSG_NOSIGNAL)
 
     def receive(self) -> Packet | None:
-        """The next packet; None when the other end is closed. May raise BlockingIOError."""
+        """The next packet; None when the other end is closed, or sent an empty packet.
+
+        Raises ProtocolError, or OSError (BlockingIOError: nothing is there yet); no fds are left
+        open then.
+        """
         flags = socket.MSG_CMSG_CLOEXEC
-        data, ancillary, result, _ = self.socket.recvmsg(MAX_PACKET, _ANCILLARY, flags)
-        if not data:
-            return None
-        fds = array.array("i")
-        pid = None
-        for level, kind, content in ancillary:
-            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
-            elif (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
-                pid = _CREDENTIALS.unpack(content)[0]
+        data, ancillary, result, _ = self.socket.recvmsg(MAX_PACKET, self._room, flags)
+        fds, pid = _decode_ancillary(ancillary)
+        packet = None
         try:
-            return Packet(_decode(data, result), tuple(fds), pid)
-        except ProtocolError:
-            for fd in fds:
-                os.close(fd)
-            raise
+            if data:
+                packet = Packet(_decode(data, result), tuple(fds), pid)
+        finally:
+            if packet is None:
+                for fd in fds:
+                    os.close(fd)
+        return packet
+
+
+def _decode_ancillary(ancillary: list[tuple[int, int, bytes]]) -> tuple[list[int], int | None]:
+    """The fds, and the sender's pid."""
+    fds = array.array("i")
+    pid = None
+    for level, kind, content in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
+        elif (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
+            pid = _CREDENTIALS.unpack(content)[0]
+    return list(fds), pid
 
 
 def _decode(data: bytes, result: int) -> dict[str, Any]:
     if result & (socket.MSG_CTRUNC | socket.MSG_TRUNC):
-        raise ProtocolError("a packet on the fd channel is too large")
+        raise ProtocolError("a packet on the fd channel is too large, or has fds too many")
     return decode_object(data)

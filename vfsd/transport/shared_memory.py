@@ -2,9 +2,11 @@
 """Shared memory segments: memfds that the supervisor creates and everybody below maps.
 
 A segment is sealed against shrinking, so that a mapping of it never faults (SIGBUS), whoever holds
-the fd. Pages are allocated when they are first touched. Sizes are in bytes.
+the fd; and it can never be executed. Pages are allocated when they are first touched. Sizes are in
+bytes.
 """
 
+import errno
 import fcntl
 import os
 from collections.abc import Callable
@@ -13,6 +15,8 @@ from typing import Any, Final
 from vfsd.transport.native import check, ffi, lib
 
 _SIZE_SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+_FUTURE_WRITE_SEAL: Final = getattr(fcntl, "F_SEAL_FUTURE_WRITE", 0x10)  # Linux 5.1
+_NOEXEC_SEAL: Final = getattr(os, "MFD_NOEXEC_SEAL", 0x8)  # Linux 6.3
 MAX_BLOB: Final = 1 << 20
 
 
@@ -24,6 +28,23 @@ def create_segment(name: str, size: int) -> int:
 def create_blob(name: str, content: bytes) -> int:
     """A segment that holds `content` and can never change; returns its fd."""
     return _create(name, lambda fd: os.write(fd, content), _SIZE_SEALS | fcntl.F_SEAL_WRITE)
+
+
+def create_published(name: str, size: int) -> tuple[int, Any]:
+    """A zeroed segment that nobody can write but through the mapping returned with its fd.
+
+    Processes cloned from this one inherit the mapping; whoever gets the fd can map it to read it.
+    (Before Linux 5.1 there is no such seal, and a holder of the fd can write.)
+    """
+    fd = _create(name, lambda fd: os.ftruncate(fd, size), 0)
+    try:
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)  # map_segment() asks for it
+        addr = map_segment(fd, size)
+        _seal(fd, _SIZE_SEALS | _FUTURE_WRITE_SEAL)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd, addr
 
 
 def read_blob(fd: int) -> bytes:
@@ -50,7 +71,7 @@ def unmap_segment(addr: Any, size: int) -> None:
 
 
 def _create(name: str, fill: Callable[[int], object], seals: int) -> int:
-    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    fd = _memfd(name)
     try:
         fill(fd)
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
@@ -58,3 +79,23 @@ def _create(name: str, fill: Callable[[int], object], seals: int) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def _memfd(name: str) -> int:
+    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+    try:
+        return os.memfd_create(name, flags | _NOEXEC_SEAL)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return os.memfd_create(name, flags)
+
+
+def _seal(fd: int, seals: int) -> None:
+    """Add seals, less F_SEAL_FUTURE_WRITE where the kernel does not know it."""
+    try:
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals & ~_FUTURE_WRITE_SEAL)

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Log lines on their way to the supervisor, which owns stderr and syslog.
 
-A line below the level asked for is dropped here, in the sandbox, before it costs a message. Sending
-never blocks: when nobody takes lines off, they are dropped and counted.
+A line below the level asked for is dropped here, in the sandbox, before it costs a message; and so
+is a line of a kind that was sent too often (transport/rate_limit.py). Sending never blocks: when
+nobody takes lines off, they are dropped and counted.
 """
 
 from collections.abc import Callable
 
 from vfsd.transport.control_messages import MAX_TEXT, Content, is_logged
+from vfsd.transport.rate_limit import BYTES, GENEROUS, LINES, Bucket, LineLimit
 
 
 class LogForward:
@@ -22,10 +24,16 @@ class LogForward:
         """ValueError if there is no such level."""
         is_logged("error", level)
         self._level = level
+        factor = GENEROUS if level == "debug" else 1
+        self._limit = LineLimit(LINES.times(factor), [Bucket(BYTES.times(factor))])
 
     def write(self, level: str, text: str) -> None:
         if not is_logged(level, self._level):
             return
+        admitted = self._limit.admit(level, text)
+        if admitted is None:
+            return
+        text = admitted
         if self._dropped:
             text = f"{text} ({self._dropped} lines before this one were lost)"
         if self._send({"log": text[:MAX_TEXT], "level": level}):

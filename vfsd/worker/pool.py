@@ -3,8 +3,8 @@
 
 It must be too simple to crash: with it goes every file that the guest has open. So it reads no
 guest memory, starts no thread, waits for nobody but a worker that starts, and takes orders only
-from the fd channel: adopt fds, drop fds, spawn a worker. When that channel closes, everybody of
-the trusted fd table is gone and the pool ends, and its workers with it.
+from the fd channel: adopt fds, drop fds, spawn or kill a worker. When that channel closes,
+everybody of the trusted fd table is gone and the pool ends, and its workers with it.
 
 A worker that dies is replaced at once: its locks are released, the sockets and eventfds that
 were its own are closed, so that zmq's peer notices, and its slot is filled again. One that dies
@@ -168,6 +168,9 @@ class Pool:
                 return {}
             case "spawn":
                 return {"pid": self._spawn_now(number(content, "slot", len(self._slots) - 1))}
+            case "kill":
+                self._kill(number(content, "slot", len(self._slots) - 1))
+                return {}
         raise ProtocolError(f"unknown op {content.get('op')!r}")
 
     def _drop(self, fds: Sequence[int]) -> None:
@@ -176,6 +179,11 @@ class Pool:
         for fd in set(fds):
             self._adopted.discard(fd)
             os.close(fd)
+
+    def _kill(self, index: int) -> None:
+        """Kill the worker of a slot; it is buried and created again like any that died."""
+        if pid := self._slots[index].pid:
+            os.kill(pid, signal.SIGKILL)
 
     def _spawn_now(self, index: int) -> int:
         if not self._slots[index].pid:

@@ -76,6 +76,7 @@ class QueueWorker:
         self._log = LogForward(self._channel.send, place.job.log_level)
         self._title = ""
         self._stopping = False
+        self._is_mounted = False  # an INIT came here, and no DESTROY since
         self._generation = 0  # of the device state that is in force here
         self._pending: dict[int, int] = {}  # id of an adopt command -> generation it asks for
         self._row = place.tables.workers.rows[place.slot]
@@ -236,6 +237,7 @@ class QueueWorker:
             error, reply = self._init(bytes(ffi.buffer(argument[0], length[0])))
         elif opcode == FUSE_DESTROY:
             lib.worker_session_end(self._worker)
+            self._is_mounted = False
             self._log.info("the guest has unmounted the share")
             error, reply = 0, b""
         else:
@@ -255,9 +257,12 @@ class QueueWorker:
         lib.worker_session_begin(
             self._worker, agreement.minor, agreement.flags, agreement.max_write
         )
-        self._log.info(
+        # A guest can repeat INIT as often as it likes; that is no news.
+        level, self._is_mounted = "debug" if self._is_mounted else "info", True
+        self._log.write(
+            level,
             f"the guest has mounted the share: FUSE {init.MAJOR}.{offer.minor}, "
-            f"{' '.join(agreement.names())}"
+            f"{' '.join(agreement.names())}",
         )
         for line in init.shortcomings(agreement, self._place.job.fs):
             self._log.warn(line)

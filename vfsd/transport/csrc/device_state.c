@@ -9,16 +9,15 @@ enum {
 	READ_ATTEMPTS = 1000, /* each yields: some milliseconds at the most */
 };
 
-void device_state_write_begin(struct device_state *shared)
+void device_state_write_begin(struct device_state *shared, uint32_t generation)
 {
-	/* A writer that died left it odd: stay odd. */
-	__atomic_store_n(&shared->generation, shared->generation | 1, __ATOMIC_RELAXED);
+	__atomic_store_n(&shared->generation, generation - 1, __ATOMIC_RELAXED);
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 }
 
-void device_state_write_end(struct device_state *shared)
+void device_state_write_end(struct device_state *shared, uint32_t generation)
 {
-	__atomic_store_n(&shared->generation, (shared->generation | 1) + 1, __ATOMIC_RELEASE);
+	__atomic_store_n(&shared->generation, generation, __ATOMIC_RELEASE);
 }
 
 uint32_t device_state_generation(const struct device_state *shared)

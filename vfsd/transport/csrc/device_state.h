@@ -57,9 +57,12 @@ struct device_state {
 	struct device_vring vrings[DEVICE_VRINGS_MAX];
 };
 
-/* Bracket every change; the supervisor is the only writer. */
-void device_state_write_begin(struct device_state *shared);
-void device_state_write_end(struct device_state *shared);
+/*
+ * Bracket every change; the supervisor is the only writer. `generation` is even and larger than
+ * every one before it: the supervisor keeps it, and reads nothing back from here.
+ */
+void device_state_write_begin(struct device_state *shared, uint32_t generation);
+void device_state_write_end(struct device_state *shared, uint32_t generation);
 
 /* The generation in force; odd while a change is under way. */
 uint32_t device_state_generation(const struct device_state *shared);

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A guest, or its VMM, does again and again what is worth a line in the host's log."""
+
+import os
+import struct
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from .daemon import Daemon, wait_until
+from .driver import F_VERSION_1, SET_FEATURES, SET_VRING_NUM, Frontend, NoReplyError
+from .fuse import INIT_IN, Guest, Op
+
+SECONDS = 3.0
+MOST = 24576  # bytes of log: the bursts of all sources; a flood for hours adds 4 KiB a minute
+
+
+@pytest.fixture
+def daemon() -> Iterator[Daemon]:
+    with Daemon("--keep-listening") as running:
+        yield running
+
+
+def flood(act: Callable[[], object], seconds: float = SECONDS) -> int:
+    """Do something without end; returns how often it was done."""
+    until, count = time.monotonic() + seconds, 0
+    while time.monotonic() < until:
+        act()
+        count += 1
+    return count
+
+
+def test_init_in_a_loop(daemon: Daemon) -> None:
+    with Frontend(daemon.socket).setup() as frontend:
+        guest = Guest(frontend)
+        count = flood(guest.init)
+        assert count > 100
+        wait_until(
+            lambda: "the guest has mounted the share" in daemon.log.read_text(), 10, "a line"
+        )
+        assert daemon.log.read_text().count("the guest has mounted the share") == 1
+
+
+def test_init_and_destroy_in_a_loop(daemon: Daemon) -> None:
+    with Frontend(daemon.socket).setup() as frontend:
+        guest = Guest(frontend)
+
+        def mount() -> None:
+            guest.init()
+            guest.call(Op.DESTROY, 0)
+
+        assert flood(mount) > 50
+        text = daemon.log.read_text()
+        assert 1 <= text.count("the guest has unmounted the share") <= 12
+        assert len(text) < MOST
+
+
+def test_a_bad_init_in_a_loop(daemon: Daemon) -> None:
+    with Frontend(daemon.socket).setup() as frontend:
+        guest = Guest(frontend)
+        minors = iter(range(1 << 30))
+
+        def refuse() -> None:
+            body = INIT_IN.pack(7, next(minors) % 27, 0, 0, 0)
+            guest.ask(Op.INIT, 0, body)
+
+        assert flood(refuse) > 100
+        assert len(daemon.log.read_text()) < MOST
+
+
+def test_a_ring_that_is_broken_in_a_loop(daemon: Daemon) -> None:
+    with Frontend(daemon.socket).setup(2) as frontend:
+
+        def break_ring() -> None:
+            ring = frontend.rings[1]
+            ring.publish(ring.avail_idx + 500)
+            ring.kick()
+            wait_until(lambda: bool(err_written(ring.err_fd)), 10, "the ring is broken")
+            frontend.restart_ring(1)
+
+        assert flood(break_ring) > 20
+        text = daemon.log.read_text()
+        assert 1 <= text.count("is broken and stopped") <= 12
+        assert len(text) < MOST
+
+
+def err_written(fd: int) -> int:
+    try:
+        return os.eventfd_read(fd)
+    except BlockingIOError:
+        return 0
+
+
+def test_a_vmm_that_is_refused_in_a_loop(daemon: Daemon) -> None:
+    with Frontend(daemon.socket).setup() as frontend:
+        numbers = iter(range(1 << 30))
+
+        def refuse() -> None:
+            assert frontend.ack(SET_VRING_NUM, struct.pack("<II", next(numbers) % 7 + 90, 128))
+
+        assert flood(refuse) > 100
+        text = daemon.log.read_text()
+        assert 1 <= text.count("VMM: error: refused") <= 12
+        assert len(text) < MOST
+
+
+def test_a_vmm_that_comes_again_and_again(daemon: Daemon) -> None:
+    def disconnect() -> None:
+        with Frontend(daemon.socket) as frontend:
+            frontend.send(SET_FEATURES, struct.pack("<Q", F_VERSION_1 | 1 << 60))
+            with pytest.raises(NoReplyError):
+                frontend.receive()
+
+    for _ in range(25):
+        disconnect()
+    text = daemon.log.read_text()
+    assert 1 <= text.count("disconnected the VMM") <= 12
+    assert len(text) < MOST

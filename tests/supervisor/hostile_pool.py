@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A pool, one of whose workers can be taken over: it does what a file in the share says.
+
+A worker that starts and finds `attack-SLOT` in the share removes the file, makes the attack whose
+name is in it, reports what came of it and ends; the next worker of the slot is honest. A worker has
+all that one that was taken over has: the listener of its slot, the pool's channel, every segment.
+"""
+
+import json
+import os
+import random
+import select
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from tests.supervisor import fake_pool
+from vfsd.transport.shared_memory import map_segment
+from vfsd.transport.zmtp import OPENING, encode_message
+
+MIB = 1 << 20
+GONE = (BrokenPipeError, ConnectionResetError)
+Parts = Iterator[bytes]
+
+
+class TakenOver:
+    """What the guest's program does in a worker."""
+
+    def __init__(self, pool: fake_pool.FakePool, slot: int) -> None:
+        self.fds = pool.job["fds"]
+        self.channel = pool.channel.socket
+        self.listener = socket.socket(fileno=os.dup(self.fds["listeners"][slot]))
+        self.listener.setblocking(True)
+        self.chance = random.Random(slot)  # noqa: S311
+
+    # On the link.
+
+    def flood(self, data: Callable[[], Parts], size: int, seconds: float) -> dict[str, Any]:
+        """Send endless data, connection after connection, until so many bytes were taken."""
+        sent = connections = 0
+        until = time.monotonic() + seconds
+        while sent < size and time.monotonic() < until:
+            self.listener.settimeout(max(0.01, until - time.monotonic()))
+            with suppress(TimeoutError, *GONE):
+                connection, _ = self.listener.accept()
+                connections += 1
+                with connection:
+                    connection.settimeout(1)
+                    for part in data():
+                        if sent >= size or time.monotonic() > until:
+                            break
+                        rest = memoryview(part)
+                        while rest:
+                            taken = connection.send(rest)
+                            sent, rest = sent + taken, rest[taken:]
+        return {"sent": sent, "connections": connections}
+
+    def inputs(self, messages: Callable[[], Iterator[bytes]], count: int) -> dict[str, Any]:
+        """Send generated inputs, a few on each connection, the last of which breaks it."""
+        sent = connections = 0
+        while sent < count:
+            connection, _ = self.listener.accept()
+            connections += 1
+            with connection, suppress(TimeoutError, *GONE):
+                connection.settimeout(5)
+                for data in messages():
+                    connection.sendall(data)
+                    sent += 1
+                connection.shutdown(socket.SHUT_WR)
+                while connection.recv(4096):
+                    pass
+        return {"sent": sent, "connections": connections}
+
+    # On the channel.
+
+    def packets(self, *packets: tuple[bytes, int]) -> dict[str, Any]:
+        """Send packets with so many fds each."""
+        with suppress(*GONE):
+            for data, fds in packets:
+                select.select([], [self.channel], [])
+                socket.send_fds(self.channel, [data], [0] * fds)
+        return {"sent": len(packets)}
+
+    # On the segments.
+
+    def scribble(self) -> dict[str, Any]:
+        """Fill every segment with rubbish, and what can be written of the device's."""
+        refused = 0
+        device = self.fds["device"]
+        again = os.open(f"/proc/self/fd/{device}", os.O_RDWR)
+        for fd in (device, again):
+            try:
+                os.pwrite(fd, b"\xff" * 64, 0)
+            except PermissionError:
+                refused += 1
+            try:
+                map_segment(fd, 4096)
+            except PermissionError:
+                refused += 1
+        for name in ("inodes", "files", "rings", "workers"):
+            size = min(MIB, os.fstat(self.fds[name]).st_size)
+            os.pwrite(self.fds[name], self.chance.randbytes(size), 0)
+        return {"refused": refused}
+
+
+def endless_parts() -> Parts:
+    yield OPENING
+    while True:
+        yield b"\x01\xff" + bytes(255) + (b"\x01\xff" + bytes(255)) * 1000
+
+
+def endless_greeting() -> Parts:
+    while True:
+        yield b"\xff" + bytes(65535)
+
+
+def endless_frame() -> Parts:
+    yield OPENING + b"\x02" + (1 << 40).to_bytes(8, "big")
+    while True:
+        yield bytes(65536)
+
+
+def endless_command() -> Parts:
+    yield OPENING[:64]
+    while True:
+        yield OPENING[64:] * 1000
+
+
+def endless_answers() -> Parts:
+    """Valid, and to nothing that was asked."""
+    yield OPENING
+    while True:
+        yield encode_message(b'{"id":1,"generation":2,"vrings":{}}') * 1000
+
+
+def endless_logs() -> Parts:
+    """Valid, and no two of a kind."""
+    yield OPENING
+    number = 0
+    while True:
+        lines = []
+        for _ in range(100):
+            number += 1
+            word = "".join(chr(97 + int(digit)) for digit in str(number))
+            content = {"log": word + "\0" * 1000, "level": "error"}
+            lines.append(encode_message(json.dumps(content).encode()))
+        yield b"".join(lines)
+
+
+VALUES: tuple[Any, ...] = (
+    0, 1, 2, 16, 200, -1, 65536, 1 << 31, 1 << 32, 1 << 63, 10**400, 1e308, True, None, "", "1",
+    "\ud800", "\0\x1b[2J", "x" * 5000, [], {}, [[]], {"1": {"last_avail": 70000}},
+    {"0": {"last_avail": 1, "error": "\n"}}, {"99999999999": {}}, {"-1": 0}, ["ready"],
+    "info", "error", "ready", "failed", "hello", "ring-broken", "worker-died",
+)  # fmt: skip
+KEYS = (
+    "id", "event", "log", "level", "vring", "vrings", "generation", "pid", "slot", "signal",
+    "status", "error", "fds", "reason", "respawned",
+)  # fmt: skip
+BODIES = (b"", b"{", b"[]", b'{"a":NaN}', b"[" * 60000, b'{"id":' + b"9" * 5000 + b"}", b"\xff\xfe")
+
+
+def any_body(chance: random.Random) -> bytes:
+    """A message as JSON, or nearly."""
+    if chance.random() < 0.2:
+        return chance.choice((*BODIES, chance.randbytes(chance.randrange(300))))
+    keys = chance.sample(KEYS, chance.randrange(1, 5))
+    return json.dumps({key: chance.choice(VALUES) for key in keys}).encode()
+
+
+def any_messages(chance: random.Random) -> Iterator[bytes]:
+    """Inputs for one connection: openings and frames, right and wrong."""
+    opening = bytearray(OPENING)
+    if chance.random() < 0.3:
+        opening[chance.randrange(len(opening))] = chance.randrange(256)
+    yield bytes(opening)
+    for _ in range(chance.randrange(1, 6)):
+        yield encode_message(any_body(chance))
+    body = any_body(chance)
+    broken = (
+        bytes((chance.randrange(256),)) + encode_message(body)[1:],
+        b"\x02" + chance.randbytes(8) + body,
+        encode_message(body)[: chance.randrange(len(body) + 2)],
+        chance.randbytes(chance.randrange(1, 100)),
+        OPENING,
+    )
+    yield chance.choice(broken)
+
+
+def forged_answers() -> tuple[tuple[bytes, int], ...]:
+    return tuple((b'{"id":%d,"fds":["x"]}' % number, 0) for number in range(2000))
+
+
+ATTACKS: dict[str, Callable[[TakenOver], dict[str, Any]]] = {
+    "parts": lambda w: w.flood(endless_parts, 400 * MIB, 60),
+    "greeting": lambda w: w.flood(endless_greeting, 100 * MIB, 60),
+    "frame": lambda w: w.flood(endless_frame, 100 * MIB, 60),
+    "command": lambda w: w.flood(endless_command, 100 * MIB, 60),
+    "answers": lambda w: w.flood(endless_answers, 1 << 40, 4),
+    "logs": lambda w: w.flood(endless_logs, 1 << 40, 4),
+    "inputs": lambda w: w.inputs(lambda: any_messages(w.chance), 10000),
+    "scribble": TakenOver.scribble,
+    "empty": lambda w: w.packets((b"", 100)),
+    "fds": lambda w: w.packets((b'{"event":"worker-died","slot":0,"status":1}', 200)),
+    "failed": lambda w: w.packets((b'{"event":"failed","error":"\\u0000invented\\n"}', 0)),
+    "ready": lambda w: w.packets((b'{"event":"ready"}', 0)),
+    "slot": lambda w: w.packets((b'{"event":"worker-died","slot":64,"status":1}', 0)),
+    "json": lambda w: w.packets((b"[" * 60000, 0)),
+    "packets": lambda w: w.packets(*[(b'{"id":0}', 0)] * 200000),
+}
+
+
+class Worker(fake_pool.FakeWorker):
+    """Honest, but for the attacks."""
+
+    def __init__(self, pool: fake_pool.FakePool, slot: int) -> None:
+        path = Path(pool.job["shared_dir"]) / f"attack-{slot}"
+        self.attack = path.read_text() if path.exists() else None
+        if self.attack is None:
+            super().__init__(pool, slot)
+            return
+        path.unlink()
+        self.pool, self.slot = pool, slot
+
+    def run(self) -> None:
+        if self.attack is None:
+            super().run()
+            return
+        result = ATTACKS[self.attack](TakenOver(self.pool, self.slot))
+        self.pool.report({"attack": self.attack, **result})
+
+    def adopt(self, content: dict[str, Any]) -> None:
+        """As asked, but for the answers and pauses that the share asks for."""
+        share = Path(self.pool.job["shared_dir"])
+        answers, fifo = share / f"answers-{self.slot}", share / f"hang-{self.slot}"
+        if answers.exists():
+            for forged in json.loads(answers.read_text()):
+                self.end.send({"id": content["id"], **forged})
+            answers.unlink()
+        if fifo.exists():
+            hang(fifo)
+        super().adopt(content)
+
+
+def hang(fifo: Path) -> None:
+    """Be in state D until somebody opens the FIFO to write: as long as the child opens a file, who
+    made it by vfork() waits uninterruptibly."""
+    action = (os.POSIX_SPAWN_OPEN, 0, str(fifo), os.O_RDONLY, 0)
+    os.waitpid(os.posix_spawn("/bin/true", ["true"], {}, file_actions=[action]), 0)
+
+
+if __name__ == "__main__":
+    vars(fake_pool)["FakeWorker"] = Worker
+    fake_pool.main()

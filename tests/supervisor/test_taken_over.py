@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A worker that was taken over does what it can to the supervisor: hostile_pool.py says what.
+
+After each attack the supervisor is the same process with as many fds and hardly more memory, and
+either the share is served or it has ended in order.
+"""
+
+import json
+import os
+import re
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from vfsd.transport.vhost_user import Number, VringFd
+
+from .daemon import Daemon, has_ended, wait_until
+from .frontend import Frontend
+
+QUEUES = 3
+MIB = 1 << 20
+MARGIN = 4 * MIB  # of memory: what the heap of a Python process may grow by
+PATIENCE = 60.0  # seconds for what takes a fraction of one; the machine may be loaded
+NO_PENANCE = (
+    "--set=worker_link.PENANCE_MIN=0.0005",
+    "--set=worker_link.PENANCE_MAX=0.0005",
+    "--set=backend.VIOLATIONS=1000000",
+)
+
+
+class Attacked(Daemon):
+    """A daemon whose worker 1 can be taken over, with a front-end."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        super().__init__(folder, "--pool=hostile_pool.py", "--request-queues=4", *options)
+        self.frontend = Frontend(self.path)
+        self.frontend.socket.socket.settimeout(PATIENCE)
+        self.frontend.realize(QUEUES)
+        self.frontend.driver_ok(QUEUES)
+        assert self.is_served()  # what was sent before without being answered is done
+        self.victim = self.supervisor()
+
+    def __exit__(self, *exception: object) -> None:
+        self.frontend.close()
+        super().__exit__(*exception)
+
+    def worker(self, slot: int) -> psutil.Process:
+        """The worker that has reported last for a slot."""
+        pids = [row["pid"] for row in self.report() if row.get("slot") == slot and "pid" in row]
+        return psutil.Process(pids[-1])
+
+    def memory(self) -> int:
+        """Bytes of the supervisor's own memory."""
+        status = Path(f"/proc/{self.victim.pid}/status").read_text()
+        return int(status.partition("RssAnon:")[2].split()[0]) * 1024
+
+    def attack(self, name: str) -> None:
+        """Let worker 1 be taken over; its successor will do the attack."""
+        (self.share / "attack-1").write_text(name)
+        self.worker(1).kill()
+
+    def outcome(self, name: str) -> dict[str, Any]:
+        """What the attack says of itself when it is over."""
+        wait_until(lambda: self.outcomes(name), PATIENCE + 60)
+        return self.outcomes(name)[0]
+
+    def outcomes(self, name: str) -> list[dict[str, Any]]:
+        return [row for row in self.report() if row.get("attack") == name]
+
+    def is_served(self) -> bool:
+        return self.frontend.set_mem_table() == 0
+
+
+@pytest.fixture
+def attacked(tmp_path: Path) -> Iterator[Attacked]:
+    with Attacked(tmp_path, *NO_PENANCE) as running:
+        yield running
+
+
+@pytest.mark.parametrize("name", ["parts", "greeting", "frame", "command"])
+def test_what_never_ends_takes_no_memory(attacked: Attacked, name: str) -> None:
+    fds, peak = attacked.victim.num_fds(), attacked.memory()
+    before = peak
+    attacked.attack(name)
+    deadline = time.monotonic() + PATIENCE
+    while not attacked.outcomes(name) and time.monotonic() < deadline:
+        peak = max(peak, attacked.memory())
+        time.sleep(0.02)
+    assert attacked.outcome(name)["sent"] >= 50 * MIB
+    assert peak - before < MARGIN
+    assert attacked.is_served()
+    assert attacked.supervisor() == attacked.victim
+    assert attacked.victim.num_fds() == fds
+
+
+@pytest.mark.parametrize("name", ["answers", "logs"])
+def test_what_is_valid_and_never_ends_takes_no_time(attacked: Attacked, name: str) -> None:
+    before, memory = sum(attacked.victim.cpu_times()[:2]), attacked.memory()
+    attacked.attack(name)
+    assert attacked.outcome(name)["connections"] == 1
+    assert sum(attacked.victim.cpu_times()[:2]) - before < 2.0  # of four seconds
+    assert attacked.memory() - memory < MARGIN
+    assert attacked.is_served()
+    assert attacked.supervisor() == attacked.victim
+    assert attacked.log.stat().st_size < 32768
+
+
+def test_thousands_of_generated_inputs(attacked: Attacked) -> None:
+    fds, memory = attacked.victim.num_fds(), attacked.memory()
+    attacked.attack("inputs")
+    outcome = attacked.outcome("inputs")
+    assert outcome["sent"] >= 10000
+    assert outcome["connections"] > 1000
+    assert attacked.is_served()
+    assert attacked.supervisor() == attacked.victim
+    assert attacked.victim.num_fds() == fds
+    assert attacked.memory() - memory < MARGIN
+    assert attacked.log.stat().st_size < 32768
+    assert "the supervisor" not in attacked.text()
+
+
+def test_no_segment_decides_anything(attacked: Attacked) -> None:
+    attacked.attack("scribble")
+    assert attacked.outcome("scribble") == {"attack": "scribble", "refused": 4}
+    for _ in range(3):
+        assert attacked.is_served()
+    attacked.kill_supervisor()
+    assert attacked.is_served()
+    assert [row["running"] for row in attacked.last_seen(1)["vrings"]] == [1, 1, 1, 0, 0]
+
+
+@pytest.mark.parametrize("name", ["empty", "fds", "failed", "ready", "slot", "json", "packets"])
+def test_a_forged_packet_ends_the_pool_and_no_more(attacked: Attacked, name: str) -> None:
+    """The guest's files are gone with the pool: so is the share, in order."""
+    attacked.attack(name)
+    assert attacked.end(PATIENCE) == 1
+    text = attacked.text()
+    assert re.search("error: the pool (broke the protocol|closed its channel)", text)
+    assert "the guest's open files are lost, so the share ends" in text
+    assert "invented" not in text
+    assert "supervisor" not in text
+    assert attacked.log.stat().st_size < 32768
+    assert has_ended(attacked.victim)
+
+
+def test_a_link_is_opened_again_and_the_worker_killed_in_the_end(tmp_path: Path) -> None:
+    with Attacked(tmp_path, "--set=worker_link.PENANCE_MAX=0.05") as attacked:
+        attacked.attack("inputs")  # it would go on for long
+        wait_until(lambda: "broke the protocol 5 times; killed" in attacked.text(), PATIENCE)
+        assert attacked.is_served()
+        assert attacked.outcomes("inputs") == []
+        assert attacked.text().count("sent what it should not; its link is closed") <= 10
+
+
+# Acknowledgements.
+
+FORGED = {
+    "an older generation": {"generation": 2, "vrings": {}},
+    "no generation": {"vrings": {}},
+    "a vring there is not": {"generation": 1 << 30, "vrings": {"5": {"last_avail": 0}}},
+    "no object": {"generation": 1 << 30, "vrings": []},
+}
+
+
+@pytest.mark.parametrize("name", sorted(FORGED))
+def test_a_wrong_acknowledgement_is_none(tmp_path: Path, name: str) -> None:
+    """It breaks the link; the command is repeated, and answered as it should be."""
+    with Attacked(tmp_path) as attacked:
+        (attacked.share / "answers-1").write_text(json.dumps([FORGED[name]]))
+        call_fd = attacked.frontend.eventfd()
+        before = len(attacked.report())
+        assert attacked.frontend.ack(Number.SET_VRING_CALL, VringFd(1, True), (call_fd,)) == 0
+        rows = attacked.report()[before:]
+        asked = [row.get("op") or f"seen by {row['slot']}" for row in rows]
+        assert asked.index("drop") > asked.index("seen by 1")
+        assert "sent what it should not" in attacked.text()
+        assert attacked.supervisor() == attacked.victim
+
+
+# A worker or a pool that hangs.
+
+
+def test_a_worker_that_hangs_is_waited_for(tmp_path: Path) -> None:
+    with Attacked(tmp_path, "--set=worker_links.ADOPT_SECONDS=0.5") as attacked:
+        fifo = attacked.share / "hang-1"
+        os.mkfifo(fifo)
+        worker = attacked.worker(1)
+        answered = threading.Event()
+
+        def change() -> None:
+            assert attacked.is_served()
+            answered.set()
+
+        thread = threading.Thread(target=change)
+        thread.start()
+        wait_until(lambda: "is in state D" in attacked.text(), PATIENCE)
+        assert not answered.wait(1.5)
+        release(fifo)
+        thread.join(PATIENCE)
+        assert answered.is_set()
+        assert worker.is_running()
+        assert "killed" not in attacked.text()
+
+
+def release(fifo: Path) -> None:
+    """Let what hangs go on, and nothing hang again."""
+    with fifo.open("wb"):
+        fifo.unlink()
+
+
+IMPATIENT = "--set=pool_client.ANSWER_SECONDS=0.5"
+
+
+def suspended_pool(attacked: Attacked) -> psutil.Process:
+    """The pool, which answers nothing until it goes on."""
+    wait_until(lambda: attacked.worker(0).is_running())
+    pool = attacked.worker(0).parent()
+    assert pool is not None
+    pool.suspend()
+    return pool
+
+
+def test_a_pool_that_hangs_is_waited_for(tmp_path: Path) -> None:
+    with Attacked(tmp_path, IMPATIENT) as attacked:
+        pool = suspended_pool(attacked)
+        timer = threading.Timer(3, pool.resume)
+        timer.start()
+        call_fd = attacked.frontend.eventfd()
+        assert attacked.frontend.ack(Number.SET_VRING_CALL, VringFd(1, True), (call_fd,)) == 0
+        timer.join()
+        text = attacked.text()
+        assert re.search("the pool's answer to 'adopt': waiting for .* is in state T", text)
+        assert "the pool's answer to 'adopt': done, after" in text
+        assert text.count("waiting for 1 s") + text.count("waiting for 2 s") <= 2
+        assert attacked.is_served()
+        assert attacked.supervisor() == attacked.victim
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_wait_for_a_pool(tmp_path: Path, number: int) -> None:
+    with Attacked(tmp_path, IMPATIENT) as attacked:
+        suspended_pool(attacked)
+        call_fd = attacked.frontend.eventfd()
+        attacked.frontend.tell(Number.SET_VRING_CALL, VringFd(1, True), (call_fd,))
+        wait_until(lambda: "is in state T" in attacked.text(), PATIENCE)
+        attacked.process.send_signal(number)
+        assert attacked.end(5) == 0
+
+
+def test_a_front_end_that_goes_away_ends_the_wait_for_a_pool(tmp_path: Path) -> None:
+    with Attacked(tmp_path, IMPATIENT) as attacked:
+        suspended_pool(attacked)
+        call_fd = attacked.frontend.eventfd()
+        attacked.frontend.tell(Number.SET_VRING_CALL, VringFd(1, True), (call_fd,))
+        wait_until(lambda: "is in state T" in attacked.text(), PATIENCE)
+        attacked.frontend.socket.socket.shutdown(2)
+        assert attacked.end(10) == 0
+        assert "the VMM went away while the sandbox was slow" in attacked.text()
