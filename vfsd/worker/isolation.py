@@ -311,7 +311,7 @@ def _capabilities(job: Job, sandbox: Sandbox) -> None:
 
 
 def _seccomp(job: Job, _sandbox: Sandbox) -> None:
-    check(lib.isolate_no_new_privs())
+    check(lib.process_no_new_privs())
     if job.seccomp == "none":
         return
     _attempt(

@@ -15,6 +15,11 @@ int process_become_subreaper(void)
 	return prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) < 0 ? -errno : 0;
 }
 
+int process_no_new_privs(void)
+{
+	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ? -errno : 0;
+}
+
 /* The parts of a program or library that are not mapped writable, and so are as in its file: 64-bit
  * linkers leave nothing to be relocated in them. */
 static int forget_object(struct dl_phdr_info *object, size_t size, void *unused)

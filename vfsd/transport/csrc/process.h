@@ -9,6 +9,9 @@
  * Return: 0 or -errno. */
 int process_become_subreaper(void);
 
+/* No exec gives this process, or what it creates, more than it has. Return: 0 or -errno. */
+int process_no_new_privs(void) must_check;
+
 /* Give back the pages of this program and its libraries that cannot have been written to. They stay
  * in the page cache, and each comes back when it is used. */
 void process_forget_code(void);

@@ -100,8 +100,3 @@ int isolate_keep_dumpable(void)
 {
 	return result(prctl(PR_SET_DUMPABLE, 1, 0, 0, 0));
 }
-
-int isolate_no_new_privs(void)
-{
-	return result(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
-}

@@ -48,6 +48,4 @@ int isolate_pivot(int tree_fd) must_check;
  */
 int isolate_keep_dumpable(void) must_check;
 
-int isolate_no_new_privs(void) must_check;
-
 #endif

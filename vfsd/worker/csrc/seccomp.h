@@ -1,16 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The seccomp filter, made with libseccomp from the table in syscalls.h. */
+/* The seccomp filter of the pool and its workers: the table in syscalls.h. */
 #ifndef VFSD_SECCOMP_H
 #define VFSD_SECCOMP_H
 
-#include "transport/csrc/types.h"
-
-/* What happens to a process that makes a call outside the table. */
-enum seccomp_action {
-	SECCOMP_KILL, /* it dies */
-	SECCOMP_TRAP, /* SIGSYS: it dies with a core dump */
-	SECCOMP_LOG,  /* the call is logged by the kernel and made: for debugging */
-};
+#include "transport/csrc/syscall_filter.h"
 
 struct syscall_row {
 	const char *name;

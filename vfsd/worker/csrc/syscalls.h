@@ -11,7 +11,7 @@
  * What is kept out on purpose: everything that takes a path without a directory fd where the *at
  * form exists, execve, ptrace, process_vm_*, mount and its family, bpf, keyctl, userfaultfd,
  * io_uring, socket and connect, and executable memory: a library that the guest put into the share
- * cannot be loaded. seccomp.c answers clone3 with ENOSYS, since its flags cannot
+ * cannot be loaded. syscall_filter.c answers clone3 with ENOSYS, since its flags cannot
  * be looked at; glibc then uses clone.
  */
 #ifndef VFSD_SYSCALLS_H

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "worker/csrc/capabilities.h"
+#include "transport/csrc/capabilities.h"
 
 #include <errno.h>
 #include <linux/capability.h>
