@@ -79,6 +79,7 @@ class Sandbox:
 
     root_fd: int = -1  # O_PATH, the shared directory
     proc_fd: int = -1  # a /proc in which every process finds itself
+    worker_filter: bytes = b""  # which each worker adds to the pool's; none with --seccomp=none
     notes: list[str] = field(default_factory=list)
 
 
@@ -310,14 +311,20 @@ def _capabilities(job: Job, sandbox: Sandbox) -> None:
         sandbox.notes.append(f"some operations will fail, without {', '.join(sorted(missing))}")
 
 
-def _seccomp(job: Job, _sandbox: Sandbox) -> None:
+def _confine(job: Job, sandbox: Sandbox) -> None:
+    conditions = seccomp.conditions(job, job.uses_file_handles)
+    sandbox.worker_filter = seccomp.compile_worker(job.seccomp, conditions)
+    seccomp.confine_pool(job.seccomp, conditions)
+
+
+def _seccomp(job: Job, sandbox: Sandbox) -> None:
     check(lib.process_no_new_privs())
     if job.seccomp == "none":
         return
     _attempt(
         "put the seccomp filter in force",
         "the kernel needs CONFIG_SECCOMP_FILTER; try --seccomp=none",
-        lambda: seccomp.confine(job.seccomp, job.uses_file_handles),
+        lambda: _confine(job, sandbox),
     )
 
 
@@ -370,7 +377,7 @@ STAGES: Final = (
     ),
     Stage(
         "seccomp",
-        "no_new_privs; the table of system calls (csrc/syscalls.h)",
+        "no_new_privs; the table of system calls (csrc/syscalls.h); a worker adds its own part",
         "be followed by anything that opens a namespace, mounts or execs",
         EVERY,
         _seccomp,

@@ -25,7 +25,7 @@ from vfsd.transport.control_messages import Content, number
 from vfsd.transport.errors import ProtocolError
 from vfsd.transport.fd_channel import FdChannel, Packet
 from vfsd.transport.native import check, lib
-from vfsd.worker import queue_worker
+from vfsd.worker import queue_worker, seccomp
 from vfsd.worker.descriptors import anonymous, bound_name
 from vfsd.worker.isolation import Sandbox, describe
 from vfsd.worker.job import Job
@@ -294,6 +294,7 @@ class Pool:
 def _become_worker(place: queue_worker.Place) -> NoReturn:
     status = queue_worker.EXIT_FAILED
     try:
+        seccomp.confine_worker(place.sandbox.worker_filter)
         status = queue_worker.run(place)
     except BaseException as error:
         os.write(2, f"vfsd: worker {place.slot}: {describe(error)}\n".encode())
