@@ -292,7 +292,8 @@ def describe(error: BaseException) -> str:
 
 def _capabilities(job: Job, sandbox: Sandbox) -> None:
     try:
-        names = capabilities.modified(job.modcaps, job.uses_file_handles)
+        wanted = capabilities.wanted(job, job.uses_file_handles)
+        names = capabilities.modified(wanted, job.modcaps)
     except ValueError as error:
         raise IsolationError(f"--modcaps: {error}; see capabilities(7)") from None
     try:
@@ -305,7 +306,7 @@ def _capabilities(job: Job, sandbox: Sandbox) -> None:
             "start it with that capability, or leave it out"
         )
     missing -= capabilities.FOR_HANDLES.keys()  # tables.py says what follows from that
-    if missing >= capabilities.KEPT.keys():
+    if missing >= wanted - capabilities.FOR_HANDLES.keys():
         sandbox.notes.append("without privileges: every file belongs to the user of this daemon")
     elif missing:
         sandbox.notes.append(f"some operations will fail, without {', '.join(sorted(missing))}")
