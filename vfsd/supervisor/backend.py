@@ -4,9 +4,13 @@
 apply() is the heart: fds to the pool, device state, workers' acknowledgements, old fds dropped.
 """
 
+import os
+import select
+from contextlib import suppress
 from typing import Any
 
 from vfsd.supervisor.device import DeviceSegment
+from vfsd.supervisor.effects import DeviceVring
 from vfsd.supervisor.event_loop import EventLoop
 from vfsd.supervisor.log_collector import LogCollector
 from vfsd.supervisor.options import Options
@@ -33,6 +37,7 @@ class Backend:
         self._log = log
         self._segment = DeviceSegment(pool.segments.device)
         self._links = WorkerLinks(loop, self._on_worker_event)
+        self._vrings: tuple[DeviceVring, ...] = ()  # that run
         pool.on_event = self._on_pool_event
 
     @classmethod
@@ -65,7 +70,7 @@ class Backend:
         return (vring - 1) % self._slots if vring else 0
 
     def prepare(self, vring: int) -> None:
-        """Create the worker of a vring if there is none yet."""
+        """Create the worker of a vring if there is none yet, and there may be one."""
         slot = self.slot_of(vring)
         if slot not in self.pool.spawned:
             self.pool.spawn(slot)
@@ -80,6 +85,7 @@ class Backend:
     def apply(self, session: Session) -> None:
         """Make every worker work with the session's device; share_fds() comes first."""
         device = session.device
+        self._vrings = device.vrings
         generation = self._segment.write(device, self.pool.numbers, self.slot_of)
         adopted = self._adopt(generation)
         for vring in device.vrings:
@@ -92,18 +98,21 @@ class Backend:
 
     def _adopt(self, generation: int) -> dict[int, Adopted]:
         """Wait for every worker; one that does not answer is killed, and its successor asked."""
-        adopted, late = self._links.adopt(generation, sorted(self.pool.spawned))
-        if late:
+        adopted, late = self._links.adopt(generation, sorted(self.pool.spawned - self.pool.ended))
+        if late := self._may_answer(late):
             for slot in late:
                 self._log.write(
                     "error", "did not take a change of the device in time; killed", f"worker {slot}"
                 )
                 self.pool.kill_worker(self.pool.spawn(slot))
-            again, late = self._links.adopt(generation, late)
+            again, late = self._links.adopt(generation, self._may_answer(late))
             adopted |= again
-        for slot in late:
+        for slot in self._may_answer(late):
             self._log.write("error", "still uses the old device state", f"worker {slot}")
         return adopted
+
+    def _may_answer(self, slots: list[int]) -> list[int]:
+        return [slot for slot in slots if slot not in self.pool.ended]
 
     def _tell_errors(self, adopted: dict[int, Adopted]) -> None:
         for slot, answer in adopted.items():
@@ -128,5 +137,29 @@ class Backend:
         if isinstance(event, PoolLog):
             self._log.write(event.level, event.text, "pool")
         elif isinstance(event, WorkerDied):
-            after = "created again" if event.respawned else "not created again: it died too often"
+            after = "created again" if event.respawned else "not created again"
             self._log.write("error", f"worker {event.slot} died ({event.how}); {after}", "pool")
+            if not event.respawned and event.slot in self.pool.spawned:
+                self._end(event.slot)
+
+    def _end(self, slot: int) -> None:
+        """No worker will serve this slot while the pool lives: its queues stop, the others go on.
+        A front-end that connects again gets another pool."""
+        self.pool.ended.add(slot)
+        self._links.give_up(slot)
+        for vring in self._vrings:
+            if self.slot_of(vring.index) == slot:
+                text = f"queue {vring.index} is stopped until the VMM connects again"
+                self._log.write("error", text, f"worker {slot}")
+                _signal(vring.err_fd)
+
+
+def _signal(err_fd: int | None) -> None:
+    """Write the VMM's eventfd for a queue that does not work, if that will not block."""
+    if err_fd is None:
+        return
+    poll = select.poll()
+    poll.register(err_fd, select.POLLOUT)
+    if poll.poll(0):
+        with suppress(OSError):
+            os.eventfd_write(err_fd, 1)

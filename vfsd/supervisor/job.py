@@ -61,6 +61,7 @@ def create_job(name: str, options: Options, fds: dict[str, Any]) -> int:
         "poll_us": options.poll_us,
         "thread_pool_size": options.thread_pool_size,
         "modcaps": options.modcaps,
+        "worker_faults": options.worker_faults,
         "uid_map": options.uid_map,
         "gid_map": options.gid_map,
         "queue_cpus": options.queue_cpus,

@@ -21,6 +21,7 @@ from vfsd.supervisor.option_values import IdRange
 MAX_REQUEST_QUEUES: Final = 64
 MAX_THREADS: Final = 1024
 MAX_FILES: Final = 1 << 30
+MAX_FAULTS: Final = 1_000_000
 RLIMIT_DEFAULT: Final = -1
 LOCK_WAIT_SECONDS: Final = 3600.0
 
@@ -45,6 +46,7 @@ class Options:
     sandbox: str = "namespace"
     seccomp: str = "kill"
     modcaps: str = ""
+    worker_faults: int = 10
     uid_map: tuple[IdRange, ...] = ()
     gid_map: tuple[IdRange, ...] = ()
     log_level: str = "info"
@@ -190,6 +192,11 @@ OPTIONS: Final = (
     Option("modcaps", {"--modcaps": None}, {"modcaps": None},
            "capabilities of the workers to add and remove", "+NAME:-NAME", read.modcaps,
            hazard="each one added is one more for whoever takes a worker over"),
+    Option("worker_faults", {"--worker-faults": None}, {},
+           "faults of workers within an hour that are answered with a new worker; 0: any number",
+           "N", read.number(0, MAX_FAULTS), "10",
+           "a fault is a death by SIGSEGV or the like; after more, or a forbidden system call, the"
+           " queues of that worker stop until the VMM connects again"),
     Option("uid_map", {"--uid-map": None}, {},
            "users of the host that the sandbox has, if not started by root",
            ":INSIDE:OUTSIDE:COUNT:", read.id_range, "our own, as 0",

@@ -71,6 +71,7 @@ class Pool:
         self.ready = False
         self.numbers: dict[int, int] = {}
         self.spawned: set[int] = set()
+        self.ended: set[int] = set()  # slots whose worker is not created again
         self.on_event: Callable[[PoolEvent], None] = lambda _: None
         self._loop = loop
         self._first: int | None = None  # pid of who makes the pool, and exits then
@@ -160,9 +161,12 @@ class Pool:
                 self._ask({"op": "drop", "fds": [number]})
 
     def spawn(self, slot: int) -> object:
-        """Have the worker of `slot` created if there is none; its pid inside the sandbox."""
+        """Have the worker of `slot` created if there is none; its pid inside the sandbox, 0 if the
+        slot has ended."""
         answer = self._demand({"op": "spawn", "slot": slot})
         self.spawned.add(slot)
+        if answer.get("ended") is True:
+            self.ended.add(slot)
         return answer.get("pid")
 
     def _demand(self, content: Content, fds: list[int] | None = None) -> Content:
@@ -250,6 +254,7 @@ class Pool:
             "pidfd": self.pidfd,
             "numbers": list(self.numbers.items()),
             "spawned": sorted(self.spawned),
+            "ended": sorted(self.ended),
         }
 
     @classmethod
@@ -261,6 +266,7 @@ class Pool:
         pool.watch(row["pidfd"])
         pool.numbers = dict(row["numbers"])
         pool.spawned = set(row["spawned"])
+        pool.ended = set(row["ended"])
         pool.ready = True
         return pool
 

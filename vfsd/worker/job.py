@@ -21,6 +21,7 @@ MAX_SECONDS: Final = 10 * 366 * 86400.0
 MAX_ID: Final = (1 << 32) - 2
 MAX_ID_RANGES: Final = 340  # user_namespaces(7)
 MAX_CPU: Final = 1 << 16
+MAX_FAULTS: Final = 1_000_000
 
 
 class JobError(Exception):
@@ -96,6 +97,7 @@ class Job:
     poll_us: int  # -1: adaptive
     thread_pool_size: int
     modcaps: str
+    worker_faults: int  # in an hour, before a worker is not created again; 0: any number
     uid_map: tuple["IdRange", ...]  # of the user namespace; none: only our own uid, as 0
     gid_map: tuple["IdRange", ...]
     queue_cpus: tuple[int, ...]  # worker i runs on the i-th; none: anywhere
@@ -222,6 +224,7 @@ _JOB: Final[Mapping[str, Callable[[Any], Any]]] = {
     "poll_us": _whole(-1, 1_000_000),
     "thread_pool_size": _whole(0, 1024),
     "modcaps": _text,
+    "worker_faults": _whole(0, MAX_FAULTS),
     "uid_map": _id_map,
     "gid_map": _id_map,
     "queue_cpus": _cpus,
