@@ -6,8 +6,11 @@ import select
 import signal
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+
+from tests.conftest import require
 
 from .conftest import OPTIONS, QUEUES
 from .daemon import Daemon, wait_until
@@ -188,3 +191,15 @@ def test_each_worker_has_a_canary_of_its_own(new_daemon: NewDaemon, new_guest: N
         seen.append(canary(worker_of(daemon, 1)))
     assert len(set(seen)) == len(seen)
     assert all(word[0] == 0 for word in seen), "a string would go past it"
+
+
+def test_no_process_of_the_sandbox_leaves_a_core(
+    new_daemon: NewDaemon, new_guest: NewGuest
+) -> None:
+    require("root")
+    daemon = new_daemon()
+    new_guest(daemon)
+    for pid in daemon.titled("pool") + daemon.titled("worker"):
+        limits = Path(f"/proc/{pid}/limits").read_text().splitlines()
+        (core,) = [line.split() for line in limits if line.startswith("Max core file size")]
+        assert core[4:6] == ["0", "0"]

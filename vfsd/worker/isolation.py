@@ -138,8 +138,16 @@ def _limit_files(job: Job, sandbox: Sandbox) -> None:
         sandbox.notes.append(f"only {hard} files can be open at a time (hard limit RLIMIT_NOFILE)")
 
 
+def _limit_core(job: Job) -> None:
+    """RLIMIT_CORE: none. A core has what the guest reads and writes, and core_pattern may put it
+    into the share. With --seccomp=trap a core is what the operator asks for."""
+    if job.seccomp != "trap":
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
 def _process(job: Job, sandbox: Sandbox) -> None:
     _close_other_fds(job)
+    _limit_core(job)
     os.umask(0)
     os.environ.clear()
     os.environ["TZ"] = "UTC0"  # so that glibc never reads /etc/localtime, later the guest's
@@ -343,7 +351,8 @@ class Stage:
 STAGES: Final = (
     Stage(
         "process",
-        "only the job's fds and stderr, no groups, no environment, umask 0, many open files",
+        "only the job's fds and stderr, no groups, no environment, umask 0, many open files,"
+        " no core files",
         "open the shared directory: it could not be told from a leak",
         EVERY,
         _process,
