@@ -132,6 +132,11 @@ class Injector:
         self._write(address, content)
         return address
 
+    @property
+    def thread_pointer(self) -> int:
+        """The address of the thread's control block."""
+        return int(self._saved.fs_base)
+
     def fds(self) -> dict[int, str]:
         """The fds of the process and what /proc says about each of them."""
         return fds(self.pid)

@@ -62,6 +62,7 @@ def job_content(**changes: Any) -> dict[str, Any]:
         "thread_pool_size": 2,
         "modcaps": "",
         "userns": False,
+        "worker_faults": 10,
         "uid_map": [],
         "gid_map": [],
         "queue_cpus": [],

@@ -28,10 +28,15 @@ Probe = Callable[[Sandbox], Any]
 def syscall(name: str, *arguments: object) -> int:
     """Make a system call by its name; OSError if it fails."""
     number = _SECCOMP.seccomp_syscall_resolve_name(name.encode())
-    result: int = LIBC.syscall(number, *arguments)
+    words = (ctypes.c_long(a) if isinstance(a, int) else a for a in arguments)
+    result: int = LIBC.syscall(number, *words)
     if result < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     return result
+
+
+def is_system_call(name: str) -> bool:
+    return int(_SECCOMP.seccomp_syscall_resolve_name(name.encode())) >= 0
 
 
 def become(uid: int) -> None:

@@ -1,7 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
+import json
+from typing import Any
+
 import pytest
 
+from tests.worker.pool_process import FS, job_content
 from vfsd.worker import capabilities
+from vfsd.worker.job import Job, parse
 
 
 def test_the_table_is_these_eight() -> None:
@@ -15,12 +20,42 @@ def test_numbers(name: str, number: int) -> None:
 
 
 def test_modcaps_adds_and_removes() -> None:
-    names = capabilities.modified("+sys_admin:-mknod:-CAP_setfcap:-sys_boot")
-    assert names == set(capabilities.KEPT) - {"MKNOD", "SETFCAP"} | {"SYS_ADMIN"}
-    assert capabilities.modified("") == set(capabilities.KEPT)
+    kept = set(capabilities.KEPT)
+    names = capabilities.modified(kept, "+sys_admin:-mknod:-CAP_setfcap:-sys_boot")
+    assert names == kept - {"MKNOD", "SETFCAP"} | {"SYS_ADMIN"}
+    assert capabilities.modified(kept, "") == kept
 
 
 @pytest.mark.parametrize("modcaps", ["+root", "mknod", "+", "-chown:*x"])
 def test_nonsense_in_modcaps_is_refused(modcaps: str) -> None:
     with pytest.raises(ValueError, match=r"no capability|neither"):
-        capabilities.modified(modcaps)
+        capabilities.modified(set(), modcaps)
+
+
+def job(**fs: Any) -> Job:
+    return parse(json.dumps(job_content(fs=FS | fs)).encode())
+
+
+ALL = set(capabilities.KEPT)
+READING = {"DAC_READ_SEARCH", "SETGID", "SETUID"}
+
+
+@pytest.mark.parametrize(
+    ("fs", "raw_handles", "expected"),
+    [
+        ({}, False, ALL),
+        ({}, True, ALL | {"DAC_READ_SEARCH"}),
+        ({"xattr": False}, False, ALL - {"SETFCAP"}),
+        ({"readonly": True}, False, READING),
+        ({"readonly": True}, True, READING),
+        ({"readonly": True, "preserve_noatime": True}, False, READING | {"FOWNER"}),
+    ],
+)
+def test_only_what_the_options_need_is_kept(
+    fs: dict[str, Any], raw_handles: bool, expected: set[str]
+) -> None:
+    assert capabilities.wanted(job(**fs), raw_handles) == expected
+
+
+def test_every_condition_is_of_a_capability_in_the_table() -> None:
+    assert capabilities.WHEN.keys() <= capabilities.KEPT.keys() | capabilities.FOR_HANDLES.keys()

@@ -8,11 +8,15 @@ it, or was killed. A worker that does not acknowledge in time is killed and its 
 worker that no signal ends (state D: a file system hangs) is waited for.
 """
 
+import os
+import select
+from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Final
 
 from vfsd.supervisor.device import DeviceSegment
+from vfsd.supervisor.effects import DeviceVring
 from vfsd.supervisor.event_loop import EventLoop
 from vfsd.supervisor.launcher import Launcher
 from vfsd.supervisor.log_collector import LogCollector
@@ -57,6 +61,7 @@ class Backend:
         self._segment = setting.device
         self._patience = setting.patience
         self._links = WorkerLinks(setting.loop, self._vring_count, self)
+        self._vrings: tuple[DeviceVring, ...] = ()  # that run
         pool.on_event = self._on_pool_event
         pool.patience = setting.patience
 
@@ -86,7 +91,7 @@ class Backend:
         return (vring - 1) % self._slots if vring else 0
 
     def prepare(self, vring: int) -> None:
-        """Create the worker of a vring if there is none yet."""
+        """Create the worker of a vring if there is none yet, and there may be one."""
         slot = self.slot_of(vring)
         if slot not in self.pool.spawned:
             self.pool.spawn(slot)
@@ -101,6 +106,7 @@ class Backend:
     def apply(self, session: Session) -> None:
         """Make every worker work with the session's device; share_fds() comes first."""
         device = session.device
+        self._vrings = device.vrings
         slots = [self.slot_of(index) for index in range(self._vring_count)]
         generation = self._segment.write(device, self.pool.numbers, slots)
         adopted = self._adopt(generation)
@@ -115,21 +121,28 @@ class Backend:
     def _adopt(self, generation: int) -> dict[int, Adopted]:
         """Have every worker, or its successor, acknowledge `generation`."""
         adopted: dict[int, Adopted] = {}
-        late, kills, start = sorted(self.pool.spawned), 0, monotonic()
+        late, kills, start = self._may_answer(sorted(self.pool.spawned)), 0, monotonic()
         while late and kills <= KILLS:
             answers, late = self._links.adopt(generation, late)
             adopted |= answers
             self._patience.give_up()
+            late = self._may_answer(late)
             killed = [slot for slot in late if self._prod(slot, monotonic() - start)]
             kills += bool(killed)
+            late = self._may_answer(late)
         for slot in late:
             self._log.write("error", "does not take the device over", f"worker {slot}")
         return adopted
+
+    def _may_answer(self, slots: list[int]) -> list[int]:
+        return [slot for slot in slots if slot not in self.pool.ended]
 
     def _prod(self, slot: int, seconds: float) -> bool:
         """A worker did not answer for `seconds`: kill it if a signal can; True if that was done."""
         if (stuck := self.pool.is_stuck(slot)) is not None:
             self._patience.report(f"worker {slot} and a change of the device", stuck, seconds)
+            return False
+        if slot in self.pool.ended:
             return False
         self._log.write(
             "error", "did not take a change of the device in time; killed", f"worker {slot}"
@@ -171,5 +184,29 @@ class Backend:
         if isinstance(event, PoolLog):
             self._log.write(event.level, event.text, "pool")
         elif isinstance(event, WorkerDied):
-            after = "created again" if event.respawned else "not created again: it died too often"
+            after = "created again" if event.respawned else "not created again"
             self._log.write("error", f"worker {event.slot} died ({event.how}); {after}", "pool")
+            if not event.respawned and event.slot in self.pool.spawned:
+                self._end(event.slot)
+
+    def _end(self, slot: int) -> None:
+        """No worker will serve this slot while the pool lives: its queues stop, the others go on.
+        A front-end that connects again gets another pool."""
+        self.pool.ended.add(slot)
+        self._links.give_up(slot)
+        for vring in self._vrings:
+            if self.slot_of(vring.index) == slot:
+                text = f"queue {vring.index} is stopped until the VMM connects again"
+                self._log.write("error", text, f"worker {slot}")
+                _signal(vring.err_fd)
+
+
+def _signal(err_fd: int | None) -> None:
+    """Write the VMM's eventfd for a queue that does not work, if that will not block."""
+    if err_fd is None:
+        return
+    poll = select.poll()
+    poll.register(err_fd, select.POLLOUT)
+    if poll.poll(0):
+        with suppress(OSError):
+            os.eventfd_write(err_fd, 1)

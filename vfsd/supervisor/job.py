@@ -70,6 +70,7 @@ def create_job(name: str, options: Options, fds: dict[str, Any]) -> int:
         "thread_pool_size": options.thread_pool_size,
         "modcaps": options.modcaps,
         "userns": options.userns,
+        "worker_faults": options.worker_faults,
         "uid_map": options.uid_map,
         "gid_map": options.gid_map,
         "queue_cpus": options.queue_cpus,

@@ -21,6 +21,7 @@ from vfsd.supervisor.option_values import IdRange
 MAX_REQUEST_QUEUES: Final = 64
 MAX_THREADS: Final = 1024
 MAX_FILES: Final = 1 << 30
+MAX_FAULTS: Final = 1_000_000
 RLIMIT_DEFAULT: Final = -1
 LOCK_WAIT_SECONDS: Final = 3600.0
 
@@ -46,6 +47,7 @@ class Options:
     seccomp: str = "kill"
     modcaps: str = ""
     userns: bool = False
+    worker_faults: int = 10
     uid_map: tuple[IdRange, ...] = ()
     gid_map: tuple[IdRange, ...] = ()
     log_level: str = "info"
@@ -195,6 +197,11 @@ OPTIONS: Final = (
     _long_switch("userns", "a user namespace of the sandbox's own for root, too",
                  "needs --sandbox=namespace; no device nodes, file handles, trusted.* xattrs and"
                  " host-wide file capabilities then", "off; on if not root"),
+    Option("worker_faults", {"--worker-faults": None}, {},
+           "faults of workers within an hour that are answered with a new worker; 0: any number",
+           "N", read.number(0, MAX_FAULTS), "10",
+           "a fault is a death by SIGSEGV or the like; after more, or a forbidden system call, the"
+           " queues of that worker stop until the VMM connects again"),
     Option("uid_map", {"--uid-map": None}, {},
            "users of the host that the sandbox has",
            ":INSIDE:OUTSIDE:COUNT:", read.id_range, "our own, as 0; with root, all",

@@ -71,6 +71,7 @@ class Pool:
         self.ready = False
         self.numbers: dict[int, int] = {}
         self.spawned: set[int] = set()
+        self.ended: set[int] = set()  # slots whose worker is not created again
         self.on_event: Callable[[PoolEvent], None] = lambda _: None
         self.patience: Patience  # once it is ready
         self._loop = loop
@@ -173,9 +174,12 @@ class Pool:
                 self._ask({"op": "drop", "fds": [number]})
 
     def spawn(self, slot: int) -> int:
-        """Have the worker of `slot` created if there is none; its pid inside the sandbox."""
+        """Have the worker of `slot` created if there is none; its pid inside the sandbox, 0 if the
+        slot has ended."""
         answer = self._demand({"op": "spawn", "slot": slot})
         self.spawned.add(slot)
+        if answer.get("ended") is True:
+            self.ended.add(slot)
         with _from_the_sandbox():
             return decode_spawned(answer)
 
@@ -294,6 +298,7 @@ class Pool:
             "pidfd": self.pidfd,
             "numbers": list(self.numbers.items()),
             "spawned": sorted(self.spawned),
+            "ended": sorted(self.ended),
         }
 
     @classmethod
@@ -309,6 +314,7 @@ class Pool:
         pool.watch(row["pidfd"])
         pool.numbers = dict(row["numbers"])
         pool.spawned = set(row["spawned"])
+        pool.ended = set(row["ended"])
         pool.ready = True
         return pool
 

@@ -72,6 +72,12 @@ class WorkerLinks:
         self._links.clear()
         self._waiting.clear()
 
+    def give_up(self, slot: int) -> None:
+        """Nobody will answer there any more: what waits for that has waited long enough."""
+        for request_id in [i for i, (asked, _) in self._waiting.items() if asked == slot]:
+            del self._waiting[request_id]
+            self._late.append(slot)
+
     def adopt(self, generation: int, slots: Iterable[int]) -> tuple[dict[int, Adopted], list[int]]:
         """Have the workers of `slots` work with this generation of the device state.
 

@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which Linux capabilities the pool and its workers keep, each with its reason.
+"""Which Linux capabilities the pool and its workers keep, each with its reason and condition.
 
 The pool needs none for itself: the workers it kills have its own real uid, whoever they act for.
 Not kept, on purpose: SETPCAP, SYS_ADMIN and all others. The bounding set is emptied, so nothing
 can be gained again by exec.
 """
 
+from collections.abc import Mapping
 from typing import Final
 
 from vfsd.transport.native import check, ffi, lib
+from vfsd.worker import condition
+from vfsd.worker.condition import Condition
+from vfsd.worker.job import Job
 
 KEPT: Final = {
     "CHOWN": "SETATTR of owner and group, on the guest's authority",
@@ -21,7 +25,29 @@ KEPT: Final = {
     "SETFCAP": "SETXATTR of security.capability",
 }
 # It opens any inode of the file systems that the share is on, so it is kept only where it is used.
-FOR_HANDLES: Final = {"DAC_READ_SEARCH": "inodes held by file handles (--inode-file-handles)"}
+# With --readonly it does what DAC_OVERRIDE does otherwise, but for writing; no call opens an inode
+# then (csrc/syscalls.h).
+FOR_HANDLES: Final = {
+    "DAC_READ_SEARCH": "inodes held by file handles; files of every owner on a read-only share"
+}
+# When they are kept; what is not here is kept always.
+WHEN: Final[Mapping[str, Condition]] = {
+    "CHOWN": condition.WRITABLE,
+    "DAC_OVERRIDE": condition.WRITABLE,
+    "FOWNER": Condition(
+        "not --readonly, or --preserve-noatime",  # open(2): O_NOATIME
+        lambda job, _: not job.fs.readonly or job.fs.preserve_noatime,
+    ),
+    "FSETID": condition.WRITABLE,
+    "MKNOD": condition.WRITABLE,
+    "SETFCAP": Condition(
+        "--xattr, not --readonly", lambda job, _: job.fs.xattr and not job.fs.readonly
+    ),
+    "DAC_READ_SEARCH": Condition(
+        "file handles in workers, or --readonly",
+        lambda job, raw_handles: raw_handles or job.fs.readonly,
+    ),
+}
 
 
 def number(name: str) -> int:
@@ -36,9 +62,17 @@ def mask(names: set[str]) -> int:
     return sum(1 << number(name) for name in names)
 
 
-def modified(modcaps: str, file_handles: bool = False) -> set[str]:
-    """The names to keep after `modcaps`: "+sys_admin:-mknod" adds one and removes one."""
-    names = set(KEPT) | (set(FOR_HANDLES) if file_handles else set())
+def wanted(job: Job, raw_handles: bool) -> set[str]:
+    """The names to keep for a job without --modcaps. `raw_handles`: workers open file handles
+    themselves, which is not the option but what came of it."""
+    names = KEPT.keys() | FOR_HANDLES.keys()
+    return {name for name in names if WHEN.get(name, condition.ALWAYS).holds(job, raw_handles)}
+
+
+def modified(names: set[str], modcaps: str) -> set[str]:
+    """`names` after `modcaps`: "+sys_admin:-mknod" adds one and removes one. ValueError says what
+    is wrong with it."""
+    names = set(names)
     for item in filter(None, modcaps.split(":")):
         number(item[1:])
         name = item[1:].upper().removeprefix("CAP_")

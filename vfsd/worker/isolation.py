@@ -99,6 +99,7 @@ class Sandbox:
 
     root_fd: int = -1  # O_PATH, the shared directory
     proc_fd: int = -1  # a /proc in which every process finds itself
+    worker_filter: bytes = b""  # which each worker adds to the pool's; none with --seccomp=none
     notes: list[str] = field(default_factory=list)
 
 
@@ -146,6 +147,13 @@ def _limit_locked_memory() -> None:
     resource.setrlimit(resource.RLIMIT_MEMLOCK, (0, 0))
 
 
+def _limit_core(job: Job) -> None:
+    """RLIMIT_CORE: none. A core has what the guest reads and writes, and core_pattern may put it
+    into the share. With --seccomp=trap a core is what the operator asks for."""
+    if job.seccomp != "trap":
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
 def _enter_shared_dir(job: Job) -> None:
     """Be in the shared directory: the one that was opened at the start, wherever it is by now.
 
@@ -160,6 +168,7 @@ def _enter_shared_dir(job: Job) -> None:
 def _process(job: Job, _sandbox: Sandbox) -> None:
     _close_other_fds(job)
     _enter_shared_dir(job)
+    _limit_core(job)
     _limit_locked_memory()
     os.umask(0)
     os.environ.clear()
@@ -353,7 +362,8 @@ def _check_fds(_job: Job, sandbox: Sandbox) -> None:
 
 def _capabilities(job: Job, sandbox: Sandbox) -> None:
     try:
-        names = capabilities.modified(job.modcaps, job.uses_file_handles)
+        wanted = capabilities.wanted(job, job.uses_file_handles)
+        names = capabilities.modified(wanted, job.modcaps)
     except ValueError as error:
         raise IsolationError(f"--modcaps: {error}; see capabilities(7)") from None
     try:
@@ -366,20 +376,26 @@ def _capabilities(job: Job, sandbox: Sandbox) -> None:
             "start it with that capability, or leave it out"
         )
     missing -= capabilities.FOR_HANDLES.keys()  # tables.py says what follows from that
-    if missing >= capabilities.KEPT.keys():
+    if missing >= wanted - capabilities.FOR_HANDLES.keys():
         sandbox.notes.append("without privileges: every file belongs to the user of this daemon")
     elif missing:
         sandbox.notes.append(f"some operations will fail, without {', '.join(sorted(missing))}")
 
 
-def _seccomp(job: Job, _sandbox: Sandbox) -> None:
+def _confine(job: Job, sandbox: Sandbox) -> None:
+    conditions = seccomp.conditions(job, job.uses_file_handles)
+    sandbox.worker_filter = seccomp.compile_worker(job.seccomp, conditions)
+    seccomp.confine_pool(job.seccomp, conditions)
+
+
+def _seccomp(job: Job, sandbox: Sandbox) -> None:
     check(lib.process_no_new_privs())
     if job.seccomp == "none":
         return
     _attempt(
         "put the seccomp filter in force",
         "the kernel needs CONFIG_SECCOMP_FILTER; try --seccomp=none",
-        lambda: seccomp.confine(job.seccomp, job.uses_file_handles),
+        lambda: _confine(job, sandbox),
     )
 
 
@@ -398,7 +414,7 @@ STAGES: Final = (
     Stage(
         "process",
         "only the job's fds and stderr, in the shared directory, no groups, no environment, "
-        "umask 0, no locked memory",
+        "umask 0, no core files, no locked memory",
         "look up the path of the shared directory: its owner may have changed what it leads to",
         EVERY,
         _process,
@@ -448,7 +464,7 @@ STAGES: Final = (
     ),
     Stage(
         "seccomp",
-        "no_new_privs; the table of system calls (csrc/syscalls.h)",
+        "no_new_privs; the table of system calls (csrc/syscalls.h); a worker adds its own part",
         "be followed by anything that opens a namespace, mounts or execs",
         EVERY,
         _seccomp,

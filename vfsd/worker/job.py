@@ -21,6 +21,7 @@ MAX_SECONDS: Final = 10 * 366 * 86400.0
 MAX_ID: Final = (1 << 32) - 2
 MAX_ID_RANGES: Final = 340  # user_namespaces(7)
 MAX_CPU: Final = 1 << 16
+MAX_FAULTS: Final = 1_000_000
 
 
 class JobError(Exception):
@@ -98,6 +99,7 @@ class Job:
     poll_us: int  # -1: adaptive
     thread_pool_size: int
     modcaps: str
+    worker_faults: int  # in an hour, before a worker is not created again; 0: any number
     userns: bool  # a user namespace although started by root
     uid_map: tuple["IdRange", ...]  # of the user namespace; none: see id_map.py
     gid_map: tuple["IdRange", ...]
@@ -221,6 +223,7 @@ _JOB: Final[Mapping[str, Callable[[Any], Any]]] = {
     "thread_pool_size": _whole(0, 1024),
     "modcaps": _text,
     "userns": _switch,
+    "worker_faults": _whole(0, MAX_FAULTS),
     "uid_map": _id_map,
     "gid_map": _id_map,
     "queue_cpus": _cpus,

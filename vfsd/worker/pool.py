@@ -8,7 +8,8 @@ everybody of the trusted fd table is gone and the pool ends, and its workers wit
 
 A worker that dies is replaced at once: its locks are released, the sockets and eventfds that
 were its own are closed, so that zmq's peer notices, and its slot is filled again. One that dies
-again and again soon after its start waits longer each time.
+again and again soon after its start waits longer each time. After too many faults, or a forbidden
+system call, the slot stays empty (fault_budget.py).
 """
 
 import os
@@ -18,6 +19,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, NoReturn
 
 from setproctitle import setproctitle
@@ -25,9 +27,10 @@ from setproctitle import setproctitle
 from vfsd.transport.control_messages import Content, number
 from vfsd.transport.errors import ProtocolError, describe
 from vfsd.transport.fd_channel import FdChannel, Packet
-from vfsd.transport.native import check, lib
-from vfsd.worker import queue_worker
+from vfsd.transport.native import check, ffi, lib
+from vfsd.worker import queue_worker, seccomp
 from vfsd.worker.descriptors import anonymous, bound_name
+from vfsd.worker.fault_budget import FaultBudget
 from vfsd.worker.isolation import Sandbox
 from vfsd.worker.job import Job
 from vfsd.worker.log_forward import LogForward
@@ -50,6 +53,7 @@ class Slot:
     born: float = 0.0  # time.monotonic
     short_lives: int = 0  # in a row
     respawn_at: float | None = None  # time.monotonic, while it waits
+    is_ended: bool = False  # no worker is created here again
     before: frozenset[int] | None = None  # descriptors.anonymous() at its birth, until it started
     private: set[int] = field(default_factory=set)  # sockets and eventfds of its own
 
@@ -75,6 +79,7 @@ class Pool:
         self._tables = tables
         self._slots = [Slot() for _ in range(job.slots)]
         self._adopted: set[int] = set()
+        self._faults = FaultBudget(job.worker_faults)
         self._log = LogForward(self._send, job.log_level)
         self._sweep = Sweep(tables, job.slots, sandbox.proc_fd, self._not_in_tables)
         self._wake, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -167,7 +172,7 @@ class Pool:
                 self._drop(_fd_list(content))
                 return {}
             case "spawn":
-                return {"pid": self._spawn_now(number(content, "slot", len(self._slots) - 1))}
+                return self._spawn_now(number(content, "slot", len(self._slots) - 1))
             case "kill":
                 self._kill(number(content, "slot", len(self._slots) - 1))
                 return {}
@@ -185,10 +190,13 @@ class Pool:
         if pid := self._slots[index].pid:
             os.kill(pid, signal.SIGKILL)
 
-    def _spawn_now(self, index: int) -> int:
-        if not self._slots[index].pid:
+    def _spawn_now(self, index: int) -> Content:
+        slot = self._slots[index]
+        if slot.is_ended:
+            return {"pid": 0, "ended": True}
+        if not slot.pid:
             self._spawn(index)
-        return self._slots[index].pid
+        return {"pid": slot.pid}
 
     # Life and death of workers.
 
@@ -241,18 +249,22 @@ class Pool:
         """A worker died: release what it held, and fill its slot again."""
         slot = self._slots[index]
         slot.note_death(time.monotonic())
-        stopped = code == queue_worker.EXIT_STOPPED
+        why_not_again = self._faults.why_not_again(code, time.monotonic())
+        slot.is_ended = why_not_again is not None
+        again = code != queue_worker.EXIT_STOPPED and not slot.is_ended
         try:
             for fd in self._left_behind(index):
                 _close_if_open(fd)
         finally:  # whatever happens here, the queue must be served again
             self._tables.bury(index)
             self._sweep.begin()
-            if not stopped:
+            if again:
                 slot.respawn_at = time.monotonic() + slot.wait_seconds()
         self._respawn_due()
         how = {"signal": -code} if code < 0 else {"status": code}
-        self._send({"event": "worker-died", "slot": index, "respawned": not stopped, **how})
+        self._send({"event": "worker-died", "slot": index, "respawned": again, **how})
+        if why_not_again:
+            self._log.error(f"worker {index} is not created again: {why_not_again}")
 
     def _left_behind(self, index: int) -> set[int]:
         """What was a dead worker's own, what it accepted later, and, if it died while it started,
@@ -300,9 +312,16 @@ class Pool:
                 self._log.error(f"cannot create worker {index}: {error.strerror}; trying again")
 
 
-def _become_worker(place: queue_worker.Place) -> NoReturn:
+def _become_worker(place: queue_worker.Place) -> None:
+    """Never returns (clone_process.h)."""
+    callable_ = partial(_live_as_worker, place)
+    lib.clone_process_run(ffi.cast("void *", id(callable_)))
+
+
+def _live_as_worker(place: queue_worker.Place) -> NoReturn:
     status = queue_worker.EXIT_FAILED
     try:
+        seccomp.confine_worker(place.sandbox.worker_filter)
         status = queue_worker.run(place)
     except BaseException as error:
         with suppress(BlockingIOError, BrokenPipeError):

@@ -1,45 +1,104 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The seccomp filter of the pool and its workers; the table is csrc/syscalls.h."""
+"""The seccomp filters of the pool and its workers; the table is csrc/syscalls.h.
+
+The pool is confined once, at the end of its isolation, to the calls of every role. Each worker puts
+a second filter in force before it does anything else; that one is compiled in the pool, since
+libseccomp would take milliseconds and a megabyte in each worker.
+"""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
-from vfsd.transport.native import ffi, lib, text
+from vfsd.transport.native import check, ffi, lib, text
+from vfsd.worker import condition
+from vfsd.worker.condition import Condition
+from vfsd.worker.job import Job
 
 ACTIONS: Final = {"kill": lib.SECCOMP_KILL, "trap": lib.SECCOMP_TRAP, "log": lib.SECCOMP_LOG}
+ROLES: Final = {lib.ROLE_POOL: "pool", lib.ROLE_LOOP: "loop", lib.ROLE_THREAD: "threads"}
+
+
+CONDITIONS: Final[Mapping[int, Condition]] = {
+    lib.IF_HANDLES: condition.HANDLES,
+    lib.IF_XATTR: condition.XATTR,
+    lib.IF_WRITABLE: condition.WRITABLE,
+    lib.IF_READONLY: condition.READONLY,
+    lib.IF_FLOCK: condition.FLOCK,
+    lib.IF_POSIX_LOCK: condition.POSIX_LOCK,
+    lib.IF_DIRECT_IO: condition.DIRECT_IO,
+    lib.IF_QUEUE_CPUS: condition.QUEUE_CPUS,
+    lib.IF_ROOT: condition.ROOT,
+    lib.IF_NEVER: condition.NEVER,
+}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One allowed call; `argument` is the one that is looked at, or None. `for_handles`: it is
-    allowed only where inodes are held by file handles."""
+    """One row of the table. `rule`: what is asked of the arguments; "" for nothing. `roles`,
+    `conditions`: in words. `callers`: files of ours, or libraries."""
 
     name: str
     why: str
-    argument: int | None
-    for_handles: bool
+    rule: str
+    roles: tuple[str, ...]
+    conditions: tuple[str, ...]
+    callers: tuple[str, ...]
+
+
+def _words(bits: int, words: Mapping[int, str]) -> tuple[str, ...]:
+    return tuple(word for bit, word in words.items() if bits & bit)
+
+
+def _row(row: Any) -> Row:
+    rule = text(row.text) or ""
+    return Row(
+        name=text(row.rule.name) or "",
+        why=text(row.why) or "",
+        rule="" if rule == "ANY" else rule,
+        roles=_words(row.roles, ROLES),
+        conditions=_words(row.conditions, {bit: c.words for bit, c in CONDITIONS.items()}),
+        callers=tuple((text(row.callers) or "").split()),
+    )
 
 
 def table() -> list[Row]:
     ret = ffi.new("struct syscall_row const **")
     count = lib.seccomp_table(ret)
-    rows = ret[0][0:count]
-    return [
-        Row(
-            text(row.name) or "",
-            text(row.why) or "",
-            None if row.argument < 0 else row.argument,
-            row.for_handles,
-        )
-        for row in rows
-    ]
+    return [_row(row) for row in ret[0][0:count]]
 
 
-def confine(action: str, file_handles: bool) -> None:
-    """Put the filter in force for this process and all it creates. `action`: kill, trap or log."""
-    row = ffi.new("int32_t *")
-    result = lib.seccomp_confine(ACTIONS[action], file_handles, row)
+def conditions(job: Job, raw_handles: bool) -> int:
+    """The conditions that hold for this process, as a mask. `raw_handles`: workers open file
+    handles themselves."""
+    return sum(bit for bit, c in CONDITIONS.items() if c.holds(job, raw_handles))
+
+
+def _checked(result: int, row: int) -> int:
     if result < 0:
-        where = f" (row {table()[row[0]].name})" if row[0] >= 0 else ""
+        where = f" (row {table()[row].name})" if row >= 0 else ""
         raise OSError(-result, f"{os.strerror(-result)}{where}")
+    return result
+
+
+def confine_pool(action: str, conditions: int) -> None:
+    """Confine this process, and all it creates, to the rows of every role. `action`: kill, trap or
+    log. OSError names the row that libseccomp refused."""
+    row = ffi.new("int32_t *")
+    _checked(lib.seccomp_confine_pool(ACTIONS[action], conditions, row), row[0])
+
+
+def compile_worker(action: str, conditions: int) -> bytes:
+    """The filter for confine_worker(). To be called before confine_pool(); OSError as there."""
+    row = ffi.new("int32_t *")
+    room: Any = ffi.new("uint8_t[]", lib.SECCOMP_PROGRAM_MAX + 1)
+    size = _checked(lib.seccomp_compile_worker(ACTIONS[action], conditions, room, row), row[0])
+    return bytes(ffi.buffer(room, size))
+
+
+def confine_worker(program: bytes) -> None:
+    """Confine this process, a worker, further; b"" is no filter. OSError if it cannot be."""
+    if program:
+        copy: Any = ffi.new("uint8_t[]", program)
+        check(lib.syscall_filter_install(copy, len(program)))

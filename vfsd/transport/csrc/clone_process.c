@@ -13,6 +13,8 @@
 #include <errno.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdint.h>
+#include <sys/random.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -36,4 +38,26 @@ int clone_process(void)
 		PyOS_AfterFork_Parent();
 	PyGILState_Release(gil);
 	return pid < 0 ? -err : (int)pid;
+}
+
+/*
+ * The stack protector's word is chosen at exec, so a clone has its parent's, and all clones have
+ * the same: who may crash one after the other could guess it byte by byte. It can be changed here
+ * because no function that has put the old one on the stack returns after that: the callable ends
+ * the process. Threads begin with the word of their creator. glibc keeps it in the thread's control
+ * block on x86; elsewhere it is in memory that is read-only by now, and stays.
+ */
+void clone_process_run(void *callable)
+{
+	uint64_t word = 0;
+
+	(void)PyGILState_Ensure();
+	if (getrandom(&word, sizeof(word), 0) == sizeof(word)) {
+		word &= ~UINT64_C(0xff); /* no string goes past it, as glibc has it */
+#ifdef __x86_64__
+		__asm__ volatile("movq %0, %%fs:0x28" : : "r"(word) : "memory");
+#endif
+	}
+	(void)PyObject_CallNoArgs(callable);
+	_exit(1);
 }

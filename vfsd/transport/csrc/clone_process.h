@@ -13,4 +13,11 @@
  */
 int clone_process(void);
 
+/*
+ * In a process that clone_process() has made: get a stack protector's word of its own and be what
+ * the Python callable `callable` (a PyObject *) does. Never returns: the process exits with status
+ * 1 if the callable returns or raises.
+ */
+void clone_process_run(void *callable);
+
 #endif

@@ -2,14 +2,41 @@
 #include "worker/csrc/seccomp.h"
 #include "worker/csrc/syscalls.h"
 
-#define ALLOWED(name, why)			     {#name, why, -1, false, 0, 0},
-#define ALLOWED_IF(name, argument, mask, value, why) {#name, why, argument, false, mask, value},
-#define FOR_HANDLES(name, why)			     {#name, why, -1, true, 0, 0},
+#define INT_BITS UINT64_C(0xffffffff)
 
-static const struct syscall_row TABLE[] = {VFSD_SYSCALLS(ALLOWED, ALLOWED_IF, FOR_HANDLES)};
+#define ANY		      .argument = -1
+#define MASKED(n, bits, want) .argument = (n), .mask = (uint32_t)(bits), .value = (uint32_t)(want)
+#define IS(n, want)	      MASKED(n, INT_BITS, want)
+#define PAIR(n, want, m, other) \
+	IS(n, want), .also = {.argument = (m), .mask = UINT64_MAX, .value = (other)}
+#define OWN_PROCESS		IS(0, SYSCALL_OWN_PROCESS)
+#define ANSWERED(test, instead) test, .answer = (instead)
+#define IGNORED			SYSCALL_IGNORED
+
+#define P ROLE_POOL
+#define L ROLE_LOOP
+#define T ROLE_THREAD
+
+#define ROW(call, who, when, test, by, reason) \
+	{.rule = {.name = #call, test},        \
+	 .text = #test,                        \
+	 .callers = (by),                      \
+	 .why = (reason),                      \
+	 .roles = (who),                       \
+	 .conditions = (when)},
+
+static const struct syscall_row TABLE[] = {VFSD_SYSCALLS(ROW)};
 
 enum {
 	ROWS = sizeof(TABLE) / sizeof(TABLE[0]),
+	ANYBODY = ROLE_POOL | ROLE_LOOP | ROLE_THREAD,
+};
+
+/* The rules for some roles, and of which rows they are. */
+struct selection {
+	struct syscall_rule rules[ROWS];
+	int32_t rows[ROWS];
+	uint32_t count;
 };
 
 uint32_t seccomp_table(const struct syscall_row **ret)
@@ -18,24 +45,54 @@ uint32_t seccomp_table(const struct syscall_row **ret)
 	return ROWS;
 }
 
-int seccomp_confine(enum seccomp_action action, bool file_handles, int32_t *ret_row)
+/* In the pool's filter "this process" is any: each worker's own filter says which one. */
+static struct syscall_rule for_any_process(struct syscall_rule rule)
 {
-	struct syscall_rule rules[ROWS];
-	int32_t rows[ROWS];
-	uint32_t count = 0;
-	int32_t refused;
-	int err;
+	if (rule.value == SYSCALL_OWN_PROCESS)
+		rule.argument = -1;
+	return rule;
+}
 
+static void select_rows(uint32_t roles, uint32_t conditions, struct selection *ret)
+{
+	ret->count = 0;
 	for (int32_t i = 0; i < ROWS; i++) {
 		const struct syscall_row *row = &TABLE[i];
 
-		if (row->for_handles && !file_handles)
+		if (!(row->roles & roles) || row->conditions & ~conditions)
 			continue;
-		rules[count] =
-			(struct syscall_rule){row->name, row->argument, row->mask, row->value};
-		rows[count++] = i;
+		ret->rules[ret->count] = roles & ROLE_POOL ? for_any_process(row->rule) : row->rule;
+		ret->rows[ret->count++] = i;
 	}
-	err = syscall_filter_load(action, rules, count, &refused);
-	*ret_row = refused < 0 ? -1 : rows[refused];
+}
+
+static int32_t row_of(const struct selection *selection, int32_t rule)
+{
+	return rule < 0 ? -1 : selection->rows[rule];
+}
+
+int seccomp_confine_pool(enum seccomp_action action, uint32_t conditions, int32_t *ret_row)
+{
+	struct selection selection;
+	int32_t refused;
+	int err;
+
+	select_rows(ANYBODY, conditions, &selection);
+	err = syscall_filter_load(action, selection.rules, selection.count, &refused);
+	*ret_row = row_of(&selection, refused);
 	return err;
+}
+
+int seccomp_compile_worker(enum seccomp_action action, uint32_t conditions, uint8_t *ret,
+			   int32_t *ret_row)
+{
+	struct selection selection;
+	int32_t refused;
+	int result;
+
+	select_rows(ROLE_LOOP | ROLE_THREAD, conditions, &selection);
+	result = syscall_filter_compile(action, selection.rules, selection.count, ret,
+					SECCOMP_PROGRAM_MAX + 1, &refused);
+	*ret_row = row_of(&selection, refused);
+	return result;
 }

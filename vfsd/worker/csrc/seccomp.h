@@ -1,26 +1,60 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The seccomp filter of the pool and its workers: the table in syscalls.h. */
+/* The seccomp filters of the pool and its workers, from the table in syscalls.h. */
 #ifndef VFSD_SECCOMP_H
 #define VFSD_SECCOMP_H
 
 #include "transport/csrc/syscall_filter.h"
 
+/* Who makes a call. */
+enum seccomp_role {
+	ROLE_POOL = 1,
+	ROLE_LOOP = 2,	 /* a worker's main thread */
+	ROLE_THREAD = 4, /* its other threads: requests off the loop, zmq */
+};
+
+/* What a job must be for a row to hold, or'ed; worker/seccomp.py finds out. */
+enum seccomp_condition {
+	IF_HANDLES = 1, /* workers open inodes by file handles themselves */
+	IF_XATTR = 2,
+	IF_WRITABLE = 4,
+	IF_READONLY = 8,
+	IF_FLOCK = 16,
+	IF_POSIX_LOCK = 32,
+	IF_DIRECT_IO = 64, /* O_DIRECT is passed on, and there are threads */
+	IF_QUEUE_CPUS = 128,
+	IF_ROOT = 256, /* ids can be changed */
+	IF_NEVER = 512,
+};
+
 struct syscall_row {
-	const char *name;
+	struct syscall_rule rule;
+	const char *text;    /* the rule, as the table has it */
+	const char *callers; /* files of ours, or libraries */
 	const char *why;
-	int32_t argument; /* -1: any arguments; else allowed if (argument & mask) == value */
-	bool for_handles; /* only where inodes are held by file handles */
-	uint64_t mask;
-	uint64_t value;
+	uint32_t roles;	     /* enum seccomp_role */
+	uint32_t conditions; /* enum seccomp_condition */
+};
+
+enum {
+	SECCOMP_PROGRAM_MAX = 32768, /* bytes: 4096 instructions, the kernel's limit */
 };
 
 /* The table. Return: its number of rows. */
 uint32_t seccomp_table(const struct syscall_row **ret);
 
 /*
- * Confine this process and all it creates from now on (it must have one thread).
- * Return: 0 or -errno; *ret_row is the row that libseccomp refused, or -1.
+ * Confine this process, the pool, and all it creates from now on (it must have one thread) to the
+ * rows of every role that `conditions` allow. Return: 0 or -errno; *ret_row is the row that
+ * libseccomp refused, or -1.
  */
-int seccomp_confine(enum seccomp_action action, bool file_handles, int32_t *ret_row) must_check;
+int seccomp_confine_pool(enum seccomp_action action, uint32_t conditions,
+			 int32_t *ret_row) must_check;
+
+/*
+ * Compile the filter that each worker puts in force with syscall_filter_install(): the rows of its
+ * own roles. Return: bytes in `ret`, which has room for SECCOMP_PROGRAM_MAX, or -errno as above.
+ */
+int seccomp_compile_worker(enum seccomp_action action, uint32_t conditions, uint8_t *ret,
+			   int32_t *ret_row) must_check;
 
 #endif

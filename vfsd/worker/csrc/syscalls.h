@@ -1,12 +1,32 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* PRIVATE: C only */
 /*
- * The system calls of the pool and its workers: a call without a reason does not go in.
+ * The system calls of the pool and its workers: a call without a caller does not go in.
  *
- * X(name, why): allowed with any arguments.
- * A(name, argument, mask, value, why): allowed if (argument & mask) == value; argument 0 is the
- * first. Several rows of one call: any of them. What is in no row ends the process.
- * H(name, why): as X, but only where inodes are held by file handles (--inode-file-handles).
+ * X(name, roles, when, rule, callers, why): a row. A call may be made if one of its rows allows it;
+ * what no row allows ends the process.
+ *
+ * Roles. P: the pool. L: the main thread of a worker, with its loop. T: its other threads, zmq's
+ * included. A filter stays in force for all that a process creates, so the pool's filter has the
+ * rows of every role. Each worker puts a second one in force before it does anything else, which
+ * has its own rows only. Its threads get no third one: they share all memory with the loop, so
+ * whoever controls one of them makes the others call for it.
+ *
+ * When. The row holds only where the job is so (enum seccomp_condition, all of them); 0: always.
+ * What a job rules out must be refused by the ops before: a request must not end a worker. Where
+ * the ops leave it to the kernel there is a row with an answer instead.
+ *
+ * Rule. ANY, or what the arguments must be, the first one being 0:
+ *   IS(n, value)               the low 32 bits, which is all that the kernel reads of an int
+ *   MASKED(n, mask, value)     … of which only those in `mask` count
+ *   PAIR(n, value, m, value)   two of them; the second one with all its bits
+ *   OWN_PROCESS                argument 0 is this process (in the pool's filter: any)
+ *   ANSWERED(rule, answer)     the call is not made; it fails with an errno, or "succeeds"
+ * (IGNORED)
+ *
+ * Callers. Files of ours, or the library that makes the call; `why` names its function then. What
+ * only another version of a library or another architecture needs says which. A test holds rows and
+ * callers together (tests/worker/test_seccomp.py).
  *
  * What is kept out on purpose: everything that takes a path without a directory fd where the *at
  * form exists, execve, ptrace, process_vm_*, mount and its family, bpf, keyctl, userfaultfd,
@@ -17,185 +37,178 @@
 #ifndef VFSD_SYSCALLS_H
 #define VFSD_SYSCALLS_H
 
+#include <errno.h>
+#include <fcntl.h>
 #include <linux/fs.h>
+#include <linux/seccomp.h>
 #include <sched.h>
+#include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 
 #define CLONE_NEW_ANY                                                                              \
 	(CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET | \
 	 CLONE_NEWCGROUP)
+#define OPEN_CHANGES (O_ACCMODE | O_CREAT | O_TRUNC)
 
-#define VFSD_SYSCALLS(X, A, H)                                                      \
-	/* Ops: names */                                                            \
-	X(openat, "LOOKUP, OPEN, CREATE; Python's own files")                       \
-	X(openat2, "LOOKUP and OPEN that must not leave the share")                 \
-	X(statx, "LOOKUP, GETATTR, READDIRPLUS")                                    \
-	X(newfstatat, "os.stat, realpath")                                          \
-	X(fstat, "Python's files; sizes of segments")                               \
-	X(mkdirat, "MKDIR")                                                         \
-	X(mknodat, "MKNOD")                                                         \
-	X(symlinkat, "SYMLINK")                                                     \
-	X(linkat, "LINK, TMPFILE")                                                  \
-	X(unlinkat, "UNLINK, RMDIR")                                                \
-	X(renameat, "RENAME without flags where renameat2 is unknown")              \
-	X(renameat2, "RENAME, RENAME2")                                             \
-	X(readlinkat, "READLINK; what an fd is, when the pool sweeps")              \
-	X(faccessat, "ACCESS")                                                      \
-	X(faccessat2, "ACCESS")                                                     \
-	X(fchmodat, "SETATTR mode")                                                 \
-	X(fchmodat2, "SETATTR mode of a symlink")                                   \
-	X(fchmod, "SETATTR mode of an open file")                                   \
-	X(fchownat, "SETATTR owner")                                                \
-	X(fchown, "SETATTR owner of an open file")                                  \
-	X(utimensat, "SETATTR times")                                               \
-	X(name_to_handle_at, "the identity of a file")                              \
-	H(open_by_handle_at, "an inode that is held by its handle")                 \
-	X(getcwd, "Python's os.getcwd")                                             \
-	X(readlink, "what an fd is, when the pool sweeps")                          \
-	/* Ops: data */                                                             \
-	X(read, "eventfds, zmq")                                                    \
-	X(readv, "READ")                                                            \
-	X(pread64, "READ")                                                          \
-	X(preadv, "READ")                                                           \
-	X(preadv2, "READ, into guest pages")                                        \
-	X(write, "eventfds, zmq, stderr")                                           \
-	X(writev, "WRITE; glibc's last words")                                      \
-	X(pwrite64, "WRITE")                                                        \
-	X(pwritev, "WRITE")                                                         \
-	X(pwritev2, "WRITE, from guest pages")                                      \
-	X(getdents64, "READDIR, READDIRPLUS; /proc/self/fd")                        \
-	X(lseek, "LSEEK, READDIR at an offset")                                     \
-	X(ftruncate, "SETATTR size")                                                \
-	X(truncate, "SETATTR size of a file that is not open")                      \
-	X(fallocate, "FALLOCATE")                                                   \
-	X(fsync, "FSYNC, FSYNCDIR")                                                 \
-	X(fdatasync, "FSYNC of data only")                                          \
-	X(syncfs, "SYNCFS")                                                         \
-	X(sync_file_range, "write-back ahead of FSYNC")                             \
-	X(copy_file_range, "COPY_FILE_RANGE")                                       \
-	X(fstatfs, "STATFS; what kind of file system a file is on")                 \
-	X(flock, "SETLK with FUSE_LK_FLOCK")                                        \
-	X(fcntl, "record locks, duplicates, flags, seals")                          \
-	X(fadvise64, "readahead of sequential READs")                               \
-	/* Ops: extended attributes */                                              \
-	X(getxattr, "GETXATTR of what cannot be opened, by its /proc/self/fd name") \
-	X(lgetxattr, "GETXATTR of a symlink")                                       \
-	X(fgetxattr, "GETXATTR")                                                    \
-	X(setxattr, "SETXATTR of what cannot be opened")                            \
-	X(lsetxattr, "SETXATTR of a symlink")                                       \
-	X(fsetxattr, "SETXATTR")                                                    \
-	X(listxattr, "LISTXATTR of what cannot be opened")                          \
-	X(llistxattr, "LISTXATTR of a symlink")                                     \
-	X(flistxattr, "LISTXATTR")                                                  \
-	X(removexattr, "REMOVEXATTR of what cannot be opened")                      \
-	X(lremovexattr, "REMOVEXATTR of a symlink")                                 \
-	X(fremovexattr, "REMOVEXATTR")                                              \
-	X(fchdir, "the directory those names are in")                               \
-	/* IOCTL, and what libraries ask of fds */                                  \
-	A(ioctl, 1, 0xffffffff, FS_IOC_GETFLAGS, "IOCTL: lsattr")                   \
-	A(ioctl, 1, 0xffffffff, FS_IOC_SETFLAGS, "IOCTL: chattr")                   \
-	A(ioctl, 1, 0xffffffff, FS_IOC_FSGETXATTR, "IOCTL: lsattr -p")              \
-	A(ioctl, 1, 0xffffffff, FS_IOC_FSSETXATTR, "IOCTL: chattr -p")              \
-	A(ioctl, 1, 0xffffffff, FIONBIO, "Python's socket.setblocking")             \
-	A(ioctl, 1, 0xffffffff, FIOCLEX, "Python's os.set_inheritable")             \
-	A(ioctl, 1, 0xffffffff, FIONREAD, "zmq")                                    \
-	A(ioctl, 1, 0xffffffff, TCGETS, "Python's isatty")                          \
-	/* Reads that need no thread */                                             \
-	X(io_setup, "READ with O_DIRECT: direct_io.c")                              \
-	X(io_submit, "READ with O_DIRECT")                                          \
-	X(io_getevents, "READ with O_DIRECT")                                       \
-	/* Ids of the requesting user */                                            \
-	X(setresuid, "CREATE, MKDIR, … as the requesting user")                     \
-	X(setresgid, "… and group")                                                 \
-	X(setgroups, "… and the parent directory's group")                          \
-	X(getresuid, "which ids are in force")                                      \
-	X(getresgid, "which ids are in force")                                      \
-	X(getuid, "which ids are in force")                                         \
-	X(getgid, "which ids are in force")                                         \
-	X(geteuid, "which ids are in force")                                        \
-	X(getegid, "which ids are in force")                                        \
-	X(capget, "switching FSETID")                                               \
-	X(capset, "switching FSETID")                                               \
-	X(umask, "CREATE, MKDIR, MKNOD with the requester's umask")                 \
-	/* Descriptors */                                                           \
-	X(close, "everything that is opened")                                       \
-	X(close_range, "everything that is opened")                                 \
-	X(dup, "the zmq listener; FLUSH")                                           \
-	X(dup3, "stdin and stdout")                                                 \
-	X(eventfd2, "zmq, the thread pool")                                         \
-	X(pipe2, "Python's signal wake-up")                                         \
-	/* Waiting */                                                               \
-	X(poll, "zmq, the pool")                                                    \
-	X(ppoll, "the serve loop")                                                  \
-	X(epoll_create1, "zmq's I/O thread")                                        \
-	X(epoll_ctl, "zmq's I/O thread")                                            \
-	X(epoll_wait, "zmq's I/O thread")                                           \
-	X(epoll_pwait, "zmq's I/O thread")                                          \
-	X(epoll_pwait2, "zmq's I/O thread")                                         \
-	X(pselect6, "time.sleep")                                                   \
-	X(clock_nanosleep, "time.sleep")                                            \
-	X(nanosleep, "waiting")                                                     \
-	X(restart_syscall, "any of these, after SIGSTOP")                           \
-	/* The channels: only sockets that were inherited or accepted */            \
-	X(accept, "zmq, on the inherited listener")                                 \
-	X(accept4, "zmq, on the inherited listener")                                \
-	X(recvmsg, "the fd channel")                                                \
-	X(sendmsg, "the fd channel")                                                \
-	X(recvfrom, "zmq")                                                          \
-	X(sendto, "zmq")                                                            \
-	X(shutdown, "zmq")                                                          \
-	X(getsockopt, "zmq; Python's socket objects")                               \
-	X(setsockopt, "zmq")                                                        \
-	X(getsockname, "zmq; whose socket it is, when the pool sweeps")             \
-	X(getpeername, "zmq")                                                       \
-	X(listen, "zmq calls it on the inherited listener")                         \
-	/* Memory */                                                                \
-	X(brk, "malloc")                                                            \
-	A(mmap, 2, PROT_EXEC, 0, "malloc, stacks, guest memory")                    \
-	A(mprotect, 2, PROT_EXEC, 0, "malloc, stacks")                              \
-	X(munmap, "malloc, guest memory")                                           \
-	X(mremap, "malloc")                                                         \
-	X(madvise, "malloc, stacks; guest memory")                                  \
-	/* Processes and threads */                                                 \
-	A(clone, 0, CLONE_NEW_ANY, 0, "workers, threads")                           \
-	X(set_robust_list, "a new thread")                                          \
-	X(rseq, "a new thread")                                                     \
-	X(set_tid_address, "a new thread")                                          \
-	X(sigaltstack, "a new thread; the SIGBUS handler")                          \
-	X(futex, "locks")                                                           \
-	X(membarrier, "locks")                                                      \
-	X(sched_yield, "adaptive polling; locks in the shared tables")              \
-	X(sched_getaffinity, "how many CPUs there are to poll on")                  \
-	A(sched_setaffinity, 0, UINT64_MAX, 0, "--queue-cpus: of the caller only")  \
-	X(sched_getparam, "zmq's threads")                                          \
-	X(sched_getscheduler, "zmq's threads")                                      \
-	X(sched_setscheduler, "zmq's threads")                                      \
-	X(getcpu, "adaptive polling")                                               \
-	A(prctl, 0, 0xffffffff, PR_SET_NAME, "names of threads and processes")      \
-	A(prctl, 0, 0xffffffff, PR_GET_NAME, "names of threads and processes")      \
-	X(exit, "a thread's end")                                                   \
-	X(exit_group, "a process's end")                                            \
-	X(wait4, "the pool reaps workers")                                          \
-	X(waitid, "has a worker that starts died?")                                 \
-	X(kill, "the pool ends workers")                                            \
-	X(tgkill, "abort")                                                          \
-	X(getpid, "worker rows, zmq")                                               \
-	X(gettid, "zmq, abort")                                                     \
-	X(getppid, "is the pool alive?")                                            \
-	X(rt_sigaction, "Python's signal handling")                                 \
-	X(rt_sigprocmask, "new threads")                                            \
-	X(rt_sigreturn, "signal handlers")                                          \
-	X(rt_sigtimedwait, "Python's signal handling")                              \
-	/* Time and chance */                                                       \
-	X(clock_gettime, "where the vDSO cannot")                                   \
-	X(clock_getres, "Python's time")                                            \
-	X(gettimeofday, "where the vDSO cannot")                                    \
-	X(time, "where the vDSO cannot")                                            \
-	X(getrandom, "Python's hashing and zmq")                                    \
-	X(uname, "zmq")                                                             \
-	X(sysinfo, "glibc's sysconf")                                               \
-	X(prlimit64, "how many fds there may be")
+/* arm64 and younger architectures have only the later forms of some calls. */
+#ifdef SYS_poll
+#define IF_LATER_FORMS IF_NEVER
+#else
+#define IF_LATER_FORMS 0
+#endif
+
+#define VFSD_SYSCALLS(X)                                                                          \
+	/* Ops: names */                                                                          \
+	X(openat, P | L | T, IF_WRITABLE, ANY, "inode_fd.c ops_open.c entry.c descriptors.py",    \
+	  "LOOKUP, OPEN, OPENDIR, CREATE; /proc/self/status and /proc/self/fd")                   \
+	X(openat, P | L | T, IF_READONLY, MASKED(2, OPEN_CHANGES, O_RDONLY),                      \
+	  "inode_fd.c ops_open.c entry.c descriptors.py", "LOOKUP, OPEN, OPENDIR, as above")      \
+	X(openat, L, IF_READONLY, ANSWERED(MASKED(2, OPEN_CHANGES, O_RDWR), EROFS), "entry.c",    \
+	  "SETLK, where O_RDONLY is refused")                                                     \
+	X(statx, P | L | T, 0, ANY, "entry.c ops_attr.c", "LOOKUP, GETATTR, STATX, READDIRPLUS")  \
+	X(newfstatat, P | L | T, 0, ANY, "glibc", "fstat() of files, segments, guest memory")     \
+	X(fstat, P | L | T, 0, ANY, "glibc", "fstat() where glibc < 2.33")                        \
+	X(mkdirat, L, IF_WRITABLE, ANY, "ops_namespace.c", "MKDIR")                               \
+	X(mknodat, L, IF_WRITABLE, ANY, "ops_namespace.c label.c", "MKNOD, CREATE with a label")  \
+	X(symlinkat, L, IF_WRITABLE, ANY, "ops_namespace.c", "SYMLINK")                           \
+	X(linkat, L, IF_WRITABLE, ANY, "ops_namespace.c label.c", "LINK; CREATE with a label")    \
+	X(unlinkat, L, IF_WRITABLE, ANY, "ops_namespace.c label.c", "UNLINK, RMDIR")              \
+	X(renameat, L, IF_WRITABLE, ANY, "ops_namespace.c", "RENAME")                             \
+	X(renameat2, L, IF_WRITABLE, ANY, "ops_namespace.c label.c", "RENAME2; a labelled MKDIR") \
+	X(readlinkat, P | L, 0, ANY, "ops_attr.c", "READLINK")                                    \
+	X(faccessat2, L, 0, ANY, "glibc", "ACCESS: faccessat() with flags")                       \
+	X(fchmodat, L, IF_WRITABLE, ANY, "ops_attr.c ops_xattr.c", "SETATTR mode, SETXATTR")      \
+	X(fchownat, L, IF_WRITABLE, ANY, "ops_attr.c", "SETATTR owner and group")                 \
+	X(utimensat, L, IF_WRITABLE, ANY, "ops_attr.c", "SETATTR times")                          \
+	X(name_to_handle_at, P | L, 0, ANY, "fhandle.c", "LOOKUP: what proves an identity")       \
+	X(open_by_handle_at, P | L | T, IF_HANDLES, ANY, "fhandle.c",                             \
+	  "an inode that is held by its handle")                                                  \
+	/* Ops: data */                                                                           \
+	X(read, P | L | T, 0, ANY, "offload.c direct_io.c poll.c descriptors.py", "eventfds")     \
+	X(pread64, T, 0, ANY, "ops_io.c", "READ that is off the loop")                            \
+	X(preadv, T, 0, ANY, "ops_io.c",                                                          \
+	  "READ that is off the loop; glibc for preadv2() as for pwritev2()")                     \
+	X(preadv2, L | T, 0, ANY, "ops_io.c", "READ, into guest pages")                           \
+	X(write, P | L | T, 0, ANY, "offload.c ring.c pool.py", "eventfds, stderr")               \
+	X(writev, P | L | T, 0, ANY, "glibc", "__libc_message(), before it aborts")               \
+	X(pwritev2, L | T, IF_WRITABLE, ANY, "ops_io.c", "WRITE, from guest pages")               \
+	X(pwritev, L | T, IF_WRITABLE, ANY, "glibc",                                              \
+	  "pwritev2() where a file system answers ENOSYS")                                        \
+	X(getdents64, P | L, 0, ANY, "ops_dir.c sweep.py", "READDIR, READDIRPLUS; /proc/self/fd") \
+	X(lseek, P | L, 0, ANY, "ops_io.c ops_dir.c", "LSEEK, READDIR at an offset")              \
+	X(ftruncate, L, IF_WRITABLE, ANY, "ops_attr.c", "SETATTR size")                           \
+	X(truncate, L, IF_WRITABLE, ANY, "ops_attr.c", "SETATTR size of a file not opened")       \
+	X(fallocate, L | T, IF_WRITABLE, ANY, "ops_io.c", "FALLOCATE")                            \
+	X(fsync, L | T, 0, ANY, "ops_io.c", "FSYNC, FSYNCDIR")                                    \
+	X(fdatasync, L | T, 0, ANY, "ops_io.c", "FSYNC of data only")                             \
+	X(syncfs, L | T, 0, ANY, "ops_io.c", "SYNCFS")                                            \
+	X(copy_file_range, L | T, IF_WRITABLE, ANY, "ops_io.c", "COPY_FILE_RANGE")                \
+	X(fstatfs, L, 0, ANY, "ops_attr.c mount_facts.c guest_memory.c",                          \
+	  "STATFS; what kind of file system a file is on")                                        \
+	X(flock, L, IF_FLOCK, ANY, "ops_lock.c ops_open.c", "SETLK, SETLKW; RELEASE")             \
+	X(fcntl, L, IF_POSIX_LOCK, IS(1, F_OFD_GETLK), "ops_lock.c", "GETLK")                     \
+	X(fcntl, L, IF_POSIX_LOCK, IS(1, F_OFD_SETLK), "ops_lock.c", "SETLK, SETLKW")             \
+	X(fcntl, P | L, 0, IS(1, F_DUPFD_CLOEXEC), "ops_open.c open_cache.c sweep.py",            \
+	  "OPEN of a file that is open, FLUSH; a listing of /proc/self/fd")                       \
+	X(fcntl, P | L | T, 0, IS(1, F_GETFL), "ring.c", "eventfds of the VMM")                   \
+	X(fcntl, L | T, 0, IS(1, F_SETFL), "zmq", "unblock_socket()")                             \
+	X(fcntl, L, 0, IS(1, F_GET_SEALS), "ring.c shared_memory.c", "may a segment shrink?")     \
+	X(fcntl, P, 0, IS(1, F_GETFD), "descriptors.c", "which fds an earlier look has marked")   \
+	X(fcntl, P, 0, IS(1, F_SETFD), "descriptors.c", "marking an fd that may be an orphan")    \
+	/* Ops: extended attributes, by the names of fds in /proc/self/fd */                      \
+	X(getxattr, L, IF_XATTR, ANY, "ops_xattr.c file_capability.c", "GETXATTR; WRITE")         \
+	X(listxattr, L, IF_XATTR, ANY, "ops_xattr.c", "LISTXATTR")                                \
+	X(setxattr, L, IF_XATTR | IF_WRITABLE, ANY, "ops_xattr.c label.c", "SETXATTR; labels")    \
+	X(removexattr, L | T, IF_XATTR | IF_WRITABLE, ANY, "ops_xattr.c file_capability.c",       \
+	  "REMOVEXATTR; a WRITE drops a capability")                                              \
+	X(fchdir, L, 0, ANY, "serve.c", "into /proc/self/fd, once")                               \
+	/* IOCTL */                                                                               \
+	X(ioctl, L, 0, IS(1, FS_IOC_GETFLAGS), "ops_ioctl.c", "IOCTL: lsattr")                    \
+	X(ioctl, L, 0, IS(1, FS_IOC_FSGETXATTR), "ops_ioctl.c", "IOCTL: lsattr -p")               \
+	X(ioctl, L, IF_WRITABLE, IS(1, FS_IOC_SETFLAGS), "ops_ioctl.c", "IOCTL: chattr")          \
+	X(ioctl, L, IF_WRITABLE, IS(1, FS_IOC_FSSETXATTR), "ops_ioctl.c", "IOCTL: chattr -p")     \
+	X(ioctl, P, 0, IS(1, FIONBIO), "CPython", "socket.setblocking()")                         \
+	/* Reads that need no thread */                                                           \
+	X(io_setup, L, IF_DIRECT_IO, ANY, "direct_io.c", "READ with O_DIRECT")                    \
+	X(io_submit, L, IF_DIRECT_IO, ANY, "direct_io.c", "READ with O_DIRECT")                   \
+	X(io_getevents, L, IF_DIRECT_IO, ANY, "direct_io.c", "READ with O_DIRECT")                \
+	/* Ids of the requesting user */                                                          \
+	X(setresuid, L | T, IF_ROOT, ANY, "credentials.c", "CREATE, MKDIR, … as the requester")   \
+	X(setresgid, L | T, IF_ROOT, ANY, "credentials.c", "… with its group")                    \
+	X(setgroups, L | T, IF_ROOT, ANY, "credentials.c", "… and supplementary groups")          \
+	X(getresuid, T, 0, ANY, "credentials.c", "a thread becomes root")                         \
+	X(getresgid, T, 0, ANY, "credentials.c", "a thread becomes root")                         \
+	X(geteuid, L, 0, ANY, "credentials.c", "who the worker is, once")                         \
+	X(getegid, L, 0, ANY, "credentials.c", "who the worker is, once")                         \
+	X(capget, L | T, 0, ANY, "credentials.c", "switching FSETID and DAC_OVERRIDE")            \
+	X(capset, L | T, 0, ANY, "credentials.c", "switching FSETID and DAC_OVERRIDE")            \
+	X(umask, L, 0, ANY, "credentials.c", "CREATE, MKDIR, MKNOD with the requester's umask")   \
+	/* Descriptors */                                                                         \
+	X(close, P | L | T, 0, ANY, "reclaim.c entry.c offload.c sweep.py", "what was opened")    \
+	X(eventfd2, P | L, 0, ANY, "offload.c direct_io.c pool.py", "completions; zmq's own")     \
+	X(pipe2, P, 0, ANY, "pool.py", "the wake-up by signals")                                  \
+	/* Waiting */                                                                             \
+	X(poll, P | L | T, 0, ANY, "poll.c serve.c pool.py", "the loop; the pool; zmq")           \
+	X(ppoll, P | L | T, IF_LATER_FORMS, ANY, "glibc", "poll() where there is no other call")  \
+	X(epoll_create1, L, 0, ANY, "zmq", "epoll_t::epoll_t()")                                  \
+	X(epoll_ctl, L | T, 0, ANY, "zmq", "epoll_t::add_fd()")                                   \
+	X(epoll_wait, T, 0, ANY, "zmq", "epoll_t::loop()")                                        \
+	X(epoll_pwait, T, IF_LATER_FORMS, ANY, "glibc", "epoll_wait() where there is no other")   \
+	X(clock_nanosleep, P | L, 0, ANY, "glibc", "nanosleep(); CPython's time.sleep()")         \
+	X(restart_syscall, P | L | T, 0, ANY, "kernel", "poll() after SIGSTOP")                   \
+	/* The channels: only sockets that were inherited or accepted */                          \
+	X(accept4, T, 0, ANY, "zmq", "ipc_listener_t::accept(), on the inherited listener")       \
+	X(recvmsg, P, 0, ANY, "CPython", "socket.recvmsg() of the fd channel")                    \
+	X(sendmsg, P, 0, ANY, "CPython", "socket.sendmsg() of the fd channel")                    \
+	X(recvfrom, L | T, 0, ANY, "zmq", "tcp_read()")                                           \
+	X(sendto, L | T, 0, ANY, "zmq", "tcp_write()")                                            \
+	X(getsockopt, P | L | T, 0, ANY, "descriptors.c", "is an fd a socket? zmq's peer")        \
+	X(getsockname, P | L | T, 0, ANY, "CPython", "socket.getsockname(); zmq's bind()")        \
+	X(getpeername, T, 0, ANY, "zmq", "get_peer_ip_address()")                                 \
+	/* Memory */                                                                              \
+	X(brk, P | L | T, 0, ANY, "glibc", "malloc()")                                            \
+	X(mmap, P | L | T, 0, MASKED(2, PROT_EXEC, 0), "guest_memory.c ring.c sigbus.c",          \
+	  "guest memory; malloc(), stacks")                                                       \
+	X(mprotect, P | L | T, 0, MASKED(2, PROT_EXEC, 0), "glibc", "malloc(), pthread_create()") \
+	X(munmap, P | L | T, 0, ANY, "guest_memory.c ring.c", "guest memory; free()")             \
+	X(mremap, P | L | T, 0, ANY, "glibc", "realloc()")                                        \
+	X(madvise, P | L | T, 0, ANY, "guest_memory.c ring.c", "no core of guest memory; free()") \
+	/* Processes and threads */                                                               \
+	X(clone, P, 0, IS(0, CLONE_FILES | SIGCHLD), "clone_process.c", "a worker is created")    \
+	X(clone, L | T, 0, MASKED(0, CLONE_THREAD | CLONE_NEW_ANY, CLONE_THREAD), "glibc",        \
+	  "pthread_create()")                                                                     \
+	X(seccomp, P, 0, PAIR(0, SECCOMP_SET_MODE_FILTER, 1, 0), "syscall_filter.c",              \
+	  "a worker confines itself further")                                                     \
+	X(set_robust_list, T, 0, ANY, "glibc", "pthread_create()")                                \
+	X(rseq, T, 0, ANY, "glibc", "pthread_create() where glibc >= 2.35")                       \
+	X(futex, P | L | T, 0, ANY, "glibc", "pthread_mutex_lock(), pthread_cond_wait()")         \
+	X(sched_yield, P | L | T, 0, ANY, "owner_lock.h poll.c", "locks in the shared tables")    \
+	X(sched_getaffinity, L | T, 0, ANY, "poll.c", "how many CPUs there are to poll on")       \
+	X(sched_setaffinity, L, IF_QUEUE_CPUS, IS(0, 0), "queue_worker.py", "--queue-cpus")       \
+	X(sched_getparam, T, 0, ANY, "zmq", "thread_t::applySchedulingParameters()")              \
+	X(sched_getscheduler, T, 0, ANY, "zmq", "thread_t::applySchedulingParameters()")          \
+	X(sched_setscheduler, T, 0, ANSWERED(IS(1, SCHED_OTHER), IGNORED), "zmq",                 \
+	  "thread_t::applySchedulingParameters() sets what is in force already")                  \
+	X(prctl, P | L | T, 0, IS(0, PR_SET_NAME), "zmq", "thread_t::start(); setproctitle()")    \
+	X(exit, T, 0, ANY, "glibc", "pthread_exit()")                                             \
+	X(exit_group, P | L, 0, ANY, "CPython", "os._exit()")                                     \
+	X(wait4, P, 0, ANY, "CPython", "os.waitpid(): the pool reaps workers")                    \
+	X(waitid, P, 0, ANY, "CPython", "os.waitid(): has a worker that starts died?")            \
+	X(kill, P, 0, ANY, "CPython", "os.kill(): the pool ends workers")                         \
+	X(tgkill, L | T, 0, OWN_PROCESS, "sigbus.c", "raise(), abort()")                          \
+	X(getpid, P | L | T, 0, ANY, "queue_worker.py", "worker rows; zmq's signaler_t")          \
+	X(gettid, P | L | T, 0, ANY, "glibc", "raise(); CPython after a fork()")                  \
+	X(rt_sigaction, P | L | T, 0, ANY, "sigbus.c", "SIGBUS; CPython's signal.signal()")       \
+	X(rt_sigprocmask, P | L | T, 0, ANY, "offload.c", "threads without signals; raise()")     \
+	X(rt_sigreturn, P | L | T, 0, ANY, "kernel", "the end of a signal handler: sigaction()")  \
+	/* Time and chance */                                                                     \
+	X(clock_gettime, P | L | T, 0, ANY, "poll.c", "the clock where the vDSO cannot read it")  \
+	X(getrandom, P | L | T, 0, ANY, "glibc", "malloc(); CPython's os.urandom()")              \
+	X(sysinfo, L, 0, ANY, "glibc", "qsort() of many requests: inflight.c")                    \
+	X(prlimit64, L | T, 0, PAIR(0, 0, 2, 0), "glibc", "getrlimit(); pthread_getattr_np()")
 
 #endif

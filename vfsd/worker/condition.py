@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a job must be for its sandbox to keep a system call or a capability."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from vfsd.worker.job import Job
+
+
+@dataclass(frozen=True)
+class Condition:
+    """In words, and whether it holds for this process. The second argument of `holds`: workers open
+    file handles themselves, which is not the option but what came of it."""
+
+    words: str
+    holds: Callable[[Job, bool], bool]
+
+
+ALWAYS: Final = Condition("always", lambda _job, _: True)
+NEVER: Final = Condition("other architectures", lambda _job, _: False)
+HANDLES: Final = Condition("file handles in workers", lambda _job, raw_handles: raw_handles)
+XATTR: Final = Condition("--xattr", lambda job, _: job.fs.xattr)
+WRITABLE: Final = Condition("not --readonly", lambda job, _: not job.fs.readonly)
+READONLY: Final = Condition("--readonly", lambda job, _: job.fs.readonly)
+FLOCK: Final = Condition("--flock", lambda job, _: job.fs.flock)
+POSIX_LOCK: Final = Condition("--posix-lock", lambda job, _: job.fs.posix_lock)
+DIRECT_IO: Final = Condition(
+    "--allow-direct-io", lambda job, _: job.fs.allow_direct_io and job.thread_pool_size > 0
+)
+QUEUE_CPUS: Final = Condition("--queue-cpus", lambda job, _: bool(job.queue_cpus))
+ROOT: Final = Condition("uid 0 in the sandbox", lambda _job, _: os.geteuid() == 0)
