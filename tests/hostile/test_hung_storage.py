@@ -2,6 +2,7 @@
 """A part of the share hangs: what waits for it is answered when it goes on, and rightly."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from tests.conftest import require
 
-from .daemon import Daemon
+from .daemon import Daemon, wait_until
 from .driver import Frontend
 from .fuse import READ_IN, RELEASE_IN, ROOT, Guest, Op, Pending
 from .hung import HungMount
@@ -59,3 +60,28 @@ def test_a_flood_of_releases_closes_no_file_that_a_request_waits_for(
             for _ in range(100):
                 guest.open(other, os.O_RDONLY)
         assert [guest.finish(pending).data for pending in waiting] == [b"first", b"second"]
+
+
+def test_a_worker_is_replaced_while_what_it_served_hangs(share: HungMount, tmp_path: Path) -> None:
+    """The pool asks nobody about the files that are open: it buries the dead, fills its place, and
+    goes on taking orders."""
+    for number in range(10):
+        (tmp_path / "source" / str(number)).touch()
+    with (
+        Daemon("--inode-file-handles=never", share=tmp_path / "share") as daemon,
+        Frontend(daemon.socket) as frontend,
+    ):
+        guest = Guest(frontend.setup(2))
+        guest.init()
+        slow = guest.lookup(ROOT, b"mnt").nodeid
+        for number in range(10):
+            guest.open(guest.lookup(slow, b"%d" % number).nodeid, os.O_RDONLY)
+        (victim,) = daemon.titled("worker", "queue 2")
+        with share.hanging():
+            os.kill(victim, signal.SIGKILL)
+            wait_until(
+                lambda: daemon.titled("worker", "queue 2") not in ([], [victim]), 5, "a new worker"
+            )
+            frontend.restart_ring(2)
+            guest.getattr(ROOT)
+        guest.lookup(slow, b"1", queue=2)
