@@ -13,12 +13,14 @@ from tests.system.mounted import Mounted
 class HungMount(Mounted):
     """A FUSE mount of `source`, at folder/mnt, that can be made to hang.
 
-    Nothing of it is cached longer than it is in use, so whatever needs the server waits for it.
+    No attribute and no name of it is cached, so whatever needs the server waits for it. Data goes
+    through the page cache: without one the kernel would hold the reader's own pages meanwhile.
     """
 
     def __init__(self, folder: Path, source: Path) -> None:
         source.mkdir()
-        super().__init__(folder, f"--source={source}", "--queues=1", passed_on=("--cache=never",))
+        options = ("--cache=auto", "--attr-timeout=0", "--entry-timeout=0")
+        super().__init__(folder, f"--source={source}", "--queues=1", passed_on=options)
         self._hangs = False
 
     @contextmanager

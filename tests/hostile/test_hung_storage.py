@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A part of the share hangs: what waits for it is answered when it goes on, and rightly."""
 
+import errno
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,8 +13,8 @@ import pytest
 from tests.conftest import require
 
 from .daemon import Daemon, wait_until
-from .driver import Frontend
-from .fuse import READ_IN, RELEASE_IN, ROOT, Guest, Op, Pending
+from .driver import Frontend, Region, Segment
+from .fuse import IN_HEADER, READ_IN, RELEASE_IN, ROOT, Guest, Op, Pending
 from .hung import HungMount
 
 RETIRED_MAX = 4096  # RECLAIM_MAX of reclaim.h
@@ -85,3 +87,93 @@ def test_a_worker_is_replaced_while_what_it_served_hangs(share: HungMount, tmp_p
             frontend.restart_ring(2)
             guest.getattr(ROOT)
         guest.lookup(slow, b"1", queue=2)
+
+
+# The guest's memory changes.
+
+SIZE = 64 << 10  # of a read
+DRAIN_SECONDS = 2.0  # DRAIN_MS of queue_worker.py
+
+
+class ReadInto:
+    """A read that hangs, of a file full of "x", into the second of the guest's two regions; the
+    rings and the request are in the first."""
+
+    def __init__(self, frontend: Frontend, share: HungMount, tmp_path: Path) -> None:
+        (tmp_path / "source" / "file").write_bytes(b"x" * SIZE)
+        self.memory = frontend.memory
+        self.guest = guest = Guest(frontend.setup(1))
+        guest.init()
+        slow = guest.lookup(ROOT, share.path.name.encode()).nodeid
+        nodeid = guest.lookup(slow, b"file").nodeid
+        fh = guest.open(nodeid, os.O_RDONLY)
+        _, self.second = self.memory.regions
+        self.buffer = self.second.gpa + (self.second.size // 2) - SIZE // 2  # across its middle
+        body = READ_IN.pack(fh, 0, SIZE, 0, 0, 0, 0)
+        header = IN_HEADER.pack(
+            IN_HEADER.size + len(body), Op.READ, 4711, nodeid, 0, 0, os.getpid(), 0, 0
+        )
+        request = self.memory.alloc(len(header + body))
+        self.memory.write(request, header + body)
+        self.reply = self.memory.alloc(16)
+        self._request = Segment(request, len(header + body))
+        self._ring = frontend.rings[1]
+
+    def submit(self) -> int:
+        head = self._ring.submit(
+            [self._request, Segment(self.reply, 16, True), Segment(self.buffer, SIZE, True)]
+        )
+        self._ring.publish()
+        self._ring.kick()
+        return head
+
+    def error(self) -> int:
+        return -int.from_bytes(self.memory.read(self.reply + 4, 4), "little", signed=True)
+
+    def data(self) -> bytes:
+        return self.memory.read(self.buffer, SIZE)
+
+
+@pytest.fixture
+def hung_read(share: HungMount, tmp_path: Path) -> Iterator[ReadInto]:
+    with (
+        Daemon("--cache=never", share=tmp_path / "share") as daemon,
+        Frontend(daemon.socket) as frontend,
+    ):
+        yield ReadInto(frontend, share, tmp_path)
+
+
+def test_memory_that_was_taken_back_stays_as_it_is(hung_read: ReadInto, share: HungMount) -> None:
+    """The request that hangs is answered before the acknowledgement, and what it reads later goes
+    nowhere."""
+    frontend = hung_read.guest.frontend
+    with share.hanging():
+        head = hung_read.submit()
+        time.sleep(0.2)  # in which its thread begins
+        frontend.set_memory(frontend.memory.regions[:1])
+        assert frontend.rings[1].wait(head, 0.5) == 16
+        assert hung_read.error() == errno.EIO
+    hung_read.guest.getattr(ROOT)
+    time.sleep(0.5)  # in which the read ends
+    assert hung_read.data() == bytes(SIZE)
+
+
+def test_a_request_goes_on_in_memory_that_is_only_cut_up_otherwise(
+    hung_read: ReadInto, share: HungMount
+) -> None:
+    """As QEMU does when a device is plugged in: nobody waits for anything."""
+    frontend, second = hung_read.guest.frontend, hung_read.second
+    half = second.size // 2
+    pieces = [
+        Region(second.gpa + at, half, second.uva + at, second.offset + at) for at in (0, half)
+    ]
+    with share.hanging():
+        head = hung_read.submit()
+        time.sleep(0.2)
+        begin = time.monotonic()
+        frontend.set_memory([frontend.memory.regions[0], *pieces])
+        assert time.monotonic() - begin < DRAIN_SECONDS
+        assert hung_read.data() == bytes(SIZE)
+    assert frontend.rings[1].wait(head) == 16 + SIZE
+    assert hung_read.error() == 0
+    assert hung_read.data() == b"x" * SIZE
