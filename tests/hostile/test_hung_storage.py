@@ -8,13 +8,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.conftest import require
 
 from .daemon import Daemon, wait_until
 from .driver import Frontend, Region, Segment
-from .fuse import IN_HEADER, READ_IN, RELEASE_IN, ROOT, Guest, Op, Pending
+from .fuse import IN_HEADER, READ_IN, RELEASE_IN, ROOT, Guest, Op, Pending, parse_dirents
 from .hung import HungMount
 
 RETIRED_MAX = 4096  # RECLAIM_MAX of reclaim.h
@@ -177,3 +178,31 @@ def test_a_request_goes_on_in_memory_that_is_only_cut_up_otherwise(
     assert frontend.rings[1].wait(head) == 16 + SIZE
     assert hung_read.error() == 0
     assert hung_read.data() == b"x" * SIZE
+
+
+def test_a_directory_that_two_queues_read_costs_no_cpu_while_it_hangs(
+    share: HungMount, tmp_path: Path
+) -> None:
+    with (
+        Daemon("--cache=never", share=tmp_path / "share") as daemon,
+        Frontend(daemon.socket) as frontend,
+    ):
+        (tmp_path / "source" / "file").touch()
+        guest = Guest(frontend.setup(2))
+        guest.init()
+        slow = guest.lookup(ROOT, b"mnt").nodeid
+        fh = guest.open(slow, os.O_RDONLY | os.O_DIRECTORY, op=Op.OPENDIR)
+        workers = [psutil.Process(daemon.titled("worker", f"queue {i}")[0]) for i in (1, 2)]
+        body = READ_IN.pack(fh, 0, 4096, 0, 0, 0, 0)
+        with share.hanging():
+            waiting = [
+                guest.submit(Op.READDIR, slow, body, room=4096, queue=queue) for queue in (1, 2)
+            ]
+            time.sleep(0.5)
+            before = [sum(worker.cpu_times()[:2]) for worker in workers]
+            time.sleep(2)
+            spent = [sum(worker.cpu_times()[:2]) for worker in workers]
+            assert max(b - a for a, b in zip(before, spent, strict=True)) < 0.2
+        for pending in waiting:
+            found = {entry.name for entry in parse_dirents(guest.finish(pending).data, False)}
+            assert found == {b".", b"..", b"file"}
