@@ -536,8 +536,10 @@ struct worker *worker_create(const struct worker_config *config)
 	give_unused_request(w);
 	credentials_init(&w->credentials);
 	poll_init(w, config->poll_us);
-	/* xattr calls name files as "N" below it: see ops_xattr.c. */
-	(void)!fchdir(w->proc_self_fd);
+	/* Calls name files as "N" below it (ops_xattr.c, ops_attr.c): elsewhere that would be a
+	 * name in the share, which the guest makes. */
+	if (fchdir(w->proc_self_fd) < 0)
+		return NULL;
 	sigbus_guard(&w->memory);
 	reclaim_init(&w->reclaim, w->table, w->slot);
 	w->reclaim.worker = w;
