@@ -507,6 +507,32 @@ static void test_lock_owners_are_found_once_each(void)
 	end();
 }
 
+/* Each is found before it is added: with all of them in one list that would take minutes. */
+static void test_a_quarter_of_a_million_lock_owners_cost_what_a_few_do(void)
+{
+	const uint32_t owners = 250000;
+	clock_t started = clock(); /* of the CPU: the machine may be busy */
+	double seconds;
+	bool added;
+
+	bench_init(&b, INODES, owners + 8);
+	for (uint32_t owner = 0; owner < owners; owner++) {
+		struct open_file *file = file_table_reserve(b.files, 0);
+
+		CHECK(file && !file_table_lock_owner(b.files, 0, 42, owner * 4096));
+		file_table_add_lock_owner(b.files, 0, file, 42, owner * 4096, fd_open(&b, 7),
+					  &added);
+		CHECK(added);
+	}
+	for (uint32_t owner = 0; owner < owners; owner++)
+		CHECK(file_table_lock_owner(b.files, 0, 42, owner * 4096));
+	seconds = (double)(clock() - started) / CLOCKS_PER_SEC;
+	printf("%.1f us per owner\n", seconds * 1e6 / owners);
+	CHECK(seconds < 20);
+	file_table_reset(b.files, &b.reclaims[0]);
+	end();
+}
+
 /* ---- reclaim ---- */
 
 static void test_nothing_is_closed_under_a_reader(void)
@@ -745,6 +771,7 @@ int main(void)
 	RUN(test_pinned_files_wait);
 	RUN(test_a_dead_workers_pins_are_taken_back);
 	RUN(test_lock_owners_are_found_once_each);
+	RUN(test_a_quarter_of_a_million_lock_owners_cost_what_a_few_do);
 	RUN(test_nothing_is_closed_under_a_reader);
 	RUN(test_a_sleeper_and_a_dead_one_hold_nothing_up);
 	RUN(test_a_full_list_closes_no_pinned_fd);
