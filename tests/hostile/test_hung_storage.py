@@ -4,6 +4,7 @@
 import errno
 import os
 import signal
+import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from tests.conftest import require
 
 from .daemon import Daemon, wait_until
-from .driver import Frontend, Region, Segment
+from .driver import SET_MEM_TABLE, Frontend, Region, Segment
 from .fuse import IN_HEADER, READ_IN, RELEASE_IN, ROOT, Guest, Op, Pending, parse_dirents
 from .hung import HungMount
 
@@ -206,3 +207,24 @@ def test_a_directory_that_two_queues_read_costs_no_cpu_while_it_hangs(
         for pending in waiting:
             found = {entry.name for entry in parse_dirents(guest.finish(pending).data, False)}
             assert found == {b".", b"..", b"file"}
+
+
+def test_memory_on_a_file_system_that_hangs_holds_up_no_supervisor(
+    share: HungMount, tmp_path: Path
+) -> None:
+    """It belongs to the VMM, and may be its own: the supervisor asks nobody about it."""
+    size = 1 << 20
+    (tmp_path / "source" / "memory").write_bytes(bytes(size))
+    with (
+        Daemon(share=tmp_path / "share") as daemon,
+        Frontend(daemon.socket) as frontend,
+        (share.path / "memory").open("r+b") as file,
+    ):
+        frontend.negotiate()
+        table = struct.pack("<II", 1, 0) + Region(1 << 30, size, 1 << 40, 0).pack()
+        with share.hanging():
+            frontend.send(SET_MEM_TABLE, table, [file.fileno()])
+            time.sleep(0.5)
+            (supervisor,) = daemon.titled("supervisor")
+            waits_in = Path(f"/proc/{supervisor}/wchan").read_text()
+            assert "poll" in waits_in, f"the supervisor is in {waits_in}()"

@@ -2,11 +2,11 @@
 """Checks of the fds that a front-end sends, before anything is mapped from or written to them."""
 
 import fcntl
-import os
 import stat
 from pathlib import Path
 
 from vfsd.transport.errors import ProtocolError
+from vfsd.transport.native import check, ffi, lib
 from vfsd.transport.vhost_user import Inflight, MemoryRegion, MemoryTable, Message, VringFd
 
 EVENTFD = "anon_inode:[eventfd]"
@@ -33,13 +33,20 @@ def check_fds(message: Message) -> None:
 
 def _check_size(message: Message, fd: int, size: int) -> None:
     """Memory must come from a file that is large enough; a device (DAX) does not tell its size."""
-    status = os.fstat(fd)
-    if stat.S_ISCHR(status.st_mode):
+    mode, found = _look(fd)
+    if stat.S_ISCHR(mode):
         return
-    if not stat.S_ISREG(status.st_mode):
+    if not stat.S_ISREG(mode):
         raise ProtocolError(f"{message.name}: the fd is no memory")
-    if status.st_size < size:
-        raise ProtocolError(f"{message.name}: {size} bytes of a file of {status.st_size}")
+    if found < size:
+        raise ProtocolError(f"{message.name}: {size} bytes of a file of {found}")
+
+
+def _look(fd: int) -> tuple[int, int]:
+    """st_mode and size of a file, without asking a file system that the front-end may serve."""
+    mode, size = ffi.new("uint32_t *"), ffi.new("uint64_t *")
+    check(lib.shared_memory_look(fd, mode, size))
+    return int(mode[0]), int(size[0])
 
 
 def _check_seal(message: Message, fd: int) -> None:
