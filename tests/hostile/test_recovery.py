@@ -394,6 +394,32 @@ def test_a_new_supervisor_takes_the_session_over(daemon: Daemon, guest: Guest) -
         other.lookup(ROOT, b".", queue=2)
 
 
+def test_what_a_dead_worker_had_is_told_by_more_than_its_number(
+    daemon: Daemon, guest: Guest, folder: Folder
+) -> None:
+    """A new worker starts with a connection to the supervisor. That dies, the connection is closed
+    and its number is the next file's; when the worker dies, too, the file stays open."""
+    names_ = [b"%d" % number for number in range(100)]
+    for name in names_:
+        (folder.path / name.decode()).write_bytes(name)
+    nodeids = {name: guest.lookup(folder.nodeid, name).nodeid for name in names_}
+    for _ in range(4):
+        old = supervisor(daemon)
+        kill(worker_of(daemon, 1))
+        guest.getattr(ROOT)
+        time.sleep(KILL_EVERY)
+        kill(old)
+        opened = {name: guest.open(nodeids[name], os.O_RDONLY) for name in names_}
+        while supervisor(daemon) == old:
+            time.sleep(0.01)
+        kill(worker_of(daemon, 1))
+        time.sleep(KILL_EVERY)
+        for name, fh in opened.items():
+            assert guest.read(nodeids[name], fh, 0, 9) == name
+            guest.release(nodeids[name], fh)
+        time.sleep(2)  # as often as a supervisor may die
+
+
 def test_a_supervisor_dies_between_messages_and_replies(daemon: Daemon, guest: Guest) -> None:
     """Every message is obeyed once and acknowledged once, whenever the supervisor dies."""
     frontend = guest.frontend

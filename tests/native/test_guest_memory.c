@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/uio.h>
 
 enum {
 	PAGE = 4096,
@@ -184,6 +185,62 @@ static void test_diverted_memory_is_out_of_reach(void)
 	end(&r, 1);
 }
 
+/* Who still uses an old mapping reaches what the table in force has there, and nothing else. */
+static void test_retired_memory_follows_the_table(void)
+{
+	struct device_region old = make_region(0x10000, 4 * PAGE, 0);
+	struct device_region kept = old, other = make_region(0x10000 + 3 * PAGE, PAGE, PAGE);
+	struct device_region table[2];
+	uint8_t *addr;
+	int fds[2];
+
+	CHECK(!guest_memory_update(&memory, &old, 1));
+	addr = guest_memory_at(&memory, 0x10000, 4 * PAGE);
+	memset(addr, 'o', 4 * PAGE);
+	kept.gpa += PAGE; /* the second page stays, the fourth is in another file, two go */
+	kept.offset += PAGE;
+	kept.size = PAGE;
+	table[0] = kept;
+	table[1] = other;
+	CHECK(!guest_memory_update(&memory, table, 2));
+	CHECK(guest_memory_loses(&memory, &(struct iovec){addr, 1}));
+	CHECK(!guest_memory_loses(&memory, &(struct iovec){addr + PAGE, PAGE}));
+	CHECK(guest_memory_loses(&memory, &(struct iovec){addr + PAGE, PAGE + 1}));
+	CHECK(guest_memory_loses(&memory, &(struct iovec){addr + 3 * PAGE - 1, 2}));
+	CHECK(!guest_memory_loses(&memory, &(struct iovec){addr + 3 * PAGE, PAGE}));
+	guest_memory_redirect(&memory);
+	CHECK_EQUAL(addr[PAGE], 'o');
+	CHECK_EQUAL(addr[3 * PAGE], 0);
+	addr[3 * PAGE] = 'n';
+	CHECK_EQUAL(*(uint8_t *)guest_memory_at(&memory, 0x10000 + 3 * PAGE, 1), 'n');
+	CHECK(!pipe(fds));
+	for (int page = 0; page < 4; page++) { /* as a system call of a request */
+		bool is_there = page % 2;
+
+		CHECK_EQUAL(write(fds[1], "x", 1), 1);
+		CHECK_EQUAL(read(fds[0], addr + page * PAGE, 1), is_there ? 1 : -1);
+		if (!is_there)
+			CHECK_EQUAL(read(fds[0], &(char){0}, 1), 1);
+	}
+	close(fds[0]);
+	close(fds[1]);
+	/* Once more, to where it was at first; what is diverted stays out of reach. */
+	CHECK(!guest_memory_update(&memory, &old, 1));
+	guest_memory_redirect(&memory);
+	CHECK_EQUAL(addr[0], 'o');
+	guest_memory_divert(&memory);
+	CHECK(!guest_memory_update(&memory, &old, 1));
+	CHECK(guest_memory_loses(&memory, &(struct iovec){addr, 1}));
+	guest_memory_redirect(&memory);
+	CHECK(!pipe(fds));
+	CHECK_EQUAL(write(fds[1], "x", 1), 1);
+	CHECK_EQUAL(read(fds[0], addr, 1), -1);
+	close(fds[0]);
+	close(fds[1]);
+	close(other.fd);
+	end(&old, 1);
+}
+
 static void test_a_moved_region_is_a_new_one(void)
 {
 	struct device_region r = make_region(0, PAGE, 0);
@@ -303,6 +360,7 @@ int main(void)
 	RUN(test_update_keeps_what_stays);
 	RUN(test_retired_memory_is_guest_memory);
 	RUN(test_diverted_memory_is_out_of_reach);
+	RUN(test_retired_memory_follows_the_table);
 	RUN(test_a_moved_region_is_a_new_one);
 	RUN(test_what_is_refused);
 	RUN(test_a_pipe_is_no_memory);

@@ -279,6 +279,47 @@ static void test_no_reply_waits_for_a_slow_request(void)
 	end();
 }
 
+static struct intent *intent_of_head(uint32_t head)
+{
+	uint64_t offset = 64 + inflight_region_bytes(VRING_SIZE_MAX); /* as ring.c lays it out */
+
+	return (struct intent *)(void *)((uint8_t *)config.records + offset) + head;
+}
+
+/* The record of a dead worker is only its word. */
+static void test_a_recorded_reply_is_no_longer_than_its_room(void)
+{
+	pid_t pid;
+
+	begin();
+	pid = spawn();
+	story->deaths = 1;
+	send_mkdir(0, 10);
+	kick();
+	bury(pid);
+	CHECK_EQUAL(intent_of_head(0)->unique, 10);
+	intent_of_head(0)->state = INTENT_DONE;
+	intent_of_head(0)->reply_len = 1 << 20;
+	pid = spawn();
+	expect_reply(0, 10, -EIO);
+	CHECK_EQUAL(story->runs, 1);
+	stop(pid);
+	end();
+}
+
+/* Without its folder of fds, names of fds would be names in the share. */
+static void test_a_worker_that_cannot_enter_the_folder_of_its_fds_is_not_made(void)
+{
+	int folder;
+
+	begin();
+	folder = config.proc_self_fd;
+	config.proc_self_fd = config.control_fd;
+	CHECK(!worker_create(&config));
+	config.proc_self_fd = folder;
+	end();
+}
+
 int main(void)
 {
 	RUN(test_a_request_is_finished_by_the_next_worker);
@@ -286,5 +327,7 @@ int main(void)
 	RUN(test_what_is_done_is_not_done_again);
 	RUN(test_deaths_are_counted_for_the_request_not_its_head);
 	RUN(test_no_reply_waits_for_a_slow_request);
+	RUN(test_a_recorded_reply_is_no_longer_than_its_room);
+	RUN(test_a_worker_that_cannot_enter_the_folder_of_its_fds_is_not_made);
 	return 0;
 }

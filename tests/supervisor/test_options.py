@@ -70,6 +70,7 @@ def value_of(field: str, *arguments: str) -> object:
         ("readonly", True, [["--readonly"]]),
         ("allow_mmap", True, [["--allow-mmap"]]),
         ("preserve_noatime", True, [["--preserve-noatime"]]),
+        ("allow_project_ids", True, [["--allow-project-ids"]]),
         ("keep_listening", True, [["--keep-listening"]]),
         ("syslog", True, [["--syslog"], ["-f", "--syslog"], ["--daemonize"]]),
         ("syslog", False, [[], ["--daemonize", "--no-syslog"], ["--daemonize", "-f"]]),

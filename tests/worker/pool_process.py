@@ -43,6 +43,7 @@ FS: Final[dict[str, Any]] = {
     "readonly": False,
     "allow_mmap": False,
     "preserve_noatime": False,
+    "allow_project_ids": False,
     "translate_uid": [],
     "translate_gid": [],
     "xattrmap": "",

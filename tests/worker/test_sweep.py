@@ -57,13 +57,18 @@ def open_fds() -> set[int]:
     return {fd for fd in listed if Path(f"/proc/self/fd/{fd}").is_symlink()}
 
 
+def close_all(fds: set[int]) -> None:
+    for fd in fds:
+        os.close(fd)
+
+
 NewSweep = Callable[[], Sweep]
 
 
 @pytest.fixture
 def new_sweep(tables: Tables, proc: int) -> NewSweep:
     ours = open_fds()
-    return lambda: Sweep(tables, SLOTS, proc, lambda: ours)
+    return lambda: Sweep(tables, SLOTS, proc, lambda: ours, close_all)
 
 
 def is_open(fd: int) -> bool:
@@ -153,7 +158,7 @@ def test_a_number_that_another_duplicate_has_now_is_no_orphan(tables: Tables, pr
     """Many openings of one file are duplicates of one fd (open_cache.h)."""
     opened = os.open("/dev/null", os.O_RDONLY)
     ours = open_fds()
-    sweep_ = Sweep(tables, SLOTS, proc, lambda: ours)
+    sweep_ = Sweep(tables, SLOTS, proc, lambda: ours, close_all)
     fd = os.dup(opened)
     sweep_.begin()
     for _ in range(4):
@@ -178,7 +183,7 @@ def test_what_a_worker_closes_while_the_sweep_looks_is_no_suspect(
             os.close(other)
         return ours
 
-    sweep_ = Sweep(tables, SLOTS, proc, spared)
+    sweep_ = Sweep(tables, SLOTS, proc, spared, close_all)
     sweep_.begin()
     assert looks(sweep_) == 1
     assert not is_open(orphan)

@@ -2,6 +2,8 @@
 """The compiled xattrmap does what the language says."""
 
 import errno
+import re
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -11,6 +13,8 @@ from hypothesis import strategies as st
 from vfsd.transport.native import ffi, lib
 from vfsd.transport.xattrmap import NAME_MAX, RULES_MAX, Rule, parse
 from vfsd.worker.policy import fill_xattrmap
+
+ROOT: Final = Path(__file__).resolve().parents[2]
 
 # Few letters, so that names and prefixes meet often.
 names = st.text(alphabet="ab.", max_size=6).map(str.encode)
@@ -45,6 +49,19 @@ def to_guest(table: Any, name: bytes) -> bytes | None:
     text: Any = ffi.new("char[]", name)
     found: Any = lib.xattrmap_to_guest(table, text)
     return None if found == ffi.NULL else bytes(ffi.string(found))  # type: ignore[arg-type]
+
+
+def test_the_example_of_the_manual_keeps_trusted_names_from_the_guest() -> None:
+    """But for the one that stands for what the guest names otherwise."""
+    text = (ROOT / "contrib/man/virtiofsd.1").read_text()
+    (example,) = re.findall(r"^\\-\\-xattrmap=\\\(aq(.*)\\\(aq$", text, re.MULTILINE)
+    table = compiled(parse(example))
+    for name in (b"trusted.overlay.opaque", b"trusted.virtiofs.security.capability", b"trusted."):
+        assert to_host(table, name) == errno.EPERM
+    hidden = b"trusted.virtiofs.security.capability"
+    assert to_host(table, b"security.capability") == hidden
+    assert to_guest(table, hidden) == b"security.capability"
+    assert to_host(table, b"user.x") == b"user.x"
 
 
 def reference_to_host(table: tuple[Rule, ...], name: bytes) -> bytes | int:

@@ -16,6 +16,7 @@ import stat
 from pathlib import Path
 
 from vfsd.transport.errors import ProtocolError
+from vfsd.transport.native import check, ffi, lib
 from vfsd.transport.vhost_user import Inflight, MemoryRegion, MemoryTable, Message, VringFd
 
 EVENTFD = "anon_inode:[eventfd]"
@@ -58,7 +59,7 @@ def memory_hazard(message: Message) -> str | None:
 
 def _is_memory(fd: int) -> bool:
     """Is it a device, or a file of a memfd, tmpfs or hugetlbfs, which alone have seals?"""
-    if stat.S_ISCHR(os.fstat(fd).st_mode):
+    if stat.S_ISCHR(_look(fd)[0]):
         return True
     try:
         fcntl.fcntl(fd, fcntl.F_GET_SEALS)
@@ -71,13 +72,20 @@ def _check_size(message: Message, fd: int, size: int) -> None:
     """Memory must come from a file that is large enough; a device (DAX) does not tell its size."""
     if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_PATH:
         raise ProtocolError(f"{message.name}: the fd is of a path alone (O_PATH), not of memory")
-    status = os.fstat(fd)
-    if stat.S_ISCHR(status.st_mode):
+    mode, found = _look(fd)
+    if stat.S_ISCHR(mode):
         return
-    if not stat.S_ISREG(status.st_mode):
+    if not stat.S_ISREG(mode):
         raise ProtocolError(f"{message.name}: the fd is no memory")
-    if status.st_size < size:
-        raise ProtocolError(f"{message.name}: {size} bytes of a file of {status.st_size}")
+    if found < size:
+        raise ProtocolError(f"{message.name}: {size} bytes of a file of {found}")
+
+
+def _look(fd: int) -> tuple[int, int]:
+    """st_mode and size of a file, without asking a file system that the front-end may serve."""
+    mode, size = ffi.new("uint32_t *"), ffi.new("uint64_t *")
+    check(lib.shared_memory_look(fd, mode, size))
+    return int(mode[0]), int(size[0])
 
 
 def _check_seal(message: Message, fd: int) -> None:

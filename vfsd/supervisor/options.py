@@ -73,6 +73,7 @@ class Options:
     readonly: bool = False
     inode_file_handles: str = "prefer"
     preserve_noatime: bool = False
+    allow_project_ids: bool = False
     translate_uid: tuple[str, ...] = ()
     translate_gid: tuple[str, ...] = ()
     action: str = "serve"  # or "help", "version", "capabilities"
@@ -276,6 +277,8 @@ OPTIONS: Final = (
            "how long a process may wait for such a lock; none: for ever", "SECONDS|none",
            read.seconds_or_none, "3600", "then it gets EDEADLK; see LOCKS in virtiofsd(1)"),
     _switch("readonly", "refuse every change (EROFS)", "off", "reading still sets access times"),
+    _long_switch("allow-project-ids", "let the guest change project ids of files (chattr -p, +P)",
+                "the guest then takes files out of the project whose quota limits it"),
     _long_switch("preserve-noatime", "pass O_NOATIME on to the host file system",
                 "a daemon that is not root may use it on its own files only (else EPERM)"),
     Option("translate_uid", {"--translate-uid": None}, {},

@@ -52,6 +52,7 @@ class Filesystem:
     readonly: bool
     allow_mmap: bool
     preserve_noatime: bool
+    allow_project_ids: bool
     translate_uid: tuple[str, ...]  # rules of transport/idmap.py
     translate_gid: tuple[str, ...]
     xattrmap: tuple[Rule, ...]  # as text in the job; empty: names are what they are

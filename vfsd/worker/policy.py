@@ -37,6 +37,7 @@ COPIED: Final = (
     "allow_direct_io",
     "announce_submounts",
     "preserve_noatime",
+    "allow_project_ids",
 )
 
 

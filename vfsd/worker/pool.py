@@ -2,14 +2,19 @@
 """The pool: keeps the sandboxed fd table alive, creates the workers, buries the dead ones.
 
 It must be too simple to crash: with it goes every file that the guest has open. So it reads no
-guest memory, starts no thread, waits for nobody but a worker that starts, and takes orders only
-from the fd channel: adopt fds, drop fds, spawn or kill a worker. When that channel closes,
-everybody of the trusted fd table is gone and the pool ends, and its workers with it.
+guest memory, starts no thread, waits for nobody but a worker that starts, asks no file system of
+the share for anything (one that hangs would hold every queue up), and takes orders only from the
+fd channel: adopt fds, drop fds, spawn or kill a worker. When that channel closes, everybody of
+the trusted fd table is gone and the pool ends, and its workers with it.
 
 A worker that dies is replaced at once: its locks are released, the sockets and eventfds that
 were its own are closed, so that zmq's peer notices, and its slot is filled again. One that dies
 again and again soon after its start waits longer each time. After too many faults, or a forbidden
 system call, the slot stays empty (fault_budget.py).
+
+Whose an fd is, is known by its number and its link in /proc together (descriptors.py): a number
+alone may have been closed by its owner and be a file of the guest's now. What a shared table has
+is never closed here.
 """
 
 import os
@@ -29,7 +34,7 @@ from vfsd.transport.errors import ProtocolError, describe
 from vfsd.transport.fd_channel import FdChannel, Packet
 from vfsd.transport.native import check, ffi, lib
 from vfsd.worker import queue_worker, seccomp
-from vfsd.worker.descriptors import anonymous, bound_name
+from vfsd.worker.descriptors import anonymous, bound_name, is_fd_folder, outside_tables
 from vfsd.worker.fault_budget import FaultBudget
 from vfsd.worker.isolation import Sandbox
 from vfsd.worker.job import Job
@@ -54,8 +59,10 @@ class Slot:
     short_lives: int = 0  # in a row
     respawn_at: float | None = None  # time.monotonic, while it waits
     is_ended: bool = False  # no worker is created here again
-    before: frozenset[int] | None = None  # descriptors.anonymous() at its birth, until it started
-    private: set[int] = field(default_factory=set)  # sockets and eventfds of its own
+    # As descriptors.anonymous(): what there was at its birth, until it has started …
+    before: dict[int, str] | None = None
+    # … and then what is its own.
+    private: dict[int, str] = field(default_factory=dict)
 
     def note_death(self, now: float) -> None:
         self.pid = 0
@@ -80,8 +87,11 @@ class Pool:
         self._slots = [Slot() for _ in range(job.slots)]
         self._adopted: set[int] = set()
         self._faults = FaultBudget(job.worker_faults)
+        self._closers: dict[int, set[int]] = {}  # pid -> what it closes
         self._log = LogForward(self._send, job.log_level)
-        self._sweep = Sweep(tables, job.slots, sandbox.proc_fd, self._not_in_tables)
+        self._sweep = Sweep(
+            tables, job.slots, sandbox.proc_fd, self._not_in_tables, self._close_elsewhere
+        )
         self._wake, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._started = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._own = frozenset(
@@ -98,9 +108,8 @@ class Pool:
             self._log.warn(note)
         while self._turn_safely():
             pass
-        for slot in self._slots:
-            if slot.pid:
-                os.kill(slot.pid, signal.SIGKILL)
+        for pid in [*(slot.pid for slot in self._slots if slot.pid), *self._closers]:
+            os.kill(pid, signal.SIGKILL)
 
     def _send(self, content: Content) -> bool:
         """Send without waiting: a supervisor that does not listen must not stop the pool."""
@@ -203,16 +212,16 @@ class Pool:
     def _spawn(self, index: int) -> None:
         """Create the worker of a slot and wait until it has started (or died)."""
         slot = self._slots[index]
-        before = frozenset(anonymous(self._sandbox.proc_fd))
+        before = anonymous(self._outside_tables())
         place = queue_worker.Place(self._job, self._sandbox, self._tables, index, self._started)
         _drain(self._started)
         pid = check(lib.clone_process())
         if pid == 0:
             _become_worker(place)
         slot.pid, slot.born, slot.respawn_at = pid, time.monotonic(), None
-        slot.before, slot.private = before, set()
+        slot.before, slot.private = before, {}
         if self._await_start(slot):
-            slot.private = self._new_since(before, index)
+            slot.private = self._new_since(before, self._outside_tables(), index)
             slot.before = None
         os.write(self._wake_write, b"\0")  # who died meanwhile is reaped in the next turn
 
@@ -241,6 +250,7 @@ class Pool:
                 return
             if pid == 0:
                 return
+            self._closers.pop(pid, None)
             for index, slot in enumerate(self._slots):
                 if slot.pid == pid:
                     self._bury(index, os.waitstatus_to_exitcode(status))
@@ -248,12 +258,13 @@ class Pool:
     def _bury(self, index: int, code: int) -> None:
         """A worker died: release what it held, and fill its slot again."""
         slot = self._slots[index]
+        pid = slot.pid
         slot.note_death(time.monotonic())
         why_not_again = self._faults.why_not_again(code, time.monotonic())
         slot.is_ended = why_not_again is not None
         again = code != queue_worker.EXIT_STOPPED and not slot.is_ended
         try:
-            for fd in self._left_behind(index):
+            for fd in self._left_behind(index, pid):
                 _close_if_open(fd)
         finally:  # whatever happens here, the queue must be served again
             self._tables.bury(index)
@@ -266,38 +277,54 @@ class Pool:
         if why_not_again:
             self._log.error(f"worker {index} is not created again: {why_not_again}")
 
-    def _left_behind(self, index: int) -> set[int]:
+    def _left_behind(self, index: int, pid: int) -> set[int]:
         """What was a dead worker's own, what it accepted later, and, if it died while it started,
-        what appeared since its birth. A row is only a worker's word: nothing of the pool's own is
-        taken from it."""
+        what appeared since its birth."""
+        slot, now = self._slots[index], self._outside_tables()
         ours = bound_name(self._job.fds.listeners[index])
-        left = {fd for fd in anonymous(self._sandbox.proc_fd) if bound_name(fd) == ours}
-        left |= self._private(index)
-        before = self._slots[index].before
-        if before is not None:
-            others = (self._private(i) for i in range(len(self._slots)) if i != index)
-            left |= self._new_since(before, index).difference(*others)
+        left = {fd for fd in anonymous(now) if bound_name(fd) == ours}
+        left |= {fd for fd, link in slot.private.items() if now.get(fd) == link}
+        left |= {fd for fd in self._claimed(index) if is_fd_folder(now.get(fd, ""), pid)}
+        if slot.before is not None:
+            left |= self._new_since(slot.before, now, index).keys()
         return left - self._own - self._adopted
 
+    def _outside_tables(self) -> dict[int, str]:
+        return outside_tables(self._sandbox.proc_fd, self._tables)
+
     def _not_in_tables(self) -> set[int]:
-        """Every fd that is not an op's: the pool's, the adopted ones, those of living workers."""
-        private = (self._private(index) for index in range(len(self._slots)))
-        own = set(self._own) | self._adopted | anonymous(self._sandbox.proc_fd)
-        return own.union(*private)
+        """Every fd that is not an op's: the pool's, the adopted ones, those of living workers, and
+        what is being closed."""
+        claimed = (self._claimed(index) for index in range(len(self._slots)))
+        own = self._own | self._adopted | anonymous(self._outside_tables()).keys()
+        return set(own).union(*claimed, *self._closers.values())
 
-    def _private(self, index: int) -> set[int]:
-        """What a worker has for itself: what it opened while it started, and the fd in its row."""
+    def _claimed(self, index: int) -> set[int]:
+        """The fd in the row of a worker, which is only its word: nothing is closed for it alone."""
         row = self._tables.workers.rows[index]
-        return self._slots[index].private | (
-            {row.private_fds[0]} if row.private_fd_count else set()
-        )
+        return {row.private_fds[0]} if row.private_fd_count else set()
 
-    def _new_since(self, before: frozenset[int], index: int) -> set[int]:
-        """What zmq and C opened for the worker of a slot: it is all that is new, but for a
-        connection that another worker has accepted just now."""
+    def _new_since(self, before: dict[int, str], now: dict[int, str], index: int) -> dict[int, str]:
+        """What zmq and C opened for the worker of a slot: it is all that is new, but for what is
+        another worker's, and for a connection that one has accepted just now."""
         ours = bound_name(self._job.fds.listeners[index])
-        new = anonymous(self._sandbox.proc_fd) - before
-        return {fd for fd in new if bound_name(fd) in (None, "", ours)}
+        others = [slot.private for i, slot in enumerate(self._slots) if i != index]
+        return {
+            fd: link
+            for fd, link in anonymous(now).items()
+            if before.get(fd) != link
+            and bound_name(fd) in (None, "", ours)
+            and not any(private.get(fd) == link for private in others)
+        }
+
+    def _close_elsewhere(self, fds: set[int]) -> None:
+        """Close files of the share in a process of its own: a close may ask the file system, and
+        one that hangs holds that process up alone. Nobody else closes these meanwhile; if it is
+        killed, those that are left are found after the next death of a worker."""
+        pid = check(lib.clone_process())
+        if pid == 0:
+            _become_closer(self._job.name, fds)
+        self._closers[pid] = fds
 
     def _respawn_due(self) -> None:
         now = time.monotonic()
@@ -328,6 +355,16 @@ def _live_as_worker(place: queue_worker.Place) -> NoReturn:
             os.write(2, f"vfsd: worker {place.slot}: {describe(error)}\n".encode())
     finally:
         os._exit(status)
+
+
+def _become_closer(name: str, fds: set[int]) -> NoReturn:
+    """It shares the fd table: what it closes is closed for all."""
+    try:
+        setproctitle(f"vfsd: {name} closing files")
+        for fd in fds:
+            _close_if_open(fd)
+    finally:
+        os._exit(0)
 
 
 def _handle_signals(wake_write: int) -> None:

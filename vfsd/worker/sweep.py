@@ -24,7 +24,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from vfsd.transport.native import ffi, lib
+from vfsd.transport.native import lib
+from vfsd.worker.descriptors import read_array
 from vfsd.worker.tables import Tables
 
 INTERVAL_SECONDS: Final = 0.5
@@ -43,15 +44,22 @@ class Suspect:
 
 
 class Sweep:
-    """`spared()` are the fds of the pool, of zmq and of the job, which are in no table either."""
+    """`spared()` are the fds of the pool, of zmq and of the job, which are in no table either.
+    `close()` closes orphans; those it has not closed when it returns are spared until it has."""
 
     def __init__(
-        self, tables: Tables, slots: int, proc_fd: int, spared: Callable[[], set[int]]
+        self,
+        tables: Tables,
+        slots: int,
+        proc_fd: int,
+        spared: Callable[[], set[int]],
+        close: Callable[[set[int]], None],
     ) -> None:
         self._tables = tables
         self._slots = slots
         self._proc_fd = proc_fd
         self._spared = spared
+        self._close = close
         self._suspects: dict[int, Suspect] = {}
         self._is_new = False  # a death since the latest look
         self.due: float | None = None  # time.monotonic
@@ -99,7 +107,7 @@ class Sweep:
         for fd in loose - orphans:
             self._suspects[fd].epoch = epoch
             self._suspects[fd].cleared.clear()
-        return sum(self._close(fd) for fd in orphans)
+        return self._close_orphans(orphans)
 
     def _is_round_over(self, fd: int) -> bool:
         """Has every worker been seen without it? One that cannot be an orphan is let go."""
@@ -117,12 +125,14 @@ class Sweep:
         del self._suspects[fd]
         lib.descriptors_unmark(fd)
 
-    def _close(self, fd: int) -> bool:
-        del self._suspects[fd]
-        is_same = bool(lib.descriptors_is_marked(fd))
-        if is_same:
-            os.close(fd)
-        return is_same
+    def _close_orphans(self, fds: set[int]) -> int:
+        """Returns how many there are that are still what they were."""
+        for fd in fds:
+            del self._suspects[fd]
+        same = {fd for fd in fds if lib.descriptors_is_marked(fd)}
+        if same:
+            self._close(same)
+        return len(same)
 
     def _not_holding(self, epoch: int) -> set[int]:
         workers = self._tables.workers
@@ -149,10 +159,5 @@ class Sweep:
 
 def read_fds(read: Callable[[Any, Any, int], int], table: Any) -> set[int]:
     """All fds of a table, which may grow meanwhile."""
-    room = 1024
-    while True:
-        ret: Any = ffi.new("int32_t[]", room)
-        count = read(table, ret, room)
-        if count <= room:
-            return set(ret[0:count])  # here: a slice does not keep the array alive
-        room = count + 1024
+    fds, count = read_array(lambda ret, room: read(table, ret, room))
+    return set(fds[0:count])  # here: a slice does not keep the array alive

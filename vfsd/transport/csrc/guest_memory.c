@@ -5,7 +5,12 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <sys/vfs.h>
+
+enum {
+	PAGE = 4096,
+};
 
 static bool same_region(const struct guest_mapping *m, const struct device_region *r)
 {
@@ -37,16 +42,21 @@ void guest_memory_clear(struct guest_memory *memory)
 	memory->last = 0;
 }
 
-void guest_memory_divert(struct guest_memory *memory)
+/* What was mapped there is out of reach. */
+static void take_away(void *addr, uint64_t len)
 {
 	int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
 
-	for (uint32_t i = 0; i < memory->count; i++) {
-		struct guest_mapping *m = &memory->mappings[i];
+	(void)!mmap(addr, len, PROT_NONE, flags, -1, 0);
+}
 
-		(void)!mmap(m->base, m->base_len, PROT_NONE, flags, -1, 0);
-	}
+void guest_memory_divert(struct guest_memory *memory)
+{
 	guest_memory_clear(memory);
+	for (uint32_t i = 0; i < memory->retired_count; i++) {
+		take_away(memory->retired[i].base, memory->retired[i].base_len);
+		memory->retired[i].diverted = true;
+	}
 }
 
 /* mmap wants its offset in whole pages of the file, which are huge on hugetlbfs. */
@@ -56,7 +66,7 @@ static int map_alignment(int fd, uint64_t *ret)
 
 	if (fstatfs(fd, &fs) < 0)
 		return -errno;
-	*ret = fs.f_bsize > 4096 ? (uint64_t)fs.f_bsize : 4096;
+	*ret = fs.f_bsize > PAGE ? (uint64_t)fs.f_bsize : PAGE;
 	if (*ret & (*ret - 1))
 		return -EINVAL;
 	return 0;
@@ -236,16 +246,120 @@ void *guest_memory_at_uva(struct guest_memory *memory, uint64_t uva, uint64_t le
 	return NULL;
 }
 
-static bool any_contains(const struct guest_mapping *mappings, uint32_t count, const void *addr)
+static bool is_in(const struct guest_mapping *m, const void *addr)
+{
+	return (uint64_t)((const uint8_t *)addr - m->base) < m->base_len;
+}
+
+static const struct guest_mapping *find_by_addr(const struct guest_mapping *mappings,
+						uint32_t count, const void *addr)
 {
 	for (uint32_t i = 0; i < count; i++)
-		if ((uint64_t)((const uint8_t *)addr - mappings[i].base) < mappings[i].base_len)
+		if (is_in(&mappings[i], addr))
+			return &mappings[i];
+	return NULL;
+}
+
+static bool is_of_whole_pages(const struct guest_mapping *m)
+{
+	return !((m->gpa | m->size | m->offset) % PAGE);
+}
+
+/* Does the region in force hold some of [gpa, end)? *ret_from and *ret_end get which. */
+static bool overlaps(const struct guest_mapping *m, uint64_t gpa, uint64_t end, uint64_t *ret_from,
+		     uint64_t *ret_end)
+{
+	*ret_from = m->gpa > gpa ? m->gpa : gpa;
+	*ret_end = m->gpa + m->size < end ? m->gpa + m->size : end;
+	return is_of_whole_pages(m) && *ret_from < *ret_end;
+}
+
+/* Where the old mapping has `gpa`. */
+static uint8_t *old_addr(const struct guest_mapping *old, uint64_t gpa)
+{
+	return old->addr + (gpa - old->gpa);
+}
+
+/* Map [from, end) of the old mapping to what `m` has there; without a moment in between, for
+ * requests that go on. */
+static void map_again(const struct guest_mapping *old, uint64_t from, uint64_t end,
+		      const struct guest_mapping *m)
+{
+	void *addr = old_addr(old, from);
+	int flags = MAP_SHARED | MAP_NORESERVE | MAP_FIXED;
+
+	if (mmap(addr, end - from, PROT_READ | PROT_WRITE, flags, m->fd,
+		 (off_t)(m->offset + (from - m->gpa))) == MAP_FAILED)
+		take_away(addr, end - from);
+	else
+		madvise(addr, end - from, MADV_DONTDUMP);
+}
+
+static void redirect(const struct guest_memory *memory, const struct guest_mapping *old)
+{
+	uint64_t at = old->gpa, end = old->gpa + old->size, from, stop;
+
+	if (!is_of_whole_pages(old)) {
+		take_away(old->base, old->base_len);
+		return;
+	}
+	for (uint32_t i = 0; i < memory->count; i++) { /* by gpa, ascending */
+		if (!overlaps(&memory->mappings[i], old->gpa, end, &from, &stop))
+			continue;
+		if (at < from)
+			take_away(old_addr(old, at), from - at);
+		map_again(old, from, stop, &memory->mappings[i]);
+		at = stop;
+	}
+	if (at < end)
+		take_away(old_addr(old, at), end - at);
+}
+
+void guest_memory_redirect(struct guest_memory *memory)
+{
+	for (uint32_t i = 0; i < memory->retired_count; i++)
+		if (!memory->retired[i].diverted)
+			redirect(memory, &memory->retired[i]);
+}
+
+/* Return: how many bytes at `gpa` of the old mapping a region in force has, too. */
+static uint64_t kept_bytes(const struct guest_memory *memory, const struct guest_mapping *old,
+			   uint64_t gpa)
+{
+	uint64_t from, stop;
+
+	if (is_of_whole_pages(old) && !old->diverted)
+		for (uint32_t i = 0; i < memory->count; i++)
+			if (overlaps(&memory->mappings[i], gpa, old->gpa + old->size, &from,
+				     &stop) &&
+			    from == gpa)
+				return stop - gpa;
+	return 0;
+}
+
+bool guest_memory_loses(const struct guest_memory *memory, const struct iovec *piece)
+{
+	const uint8_t *at = piece->iov_base, *end = at + piece->iov_len;
+
+	while (at < end) {
+		const struct guest_mapping *old =
+			find_by_addr(memory->retired, memory->retired_count, at);
+		const struct guest_mapping *m = find_by_addr(memory->mappings, memory->count, at);
+		uint64_t kept;
+
+		if (old)
+			kept = kept_bytes(memory, old, old->gpa + (uint64_t)(at - old->addr));
+		else
+			kept = m ? m->base_len - (uint64_t)(at - m->base) : 0;
+		if (!kept)
 			return true;
+		at += kept;
+	}
 	return false;
 }
 
 bool guest_memory_contains(const struct guest_memory *memory, const void *addr)
 {
-	return any_contains(memory->mappings, memory->count, addr) ||
-	       any_contains(memory->retired, memory->retired_count, addr);
+	return find_by_addr(memory->mappings, memory->count, addr) ||
+	       find_by_addr(memory->retired, memory->retired_count, addr);
 }

@@ -11,6 +11,8 @@
 #include "transport/csrc/types.h"
 #include "transport/csrc/device_state.h"
 
+struct iovec;
+
 struct guest_mapping {
 	uint64_t gpa;
 	uint64_t size;
@@ -18,8 +20,8 @@ struct guest_mapping {
 	uint8_t *addr; /* of gpa, here */
 	uint8_t *base; /* what mmap returned */
 	uint64_t base_len;
-	int32_t fd; /* what it was mapped from, to recognise it again */
-	uint32_t pad;
+	int32_t fd;    /* what it was mapped from, to recognise it again */
+	bool diverted; /* out of reach for good: see guest_memory_divert */
 	uint64_t offset;
 };
 
@@ -39,10 +41,20 @@ struct guest_memory {
  */
 int guest_memory_update(struct guest_memory *memory, const struct device_region *regions,
 			uint32_t count) must_check;
+/*
+ * Whoever still uses what is retired reaches, from here on, the pages that the regions in force
+ * have at the same guest addresses, and nothing where they have none: system calls fail there
+ * (EFAULT). So nothing of ours changes memory that the front-end has taken back, but for what the
+ * kernel has begun to read into pages without a cache (O_DIRECT).
+ */
+void guest_memory_redirect(struct guest_memory *memory);
+/* Is a byte of `piece`, which was guest memory, one that a redirection takes away? */
+bool guest_memory_loses(const struct guest_memory *memory, const struct iovec *piece);
 /* Retire everything. */
 void guest_memory_clear(struct guest_memory *memory);
-/* Retire everything and take the pages away: system calls of requests that are under way fail
- * (EFAULT), so that they neither change what the guest has in use again nor write it to a file. */
+/* Retire everything and take the pages of all that is retired away: system calls of requests that
+ * are under way fail (EFAULT), so that they neither change what the guest has in use again nor
+ * write it to a file. */
 void guest_memory_divert(struct guest_memory *memory);
 /* Unmap what is retired; the caller knows that no request uses it any more. */
 void guest_memory_reap(struct guest_memory *memory);

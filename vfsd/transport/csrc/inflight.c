@@ -4,6 +4,17 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* The region may be the front-end's memory: each value is loaded once, then bounded, then used. */
+static uint16_t load16(const uint16_t *at)
+{
+	return __atomic_load_n(at, __ATOMIC_RELAXED);
+}
+
+static bool is_inflight(const struct inflight_desc *desc)
+{
+	return __atomic_load_n(&desc->inflight, __ATOMIC_RELAXED) == 1;
+}
+
 uint64_t inflight_region_bytes(uint32_t size)
 {
 	uint64_t bytes = sizeof(struct inflight_region) + size * sizeof(struct inflight_desc);
@@ -13,25 +24,25 @@ uint64_t inflight_region_bytes(uint32_t size)
 
 static void settle_batch(struct inflight_region *r, uint32_t size, uint16_t used_idx)
 {
-	uint16_t batch = (uint16_t)(used_idx - r->used_idx);
-	uint16_t head = r->last_batch_head;
+	uint16_t batch = (uint16_t)(used_idx - load16(&r->used_idx));
+	uint16_t head = load16(&r->last_batch_head);
 
 	for (uint16_t i = 0; i < batch && head < size; i++) {
 		r->desc[head].inflight = 0;
-		head = r->desc[head].next;
+		head = load16(&r->desc[head].next);
 	}
 	r->used_idx = used_idx;
 }
 
 void inflight_settle(struct inflight_region *r, uint32_t size, uint16_t used_idx)
 {
-	if (r->version != 1 || r->desc_num != size) {
+	if (load16(&r->version) != 1 || load16(&r->desc_num) != size) {
 		memset(r, 0, inflight_region_bytes(size));
 		r->version = 1;
 		r->desc_num = (uint16_t)size;
 		r->used_idx = used_idx;
 	}
-	if (r->used_idx != used_idx)
+	if (load16(&r->used_idx) != used_idx)
 		settle_batch(r, size, used_idx);
 }
 
@@ -56,8 +67,11 @@ uint32_t inflight_heads(const struct inflight_region *r, uint32_t size, uint16_t
 	if (!arrivals)
 		abort(); /* at attach, not per request: the pool tries again */
 	for (uint32_t i = 0; i < size; i++)
-		if (r->desc[i].inflight == 1)
-			arrivals[count++] = (struct arrival){r->desc[i].counter, (uint16_t)i};
+		if (is_inflight(&r->desc[i])) {
+			uint64_t counter = __atomic_load_n(&r->desc[i].counter, __ATOMIC_RELAXED);
+
+			arrivals[count++] = (struct arrival){counter, (uint16_t)i};
+		}
 	qsort(arrivals, count, sizeof(*arrivals), by_counter);
 	for (uint32_t i = 0; i < count; i++)
 		ret[i] = arrivals[i].head;

@@ -23,6 +23,17 @@ int shared_memory_map(int fd, uint64_t size, bool writable, void **ret)
 	return 0;
 }
 
+int shared_memory_look(int fd, uint32_t *ret_mode, uint64_t *ret_size)
+{
+	struct statx st;
+
+	if (statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE | STATX_SIZE, &st) < 0)
+		return -errno;
+	*ret_mode = st.stx_mode;
+	*ret_size = st.stx_size;
+	return 0;
+}
+
 int shared_memory_unmap(void *addr, uint64_t size)
 {
 	return munmap(addr, size) < 0 ? -errno : 0;

@@ -11,6 +11,13 @@
  */
 int shared_memory_map(int fd, uint64_t size, bool writable, void **ret) must_check;
 
+/*
+ * Type and permissions (st_mode) and size in bytes of `fd` as the kernel knows them now: no server
+ * of a network file system or FUSE is asked, so nobody can let the caller wait.
+ * Return: 0 or statx's -errno.
+ */
+int shared_memory_look(int fd, uint32_t *ret_mode, uint64_t *ret_size) must_check;
+
 /* Return: 0 or munmap's -errno. */
 int shared_memory_unmap(void *addr, uint64_t size) must_check;
 

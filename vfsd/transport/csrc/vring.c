@@ -293,7 +293,7 @@ int vring_pop(struct vring *v, struct guest_memory *memory, struct chain *ret)
 	if (ret->head >= v->size)
 		return broken(v, "avail entry beyond the descriptor table");
 	entry = &v->inflight->desc[ret->head];
-	if (entry->inflight)
+	if (__atomic_load_n(&entry->inflight, __ATOMIC_RELAXED))
 		return broken(v, "avail entry that is in flight already");
 	v->last_avail++;
 	entry->counter = ++v->counter;
@@ -314,7 +314,7 @@ void vring_push(struct vring *v, uint32_t head, uint32_t len)
 	struct inflight_region *inflight = v->inflight;
 
 	v->used->ring[at] = (struct vring_used_elem){.id = head, .len = len};
-	inflight->desc[head].next = inflight->last_batch_head;
+	inflight->desc[head].next = load16(&inflight->last_batch_head);
 	__atomic_store_n(&inflight->last_batch_head, (uint16_t)head, __ATOMIC_RELEASE);
 	v->pending++;
 }
@@ -322,12 +322,12 @@ void vring_push(struct vring *v, uint32_t head, uint32_t len)
 static void end_batch(struct vring *v)
 {
 	struct inflight_region *inflight = v->inflight;
-	uint16_t head = inflight->last_batch_head;
+	uint16_t head = load16(&inflight->last_batch_head);
 
 	/* The record may be the front-end's memory: bound what is read from it. */
 	for (uint16_t i = 0; i < v->pending && head < v->size; i++) {
 		__atomic_store_n(&inflight->desc[head].inflight, 0, __ATOMIC_RELEASE);
-		head = inflight->desc[head].next;
+		head = load16(&inflight->desc[head].next);
 	}
 	__atomic_store_n(&inflight->used_idx, v->used_idx, __ATOMIC_RELEASE);
 	v->pending = 0;

@@ -2,34 +2,20 @@
 #include "worker/csrc/descriptors.h"
 
 #include <fcntl.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
 
-/* A socket that the guest has in the share is opened O_PATH and has no options. */
-static bool is_socket(int fd)
+void descriptors_note(uint8_t *known, int32_t end, const int32_t *fds, uint64_t count)
 {
-	int type;
-	socklen_t len = sizeof(type);
-
-	return !getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len);
+	for (uint64_t i = 0; i < count; i++)
+		if (fds[i] >= 0 && fds[i] < end)
+			known[fds[i]] = 1;
 }
 
-static bool is_anonymous(int fd)
-{
-	struct stat st;
-
-	if (fstat(fd, &st) < 0)
-		return false;
-	/* The kernel's anonymous inodes have no file type. */
-	return (st.st_mode & S_IFMT) == 0 || ((st.st_mode & S_IFMT) == S_IFSOCK && is_socket(fd));
-}
-
-uint32_t descriptors_anonymous(int32_t end, int32_t *ret, uint32_t room)
+uint32_t descriptors_others(const uint8_t *known, int32_t end, int32_t *ret, uint32_t room)
 {
 	uint32_t count = 0;
 
 	for (int32_t fd = 0; fd < end; fd++) {
-		if (!is_anonymous(fd))
+		if (known[fd] || fcntl(fd, F_GETFD) < 0)
 			continue;
 		if (count < room)
 			ret[count] = fd;

@@ -6,11 +6,12 @@
 #include "transport/csrc/types.h"
 
 /*
- * Find the fds below `end` that belong to no file system: sockets, eventfds, epoll instances. An
- * op never opens one of these, so whatever is found was made by the pool or by zmq.
+ * Find what is open below `end` and not noted in `known`, a byte per number: descriptors_note()
+ * notes the fds of a table. No file system is asked, so none that hangs holds this up.
  * Return: how many there are; the first `room` of them are in ret.
  */
-uint32_t descriptors_anonymous(int32_t end, int32_t *ret, uint32_t room);
+uint32_t descriptors_others(const uint8_t *known, int32_t end, int32_t *ret, uint32_t room);
+void descriptors_note(uint8_t *known, int32_t end, const int32_t *fds, uint64_t count);
 
 /*
  * Mark an fd: its close-on-exec flag is off. All fds are opened with it on, and nobody here

@@ -4,7 +4,9 @@
  * and every multi-step change ends in one store that publishes it; a slot that was reserved and not
  * published when its worker died is lost (72 bytes), its fd is found by the pool's sweep.
  *
- * The files of lock owners hang in a list, changed under lock_owners_lock by one store each.
+ * The files of lock owners hang in lists by a hash of inode and owner, changed under
+ * lock_owners_lock by one store each. A guest may make a quarter of a million owners: then a list
+ * has four of them.
  */
 #include "worker/csrc/file_table.h"
 
@@ -15,6 +17,7 @@
 
 enum {
 	FIRST_SLOT = 1, /* 0 is "none" */
+	LOCK_OWNER_BITS = 16,
 };
 
 struct file_table {
@@ -23,9 +26,10 @@ struct file_table {
 	uint32_t free_head;
 	uint32_t free_lock;
 	uint32_t in_use;
-	uint32_t lock_owners; /* slot of the first FILE_LOCK_OWNER */
 	uint32_t lock_owners_lock;
+	uint32_t any_lock_owners; /* 0: lock_owners is all zero, and takes no memory */
 	uint32_t pad[9];
+	uint32_t lock_owners[1 << LOCK_OWNER_BITS]; /* slots of the first FILE_LOCK_OWNERs */
 	struct open_file files[];
 };
 
@@ -201,10 +205,19 @@ void file_unpin(struct file_table *t, uint16_t *pins, uint32_t worker, struct op
 		__atomic_and_fetch(&file->pinned_by, ~(UINT64_C(1) << worker), __ATOMIC_ACQ_REL);
 }
 
+static uint32_t *lock_owners_of(struct file_table *t, uint64_t nodeid, uint64_t owner)
+{
+	uint64_t mixed =
+		(nodeid * UINT64_C(0x9e3779b97f4a7c15) ^ owner) * UINT64_C(0xd6e8feb86659fd93);
+
+	return &t->lock_owners[(mixed ^ mixed >> 32) * UINT64_C(0x9e3779b97f4a7c15) >>
+			       (64 - LOCK_OWNER_BITS)];
+}
+
 /* Under lock_owners_lock. */
 static struct open_file *find_lock_owner(struct file_table *t, uint64_t nodeid, uint64_t owner)
 {
-	uint32_t slot = t->lock_owners;
+	uint32_t slot = *lock_owners_of(t, nodeid, owner);
 
 	while (slot) {
 		struct open_file *file = &t->files[slot];
@@ -221,7 +234,7 @@ struct open_file *file_table_lock_owner(struct file_table *t, uint32_t worker, u
 {
 	struct open_file *file;
 
-	if (!__atomic_load_n(&t->lock_owners, __ATOMIC_ACQUIRE))
+	if (!__atomic_load_n(&t->any_lock_owners, __ATOMIC_ACQUIRE))
 		return NULL;
 	owner_lock(&t->lock_owners_lock, worker);
 	file = find_lock_owner(t, nodeid, owner);
@@ -233,6 +246,7 @@ struct open_file *file_table_add_lock_owner(struct file_table *t, uint32_t worke
 					    struct open_file *file, uint64_t nodeid, uint64_t owner,
 					    int fd, bool *ret_added)
 {
+	uint32_t *first = lock_owners_of(t, nodeid, owner);
 	struct open_file *other;
 
 	owner_lock(&t->lock_owners_lock, worker);
@@ -241,8 +255,9 @@ struct open_file *file_table_add_lock_owner(struct file_table *t, uint32_t worke
 	if (!other) {
 		file_table_publish(t, file, nodeid, fd, FILE_LOCK_OWNER);
 		file->owner = owner;
-		file->next = t->lock_owners;
-		__atomic_store_n(&t->lock_owners, open_file_slot(t, file), __ATOMIC_RELEASE);
+		file->next = *first;
+		__atomic_store_n(&t->any_lock_owners, 1, __ATOMIC_RELEASE);
+		__atomic_store_n(first, open_file_slot(t, file), __ATOMIC_RELEASE);
 	}
 	owner_unlock(&t->lock_owners_lock);
 	return other ? other : file;
@@ -252,7 +267,7 @@ void file_table_drop_lock_owner(struct file_table *t, struct reclaim *reclaim,
 				struct open_file *file)
 {
 	uint32_t slot = open_file_slot(t, file);
-	uint32_t *link = &t->lock_owners;
+	uint32_t *link = lock_owners_of(t, file->nodeid, file->owner);
 	bool found;
 
 	owner_lock(&t->lock_owners_lock, reclaim->slot);
@@ -274,7 +289,9 @@ static uint32_t end_of(const struct file_table *t)
 void file_table_reset(struct file_table *t, struct reclaim *reclaim)
 {
 	owner_lock(&t->lock_owners_lock, reclaim->slot);
-	__atomic_store_n(&t->lock_owners, 0, __ATOMIC_RELEASE);
+	for (uint32_t i = 0; t->any_lock_owners && i < 1 << LOCK_OWNER_BITS; i++)
+		__atomic_store_n(&t->lock_owners[i], 0, __ATOMIC_RELEASE);
+	__atomic_store_n(&t->any_lock_owners, 0, __ATOMIC_RELEASE);
 	owner_unlock(&t->lock_owners_lock);
 	for (uint32_t slot = FIRST_SLOT; slot < end_of(t); slot++)
 		file_table_release(t, reclaim, &t->files[slot]);

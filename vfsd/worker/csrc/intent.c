@@ -64,13 +64,20 @@ void intent_done(struct request *r, int result)
 	store_state(intent, INTENT_DONE);
 }
 
-static int recorded_result(const struct request *r)
+/* The reply, into r->reply, and the result. */
+static int recorded_result(struct request *r)
 {
 	const struct intent *intent = r->intent;
 
+	uint32_t len = __atomic_load_n(&intent->reply_len, __ATOMIC_RELAXED);
+	int32_t error = __atomic_load_n(&intent->error, __ATOMIC_RELAXED);
+
 	if (fuse_op(r->in.opcode)->flags & OP_NO_REPLY)
 		return OP_RESULT_NO_REPLY;
-	return intent->error ? intent->error : (int)intent->reply_len;
+	if (len > sizeof(intent->reply) || error > 0)
+		return -EIO; /* the record is another worker's word: no op leaves such a one */
+	memcpy(r->reply, intent->reply, len);
+	return error ? error : (int)len;
 }
 
 bool intent_settles(struct request *r, int *ret_result)
@@ -79,7 +86,6 @@ bool intent_settles(struct request *r, int *ret_result)
 
 	claim(intent, r);
 	if (intent->state == INTENT_DONE) {
-		memcpy(r->reply, intent->reply, intent->reply_len);
 		*ret_result = recorded_result(r);
 		return true;
 	}

@@ -110,6 +110,16 @@ struct request *lock_wait_cancel(struct worker *w, const struct worker_ring *rin
 	return end_waits(w, ring, given_up);
 }
 
+static int given_up_if_lost(struct worker *w, struct request *r)
+{
+	return request_loses_memory(w, r) ? -EDEADLK : -EAGAIN;
+}
+
+struct request *lock_wait_cancel_lost(struct worker *w)
+{
+	return end_waits(w, NULL, given_up_if_lost);
+}
+
 int lock_wait_timeout(const struct worker *w)
 {
 	const struct lock_waiters *waiters = &w->lock_waiters;

@@ -45,6 +45,9 @@ int lock_wait_timeout(const struct worker *w);
 /* Their ring stops: they fail with EDEADLK. Return: as lock_wait_retry. */
 struct request *lock_wait_cancel(struct worker *w, const struct worker_ring *ring);
 
+/* The same for those whose reply belongs into guest memory that is lost. */
+struct request *lock_wait_cancel_lost(struct worker *w);
+
 /* The guest has interrupted the request `unique`, wherever it waits. */
 void lock_wait_interrupt(struct worker *w, uint64_t unique);
 

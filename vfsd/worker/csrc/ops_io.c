@@ -32,6 +32,16 @@ static struct open_file *regular_file(struct worker *w, uint64_t fh, uint64_t no
 	return file && !(file->flags & FILE_IS_DIR) ? file : NULL;
 }
 
+/*
+ * The guest's offsets have 64 bits, the host's 63. preadv2(2) and pwritev2(2) take one of all ones
+ * for "where the fd stands" and make of an eventfd or a socket what can be read; the calls without
+ * a "2" and those of the other ops refuse everything below 0 themselves.
+ */
+static bool is_offset(uint64_t offset)
+{
+	return offset <= INT64_MAX;
+}
+
 /* ---- READ ---- */
 
 enum {
@@ -82,6 +92,8 @@ int op_read(struct worker *w, struct request *r)
 
 	if (!file)
 		return -EBADF;
+	if (!is_offset(in->offset))
+		return -EINVAL;
 	r->data_out_count = iovec_truncate(r->data_out, r->data_out_count, size);
 	r->fd = file->fd;
 	r->file = file;
@@ -226,7 +238,7 @@ int op_write(struct worker *w, struct request *r)
 		return -EBADF;
 	if (file->flags & FILE_ONLY_GROWS && !is_append(in))
 		return -EPERM; /* of a mapping: its place is not the end */
-	if (in->size > r->data_in_len)
+	if (!is_offset(in->offset) || in->size > r->data_in_len)
 		return -EINVAL;
 	if (in->size)
 		err = file_capability_drop(w, r->in.nodeid, file->fd);

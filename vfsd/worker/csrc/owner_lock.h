@@ -6,8 +6,9 @@
  *
  * What it protects must be consistent after every store, because the owner may be killed at any
  * of them; the pool then clears the words that name the dead slot (owner_lock_bury). Sections are
- * a few dozen instructions, so waiting is spinning, then yielding. Only an open file's own lock is
- * held across a system call; who waits for that is the guest that uses one file on two queues.
+ * a few dozen instructions, so waiting is spinning, then yielding, then sleeping for longer and
+ * longer. Only an open file's own lock is held across a system call, which may take as long as the
+ * storage does; who waits for that is the guest that uses one file on two queues.
  */
 #ifndef VFSD_OWNER_LOCK_H
 #define VFSD_OWNER_LOCK_H
@@ -15,6 +16,13 @@
 #include "transport/csrc/types.h"
 
 #include <sched.h>
+#include <time.h>
+
+enum {
+	OWNER_LOCK_SPINS = 100,
+	OWNER_LOCK_YIELDS = 100,
+	OWNER_LOCK_SLEEP_MAX_NS = 10 * 1000 * 1000,
+};
 
 static inline void cpu_relax(void)
 {
@@ -25,6 +33,20 @@ static inline void cpu_relax(void)
 #endif
 }
 
+/* One wait of many: the `tries`-th. */
+static inline void owner_lock_wait(unsigned int tries)
+{
+	unsigned int sleeps = tries - OWNER_LOCK_SPINS - OWNER_LOCK_YIELDS;
+	long ns = sleeps < 10 ? 20000L << sleeps : OWNER_LOCK_SLEEP_MAX_NS;
+
+	if (tries < OWNER_LOCK_SPINS)
+		cpu_relax();
+	else if (tries < OWNER_LOCK_SPINS + OWNER_LOCK_YIELDS)
+		sched_yield();
+	else
+		nanosleep(&(struct timespec){.tv_nsec = ns}, NULL);
+}
+
 static inline void owner_lock(uint32_t *word, uint32_t slot)
 {
 	for (unsigned int tries = 0;; tries++) {
@@ -33,10 +55,7 @@ static inline void owner_lock(uint32_t *word, uint32_t slot)
 		if (__atomic_compare_exchange_n(word, &expected, slot + 1, false, __ATOMIC_ACQUIRE,
 						__ATOMIC_RELAXED))
 			return;
-		if (tries < 100)
-			cpu_relax();
-		else
-			sched_yield();
+		owner_lock_wait(tries);
 	}
 }
 

@@ -31,6 +31,7 @@ struct fs_policy {
 	bool allow_direct_io; /* off: O_DIRECT is dropped */
 	bool announce_submounts;
 	bool preserve_noatime;	/* off: O_NOATIME is dropped */
+	bool allow_project_ids; /* off: IOCTL changes no project id */
 	struct idmap_pair uids; /* what the guest's users and groups are on the host */
 	struct idmap_pair gids;
 	struct xattrmap xattrmap;

@@ -3,16 +3,18 @@
 
 #include "worker/csrc/owner_lock.h"
 
+#include <stdlib.h>
 #include <time.h>
 #include <unistd.h>
 
 enum {
-	/* A full list waits this long for the others before it closes all the same. Only a guest
-	 * that floods RELEASE and FORGET while it blocks another queue gets here, and all it can
-	 * confuse is its own open files. */
+	/* A full list waits this long for the others before it grows: that slows down a guest that
+	 * floods RELEASE and FORGET while it blocks another queue. */
 	FULL_WAIT_TURNS = 2000,
 	FULL_WAIT_NS = 50 * 1000,
 };
+
+_Static_assert(!(RECLAIM_MAX & (RECLAIM_MAX - 1)), "thing_at() takes the ring for a power of 2");
 
 void reclaim_close(uint32_t *loose_fds, int fd)
 {
@@ -26,7 +28,16 @@ void reclaim_init(struct reclaim *r, struct worker_table *workers, uint32_t slot
 	r->slot = slot;
 	r->worker = NULL;
 	r->repay = NULL;
+	r->latest = 0;
+	r->retired = r->own;
+	r->room = RECLAIM_MAX;
 	r->first = r->count = r->close_count = 0;
+}
+
+/* The `at`-th thing of the ring, counted from the oldest. */
+static struct retired *thing_at(const struct reclaim *r, uint32_t at)
+{
+	return &r->retired[(r->first + at) & (r->room - 1)];
 }
 
 static uint64_t *own_epoch(struct reclaim *r)
@@ -40,7 +51,7 @@ void reclaim_quiescent(struct reclaim *r)
 	uint64_t now = __atomic_load_n(global, __ATOMIC_ACQUIRE);
 
 	/* Something of ours waits for an epoch that nobody else may ever begin. */
-	if (r->count && r->retired[(r->first + r->count - 1) % RECLAIM_MAX].epoch >= now)
+	if (r->count && r->latest >= now)
 		now = __atomic_add_fetch(global, 1, __ATOMIC_ACQ_REL);
 	if (*own_epoch(r) != now)
 		__atomic_store_n(own_epoch(r), now, __ATOMIC_RELEASE);
@@ -67,10 +78,9 @@ static uint64_t oldest_epoch(const struct reclaim *r, bool self)
 	return oldest;
 }
 
-static bool may_go(const struct retired *thing, uint64_t oldest)
+static bool is_pinned(const struct retired *thing)
 {
-	return thing->epoch < oldest &&
-	       (!thing->pinned_by || !__atomic_load_n(thing->pinned_by, __ATOMIC_ACQUIRE));
+	return thing->pinned_by && __atomic_load_n(thing->pinned_by, __ATOMIC_ACQUIRE);
 }
 
 static void note_loose(struct reclaim *r, int fd)
@@ -81,11 +91,54 @@ static void note_loose(struct reclaim *r, int fd)
 
 static struct retired take_first(struct reclaim *r)
 {
-	struct retired thing = r->retired[r->first];
+	struct retired thing = *thing_at(r, 0);
 
-	r->first = (r->first + 1) % RECLAIM_MAX;
+	r->first = (r->first + 1) & (r->room - 1);
 	r->count--;
 	return thing;
+}
+
+/* Into a list that has room. */
+static void put_last(struct reclaim *r, const struct retired *thing)
+{
+	*thing_at(r, r->count++) = *thing;
+	if (thing->epoch > r->latest)
+		r->latest = thing->epoch;
+}
+
+static void move_first_to_end(struct reclaim *r)
+{
+	struct retired thing = take_first(r);
+
+	put_last(r, &thing);
+}
+
+/* A list that has grown becomes small again when it is empty. */
+static void shrink_if_empty(struct reclaim *r)
+{
+	if (r->count || r->retired == r->own)
+		return;
+	free(r->retired);
+	r->retired = r->own;
+	r->room = RECLAIM_MAX;
+	r->first = 0;
+}
+
+/* Return: false without memory. */
+static bool grow(struct reclaim *r)
+{
+	struct retired *larger = malloc(2 * (size_t)r->room * sizeof(*larger));
+
+	if (!larger)
+		return false;
+	for (uint32_t i = 0; i < r->count; i++)
+		larger[i] = *thing_at(r, i);
+	if (r->retired != r->own)
+		free(r->retired);
+	r->retired = larger;
+	r->room *= 2;
+	r->first = 0;
+	return true;
 }
 
 /* Return: the fd to be closed, or -1. */
@@ -117,46 +170,49 @@ static int free_or_repay_first(struct reclaim *r)
 	return -1;
 }
 
-/* Whoever still uses it. */
-static int free_first_now(struct reclaim *r)
-{
-	struct retired thing = take_first(r);
-
-	if (thing.lends)
-		repay(r, &thing);
-	return free_thing(r, &thing);
-}
-
 uint32_t reclaim_collect(struct reclaim *r)
 {
-	uint32_t repaid = 0;
+	uint32_t done = r->close_count, looks = r->count;
 	uint64_t oldest;
 
 	if (!r->count)
 		return r->close_count;
 	oldest = oldest_epoch(r, true);
-	/* In order: one that is pinned by a long request holds the later ones up, which is bounded
-	 * by the request's length and keeps the list a ring. */
-	while (r->count && r->close_count + repaid < RECLAIM_CLOSE_BATCH &&
-	       may_go(&r->retired[r->first], oldest)) {
+	for (; looks && done < RECLAIM_CLOSE_BATCH && thing_at(r, 0)->epoch < oldest; looks--) {
 		int fd;
 
-		repaid += r->retired[r->first].lends;
+		if (is_pinned(thing_at(r, 0))) {
+			move_first_to_end(r);
+			done++;
+			continue;
+		}
+		done += thing_at(r, 0)->lends;
 		fd = free_or_repay_first(r);
-		if (fd >= 0)
+		if (fd >= 0) {
 			r->close[r->close_count++] = fd;
+			done++;
+		}
 	}
+	shrink_if_empty(r);
 	return r->close_count;
 }
 
+/* May the first one go, or one behind it that comes first then? */
+static bool first_may_go(struct reclaim *r, uint64_t oldest)
+{
+	for (uint32_t looks = r->count; looks && is_pinned(thing_at(r, 0)); looks--)
+		move_first_to_end(r);
+	return !is_pinned(thing_at(r, 0)) && thing_at(r, 0)->epoch < oldest;
+}
+
 /* Wait for the others, not for ourselves: we are called from an op that holds no other pointer.
- * Return: the oldest epoch in which somebody may still read. */
+ * Return: the oldest epoch in which somebody may still read, 0 if nothing may go. */
 static uint64_t wait_for_first(struct reclaim *r)
 {
 	for (uint32_t turn = 0; turn < FULL_WAIT_TURNS; turn++) {
 		uint64_t oldest = oldest_epoch(r, false);
 
-		if (may_go(&r->retired[r->first], oldest))
+		if (first_may_go(r, oldest))
 			return oldest;
 		__atomic_add_fetch(&r->workers->epoch, 1, __ATOMIC_ACQ_REL);
 		nanosleep(&(struct timespec){.tv_nsec = FULL_WAIT_NS}, NULL);
@@ -164,32 +220,35 @@ static uint64_t wait_for_first(struct reclaim *r)
 	return 0;
 }
 
-/* Room at any price: close here what may be closed, or else what has waited for longest. */
-static void make_room(struct reclaim *r)
+/* Close here what may be closed. Return: false if nothing may. */
+static bool make_room(struct reclaim *r)
 {
 	uint64_t oldest = wait_for_first(r);
 
-	for (uint32_t i = 0; i < RECLAIM_CLOSE_BATCH; i++) {
-		int fd;
+	for (uint32_t i = 0; i < RECLAIM_CLOSE_BATCH && r->count && first_may_go(r, oldest); i++) {
+		int fd = free_or_repay_first(r);
 
-		if (oldest && !may_go(&r->retired[r->first], oldest))
-			break;
-		fd = oldest ? free_or_repay_first(r) : free_first_now(r);
 		if (fd >= 0)
 			reclaim_close(&r->workers->rows[r->slot].loose_fds, fd);
 	}
+	return oldest;
 }
 
 void reclaim_retire(struct reclaim *r, struct retired thing)
 {
+	bool has_room = true;
+
 	if (!thing.free_slot)
-		note_loose(r, thing.fd); /* it is in no table even now */
-	while (r->count == RECLAIM_MAX)	 /* more than once if it is full of lenders */
-		make_room(r);
+		note_loose(r, thing.fd);	/* it is in no table even now */
+	while (has_room && r->count == r->room) /* more than once if it is full of lenders */
+		has_room = make_room(r) || grow(r);
+	/* Without memory it stays open. One of a table is marked there as ours: the next worker in
+	 * this slot frees it. */
+	if (!has_room)
+		return;
 	/* The store that made it stale comes before the look at the epoch: whoever begins a later
 	 * one does not find it any more. (reclaim_quiescent has the other half.) */
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	thing.epoch = __atomic_load_n(&r->workers->epoch, __ATOMIC_ACQUIRE);
-	r->retired[(r->first + r->count) % RECLAIM_MAX] = thing;
-	r->count++;
+	put_last(r, &thing);
 }

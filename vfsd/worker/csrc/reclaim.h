@@ -10,6 +10,11 @@
  * references, and a guest that releases a file on one queue while it reads it on another gets
  * the old file or EBADF, never somebody else's descriptor.
  *
+ * What waits never gets closed early, however much it is. A list that is full gives the other
+ * workers a moment and then grows: what it can hold is bounded by the tables' slots and the limit
+ * of open files. What is pinned by a request off the loop goes to the end, so a request that hangs
+ * holds up nothing but its own file.
+ *
  * The pool writes 0 into the row of a dead worker. What that worker had retired and not reclaimed
  * is adopted by the next one in its slot, or, if it is an fd in no table, found by the pool's
  * sweep.
@@ -23,7 +28,7 @@
 struct worker;
 
 enum {
-	RECLAIM_MAX = 4096, /* retired things that wait at one worker */
+	RECLAIM_MAX = 4096, /* things that wait at one worker before its list grows; a power of 2 */
 	RECLAIM_CLOSE_BATCH = 64,
 };
 
@@ -46,11 +51,14 @@ struct reclaim {
 	uint32_t slot; /* of this worker */
 	struct worker *worker;
 	repay_fn *repay;
+	uint64_t latest;	 /* the highest epoch in the list */
+	struct retired *retired; /* a ring of `room` things: `own`, or larger and allocated */
+	uint32_t room;
 	uint32_t first;
 	uint32_t count;
 	uint32_t close_count;
 	int32_t close[RECLAIM_CLOSE_BATCH]; /* ready to be closed, off the request path */
-	struct retired retired[RECLAIM_MAX];
+	struct retired own[RECLAIM_MAX];
 };
 
 /* `repay` and `worker` are set afterwards, where something is lent. */

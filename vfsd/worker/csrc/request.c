@@ -351,3 +351,14 @@ uint32_t request_reply(struct request *r, int result)
 	put(r->out_header, r->out_header_count, &out, sizeof(out));
 	return out.len;
 }
+
+bool request_loses_memory(const struct worker *w, const struct request *r)
+{
+	for (uint32_t i = 0; i < r->chain.readable_count; i++)
+		if (guest_memory_loses(&w->memory, &r->chain.readable[i]))
+			return true;
+	for (uint32_t i = 0; i < r->chain.writable_count; i++)
+		if (guest_memory_loses(&w->memory, &r->chain.writable[i]))
+			return true;
+	return false;
+}

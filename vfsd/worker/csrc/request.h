@@ -121,6 +121,9 @@ bool request_next_label(const uint8_t **at, uint32_t *left, struct request_label
  * their size beforehand: -EIO if there is no room. */
 int request_need_room(const struct request *r, uint64_t len) must_check;
 
+/* Does the request name guest memory that guest_memory_redirect() takes away? */
+bool request_loses_memory(const struct worker *w, const struct request *r);
+
 /* Write the out header and, for results >= 0 of ops whose payload is in r->reply, that payload.
  * Return: bytes written in all (the used length). */
 uint32_t request_reply(struct request *r, int result);

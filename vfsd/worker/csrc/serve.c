@@ -334,7 +334,7 @@ static uint32_t serve_rings(struct worker *w)
 static void reap_memory(struct worker *w)
 {
 	if (!offload_outstanding(w->offload) && !direct_io_outstanding(w->direct_io) &&
-	    !w->lock_waiters.count)
+	    !w->lock_waiters.count && !w->cold)
 		guest_memory_reap(&w->memory);
 }
 
@@ -536,8 +536,10 @@ struct worker *worker_create(const struct worker_config *config)
 	give_unused_request(w);
 	credentials_init(&w->credentials);
 	poll_init(w, config->poll_us);
-	/* xattr calls name files as "N" below it: see ops_xattr.c. */
-	(void)!fchdir(w->proc_self_fd);
+	/* Calls name files as "N" below it (ops_xattr.c, ops_attr.c): elsewhere that would be a
+	 * name in the share, which the guest makes. */
+	if (fchdir(w->proc_self_fd) < 0)
+		return NULL;
 	sigbus_guard(&w->memory);
 	reclaim_init(&w->reclaim, w->table, w->slot);
 	w->reclaim.worker = w;
@@ -545,6 +547,24 @@ struct worker *worker_create(const struct worker_config *config)
 	inode_table_adopt_retired(w->inodes, &w->reclaim);
 	file_table_adopt_retired(w->files, &w->reclaim);
 	return w;
+}
+
+/* Push what comes back until the deadline. Return: false when that is over. */
+static bool wait_for_completions(struct worker *w, uint64_t deadline_ns)
+{
+	struct pollfd completed[] = {
+		{.fd = offload_fd(w->offload), .events = POLLIN},
+		{.fd = direct_io_fd(w->direct_io), .events = POLLIN},
+	};
+	uint64_t now = clock_ns();
+
+	if (serve_completions(w)) /* some are refused without a wake-up */
+		return true;
+	if (now >= deadline_ns)
+		return false;
+	poll(completed, 2, (int)((deadline_ns - now) / 1000000) + 1);
+	direct_io_clear(w->direct_io);
+	return true;
 }
 
 /* The requests of a ring that is to stop get their time to end. */
@@ -555,34 +575,33 @@ static void drain(struct worker *w, struct worker_ring *ring, uint64_t deadline_
 		if (!serve_ring(w, ring)) /* every request object is with the threads */
 			serve_completions(w);
 	finish_all(w, lock_wait_cancel(w, ring));
-	while (ring->outstanding) {
-		struct pollfd completed[] = {
-			{.fd = offload_fd(w->offload), .events = POLLIN},
-			{.fd = direct_io_fd(w->direct_io), .events = POLLIN},
-		};
-		uint64_t now = clock_ns();
-
-		if (serve_completions(w)) /* some are refused without a wake-up */
-			continue;
-		if (now >= deadline_ns)
-			break;
-		poll(completed, 2, (int)((deadline_ns - now) / 1000000) + 1);
-		direct_io_clear(w->direct_io);
-	}
+	while (ring->outstanding && wait_for_completions(w, deadline_ns))
+		continue;
 }
 
 /* What is still with a thread is answered here; its thread ends into nothing, or never begins. */
+static void abandon_request(struct worker *w, struct request *r)
+{
+	struct worker_ring *ring = r->ring;
+
+	offload_abandon(w->offload, r);
+	ring->outstanding--;
+	if (r->ring_life == ring->life) /* else it broke, and started again */
+		vring_push(&ring->vring, r->chain.head, request_reply(r, -EIO));
+}
+
+static bool is_off_the_loop(const struct request *r)
+{
+	return r->ring && r->offloaded && !r->abandoned;
+}
+
 static void abandon(struct worker *w, struct worker_ring *ring)
 {
 	for (uint32_t i = 0; ring->outstanding && i < w->requests_used; i++) {
 		struct request *r = &w->requests[i];
 
-		if (r->ring != ring || !r->offloaded || r->abandoned)
-			continue;
-		offload_abandon(w->offload, r);
-		ring->outstanding--;
-		if (r->ring_life == ring->life) /* else it broke, and started anew */
-			vring_push(&ring->vring, r->chain.head, request_reply(r, -EIO));
+		if (r->ring == ring && is_off_the_loop(r))
+			abandon_request(w, r);
 	}
 	if (ring->vring.pending)
 		ring_publish(w, ring);
@@ -627,6 +646,54 @@ static void stop_rings(struct worker *w, const struct device_state *next, uint32
 	}
 }
 
+/* The next one, from *at on, that is off the loop and loses memory; NULL if there is none. */
+static struct request *next_loser(struct worker *w, uint32_t *at)
+{
+	while (*at < w->requests_used) {
+		struct request *r = &w->requests[(*at)++];
+
+		if (is_off_the_loop(r) && request_loses_memory(w, r))
+			return r;
+	}
+	return NULL;
+}
+
+static bool any_loser(struct worker *w)
+{
+	uint32_t at = 0;
+
+	return next_loser(w, &at);
+}
+
+/*
+ * Some guest memory is retired. The requests off the loop that name some of it which is lost get
+ * their time to end and are then answered, while it is still mapped; the others go on in the
+ * memory that has taken its place.
+ */
+static void leave_retired_memory(struct worker *w, uint32_t drain_ms)
+{
+	uint64_t deadline = clock_ns() + (uint64_t)drain_ms * 1000000;
+	struct worker_ring *ring;
+	struct request *r;
+	uint32_t at = 0;
+
+	if (!w->memory.retired_count)
+		return;
+	finish_all(w, lock_wait_cancel_lost(w));
+	if (w->cold && request_loses_memory(w, w->cold)) {
+		finish(w, w->cold, -EIO);
+		w->cold = NULL;
+	}
+	while (any_loser(w) && wait_for_completions(w, deadline))
+		continue;
+	while ((r = next_loser(w, &at)))
+		abandon_request(w, r);
+	for_each_ring (w, ring)
+		if (ring->runs && ring->vring.pending)
+			ring_publish(w, ring);
+	guest_memory_redirect(&w->memory);
+}
+
 int64_t worker_adopt(struct worker *w, uint32_t drain_ms)
 {
 	struct device_state *next = w->next_state;
@@ -640,6 +707,7 @@ int64_t worker_adopt(struct worker *w, uint32_t drain_ms)
 	stop_rings(w, next, drain_ms);
 	memcpy(w->adopted, next, sizeof(*next));
 	err = guest_memory_update(&w->memory, next->regions, next->region_count);
+	leave_retired_memory(w, drain_ms);
 	for (uint32_t i = 0; i < DEVICE_VRINGS_MAX; i++)
 		ring_adopt(w, i);
 	reap_memory(w);

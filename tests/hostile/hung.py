@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A file system that stops answering and goes on later, as one of a network does."""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.system.mounted import Mounted
+
+
+class HungMount(Mounted):
+    """A FUSE mount of `source`, at folder/mnt, that can be made to hang.
+
+    No attribute and no name of it is cached, so whatever needs the server waits for it. Data goes
+    through the page cache: without one the kernel would hold the reader's own pages meanwhile.
+    """
+
+    def __init__(self, folder: Path, source: Path) -> None:
+        source.mkdir()
+        options = ("--cache=auto", "--attr-timeout=0", "--entry-timeout=0")
+        super().__init__(folder, f"--source={source}", "--queues=1", passed_on=options)
+        self._hangs = False
+
+    @contextmanager
+    def hanging(self) -> Iterator[None]:
+        """From here on nobody answers; at the end the server goes on."""
+        os.kill(self.process.pid, signal.SIGSTOP)
+        self._hangs = True
+        try:
+            yield
+        finally:
+            self.go_on()
+
+    def go_on(self) -> None:
+        if self._hangs:
+            self._hangs = False
+            os.kill(self.process.pid, signal.SIGCONT)
+
+    def close(self) -> None:
+        self.go_on()
+        super().close()

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A part of the share hangs: what waits for it is answered when it goes on, and rightly."""
+
+import errno
+import os
+import signal
+import struct
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.conftest import require
+
+from .daemon import Daemon, wait_until
+from .driver import SET_MEM_TABLE, Frontend, Region, Segment
+from .fuse import IN_HEADER, READ_IN, RELEASE_IN, ROOT, Guest, Op, Pending, parse_dirents
+from .hung import HungMount
+
+RETIRED_MAX = 4096  # RECLAIM_MAX of reclaim.h
+
+
+@pytest.fixture
+def share(tmp_path: Path) -> Iterator[HungMount]:
+    """A directory, tmp_path/share, with a mount `mnt` in it that can hang."""
+    require("root")
+    require("/dev/fuse")
+    (tmp_path / "share").mkdir()
+    with HungMount(tmp_path / "share", tmp_path / "source") as mounted:
+        yield mounted
+
+
+def submit_read(guest: Guest, nodeid: int, fh: int, size: int = 4096, queue: int = 1) -> Pending:
+    body = READ_IN.pack(fh, 0, size, 0, 0, 0, 0)
+    return guest.submit(Op.READ, nodeid, body, room=size, queue=queue)
+
+
+def test_a_flood_of_releases_closes_no_file_that_a_request_waits_for(
+    share: HungMount, tmp_path: Path
+) -> None:
+    """One thread hangs in a read; a second read is queued behind it, and its file is released. Then
+    so many files are released that the list of those that wait is full, and others are opened."""
+    for name in ("first", "second"):
+        (tmp_path / "source" / name).write_text(name)
+    (tmp_path / "share" / "other").write_text("other")
+    with (
+        Daemon("--thread-pool-size=1", share=tmp_path / "share") as daemon,
+        Frontend(daemon.socket) as frontend,
+    ):
+        guest = Guest(frontend.setup(1))
+        guest.init()
+        slow = guest.lookup(ROOT, b"mnt").nodeid
+        first, second = (guest.lookup(slow, name).nodeid for name in (b"first", b"second"))
+        first_fh, second_fh = guest.open(first, os.O_RDONLY), guest.open(second, os.O_RDONLY)
+        other = guest.lookup(ROOT, b"other").nodeid
+        others = [guest.open(other, os.O_RDONLY) for _ in range(RETIRED_MAX + 100)]
+        with share.hanging():
+            waiting = submit_read(guest, first, first_fh), submit_read(guest, second, second_fh)
+            guest.release(second, second_fh)
+            for fh in others:
+                guest.call(Op.RELEASE, other, RELEASE_IN.pack(fh, 0, 0, 0))
+            for _ in range(100):
+                guest.open(other, os.O_RDONLY)
+        assert [guest.finish(pending).data for pending in waiting] == [b"first", b"second"]
+
+
+def test_a_worker_is_replaced_while_what_it_served_hangs(share: HungMount, tmp_path: Path) -> None:
+    """The pool asks nobody about the files that are open: it buries the dead, fills its place, and
+    goes on taking orders."""
+    for number in range(10):
+        (tmp_path / "source" / str(number)).touch()
+    with (
+        Daemon("--inode-file-handles=never", share=tmp_path / "share") as daemon,
+        Frontend(daemon.socket) as frontend,
+    ):
+        guest = Guest(frontend.setup(2))
+        guest.init()
+        slow = guest.lookup(ROOT, b"mnt").nodeid
+        for number in range(10):
+            guest.open(guest.lookup(slow, b"%d" % number).nodeid, os.O_RDONLY)
+        (victim,) = daemon.titled("worker", "queue 2")
+        with share.hanging():
+            os.kill(victim, signal.SIGKILL)
+            wait_until(
+                lambda: daemon.titled("worker", "queue 2") not in ([], [victim]), 5, "a new worker"
+            )
+            frontend.restart_ring(2)
+            guest.getattr(ROOT)
+        guest.lookup(slow, b"1", queue=2)
+
+
+# The guest's memory changes.
+
+SIZE = 64 << 10  # of a read
+DRAIN_SECONDS = 2.0  # DRAIN_MS of queue_worker.py
+
+
+class ReadInto:
+    """A read that hangs, of a file full of "x", into the second of the guest's two regions; the
+    rings and the request are in the first."""
+
+    def __init__(self, frontend: Frontend, share: HungMount, tmp_path: Path) -> None:
+        (tmp_path / "source" / "file").write_bytes(b"x" * SIZE)
+        self.memory = frontend.memory
+        self.guest = guest = Guest(frontend.setup(1))
+        guest.init()
+        slow = guest.lookup(ROOT, share.path.name.encode()).nodeid
+        nodeid = guest.lookup(slow, b"file").nodeid
+        fh = guest.open(nodeid, os.O_RDONLY)
+        _, self.second = self.memory.regions
+        self.buffer = self.second.gpa + (self.second.size // 2) - SIZE // 2  # across its middle
+        body = READ_IN.pack(fh, 0, SIZE, 0, 0, 0, 0)
+        header = IN_HEADER.pack(
+            IN_HEADER.size + len(body), Op.READ, 4711, nodeid, 0, 0, os.getpid(), 0, 0
+        )
+        request = self.memory.alloc(len(header + body))
+        self.memory.write(request, header + body)
+        self.reply = self.memory.alloc(16)
+        self._request = Segment(request, len(header + body))
+        self._ring = frontend.rings[1]
+
+    def submit(self) -> int:
+        head = self._ring.submit(
+            [self._request, Segment(self.reply, 16, True), Segment(self.buffer, SIZE, True)]
+        )
+        self._ring.publish()
+        self._ring.kick()
+        return head
+
+    def error(self) -> int:
+        return -int.from_bytes(self.memory.read(self.reply + 4, 4), "little", signed=True)
+
+    def data(self) -> bytes:
+        return self.memory.read(self.buffer, SIZE)
+
+
+@pytest.fixture
+def hung_read(share: HungMount, tmp_path: Path) -> Iterator[ReadInto]:
+    with (
+        Daemon("--cache=never", share=tmp_path / "share") as daemon,
+        Frontend(daemon.socket) as frontend,
+    ):
+        yield ReadInto(frontend, share, tmp_path)
+
+
+def test_memory_that_was_taken_back_stays_as_it_is(hung_read: ReadInto, share: HungMount) -> None:
+    """The request that hangs is answered before the acknowledgement, and what it reads later goes
+    nowhere."""
+    frontend = hung_read.guest.frontend
+    with share.hanging():
+        head = hung_read.submit()
+        time.sleep(0.2)  # in which its thread begins
+        frontend.set_memory(frontend.memory.regions[:1])
+        assert frontend.rings[1].wait(head, 0.5) == 16
+        assert hung_read.error() == errno.EIO
+    hung_read.guest.getattr(ROOT)
+    time.sleep(0.5)  # in which the read ends
+    assert hung_read.data() == bytes(SIZE)
+
+
+def test_a_request_goes_on_in_memory_that_is_only_cut_up_otherwise(
+    hung_read: ReadInto, share: HungMount
+) -> None:
+    """As QEMU does when a device is plugged in: nobody waits for anything."""
+    frontend, second = hung_read.guest.frontend, hung_read.second
+    half = second.size // 2
+    pieces = [
+        Region(second.gpa + at, half, second.uva + at, second.offset + at) for at in (0, half)
+    ]
+    with share.hanging():
+        head = hung_read.submit()
+        time.sleep(0.2)
+        begin = time.monotonic()
+        frontend.set_memory([frontend.memory.regions[0], *pieces])
+        assert time.monotonic() - begin < DRAIN_SECONDS
+        assert hung_read.data() == bytes(SIZE)
+    assert frontend.rings[1].wait(head) == 16 + SIZE
+    assert hung_read.error() == 0
+    assert hung_read.data() == b"x" * SIZE
+
+
+def test_a_directory_that_two_queues_read_costs_no_cpu_while_it_hangs(
+    share: HungMount, tmp_path: Path
+) -> None:
+    with (
+        Daemon("--cache=never", share=tmp_path / "share") as daemon,
+        Frontend(daemon.socket) as frontend,
+    ):
+        (tmp_path / "source" / "file").touch()
+        guest = Guest(frontend.setup(2))
+        guest.init()
+        slow = guest.lookup(ROOT, b"mnt").nodeid
+        fh = guest.open(slow, os.O_RDONLY | os.O_DIRECTORY, op=Op.OPENDIR)
+        workers = [psutil.Process(daemon.titled("worker", f"queue {i}")[0]) for i in (1, 2)]
+        body = READ_IN.pack(fh, 0, 4096, 0, 0, 0, 0)
+        with share.hanging():
+            waiting = [
+                guest.submit(Op.READDIR, slow, body, room=4096, queue=queue) for queue in (1, 2)
+            ]
+            time.sleep(0.5)
+            before = [sum(worker.cpu_times()[:2]) for worker in workers]
+            time.sleep(2)
+            spent = [sum(worker.cpu_times()[:2]) for worker in workers]
+            assert max(b - a for a, b in zip(before, spent, strict=True)) < 0.2
+        for pending in waiting:
+            found = {entry.name for entry in parse_dirents(guest.finish(pending).data, False)}
+            assert found == {b".", b"..", b"file"}
+
+
+def test_memory_on_a_file_system_that_hangs_holds_up_no_supervisor(
+    share: HungMount, tmp_path: Path
+) -> None:
+    """It belongs to the VMM, and may be its own: the supervisor asks nobody about it."""
+    size = 1 << 20
+    (tmp_path / "source" / "memory").write_bytes(bytes(size))
+    with (
+        Daemon(share=tmp_path / "share") as daemon,
+        Frontend(daemon.socket) as frontend,
+        (share.path / "memory").open("r+b") as file,
+    ):
+        frontend.negotiate()
+        table = struct.pack("<II", 1, 0) + Region(1 << 30, size, 1 << 40, 0).pack()
+        with share.hanging():
+            frontend.send(SET_MEM_TABLE, table, [file.fileno()])
+            time.sleep(0.5)
+            (supervisor,) = daemon.titled("supervisor")
+            waits_in = Path(f"/proc/{supervisor}/wchan").read_text()
+            assert "poll" in waits_in, f"the supervisor is in {waits_in}()"
