@@ -14,6 +14,7 @@
  * input: no request is left, the tables hold nothing but the root, and no fd is open that was not
  * before it.
  */
+#include "extensions.h"
 #include "fuzz.h"
 #include "ops.h"
 #include "worker_setup.h"
@@ -85,25 +86,29 @@ enum agreed_bit {
 	WITHOUT_ACLS = 4,
 };
 
-static const char *const names[] = {"file",
-				    "dir",
-				    "link",
-				    "a",
-				    "b",
-				    "c",
-				    ".",
-				    "..",
-				    "",
-				    "a/b",
-				    "/",
-				    "dir/..",
-				    "fifo",
-				    "user.x",
-				    "user.y",
-				    "trusted.x",
-				    "security.capability",
-				    "security.selinux",
-				    "system.posix_acl_access"};
+static const char *const names[] = {
+	"file",
+	"dir",
+	"link",
+	"a",
+	"b",
+	"c",
+	".",
+	"..",
+	"",
+	"a/b",
+	"/",
+	"dir/..",
+	"fifo",
+	"user.x",
+	"user.y",
+	"trusted.x",
+	"security.capability",
+	"security.selinux",
+	"system.posix_acl_access",
+	"../beside/secret",
+	"../beside/new",
+};
 
 enum {
 	NAMES_KNOWN = sizeof(names) / sizeof(names[0]),
@@ -513,48 +518,14 @@ static void add_rest(struct input *in, const struct asked *a)
 	add_raw(in, len);
 }
 
-/* FUSE_EXT_GROUPS: more groups than may be, at times. */
-static void add_groups(struct input *in)
-{
-	uint8_t count = take_byte(in) % (SUPPLEMENTARY_GROUPS_MAX + 2);
-	struct fuse_ext_header head = {.type = FUSE_EXT_GROUPS};
-	struct fuse_supp_groups groups = {.nr_groups = count};
-
-	head.size = (uint32_t)(sizeof(head) + sizeof(groups) + count * sizeof(uint32_t) + 7) & ~7u;
-	add(&head, sizeof(head));
-	add(&groups, sizeof(groups));
-	add_raw(in, head.size - (uint32_t)(sizeof(head) + sizeof(groups)));
-}
-
-/* A security label for the file to be created. */
-static void add_label(struct input *in)
-{
-	static const char *const label_names[] = {"security.selinux", "security.x",
-						  "security.capability", "user.x"};
-	const char *name = label_names[take_byte(in) % 4];
-	uint32_t name_len = (uint32_t)strlen(name) + 1;
-	struct fuse_ext_header head = {.type = 1};
-	struct fuse_secctx label = {.size = take_byte(in) % 64};
-	uint32_t len = (uint32_t)(sizeof(head) + sizeof(label)) + name_len + label.size;
-
-	head.size = (len + 7) & ~7u;
-	add(&head, sizeof(head));
-	add(&label, sizeof(label));
-	add(name, name_len);
-	add_raw(in, label.size + head.size - len);
-}
-
 /* What is behind all the rest, which the header names in units of 8 bytes. Return: these units. */
 static uint16_t add_extensions(struct input *in)
 {
-	uint32_t start = arg_len;
-	uint8_t choice = take_byte(in);
+	struct extension_area area;
+	uint16_t units = extensions_take(&area, in);
 
-	if (choice % 4 == 1)
-		add_label(in);
-	if (choice % 8 == 2)
-		add_groups(in);
-	return choice > 250 ? take_byte(in) : (uint16_t)((arg_len - start) / 8);
+	add(area.bytes, area.len);
+	return units;
 }
 
 static uint32_t choose_uid(struct input *in)

@@ -162,9 +162,7 @@ static void check_labels(void)
 	for (uint32_t i = 0; i < r->label_count; i++) {
 		CHECK(request_next_label(&at, &left, &label));
 		CHECK(strlen(label.name) <= XATTR_NAME_MAX);
-		CHECK((const char *)label.value >= w->payload);
-		CHECK((const char *)label.value + label.size <=
-		      w->payload + REQUEST_PAYLOAD_MAX + 1);
+		CHECK((const uint8_t *)label.value + label.size <= r->labels + r->labels_len);
 	}
 }
 

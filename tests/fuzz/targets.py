@@ -8,6 +8,7 @@ is replayed without it.
 """
 
 import hashlib
+import os
 import subprocess
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -88,6 +89,13 @@ TARGETS: Final = {
             (*VRING, "transport/fuse_ops", "worker/request"),
         ),
         Target(
+            "request",
+            "requests with any arguments, names and extensions",
+            1024,
+            ("request.c",),
+            ("transport/fuse_ops", "worker/request"),
+        ),
+        Target(
             "record",
             "in-flight record and intents, of any bytes",
             1024,
@@ -112,7 +120,8 @@ TARGETS: Final = {
             ("driver_ring.c",),
             ("frontend/driver_ring",),
         ),
-        Target("session", "vhost-user messages: codec and session", 2048),
+        Target("stream", "bytes and fds on the vhost-user socket", 1024),
+        Target("session", "vhost-user messages: codec and session", 1024),
         Target("control", "what pool and workers say to the supervisor", 2048),
         Target("rules", "the languages of --xattrmap and --translate-uid", 1024),
         Target("options", "command line and configuration file", 1024),
@@ -132,7 +141,8 @@ def _headers() -> bytes:
     return b"".join(path.read_bytes() for path in sorted(paths))
 
 
-def _path_of(source: str) -> Path:
+def path_of(source: str) -> Path:
+    """Where "worker/ring" or, of a target's own files, "ring.c" is."""
     package, _, stem = source.rpartition("/")
     return ROOT / "vfsd" / package / "csrc" / f"{stem}.c" if package else HERE / source
 
@@ -144,7 +154,7 @@ def _compile(kind: Kind, path: Path, headers: bytes, folder: Path) -> Path:
     name = f"{path.parent.parent.name}-{path.stem}-{hashlib.sha256(content).hexdigest()[:16]}.o"
     result = folder / name
     if not result.exists():
-        part = result.with_suffix(".part")
+        part = result.with_suffix(f".{os.getpid()}")  # another build may be under way
         _run((*flags, "-fno-sanitize-recover=all", "-c", str(path), "-o", str(part)))
         part.rename(result)
     return result
@@ -163,7 +173,7 @@ def build(
     if kind is REPLAY:
         sources.append("replay.c")
     headers = _headers()
-    paths = [(planted or {}).get(source) or _path_of(source) for source in sources]
+    paths = [(planted or {}).get(source) or path_of(source) for source in sources]
     with ThreadPoolExecutor(2) as threads:
         made = list(threads.map(lambda path: _compile(kind, path, headers, objects), paths))
     program = folder / f"{target.name}-{kind.name}"
