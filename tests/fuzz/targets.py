@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from tests.native.test_instructions import NOT_ON_THE_PATH
+
 HERE: Final = Path(__file__).resolve().parent
 ROOT: Final = HERE.parents[1]
 CORPUS: Final = HERE / "corpus"
@@ -25,8 +27,6 @@ FLAGS: Final = ("-std=gnu11", "-g", "-O1", "-D_GNU_SOURCE", "-fno-omit-frame-poi
 WARNINGS: Final = ("-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter")
 INCLUDES: Final = (f"-I{ROOT / 'vfsd'}", f"-I{ROOT / 'tests/native'}", f"-I{HERE}")
 SANITIZE: Final = "address,undefined"
-# What of the worker is not on the path of a request.
-NOT_SERVING: Final = {"clone_process", "isolate", "seccomp"}
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def _all_of(*packages: str) -> tuple[str, ...]:
         f"{package}/{path.stem}"
         for package in packages
         for path in sorted((ROOT / "vfsd" / package / "csrc").glob("*.c"))
-        if path.stem not in NOT_SERVING
+        if path.name not in NOT_ON_THE_PATH
     )
 
 
