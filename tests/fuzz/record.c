@@ -23,6 +23,7 @@ enum {
 	SIZE_MAX_HERE = 1 << SIZE_LOG2_MAX,
 	DATA = DRIVER_DATA,
 	STEPS_MAX = 256,
+	ERRNO_MAX = 4095,
 };
 
 struct header {
@@ -165,6 +166,7 @@ static void run_intent(const struct intent_header *header)
 	(void)intent_noted(r, note, sizeof(note));
 	if (intent_settles(r, &result)) {
 		CHECK(result <= INTENT_REPLY_MAX);
+		CHECK(result >= -ERRNO_MAX || result == OP_RESULT_NO_REPLY);
 		return;
 	}
 	intent_begin(r);
