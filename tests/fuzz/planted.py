@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The target `session` with a mistake in the product, which a search must find within seconds."""
+
+from vfsd.transport.vhost_user import VringFd
+
+
+def _unpack_with_mistake(data: bytes) -> VringFd:
+    """As VringFd.unpack, but an empty payload is an IndexError and not a ProtocolError."""
+    return VringFd(data[0], True)
+
+
+VringFd.unpack = _unpack_with_mistake  # type: ignore[method-assign]
+
+from tests.fuzz.session import run  # noqa: E402 - after the mistake is made
+
+__all__ = ["run"]

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The fuzz targets, and how each becomes a program. README.md says how to add one.
+
+A target in C is built twice: with clang as a libFuzzer program (to search), with gcc and replay.c
+as a plain one (to run what was found again). Both have ASan and UBSan. A target in Python is a
+module with a function run(data); it is searched by atheris, which is libFuzzer too, and its corpus
+is replayed without it.
+"""
+
+import hashlib
+import os
+import subprocess
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from tests.native.test_instructions import NOT_ON_THE_PATH
+
+HERE: Final = Path(__file__).resolve().parent
+ROOT: Final = HERE.parents[1]
+CORPUS: Final = HERE / "corpus"
+BUILD: Final = ROOT / "build" / "fuzz"
+
+FLAGS: Final = ("-std=gnu11", "-g", "-O1", "-D_GNU_SOURCE", "-fno-omit-frame-pointer")
+WARNINGS: Final = ("-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter")
+INCLUDES: Final = (f"-I{ROOT / 'vfsd'}", f"-I{ROOT / 'tests/native'}", f"-I{HERE}")
+SANITIZE: Final = "address,undefined"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a target in C is compiled and linked: `link` is for the last step alone."""
+
+    name: str
+    compiler: tuple[str, ...]
+    link: tuple[str, ...]
+
+
+FUZZER: Final = Kind(
+    "fuzzer",
+    ("clang", f"-fsanitize=fuzzer-no-link,{SANITIZE}"),
+    (f"-fsanitize=fuzzer,{SANITIZE}",),
+)
+REPLAY: Final = Kind("replay", ("gcc", f"-fsanitize={SANITIZE}"), (f"-fsanitize={SANITIZE}",))
+
+
+@dataclass(frozen=True)
+class Target:
+    """One thing to fuzz. Inputs are at most `max_len` bytes long."""
+
+    name: str
+    about: str
+    max_len: int
+    # In C: files below tests/fuzz, and of ours as "worker/ring" (vfsd/worker/csrc/ring.c).
+    sources: tuple[str, ...] = ()
+    ours: tuple[str, ...] = field(default=(), repr=False)
+
+    @property
+    def is_python(self) -> bool:
+        return not self.sources
+
+    @property
+    def corpus(self) -> Path:
+        return CORPUS / self.name
+
+
+def _all_of(*packages: str) -> tuple[str, ...]:
+    return tuple(
+        f"{package}/{path.stem}"
+        for package in packages
+        for path in sorted((ROOT / "vfsd" / package / "csrc").glob("*.c"))
+        if path.name not in NOT_ON_THE_PATH
+    )
+
+
+VRING: Final = ("transport/guest_memory", "transport/vring", "transport/inflight")
+SERVING: Final = _all_of("transport", "worker")
+
+TARGETS: Final = {
+    target.name: target
+    for target in (
+        Target(
+            "ring",
+            "a guest's ring, indirect tables and requests, of any bytes",
+            2048,
+            ("ring.c",),
+            (*VRING, "transport/fuse_ops", "worker/request"),
+        ),
+        Target(
+            "request",
+            "requests with any arguments, names and extensions",
+            1024,
+            ("request.c",),
+            ("transport/fuse_ops", "worker/request"),
+        ),
+        Target(
+            "record",
+            "in-flight record and intents, of any bytes",
+            1024,
+            ("record.c",),
+            (*VRING, "transport/fuse_ops", "worker/intent"),
+        ),
+        Target(
+            "memory",
+            "tables of guest memory, and addresses in it",
+            512,
+            ("memory.c",),
+            ("transport/guest_memory",),
+        ),
+        Target("ops_names", "ops on names", 1024, ("ops.c", "ops_names.c"), SERVING),
+        Target("ops_attributes", "ops on attributes", 1024, ("ops.c", "ops_attributes.c"), SERVING),
+        Target("ops_files", "ops on open files", 1024, ("ops.c", "ops_files.c"), SERVING),
+        Target("ops_locks", "locks and other ops", 1024, ("ops.c", "ops_locks.c"), SERVING),
+        Target(
+            "driver_ring",
+            "the used ring as a hostile device writes it, seen by our own driver",
+            1024,
+            ("driver_ring.c",),
+            ("frontend/driver_ring",),
+        ),
+        Target("stream", "bytes and fds on the vhost-user socket", 1024),
+        Target("session", "vhost-user messages: codec and session", 1024),
+        Target("control", "what pool and workers say to the supervisor", 2048),
+        Target("rules", "the languages of --xattrmap and --translate-uid", 1024),
+        Target("options", "command line and configuration file", 1024),
+    )
+}
+
+
+def _run(argv: Iterable[str]) -> None:
+    done = subprocess.run(list(argv), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(done.stdout + done.stderr)
+
+
+def _headers() -> bytes:
+    """Changes when any header does."""
+    paths = [*(ROOT / "vfsd").glob("*/csrc/*.h"), *HERE.glob("*.h"), *HERE.glob("../native/*.h")]
+    return b"".join(path.read_bytes() for path in sorted(paths))
+
+
+def path_of(source: str) -> Path:
+    """Where "worker/ring" or, of a target's own files, "ring.c" is."""
+    package, _, stem = source.rpartition("/")
+    return ROOT / "vfsd" / package / "csrc" / f"{stem}.c" if package else HERE / source
+
+
+def _compile(kind: Kind, path: Path, headers: bytes, folder: Path) -> Path:
+    """The object of a source, made again when it or any header has changed."""
+    flags = (*kind.compiler, *FLAGS, *WARNINGS, *INCLUDES)
+    content = repr(flags).encode() + headers + path.read_bytes()
+    name = f"{path.parent.parent.name}-{path.stem}-{hashlib.sha256(content).hexdigest()[:16]}.o"
+    result = folder / name
+    if not result.exists():
+        part = result.with_suffix(f".{os.getpid()}")  # another build may be under way
+        _run((*flags, "-fno-sanitize-recover=all", "-c", str(path), "-o", str(part)))
+        part.rename(result)
+    return result
+
+
+def build(
+    target: Target, kind: Kind, folder: Path = BUILD, planted: Mapping[str, Path] | None = None
+) -> Path:
+    """Build a target in C; returns the program. RuntimeError says what the compiler says.
+
+    `planted` replaces sources of ours by other files: a mistake that a test wants to be found.
+    """
+    objects = folder / kind.name
+    objects.mkdir(parents=True, exist_ok=True)
+    sources = [*target.sources, *target.ours]
+    if kind is REPLAY:
+        sources.append("replay.c")
+    headers = _headers()
+    paths = [(planted or {}).get(source) or path_of(source) for source in sources]
+    with ThreadPoolExecutor(2) as threads:
+        made = list(threads.map(lambda path: _compile(kind, path, headers, objects), paths))
+    program = folder / f"{target.name}-{kind.name}"
+    _run((kind.compiler[0], *kind.link, *map(str, made), "-o", str(program), "-pthread"))
+    return program
