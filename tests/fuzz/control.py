@@ -27,17 +27,17 @@ WORDS: Final = (
 )  # fmt: skip
 NUMBERS: Final = (0, 1, -1, 64, 65535, 65536, (1 << 31) - 1, (1 << 32) - 1, 1 << 32, 1 << 64, 1e300)
 DEPTH_MAX: Final = 4
-
-
-def _fd_numbers(content: messages.Content) -> tuple[int, ...]:
-    return messages.decode_fd_numbers(content, 2)
-
+SLOTS: Final = 3  # of the pool
+VRINGS: Final = 5
+GENERATION: Final = 4  # that the worker was asked to adopt
 
 RECEIVERS: Final[tuple[Callable[[messages.Content], Any], ...]] = (
-    messages.decode_pool_event,
-    messages.decode_worker_event,
-    messages.decode_adopted,
-    _fd_numbers,
+    lambda content: messages.decode_pool_event(content, SLOTS),
+    lambda content: messages.decode_worker_event(content, VRINGS),
+    lambda content: messages.decode_adopted(content, GENERATION, VRINGS),
+    lambda content: messages.decode_fd_numbers(content, 2),
+    lambda content: (messages.decode_refusal(content) or "",),
+    lambda content: (messages.decode_spawned(content),),
 )
 
 
@@ -76,7 +76,7 @@ def _check(value: Any) -> None:
     """What may go on to the log or into arithmetic."""
     if isinstance(value, str):
         assert value.isprintable()
-        assert len(value) <= messages.MAX_TEXT * 10  # each character may become an escape
+        assert len(value) <= messages.MAX_TEXT
     elif isinstance(value, dict):
         for key, item in value.items():
             _check(key)
@@ -97,4 +97,7 @@ def run(data: bytes) -> None:
         decoded = receiver(messages.decode_object(_packet(reader)))
     except ProtocolError as error:
         decoded = (str(error),)
+    if isinstance(decoded, messages.Adopted):
+        assert decoded.generation >= GENERATION
+        assert {*decoded.last_avail, *decoded.errors} <= {*range(VRINGS)}
     _check(decoded if isinstance(decoded, tuple) else astuple(decoded))

@@ -122,6 +122,7 @@ TARGETS: Final = {
         ),
         Target("stream", "bytes and fds on the vhost-user socket", 1024),
         Target("session", "vhost-user messages: codec and session", 1024),
+        Target("zmtp", "the byte stream of a worker's control channel", 1024),
         Target("control", "what pool and workers say to the supervisor", 2048),
         Target("rules", "the languages of --xattrmap and --translate-uid", 1024),
         Target("options", "command line and configuration file", 1024),
