@@ -64,6 +64,10 @@ void intent_done(struct request *r, int result)
 	store_state(intent, INTENT_DONE);
 }
 
+enum {
+	MAX_ERRNO = 4095, /* what the kernel takes for an errno */
+};
+
 /* The reply, into r->reply, and the result. */
 static int recorded_result(struct request *r)
 {
@@ -74,7 +78,7 @@ static int recorded_result(struct request *r)
 
 	if (fuse_op(r->in.opcode)->flags & OP_NO_REPLY)
 		return OP_RESULT_NO_REPLY;
-	if (len > sizeof(intent->reply) || error > 0)
+	if (len > sizeof(intent->reply) || error > 0 || error < -MAX_ERRNO)
 		return -EIO; /* the record is another worker's word: no op leaves such a one */
 	memcpy(r->reply, intent->reply, len);
 	return error ? error : (int)len;
