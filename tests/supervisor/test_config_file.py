@@ -28,6 +28,7 @@ VALUES: Final[dict[str, Any]] = {
     "sandbox": "chroot",
     "seccomp": "log",
     "modcaps": "+sys_admin:-mknod",
+    "worker-faults": 3,
     "uid-map": ":0:1000:1:",
     "gid-map": ":0:1000:1:",
     "log-level": "trace",

@@ -166,7 +166,7 @@
 	X(sendmsg, P, 0, ANY, "CPython", "socket.sendmsg() of the fd channel")                    \
 	X(recvfrom, L | T, 0, ANY, "zmq", "tcp_read()")                                           \
 	X(sendto, L | T, 0, ANY, "zmq", "tcp_write()")                                            \
-	X(getsockopt, P | L | T, 0, ANY, "descriptors.c", "is an fd a socket? zmq's peer")        \
+	X(getsockopt, P | L | T, 0, ANY, "CPython zmq", "socket.socket(); zmq_connect()")         \
 	X(getsockname, P | L | T, 0, ANY, "CPython", "socket.getsockname(); zmq's bind()")        \
 	X(getpeername, T, 0, ANY, "zmq", "get_peer_ip_address()")                                 \
 	/* Memory */                                                                              \
