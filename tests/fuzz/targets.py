@@ -93,7 +93,7 @@ TARGETS: Final = {
             "requests with any arguments, names and extensions",
             1024,
             ("request.c",),
-            ("transport/fuse_ops", "worker/request"),
+            ("transport/fuse_ops", "transport/guest_memory", "worker/request"),
         ),
         Target(
             "record",
