@@ -117,8 +117,6 @@ def check_fds(daemon: Daemon) -> None:
     device = daemon.share.stat().st_dev
     for pid in daemon.titled("pool"):
         for fd, st, link in open_for_io(pid):
-            if fd <= 2:
-                continue
             # A subvolume of btrfs has a device number of its own; the tests make none.
             if st.st_dev != device or not (stat.S_ISREG(st.st_mode) or stat.S_ISDIR(st.st_mode)):
                 raise RaceError(f"fd {fd} of the pool is open on {link}, mode {st.st_mode:o}")
