@@ -72,8 +72,8 @@ def _idmap(reader: Reader) -> None:
     pair: Any = ffi.new("struct idmap_pair *")
     while reader:
         id_ = reader.number(4)
-        _check_map(pair.to_host, maps.to_host, id_)
-        _check_map(pair.to_guest, maps.to_guest, id_)
+        _check_map(ffi.addressof(pair, "to_host"), maps.to_host, id_)
+        _check_map(ffi.addressof(pair, "to_guest"), maps.to_guest, id_)
 
 
 LANGUAGES: Final[tuple[Callable[[Reader], None], ...]] = (_xattrmap, _idmap)
