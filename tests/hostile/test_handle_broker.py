@@ -12,7 +12,7 @@ import struct
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -47,7 +47,15 @@ def daemon() -> Iterator[Daemon]:
 
 @pytest.fixture(scope="module", autouse=True)
 def _with_a_broker(daemon: Daemon) -> None:
+    await_both(daemon)
+
+
+def await_both(daemon: Daemon) -> None:
     wait_until(lambda: len(daemon.titled("handles")) == 2, 5, "guard and broker")
+
+
+def await_end(daemon: Daemon, pid: int) -> None:
+    wait_until(lambda: pid not in daemon.titled("handles"), 5, "it is dead")
 
 
 def guard_and_broker(daemon: Daemon) -> tuple[int, int]:
@@ -340,7 +348,7 @@ def test_a_read_only_share_keeps_the_key_as_well() -> None:
 
 # ---- the broker that was taken over ----
 
-FORBIDDEN: Final = {
+FORBIDDEN: Final[dict[str, tuple[Any, ...]]] = {
     "open for writing": ("openat", AT_FDCWD, "/x", os.O_RDWR, 0),
     "create": ("openat", AT_FDCWD, "/x", os.O_RDONLY | os.O_CREAT, 0o600),
     "open a handle for reading": ("open_by_handle_at", 0, bytes(16), os.O_RDONLY),
@@ -360,7 +368,7 @@ FORBIDDEN: Final = {
 def test_the_broker_may_do_nothing_but_open_handles() -> None:
     for name, attempt in FORBIDDEN.items():
         with Daemon("--inode-file-handles=signed") as daemon:
-            wait_until(lambda d=daemon: len(d.titled("handles")) == 2, 5, "guard and broker")
+            await_both(daemon)
             _, broker = guard_and_broker(daemon)
             with pytest.raises(Killed) as killed, Injector(broker, borrow=True) as taken:
                 taken.call(*attempt)
@@ -481,7 +489,7 @@ def test_a_broker_that_fails_again_and_again_is_not_replaced_for_ever() -> None:
         for _ in range(8):
             _, broker = guard_and_broker(daemon)
             os.kill(broker, signal.SIGSEGV)
-            wait_until(lambda b=broker: b not in daemon.titled("handles"), 5, "it is dead")
+            await_end(daemon, broker)
             wait_until(lambda: len(daemon.titled("handles")) != 1, 5, "the next, or none")
         assert not daemon.titled("handles")
         wait_until(lambda: "broker of file handles is gone" in daemon.log.read_text(), 5, "a line")

@@ -4,9 +4,7 @@
 THEORY
 
 Purpose. Whoever takes over a worker through a hostile guest should hold the shared directory, the
-guest's own memory and nothing else: no other file, process, network or kernel interface. (With
-file handles, the default, every file of the share's file system can be opened by who makes one up:
---inode-file-handles=never is without that.)
+guest's own memory and nothing else: no other file, process, network or kernel interface.
 
 Actors. The supervisor execs this process with the job's fds. It runs STAGES in order, once, before
 there is any guest: no byte of the guest's has been read. Half-way it forks; the child goes on as
@@ -37,6 +35,12 @@ own it shows the pool and its workers only. Without one it would show the host's
 (hidepid), and the Landlock domain forbids to trace them. It must be mounted while the old root is
 still there: in a user namespace the kernel allows it only to those who see a whole /proc already.
 With "none" it is the host's own /proc where the right to mount one is missing.
+
+File handles. Who may open them opens every file of the share's file system. Whether workers may, or
+a broker does it for them, is decided (handles.py) when the share is the root, and before anything
+is given up that the broker needs; the broker leaves this process there (handle_broker.py). The
+stages after that go by the decision: capability and system call are kept where workers open handles
+themselves, and nowhere else.
 
 fds. The last look at the fd table, before the filter, refuses any fd of a file but the shared
 directory and /proc (fd_check.py says why). stderr is a pipe to the supervisor (stderr_relay.py

@@ -29,11 +29,12 @@
  * times mean the same file; if it was young, or nothing is known of births, its handle is compared.
  *
  * Fds. `held` counts the fds that inodes own. Where a handle holds the inode the fd is a cache:
- * opened by whoever needs it, closed by inode_table_trim, a clock that spares what was used since
- * its last round. fd changes under the stripe's lock and, but for one that is replaced by a
- * readable one (open_cache.c), only between -1 and a number; what is closed goes through reclaim.h
- * like everything else. A directory may be held by its fd alone
- * although its mount has handles: it gets its handle when its fd is to go.
+ * opened by whoever needs it, closed by inode_trim.c, a clock that spares what was used since its
+ * last round. An inode may be held by its fd alone although its mount has handles: every inode
+ * where the broker opens handles (handle_broker.c), a directory elsewhere. It gets its handle, and
+ * the broker's signature, when its fd is to go, and keeps both. fd changes under the stripe's lock
+ * and, but for one that takes the place of another (a readable one, open_cache.c, and back), only
+ * between -1 and a number; what is closed goes through reclaim.h like everything else.
  *
  * Death of a worker at any store:
  * - insert: the slot is filled, then published by one store (bucket head). Before it the slot and
@@ -41,11 +42,11 @@
  * - forget: one store unlinks the slot, the next makes the generation even, with retired_by set
  *   before. The next worker in that slot of the worker table finds what was retired and not freed
  *   (inode_table_adopt_retired).
- * - a cached fd that is replaced by a readable one: none, the new one, then that it is readable;
+ * - an fd that takes the place of another: not readable, the new one, then whether it is readable;
  *   the one that is in no table is found by the sweep. A repayment by handle that ended before
  *   `lender` is done again by whoever takes the lender over; until then nothing is cached.
  * - a handle that is set later: its length, then is_checked, are stored last; without them there is
- *   none.
+ *   none. The fd goes after that, by one store.
  * - the free list: each push and pop ends with one store of its head.
  */
 #include "worker/csrc/inode_table.h"
