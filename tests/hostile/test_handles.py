@@ -171,7 +171,7 @@ def test_it_is_allowed_what_it_needs_and_no_more(daemon: Daemon) -> None:
         status = Path(f"/proc/{pid}/status").read_text()
         effective = re.search(r"^CapPrm:\s*(\w+)", status, re.MULTILINE)
         assert effective is not None
-        expected = CAPABILITIES | (0 if daemon.titled("handles") else DAC_READ_SEARCH)
+        expected = CAPABILITIES | (0 if daemon.titled(" handles") else DAC_READ_SEARCH)
         assert int(effective[1], 16) == expected
         assert re.search(r"^Seccomp:\s*2$", status, re.MULTILINE)
 

@@ -23,6 +23,8 @@ from vfsd.worker.job import Job
 from vfsd.worker.sandbox import IsolationError, Sandbox, attempt
 
 KEPT: Final = frozenset({"DAC_READ_SEARCH"})
+REQUEST_ROOM: Final = 1  # bytes: the least that the kernel allows
+ANSWER_ROOM: Final = 16384  # bytes; an answer has up to 5.4 KiB
 _READABLE: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -69,13 +71,21 @@ def _try_to_open(root_fd: int) -> NoReturn:
 
 def _start(job: Job, sandbox: Sandbox) -> Handles:
     hint = "try --inode-file-handles=never"
-    pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(job.slots)]
+    pairs = [_pair() for _ in range(job.slots)]
     pid = attempt("start the broker of file handles", hint, os.fork)
     if pid == 0:
         _be_guard(job, sandbox.root_fd, [theirs.fileno() for _, theirs in pairs])
     for _, theirs in pairs:
         theirs.close()
     return replace(sandbox.handles, sockets=tuple(ours.detach() for ours, _ in pairs), guard=pid)
+
+
+def _pair() -> tuple[socket.socket, socket.socket]:
+    """A worker's end and the broker's. Few requests wait, with few fds; an answer is larger."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, REQUEST_ROOM)
+    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, ANSWER_ROOM)
+    return ours, theirs
 
 
 def _be_guard(job: Job, root_fd: int, sockets: list[int]) -> NoReturn:

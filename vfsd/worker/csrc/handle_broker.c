@@ -30,8 +30,10 @@
  * opened with O_PATH alone, so no device is ever opened here; that flag is part of the filter.
  *
  * Bounds. A request has one size and at most HANDLE_BATCH fds. Answers are sent without waiting:
- * who does not read them loses them. Each socket gets one turn after the other. Nobody can read the
- * broker's memory: it is not dumpable and has a capability that workers have not.
+ * who does not read them loses them. What waits in a socket is bounded (handle_broker.py): fds in
+ * sockets count against a limit that all processes of a user share. Each socket gets one turn after
+ * the other. Nobody can read the broker's memory: it is not dumpable and has a capability that
+ * workers have not.
  *
  * Stale answers. A worker may die between a request and its answer; the next one in its slot has
  * the same socket. Each request has a number that comes back (handle_client.c).
@@ -271,7 +273,7 @@ static uint32_t passed_fds(struct msghdr *message, int fds[static HANDLE_BATCH])
 	return (uint32_t)(bytes / sizeof(int));
 }
 
-static void send_answer(int sock, struct handle_answer *answer, size_t len, int fd)
+static int try_to_send(int sock, struct handle_answer *answer, size_t len, int fd)
 {
 	union handle_fds passed = {.header = {.cmsg_len = CMSG_LEN(sizeof(int)),
 					      .cmsg_level = SOL_SOCKET,
@@ -284,7 +286,16 @@ static void send_answer(int sock, struct handle_answer *answer, size_t len, int 
 		message.msg_controllen = CMSG_SPACE(sizeof(int));
 		memcpy(CMSG_DATA(&passed.header), &fd, sizeof(int));
 	}
-	(void)!sendmsg(sock, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+	return sendmsg(sock, &message, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? -errno : 0;
+}
+
+/* No fd is passed while this user has too many fds in sockets. */
+static void send_answer(int sock, struct handle_answer *answer, size_t len, int fd)
+{
+	if (try_to_send(sock, answer, len, fd) != -ETOOMANYREFS)
+		return;
+	answer->error = -ENFILE;
+	(void)try_to_send(sock, answer, len, -1);
 }
 
 /* Take one message and answer it. Return: was there one? */

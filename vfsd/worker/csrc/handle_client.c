@@ -38,7 +38,9 @@ static int send_request(const struct handle_client *c, const struct handle_reque
 		memcpy(CMSG_DATA(&passed.header), fds, count * sizeof(int));
 	}
 	if (sendmsg(c->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0 || errno == EAGAIN)
-		return 0; /* where there is no room, there is much to be answered */
+		return 0;	   /* where there is no room, there is much to be answered */
+	if (errno == ETOOMANYREFS) /* this user has too many fds in sockets */
+		return -ENFILE;
 	return errno == EPIPE || errno == ECONNRESET ? -EIO : -errno;
 }
 
