@@ -109,6 +109,13 @@ TARGETS: Final = {
             ("memory.c",),
             ("transport/guest_memory",),
         ),
+        Target(
+            "handle_broker",
+            "what a worker asks of the broker of file handles",
+            1024,
+            ("handle_broker.c",),
+            SERVING,
+        ),
         Target("ops_names", "ops on names", 1024, ("ops.c", "ops_names.c"), SERVING),
         Target("ops_attributes", "ops on attributes", 1024, ("ops.c", "ops_attributes.c"), SERVING),
         Target("ops_files", "ops on open files", 1024, ("ops.c", "ops_files.c"), SERVING),

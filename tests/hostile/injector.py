@@ -65,9 +65,13 @@ class _Registers(ctypes.Structure):
 
 
 class Injector:
-    """A stopped thread (`pid` may be a thread's id) that makes system calls on demand."""
+    """A stopped thread (`pid` may be a thread's id) that makes system calls on demand.
 
-    def __init__(self, pid: int) -> None:
+    `borrow`: use memory that the process has, and put back what was there, where its filter does
+    not let it map any.
+    """
+
+    def __init__(self, pid: int, borrow: bool = False) -> None:
         require("root")
         if platform.machine() != "x86_64":
             cannot_run("system calls are injected on x86-64 only")
@@ -77,6 +81,8 @@ class Injector:
         self._scratch = 0
         self._used = 0
         self._saved = _Registers()
+        self._borrow = borrow
+        self._borrowed = b""
         self._entry = _syscall_instruction(pid)
 
     def __enter__(self) -> Self:
@@ -86,8 +92,7 @@ class Injector:
             self._ptrace(_INTERRUPT)
             self._wait()
             self._ptrace(_GETREGS, self._saved)
-            self._scratch = self._make(number("mmap"), 0, _SCRATCH_BYTES, 3, 0x22, -1, 0)
-            assert self._scratch > 0, f"mmap: {self._scratch}"
+            self._take_scratch()
         except BaseException:
             self.close()
             raise
@@ -96,13 +101,26 @@ class Injector:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _take_scratch(self) -> None:
+        if self._borrow:
+            self._scratch = _writable_memory(self.pid)
+            self._borrowed = self.read(self._scratch, _SCRATCH_BYTES)
+            return
+        self._scratch = self._make(number("mmap"), 0, _SCRATCH_BYTES, 3, 0x22, -1, 0)
+        assert self._scratch > 0, f"mmap: {self._scratch}"
+
+    def _give_scratch_back(self) -> None:
+        if self._borrowed:
+            self._write(self._scratch, self._borrowed)
+        elif self._scratch > 0:
+            self._make(number("munmap"), self._scratch, _SCRATCH_BYTES)
+
     def close(self) -> None:
         """Let the process continue where it was stopped."""
         if not self._attached:
             return
         with suppress(Killed):
-            if self._scratch > 0:
-                self._make(number("munmap"), self._scratch, _SCRATCH_BYTES)
+            self._give_scratch_back()
             self._ptrace(_SETREGS, self._saved)
             self._ptrace(_DETACH)
             for held_back in self._held_back:
@@ -217,6 +235,16 @@ def fds(pid: int) -> dict[int, str]:
         with suppress(FileNotFoundError):
             found[int(path.name)] = str(path.readlink())
     return found
+
+
+def _writable_memory(pid: int) -> int:
+    """Where this process has enough of it."""
+    for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+        area, permissions, *_ = line.split()
+        start, end = (int(address, 16) for address in area.split("-"))
+        if permissions == "rw-p" and end - start >= _SCRATCH_BYTES:
+            return start
+    raise AssertionError(f"process {pid} has no memory to borrow")
 
 
 def _syscall_instruction(pid: int) -> int:

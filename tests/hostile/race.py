@@ -55,9 +55,12 @@ from .fuse import (
 )
 
 FILE_SYSTEMS: Final = ("ext4", "xfs", "btrfs", "tmpfs")
-HANDLE_MODES: Final = ("never", "prefer", "mandatory")
+HANDLE_MODES: Final = ("never", "signed", "prefer", "mandatory")
 NAMES: Final = (b"a", b"b", b"c", b"d")
 RING_SIZE: Final = 1024
+# So that each file which is looked up is signed at once, and opened by the broker when it is used.
+FEW_FDS: Final = ("--rlimit-nofile=2000",)
+CROWD: Final = 850
 OPEN_MAX: Final = 200  # files that one VM keeps open before it closes them all
 DEVICE: Final = os.makedev(1, 7)  # /dev/full: harmless if it were opened
 RENAME_EXCHANGE: Final = 2
@@ -345,10 +348,15 @@ class Race:
     _duels: list[list[Batch]] = field(default_factory=list)
     _before: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
-    def start(self) -> None:
+    def start(self, crowd: int) -> None:
+        """`crowd`: so many files are known to every VM for as long as the race lasts."""
         self._before = picture(self.outside)
+        for number in range(crowd):
+            (self.daemons[0].share / f"crowd-{number}").touch()
         for vm in self.vms:
             vm.guest.init()
+            for number in range(crowd):
+                vm.guest.lookup(ROOT, b"crowd-%d" % number)
             self.listing.append(vm.guest.open(ROOT, os.O_RDONLY | os.O_DIRECTORY, op=Op.OPENDIR))
         seats = [(vm, queue) for vm in self.vms for queue in vm.queues]
         for number, replacer in enumerate(REPLACERS * 2):
@@ -490,7 +498,7 @@ def race(setting: Setting, share: Path, outside: Path) -> Iterator[Race]:
             guest = Guest(frontend.setup(setting.queues, RING_SIZE))
             vms.append(Vm(guest, range(1, setting.queues + 1)))
         running = Race(vms, daemons, outside)
-        running.start()
+        running.start(CROWD if setting.handles == "signed" else 0)
         yield running
 
 
@@ -512,7 +520,7 @@ def run(setting: Setting, share: Path, outside: Path, seconds: float) -> Race:
 def settings(kinds: Sequence[str] = FILE_SYSTEMS) -> list[Setting]:
     """Every file system and handle mode, with one VM of several queues and with two VMs."""
     return [
-        Setting(kind, handles, vms, queues)
+        Setting(kind, handles, vms, queues, FEW_FDS if handles == "signed" else ())
         for kind in kinds
         for handles in HANDLE_MODES
         for vms, queues in ((1, 3), (2, 1))

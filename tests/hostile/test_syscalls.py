@@ -23,10 +23,10 @@ NOT_FS = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=["never", "prefer"])
+@pytest.fixture(scope="module", params=["never", "signed", "prefer"])
 def daemon(request: pytest.FixtureRequest) -> Iterator[Daemon]:
     with Daemon(*OPTIONS, f"--inode-file-handles={request.param}") as running:
-        running.handles = request.param != "never"  # type: ignore[attr-defined]
+        running.handles = request.param == "prefer"  # type: ignore[attr-defined]
         yield running
 
 

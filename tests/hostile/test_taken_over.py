@@ -41,6 +41,7 @@ MODES: Final = {
     "chroot": ("--sandbox=chroot",),
     "none": ("--sandbox=none", "--inode-file-handles=never"),
     "none, handles": ("--sandbox=none", "--inode-file-handles=prefer"),
+    "signed": ("--inode-file-handles=signed",),
 }
 
 
@@ -210,23 +211,35 @@ def attempts(name: str, attempt: Attempt, *expected: str) -> None:
     ATTEMPTS[name] = (attempt, dict(zip(MODES, expected, strict=True)))
 
 
-# name, attempt, then what is expected with namespace, userns, chroot, none, and none with handles
-attempts("above each fd", open_above_each_fd, "denied", "denied", "denied", "denied", "ok")
-attempts("handle with each fd", open_by_handle_with_each_fd, *["denied"] * 3, "SIGSYS", "denied")
-attempts("dot dot of the share", dot_dot_of_the_share, *["itself"] * 3, "ok", "ok")
-attempts("read", path_call("openat", os.O_RDONLY), OUT, OUT, OUT, "EACCES", "ok")
-attempts("write", path_call("openat", os.O_RDWR), OUT, OUT, OUT, "EACCES", "ok")
-attempts("O_PATH", path_call("openat", os.O_PATH), OUT, OUT, OUT, "ok", "ok")
-attempts("unlink", path_call("unlinkat", 0), OUT, OUT, OUT, "EACCES", "ok")
-attempts("chmod", path_call("fchmodat", 0o644), OUT, OUT, OUT, "ok", "ok")
-attempts("chown", path_call("fchownat", NOBODY, NOBODY, 0), OUT, OUT, OUT, "ok", "ok")
-attempts("rename", rename_victim, OUT, OUT, OUT, "EACCES", "ok")
-attempts("mkdir", make_directory_outside, OUT, OUT, OUT, "EACCES", "ok")
-attempts("root of a process", root_of_a_user_process, OUT, OUT, OUT, OUT, OUT)
-attempts("command line", command_line_of_others, OUT, OUT, OUT, OUT, OUT)
-attempts("signal", signal_a_process, "ESRCH", "ESRCH", "EPERM", "EPERM", "EPERM")
-attempts("lock memory", lock_memory, *["EPERM"] * 5)
-attempts("device", open_a_device_made_by_mknod, "EACCES", "mknod: EPERM", "EACCES", "ok", "ok")
+# name, attempt, then what is expected with namespace, userns, chroot, none, none with handles, and
+# namespace with a broker
+attempts(
+    "above each fd", open_above_each_fd, "denied", "denied", "denied", "denied", "ok", "denied"
+)
+attempts(
+    "handle with each fd",
+    open_by_handle_with_each_fd,
+    *["denied"] * 3,
+    "SIGSYS",
+    "denied",
+    "SIGSYS",
+)
+attempts("dot dot of the share", dot_dot_of_the_share, *["itself"] * 3, "ok", "ok", "itself")
+attempts("read", path_call("openat", os.O_RDONLY), OUT, OUT, OUT, "EACCES", "ok", OUT)
+attempts("write", path_call("openat", os.O_RDWR), OUT, OUT, OUT, "EACCES", "ok", OUT)
+attempts("O_PATH", path_call("openat", os.O_PATH), OUT, OUT, OUT, "ok", "ok", OUT)
+attempts("unlink", path_call("unlinkat", 0), OUT, OUT, OUT, "EACCES", "ok", OUT)
+attempts("chmod", path_call("fchmodat", 0o644), OUT, OUT, OUT, "ok", "ok", OUT)
+attempts("chown", path_call("fchownat", NOBODY, NOBODY, 0), OUT, OUT, OUT, "ok", "ok", OUT)
+attempts("rename", rename_victim, OUT, OUT, OUT, "EACCES", "ok", OUT)
+attempts("mkdir", make_directory_outside, OUT, OUT, OUT, "EACCES", "ok", OUT)
+attempts("root of a process", root_of_a_user_process, OUT, OUT, OUT, OUT, OUT, OUT)
+attempts("command line", command_line_of_others, OUT, OUT, OUT, OUT, OUT, OUT)
+attempts("signal", signal_a_process, "ESRCH", "ESRCH", "EPERM", "EPERM", "EPERM", "ESRCH")
+attempts("lock memory", lock_memory, *["EPERM"] * 6)
+attempts(
+    "device", open_a_device_made_by_mknod, "EACCES", "mknod: EPERM", "EACCES", "ok", "ok", "EACCES"
+)
 
 
 def test_every_attempt(scene: Scene, mode: str) -> None:

@@ -167,7 +167,7 @@ static inline uint64_t lookup(struct bench *b, uint32_t worker, uint32_t number)
 
 	if (!inode) {
 		fd = fd_open(b, number);
-		inode = inode_table_insert(b->inodes, worker, key(number), fd, 0, &used);
+		inode = inode_table_insert(b->inodes, worker, key(number), fd, 0, NULL, &used);
 		if (!used)
 			fd_close(b, fd);
 	}

@@ -194,7 +194,7 @@ static uint64_t create(uint32_t number, uint64_t *ret_fh, uint32_t *ret_slot)
 	bool used;
 
 	*ret_slot = open_file_slot(b.files, file);
-	inode = inode_table_insert(b.inodes, 0, key(number), fd, *ret_slot, &used);
+	inode = inode_table_insert(b.inodes, 0, key(number), fd, *ret_slot, NULL, &used);
 	CHECK(inode && used);
 	*ret_fh = file_table_publish(b.files, file, inode_nodeid(b.inodes, inode), fd, FILE_LENDS);
 	return inode_nodeid(b.inodes, inode);
@@ -338,31 +338,146 @@ static void test_readable_takes_the_place_of_a_path(void)
 	CHECK(!fd_is_open(&b, path));
 	inode_table_cache_readable(b.inodes, &b.reclaims[0], inode, fd_open(&b, 5));
 	CHECK_EQUAL(inode_table_readable_fd(b.inodes, 0, inode), readable); /* one is enough */
-	inode_table_drop_readable(b.inodes, &b.reclaims[0], inode_nodeid(b.inodes, inode));
+	inode_table_drop_readable(b.inodes, &b.reclaims[0], inode_nodeid(b.inodes, inode), -1);
 	CHECK_EQUAL(inode_table_readable_fd(b.inodes, 0, inode), -1);
 	CHECK_EQUAL(inode_table_held(b.inodes), 0);
 	quiesce(&b, 0);
 	CHECK(!fd_is_open(&b, readable));
 	path = fd_open(&b, 5);
 	CHECK_EQUAL(inode_table_cache_fd(b.inodes, &b.reclaims[0], inode, path), path);
-	inode_table_drop_readable(b.inodes, &b.reclaims[0], inode_nodeid(b.inodes, inode));
+	inode_table_drop_readable(b.inodes, &b.reclaims[0], inode_nodeid(b.inodes, inode), -1);
 	CHECK_EQUAL(inode->fd, path); /* that one is not readable */
 	forget(&b, 0, inode_nodeid(b.inodes, inode), 1);
 	quiesce(&b, 0);
 	end();
 }
 
-static void test_readable_is_not_for_who_has_no_handle(void)
+static void test_a_readable_fd_holds_who_has_no_handle(void)
 {
+	int own, readable, path;
 	uint64_t nodeid;
-	int own;
 
 	begin();
 	nodeid = lookup(&b, 0, 5);
 	own = fd_of(nodeid);
+	readable = fd_open(&b, 5);
 	inode_table_cache_readable(b.inodes, &b.reclaims[0], inode_table_get(b.inodes, nodeid),
-				   fd_open(&b, 5));
-	CHECK_EQUAL(fd_of(nodeid), own);
+				   readable);
+	CHECK_EQUAL(fd_of(nodeid), readable);
+	CHECK_EQUAL(inode_table_held(b.inodes), 1);
+	quiesce(&b, 0);
+	CHECK(!fd_is_open(&b, own));
+	inode_table_drop_readable(b.inodes, &b.reclaims[0], nodeid, -1);
+	CHECK_EQUAL(fd_of(nodeid), readable); /* it has nothing else */
+	path = fd_open(&b, 5);
+	inode_table_drop_readable(b.inodes, &b.reclaims[0], nodeid, path);
+	CHECK_EQUAL(fd_of(nodeid), path);
+	CHECK_EQUAL(inode_table_held(b.inodes), 1);
+	inode_table_drop_readable(b.inodes, &b.reclaims[0], nodeid, fd_open(&b, 5));
+	CHECK_EQUAL(fd_of(nodeid), path); /* that one is not readable */
+	quiesce(&b, 0);
+	CHECK(!fd_is_open(&b, readable));
+	forget(&b, 0, nodeid, 1);
+	quiesce(&b, 0);
+	end();
+}
+
+static const struct fhandle HANDLE = {.type = 1, .len = 4, .mac = 99, .bytes = {5}};
+
+/* An inode that had an fd, and has a signed handle instead. */
+static uint64_t demoted(int64_t btime)
+{
+	uint64_t nodeid = lookup(&b, 0, 5);
+	struct inode *inode = inode_table_get(b.inodes, nodeid);
+	int fd = fd_of(nodeid);
+
+	inode_table_give_handle(b.inodes, 0, inode, inode->generation, fd + 1, btime, &HANDLE);
+	inode_table_give_handle(b.inodes, 0, inode, inode->generation + 2, fd, btime, &HANDLE);
+	CHECK(!inode_table_drop_fd(b.inodes, &b.reclaims[0], inode)); /* seen otherwise: no */
+	inode_table_give_handle(b.inodes, 0, inode, inode->generation, fd, btime, &HANDLE);
+	CHECK(inode_table_is_checked(inode));
+	CHECK(inode_table_drop_fd(b.inodes, &b.reclaims[0], inode));
+	CHECK_EQUAL(inode_table_held(b.inodes), 0);
+	quiesce(&b, 0);
+	CHECK(!fd_is_open(&b, fd));
+	return nodeid;
+}
+
+static uint64_t insert_with_proof(const struct fhandle *proof, int *ret_fd, bool *ret_used)
+{
+	*ret_fd = fd_open(&b, 5);
+	return inode_nodeid(b.inodes,
+			    inode_table_insert(b.inodes, 0, key(5), *ret_fd, 0, proof, ret_used));
+}
+
+static void test_what_lost_its_fd_is_found_by_its_handle(void)
+{
+	uint64_t nodeid;
+	bool used;
+	int fd;
+
+	begin();
+	nodeid = demoted(0);
+	CHECK(!inode_table_acquire(b.inodes, 0, key(5), 0)); /* nothing is known of its birth */
+	CHECK(inode_table_knows(b.inodes, 0, key(5)) && !inode_table_knows(b.inodes, 0, key(6)));
+	CHECK_EQUAL(insert_with_proof(&HANDLE, &fd, &used), nodeid);
+	CHECK(used);
+	CHECK_EQUAL(fd_of(nodeid), fd);
+	CHECK_EQUAL(inode_table_held(b.inodes), 1);
+	CHECK_EQUAL(insert_with_proof(&HANDLE, &fd, &used), nodeid);
+	CHECK(!used);
+	fd_close(&b, fd);
+	CHECK(inode_table_acquire(b.inodes, 0, key(5), 0)); /* an fd holds it again */
+	forget(&b, 0, nodeid, 4);
+	quiesce(&b, 0);
+	end();
+}
+
+static void test_what_lost_its_fd_is_known_by_its_birth(void)
+{
+	uint64_t nodeid;
+
+	begin();
+	nodeid = demoted(1000);
+	CHECK(!inode_table_acquire(b.inodes, 0, key(5), 1001));
+	CHECK(inode_table_acquire(b.inodes, 0, key(5), 1000));
+	forget(&b, 0, nodeid, 2);
+	quiesce(&b, 0);
+	end();
+}
+
+static void test_another_file_of_the_same_number_takes_its_place(void)
+{
+	const struct fhandle other = {.type = 1, .len = 4, .bytes = {6}};
+	uint64_t nodeid, next;
+	bool used;
+	int fd;
+
+	begin();
+	nodeid = demoted(0);
+	next = insert_with_proof(&other, &fd, &used);
+	CHECK(used && next != nodeid);
+	CHECK_EQUAL(fd_of(next), fd);
+	CHECK_EQUAL(fd_of(nodeid), -1);
+	forget(&b, 0, nodeid, 1);
+	forget(&b, 0, next, 1);
+	quiesce(&b, 0);
+	end();
+}
+
+static void test_the_clock_spares_what_was_used(void)
+{
+	uint64_t nodeid;
+	struct inode *inode;
+
+	begin();
+	nodeid = lookup(&b, 0, 5);
+	inode = inode_table_get(b.inodes, nodeid);
+	inode_table_touch(inode);
+	for (int round = 0; round < 2; round++)
+		for (uint64_t i = 0; i <= (uint32_t)nodeid; i++)
+			CHECK_EQUAL(inode_table_next_idle(b.inodes) == inode,
+				    round && i == (uint32_t)nodeid);
 	forget(&b, 0, nodeid, 1);
 	quiesce(&b, 0);
 	end();
@@ -764,7 +879,11 @@ int main(void)
 	RUN(test_repaid_with_the_lent_fd);
 	RUN(test_forgotten_while_it_borrows);
 	RUN(test_readable_takes_the_place_of_a_path);
-	RUN(test_readable_is_not_for_who_has_no_handle);
+	RUN(test_a_readable_fd_holds_who_has_no_handle);
+	RUN(test_what_lost_its_fd_is_found_by_its_handle);
+	RUN(test_what_lost_its_fd_is_known_by_its_birth);
+	RUN(test_another_file_of_the_same_number_takes_its_place);
+	RUN(test_the_clock_spares_what_was_used);
 	RUN(test_open_and_release);
 	RUN(test_released_twice);
 	RUN(test_full_file_table);

@@ -290,7 +290,7 @@ static void prepare_lender(void)
 	bool used;
 
 	prepare_nothing();
-	inode = inode_table_insert(b.inodes, OTHER, key(4), fd, open_file_slot(b.files, file),
+	inode = inode_table_insert(b.inodes, OTHER, key(4), fd, open_file_slot(b.files, file), NULL,
 				   &used);
 	CHECK(inode && used);
 	shared_nodeid = inode_nodeid(b.inodes, inode);
@@ -327,7 +327,59 @@ static void run_cache_path_then_readable(void)
 
 static void run_drop_readable(void)
 {
-	inode_table_drop_readable(b.inodes, &b.reclaims[VICTIM], shared_nodeid);
+	inode_table_drop_readable(b.inodes, &b.reclaims[VICTIM], shared_nodeid, -1);
+	quiesce(&b, VICTIM);
+}
+
+static const struct fhandle SIGNED = {.type = 1, .len = 4, .mac = 99, .bytes = {4}};
+
+/* One that has an fd and no handle. */
+static void prepare_held(void)
+{
+	prepare_nothing();
+	shared_nodeid = lookup(&b, OTHER, 4);
+}
+
+static void run_sign_and_drop(void)
+{
+	struct inode *inode = inode_table_get(b.inodes, shared_nodeid);
+
+	inode_table_give_handle(b.inodes, VICTIM, inode, inode->generation, inode->fd, 1000,
+				&SIGNED);
+	CHECK(inode_table_drop_fd(b.inodes, &b.reclaims[VICTIM], inode));
+	quiesce(&b, VICTIM);
+}
+
+static void prepare_signed(void)
+{
+	prepare_held();
+	run_sign_and_drop();
+}
+
+static void run_lookup_with_proof(void)
+{
+	bool used;
+
+	CHECK(inode_table_insert(b.inodes, VICTIM, key(4), fd_open(&b, 4), 0, &SIGNED, &used));
+	CHECK(used);
+}
+
+static void run_cache_readable(void)
+{
+	inode_table_cache_readable(b.inodes, &b.reclaims[VICTIM],
+				   inode_table_get(b.inodes, shared_nodeid), fd_open(&b, 4));
+	quiesce(&b, VICTIM);
+}
+
+static void prepare_held_by_readable(void)
+{
+	prepare_held();
+	run_cache_readable();
+}
+
+static void run_drop_readable_for_path(void)
+{
+	inode_table_drop_readable(b.inodes, &b.reclaims[VICTIM], shared_nodeid, fd_open(&b, 4));
 	quiesce(&b, VICTIM);
 }
 
@@ -385,6 +437,10 @@ static void test_death_after_each_store(void)
 	die_after_each_store(prepare_lender, run_repay_with_handle, 6);
 	die_after_each_store(prepare_handle, run_cache_path_then_readable, 8);
 	die_after_each_store(prepare_readable, run_drop_readable, 4);
+	die_after_each_store(prepare_held, run_sign_and_drop, 9);
+	die_after_each_store(prepare_signed, run_lookup_with_proof, 4);
+	die_after_each_store(prepare_held, run_cache_readable, 3);
+	die_after_each_store(prepare_held_by_readable, run_drop_readable_for_path, 3);
 }
 
 /* ---- a worker that takes over, and another one that is faster ---- */

@@ -196,7 +196,7 @@ static void do_create(struct thread *t)
 		return;
 	fd = fd_open(&b, number);
 	slot = open_file_slot(b.files, file);
-	inode = inode_table_insert(b.inodes, t->worker, key(number), fd, slot, &used);
+	inode = inode_table_insert(b.inodes, t->worker, key(number), fd, slot, NULL, &used);
 	if (!inode) {
 		fd_close(&b, fd);
 		file_table_abandon(b.files, t->worker, file);

@@ -32,6 +32,7 @@ static inline void setup_worker(const struct driver *d, const char *path, uint32
 	memset(ret, 0, sizeof(*ret));
 	ret->root_fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
 	ret->proc_self_fd = open("/proc/self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	ret->handles_fd = -1;
 	ret->control_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 	CHECK(ret->root_fd >= 0 && ret->proc_self_fd >= 0 && ret->control_fd >= 0);
 	ret->device = make_shared(sizeof(*ret->device));

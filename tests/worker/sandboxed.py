@@ -14,8 +14,9 @@ from typing import Any, Final, NoReturn
 from tests.worker.pool_process import job_content
 from vfsd.transport.fd_channel import FdChannel
 from vfsd.transport.shared_memory import create_segment
-from vfsd.worker.isolation import IsolationError, Sandbox, isolate
+from vfsd.worker.isolation import isolate
 from vfsd.worker.job import Job, parse
+from vfsd.worker.sandbox import IsolationError, Sandbox
 
 LIBC: Final = ctypes.CDLL(None, use_errno=True)
 _SECCOMP: Final = ctypes.CDLL("libseccomp.so.2")

@@ -6,6 +6,7 @@ import pytest
 
 from tests.worker.pool_process import FS, job_content
 from vfsd.worker import capabilities
+from vfsd.worker.handles import Outcome
 from vfsd.worker.job import Job, parse
 
 
@@ -41,20 +42,22 @@ READING = {"DAC_READ_SEARCH", "SETGID", "SETUID"}
 
 
 @pytest.mark.parametrize(
-    ("fs", "raw_handles", "expected"),
+    ("fs", "outcome", "expected"),
     [
-        ({}, False, ALL),
-        ({}, True, ALL | {"DAC_READ_SEARCH"}),
-        ({"xattr": False}, False, ALL - {"SETFCAP"}),
-        ({"readonly": True}, False, READING),
-        ({"readonly": True}, True, READING),
-        ({"readonly": True, "preserve_noatime": True}, False, READING | {"FOWNER"}),
+        ({}, Outcome.FDS, ALL),
+        ({}, Outcome.SIGNED, ALL),
+        ({}, Outcome.PREFER, ALL | {"DAC_READ_SEARCH"}),
+        ({}, Outcome.MANDATORY, ALL | {"DAC_READ_SEARCH"}),
+        ({"xattr": False}, Outcome.FDS, ALL - {"SETFCAP"}),
+        ({"readonly": True}, Outcome.SIGNED, READING),
+        ({"readonly": True}, Outcome.PREFER, READING),
+        ({"readonly": True, "preserve_noatime": True}, Outcome.FDS, READING | {"FOWNER"}),
     ],
 )
 def test_only_what_the_options_need_is_kept(
-    fs: dict[str, Any], raw_handles: bool, expected: set[str]
+    fs: dict[str, Any], outcome: Outcome, expected: set[str]
 ) -> None:
-    assert capabilities.wanted(job(**fs), raw_handles) == expected
+    assert capabilities.wanted(job(**fs), outcome) == expected
 
 
 def test_every_condition_is_of_a_capability_in_the_table() -> None:

@@ -11,6 +11,7 @@ from tests.worker.pool_process import FS
 from vfsd.transport import idmap
 from vfsd.transport.native import ffi, lib
 from vfsd.worker import policy
+from vfsd.worker.handles import Outcome
 from vfsd.worker.job import Filesystem
 
 IDS = st.integers(0, idmap.NO_ID)
@@ -36,7 +37,7 @@ def disjoint_rules(draw: st.DrawFn) -> list[str]:
 def tables(rules: list[str]) -> Any:
     struct: Any = ffi.new("struct fs_policy *")
     fs = replace(Filesystem(**FS), translate_uid=tuple(rules), translate_gid=())
-    policy.fill(struct, fs)
+    policy.fill(struct, fs, Outcome.FDS)
     return struct
 
 

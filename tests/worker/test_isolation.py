@@ -14,7 +14,8 @@ import pytest
 from tests.worker.pool_process import PoolProcess
 from tests.worker.sandboxed import Raised, run
 from vfsd.worker import capabilities, landlock
-from vfsd.worker.isolation import STAGES, IsolationError, Sandbox
+from vfsd.worker.isolation import STAGES
+from vfsd.worker.sandbox import IsolationError, Sandbox
 
 NewPool = Callable[..., PoolProcess]
 MODES: Final = ("namespace", "chroot", "none")
@@ -230,7 +231,8 @@ def test_the_supervisor_hears_of_a_failure(new_pool: NewPool) -> None:
 
 def test_every_stage_says_what_it_should_and_must_not_do() -> None:
     assert [stage.name for stage in STAGES] == [
-        "process", "namespaces", "fork", "root", "landlock", "fds", "capabilities", "seccomp",
+        "process", "namespaces", "fork", "root", "handles", "landlock", "fds", "capabilities",
+        "seccomp",
     ]  # fmt: skip
     assert all(stage.should and stage.mustnt for stage in STAGES)
 

@@ -7,14 +7,15 @@ from typing import Any
 import pytest
 
 from tests.worker.pool_process import FS
-from vfsd.transport.native import ffi
+from vfsd.transport.native import ffi, lib
 from vfsd.worker import policy
+from vfsd.worker.handles import Outcome
 from vfsd.worker.job import Filesystem
 
 
 def filled(**changes: Any) -> Any:
     struct: Any = ffi.new("struct fs_policy *")
-    policy.fill(struct, replace(Filesystem(**FS), **changes))
+    policy.fill(struct, replace(Filesystem(**FS), **changes), Outcome.FDS)
     return struct
 
 
@@ -25,6 +26,20 @@ def filled(**changes: Any) -> Any:
 def test_open_flags_of_each_cache_mode(cache: str, file_flags: int, dir_flags: int) -> None:
     struct = filled(cache=cache)
     assert (struct.file_open_flags, struct.dir_open_flags) == (file_flags, dir_flags)
+
+
+def test_each_outcome_is_told_to_c() -> None:
+    found = []
+    for outcome in Outcome:
+        struct: Any = ffi.new("struct fs_policy *")
+        policy.fill(struct, Filesystem(**FS), outcome)
+        found.append(struct.file_handles)
+    assert found == [
+        lib.FILE_HANDLES_NEVER,
+        lib.FILE_HANDLES_SIGNED,
+        lib.FILE_HANDLES_PREFER,
+        lib.FILE_HANDLES_MANDATORY,
+    ]
 
 
 def test_timeouts_are_in_nanoseconds() -> None:

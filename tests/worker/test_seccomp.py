@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The filters in force: what is not in the table ends the process that tries it."""
 
+import contextlib
 import ctypes
 import errno
 import fcntl
+import itertools
 import mmap
 import os
 import re
@@ -17,7 +19,7 @@ from tests.worker.pool_process import FS
 from tests.worker.sandboxed import is_system_call, run, syscall
 from vfsd.transport.native import check, lib
 from vfsd.worker import seccomp
-from vfsd.worker.isolation import Sandbox
+from vfsd.worker.sandbox import Sandbox
 
 CLONE_NEWUSER: Final = 0x10000000
 CLONE_FILES: Final = 0x400
@@ -379,6 +381,7 @@ OPCODES: Final = dict(re.findall(r"\bX\((\w+), (\w+),", SOURCES["fuse_ops.h"]))
 # Where the function of libc, or Python's, has another name than the call.
 IN_C: Final = {
     "eventfd2": "eventfd",
+    "exit_group": "_exit",
     "pread64": "pread",
     "rt_sigaction": "sigaction",
     "rt_sigprocmask": "pthread_sigmask",
@@ -398,6 +401,7 @@ IN_PYTHON: Final = {
     "write": "os.write",
 }
 ROWS: Final = seccomp.table()
+OUTSIDE_THE_POOL: Final = {"guard", "broker"}
 
 
 def row_id(row: seccomp.Row) -> str:
@@ -433,15 +437,51 @@ def test_each_opcode_in_a_reason_is_served_by_a_caller(row: seccomp.Row) -> None
 def test_every_row_has_a_reason_and_only_calls_with_rules_come_twice() -> None:
     assert all(row.why and row.callers and row.roles for row in ROWS)
     anything = [row for row in ROWS if not row.rule]
-    assert len({row.name for row in anything}) == len(anything)
-    always = {row.name for row in anything if not row.conditions}
+    confined = [row for row in anything if not set(row.roles) & OUTSIDE_THE_POOL]
+    assert len({row.name for row in confined}) == len(confined)
+    always = {row.name for row in confined if not row.conditions}
     assert not always & FORBIDDEN.keys()
     to_workers = {row.name for row in anything if set(row.roles) & {"loop", "threads"}}
     assert not to_workers & FORBIDDEN_TO_WORKERS.keys()
     assert {row.name for row in ROWS if row.rule} == {
         "openat", "fcntl", "ioctl", "mmap", "mprotect", "clone", "seccomp", "prctl", "prlimit64",
-        "sched_setaffinity", "sched_setscheduler", "tgkill",
+        "sched_setaffinity", "sched_setscheduler", "tgkill", "open_by_handle_at", "recvmsg",
+        "sendmsg",
     }  # fmt: skip
+
+
+def test_the_broker_has_few_calls_and_none_that_reads_or_writes_a_file() -> None:
+    """Its rows are its alone: what another role gets does not widen what it may do."""
+    rows = [row for row in ROWS if set(row.roles) & OUTSIDE_THE_POOL]
+    assert all(set(row.roles) <= OUTSIDE_THE_POOL for row in rows)
+    of_broker = {row.name: row.rule for row in rows if "broker" in row.roles}
+    assert {name for name, rule in of_broker.items() if not rule} == {
+        "statx", "name_to_handle_at", "recvmsg", "sendmsg", "poll", "ppoll", "close",
+        "restart_syscall", "exit_group",
+    }  # fmt: skip
+    assert of_broker["open_by_handle_at"] == "IS(2, O_PATH | O_NOFOLLOW | O_CLOEXEC)"
+    assert of_broker["openat"] == "MASKED(2, OPEN_CHANGES, O_RDONLY)"
+    guard = {row.name for row in rows if row.roles == ("guard",)}
+    assert guard == {"clone", "wait4", "clock_nanosleep", "getrandom", "seccomp"}
+
+
+def test_a_worker_talks_to_the_broker_by_its_own_socket_only(folder: Path) -> None:
+    def probe(sandbox: Sandbox) -> list[int]:
+        (own,) = sandbox.handles.sockets
+        other = os.dup(own)
+        codes = []
+        for call, fd in itertools.product(("sendmsg", "recvmsg"), (own, other)):
+            pid = check(lib.clone_process())
+            if pid == 0:
+                seccomp.confine_worker(sandbox.worker_filter, own)
+                with contextlib.suppress(OSError):
+                    syscall(call, fd, 0, 0)  # EFAULT
+                os._exit(0)
+            codes.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        return codes
+
+    signed = FS | {"inode_file_handles": "signed"}
+    assert run(folder, probe, fs=signed) == [0, -signal.SIGSYS, 0, -signal.SIGSYS]
 
 
 BEFORE_THE_FILTER: Final = {"isolate.c", "capabilities.c", "landlock.c", "process.c"}

@@ -93,17 +93,8 @@ def fs_policy(options: Options) -> dict[str, Any]:
         "negative_timeout": options.negative_timeout,
         "lock_wait": None if options.lock_wait == FOR_EVER else options.lock_wait,
         "killpriv_v2_asked": "killpriv_v2" in options.given,
-        "inode_file_handles": _file_handles(options),
+        "inode_file_handles": options.inode_file_handles,
         "translate_uid": options.translate_uid,
         "translate_gid": options.translate_gid,
         "xattrmap": options.xattrmap,
     } | {flag: getattr(options, flag) for flag in _FS_FLAGS}
-
-
-def _file_handles(options: Options) -> str:
-    """With --sandbox=none inodes are held by handles only where that was asked for by name.
-
-    Landlock refuses files that were opened by handles, so it could not protect the host's files.
-    """
-    is_default = "inode_file_handles" not in options.given
-    return "never" if is_default and options.sandbox == "none" else options.inode_file_handles

@@ -71,7 +71,7 @@ class Options:
     flock: bool = False
     posix_lock: bool = False
     readonly: bool = False
-    inode_file_handles: str = "prefer"
+    inode_file_handles: str = "auto"
     preserve_noatime: bool = False
     allow_project_ids: bool = False
     translate_uid: tuple[str, ...] = ()
@@ -235,10 +235,12 @@ OPTIONS: Final = (
     _seconds("negative-timeout", "for how long it may trust that a name does not exist", "0",
              "what the host or another guest creates appears that much later"),
     Option("inode_file_handles", {"--inode-file-handles": None}, {"inode_file_handles": None},
-           "hold inodes by file handles instead of fds: never, prefer (or fallback), mandatory",
-           "MODE", read.choice("never", "prefer", "mandatory", fallback="prefer"), "prefer",
-           "with never, each file that the guest knows costs an fd, and more time; else whoever"
-           " takes a worker over can open every file of the same file system"),
+           "hold inodes by file handles where fds are too few: auto, never, signed, prefer (or"
+           " fallback), mandatory",
+           "MODE",
+           read.choice("auto", "never", "signed", "prefer", "mandatory", fallback="prefer"), "auto",
+           "with prefer and mandatory, whoever takes a worker over can open every file of the same"
+           " file system; see FILE HANDLES in virtiofsd(1)"),
     _switch("xattr", "extended attributes", "off; on with the next three"),
     Option("xattrmap", {"--xattrmap": None}, {"xattrmap": None},
            "what the guest's extended attributes are called on the host", "RULES", read.xattrmap,

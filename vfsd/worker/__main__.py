@@ -13,9 +13,10 @@ from setproctitle import setproctitle
 from vfsd.transport.errors import describe
 from vfsd.transport.fd_channel import FdChannel
 from vfsd.transport.shared_memory import read_blob
-from vfsd.worker.isolation import IsolationError, isolate
+from vfsd.worker.isolation import isolate
 from vfsd.worker.job import Job, JobError, parse
 from vfsd.worker.pool import Pool
+from vfsd.worker.sandbox import IsolationError
 from vfsd.worker.tables import Tables
 
 
@@ -38,9 +39,9 @@ def main(arguments: list[str]) -> int:
 
 def _prepare(job: Job, channel: FdChannel) -> Pool:
     setproctitle(f"vfsd: {job.name} pool")
-    tables = Tables.map(job)
     sandbox = isolate(job)
-    sandbox.notes += tables.lay_out(job, sandbox.root_fd)
+    tables = Tables.map(job)  # not before: the broker of file handles has no part in them
+    tables.lay_out(job, sandbox)
     return Pool(job, sandbox, channel, tables)
 
 

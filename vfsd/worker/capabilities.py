@@ -12,6 +12,7 @@ from typing import Final
 from vfsd.transport.native import check, ffi, lib
 from vfsd.worker import condition
 from vfsd.worker.condition import Condition
+from vfsd.worker.handles import Outcome
 from vfsd.worker.job import Job
 
 KEPT: Final = {
@@ -45,7 +46,7 @@ WHEN: Final[Mapping[str, Condition]] = {
     ),
     "DAC_READ_SEARCH": Condition(
         "file handles in workers, or --readonly",
-        lambda job, raw_handles: raw_handles or job.fs.readonly,
+        lambda job, outcome: outcome.is_raw or job.fs.readonly,
     ),
 }
 
@@ -62,11 +63,10 @@ def mask(names: set[str]) -> int:
     return sum(1 << number(name) for name in names)
 
 
-def wanted(job: Job, raw_handles: bool) -> set[str]:
-    """The names to keep for a job without --modcaps. `raw_handles`: workers open file handles
-    themselves, which is not the option but what came of it."""
+def wanted(job: Job, outcome: Outcome) -> set[str]:
+    """The names to keep for a job without --modcaps, where inodes are held so."""
     names = KEPT.keys() | FOR_HANDLES.keys()
-    return {name for name in names if WHEN.get(name, condition.ALWAYS).holds(job, raw_handles)}
+    return {name for name in names if WHEN.get(name, condition.ALWAYS).holds(job, outcome)}
 
 
 def modified(names: set[str], modcaps: str) -> set[str]:

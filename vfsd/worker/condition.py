@@ -6,21 +6,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from vfsd.worker.handles import Outcome
 from vfsd.worker.job import Job
 
 
 @dataclass(frozen=True)
 class Condition:
-    """In words, and whether it holds for this process. The second argument of `holds`: workers open
-    file handles themselves, which is not the option but what came of it."""
+    """In words, and whether it holds for this process. The second argument of `holds`: how inodes
+    are held, which is not the option but what came of it."""
 
     words: str
-    holds: Callable[[Job, bool], bool]
+    holds: Callable[[Job, Outcome], bool]
 
 
 ALWAYS: Final = Condition("always", lambda _job, _: True)
 NEVER: Final = Condition("other architectures", lambda _job, _: False)
-HANDLES: Final = Condition("file handles in workers", lambda _job, raw_handles: raw_handles)
+HANDLES: Final = Condition("file handles in workers", lambda _job, outcome: outcome.is_raw)
+SIGNED: Final = Condition("a broker of file handles", lambda _job, o: o is Outcome.SIGNED)
 XATTR: Final = Condition("--xattr", lambda job, _: job.fs.xattr)
 WRITABLE: Final = Condition("not --readonly", lambda job, _: not job.fs.readonly)
 READONLY: Final = Condition("--readonly", lambda job, _: job.fs.readonly)

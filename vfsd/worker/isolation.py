@@ -4,9 +4,7 @@
 THEORY
 
 Purpose. Whoever takes over a worker through a hostile guest should hold the shared directory, the
-guest's own memory and nothing else: no other file, process, network or kernel interface. (With
-file handles, the default, every file of the share's file system can be opened by who makes one up:
---inode-file-handles=never is without that.)
+guest's own memory and nothing else: no other file, process, network or kernel interface.
 
 Actors. The supervisor execs this process with the job's fds. It runs STAGES in order, once, before
 there is any guest: no byte of the guest's has been read. Half-way it forks; the child goes on as
@@ -38,6 +36,12 @@ own it shows the pool and its workers only. Without one it would show the host's
 still there: in a user namespace the kernel allows it only to those who see a whole /proc already.
 With "none" it is the host's own /proc where the right to mount one is missing.
 
+File handles. Who may open them opens every file of the share's file system. Whether workers may, or
+a broker does it for them, is decided (handles.py) when the share is the root, and before anything
+is given up that the broker needs; the broker leaves this process there (handle_broker.py). The
+stages after that go by the decision: capability and system call are kept where workers open handles
+themselves, and nowhere else.
+
 fds. The last look at the fd table, before the filter, refuses any fd of a file but the shared
 directory and /proc (fd_check.py says why). stderr is a pipe to the supervisor (stderr_relay.py
 there), stdin and stdout are eventfds. Later fds come from the VMM, through the supervisor, which
@@ -63,13 +67,14 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from vfsd.transport.errors import describe
 from vfsd.transport.native import check, lib
-from vfsd.worker import capabilities, fd_check, id_map, landlock, seccomp
+from vfsd.worker import handle_broker, id_map, restrictions
 from vfsd.worker.job import Job
+from vfsd.worker.sandbox import IsolationError, Sandbox, attempt
 
 NAMESPACE: Final = "namespace"
 CHROOT: Final = "chroot"
@@ -87,28 +92,6 @@ _CHROOT_HINT: Final = (
     "without CAP_SYS_ADMIN a chroot would not hold a worker that is taken over; "
     "run as root with it, or try --sandbox=namespace or --sandbox=none"
 )
-
-
-class IsolationError(Exception):
-    """A stage failed: one line says what, on which object, why, and what works instead."""
-
-
-@dataclass
-class Sandbox:
-    """What isolation leaves to the pool. `notes`: what the operator should know, one line each."""
-
-    root_fd: int = -1  # O_PATH, the shared directory
-    proc_fd: int = -1  # a /proc in which every process finds itself
-    worker_filter: bytes = b""  # which each worker adds to the pool's; none with --seccomp=none
-    notes: list[str] = field(default_factory=list)
-
-
-def _attempt(what: str, hint: str, action: Callable[[], int | None]) -> int:
-    """Do one step; its failure says what was tried, why it failed, and what to do."""
-    try:
-        return action() or 0
-    except OSError as error:
-        raise IsolationError(f"cannot {what}: {error.strerror}; {hint}") from None
 
 
 # Stage "process".
@@ -161,7 +144,7 @@ def _enter_shared_dir(job: Job) -> None:
     a new mount namespace, where an fd would go on meaning the old one.
     """
     hint = "give a directory that this user may enter"
-    _attempt(f"enter {job.shared_dir!r}", hint, lambda: os.fchdir(job.fds.root))
+    attempt(f"enter {job.shared_dir!r}", hint, lambda: os.fchdir(job.fds.root))
     os.close(job.fds.root)
 
 
@@ -175,7 +158,7 @@ def _process(job: Job, _sandbox: Sandbox) -> None:
     os.environ["TZ"] = "UTC0"  # so that glibc never reads /etc/localtime, later the guest's
     time.tzset()
     if os.geteuid() == 0 and os.getgroups():
-        _attempt(
+        attempt(
             "give up the supplementary groups",
             "start it with none, or with CAP_SETGID",
             lambda: os.setgroups([]),
@@ -191,16 +174,16 @@ def _become_root_of_user_namespace(job: Job) -> None:
         "or try --sandbox=none"
     )
     with id_map.Mapper(job) as mapper:
-        _attempt(
+        attempt(
             "create a user namespace", hint, lambda: check(lib.isolate_unshare(lib.NAMESPACE_USER))
         )
         for what, step in mapper.steps():
-            _attempt(what, "see --uid-map and --gid-map; or try --sandbox=none", step)
+            attempt(what, "see --uid-map and --gid-map; or try --sandbox=none", step)
 
 
 def _namespaces(job: Job, _sandbox: Sandbox) -> None:
     if job.sandbox == CHROOT:
-        _attempt(
+        attempt(
             f"chroot to {job.shared_dir!r} in a mount namespace",
             _CHROOT_HINT,
             lambda: check(lib.isolate_unshare(lib.NAMESPACE_MOUNT)),
@@ -208,7 +191,7 @@ def _namespaces(job: Job, _sandbox: Sandbox) -> None:
         return
     if os.geteuid() != 0 or job.userns or job.uid_map or job.gid_map:
         _become_root_of_user_namespace(job)
-    _attempt(
+    attempt(
         "create namespaces",
         "run with CAP_SYS_ADMIN, or try --sandbox=none",
         lambda: check(lib.isolate_unshare(NAMESPACES)),
@@ -220,7 +203,7 @@ def _namespaces(job: Job, _sandbox: Sandbox) -> None:
 
 def _fork(_job: Job, _sandbox: Sandbox) -> None:
     """Go on as a child, the first process of the new pid namespace; the parent is done."""
-    pid = _attempt("fork", "the limit of processes (ulimit -u, pids.max) may be too low", os.fork)
+    pid = attempt("fork", "the limit of processes (ulimit -u, pids.max) may be too low", os.fork)
     if pid:
         os._exit(0)
 
@@ -234,20 +217,20 @@ def _open_root(path: str) -> int:
 
 def _mount_proc(job: Job) -> int:
     if job.sandbox == NAMESPACE:
-        return _attempt(
+        return attempt(
             "mount a private /proc",
             "in a container, unmask /proc (podman: --security-opt unmask=ALL), "
             "or try --sandbox=none",
             lambda: check(lib.isolate_mount_proc(False)),
         )
     if job.sandbox == CHROOT:
-        return _attempt(
+        return attempt(
             f"chroot to {job.shared_dir!r} with a private /proc",
             _CHROOT_HINT,
             lambda: check(lib.isolate_mount_proc(True)),
         )
     private: int = lib.isolate_mount_proc(True)
-    return private if private >= 0 else _attempt("open /proc", "mount it", _open_hosts_proc)
+    return private if private >= 0 else attempt("open /proc", "mount it", _open_hosts_proc)
 
 
 def _open_hosts_proc() -> int:
@@ -262,23 +245,23 @@ def _restrict_tree(tree: int, job: Job, sandbox: Sandbox) -> None:
             " and nosuid for the sandbox; devices of the guest's are refused by their type alone"
         )
         return
-    _attempt("make the mounts of the share nodev and nosuid", _OTHER_MODES, lambda: check(result))
+    attempt("make the mounts of the share nodev and nosuid", _OTHER_MODES, lambda: check(result))
 
 
 def _attach_copy(job: Job, sandbox: Sandbox) -> int:
     """Mount the shared directory on itself, with all that is mounted in it; an fd of that mount."""
     what, hint = repr(job.shared_dir), _OTHER_MODES
-    _attempt("keep mounts from the host", hint, lambda: check(lib.isolate_receive_mounts_only()))
-    tree = _attempt(f"copy the mounts of {what}", hint, lambda: check(lib.isolate_copy_tree(b".")))
+    attempt("keep mounts from the host", hint, lambda: check(lib.isolate_receive_mounts_only()))
+    tree = attempt(f"copy the mounts of {what}", hint, lambda: check(lib.isolate_copy_tree(b".")))
     _restrict_tree(tree, job, sandbox)
-    _attempt(f"mount {what} on itself", hint, lambda: check(lib.isolate_attach_tree(tree, b".")))
+    attempt(f"mount {what} on itself", hint, lambda: check(lib.isolate_attach_tree(tree, b".")))
     return tree
 
 
 def _pivot(job: Job, sandbox: Sandbox) -> None:
     tree = _attach_copy(job, sandbox)
     what = f"pivot into {job.shared_dir!r}"
-    _attempt(what, _OTHER_MODES, lambda: check(lib.isolate_pivot(tree)))
+    attempt(what, _OTHER_MODES, lambda: check(lib.isolate_pivot(tree)))
     os.close(tree)
 
 
@@ -287,7 +270,7 @@ def _chroot(job: Job, sandbox: Sandbox) -> None:
     tree = _attach_copy(job, sandbox)
     os.fchdir(tree)
     os.close(tree)
-    _attempt(f"chroot to {job.shared_dir!r}", _CHROOT_HINT, lambda: os.chroot("."))
+    attempt(f"chroot to {job.shared_dir!r}", _CHROOT_HINT, lambda: os.chroot("."))
 
 
 def _root(job: Job, sandbox: Sandbox) -> None:
@@ -319,84 +302,6 @@ def import_nothing_more() -> None:
 def _print(error: BaseException) -> None:
     with suppress(BlockingIOError, BrokenPipeError):  # the supervisor has read enough, or is gone
         sys.stderr.write(f"vfsd: {describe(error)}\n")
-
-
-# Stage "landlock".
-
-
-def _landlock(job: Job, sandbox: Sandbox) -> None:
-    if not landlock.is_available():
-        if job.sandbox == CHROOT:
-            raise IsolationError(
-                "--sandbox=chroot needs Landlock (Linux 5.19, and `landlock` in the list of LSMs): "
-                "without, a worker that is taken over reaches the host through other processes; "
-                "try --sandbox=namespace or --sandbox=none"
-            )
-        sandbox.notes.append(
-            "this kernel has no Landlock, so --sandbox=none keeps a worker that is taken over "
-            "from nothing that its user may do"
-        )
-        return
-    by_handles = job.sandbox == CHROOT or job.uses_file_handles
-    kind = landlock.PROCESSES if by_handles else landlock.FILES
-    _attempt(
-        "enter a Landlock domain",
-        "try --sandbox=namespace",
-        lambda: landlock.confine(kind, sandbox.root_fd, sandbox.proc_fd, job.fs.readonly),
-    )
-
-
-# Stage "fds".
-
-
-def _check_fds(_job: Job, sandbox: Sandbox) -> None:
-    for fd, what in fd_check.strangers(sandbox.proc_fd, {sandbox.root_fd, sandbox.proc_fd}).items():
-        raise IsolationError(
-            f"fd {fd} refers to the file {what!r}, through which a worker could reach its "
-            "file system; expected the shared directory, a socket, a pipe or a sealed memfd"
-        )
-
-
-# Stages "capabilities" and "seccomp".
-
-
-def _capabilities(job: Job, sandbox: Sandbox) -> None:
-    try:
-        wanted = capabilities.wanted(job, job.uses_file_handles)
-        names = capabilities.modified(wanted, job.modcaps)
-    except ValueError as error:
-        raise IsolationError(f"--modcaps: {error}; see capabilities(7)") from None
-    try:
-        missing = capabilities.limit(names)
-    except OSError as error:
-        raise IsolationError(f"cannot drop capabilities: {error.strerror}; run as root") from None
-    if missing - capabilities.KEPT.keys() - capabilities.FOR_HANDLES.keys():
-        raise IsolationError(
-            f"--modcaps: this process has not got {', '.join(sorted(missing))} itself; "
-            "start it with that capability, or leave it out"
-        )
-    missing -= capabilities.FOR_HANDLES.keys()  # tables.py says what follows from that
-    if missing >= wanted - capabilities.FOR_HANDLES.keys():
-        sandbox.notes.append("without privileges: every file belongs to the user of this daemon")
-    elif missing:
-        sandbox.notes.append(f"some operations will fail, without {', '.join(sorted(missing))}")
-
-
-def _confine(job: Job, sandbox: Sandbox) -> None:
-    conditions = seccomp.conditions(job, job.uses_file_handles)
-    sandbox.worker_filter = seccomp.compile_worker(job.seccomp, conditions)
-    seccomp.confine_pool(job.seccomp, conditions)
-
-
-def _seccomp(job: Job, sandbox: Sandbox) -> None:
-    check(lib.process_no_new_privs())
-    if job.seccomp == "none":
-        return
-    _attempt(
-        "put the seccomp filter in force",
-        "the kernel needs CONFIG_SECCOMP_FILTER; try --seccomp=none",
-        lambda: _confine(job, sandbox),
-    )
 
 
 @dataclass(frozen=True)
@@ -442,32 +347,39 @@ STAGES: Final = (
         _root,
     ),
     Stage(
+        "handles",
+        "how inodes are held is decided; where a broker opens handles, it is there",
+        "give the broker anything but the shared directory and its sockets",
+        EVERY,
+        handle_broker.prepare,
+    ),
+    Stage(
         "landlock",
         "no process outside can be traced or signalled; with `none`, no file outside be opened",
         "be entered after a worker was created, or stop the guest's renames",
         (CHROOT, NONE),
-        _landlock,
+        restrictions.enter_landlock,
     ),
     Stage(
         "fds",
         "no fd of a file or directory but the shared directory and /proc",
         "be followed by anything that opens an fd and keeps it",
         EVERY,
-        _check_fds,
+        restrictions.check_fds,
     ),
     Stage(
         "capabilities",
         "exactly the table (capabilities.py) as the job modifies it, bounding set empty",
         "keep SETPCAP",
         EVERY,
-        _capabilities,
+        restrictions.limit_capabilities,
     ),
     Stage(
         "seccomp",
         "no_new_privs; the table of system calls (csrc/syscalls.h); a worker adds its own part",
         "be followed by anything that opens a namespace, mounts or execs",
         EVERY,
-        _seccomp,
+        restrictions.filter_calls,
     ),
 )
 

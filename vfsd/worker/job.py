@@ -110,10 +110,6 @@ class Job:
     fs: Filesystem
     fds: Fds
 
-    @property
-    def uses_file_handles(self) -> bool:
-        return self.fs.inode_file_handles != "never"
-
 
 def _one_of(*choices: str) -> Callable[[Any], str]:
     def check(value: Any) -> str:
@@ -203,7 +199,7 @@ _FS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "cache": _one_of("never", "metadata", "auto", "always"),
     "entry_timeout": _seconds,
     "attr_timeout": _seconds,
-    "inode_file_handles": _one_of("never", "prefer", "mandatory"),
+    "inode_file_handles": _one_of("auto", "never", "signed", "prefer", "mandatory"),
     "negative_timeout": _seconds,
     "lock_wait": _seconds_or_none,
     "posix_acl": _one_of("never", "auto", "always"),

@@ -15,10 +15,10 @@ Two kinds, by what is denied outside of the domain and of the share:
   FILES      that, and to read, write, truncate, create, remove, rename, link and list files.
 
 Why not always FILES. The kernel finds a rule by walking from the file up to the directory of the
-rule. A file that was opened by its handle may have no way up (its dentry is disconnected once the
-cache has dropped its names), and is refused then although it is in the share. So FILES is for
-inodes that are held by fds. PROCESSES does not look at files: with --sandbox=chroot no path leads
-out anyway, because share and /proc are mounts that are attached nowhere.
+rule. A file that was opened by its handle, whoever did it, may have no way up (its dentry is
+disconnected once the cache has dropped its names), and is refused then although it is in the share.
+So FILES is for inodes that are held by fds. PROCESSES does not look at files: with --sandbox=chroot
+no path leads out anyway, because share and /proc are mounts that are attached nowhere.
 
 What Landlock does not deny, in either kind: chmod, chown, utimes, xattrs, stat and O_PATH opens by
 a path. Nothing of the share's content can be had that way, but with --sandbox=none a worker with

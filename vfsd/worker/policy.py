@@ -7,6 +7,7 @@ from typing import Any, Final
 from vfsd.transport import idmap
 from vfsd.transport.native import lib
 from vfsd.transport.xattrmap import Rule
+from vfsd.worker.handles import Outcome
 from vfsd.worker.job import Filesystem
 
 # FOPEN_* of <linux/fuse.h>.
@@ -24,9 +25,10 @@ OPEN_FLAGS: Final = {
     "always": (KEEP_CACHE, CACHE_DIR | KEEP_CACHE),
 }
 FILE_HANDLES: Final = {
-    "never": lib.FILE_HANDLES_NEVER,
-    "prefer": lib.FILE_HANDLES_PREFER,
-    "mandatory": lib.FILE_HANDLES_MANDATORY,
+    Outcome.FDS: lib.FILE_HANDLES_NEVER,
+    Outcome.SIGNED: lib.FILE_HANDLES_SIGNED,
+    Outcome.PREFER: lib.FILE_HANDLES_PREFER,
+    Outcome.MANDATORY: lib.FILE_HANDLES_MANDATORY,
 }
 FOR_EVER: Final = (1 << 64) - 1  # ns
 COPIED: Final = (
@@ -56,11 +58,11 @@ def _fill_idmap(table: Any, ranges: Sequence[idmap.Range]) -> None:
         entry.first, entry.last, entry.to, entry.step = r.first, r.last, r.to, r.step
 
 
-def fill(policy: Any, fs: Filesystem) -> None:
-    """Fill a struct fs_policy."""
+def fill(policy: Any, fs: Filesystem, outcome: Outcome) -> None:
+    """Fill a struct fs_policy. `outcome`: how inodes are held."""
     policy.entry_timeout_ns = int(fs.entry_timeout * 1e9)
     policy.attr_timeout_ns = int(fs.attr_timeout * 1e9)
-    policy.file_handles = FILE_HANDLES[fs.inode_file_handles]
+    policy.file_handles = FILE_HANDLES[outcome]
     policy.negative_timeout_ns = int(fs.negative_timeout * 1e9)
     policy.lock_wait_ns = FOR_EVER if fs.lock_wait is None else int(fs.lock_wait * 1e9)
     policy.file_open_flags, policy.dir_open_flags = OPEN_FLAGS[fs.cache]

@@ -36,9 +36,9 @@ from vfsd.transport.native import check, ffi, lib
 from vfsd.worker import queue_worker, seccomp
 from vfsd.worker.descriptors import anonymous, bound_name, is_fd_folder, outside_tables
 from vfsd.worker.fault_budget import FaultBudget
-from vfsd.worker.isolation import Sandbox
 from vfsd.worker.job import Job
 from vfsd.worker.log_forward import LogForward
+from vfsd.worker.sandbox import Sandbox
 from vfsd.worker.sweep import Sweep
 from vfsd.worker.tables import Tables
 
@@ -88,6 +88,7 @@ class Pool:
         self._adopted: set[int] = set()
         self._faults = FaultBudget(job.worker_faults)
         self._closers: dict[int, set[int]] = {}  # pid -> what it closes
+        self._guard = sandbox.handles.guard
         self._log = LogForward(self._send, job.log_level)
         self._sweep = Sweep(
             tables, job.slots, sandbox.proc_fd, self._not_in_tables, self._close_elsewhere
@@ -96,7 +97,7 @@ class Pool:
         self._started = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._own = frozenset(
             {*job.fds.kept(), sandbox.root_fd, sandbox.proc_fd}
-            | {0, 1, 2, self._wake, self._wake_write, self._started}
+            | {*sandbox.handles.sockets, 0, 1, 2, self._wake, self._wake_write, self._started}
         )
         channel.socket.setblocking(False)
         _handle_signals(self._wake_write)
@@ -106,6 +107,8 @@ class Pool:
         self._send({"event": "ready"})
         for note in self._sandbox.notes:
             self._log.warn(note)
+        held = self._sandbox.handles
+        self._log.write("warn" if held.is_hazard else "info", held.line)
         while self._turn_safely():
             pass
         for pid in [*(slot.pid for slot in self._slots if slot.pid), *self._closers]:
@@ -251,6 +254,9 @@ class Pool:
             if pid == 0:
                 return
             self._closers.pop(pid, None)
+            if pid == self._guard:
+                self._guard = 0
+                self._log.error("the broker of file handles is gone, and inodes without an fd")
             for index, slot in enumerate(self._slots):
                 if slot.pid == pid:
                     self._bury(index, os.waitstatus_to_exitcode(status))
@@ -348,7 +354,8 @@ def _become_worker(place: queue_worker.Place) -> None:
 def _live_as_worker(place: queue_worker.Place) -> NoReturn:
     status = queue_worker.EXIT_FAILED
     try:
-        seccomp.confine_worker(place.sandbox.worker_filter)
+        own_socket = place.sandbox.handles.socket_of(place.slot)
+        seccomp.confine_worker(place.sandbox.worker_filter, own_socket)
         status = queue_worker.run(place)
     except BaseException as error:
         with suppress(BlockingIOError, BrokenPipeError):

@@ -20,9 +20,9 @@ from vfsd.transport.control_messages import Content
 from vfsd.transport.errors import ProtocolError
 from vfsd.transport.native import ffi, lib, text
 from vfsd.worker import init, policy
-from vfsd.worker.isolation import Sandbox
 from vfsd.worker.job import Job
 from vfsd.worker.log_forward import LogForward
+from vfsd.worker.sandbox import Sandbox
 from vfsd.worker.tables import Tables
 
 EXIT_STOPPED: Final = 0  # it was told to; the pool does not create another one
@@ -94,6 +94,7 @@ class QueueWorker:
         config.slot = place.slot
         config.root_fd = place.sandbox.root_fd
         config.proc_self_fd = self._proc_self_fd
+        config.handles_fd = place.sandbox.handles.socket_of(place.slot)
         config.control_fd = self._channel.fileno()
         config.poll_us = job.poll_us
         config.threads = job.thread_pool_size
@@ -102,7 +103,7 @@ class QueueWorker:
         config.inodes = tables.inodes
         config.files = tables.files
         config.records = tables.records
-        policy.fill(config.policy, job.fs)
+        policy.fill(config.policy, job.fs, place.sandbox.handles.outcome)
         worker = lib.worker_create(config)
         if worker == ffi.NULL:
             raise MemoryError("no memory for a worker")

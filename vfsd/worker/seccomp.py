@@ -14,14 +14,22 @@ from typing import Any, Final
 from vfsd.transport.native import check, ffi, lib, text
 from vfsd.worker import condition
 from vfsd.worker.condition import Condition
+from vfsd.worker.handles import Outcome
 from vfsd.worker.job import Job
 
 ACTIONS: Final = {"kill": lib.SECCOMP_KILL, "trap": lib.SECCOMP_TRAP, "log": lib.SECCOMP_LOG}
-ROLES: Final = {lib.ROLE_POOL: "pool", lib.ROLE_LOOP: "loop", lib.ROLE_THREAD: "threads"}
+ROLES: Final = {
+    lib.ROLE_POOL: "pool",
+    lib.ROLE_LOOP: "loop",
+    lib.ROLE_THREAD: "threads",
+    lib.ROLE_GUARD: "guard",
+    lib.ROLE_BROKER: "broker",
+}
 
 
 CONDITIONS: Final[Mapping[int, Condition]] = {
     lib.IF_HANDLES: condition.HANDLES,
+    lib.IF_SIGNED: condition.SIGNED,
     lib.IF_XATTR: condition.XATTR,
     lib.IF_WRITABLE: condition.WRITABLE,
     lib.IF_READONLY: condition.READONLY,
@@ -69,10 +77,9 @@ def table() -> list[Row]:
     return [_row(row) for row in ret[0][0:count]]
 
 
-def conditions(job: Job, raw_handles: bool) -> int:
-    """The conditions that hold for this process, as a mask. `raw_handles`: workers open file
-    handles themselves."""
-    return sum(bit for bit, c in CONDITIONS.items() if c.holds(job, raw_handles))
+def conditions(job: Job, outcome: Outcome) -> int:
+    """The conditions that hold for this process, as a mask, where inodes are held so."""
+    return sum(bit for bit, c in CONDITIONS.items() if c.holds(job, outcome))
 
 
 def _checked(result: int, row: int) -> int:
@@ -97,8 +104,9 @@ def compile_worker(action: str, conditions: int) -> bytes:
     return bytes(ffi.buffer(room, size))
 
 
-def confine_worker(program: bytes) -> None:
-    """Confine this process, a worker, further; b"" is no filter. OSError if it cannot be."""
+def confine_worker(program: bytes, own_socket: int = -1) -> None:
+    """Confine this process, a worker, further; b"" is no filter. `own_socket`: its socket of the
+    broker of file handles. OSError if it cannot be."""
     if program:
         copy: Any = ffi.new("uint8_t[]", program)
-        check(lib.syscall_filter_install(copy, len(program)))
+        check(lib.syscall_filter_install(copy, len(program), own_socket))

@@ -7,8 +7,9 @@ from typing import Any
 
 from vfsd.transport.native import check, ffi, lib
 from vfsd.transport.shared_memory import map_segment
-from vfsd.worker.isolation import IsolationError
+from vfsd.worker.handles import Outcome
 from vfsd.worker.job import Job
+from vfsd.worker.sandbox import IsolationError, Sandbox, attempt
 
 
 @dataclass(frozen=True)
@@ -34,24 +35,27 @@ class Tables:
             map_segment(fds.rings, lib.ring_records_bytes()),
         )
 
-    def lay_out(self, job: Job, root_fd: int) -> list[str]:
-        """Prepare the zeroed tables, once, before the first worker; returns notes for the log.
+    def lay_out(self, job: Job, sandbox: Sandbox) -> None:
+        """Prepare the zeroed tables, once, before the first worker.
 
-        IsolationError if inodes must be held by file handles and cannot be.
+        IsolationError if inodes cannot be held as isolation has found.
         """
+        root_fd = sandbox.root_fd
         lib.worker_table_init(self.workers, job.slots)
         self.workers.staging = b".vfsd-" + os.urandom(16).hex().encode()
         check(lib.inode_table_init(self.inodes, job.inode_capacity, root_fd))
         lib.file_table_init(self.files, job.file_capacity)
-        if not job.uses_file_handles or lib.inode_table_try_handles(self.inodes, root_fd):
-            return []
-        why = (
-            "files cannot be held by handles here: the file system has none, "
-            "or CAP_DAC_READ_SEARCH is missing"
-        )
-        if job.fs.inode_file_handles == "mandatory":
-            raise IsolationError(f"{why}; try --inode-file-handles=prefer, or run as root")
-        return [f"{why}; each inode that the guest knows holds an fd"]
+        outcome = sandbox.handles.outcome
+        hint = "try --inode-file-handles=never"
+        if outcome.is_raw and not lib.inode_table_try_handles(self.inodes, root_fd):
+            raise IsolationError(f"file handles cannot be opened any more; {hint}")
+        if outcome is Outcome.SIGNED:
+            fd = sandbox.handles.socket_of(0)
+            attempt(
+                "reach the broker of file handles",
+                hint,
+                lambda: check(lib.inode_table_expect_signatures(self.inodes, root_fd, fd)),
+            )
 
     def bury(self, slot: int) -> None:
         """Release what the dead worker of `slot` held: locks, and its claim to old entries."""

@@ -142,14 +142,26 @@ int syscall_filter_compile(enum seccomp_action action, const struct syscall_rule
 	return result;
 }
 
-int syscall_filter_install(uint8_t *program, uint32_t bytes)
+/* What a constant of a compiled filter becomes in the process that installs it. */
+static uint32_t constant(uint32_t compiled, int own_socket)
+{
+	switch (compiled) {
+	case SYSCALL_OWN_PROCESS:
+		return (uint32_t)getpid();
+	case SYSCALL_OWN_SOCKET:
+		return (uint32_t)own_socket;
+	default:
+		return compiled;
+	}
+}
+
+int syscall_filter_install(uint8_t *program, uint32_t bytes, int own_socket)
 {
 	struct sock_filter *filter = (struct sock_filter *)program;
 	struct sock_fprog all = {(unsigned short)(bytes / sizeof(*filter)), filter};
 
 	for (uint32_t i = 0; i < all.len; i++)
-		if (filter[i].code == (BPF_JMP | BPF_JEQ | BPF_K) &&
-		    filter[i].k == SYSCALL_OWN_PROCESS)
-			filter[i].k = (uint32_t)getpid();
+		if (filter[i].code == (BPF_JMP | BPF_JEQ | BPF_K))
+			filter[i].k = constant(filter[i].k, own_socket);
 	return syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &all) < 0 ? -errno : 0;
 }

@@ -17,6 +17,9 @@ enum {
 	/* A value that stands for the id of the process that installs a compiled filter. It is no
 	 * id: those are below 1 << 22. */
 	SYSCALL_OWN_PROCESS = 0x6f776e70,
+	/* A value that stands for an fd which the process that installs a compiled filter names. No
+	 * fd is that high. */
+	SYSCALL_OWN_SOCKET = 0x6f776e73,
 };
 
 /* Holds for a call if (argument & mask) == value; the first argument is 0. */
@@ -56,8 +59,9 @@ int syscall_filter_compile(enum seccomp_action action, const struct syscall_rule
 
 /*
  * Put a compiled filter in force for this thread and all it creates. no_new_privs is set already.
- * SYSCALL_OWN_PROCESS in `program` becomes this process. Return: 0 or -errno.
+ * SYSCALL_OWN_PROCESS in `program` becomes this process, SYSCALL_OWN_SOCKET `own_socket` (an fd, or
+ * -1). Return: 0 or -errno.
  */
-int syscall_filter_install(uint8_t *program, uint32_t bytes) must_check;
+int syscall_filter_install(uint8_t *program, uint32_t bytes, int own_socket) must_check;
 
 #endif

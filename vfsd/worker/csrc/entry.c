@@ -101,8 +101,7 @@ struct inode_key entry_key(const struct statx *st)
 				  .type = st->stx_mode & S_IFMT};
 }
 
-/* In ns; 0 where the file system does not tell. */
-static int64_t birth_time(const struct statx *st)
+int64_t entry_birth_time(const struct statx *st)
 {
 	if (!(st->stx_mask & STATX_BTIME))
 		return 0;
@@ -209,10 +208,11 @@ static int fill(const struct worker *w, const struct inode *parent, const struct
 /* Enter the file that `fd` is, without owning fd yet: *ret_used_fd says whether the inode holds it
  * now. */
 static int enter(struct worker *w, const struct inode *parent, int fd, uint32_t lender,
-		 const struct statx *st, struct fuse_entry_out *ret, bool *ret_used_fd)
+		 const struct fhandle *proof, const struct statx *st, struct fuse_entry_out *ret,
+		 bool *ret_used_fd)
 {
-	struct inode *inode =
-		inode_table_insert(w->inodes, w->slot, entry_key(st), fd, lender, ret_used_fd);
+	struct inode *inode = inode_table_insert(w->inodes, w->slot, entry_key(st), fd, lender,
+						 proof, ret_used_fd);
 
 	return inode ? fill(w, parent, inode, st, ret) : -ENFILE;
 }
@@ -224,15 +224,16 @@ int entry_from_fd(struct worker *w, const struct inode *parent, int fd, uint32_t
 	bool used_fd;
 	int err = entry_stat_fd(fd, &st);
 
-	return err ? err : enter(w, parent, fd, lender, &st, ret, &used_fd);
+	return err ? err : enter(w, parent, fd, lender, NULL, &st, ret, &used_fd);
 }
 
 /* The same for an fd that becomes the inode's or is closed. */
 static int enter_owned(struct worker *w, const struct inode *parent, int path_fd,
-		       const struct statx *st, struct fuse_entry_out *ret)
+		       const struct fhandle *proof, const struct statx *st,
+		       struct fuse_entry_out *ret)
 {
 	bool used_fd = false;
-	int err = enter(w, parent, path_fd, 0, st, ret, &used_fd);
+	int err = enter(w, parent, path_fd, 0, proof, st, ret, &used_fd);
 
 	if (!used_fd)
 		close(path_fd);
@@ -246,7 +247,7 @@ static int enter_handle(struct worker *w, const struct inode *parent, int path_f
 {
 	struct inode *inode;
 
-	inode = inode_table_insert_handle(w->inodes, w->slot, entry_key(st), birth_time(st),
+	inode = inode_table_insert_handle(w->inodes, w->slot, entry_key(st), entry_birth_time(st),
 					  handle);
 	if (!inode) {
 		close(path_fd);
@@ -257,12 +258,42 @@ static int enter_handle(struct worker *w, const struct inode *parent, int path_f
 	return fill(w, parent, inode, st, ret);
 }
 
-/* Whether files of its mount can be held by handles is found out when a directory of it is seen. */
-static bool wants_handle(struct worker *w, int fd, const struct statx *st)
+/* The same where fds are scarce: a signed handle is to hold the inode. */
+static int enter_signed(struct worker *w, const struct inode *parent, int path_fd,
+			const struct statx *st, struct fuse_entry_out *ret)
 {
-	if (S_ISDIR(st->stx_mode))
-		inode_fd_note_mount(w, entry_key(st).mnt_id, fd);
-	return inode_fd_uses_handles(w, entry_key(st).mnt_id);
+	struct handle_signature signature;
+	int err = handle_client_sign(&w->handles, &path_fd, 1, &signature);
+	struct fhandle handle;
+	struct inode *inode;
+
+	if ((err || signature.error) && !inode_fd_budget(w))
+		return enter_owned(w, parent, path_fd, NULL, st, ret);
+	close(path_fd);
+	if (err || signature.error)
+		return -ENFILE;
+	handle = handle_of_signature(&signature);
+	inode = inode_table_insert_handle(w->inodes, w->slot, entry_key(st), signature.btime,
+					  &handle);
+	if (!inode)
+		return -ENFILE;
+	inode_table_note_checked(inode); /* the handle is of the very fd that st is of */
+	return fill(w, parent, inode, st, ret);
+}
+
+/* The same where handles are signed when fds become scarce. An inode of this key may be held by its
+ * handle alone by now: the file's own handle tells whether it is this file. */
+static int enter_until_scarce(struct worker *w, const struct inode *parent, int path_fd,
+			      const struct statx *st, struct fuse_entry_out *ret)
+{
+	struct inode_key key = entry_key(st);
+	struct fhandle proof;
+
+	if (inode_fd_is_scarce(w) && inode_fd_can_be_signed(w, key.mnt_id))
+		return enter_signed(w, parent, path_fd, st, ret);
+	if (inode_table_knows(w->inodes, w->slot, key) && !fhandle_get(path_fd, "", &proof))
+		return enter_owned(w, parent, path_fd, &proof, st, ret);
+	return enter_owned(w, parent, path_fd, NULL, st, ret);
 }
 
 /* path_fd becomes the inode's or is closed. */
@@ -272,13 +303,19 @@ static int enter_path_fd(struct worker *w, const struct inode *parent, int path_
 	struct fhandle handle;
 	int err = -EOPNOTSUPP;
 
-	if (w->policy.file_handles && wants_handle(w, path_fd, st))
+	/* Whether files of its mount can be held by handles is found out when a directory of it is
+	 * seen. */
+	if (S_ISDIR(st->stx_mode))
+		inode_fd_note_mount(w, entry_key(st).mnt_id, path_fd);
+	if (w->policy.file_handles == FILE_HANDLES_SIGNED)
+		return enter_until_scarce(w, parent, path_fd, st, ret);
+	if (inode_fd_uses_handles(w, entry_key(st).mnt_id))
 		err = fhandle_get(path_fd, "", &handle);
 	if (!err)
 		return enter_handle(w, parent, path_fd, &handle, st, ret);
 	/* Not every file of a file system need have one. */
 	if (err == -EOPNOTSUPP && w->policy.file_handles != FILE_HANDLES_MANDATORY)
-		return enter_owned(w, parent, path_fd, st, ret);
+		return enter_owned(w, parent, path_fd, NULL, st, ret);
 	close(path_fd);
 	return err;
 }
@@ -326,7 +363,7 @@ static int reopen(struct worker *w, const struct inode *inode, int flags)
 
 	/* Faster than by fd. But a handle that may be another file's is opened as O_PATH first:
 	 * opening a device of the host would be harm enough. */
-	if (inode_table_is_checked(inode)) {
+	if (w->policy.file_handles >= FILE_HANDLES_PREFER && inode_table_is_checked(inode)) {
 		int opened = inode_fd_open_handle(w, inode, flags);
 
 		/* Some file systems do not find what is unlinked. */
@@ -363,13 +400,13 @@ int entry_reopen(struct worker *w, const struct inode *inode, int flags)
  * stale when it is removed. Not when fds are scarce: then its handle must do. */
 static bool gets_fd(const struct worker *w, mode_t mode)
 {
-	return S_ISDIR(mode) && inode_table_held(w->inodes) < w->inode_fds_max &&
-	       !inode_fd_budget(w);
+	return S_ISDIR(mode) && !inode_fd_is_scarce(w);
 }
 
 static int open_to_enter(struct worker *w, int dir_fd, const char *name)
 {
-	int fd = inode_fd_budget(w);
+	/* Where handles are signed the fd is closed at once if there are too many. */
+	int fd = w->policy.file_handles == FILE_HANDLES_SIGNED ? 0 : inode_fd_budget(w);
 
 	if (!fd)
 		fd = entry_open_path(dir_fd, name);
@@ -388,7 +425,7 @@ static int lookup_by_fd(struct worker *w, const struct inode *parent, int dir_fd
 }
 
 /* The same for a directory that was created just now: nobody knows it, so there is no handle to
- * compare with its; inode_table_trim asks for that if it must. */
+ * compare with its; inode_trim() asks for that if it must. */
 static int lookup_created(struct worker *w, const struct inode *parent, int dir_fd,
 			  const char *name, struct fuse_entry_out *ret)
 {
@@ -400,7 +437,7 @@ static int lookup_created(struct worker *w, const struct inode *parent, int dir_
 		return fd;
 	err = entry_stat_fd(fd, &st);
 	if (!err)
-		return enter_owned(w, parent, fd, &st, ret);
+		return enter_owned(w, parent, fd, NULL, &st, ret);
 	close(fd);
 	return err;
 }
@@ -422,7 +459,7 @@ static int lookup_unknown(struct worker *w, const struct inode *parent, int dir_
 		return lookup_by_fd(w, parent, dir_fd, name, ret);
 	if (err)
 		return err;
-	inode = inode_table_insert_handle(w->inodes, w->slot, key, birth_time(st), &handle);
+	inode = inode_table_insert_handle(w->inodes, w->slot, key, entry_birth_time(st), &handle);
 	return inode ? fill(w, parent, inode, st, ret) : -ENFILE;
 }
 
@@ -460,7 +497,9 @@ static int lookup_guessed_new(struct worker *w, const struct inode *parent, int 
 		return fd;
 	}
 	err = entry_stat_fd(fd, &st);
-	inode = err ? NULL : inode_table_acquire(w->inodes, w->slot, entry_key(&st), 0);
+	inode = err ? NULL
+		    : inode_table_acquire(w->inodes, w->slot, entry_key(&st),
+					  entry_birth_time(&st));
 	if (!err && !inode)
 		return enter_path_fd(w, parent, fd, &st, ret);
 	close(fd);
@@ -478,12 +517,13 @@ int entry_lookup(struct worker *w, const struct inode *parent, const char *name,
 
 	if (dir_fd < 0)
 		return dir_fd;
-	if (w->new_names >= NEW_NAMES_WORTH && !w->policy.file_handles && !inode_fd_budget(w))
+	if (w->new_names >= NEW_NAMES_WORTH && w->policy.file_handles < FILE_HANDLES_PREFER &&
+	    !inode_fd_budget(w))
 		return lookup_guessed_new(w, parent, dir_fd, name, ret);
 	err = entry_stat_name(dir_fd, name, &st);
 	if (err)
 		return err;
-	inode = inode_table_acquire(w->inodes, w->slot, entry_key(&st), birth_time(&st));
+	inode = inode_table_acquire(w->inodes, w->slot, entry_key(&st), entry_birth_time(&st));
 	w->new_names = inode ? 0 : w->new_names + 1;
 	return inode ? fill(w, parent, inode, &st, ret)
 		     : lookup_unknown(w, parent, dir_fd, name, &st, ret);
@@ -500,6 +540,10 @@ int entry_lookup_dirent(struct worker *w, const struct inode *parent, const char
 	if (!type || inode_fd_uses_handles(w, parent->mnt_id))
 		return entry_lookup(w, parent, name, ret);
 	inode = inode_table_acquire(w->inodes, w->slot, key, 0);
+	/* What only its handle holds may be known all the same: its attributes tell. */
+	if (!inode && w->policy.file_handles == FILE_HANDLES_SIGNED &&
+	    inode_table_knows(w->inodes, w->slot, key))
+		return entry_lookup(w, parent, name, ret);
 	if (!inode)
 		return entry_lookup_new(w, parent, name, 0, ret);
 	dir_fd = inode_fd(w, parent);
@@ -520,7 +564,7 @@ int entry_again(struct worker *w, const struct inode *inode, struct fuse_entry_o
 
 	if (err)
 		return err;
-	same = inode_table_acquire(w->inodes, w->slot, inode_key_of(inode), birth_time(&st));
+	same = inode_table_acquire(w->inodes, w->slot, inode_key_of(inode), entry_birth_time(&st));
 	if (same == inode)
 		return fill(w, NULL, same, &st, ret);
 	if (same)

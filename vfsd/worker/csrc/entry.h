@@ -18,6 +18,8 @@ int entry_stat_fd(int fd, struct statx *ret) must_check;
 int entry_stat_name(int dir_fd, const char *name, struct statx *ret) must_check;
 
 struct inode_key entry_key(const struct statx *st);
+/* In ns; 0 where the file system does not tell. */
+int64_t entry_birth_time(const struct statx *st);
 /* fuse_attr with flags 0; `entry_*` add FUSE_ATTR_SUBMOUNT where it belongs. */
 void entry_attr(const struct worker *w, const struct statx *st, struct fuse_attr *ret);
 void entry_timeout(uint64_t ns, uint64_t *ret_sec, uint32_t *ret_nsec);

@@ -16,6 +16,7 @@ enum {
 struct fhandle {
 	int32_t type;
 	uint32_t len; /* bytes; 0: there is none */
+	uint64_t mac; /* signature of the broker (handle_broker.c), where it opens handles */
 	uint8_t bytes[FHANDLE_BYTES_MAX];
 };
 

@@ -46,12 +46,36 @@ int inode_fd_open_handle(struct worker *w, const struct inode *inode, int flags)
 	return err;
 }
 
+/* The broker knows the mounts that were shown to it; another broker than last time does not. */
+static int open_signed(struct worker *w, const struct inode *inode)
+{
+	int fd = handle_client_open(&w->handles, inode_key_of(inode), &inode->handle);
+	int mount_fd;
+
+	if (fd != -ENXIO)
+		return fd;
+	mount_fd = inode_table_mount_fd(w->inodes, inode->mnt_id);
+	if (mount_fd < 0 || handle_client_show_mount(&w->handles, mount_fd))
+		return -ESTALE;
+	return handle_client_open(&w->handles, inode_key_of(inode), &inode->handle);
+}
+
+static int open_path(struct worker *w, const struct inode *inode)
+{
+	int err;
+
+	if (w->policy.file_handles != FILE_HANDLES_SIGNED)
+		return inode_fd_open_handle(w, inode, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	err = inode_fd_budget(w);
+	return err ? err : open_signed(w, inode);
+}
+
 int inode_fd(struct worker *w, const struct inode *inode)
 {
 	int fd = __atomic_load_n(&inode->fd, __ATOMIC_ACQUIRE);
 
 	if (fd < 0) {
-		fd = inode_fd_open_handle(w, inode, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+		fd = open_path(w, inode);
 		if (fd >= 0)
 			fd = inode_table_cache_fd(w->inodes, &w->reclaim, inode, fd);
 	}
@@ -62,8 +86,19 @@ int inode_fd(struct worker *w, const struct inode *inode)
 
 bool inode_fd_uses_handles(struct worker *w, uint64_t mnt_id)
 {
-	return w->policy.file_handles != FILE_HANDLES_NEVER &&
+	return w->policy.file_handles >= FILE_HANDLES_PREFER &&
 	       inode_table_mount_fd(w->inodes, mnt_id) >= 0;
+}
+
+bool inode_fd_can_be_signed(const struct worker *w, uint64_t mnt_id)
+{
+	return w->policy.file_handles == FILE_HANDLES_SIGNED &&
+	       inode_table_mount_fd(w->inodes, mnt_id) >= 0;
+}
+
+bool inode_fd_is_scarce(const struct worker *w)
+{
+	return inode_table_held(w->inodes) >= w->inode_fds_max || inode_fd_budget(w);
 }
 
 /* Are there handles, and may we open them? An attempt tells. */
@@ -99,11 +134,51 @@ int inode_table_try_handles(void *memory, int root_fd)
 	return !entry_stat_fd(root_fd, &st) && try_mount(memory, 0, entry_key(&st).mnt_id, root_fd);
 }
 
+/* Keep an fd of the mount, to show it again. */
+static bool keep_mount(struct inode_table *t, uint32_t worker, uint64_t mnt_id, int dir_fd)
+{
+	int fd = openat(dir_fd, ".", O_PATH | O_DIRECTORY | O_CLOEXEC);
+
+	if (fd < 0)
+		return false; /* not now */
+	if (inode_table_add_mount(t, worker, mnt_id, fd))
+		return true;
+	close(fd);
+	return inode_table_mount_fd(t, mnt_id) >= 0;
+}
+
+int inode_table_expect_signatures(void *memory, int root_fd, int handles_fd)
+{
+	struct handle_client client;
+	struct statx st;
+	int err = entry_stat_fd(root_fd, &st);
+
+	handle_client_init(&client, handles_fd, 0);
+	if (!err)
+		err = handle_client_show_mount(&client, root_fd);
+	if (!err && !keep_mount(memory, 0, entry_key(&st).mnt_id, root_fd))
+		err = -EMFILE;
+	return err;
+}
+
+static void show_mount(struct worker *w, uint64_t mnt_id, int dir_fd)
+{
+	int err = handle_client_show_mount(&w->handles, dir_fd);
+
+	if (!err)
+		keep_mount(w->inodes, w->slot, mnt_id, dir_fd);
+	else if (err != -EIO)
+		(void)!inode_table_add_mount(w->inodes, w->slot, mnt_id, MOUNT_FD_NONE);
+}
+
 void inode_fd_note_mount(struct worker *w, uint64_t mnt_id, int dir_fd)
 {
-	if (w->policy.file_handles != FILE_HANDLES_NEVER &&
-	    inode_table_mount_fd(w->inodes, mnt_id) == MOUNT_FD_UNKNOWN &&
-	    !credentials_root(&w->credentials))
+	if (w->policy.file_handles == FILE_HANDLES_NEVER ||
+	    inode_table_mount_fd(w->inodes, mnt_id) != MOUNT_FD_UNKNOWN)
+		return;
+	if (w->policy.file_handles == FILE_HANDLES_SIGNED)
+		show_mount(w, mnt_id, dir_fd);
+	else if (!credentials_root(&w->credentials))
 		try_mount(w->inodes, w->slot, mnt_id, dir_fd);
 }
 
@@ -112,10 +187,4 @@ int inode_fd_budget(const struct worker *w)
 	uint64_t used = inode_table_held(w->inodes) + file_table_count(w->files);
 
 	return used < w->fds_max ? 0 : -ENFILE;
-}
-
-void inode_fd_trim(struct worker *w)
-{
-	if (inode_table_held(w->inodes) > w->inode_fds_max)
-		inode_table_trim(w->inodes, &w->reclaim);
 }

@@ -2,7 +2,8 @@
 /* PRIVATE: C only */
 /*
  * From an inode to an fd that holds it. Where inodes are held by file handles, their fds are a
- * cache: opened when needed, kept while there is room (inode_table_trim).
+ * cache: opened when needed, kept while there is room (inode_trim.c). Where handles are signed, an
+ * inode is held by its fd until there is no room.
  */
 #ifndef VFSD_INODE_FD_H
 #define VFSD_INODE_FD_H
@@ -16,12 +17,18 @@
  */
 int inode_fd(struct worker *w, const struct inode *inode) must_check;
 
-/* Open the inode, which has a handle, with `flags` of open(2); the fd is the caller's. Errors as
- * above. */
+/* Open the inode, which has a handle that we may open, with `flags` of open(2); the fd is the
+ * caller's. Errors as above. */
 int inode_fd_open_handle(struct worker *w, const struct inode *inode, int flags) must_check;
 
-/* Are handles in use for files of this mount? */
+/* Do we open handles of files of this mount ourselves? */
 bool inode_fd_uses_handles(struct worker *w, uint64_t mnt_id);
+
+/* Does the broker sign handles of files of this mount? */
+bool inode_fd_can_be_signed(const struct worker *w, uint64_t mnt_id);
+
+/* Are there so many fds of inodes or files that a handle, where there is one, must do? */
+bool inode_fd_is_scarce(const struct worker *w);
 
 /* A directory of a mount is seen: find out whether its files can be held by handles. */
 void inode_fd_note_mount(struct worker *w, uint64_t mnt_id, int dir_fd);
@@ -29,8 +36,5 @@ void inode_fd_note_mount(struct worker *w, uint64_t mnt_id, int dir_fd);
 /* Is there an fd to spare for one more inode or file? Else -ENFILE for the request at hand, so that
  * the daemon itself always has some. */
 int inode_fd_budget(const struct worker *w) must_check;
-
-/* Close fds of inodes that were not used lately, if there are too many. Between two batches. */
-void inode_fd_trim(struct worker *w);
 
 #endif

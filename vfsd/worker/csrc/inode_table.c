@@ -29,11 +29,12 @@
  * times mean the same file; if it was young, or nothing is known of births, its handle is compared.
  *
  * Fds. `held` counts the fds that inodes own. Where a handle holds the inode the fd is a cache:
- * opened by whoever needs it, closed by inode_table_trim, a clock that spares what was used since
- * its last round. fd changes under the stripe's lock and, but for one that is replaced by a
- * readable one (open_cache.c), only between -1 and a number; what is closed goes through reclaim.h
- * like everything else. A directory may be held by its fd alone
- * although its mount has handles: it gets its handle when its fd is to go.
+ * opened by whoever needs it, closed by inode_trim.c, a clock that spares what was used since its
+ * last round. An inode may be held by its fd alone although its mount has handles: every inode
+ * where the broker opens handles (handle_broker.c), a directory elsewhere. It gets its handle, and
+ * the broker's signature, when its fd is to go, and keeps both. fd changes under the stripe's lock
+ * and, but for one that takes the place of another (a readable one, open_cache.c, and back), only
+ * between -1 and a number; what is closed goes through reclaim.h like everything else.
  *
  * Death of a worker at any store:
  * - insert: the slot is filled, then published by one store (bucket head). Before it the slot and
@@ -41,11 +42,11 @@
  * - forget: one store unlinks the slot, the next makes the generation even, with retired_by set
  *   before. The next worker in that slot of the worker table finds what was retired and not freed
  *   (inode_table_adopt_retired).
- * - a cached fd that is replaced by a readable one: none, the new one, then that it is readable;
+ * - an fd that takes the place of another: not readable, the new one, then whether it is readable;
  *   the one that is in no table is found by the sweep. A repayment by handle that ended before
  *   `lender` is done again by whoever takes the lender over; until then nothing is cached.
  * - a handle that is set later: its length, then is_checked, are stored last; without them there is
- *   none.
+ *   none. The fd goes after that, by one store.
  * - the free list: each push and pop ends with one store of its head.
  */
 #include "worker/csrc/inode_table.h"
@@ -68,8 +69,6 @@ enum {
 	FIRST_SLOT = 2,
 	MOUNTS_MAX = 64,
 	RUN_BITS = 10,
-	TRIM_LOOKS = 16384, /* slots looked at in one go … */
-	TRIM_CLOSES = 128,  /* … and fds closed */
 };
 
 /* Coarser than any clock that file systems take birth times from. */
@@ -184,7 +183,7 @@ int inode_table_init(void *memory, uint32_t capacity, int root_fd)
 	root = slot_at(t, ROOT_SLOT);
 	root->ino = entry_key(&st).ino;
 	root->mnt_id = entry_key(&st).mnt_id;
-	root->mode = entry_key(&st).type;
+	root->mode = (uint16_t)entry_key(&st).type;
 	root->fd = root_fd;
 	root->lookup_count = 1;
 	link_slot(t, bucket_of(t, inode_key_of(root)), root);
@@ -305,27 +304,52 @@ static void unlink_slot(struct inode_table *t, uint32_t bucket, struct inode *in
 		__atomic_store_n(link, inode->next, __ATOMIC_RELEASE);
 }
 
-struct inode *inode_table_insert(struct inode_table *t, uint32_t worker, struct inode_key key,
-				 int fd, uint32_t lender, bool *ret_used_fd)
+bool inode_table_knows(struct inode_table *t, uint32_t worker, struct inode_key key)
 {
-	struct inode values = {
-		.ino = key.ino, .mnt_id = key.mnt_id, .mode = key.type, .fd = fd, .lender = lender};
+	uint32_t bucket = bucket_of(t, key);
+	bool known;
+
+	owner_lock(stripe_of(t, bucket), worker);
+	known = find(t, bucket, key) != NULL;
+	owner_unlock(stripe_of(t, bucket));
+	return known;
+}
+
+/* Under the stripe's lock. Return: does nothing but its handle hold this inode? */
+static bool is_only_handle(const struct inode *inode)
+{
+	return inode->handle.len && __atomic_load_n(&inode->fd, __ATOMIC_ACQUIRE) < 0;
+}
+
+struct inode *inode_table_insert(struct inode_table *t, uint32_t worker, struct inode_key key,
+				 int fd, uint32_t lender, const struct fhandle *proof,
+				 bool *ret_used_fd)
+{
+	struct inode values = {.ino = key.ino,
+			       .mnt_id = key.mnt_id,
+			       .mode = (uint16_t)key.type,
+			       .fd = fd,
+			       .lender = lender};
 	uint32_t bucket = bucket_of(t, key);
 	struct inode *inode;
 
 	owner_lock(stripe_of(t, bucket), worker);
 	inode = find(t, bucket, key);
-	*ret_used_fd = !inode;
-	if (inode && inode->handle.len && __atomic_load_n(&inode->fd, __ATOMIC_ACQUIRE) < 0) {
-		/* Nothing but its handle could tell whether this is the same file. */
+	*ret_used_fd = !inode || is_only_handle(inode);
+	if (inode && is_only_handle(inode) &&
+	    (lender || inode->lender || !proof || !fhandle_equal(&inode->handle, proof))) {
 		unlink_slot(t, bucket, inode);
 		inode = NULL;
-		*ret_used_fd = true;
 	}
-	if (inode)
+	if (inode) {
+		if (*ret_used_fd) {
+			inode->is_readable = 0;
+			__atomic_store_n(&inode->fd, fd, __ATOMIC_RELEASE);
+		}
 		__atomic_add_fetch(&inode->lookup_count, 1, __ATOMIC_RELAXED);
-	else
+	} else {
 		inode = enter(t, worker, bucket, &values);
+	}
 	owner_unlock(stripe_of(t, bucket));
 	if (!inode)
 		*ret_used_fd = false;
@@ -348,7 +372,7 @@ struct inode *inode_table_insert_handle(struct inode_table *t, uint32_t worker,
 {
 	struct inode values = {.ino = key.ino,
 			       .mnt_id = key.mnt_id,
-			       .mode = key.type,
+			       .mode = (uint16_t)key.type,
 			       .fd = -1,
 			       .btime = btime,
 			       .is_young = is_young(btime),
@@ -429,6 +453,20 @@ static int lock_and_take_cached(struct inode_table *t, uint32_t worker, struct i
 	return fd;
 }
 
+/* Under the stripe's lock: put another fd into the place of the one that the inode owns, if it has
+ * one. Return: that one, or -1. */
+static int replace_fd(struct inode_table *t, struct inode *inode, int fd, bool is_readable)
+{
+	int old = inode->fd;
+
+	if (old < 0)
+		__atomic_add_fetch(&t->held, 1, __ATOMIC_RELAXED);
+	inode->is_readable = 0;
+	__atomic_store_n(&inode->fd, fd, __ATOMIC_RELEASE);
+	__atomic_store_n(&inode->is_readable, is_readable, __ATOMIC_RELEASE);
+	return old;
+}
+
 void inode_table_cache_readable(struct inode_table *t, struct reclaim *reclaim,
 				const struct inode *inode, int fd)
 {
@@ -437,12 +475,9 @@ void inode_table_cache_readable(struct inode_table *t, struct reclaim *reclaim,
 	int old = fd;
 
 	owner_lock(stripe, reclaim->slot);
-	if (own->generation & 1 && own->handle.len && !own->lender && !own->is_readable) {
-		old = take_cached(t, own);
-		__atomic_store_n(&own->fd, fd, __ATOMIC_RELEASE);
-		__atomic_store_n(&own->is_readable, 1, __ATOMIC_RELEASE);
-		__atomic_add_fetch(&t->held, 1, __ATOMIC_RELAXED);
-	}
+	if (own->generation & 1 && !own->lender && !own->is_readable &&
+	    (own->fd >= 0 || own->handle.len))
+		old = replace_fd(t, own, fd, true);
 	owner_unlock(stripe);
 	retire_fd(reclaim, old);
 }
@@ -460,66 +495,76 @@ int inode_table_readable_fd(struct inode_table *t, uint32_t worker, const struct
 	return fd;
 }
 
-void inode_table_drop_readable(struct inode_table *t, struct reclaim *reclaim, uint64_t nodeid)
+void inode_table_drop_readable(struct inode_table *t, struct reclaim *reclaim, uint64_t nodeid,
+			       int path_fd)
 {
 	struct inode *inode = inode_table_get(t, nodeid);
+	uint32_t *stripe;
+	int old = -1;
 
-	if (inode && __atomic_load_n(&inode->is_readable, __ATOMIC_RELAXED))
-		retire_fd(reclaim, lock_and_take_cached(t, reclaim->slot, inode));
+	if (!inode) {
+		retire_fd(reclaim, path_fd);
+		return;
+	}
+	stripe = stripe_of(t, bucket_of(t, inode_key_of(inode)));
+	owner_lock(stripe, reclaim->slot);
+	if (inode->generation == (uint32_t)(nodeid >> 32) && inode->is_readable) {
+		old = take_cached(t, inode);
+		if (old < 0 && path_fd >= 0) {
+			old = replace_fd(t, inode, path_fd, false);
+			path_fd = -1;
+		}
+	}
+	owner_unlock(stripe);
+	retire_fd(reclaim, old);
+	retire_fd(reclaim, path_fd);
 }
 
 /* Give an inode that has none its handle, under the stripe's lock. What says that it is there comes
  * last. */
-static void set_handle(struct inode *inode, const struct fhandle *handle)
+static void set_handle(struct inode *inode, int64_t btime, const struct fhandle *handle)
 {
-	inode->is_young = true; /* of its birth we know nothing */
+	inode->btime = btime;
+	inode->is_young = !btime || is_young(btime);
 	inode->handle.type = handle->type;
+	inode->handle.mac = handle->mac;
 	memcpy(inode->handle.bytes, handle->bytes, sizeof(handle->bytes));
 	__atomic_store_n(&inode->handle.len, handle->len, __ATOMIC_RELEASE);
 	inode_table_note_checked(inode);
 }
 
-/* Some are held by an fd although their mount has handles: then their handle is due now. Return:
- * false if there is none. */
-static bool ensure_handle(struct inode_table *t, uint32_t worker, struct inode *inode)
-{
-	uint32_t generation = __atomic_load_n(&inode->generation, __ATOMIC_ACQUIRE);
-	int fd = __atomic_load_n(&inode->fd, __ATOMIC_ACQUIRE);
-	uint32_t *stripe = stripe_of(t, bucket_of(t, inode_key_of(inode)));
-	struct fhandle handle;
-
-	if (__atomic_load_n(&inode->handle.len, __ATOMIC_ACQUIRE))
-		return true;
-	if (!(generation & 1) || fd < 0 || inode->lender ||
-	    inode_table_mount_fd(t, inode->mnt_id) < 0 || fhandle_get(fd, "", &handle))
-		return false;
-	owner_lock(stripe, worker);
-	if (inode->generation == generation && inode->fd == fd && !inode->handle.len)
-		set_handle(inode, &handle);
-	owner_unlock(stripe);
-	return true;
-}
-
-void inode_table_trim(struct inode_table *t, struct reclaim *reclaim)
+struct inode *inode_table_next_idle(struct inode_table *t)
 {
 	uint32_t end = __atomic_load_n(&t->next_unused, __ATOMIC_ACQUIRE);
-	uint32_t closes = 0;
+	uint32_t at = __atomic_fetch_add(&t->hand, 1, __ATOMIC_RELAXED) % end;
+	struct inode *inode = slot_at(t, at);
 
-	for (uint32_t looks = 0; looks < TRIM_LOOKS && closes < TRIM_CLOSES; looks++) {
-		uint32_t at = __atomic_fetch_add(&t->hand, 1, __ATOMIC_RELAXED) % end;
-		struct inode *inode = slot_at(t, at);
-		int fd;
+	if (at < FIRST_SLOT || !(__atomic_load_n(&inode->generation, __ATOMIC_ACQUIRE) & 1) ||
+	    __atomic_load_n(&inode->fd, __ATOMIC_RELAXED) < 0 ||
+	    __atomic_load_n(&inode->lender, __ATOMIC_RELAXED))
+		return NULL;
+	return __atomic_exchange_n(&inode->used, 0, __ATOMIC_RELAXED) ? NULL : inode;
+}
 
-		if (at < FIRST_SLOT || __atomic_load_n(&inode->fd, __ATOMIC_RELAXED) < 0)
-			continue;
-		if (__atomic_exchange_n(&inode->used, 0, __ATOMIC_RELAXED))
-			continue;
-		if (!ensure_handle(t, reclaim->slot, inode))
-			continue;
-		fd = lock_and_take_cached(t, reclaim->slot, inode);
-		retire_fd(reclaim, fd);
-		closes += fd >= 0;
-	}
+void inode_table_give_handle(struct inode_table *t, uint32_t worker, struct inode *inode,
+			     uint32_t generation, int fd, int64_t btime,
+			     const struct fhandle *handle)
+{
+	uint32_t *stripe = stripe_of(t, bucket_of(t, inode_key_of(inode)));
+
+	owner_lock(stripe, worker);
+	if (generation & 1 && inode->generation == generation && inode->fd == fd &&
+	    !inode->lender && !inode->handle.len)
+		set_handle(inode, btime, handle);
+	owner_unlock(stripe);
+}
+
+bool inode_table_drop_fd(struct inode_table *t, struct reclaim *reclaim, struct inode *inode)
+{
+	int fd = lock_and_take_cached(t, reclaim->slot, inode);
+
+	retire_fd(reclaim, fd);
+	return fd >= 0;
 }
 
 uint64_t inode_table_held(const struct inode_table *t)
@@ -568,7 +613,7 @@ static void retire(struct inode_table *t, struct reclaim *reclaim, struct inode 
 /* Under the stripe's lock, of an inode that nobody looks at any more. */
 static void take_out(struct inode_table *t, uint32_t worker, uint32_t bucket, struct inode *inode)
 {
-	__atomic_store_n(&inode->retired_by, worker + 1, __ATOMIC_RELEASE);
+	__atomic_store_n(&inode->retired_by, (uint8_t)(worker + 1), __ATOMIC_RELEASE);
 	unlink_slot(t, bucket, inode);
 	__atomic_store_n(&inode->generation, inode->generation + 1, __ATOMIC_RELEASE);
 }
@@ -663,7 +708,7 @@ bool inode_table_repay_handle(struct inode_table *t, uint32_t worker, uint64_t n
 
 	if (!inode)
 		return false;
-	set_handle(inode, handle);
+	set_handle(inode, 0, handle);
 	__atomic_store_n(&inode->fd, -1, __ATOMIC_RELEASE);
 	unlock_borrower(t, inode);
 	return true;

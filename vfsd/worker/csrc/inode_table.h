@@ -48,15 +48,14 @@ struct inode {
 	uint32_t generation;   /* odd: in use; nodeid = slot | generation << 32 */
 	int32_t fd;	       /* O_PATH, readable, or borrowed; -1: see handle */
 	uint32_t next;	       /* slot of the next inode in this hash chain or on the free list */
-	uint32_t mode;	       /* S_IFMT bits, which never change */
 	uint32_t lender;       /* slot of the open file that fd belongs to; 0: the inode owns fd */
-	uint32_t retired_by;   /* worker slot + 1 that is to free it */
+	uint16_t mode;	       /* S_IFMT bits, which never change */
+	uint8_t retired_by;    /* worker slot + 1 that is to free it */
 	uint8_t used;	       /* fd was, since inode_table_trim looked last */
 	uint8_t is_young;      /* its birth time may be another file's, too: see inode_table.c */
 	uint8_t is_checked;    /* its handle is known to be its own, and no other file's */
 	uint8_t was_opened;    /* for reading */
 	uint8_t is_readable;   /* fd is not O_PATH but open for reading */
-	uint8_t pad[3];
 	int64_t btime;	       /* ns; 0: the file system does not tell */
 	struct fhandle handle; /* holds it where fd does not */
 };
@@ -80,14 +79,20 @@ uint64_t inode_nodeid(const struct inode_table *t, const struct inode *inode);
 struct inode *inode_table_acquire(struct inode_table *t, uint32_t worker, struct inode_key key,
 				  int64_t btime);
 
+/* Is an inode with this key known, whether or not it is the same file? */
+bool inode_table_knows(struct inode_table *t, uint32_t worker, struct inode_key key);
+
 /*
  * Enter a file under `key`, held by `fd`, with lookup count 1. If another worker entered it
  * meanwhile that one is returned, its count raised, and *ret_used_fd is false: the caller closes
- * fd. `lender`: file slot that owns fd, or 0 when the inode is to own it.
- * Return: NULL when the table is full (ENFILE).
+ * fd. `lender`: file slot that owns fd, or 0 when the inode is to own it. `proof`: the handle of
+ * the file, or NULL; an inode of the same key that only its handle holds is this file if the
+ * handles are equal, and is held by `fd` then. Else it gives way. Return: NULL when the table is
+ * full (ENFILE).
  */
 struct inode *inode_table_insert(struct inode_table *t, uint32_t worker, struct inode_key key,
-				 int fd, uint32_t lender, bool *ret_used_fd);
+				 int fd, uint32_t lender, const struct fhandle *proof,
+				 bool *ret_used_fd);
 
 /* The same for a file that is held by its handle. One of the same key and another handle is gone
  * from the host: it gives way and stays known by its nodeid alone. */
@@ -103,15 +108,26 @@ struct inode *inode_table_insert_handle(struct inode_table *t, uint32_t worker,
 int inode_table_cache_fd(struct inode_table *t, struct reclaim *reclaim, const struct inode *inode,
 			 int fd);
 /* The same for an fd that is open for reading; it takes the place of one that is not. It is closed
- * if it cannot be cached: an inode without a handle must keep what it has. */
+ * if it cannot be cached. */
 void inode_table_cache_readable(struct inode_table *t, struct reclaim *reclaim,
 				const struct inode *inode, int fd);
 /* That fd, or -1 if there is none. */
 int inode_table_readable_fd(struct inode_table *t, uint32_t worker, const struct inode *inode);
-/* Close it if this inode still has it. */
-void inode_table_drop_readable(struct inode_table *t, struct reclaim *reclaim, uint64_t nodeid);
-/* Close cached fds that were not used since the last look. */
-void inode_table_trim(struct inode_table *t, struct reclaim *reclaim);
+/* Close it if this inode still has it. `path_fd` (O_PATH, or -1) takes its place where no handle
+ * holds the inode, and is closed where one does; without either the inode keeps what it has. */
+void inode_table_drop_readable(struct inode_table *t, struct reclaim *reclaim, uint64_t nodeid,
+			       int path_fd);
+
+/* Look at the next inode. Return: it, if it owns an fd that was not used since the last look; else
+ * NULL. */
+struct inode *inode_table_next_idle(struct inode_table *t);
+/* `handle` is of the file that `fd` is: the inode that was seen with this generation and fd, and no
+ * handle, has that handle from now on. `btime`: ns, 0: unknown. */
+void inode_table_give_handle(struct inode_table *t, uint32_t worker, struct inode *inode,
+			     uint32_t generation, int fd, int64_t btime,
+			     const struct fhandle *handle);
+/* Close the fd of an inode that has a handle. Return: had it one? */
+bool inode_table_drop_fd(struct inode_table *t, struct reclaim *reclaim, struct inode *inode);
 /* Fds that inodes own. */
 uint64_t inode_table_held(const struct inode_table *t);
 
@@ -125,6 +141,15 @@ static inline void inode_table_touch(const struct inode *inode)
 static inline bool inode_table_note_opened(const struct inode *inode)
 {
 	return !__atomic_exchange_n((uint8_t *)&inode->was_opened, 1, __ATOMIC_RELAXED);
+}
+
+/* Can its fd be replaced by a readable one? Not by one of a file that another file's handle may
+ * have led to, and not where the fd is borrowed. */
+static inline bool inode_table_may_cache_readable(const struct inode *inode)
+{
+	return __atomic_load_n(&inode->handle.len, __ATOMIC_ACQUIRE)
+		       ? __atomic_load_n(&inode->is_checked, __ATOMIC_ACQUIRE)
+		       : !__atomic_load_n(&inode->lender, __ATOMIC_ACQUIRE);
 }
 
 /* It has a handle, and that is no other file's. */

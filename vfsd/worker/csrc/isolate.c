@@ -6,6 +6,7 @@
 #include <linux/mount.h>
 #include <sched.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -102,4 +103,20 @@ int isolate_pivot(int tree_fd)
 int isolate_keep_dumpable(void)
 {
 	return result(prctl(PR_SET_DUMPABLE, 1, 0, 0, 0));
+}
+
+int isolate_hide_memory(void)
+{
+	return result(prctl(PR_SET_DUMPABLE, 0, 0, 0, 0));
+}
+
+int isolate_mount_of(int fd, uint64_t *ret_mount_id)
+{
+	struct statx st;
+	int err = result(statx(fd, "", AT_EMPTY_PATH, STATX_MNT_ID, &st));
+
+	if (err)
+		return err;
+	*ret_mount_id = st.stx_mnt_id;
+	return !!(st.stx_attributes & STATX_ATTR_MOUNT_ROOT);
 }

@@ -45,6 +45,13 @@ int isolate_attach_tree(int tree_fd, const char *path) must_check;
 /* The attached `tree_fd` becomes the root of this process and the old root is detached. */
 int isolate_pivot(int tree_fd) must_check;
 
+/* The mount that `fd` is on (STATX_MNT_ID). Return: 1 if `fd` is the root directory of it, 0 if
+ * not. */
+int isolate_mount_of(int fd, uint64_t *ret_mount_id) must_check;
+
+/* Keep the memory of this process from all that have not CAP_SYS_PTRACE. */
+int isolate_hide_memory(void) must_check;
+
 /* A change of ids has made this process undumpable: it is not the operator's any more. Undo that.
  */
 int isolate_keep_dumpable(void) must_check;

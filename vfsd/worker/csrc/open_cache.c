@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "worker/csrc/open_cache.h"
 
+#include "worker/csrc/entry.h"
 #include "worker/csrc/inode_fd.h"
 #include "worker/csrc/mount_facts.h"
 
@@ -28,17 +29,33 @@ int open_cache_get(struct worker *w, const struct inode *inode)
 	return duplicate(fd);
 }
 
+/* An inode that no handle holds is left with an O_PATH fd of the same file. */
+static void drop(struct worker *w, uint64_t nodeid)
+{
+	const struct inode *inode = inode_table_get(w->inodes, nodeid);
+	int fd = inode ? inode_table_readable_fd(w->inodes, w->slot, inode) : -1;
+	int path_fd = -1;
+	char name[FD_NAME];
+
+	if (fd < 0)
+		return;
+	if (!__atomic_load_n(&inode->handle.len, __ATOMIC_ACQUIRE))
+		path_fd = openat(w->proc_self_fd, entry_fd_name(fd, name), O_PATH | O_CLOEXEC);
+	inode_table_drop_readable(w->inodes, &w->reclaim, nodeid, path_fd);
+}
+
 void open_cache_note_opened(struct worker *w, const struct inode *inode, int fd)
 {
 	uint64_t *oldest = &w->readable[w->readable_next];
 	int own;
 
-	if (!inode_table_is_checked(inode) || inode_table_note_opened(inode) || inode_fd_budget(w))
+	if (!inode_table_may_cache_readable(inode) || inode_table_note_opened(inode) ||
+	    inode_fd_budget(w))
 		return;
 	own = duplicate(fd);
 	if (own < 0)
 		return;
-	inode_table_drop_readable(w->inodes, &w->reclaim, *oldest);
+	drop(w, *oldest);
 	*oldest = inode_nodeid(w->inodes, inode);
 	w->readable_next = (w->readable_next + 1) % OPEN_CACHE;
 	inode_table_cache_readable(w->inodes, &w->reclaim, inode, own);

@@ -11,8 +11,9 @@
 #include "worker/csrc/xattrmap.h"
 
 enum file_handles {
-	FILE_HANDLES_NEVER,	/* an inode is held by an fd */
-	FILE_HANDLES_PREFER,	/* … by a handle where the file system has one */
+	FILE_HANDLES_NEVER,  /* an inode is held by an fd */
+	FILE_HANDLES_SIGNED, /* … until fds are scarce, then by a handle that the broker opens */
+	FILE_HANDLES_PREFER, /* by a handle where the file system has one */
 	FILE_HANDLES_MANDATORY, /* … else it cannot be looked up */
 };
 

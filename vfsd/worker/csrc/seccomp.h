@@ -10,6 +10,8 @@ enum seccomp_role {
 	ROLE_POOL = 1,
 	ROLE_LOOP = 2,	 /* a worker's main thread */
 	ROLE_THREAD = 4, /* its other threads: requests off the loop, zmq */
+	ROLE_GUARD = 8,	 /* of the broker of file handles */
+	ROLE_BROKER = 16,
 };
 
 /* What a job must be for a row to hold, or'ed; worker/seccomp.py finds out. */
@@ -24,6 +26,7 @@ enum seccomp_condition {
 	IF_QUEUE_CPUS = 128,
 	IF_ROOT = 256, /* ids can be changed */
 	IF_NEVER = 512,
+	IF_SIGNED = 1024, /* workers have the broker open file handles */
 };
 
 struct syscall_row {
@@ -50,11 +53,17 @@ uint32_t seccomp_table(const struct syscall_row **ret);
 int seccomp_confine_pool(enum seccomp_action action, uint32_t conditions,
 			 int32_t *ret_row) must_check;
 
+/* The same for the guard and the broker that it creates: the rows of these two. */
+int seccomp_confine_guard(enum seccomp_action action, int32_t *ret_row) must_check;
+
 /*
  * Compile the filter that each worker puts in force with syscall_filter_install(): the rows of its
  * own roles. Return: bytes in `ret`, which has room for SECCOMP_PROGRAM_MAX, or -errno as above.
  */
 int seccomp_compile_worker(enum seccomp_action action, uint32_t conditions, uint8_t *ret,
 			   int32_t *ret_row) must_check;
+
+/* The same for the broker. */
+int seccomp_compile_broker(enum seccomp_action action, uint8_t *ret, int32_t *ret_row) must_check;
 
 #endif

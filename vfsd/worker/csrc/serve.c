@@ -26,7 +26,7 @@
  */
 #include "worker/csrc/serve.h"
 
-#include "worker/csrc/inode_fd.h"
+#include "worker/csrc/inode_trim.h"
 #include "worker/csrc/label.h"
 #include "worker/csrc/ops_open.h"
 #include "worker/csrc/poll.h"
@@ -465,7 +465,7 @@ int serve(struct worker *w)
 		if (reason)
 			break;
 		reclaim_quiescent(&w->reclaim);
-		inode_fd_trim(w);
+		inode_trim(w);
 		close_some_retired(w);
 		if (!done)
 			poll_wait(w);
@@ -526,6 +526,7 @@ struct worker *worker_create(const struct worker_config *config)
 	w->inodes = config->inodes;
 	w->files = config->files;
 	w->records = config->records;
+	handle_client_init(&w->handles, config->handles_fd, clock_ns());
 	limit_fds(w);
 	w->offload = offload_create(config->threads, &w->row->loose_fds);
 	if (config->threads && config->policy.allow_direct_io)

@@ -26,6 +26,7 @@ struct worker_config {
 	uint32_t slot;	      /* row in the worker table */
 	int32_t root_fd;      /* O_PATH, the shared directory */
 	int32_t proc_self_fd; /* /proc/self/fd of this very process, O_PATH */
+	int32_t handles_fd;   /* socket of the broker of file handles, or -1 */
 	int32_t control_fd;   /* readable: Python has something to do; edge-triggered is fine */
 	int32_t poll_us;  /* how long to poll idle rings: POLL_AUTO, or microseconds (0: never) */
 	uint32_t threads; /* upper bound of the pool for requests that block; 0: they run inline */

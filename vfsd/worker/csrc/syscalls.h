@@ -7,10 +7,12 @@
  * what no row allows ends the process.
  *
  * Roles. P: the pool. L: the main thread of a worker, with its loop. T: its other threads, zmq's
- * included. A filter stays in force for all that a process creates, so the pool's filter has the
- * rows of every role. Each worker puts a second one in force before it does anything else, which
- * has its own rows only. Its threads get no third one: they share all memory with the loop, so
- * whoever controls one of them makes the others call for it.
+ * included. G: the guard of the broker of file handles. B: that broker. These two are no
+ * children of the pool's filter and have rows of their own. A filter stays in force for all that a
+ * process creates, so the pool's filter has the rows of every role. Each worker puts a second one
+ * in force before it does anything else, which has its own rows only. Its threads get no third one:
+ * they share all memory with the loop, so whoever controls one of them makes the others call for
+ * it.
  *
  * When. The row holds only where the job is so (enum seccomp_condition, all of them); 0: always.
  * What a job rules out must be refused by the ops before: a request must not end a worker. Where
@@ -21,6 +23,7 @@
  *   MASKED(n, mask, value)     … of which only those in `mask` count
  *   PAIR(n, value, m, value)   two of them; the second one with all its bits
  *   OWN_PROCESS                argument 0 is this process (in the pool's filter: any)
+ *   OWN_SOCKET                 argument 0 is this worker's socket of the broker (likewise)
  *   ANSWERED(rule, answer)     the call is not made; it fails with an errno, or "succeeds"
  * (IGNORED)
  *
@@ -87,6 +90,28 @@
 	X(name_to_handle_at, P | L, 0, ANY, "fhandle.c", "LOOKUP: what proves an identity")       \
 	X(open_by_handle_at, P | L | T, IF_HANDLES, ANY, "fhandle.c",                             \
 	  "an inode that is held by its handle")                                                  \
+	/* The broker of file handles, what it is asked, and its guard */                         \
+	X(open_by_handle_at, B, 0, IS(2, O_PATH | O_NOFOLLOW | O_CLOEXEC), "fhandle.c",           \
+	  "opening what was signed")                                                              \
+	X(openat, B, 0, MASKED(2, OPEN_CHANGES, O_RDONLY), "handle_broker.c",                     \
+	  "the way up from a mount to the share; an fd of that mount")                            \
+	X(statx, B, 0, ANY, "handle_broker.c entry.c", "which file an fd is")                     \
+	X(name_to_handle_at, B, 0, ANY, "fhandle.c", "the handle that is signed")                 \
+	X(recvmsg, B, 0, ANY, "handle_broker.c", "requests of workers")                           \
+	X(sendmsg, B, 0, ANY, "handle_broker.c", "answers")                                       \
+	X(poll, B, 0, ANY, "handle_broker.c", "waiting for requests")                             \
+	X(ppoll, B, IF_LATER_FORMS, ANY, "glibc", "poll() where there is no other call")          \
+	X(close, B, 0, ANY, "handle_broker.c", "fds that came and that were sent")                \
+	X(restart_syscall, B, 0, ANY, "kernel", "poll() after SIGSTOP")                           \
+	X(recvmsg, L, IF_SIGNED, OWN_SOCKET, "handle_client.c", "the broker's answers")           \
+	X(sendmsg, L, IF_SIGNED, OWN_SOCKET, "handle_client.c", "requests to the broker")         \
+	X(clone, G, 0, IS(0, SIGCHLD), "handle_guard.c", "a broker is created")                   \
+	X(wait4, G, 0, ANY, "glibc", "waitpid(): the broker has died")                            \
+	X(clock_nanosleep, G, 0, ANY, "glibc", "nanosleep() before the next broker")              \
+	X(getrandom, G, 0, ANY, "handle_guard.c", "the key")                                      \
+	X(seccomp, G, 0, PAIR(0, SECCOMP_SET_MODE_FILTER, 1, 0), "syscall_filter.c",              \
+	  "the broker confines itself further")                                                   \
+	X(exit_group, G | B, 0, ANY, "handle_guard.c", "all workers' ends are closed")            \
 	/* Ops: data */                                                                           \
 	X(read, P | L | T, 0, ANY, "offload.c direct_io.c poll.c descriptors.py", "eventfds")     \
 	X(pread64, T, 0, ANY, "ops_io.c", "READ that is off the loop")                            \
@@ -116,7 +141,7 @@
 	  "OPEN of a file that is open, FLUSH; a listing of /proc/self/fd")                       \
 	X(fcntl, P | L | T, 0, IS(1, F_GETFL), "ring.c", "eventfds of the VMM")                   \
 	X(fcntl, L | T, 0, IS(1, F_SETFL), "zmq", "unblock_socket()")                             \
-	X(fcntl, L, 0, IS(1, F_GET_SEALS), "ring.c shared_memory.c", "may a segment shrink?")     \
+	X(fcntl, P | L, 0, IS(1, F_GET_SEALS), "ring.c shared_memory.c", "may a segment shrink?") \
 	X(fcntl, P, 0, IS(1, F_GETFD), "descriptors.c", "which fds an earlier look has marked")   \
 	X(fcntl, P, 0, IS(1, F_SETFD), "descriptors.c", "marking an fd that may be an orphan")    \
 	/* Ops: extended attributes, by the names of fds in /proc/self/fd */                      \

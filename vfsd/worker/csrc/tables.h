@@ -24,6 +24,10 @@ void file_table_init(void *memory, uint32_t capacity);
  */
 int inode_table_try_handles(void *memory, int root_fd) must_check;
 
+/* The broker at the other end of `handles_fd` signs handles of the mount of `root_fd` (as above).
+ * Return: 0 or -errno (-EIO: there is no broker). */
+int inode_table_expect_signatures(void *memory, int root_fd, int handles_fd) must_check;
+
 /* Release what a dead worker held: its locks. The pool calls it before it fills the slot again. */
 void inode_table_bury(void *memory, uint32_t slot);
 void file_table_bury(void *memory, uint32_t slot);

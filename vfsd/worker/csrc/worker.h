@@ -12,6 +12,7 @@
 #include "worker/csrc/direct_io.h"
 #include "worker/csrc/file_capability.h"
 #include "worker/csrc/file_table.h"
+#include "worker/csrc/handle_client.h"
 #include "worker/csrc/inode_table.h"
 #include "worker/csrc/lock_wait.h"
 #include "worker/csrc/offload.h"
@@ -78,6 +79,7 @@ struct worker {
 	struct fuse_session *session;
 	struct inode_table *inodes;
 	struct file_table *files;
+	struct handle_client handles;
 	uint32_t new_names;	/* LOOKUPs in a row of files that the guest did not know */
 	uint64_t fds_max;	/* of inodes and open files */
 	uint64_t inode_fds_max; /* then those that are only cached are closed */

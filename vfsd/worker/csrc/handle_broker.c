@@ -1,0 +1,354 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * THEORY
+ *
+ * Purpose. open_by_handle_at(2) opens every file of a file system, so a worker that may call it and
+ * is taken over reaches more than the share where the share is only a part. Without handles each
+ * file that a guest knows costs an fd. So one process, the broker, may call it, and opens for the
+ * workers only what they had open themselves before.
+ *
+ * Actors. Workers hold every inode by an fd as long as there are fds. When these become scarce a
+ * worker shows the broker the fds of some that were not used lately; the broker makes the handle of
+ * each and signs it (SipHash with a key that only broker and guard have), and the worker closes the
+ * fd (inode_trim.c). When such an inode is used again the worker gives the handle and the signature
+ * back and receives an O_PATH fd. No request of a guest's that finds an fd comes here.
+ *
+ * What a signature says. This file, of this inode number, device and type, on this mount of the
+ * share, was held open by a worker. The broker reads all of it from the fd that was sent, and
+ * believes nothing that a worker says about a file. Who holds an fd could as well keep that fd: so
+ * what a worker that was taken over opens here it could have had open all the time, files that the
+ * host moved out of the share later included (".." of such a directory leads nowhere, as for an fd
+ * that was kept).
+ *
+ * What is not signed: a file on a mount that is not known (memory of the VMM's, /proc, memfds), and
+ * a file without a name, which would be gone when its last fd is closed. A mount is known if it is
+ * the root's, or was shown by a directory from which ".." leads up to the shared directory: that
+ * the kernel decides, by mounts and not by names. The broker keeps an fd of each known mount, so
+ * that no other mount can get its id, and opens handles through that fd.
+ *
+ * What is opened is compared with what was signed: inode number, device, mount and type. It is
+ * opened with O_PATH alone, so no device is ever opened here; that flag is part of the filter.
+ *
+ * Bounds. A request has one size and at most HANDLE_BATCH fds. Answers are sent without waiting:
+ * who does not read them loses them. What waits in a socket is bounded (handle_broker.py): fds in
+ * sockets count against a limit that all processes of a user share. Each socket gets one turn after
+ * the other. Nobody can read the broker's memory: it is not dumpable and has a capability that
+ * workers have not.
+ *
+ * Stale answers. A worker may die between a request and its answer; the next one in its slot has
+ * the same socket. Each request has a number that comes back (handle_client.c).
+ *
+ * Death. The guard (handle_guard.c) has the key and the sockets, too, and starts another broker. A
+ * request that was being answered is lost and is sent again by the worker. Known mounts but the
+ * root's are shown again when they are needed. What a dead broker signed stays signed.
+ *
+ * What this does not do: keep a VMM and a worker that conspire from holding the broker up with an
+ * fd of a file system that the VMM serves. They hold up their own share.
+ */
+#include "worker/csrc/handle_broker.h"
+
+#include "worker/csrc/entry.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+enum {
+	LEVELS_MAX = 4096, /* of directories between a mount and the shared directory */
+	SOCKETS_MAX = 64,  /* worker slots: job.py */
+	OPEN_TO_LOOK = O_PATH | O_NOFOLLOW | O_CLOEXEC,
+	OPEN_MOUNT = O_RDONLY | O_DIRECTORY | O_NONBLOCK | O_CLOEXEC,
+};
+
+/* ---- mounts ---- */
+
+/* What the kernel knows of an fd without asking a file system, which a VMM may serve. */
+static int look(int fd, struct inode_key *ret)
+{
+	int flags = AT_EMPTY_PATH | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC;
+	struct statx st;
+
+	if (syscall(SYS_statx, fd, "", flags, STATX_TYPE | STATX_INO | STATX_MNT_ID, &st) < 0)
+		return -errno;
+	*ret = entry_key(&st);
+	return 0;
+}
+
+static int mount_fd(const struct handle_broker *b, uint32_t mount_id)
+{
+	for (uint32_t i = 0; i < b->mount_count; i++)
+		if (b->mounts[i].mount_id == mount_id)
+			return b->mounts[i].fd;
+	return -1;
+}
+
+int handle_broker_init(struct handle_broker *b, const struct siphash_key *key, int root_fd)
+{
+	int err;
+
+	memset(b, 0, sizeof(*b));
+	b->key = *key;
+	err = look(root_fd, &b->root);
+	if (err)
+		return err;
+	b->mounts[0] = (struct broker_mount){inode_key_mount_id(b->root), root_fd};
+	b->mount_count = 1;
+	return 0;
+}
+
+/* Does ".." of this directory lead up to the shared directory? Return: 0, -EXDEV if not, or
+ * -errno. */
+static int climb(const struct handle_broker *b, int dir_fd)
+{
+	int fd = openat(dir_fd, ".", OPEN_TO_LOOK | O_DIRECTORY);
+	struct inode_key at, below = {0};
+	int err = fd < 0 ? -errno : -EXDEV;
+
+	for (int level = 0; fd >= 0; level++) {
+		int above;
+
+		if (look(fd, &at))
+			break;
+		if (inode_key_equal(at, b->root)) {
+			err = 0;
+			break;
+		}
+		if (level == LEVELS_MAX || inode_key_equal(at, below))
+			break; /* the top, of something else */
+		above = openat(fd, "..", OPEN_TO_LOOK | O_DIRECTORY);
+		close(fd);
+		fd = above;
+		below = at;
+	}
+	if (fd >= 0)
+		close(fd);
+	return err;
+}
+
+static int add_mount(struct handle_broker *b, int dir_fd)
+{
+	struct inode_key key;
+	int fd, err = look(dir_fd, &key);
+
+	if (err)
+		return err;
+	if (mount_fd(b, inode_key_mount_id(key)) >= 0)
+		return 0;
+	if (b->mount_count == BROKER_MOUNTS_MAX)
+		return -ENOSPC;
+	err = climb(b, dir_fd);
+	if (err)
+		return err;
+	fd = openat(dir_fd, ".", OPEN_MOUNT);
+	if (fd < 0)
+		return -errno;
+	b->mounts[b->mount_count++] = (struct broker_mount){inode_key_mount_id(key), fd};
+	return 0;
+}
+
+/* ---- signatures ---- */
+
+static uint64_t sign(const struct handle_broker *b, const struct handle_identity *identity)
+{
+	return siphash(&b->key, identity, sizeof(*identity));
+}
+
+/* The handle comes first: it tells the mount, and nothing is asked of a file system that is not of
+ * the share. */
+static int get_handle(const struct handle_broker *b, int fd, struct fhandle *ret)
+{
+	struct inode_key key;
+	int err = look(fd, &key);
+
+	if (err)
+		return err;
+	if (mount_fd(b, inode_key_mount_id(key)) < 0)
+		return -ENXIO;
+	return fhandle_get_on_mount(fd, "", inode_key_mount_id(key), ret);
+}
+
+static void sign_one(const struct handle_broker *b, int fd, struct handle_signature *ret)
+{
+	struct handle_identity *identity = &ret->identity;
+	struct fhandle handle;
+	struct statx st;
+
+	ret->error = get_handle(b, fd, &handle);
+	if (!ret->error)
+		ret->error = entry_stat_fd(fd, &st);
+	if (!ret->error && !st.stx_nlink)
+		ret->error = -ENOENT;
+	if (ret->error)
+		return;
+	identity->ino = entry_key(&st).ino;
+	identity->mnt_id = entry_key(&st).mnt_id;
+	identity->type = entry_key(&st).type;
+	identity->handle_type = handle.type;
+	identity->handle_len = handle.len;
+	memcpy(identity->handle_bytes, handle.bytes, sizeof(handle.bytes));
+	ret->btime = entry_birth_time(&st);
+	ret->mac = sign(b, identity);
+}
+
+/* Return: an fd or -errno. */
+static int open_signed(const struct handle_broker *b, const struct handle_request *request)
+{
+	const struct handle_identity *identity = &request->identity;
+	struct inode_key key = {identity->ino, identity->mnt_id, identity->type}, found;
+	struct fhandle handle = {.type = identity->handle_type, .len = identity->handle_len};
+	int fd, err;
+
+	if (sign(b, identity) != request->mac || handle.len > sizeof(handle.bytes))
+		return -EACCES;
+	fd = mount_fd(b, inode_key_mount_id(key));
+	if (fd < 0)
+		return -ENXIO;
+	memcpy(handle.bytes, identity->handle_bytes, sizeof(handle.bytes));
+	fd = fhandle_open(fd, &handle, OPEN_TO_LOOK);
+	if (fd < 0)
+		return fd;
+	err = look(fd, &found);
+	if (!err && !inode_key_equal(found, key))
+		err = -ESTALE;
+	if (!err)
+		return fd;
+	close(fd);
+	return err;
+}
+
+/* ---- one request ---- */
+
+static int obey(struct handle_broker *b, const struct handle_request *request, const int *fds,
+		uint32_t fd_count, struct handle_answer *ret, int *ret_fd)
+{
+	switch (request->op) {
+	case HANDLE_MOUNT:
+		return fd_count == 1 ? add_mount(b, fds[0]) : -EINVAL;
+	case HANDLE_SIGN:
+		if (!fd_count || fd_count > HANDLE_BATCH)
+			return -EINVAL;
+		for (; ret->count < fd_count; ret->count++)
+			sign_one(b, fds[ret->count], &ret->signatures[ret->count]);
+		return 0;
+	case HANDLE_OPEN:
+		*ret_fd = fd_count ? -EINVAL : open_signed(b, request);
+		return *ret_fd < 0 ? *ret_fd : 0;
+	}
+	return -EINVAL;
+}
+
+size_t handle_broker_answer(struct handle_broker *b, const void *request, size_t len,
+			    const int *fds, uint32_t fd_count, struct handle_answer *ret,
+			    int *ret_fd)
+{
+	struct handle_request copy;
+
+	*ret_fd = -1;
+	if (len != sizeof(copy))
+		return 0;
+	memcpy(&copy, request, sizeof(copy));
+	memset(ret, 0, sizeof(*ret));
+	ret->nonce = copy.nonce;
+	ret->error = obey(b, &copy, fds, fd_count, ret, ret_fd);
+	return offsetof(struct handle_answer, signatures) +
+	       ret->count * sizeof(struct handle_signature);
+}
+
+/* ---- the sockets ---- */
+
+static uint32_t passed_fds(struct msghdr *message, int fds[static HANDLE_BATCH])
+{
+	const struct cmsghdr *header = CMSG_FIRSTHDR(message);
+	size_t bytes;
+
+	if (!header || header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS)
+		return 0;
+	bytes = header->cmsg_len - CMSG_LEN(0);
+	memcpy(fds, CMSG_DATA(header), bytes);
+	return (uint32_t)(bytes / sizeof(int));
+}
+
+static int try_to_send(int sock, struct handle_answer *answer, size_t len, int fd)
+{
+	union handle_fds passed = {.header = {.cmsg_len = CMSG_LEN(sizeof(int)),
+					      .cmsg_level = SOL_SOCKET,
+					      .cmsg_type = SCM_RIGHTS}};
+	struct iovec data = {answer, len};
+	struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1};
+
+	if (fd >= 0) {
+		message.msg_control = &passed;
+		message.msg_controllen = CMSG_SPACE(sizeof(int));
+		memcpy(CMSG_DATA(&passed.header), &fd, sizeof(int));
+	}
+	return sendmsg(sock, &message, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? -errno : 0;
+}
+
+/* No fd is passed while this user has too many fds in sockets. */
+static void send_answer(int sock, struct handle_answer *answer, size_t len, int fd)
+{
+	if (try_to_send(sock, answer, len, fd) != -ETOOMANYREFS)
+		return;
+	answer->error = -ENFILE;
+	(void)try_to_send(sock, answer, len, -1);
+}
+
+/* Take one message and answer it. Return: was there one? */
+static bool serve_one(struct handle_broker *b, int sock)
+{
+	uint8_t room[sizeof(struct handle_request) + 1];
+	struct iovec data = {room, sizeof(room)};
+	union handle_fds passed;
+	struct msghdr message = {.msg_iov = &data,
+				 .msg_iovlen = 1,
+				 .msg_control = &passed,
+				 .msg_controllen = sizeof(passed)};
+	ssize_t len = recvmsg(sock, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+	bool whole = !(message.msg_flags & (MSG_TRUNC | MSG_CTRUNC));
+	struct handle_answer answer;
+	int fds[HANDLE_BATCH], ret_fd = -1;
+	uint32_t fd_count;
+	size_t answer_len;
+
+	if (len < 0)
+		return false;
+	fd_count = passed_fds(&message, fds);
+	answer_len =
+		whole ? handle_broker_answer(b, room, (size_t)len, fds, fd_count, &answer, &ret_fd)
+		      : 0;
+	for (uint32_t i = 0; i < fd_count; i++)
+		close(fds[i]);
+	if (answer_len)
+		send_answer(sock, &answer, answer_len, ret_fd);
+	if (ret_fd >= 0)
+		close(ret_fd);
+	return len > 0 || fd_count;
+}
+
+void handle_broker_serve(struct handle_broker *b, const int32_t *sockets, uint32_t count)
+{
+	struct pollfd polled[SOCKETS_MAX];
+	uint32_t open = count < SOCKETS_MAX ? count : SOCKETS_MAX;
+
+	count = open;
+	for (uint32_t i = 0; i < count; i++)
+		polled[i] = (struct pollfd){.fd = sockets[i], .events = POLLIN};
+	while (open) {
+		if (poll(polled, count, -1) < 0)
+			continue;
+		for (uint32_t i = 0; i < count; i++) {
+			bool got = polled[i].revents && serve_one(b, polled[i].fd);
+
+			/* An empty packet is no end; a closed socket is, once it is empty. */
+			if (!got && polled[i].revents & (POLLHUP | POLLNVAL)) {
+				polled[i].fd = -1;
+				open--;
+			}
+		}
+	}
+}

@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The guard of the broker of file handles: it starts the broker, and another one when that dies. */
+#ifndef VFSD_HANDLE_GUARD_H
+#define VFSD_HANDLE_GUARD_H
+
+#include "transport/csrc/types.h"
+
+struct handle_guard {
+	int32_t root_fd; /* the shared directory, open for reading */
+	uint32_t socket_count;
+	const int32_t *sockets; /* the broker's end of each worker slot's pair */
+	int32_t action;		/* enum seccomp_action; -1: no filter */
+};
+
+/*
+ * Be the guard. The process has one thread, its own fd table, no_new_privs and CAP_DAC_READ_SEARCH.
+ * It confines itself. Never returns: the process exits with status 0 when the workers' ends of all
+ * sockets are closed, and with 1 if there can be no broker.
+ */
+void handle_guard_run(const struct handle_guard *guard);
+
+/* Can a process like this one open file handles? `root_fd` as above: an attempt tells. */
+bool handle_guard_can_open(int root_fd);
+
+#endif

@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* PRIVATE: C only */
+/*
+ * What a worker and the broker of file handles say to each other: one packet for a request, one for
+ * its answer, on a socket pair of each worker slot. The theory is in handle_broker.c.
+ *
+ * HANDLE_MOUNT: with one fd, of a directory. Its mount becomes known.
+ * HANDLE_SIGN: with up to HANDLE_BATCH fds; as many signatures come back.
+ * HANDLE_OPEN: with `identity` and `mac` as they were signed; an O_PATH fd comes back.
+ */
+#ifndef VFSD_HANDLE_PROTOCOL_H
+#define VFSD_HANDLE_PROTOCOL_H
+
+#include "worker/csrc/fhandle.h"
+
+#include <sys/socket.h>
+
+enum handle_op {
+	HANDLE_MOUNT = 1,
+	HANDLE_SIGN = 2,
+	HANDLE_OPEN = 3,
+};
+
+enum {
+	HANDLE_BATCH = 64, /* fds in one request */
+};
+
+/* What is signed: which file (inode_table.h) and its handle. No byte of it is padding. */
+struct handle_identity {
+	uint64_t ino;
+	uint64_t mnt_id;
+	uint32_t type;
+	int32_t handle_type;
+	uint32_t handle_len;
+	uint8_t handle_bytes[FHANDLE_BYTES_MAX];
+	uint32_t zero;
+};
+
+struct handle_request {
+	uint64_t nonce; /* comes back in the answer */
+	uint32_t op;	/* enum handle_op */
+	uint32_t zero;
+	uint64_t mac;
+	struct handle_identity identity;
+};
+
+struct handle_signature {
+	int32_t error; /* 0, or why this one was not signed */
+	uint32_t zero;
+	int64_t btime; /* ns; 0: unknown */
+	uint64_t mac;
+	struct handle_identity identity;
+};
+
+/* Sent without the signatures that there are not. */
+struct handle_answer {
+	uint64_t nonce;
+	int32_t error; /* 0 or -errno */
+	uint32_t count;
+	struct handle_signature signatures[HANDLE_BATCH];
+};
+
+/* Room for the fds of one packet. */
+union handle_fds {
+	struct cmsghdr header;
+	uint8_t room[CMSG_SPACE(HANDLE_BATCH * sizeof(int))];
+};
+
+_Static_assert(sizeof(struct handle_identity) == 64, "a byte that is not signed");
+
+#endif

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stage "handles" of isolation: find out how inodes are held, and start the broker if there is one.
+
+The broker and its guard (csrc/handle_guard.c) are siblings of the workers, with an fd table of
+their own. They leave the pool's way here: of what the pool gets later they have nothing, neither
+the shared tables nor the guest's memory.
+"""
+
+import os
+import signal
+import socket
+from collections.abc import Collection
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, Final, NoReturn
+
+from setproctitle import setproctitle
+
+from vfsd.transport.native import check, ffi, lib
+from vfsd.worker import capabilities, handles, seccomp
+from vfsd.worker.handles import Handles, NoHandlesError, Outcome, Reach
+from vfsd.worker.job import Job
+from vfsd.worker.sandbox import IsolationError, Sandbox, attempt
+
+KEPT: Final = frozenset({"DAC_READ_SEARCH"})
+REQUEST_ROOM: Final = 1  # bytes: the least that the kernel allows
+ANSWER_ROOM: Final = 16384  # bytes; an answer has up to 5.4 KiB
+_READABLE: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+def prepare(job: Job, sandbox: Sandbox) -> None:
+    """The stage. It is followed by what takes the right to open handles away."""
+    try:
+        sandbox.handles = handles.decide(job, _reach(sandbox), _can_open(job, sandbox))
+    except NoHandlesError as error:
+        raise IsolationError(str(error)) from None
+    if sandbox.handles.outcome is Outcome.SIGNED:
+        sandbox.handles = _start(job, sandbox)
+
+
+def _reach(sandbox: Sandbox) -> Reach:
+    number = ffi.new("uint64_t *")
+    is_root = bool(check(lib.isolate_mount_of(sandbox.root_fd, number)))
+    fd = os.open("self/mountinfo", os.O_RDONLY | os.O_CLOEXEC, dir_fd=sandbox.proc_fd)
+    with os.fdopen(fd, errors="backslashreplace") as file:
+        return handles.reach(file.read(), number[0], is_root)
+
+
+def _can_open(job: Job, sandbox: Sandbox) -> bool:
+    """Can a process with the one capability, and no other that would help, open handles? One tries.
+
+    --modcaps may have taken it away.
+    """
+    with suppress(ValueError):  # which stage "capabilities" tells
+        if not handles.may_use(job) or not capabilities.modified(set(KEPT), job.modcaps) & KEPT:
+            return False
+    pid = attempt("fork", "the limit of processes (ulimit -u, pids.max) may be too low", os.fork)
+    if pid == 0:
+        _try_to_open(sandbox.root_fd)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def _try_to_open(root_fd: int) -> NoReturn:
+    status = 1
+    with suppress(BaseException):
+        if not capabilities.limit(set(KEPT)):
+            root = os.open(".", _READABLE, dir_fd=root_fd)
+            status = 0 if lib.handle_guard_can_open(root) else 1
+    os._exit(status)
+
+
+def _start(job: Job, sandbox: Sandbox) -> Handles:
+    hint = "try --inode-file-handles=never"
+    pairs = [_pair() for _ in range(job.slots)]
+    pid = attempt("start the broker of file handles", hint, os.fork)
+    if pid == 0:
+        _be_guard(job, sandbox.root_fd, [theirs.fileno() for _, theirs in pairs])
+    for _, theirs in pairs:
+        theirs.close()
+    return replace(sandbox.handles, sockets=tuple(ours.detach() for ours, _ in pairs), guard=pid)
+
+
+def _pair() -> tuple[socket.socket, socket.socket]:
+    """A worker's end and the broker's. Few requests wait, with few fds; an answer is larger."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, REQUEST_ROOM)
+    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, ANSWER_ROOM)
+    return ours, theirs
+
+
+def _be_guard(job: Job, root_fd: int, sockets: list[int]) -> NoReturn:
+    try:
+        setproctitle(f"vfsd: {job.name} handles")
+        root = os.open(".", _READABLE, dir_fd=root_fd)
+        _close_all_but({root, *sockets})
+        for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(ignored, signal.SIG_IGN)
+        if not capabilities.limit(set(KEPT)):
+            check(lib.isolate_hide_memory())
+            check(lib.process_no_new_privs())
+            lib.handle_guard_run(_guard(job, root, sockets))
+    finally:  # who asks the broker finds that there is none
+        os._exit(1)
+
+
+def _guard(job: Job, root: int, sockets: list[int]) -> Any:
+    guard: Any = ffi.new("struct handle_guard *")
+    fds = ffi.new("int32_t[]", sockets)
+    guard.root_fd, guard.socket_count, guard.sockets = root, len(sockets), fds
+    guard.action = seccomp.ACTIONS.get(job.seccomp, -1)
+    _ALIVE.append(fds)
+    return guard
+
+
+_ALIVE: Final[list[Any]] = []  # what C has a pointer to
+
+
+def _close_all_but(kept: Collection[int]) -> None:
+    first = 0
+    for fd in sorted(kept):
+        os.closerange(first, fd)
+        first = fd + 1
+    os.closerange(first, os.sysconf("SC_OPEN_MAX"))

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The last stages of isolation, which only take away; isolation.py says why in this order."""
+
+from vfsd.transport.native import check, lib
+from vfsd.worker import capabilities, fd_check, landlock, seccomp
+from vfsd.worker.handles import Outcome
+from vfsd.worker.job import Job
+from vfsd.worker.sandbox import IsolationError, Sandbox, attempt
+
+# Stage "landlock".
+
+
+def enter_landlock(job: Job, sandbox: Sandbox) -> None:
+    if not landlock.is_available():
+        if job.sandbox == "chroot":
+            raise IsolationError(
+                "--sandbox=chroot needs Landlock (Linux 5.19, and `landlock` in the list of LSMs): "
+                "without, a worker that is taken over reaches the host through other processes; "
+                "try --sandbox=namespace or --sandbox=none"
+            )
+        sandbox.notes.append(
+            "this kernel has no Landlock, so --sandbox=none keeps a worker that is taken over "
+            "from nothing that its user may do"
+        )
+        return
+    by_handles = job.sandbox == "chroot" or sandbox.handles.outcome is not Outcome.FDS
+    kind = landlock.PROCESSES if by_handles else landlock.FILES
+    attempt(
+        "enter a Landlock domain",
+        "try --sandbox=namespace",
+        lambda: landlock.confine(kind, sandbox.root_fd, sandbox.proc_fd, job.fs.readonly),
+    )
+
+
+# Stage "fds".
+
+
+def check_fds(_job: Job, sandbox: Sandbox) -> None:
+    for fd, what in fd_check.strangers(sandbox.proc_fd, {sandbox.root_fd, sandbox.proc_fd}).items():
+        raise IsolationError(
+            f"fd {fd} refers to the file {what!r}, through which a worker could reach its "
+            "file system; expected the shared directory, a socket, a pipe or a sealed memfd"
+        )
+
+
+# Stages "capabilities" and "seccomp".
+
+
+def limit_capabilities(job: Job, sandbox: Sandbox) -> None:
+    try:
+        wanted = capabilities.wanted(job, sandbox.handles.outcome)
+        names = capabilities.modified(wanted, job.modcaps)
+    except ValueError as error:
+        raise IsolationError(f"--modcaps: {error}; see capabilities(7)") from None
+    try:
+        missing = capabilities.limit(names)
+    except OSError as error:
+        raise IsolationError(f"cannot drop capabilities: {error.strerror}; run as root") from None
+    if missing - capabilities.KEPT.keys() - capabilities.FOR_HANDLES.keys():
+        raise IsolationError(
+            f"--modcaps: this process has not got {', '.join(sorted(missing))} itself; "
+            "start it with that capability, or leave it out"
+        )
+    missing -= capabilities.FOR_HANDLES.keys()  # tables.py says what follows from that
+    if missing >= wanted - capabilities.FOR_HANDLES.keys():
+        sandbox.notes.append("without privileges: every file belongs to the user of this daemon")
+    elif missing:
+        sandbox.notes.append(f"some operations will fail, without {', '.join(sorted(missing))}")
+
+
+def _confine(job: Job, sandbox: Sandbox) -> None:
+    conditions = seccomp.conditions(job, sandbox.handles.outcome)
+    sandbox.worker_filter = seccomp.compile_worker(job.seccomp, conditions)
+    seccomp.confine_pool(job.seccomp, conditions)
+
+
+def filter_calls(job: Job, sandbox: Sandbox) -> None:
+    check(lib.process_no_new_privs())
+    if job.seccomp == "none":
+        return
+    attempt(
+        "put the seccomp filter in force",
+        "the kernel needs CONFIG_SECCOMP_FILTER; try --seccomp=none",
+        lambda: _confine(job, sandbox),
+    )

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the stages of isolation have in common: what they leave behind, and how they fail."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from vfsd.worker.handles import Handles, Outcome
+
+
+class IsolationError(Exception):
+    """A stage failed: one line says what, on which object, why, and what works instead."""
+
+
+_HELD_BY_FDS: Final = Handles(Outcome.FDS)
+
+
+@dataclass
+class Sandbox:
+    """What isolation leaves to the pool. `notes`: what the operator should know, one line each."""
+
+    root_fd: int = -1  # O_PATH, the shared directory
+    proc_fd: int = -1  # a /proc in which every process finds itself
+    worker_filter: bytes = b""  # which each worker adds to the pool's; none with --seccomp=none
+    handles: Handles = _HELD_BY_FDS
+    notes: list[str] = field(default_factory=list)
+
+
+def attempt(what: str, hint: str, action: Callable[[], int | None]) -> int:
+    """Do one step; its failure says what was tried, why it failed, and what to do."""
+    try:
+        return action() or 0
+    except OSError as error:
+        raise IsolationError(f"cannot {what}: {error.strerror}; {hint}") from None
