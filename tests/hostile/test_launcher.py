@@ -4,10 +4,12 @@
 import ctypes
 import errno
 import os
+import select
 import signal
 import socket
 import struct
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,13 +19,23 @@ import pytest
 
 from vfsd.supervisor.device import DEVICE_BYTES
 from vfsd.supervisor.job import Segments
-from vfsd.supervisor.launcher import ANSWER, KILL, MAKE_POOL, POOL_FDS, REQUEST, check_fds
+from vfsd.supervisor.launcher import (
+    ANSWER,
+    KILL,
+    MAKE_POOL,
+    POOL_FDS,
+    REQUEST,
+    check_fds,
+    serve,
+    spawn,
+)
 from vfsd.transport.fd_channel import FdChannel
 from vfsd.transport.shared_memory import create_segment
 
 from .daemon import Daemon, wait_until
 from .driver import Frontend
 from .fuse import ROOT, Guest
+from .injector import fds
 
 PIDFD_GETFD: Final = 438
 POLL: Final = "7"  # on x86-64
@@ -35,7 +47,7 @@ _PEER: Final = struct.Struct("=iII")
 @pytest.fixture(scope="module")
 def daemon() -> Iterator[Daemon]:
     with Daemon("--keep-listening", f"--request-queues={WORKERS}") as running:
-        wait_until(lambda: "waiting for" in running.log.read_text(), 20, "it has a pool")
+        running.await_pool()
         yield running
 
 
@@ -131,7 +143,7 @@ def test_a_request_with_other_fds_is_refused(daemon: Daemon, line: socket.socket
         for number, (what, fds) in enumerate(_wrong_fds(stack).items()):
             socket.send_fds(line, [REQUEST.pack(MAKE_POOL, number)], fds)
             assert ANSWER.unpack(line.recv(99)) == (number, errno.EINVAL), what
-    assert _state(daemon) == before
+    _await_state(daemon, before)
 
 
 @pytest.mark.parametrize("kind", [0, 3, 255])
@@ -140,7 +152,7 @@ def test_another_kind_of_request_is_refused(daemon: Daemon, line: socket.socket,
     with ExitStack() as stack:
         socket.send_fds(line, [REQUEST.pack(kind, 7)], _pool_fds(stack))
         assert ANSWER.unpack(line.recv(99)) == (7, errno.EINVAL)
-    assert _state(daemon) == before
+    _await_state(daemon, before)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +169,47 @@ def test_a_request_of_another_size_is_passed_over(
     # It is through with that when it has answered what comes next.
     line.send(REQUEST.pack(MAKE_POOL, 8))
     assert ANSWER.unpack(line.recv(99)) == (8, errno.EINVAL)
-    assert _state(daemon) == before
+    _await_state(daemon, before)
+
+
+def test_answers_that_nobody_reads_are_dropped() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    thread = threading.Thread(target=serve, args=(theirs, {}))
+    thread.start()
+    with ours, theirs:
+        ours.settimeout(10)
+        for number in range(2000):  # many more than a socket's buffer takes
+            ours.send(REQUEST.pack(0, number))
+        ours.close()
+        thread.join()
+
+
+def test_a_process_that_ends_at_once_has_a_pidfd(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the first process of a pool does, when the launcher gets no CPU meanwhile."""
+    open_pidfd = os.pidfd_open
+
+    def open_late(pid: int) -> int:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        return open_pidfd(pid)
+
+    monkeypatch.setattr(os, "pidfd_open", open_late)
+    child = os.fork()  # it has no other children, and its signals are its own
+    if child == 0:
+        status = 1
+        try:
+            has_ended = bool(select.select([spawn(["/bin/true"], [], 2)], [], [], 10)[0])
+            status = 0 if has_ended and not _has_children() else 2
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def _has_children() -> bool:
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
 
 
 def test_nobody_is_killed_but_children_of_the_keeper(daemon: Daemon, line: socket.socket) -> None:
@@ -175,7 +227,7 @@ def test_nobody_is_killed_but_children_of_the_keeper(daemon: Daemon, line: socke
             assert ANSWER.unpack(line.recv(99)) == (9, errno.EINVAL)
         socket.send_fds(line, [REQUEST.pack(KILL, 9)], [dead])
         assert ANSWER.unpack(line.recv(99))[1] != 0
-    assert _state(daemon) == before
+    _await_state(daemon, before)
 
 
 def _pidfd_of_somebody_dead() -> int:
@@ -188,7 +240,7 @@ def _pidfd_of_somebody_dead() -> int:
 def test_a_pool_is_killed_by_the_launcher_where_the_supervisor_may_not() -> None:
     """As with ids of a user namespace: the pool's real and saved ids are not the supervisor's."""
     with Daemon("--keep-listening") as daemon:
-        wait_until(lambda: "waiting for" in daemon.log.read_text(), 20, "it has a pool")
+        daemon.await_pool()
         pool = _the(daemon, "pool")
         pidfd = os.pidfd_open(pool)
         supervisor = _the(daemon, "supervisor")
@@ -217,7 +269,7 @@ def test_an_answer_for_a_supervisor_that_died_is_passed_over() -> None:
     is there; the next one asks again."""
     with Daemon("--keep-listening") as daemon:
         launcher = _the(daemon, "launcher")
-        wait_until(lambda: "waiting for" in daemon.log.read_text(), 20, "it has a pool")
+        daemon.await_pool()
         os.kill(launcher, signal.SIGSTOP)
         with Frontend(daemon.socket) as frontend:
             Guest(frontend.setup(1)).init()
@@ -233,7 +285,7 @@ def test_an_answer_for_a_supervisor_that_died_is_passed_over() -> None:
             guest.init()
             guest.getattr(ROOT)
         wait_until(lambda: len(daemon.titled("pool")) == 1, 10, "one pool is left")
-        assert len(_fds(launcher)) == 5
+        wait_until(lambda: len(_fds(launcher)) == 5, 10, "the fds of the requests are closed")
 
 
 def _is_waiting_for_the_launcher(supervisor: int) -> bool:
@@ -254,10 +306,15 @@ def _the(daemon: Daemon, title: str) -> int:
 
 
 def _fds(pid: int) -> list[str]:
-    return sorted(str(path.readlink()) for path in Path(f"/proc/{pid}/fd").iterdir())
+    return sorted(fds(pid).values())
 
 
 def _state(daemon: Daemon) -> Any:
     """What must not change: the launcher, what it holds open, and who else there is."""
     launcher = _the(daemon, "launcher")
     return launcher, _fds(launcher), _the(daemon, "pool")
+
+
+def _await_state(daemon: Daemon, before: Any) -> None:
+    """The launcher answers a request before it closes the request's fds."""
+    wait_until(lambda: _state(daemon) == before, 10, "everything is as before")

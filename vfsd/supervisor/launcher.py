@@ -33,7 +33,6 @@ pool cannot be made.
 No exec. The launcher does not set no_new_privs, which would be inherited by newuidmap.
 """
 
-import array
 import errno
 import fcntl
 import os
@@ -57,6 +56,8 @@ from vfsd.supervisor.descendants import process_of
 from vfsd.supervisor.job import Segments, create_job
 from vfsd.supervisor.options import Options
 from vfsd.transport.native import lib
+from vfsd.transport.passed_fds import close_fds, decode_fds, encode_fds
+from vfsd.transport.shared_memory import is_segment
 
 # Behind these come the listeners.
 POOL_FDS: Final = ("channel", "stderr", *(field.name for field in fields(Segments)))
@@ -127,7 +128,7 @@ class Launcher:
         sock = socket.socket(fileno=self.fd)
         try:
             sock.settimeout(ANSWER_SECONDS)
-            socket.send_fds(sock, [REQUEST.pack(kind, number)], list(fds))
+            sock.sendmsg([REQUEST.pack(kind, number)], encode_fds(fds))
             error, passed = _await_answer(sock, number)
         except TimeoutError:
             raise LauncherGoneError("the launcher does not answer") from None
@@ -154,13 +155,13 @@ def _await_answer(sock: socket.socket, number: int) -> tuple[int, list[int]]:
     """The errno and the fds of the answer with this number."""
     while True:
         data, ancillary, _, _ = sock.recvmsg(ANSWER.size, _ROOM, socket.MSG_CMSG_CLOEXEC)
-        fds = _passed(ancillary)
+        fds = decode_fds(ancillary)
         if not data:
             raise ConnectionResetError(errno.ECONNRESET, "it closed its socket")
         answered, error = ANSWER.unpack(data)
         if answered == number:
             return error, fds
-        _close_all(fds)  # for a supervisor that died
+        close_fds(fds)  # for a supervisor that died
 
 
 # In the launcher.
@@ -174,7 +175,7 @@ def _be_launcher(
         os.closerange(min(root, sock) + 1, max(root, sock))
         os.closerange(max(root, sock) + 1, os.sysconf("SC_OPEN_MAX"))
         setproctitle(f"vfsd: {name} launcher")
-        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no child stays behind
+        _reap_by_itself()
         lib.process_forget_code()
         serve(
             socket.socket(fileno=sock),
@@ -200,13 +201,13 @@ def serve(sock: socket.socket, actions: Mapping[int, Action]) -> None:
             )
         except OSError:
             return
-        fds = _passed(ancillary)
+        fds = decode_fds(ancillary)
         try:
             if not data and not fds and _is_closed(sock):
                 return
             _answer(sock, data, flags, fds, actions)
         finally:
-            _close_all(fds)
+            close_fds(fds)
 
 
 def _is_closed(sock: socket.socket) -> bool:
@@ -233,8 +234,8 @@ def _answer(
     except OSError as failed:
         error = failed.errno or errno.EINVAL
     with suppress(OSError):  # nobody waits for it
-        socket.send_fds(sock, [ANSWER.pack(number, error)], given, socket.MSG_DONTWAIT)
-    _close_all(given)
+        sock.sendmsg([ANSWER.pack(number, error)], encode_fds(given), socket.MSG_DONTWAIT)
+    close_fds(given)
 
 
 def _refuse(_fds: Sequence[int]) -> list[int]:
@@ -262,15 +263,14 @@ def _start_pool(name: str, options: Options, root: int, fds: Sequence[int]) -> l
     job = create_job(name, options, named)
     try:
         passed = [job, root, *(fd for fd in fds if fd != stderr)]
-        pid = _spawn([*POOL_COMMAND, str(job)], passed, stderr)
+        return [spawn([*POOL_COMMAND, str(job)], passed, stderr)]
     finally:
         os.close(job)
-    return [os.pidfd_open(pid)]
 
 
 def check_fds(fds: Sequence[int], workers: int) -> None:
     """OSError (EINVAL) unless these are the fds of a pool with so many workers."""
-    segments = [_is_segment] * len(fields(Segments))
+    segments = [is_segment] * len(fields(Segments))
     kinds = [_is_channel, _is_pipe_to_write, *segments, *[_is_listener] * workers]
     if len(fds) != len(kinds) or not all(map(_is_kind, kinds, fds)):
         raise OSError(errno.EINVAL, "these are not the fds of a pool")
@@ -307,16 +307,29 @@ def _is_unix_socket(fd: int, kind: int, listening: bool) -> bool:
         sock.detach()
 
 
-def _is_segment(fd: int) -> bool:
-    return bool(fcntl.fcntl(fd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK)
-
-
-def _spawn(command: list[str], fds: Iterable[int], stderr: int) -> int:
+def spawn(command: list[str], fds: Iterable[int], stderr: int) -> int:
     """Execute a command with these fds, and `stderr` as its 2; what else it inherits is for it to
-    close.
+    close. Returns the process's pidfd.
 
-    Not by subprocess: for this one call it would take 0.3 MiB.
+    A process that ends before it has a pidfd stays until it has one.
     """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        return os.pidfd_open(_execute(command, fds, stderr))
+    finally:
+        _reap_by_itself()
+
+
+def _reap_by_itself() -> None:
+    """Have the kernel reap children from now on; those that have ended are reaped here."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
+def _execute(command: list[str], fds: Iterable[int], stderr: int) -> int:
+    """Not by subprocess: for this one call it would take 0.3 MiB."""
     return os.posix_spawn(
         command[0],
         command,
@@ -326,18 +339,5 @@ def _spawn(command: list[str], fds: Iterable[int], stderr: int) -> int:
             (os.POSIX_SPAWN_DUP2, stderr, 2),
             *((os.POSIX_SPAWN_DUP2, fd, fd) for fd in fds),  # to itself: it is inherited
         ],
-        setsigdef=[signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD],  # ignored here
+        setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],  # ignored here
     )
-
-
-def _passed(ancillary: Iterable[tuple[int, int, bytes]]) -> list[int]:
-    fds = array.array("i")
-    for level, kind, content in ancillary:
-        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-            fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
-    return list(fds)
-
-
-def _close_all(fds: Iterable[int]) -> None:
-    for fd in fds:
-        os.close(fd)
