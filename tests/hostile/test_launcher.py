@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
+import psutil
 import pytest
 
 from vfsd.supervisor.device import DEVICE_BYTES
@@ -40,6 +41,7 @@ from .injector import fds
 PIDFD_GETFD: Final = 438
 POLL: Final = "7"  # on x86-64
 WORKERS: Final = 2
+PR_SET_CHILD_SUBREAPER: Final = 36
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 _PEER: Final = struct.Struct("=iII")
 
@@ -197,7 +199,7 @@ def test_a_process_that_ends_at_once_has_a_pidfd(monkeypatch: pytest.MonkeyPatch
     if child == 0:
         status = 1
         try:
-            has_ended = bool(select.select([spawn(["/bin/true"], [], 2)], [], [], 10)[0])
+            has_ended = bool(select.select([spawn(["/bin/true"], None, [], 2)], [], [], 10)[0])
             status = 0 if has_ended and not _has_children() else 2
         finally:
             os._exit(status)
@@ -253,6 +255,34 @@ def test_a_pool_is_killed_by_the_launcher_where_the_supervisor_may_not() -> None
         wait_until(lambda: pool not in daemon.titled("pool"), 10, "the pool is dead")
 
 
+def test_without_a_keeper_nobody_is_killed() -> None:
+    """The launcher is somebody else's child then, and so are processes that are none of ours."""
+    _LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    try:
+        with Daemon("--keep-listening") as daemon, Frontend(daemon.socket) as frontend:
+            Guest(frontend.setup(1)).init()
+            orphans = [_the(daemon, title) for title in ("launcher", "supervisor", "pool")]
+            launcher, supervisor, _ = orphans
+            with (
+                _launcher_socket(supervisor, daemon.process.pid) as line,
+                subprocess.Popen(["sleep", "100"]) as sibling,
+            ):
+                line.settimeout(10)
+                pidfd = os.pidfd_open(sibling.pid)
+                daemon.process.kill()
+                wait_until(lambda: psutil.Process(launcher).ppid() == os.getpid(), 10, "an orphan")
+                socket.send_fds(line, [REQUEST.pack(KILL, 1)], [pidfd])
+                answer = ANSWER.unpack(line.recv(99))
+                os.close(pidfd)
+                sibling.kill()
+            assert answer == (1, errno.EINVAL)
+            assert sibling.returncode == -signal.SIGKILL
+        for orphan in orphans:
+            os.waitpid(orphan, 0)
+    finally:
+        _LIBC.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+
+
 def test_after_all_of_this_the_next_vmm_is_served(daemon: Daemon, line: socket.socket) -> None:
     del line
     launcher = _the(daemon, "launcher")
@@ -270,6 +300,7 @@ def test_an_answer_for_a_supervisor_that_died_is_passed_over() -> None:
     with Daemon("--keep-listening") as daemon:
         launcher = _the(daemon, "launcher")
         daemon.await_pool()
+        before = _fds(launcher)
         os.kill(launcher, signal.SIGSTOP)
         with Frontend(daemon.socket) as frontend:
             Guest(frontend.setup(1)).init()
@@ -285,7 +316,7 @@ def test_an_answer_for_a_supervisor_that_died_is_passed_over() -> None:
             guest.init()
             guest.getattr(ROOT)
         wait_until(lambda: len(daemon.titled("pool")) == 1, 10, "one pool is left")
-        wait_until(lambda: len(_fds(launcher)) == 5, 10, "the fds of the requests are closed")
+        wait_until(lambda: _fds(launcher) == before, 10, "the fds of the requests are closed")
 
 
 def _is_waiting_for_the_launcher(supervisor: int) -> bool:

@@ -46,6 +46,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -54,6 +55,7 @@ from setproctitle import setproctitle
 import vfsd
 from vfsd.supervisor.descendants import process_of
 from vfsd.supervisor.job import Segments, create_job
+from vfsd.supervisor.loader import copy_loader
 from vfsd.supervisor.options import Options
 from vfsd.transport.native import lib
 from vfsd.transport.passed_fds import close_fds, decode_fds, encode_fds
@@ -96,9 +98,10 @@ class Launcher:
     ) -> "Launcher":
         """Fork it. It owns `root` from here on; at its end it calls `clean_up`."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        keeper = os.getpid()
         pid = os.fork()
         if pid == 0:
-            _be_launcher(name, options, root, theirs.detach(), clean_up)
+            _be_launcher(name, options, root, theirs.detach(), keeper, clean_up)
         theirs.close()
         os.close(root)
         return cls(pid, ours.detach())
@@ -168,7 +171,7 @@ def _await_answer(sock: socket.socket, number: int) -> tuple[int, list[int]]:
 
 
 def _be_launcher(
-    name: str, options: Options, root: int, sock: int, clean_up: Callable[[], None]
+    name: str, options: Options, root: int, sock: int, keeper: int, clean_up: Callable[[], None]
 ) -> NoReturn:
     try:
         os.closerange(3, min(root, sock))
@@ -176,10 +179,14 @@ def _be_launcher(
         os.closerange(max(root, sock) + 1, os.sysconf("SC_OPEN_MAX"))
         setproctitle(f"vfsd: {name} launcher")
         _reap_by_itself()
+        loader = copy_loader(POOL_COMMAND[0])
         lib.process_forget_code()
         serve(
             socket.socket(fileno=sock),
-            {MAKE_POOL: lambda fds: _start_pool(name, options, root, fds), KILL: _kill},
+            {
+                MAKE_POOL: lambda fds: _start_pool(name, options, root, loader, fds),
+                KILL: partial(_kill, keeper),
+            },
         )
         clean_up()
     except BaseException as error:
@@ -202,12 +209,16 @@ def serve(sock: socket.socket, actions: Mapping[int, Action]) -> None:
         except OSError:
             return
         fds = decode_fds(ancillary)
+        if not data and not fds and _is_closed(sock):
+            return
         try:
-            if not data and not fds and _is_closed(sock):
-                return
-            _answer(sock, data, flags, fds, actions)
+            answer, given = _obey(data, flags, fds, actions)
         finally:
-            close_fds(fds)
+            close_fds(fds)  # before the answer, which says that all is done
+        if answer:
+            with suppress(OSError):  # nobody waits for it
+                sock.sendmsg([answer], encode_fds(given), socket.MSG_DONTWAIT)
+        close_fds(given)
 
 
 def _is_closed(sock: socket.socket) -> bool:
@@ -217,44 +228,39 @@ def _is_closed(sock: socket.socket) -> bool:
     return any(events & select.POLLHUP for _, events in poll.poll(0))
 
 
-def _answer(
-    sock: socket.socket,
-    data: bytes,
-    flags: int,
-    fds: Sequence[int],
-    actions: Mapping[int, Action],
-) -> None:
+def _obey(
+    data: bytes, flags: int, fds: Sequence[int], actions: Mapping[int, Action]
+) -> tuple[bytes, list[int]]:
+    """Do what a packet asks for: the answer (no bytes if there is none) and its fds."""
     if len(data) != REQUEST.size or flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
-        return  # there is no number to answer with, and no supervisor of ours waits
+        return b"", []  # there is no number to answer with, and no supervisor of ours waits
     kind, number = REQUEST.unpack(data)
-    given: list[int] = []
-    error = 0
     try:
-        given = actions.get(kind, _refuse)(fds)
+        return ANSWER.pack(number, 0), actions.get(kind, _refuse)(fds)
     except OSError as failed:
-        error = failed.errno or errno.EINVAL
-    with suppress(OSError):  # nobody waits for it
-        sock.sendmsg([ANSWER.pack(number, error)], encode_fds(given), socket.MSG_DONTWAIT)
-    close_fds(given)
+        return ANSWER.pack(number, failed.errno or errno.EINVAL), []
 
 
 def _refuse(_fds: Sequence[int]) -> list[int]:
     raise OSError(errno.EINVAL, "there is no such request")
 
 
-def _kill(fds: Sequence[int]) -> list[int]:
-    """Kill the process of a pidfd. OSError (EINVAL) unless it is a child of the keeper's."""
+def _kill(keeper: int, fds: Sequence[int]) -> list[int]:
+    """Kill the process of a pidfd. OSError (EINVAL) unless it is a child of the keeper's, which
+    must still be our parent: who is the parent of orphans has children that are none of ours."""
     if len(fds) != 1:
         raise OSError(errno.EINVAL, "a request to kill has one fd")
     _, found, rest = Path(f"/proc/self/fdinfo/{fds[0]}").read_text().partition("\nPid:\t")
     pid = int(rest.split()[0]) if found else 0
-    if pid <= 0 or pid == os.getpid() or process_of(pid).parent != os.getppid():
+    if pid <= 0 or pid == os.getpid() or {process_of(pid).parent, os.getppid()} != {keeper}:
         raise OSError(errno.EINVAL, "this is not the pidfd of a child of the keeper's")
     signal.pidfd_send_signal(fds[0], signal.SIGKILL)
     return []
 
 
-def _start_pool(name: str, options: Options, root: int, fds: Sequence[int]) -> list[int]:
+def _start_pool(
+    name: str, options: Options, root: int, loader: int | None, fds: Sequence[int]
+) -> list[int]:
     """Start the first process of a pool; returns its pidfd. OSError if `fds` are not a pool's."""
     check_fds(fds, options.workers)
     named: dict[str, Any] = {"root": root, **dict(zip(POOL_FDS, fds, strict=False))}
@@ -263,7 +269,7 @@ def _start_pool(name: str, options: Options, root: int, fds: Sequence[int]) -> l
     job = create_job(name, options, named)
     try:
         passed = [job, root, *(fd for fd in fds if fd != stderr)]
-        return [spawn([*POOL_COMMAND, str(job)], passed, stderr)]
+        return [spawn([*POOL_COMMAND, str(job)], loader, passed, stderr)]
     finally:
         os.close(job)
 
@@ -307,15 +313,15 @@ def _is_unix_socket(fd: int, kind: int, listening: bool) -> bool:
         sock.detach()
 
 
-def spawn(command: list[str], fds: Iterable[int], stderr: int) -> int:
+def spawn(command: list[str], loader: int | None, fds: Iterable[int], stderr: int) -> int:
     """Execute a command with these fds, and `stderr` as its 2; what else it inherits is for it to
-    close. Returns the process's pidfd.
+    close. Returns the process's pidfd. `loader`: see loader.py.
 
     A process that ends before it has a pidfd stays until it has one.
     """
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
-        return os.pidfd_open(_execute(command, fds, stderr))
+        return os.pidfd_open(_load(command, loader, list(fds), stderr))
     finally:
         _reap_by_itself()
 
@@ -328,10 +334,18 @@ def _reap_by_itself() -> None:
             pass
 
 
-def _execute(command: list[str], fds: Iterable[int], stderr: int) -> int:
+def _load(command: list[str], loader: int | None, fds: list[int], stderr: int) -> int:
+    """Execute a command by the copy of the loader, if there is one and it may be executed."""
+    if loader is not None:
+        with suppress(PermissionError):  # a security module, or vm.memfd_noexec
+            return _execute(f"/proc/self/fd/{loader}", [command[0], *command], fds, stderr)
+    return _execute(command[0], command, fds, stderr)
+
+
+def _execute(path: str, command: list[str], fds: list[int], stderr: int) -> int:
     """Not by subprocess: for this one call it would take 0.3 MiB."""
     return os.posix_spawn(
-        command[0],
+        path,
         command,
         POOL_ENVIRONMENT,
         file_actions=[

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The last stages of isolation, which only take away; isolation.py says why in this order."""
 
+import os
+
 from vfsd.transport.native import check, lib
 from vfsd.worker import capabilities, fd_check, landlock, seccomp
 from vfsd.worker.handles import Outcome
@@ -40,6 +42,12 @@ def check_fds(_job: Job, sandbox: Sandbox) -> None:
         raise IsolationError(
             f"fd {fd} refers to the file {what!r}, through which a worker could reach its "
             "file system; expected the shared directory, a socket, a pipe or a sealed memfd"
+        )
+    program = os.readlink("self/exe", dir_fd=sandbox.proc_fd)
+    if sandbox.handles.outcome.is_raw and not program.startswith(fd_check.MEMFD):
+        sandbox.notes.append(
+            f"the interpreter {program!r} could not be executed from a memfd: whoever takes a "
+            "worker over can open every file of its file system where workers open file handles"
         )
 
 
