@@ -13,6 +13,7 @@ import os
 import stat
 import struct
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -126,6 +127,24 @@ def open_by_handle_with_each_fd(worker: Injector, scene: Scene) -> str:
     return "denied" if opened in ("ESTALE", "EBADF", "EPERM") else opened
 
 
+def open_by_handle_with_each_link(worker: Injector, _scene: Scene) -> str:
+    """The links of /proc that lead to files whatever the root directory is: to the program above
+    all, which is on a file system of the host's."""
+    handle = handle_of(os.path.realpath(sys.executable))
+    mapped = Path(f"/proc/{worker.pid}/maps").read_text().split(" ", 1)[0]
+    links = ("exe", "cwd", "root", "task/../exe", f"map_files/{mapped}", "ns/mnt", "ns/pid")
+
+    def attempts() -> Iterator[int]:
+        folder = proc_fd(worker)
+        for link in links:
+            fd = worker.call("openat", folder, f"../{link}", os.O_RDONLY)
+            if fd >= 0:
+                yield worker.call("open_by_handle_at", fd, handle, os.O_RDONLY)
+
+    opened = first_success(attempts())
+    return "denied" if opened in ("ESTALE", "EBADF", "EPERM", "EOPNOTSUPP") else opened
+
+
 def path_call(name: str, *rest: int) -> Attempt:
     """A call on the victim's path."""
 
@@ -213,6 +232,7 @@ def attempts(name: str, attempt: Attempt, *expected: str) -> None:
 # name, attempt, then what is expected with namespace, userns, chroot, none, and none with handles
 attempts("above each fd", open_above_each_fd, "denied", "denied", "denied", "denied", "ok")
 attempts("handle with each fd", open_by_handle_with_each_fd, *["denied"] * 3, "SIGSYS", "denied")
+attempts("handle with each link", open_by_handle_with_each_link, *["denied"] * 3, "SIGSYS", "ok")
 attempts("dot dot of the share", dot_dot_of_the_share, *["itself"] * 3, "ok", "ok")
 attempts("read", path_call("openat", os.O_RDONLY), OUT, OUT, OUT, "EACCES", "ok")
 attempts("write", path_call("openat", os.O_RDWR), OUT, OUT, OUT, "EACCES", "ok")

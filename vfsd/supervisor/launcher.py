@@ -55,6 +55,7 @@ from setproctitle import setproctitle
 import vfsd
 from vfsd.supervisor.descendants import process_of
 from vfsd.supervisor.job import Segments, create_job
+from vfsd.supervisor.loader import copy_loader
 from vfsd.supervisor.options import Options
 from vfsd.transport.native import lib
 
@@ -175,10 +176,11 @@ def _be_launcher(
         os.closerange(max(root, sock) + 1, os.sysconf("SC_OPEN_MAX"))
         setproctitle(f"vfsd: {name} launcher")
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no child stays behind
+        loader = copy_loader(POOL_COMMAND[0])
         lib.process_forget_code()
         serve(
             socket.socket(fileno=sock),
-            {MAKE_POOL: lambda fds: _start_pool(name, options, root, fds), KILL: _kill},
+            {MAKE_POOL: lambda fds: _start_pool(name, options, root, loader, fds), KILL: _kill},
         )
         clean_up()
     except BaseException as error:
@@ -201,12 +203,16 @@ def serve(sock: socket.socket, actions: Mapping[int, Action]) -> None:
         except OSError:
             return
         fds = _passed(ancillary)
+        if not data and not fds and _is_closed(sock):
+            return
         try:
-            if not data and not fds and _is_closed(sock):
-                return
-            _answer(sock, data, flags, fds, actions)
+            answer, given = _obey(data, flags, fds, actions)
         finally:
-            _close_all(fds)
+            _close_all(fds)  # before the answer, which says that all is done
+        if answer:
+            with suppress(OSError):  # nobody waits for it
+                socket.send_fds(sock, [answer], given, socket.MSG_DONTWAIT)
+        _close_all(given)
 
 
 def _is_closed(sock: socket.socket) -> bool:
@@ -216,25 +222,17 @@ def _is_closed(sock: socket.socket) -> bool:
     return any(events & select.POLLHUP for _, events in poll.poll(0))
 
 
-def _answer(
-    sock: socket.socket,
-    data: bytes,
-    flags: int,
-    fds: Sequence[int],
-    actions: Mapping[int, Action],
-) -> None:
+def _obey(
+    data: bytes, flags: int, fds: Sequence[int], actions: Mapping[int, Action]
+) -> tuple[bytes, list[int]]:
+    """Do what a packet asks for: the answer (no bytes if there is none) and its fds."""
     if len(data) != REQUEST.size or flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
-        return  # there is no number to answer with, and no supervisor of ours waits
+        return b"", []  # there is no number to answer with, and no supervisor of ours waits
     kind, number = REQUEST.unpack(data)
-    given: list[int] = []
-    error = 0
     try:
-        given = actions.get(kind, _refuse)(fds)
+        return ANSWER.pack(number, 0), actions.get(kind, _refuse)(fds)
     except OSError as failed:
-        error = failed.errno or errno.EINVAL
-    with suppress(OSError):  # nobody waits for it
-        socket.send_fds(sock, [ANSWER.pack(number, error)], given, socket.MSG_DONTWAIT)
-    _close_all(given)
+        return ANSWER.pack(number, failed.errno or errno.EINVAL), []
 
 
 def _refuse(_fds: Sequence[int]) -> list[int]:
@@ -253,7 +251,9 @@ def _kill(fds: Sequence[int]) -> list[int]:
     return []
 
 
-def _start_pool(name: str, options: Options, root: int, fds: Sequence[int]) -> list[int]:
+def _start_pool(
+    name: str, options: Options, root: int, loader: int | None, fds: Sequence[int]
+) -> list[int]:
     """Start the first process of a pool; returns its pidfd. OSError if `fds` are not a pool's."""
     check_fds(fds, options.workers)
     named: dict[str, Any] = {"root": root, **dict(zip(POOL_FDS, fds, strict=False))}
@@ -262,7 +262,7 @@ def _start_pool(name: str, options: Options, root: int, fds: Sequence[int]) -> l
     job = create_job(name, options, named)
     try:
         passed = [job, root, *(fd for fd in fds if fd != stderr)]
-        pid = _spawn([*POOL_COMMAND, str(job)], passed, stderr)
+        pid = _execute([*POOL_COMMAND, str(job)], loader, passed, stderr)
     finally:
         os.close(job)
     return [os.pidfd_open(pid)]
@@ -311,14 +311,22 @@ def _is_segment(fd: int) -> bool:
     return bool(fcntl.fcntl(fd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK)
 
 
-def _spawn(command: list[str], fds: Iterable[int], stderr: int) -> int:
-    """Execute a command with these fds, and `stderr` as its 2; what else it inherits is for it to
-    close.
+def _execute(command: list[str], loader: int | None, fds: Sequence[int], stderr: int) -> int:
+    """As _spawn(), by the copy of the loader (loader.py) if there is one and it may be executed."""
+    if loader is not None:
+        with suppress(PermissionError):  # a security module, or vm.memfd_noexec
+            return _spawn(f"/proc/self/fd/{loader}", [command[0], *command], fds, stderr)
+    return _spawn(command[0], command, fds, stderr)
+
+
+def _spawn(path: str, command: list[str], fds: Iterable[int], stderr: int) -> int:
+    """Execute `path` as a command with these fds, and `stderr` as its 2; what else it inherits is
+    for it to close.
 
     Not by subprocess: for this one call it would take 0.3 MiB.
     """
     return os.posix_spawn(
-        command[0],
+        path,
         command,
         POOL_ENVIRONMENT,
         file_actions=[

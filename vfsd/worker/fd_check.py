@@ -8,6 +8,9 @@ of the host is behind: sockets, anonymous inodes, pipes and sealed memfds.
 A memfd is a file of the kernel's own tmpfs, which does have handles: but that file system finds a
 file by its handle only after somebody who had the file open asked for the handle, so a worker finds
 the memfds whose handles it made.
+
+/proc/self/exe is like an fd that nobody can close. So the program is a memfd, too: the supervisor's
+loader.py.
 """
 
 import fcntl
@@ -15,6 +18,7 @@ import os
 from collections.abc import Set as AbstractSet
 
 HARMLESS = ("anon_inode:", "socket:", "pipe:")
+MEMFD = "/memfd:"  # how readlink(2) of one begins
 
 
 def strangers(proc_fd: int, own: AbstractSet[int]) -> dict[int, str]:

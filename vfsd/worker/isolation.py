@@ -349,11 +349,17 @@ def _landlock(job: Job, sandbox: Sandbox) -> None:
 # Stage "fds".
 
 
-def _check_fds(_job: Job, sandbox: Sandbox) -> None:
+def _check_fds(job: Job, sandbox: Sandbox) -> None:
     for fd, what in fd_check.strangers(sandbox.proc_fd, {sandbox.root_fd, sandbox.proc_fd}).items():
         raise IsolationError(
             f"fd {fd} refers to the file {what!r}, through which a worker could reach its "
             "file system; expected the shared directory, a socket, a pipe or a sealed memfd"
+        )
+    program = os.readlink("self/exe", dir_fd=sandbox.proc_fd)
+    if job.uses_file_handles and not program.startswith(fd_check.MEMFD):
+        sandbox.notes.append(
+            f"the interpreter {program!r} could not be executed from a memfd: whoever takes a "
+            "worker over can open every file of its file system where workers open file handles"
         )
 
 

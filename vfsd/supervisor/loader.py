@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A copy of the dynamic loader, by which the pool's interpreter is executed.
+
+THEORY
+
+Purpose. /proc/self/exe leads to the file that was executed, from any namespace and any root
+directory: the kernel asks nobody who looks at himself. A worker that was taken over could open that
+file, and open_by_handle_at(2) finds every file of its file system, which for an installed
+interpreter is the host's root. So what is executed is a memfd with a copy of ld.so, and that loads
+the interpreter as its program. To what a process has only mapped no link leads without
+CAP_CHECKPOINT_RESTORE (/proc/self/map_files).
+
+The copy has some 200 KiB, is made once and can never change.
+"""
+
+import errno
+import fcntl
+import os
+import struct
+from pathlib import Path
+from typing import BinaryIO, Final
+
+_ELF_64: Final = b"\x7fELF\x02"
+_HEADER: Final = struct.Struct("=16sHHIQQQIHHH")  # Elf64_Ehdr as far as e_phnum; native order
+_PROGRAM: Final = struct.Struct("=IIQQQQ")  # Elf64_Phdr as far as p_filesz
+_PT_INTERP: Final = 3
+_MFD_EXEC: Final = 0x10  # Linux 6.3
+_SEALS: Final = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+
+
+def copy_loader(program: str) -> int | None:
+    """A memfd with the loader that `program` asks for, to be executed with the program as its first
+    argument; None if there is none, or the kernel makes no executable memfd."""
+    try:
+        with Path(program).open("rb") as file:
+            loader = _interpreter(file)
+        return _copy(loader) if loader else None
+    except (OSError, struct.error):
+        return None
+
+
+def _interpreter(file: BinaryIO) -> str | None:
+    """The PT_INTERP of an ELF file; None if it has none."""
+    ident, _, _, _, _, start, _, _, _, size, count = _HEADER.unpack(file.read(_HEADER.size))
+    if not ident.startswith(_ELF_64):
+        return None
+    for i in range(count):
+        file.seek(start + i * size)
+        kind, _, offset, _, _, length = _PROGRAM.unpack(file.read(_PROGRAM.size))
+        if kind == _PT_INTERP:
+            file.seek(offset)
+            return os.fsdecode(file.read(length).rstrip(b"\0"))
+    return None
+
+
+def _copy(path: str) -> int:
+    fd = _memfd("vfsd-loader")
+    try:
+        with open(fd, "wb", closefd=False) as file:
+            file.write(Path(path).read_bytes())
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _memfd(name: str) -> int:
+    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+    try:
+        return os.memfd_create(name, flags | _MFD_EXEC)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return os.memfd_create(name, flags)
