@@ -8,11 +8,13 @@ import ast
 import errno
 import os
 import re
+import shutil
 import signal
 import socket
 import struct
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,7 +27,7 @@ from vfsd.supervisor import confinement
 from vfsd.supervisor.confinement import (
     CALLS,
     KEEPER_CALLS,
-    NOBODY,
+    OWN_IDS,
     Call,
     confine,
     confine_supervisor,
@@ -37,6 +39,7 @@ from .fuse import ROOT, Guest
 from .injector import AT_FDCWD, Injector, Killed
 
 UID: Final = 1000
+NOBODY: Final = 65534
 ROLES: Final = ("keeper", "supervisor")
 PACKAGE: Final = Path(confinement.__file__).parents[1]
 CLONE_NEWUSER, CLONE_FILES = 0x10000000, 0x400
@@ -134,8 +137,10 @@ def test_it_has_given_up_everything(role: str, uid: int | None) -> None:
         sets = ["CapInh", "CapPrm", "CapEff", "CapAmb", *(["CapBnd"] if uid is None else [])]
         assert {name: int(status[name], 16) for name in sets} == dict.fromkeys(sets, 0)
         if uid is None:
-            assert status["Uid"].split() == ["0", str(NOBODY), "0", str(NOBODY)]
-            assert status["Gid"].split() == [str(NOBODY)] * 4
+            own = status["Uid"].split()[1]
+            assert int(own) in OWN_IDS
+            assert status["Uid"].split() == ["0", own, "0", own]
+            assert status["Gid"].split() == [own] * 4
         assert status["Groups"].split() in ([], [str(uid)])
         assert "Max core file size        0                    0" in _limits(pid)
 
@@ -229,7 +234,7 @@ def test_a_killed_supervisor_is_replaced_and_its_guest_served() -> None:
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_who_is_connected_to_sees_nobody(daemon: Daemon, role: str) -> None:
+def test_who_is_connected_to_does_not_see_root(daemon: Daemon, role: str) -> None:
     """D-Bus and systemd do what root asks for: they look at the peer's effective user id."""
     (pid,) = daemon.titled(role)
     path = daemon.folder / f"bus-{role}"
@@ -245,7 +250,7 @@ def test_who_is_connected_to_sees_nobody(daemon: Daemon, role: str) -> None:
             with peer:
                 cred = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
             assert process.call("close", fd) == 0
-        assert struct.unpack("=iII", cred)[1:] == (NOBODY, NOBODY)
+        assert all(number in OWN_IDS for number in struct.unpack("=iII", cred)[1:])
 
 
 def test_it_connects_to_no_abstract_socket(daemon: Daemon) -> None:
@@ -261,21 +266,61 @@ def test_it_connects_to_no_abstract_socket(daemon: Daemon) -> None:
             process.call("close", fd)
 
 
-@pytest.mark.parametrize("role", ROLES)
-def test_another_process_of_nobody_may_not_signal_it(daemon: Daemon, role: str) -> None:
-    (pid,) = daemon.titled(role)
+@pytest.mark.parametrize("uid", [NOBODY, UID])
+def test_other_users_reach_neither_process_nor_folder(daemon: Daemon, uid: int) -> None:
+    """Other daemons are nobody, too: they must not be able to give orders to workers."""
+    pids = [pid for role in ROLES for pid in daemon.titled(role)]
+    folder = Path(f"/proc/{pids[0]}/cwd").readlink()
+    assert folder.stat().st_uid in OWN_IDS
+    worker = next(folder.iterdir())
+    attempts: tuple[Callable[[], object], ...] = (
+        *(partial(os.kill, pid, 0) for pid in pids),
+        partial(os.listdir, folder),
+        partial(os.rename, folder, f"{folder}.moved"),
+        partial(_connect, str(worker)),
+    )
     child = os.fork()
     if child == 0:
-        code = 1
+        refused = 0
         try:
-            os.setresgid(NOBODY, NOBODY, NOBODY)
-            os.setresuid(NOBODY, NOBODY, NOBODY)
-            os.kill(pid, 0)
-        except PermissionError:
-            code = 0
+            os.setgroups([])
+            os.setresgid(uid, uid, uid)
+            os.setresuid(uid, uid, uid)
+            for attempt in attempts:
+                try:
+                    attempt()
+                except PermissionError:
+                    refused += 1
         finally:
-            os._exit(code)
+            os._exit(len(attempts) - refused)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def _connect(path: str) -> None:
+    with socket.socket(socket.AF_UNIX) as ours:
+        ours.connect(path)
+
+
+def test_two_daemons_are_two_users(daemon: Daemon) -> None:
+    with Daemon() as other:
+        _await(other)
+        owners = {Path(f"/proc/{d.titled('keeper')[0]}/cwd").stat().st_uid for d in (daemon, other)}
+        assert len(owners) == 2
+
+
+def test_what_was_put_in_the_place_of_the_folder_is_not_removed(tmp_path: Path) -> None:
+    """The launcher removes the folder of the sockets as root."""
+    (tmp_path / "precious").write_text("content")
+    with Daemon() as daemon:
+        _await(daemon)
+        folder = Path(f"/proc/{daemon.titled('keeper')[0]}/cwd").readlink()
+        folder.rename(f"{folder}.moved")
+        folder.symlink_to(tmp_path)
+    try:
+        assert (tmp_path / "precious").read_text() == "content"
+    finally:
+        folder.unlink()
+        shutil.rmtree(f"{folder}.moved")
 
 
 def test_the_folder_of_the_workers_sockets_may_be_anywhere(

@@ -7,7 +7,7 @@ import stat
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -84,7 +84,7 @@ def _serve(options: Options) -> int:
 
         if note:
             say("warn", note)
-        give_up = partial(confine, runtime_dir, options.seccomp, say)
+        give_up = partial(confine, runtime_dir.path, options.seccomp, say)
         return keep(name, launcher, give_up, partial(supervise, boot), say)
     finally:
         launcher.end()  # it cleans up
@@ -188,7 +188,15 @@ def _check_cpus(options: Options) -> None:
         )
 
 
-def _make_runtime_dir(listener: Listener) -> str:
+@dataclass(frozen=True)
+class RuntimeDir:
+    """The folder of the workers' sockets, and which file it is: st_dev, st_ino."""
+
+    path: str
+    identity: tuple[int, int]
+
+
+def _make_runtime_dir(listener: Listener) -> RuntimeDir:
     """A folder of our own for the sockets of the workers: of systemd's choice, or temporary."""
     chosen = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
     parent = Path(chosen or os.environ.get("TMPDIR") or "/tmp").absolute()
@@ -196,22 +204,36 @@ def _make_runtime_dir(listener: Listener) -> str:
     folder = parent / f"vfsd-{os.urandom(4).hex()}"
     try:
         folder.mkdir(0o700)
+        made = folder.lstat()
     except OSError as error:
         listener.remove()
         raise OperatorError(
             f"cannot make a folder for sockets in '{parent}':"
             f" {error.strerror}; point TMPDIR at one that is writable"
         ) from None
-    return str(folder)
+    return RuntimeDir(str(folder), (made.st_dev, made.st_ino))
 
 
-def _clean_up(listener: Listener, runtime_dir: str) -> None:
+def _clean_up(listener: Listener, runtime_dir: RuntimeDir) -> None:
     """Remove what a share has in the file system."""
     with suppress(OSError):  # whatever is left, this is the end
-        for socket in Path(runtime_dir).iterdir():
-            socket.unlink()
-        Path(runtime_dir).rmdir()
+        _remove(runtime_dir)
     listener.remove()
+
+
+def _remove(folder: RuntimeDir) -> None:
+    """Remove the folder with all that is in it; nothing that was put in its place, since who does
+    this may be root and the folder belongs to somebody else."""
+    fd = os.open(folder.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        found = os.fstat(fd)
+        if (found.st_dev, found.st_ino) != folder.identity:
+            return
+        for name in os.listdir(fd):  # noqa: PTH208 - pathlib knows no folder by its fd
+            os.unlink(name, dir_fd=fd)
+    finally:
+        os.close(fd)
+    Path(folder.path).rmdir()
 
 
 if __name__ == "__main__":

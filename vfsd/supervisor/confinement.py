@@ -11,10 +11,12 @@ which reads nothing (launcher.py).
 Order, in the keeper, before it creates the first supervisor:
   1. the working directory is the runtime folder, where the sockets of the workers are: they are
      named without a folder from here on, so no folder above has to be open to this user;
-  2. root only: the effective ids become those of nobody. What root may do to its own files, and to
-     programs that ask who connects to them (D-Bus, systemd), goes with that. The real and the saved
-     user id stay 0: with these a supervisor may send signals to pool and workers, and no other
-     process of nobody may send any to it. The filter keeps it from taking them back;
+  2. root only: the effective ids become ones that nobody else has (OWN_IDS). What root may do to
+     its own files, and to programs that ask who connects to them (D-Bus, systemd), goes with that.
+     They are not those of nobody: other daemons are nobody, too, and could connect to the workers,
+     or put another folder in the place of the runtime folder. The real and the saved user id stay
+     0: with these a supervisor may send signals to pool and workers. The filter keeps it from
+     taking them back;
   3. every capability set is empty, no_new_privs is set, there are no core dumps;
   4. Landlock, where the kernel has it: files are read below /proc only, and only sockets are made
      and files removed, in the runtime folder only. No TCP, no abstract socket of another process;
@@ -31,6 +33,7 @@ the pool is outside the domain. Both processes share an fd table, and with it th
 guest.
 """
 
+import errno
 import os
 import resource
 import signal
@@ -40,6 +43,9 @@ from typing import Any, Final, NamedTuple
 from vfsd.transport.errors import OperatorError
 from vfsd.transport.native import check, ffi, lib
 
+# Of these nothing and nobody has one: neither users, nor services, nor containers (systemd's list
+# UIDS-GIDS). Where the user namespace has no such ids: nobody's.
+OWN_IDS: Final = range(0x70000000, 0x7FFE0000)
 NOBODY: Final = 65534
 ACTIONS: Final = {"kill": lib.SECCOMP_KILL, "trap": lib.SECCOMP_TRAP, "log": lib.SECCOMP_LOG}
 _ALL: Final = (1 << 64) - 1
@@ -164,7 +170,7 @@ def confine(runtime_dir: str, seccomp: str, say: Say) -> None:
     os.chdir(runtime_dir)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if os.geteuid() == 0:
-        _become_nobody(runtime_dir, say)
+        _leave_root(runtime_dir, say)
     check(lib.capabilities_limit(0))
     check(lib.process_no_new_privs())
     if rules is not None:
@@ -196,19 +202,32 @@ def _allow(rules: int, path: str, access: int) -> None:
         os.close(fd)
 
 
-def _become_nobody(runtime_dir: str, say: Say) -> None:
-    """Take the effective ids of nobody; root that may not do so remains what it is."""
+def _leave_root(runtime_dir: str, say: Say) -> None:
+    """Take effective ids of our own; root that may not do so remains what it is."""
     permitted = ffi.new("uint64_t *")
     check(lib.capabilities_permitted(permitted))
     ids = sum(1 << lib.capability_number(name) for name in (b"SETUID", b"SETGID"))
     try:
-        os.chown(runtime_dir, NOBODY, NOBODY, follow_symlinks=False)
+        own = _give_away(runtime_dir)
         os.setgroups([])
         check(lib.capabilities_limit(permitted[0] & ids))  # the bounding set: as root
-        os.setresgid(NOBODY, NOBODY, NOBODY)
-        os.setresuid(0, NOBODY, 0)
+        os.setresgid(own, own, own)
+        os.setresuid(0, own, 0)
     except OSError as error:
         say("warn", f"keeper and supervisor stay root, without capabilities: {error.strerror}")
+
+
+def _give_away(folder: str) -> int:
+    """Give a folder to one of OWN_IDS, chosen at random, or to nobody; returns to whom."""
+    own = OWN_IDS[int.from_bytes(os.urandom(4), "little") % len(OWN_IDS)]
+    try:
+        os.chown(folder, own, own, follow_symlinks=False)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # no such id in this user namespace
+            raise
+        own = NOBODY
+        os.chown(folder, own, own, follow_symlinks=False)
+    return own
 
 
 def _filter(seccomp: str, calls: Sequence[Call]) -> None:
