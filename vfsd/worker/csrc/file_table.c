@@ -6,7 +6,8 @@
  *
  * The files of lock owners hang in lists by a hash of inode and owner, changed under
  * lock_owners_lock by one store each. A guest may make a quarter of a million owners: then a list
- * has four of them.
+ * has four of them. The owners are numbers of the guest's choice, so the hash has a secret: else a
+ * guest could choose all of them for one list, which every queue would wait for.
  */
 #include "worker/csrc/file_table.h"
 
@@ -14,10 +15,12 @@
 #include "worker/csrc/table_count.h"
 
 #include <stdlib.h>
+#include <sys/random.h>
 
 enum {
 	FIRST_SLOT = 1, /* 0 is "none" */
 	LOCK_OWNER_BITS = 16,
+	LOCK_OWNER_KEYS = 5,
 };
 
 struct file_table {
@@ -28,7 +31,9 @@ struct file_table {
 	uint32_t in_use;
 	uint32_t lock_owners_lock;
 	uint32_t any_lock_owners; /* 0: lock_owners is all zero, and takes no memory */
-	uint32_t pad[9];
+	uint32_t pad[1];
+	uint64_t lock_owner_keys[LOCK_OWNER_KEYS]; /* random */
+	uint32_t pad2[14];
 	uint32_t lock_owners[1 << LOCK_OWNER_BITS]; /* slots of the first FILE_LOCK_OWNERs */
 	struct open_file files[];
 };
@@ -42,6 +47,9 @@ void file_table_init(void *memory, uint32_t capacity)
 {
 	struct file_table *t = memory;
 
+	if (getrandom(t->lock_owner_keys, sizeof(t->lock_owner_keys), 0) !=
+	    sizeof(t->lock_owner_keys))
+		abort(); /* never: it is of 256 bytes at the most */
 	t->capacity = capacity;
 	t->next_unused = FIRST_SLOT;
 }
@@ -205,13 +213,15 @@ void file_unpin(struct file_table *t, uint16_t *pins, uint32_t worker, struct op
 		__atomic_and_fetch(&file->pinned_by, ~(UINT64_C(1) << worker), __ATOMIC_ACQ_REL);
 }
 
+/* Multiply-shift of the four words (Dietzfelbinger, Thorup): for who does not know the keys, two
+ * owners are in one list with the chance of 1 in the number of lists. */
 static uint32_t *lock_owners_of(struct file_table *t, uint64_t nodeid, uint64_t owner)
 {
-	uint64_t mixed =
-		(nodeid * UINT64_C(0x9e3779b97f4a7c15) ^ owner) * UINT64_C(0xd6e8feb86659fd93);
+	const uint64_t *key = t->lock_owner_keys;
+	uint64_t sum = key[0] + key[1] * (uint32_t)nodeid + key[2] * (nodeid >> 32) +
+		       key[3] * (uint32_t)owner + key[4] * (owner >> 32);
 
-	return &t->lock_owners[(mixed ^ mixed >> 32) * UINT64_C(0x9e3779b97f4a7c15) >>
-			       (64 - LOCK_OWNER_BITS)];
+	return &t->lock_owners[sum >> (64 - LOCK_OWNER_BITS)];
 }
 
 /* Under lock_owners_lock. */
