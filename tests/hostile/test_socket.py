@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A hostile front-end: whatever it sends, the daemon lives and the next front-end is served."""
 
+import errno
 import fcntl
 import os
 import socket
@@ -9,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -373,6 +375,31 @@ def test_regions_that_overlap(negotiated: Frontend) -> None:
     assert negotiated.ack(driver.SET_MEM_TABLE, table, [memory.fd] * 2) != 0
     negotiated.tell(driver.ADD_MEM_REG, negotiated.region_message(one), [memory.fd])
     assert negotiated.ack(driver.ADD_MEM_REG, negotiated.region_message(two), [memory.fd]) != 0
+
+
+@pytest.fixture
+def deep_file(tmp_path: Path) -> Iterator[int]:
+    """A file whose path is longer than what readlink(2) of its fd can tell (ENAMETOOLONG)."""
+    name, folder = "d" * 250, os.open(tmp_path, os.O_RDONLY)
+    for _ in range(20):
+        os.mkdir(name, dir_fd=folder)
+        below = os.open(name, os.O_RDONLY, dir_fd=folder)
+        os.close(folder)
+        folder = below
+    file = os.open("file", os.O_RDWR | os.O_CREAT, dir_fd=folder)
+    os.close(folder)
+    yield file
+    os.close(file)
+
+
+def test_a_file_whose_path_cannot_be_read(negotiated: Frontend, deep_file: int) -> None:
+    os.ftruncate(deep_file, negotiated.memory.size)
+    with pytest.raises(OSError, match=os.strerror(errno.ENAMETOOLONG)):
+        Path(f"/proc/self/fd/{deep_file}").readlink()
+    for number in (driver.SET_VRING_KICK, driver.SET_VRING_CALL, driver.SET_VRING_ERR):
+        assert negotiated.ack(number, U64.pack(1), [deep_file]) != 0
+    message = negotiated.region_message(negotiated.memory.regions[0])
+    assert negotiated.ack(driver.ADD_MEM_REG, message, [deep_file]) == 0
 
 
 def test_regions_of_what_is_no_memory(negotiated: Frontend) -> None:

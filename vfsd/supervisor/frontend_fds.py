@@ -13,6 +13,8 @@ warned of that; a memfd, tmpfs or hugetlbfs has nothing to reach.
 import fcntl
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from vfsd.transport.errors import ProtocolError
@@ -24,10 +26,24 @@ EVENTFD = "anon_inode:[eventfd]"
 
 def check_fds(message: Message) -> None:
     """Raise ProtocolError unless each fd of `message` is what it has to be."""
+    with _looking(message):
+        _check(message)
+
+
+@contextmanager
+def _looking(message: Message) -> Iterator[None]:
+    """The front-end may serve the file system that is asked: what fails there is its mistake."""
+    try:
+        yield
+    except OSError as error:
+        raise ProtocolError(f"{message.name}: cannot look at the fd: {error.strerror}") from None
+
+
+def _check(message: Message) -> None:
     payload = message.payload
     if isinstance(payload, VringFd):
         for fd in message.fds:
-            if str(Path(f"/proc/self/fd/{fd}").readlink()) != EVENTFD:
+            if _link(fd) != EVENTFD:
                 raise ProtocolError(f"{message.name}: the fd is not an eventfd")
     elif isinstance(payload, Inflight):
         for fd in message.fds:
@@ -42,19 +58,29 @@ def check_fds(message: Message) -> None:
 
 
 def memory_hazard(message: Message) -> str | None:
-    """What the operator should know of the memory in `message`, whose fds check_fds() has seen."""
+    """What the operator should know of the memory in `message`, whose fds check_fds() has seen.
+    Raises as check_fds()."""
     if not isinstance(message.payload, MemoryTable | MemoryRegion):
         return None
-    files = (Path(f"/proc/self/fd/{fd}").readlink() for fd in message.fds if not _is_memory(fd))
+    with _looking(message):
+        files = [_link(fd) for fd in message.fds if not _is_memory(fd)]
     return next(
         (
-            f"guest memory is in the file {os.fspath(path)!r}: whoever takes a worker over can open"
+            f"guest memory is in the file {path!r}: whoever takes a worker over can open"
             " every file of its file system where workers open file handles; use a memfd"
             " (memory-backend-memfd), tmpfs or hugetlbfs"
             for path in files
         ),
         None,
     )
+
+
+def _link(fd: int) -> str:
+    """What an fd refers to; a path may be longer than what can be read (ENAMETOOLONG)."""
+    try:
+        return str(Path(f"/proc/self/fd/{fd}").readlink())
+    except OSError as error:
+        return error.strerror or ""
 
 
 def _is_memory(fd: int) -> bool:
