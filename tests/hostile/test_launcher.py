@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
+import psutil
 import pytest
 
 from vfsd.supervisor.device import DEVICE_BYTES
@@ -28,6 +29,7 @@ from .fuse import ROOT, Guest
 PIDFD_GETFD: Final = 438
 POLL: Final = "7"  # on x86-64
 WORKERS: Final = 2
+PR_SET_CHILD_SUBREAPER: Final = 36
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 _PEER: Final = struct.Struct("=iII")
 
@@ -199,6 +201,34 @@ def test_a_pool_is_killed_by_the_launcher_where_the_supervisor_may_not() -> None
             socket.send_fds(line, [REQUEST.pack(KILL, 1)], [pidfd])
             assert ANSWER.unpack(line.recv(99)) == (1, 0)
         wait_until(lambda: pool not in daemon.titled("pool"), 10, "the pool is dead")
+
+
+def test_without_a_keeper_nobody_is_killed() -> None:
+    """The launcher is somebody else's child then, and so are processes that are none of ours."""
+    _LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    try:
+        with Daemon("--keep-listening") as daemon, Frontend(daemon.socket) as frontend:
+            Guest(frontend.setup(1)).init()
+            orphans = [_the(daemon, title) for title in ("launcher", "supervisor", "pool")]
+            launcher, supervisor, _ = orphans
+            with (
+                _launcher_socket(supervisor, daemon.process.pid) as line,
+                subprocess.Popen(["sleep", "100"]) as sibling,
+            ):
+                line.settimeout(10)
+                pidfd = os.pidfd_open(sibling.pid)
+                daemon.process.kill()
+                wait_until(lambda: psutil.Process(launcher).ppid() == os.getpid(), 10, "an orphan")
+                socket.send_fds(line, [REQUEST.pack(KILL, 1)], [pidfd])
+                answer = ANSWER.unpack(line.recv(99))
+                os.close(pidfd)
+                sibling.kill()
+            assert answer == (1, errno.EINVAL)
+            assert sibling.returncode == -signal.SIGKILL
+        for orphan in orphans:
+            os.waitpid(orphan, 0)
+    finally:
+        _LIBC.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
 
 
 def test_after_all_of_this_the_next_vmm_is_served(daemon: Daemon, line: socket.socket) -> None:

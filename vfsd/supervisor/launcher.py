@@ -47,6 +47,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -96,9 +97,10 @@ class Launcher:
     ) -> "Launcher":
         """Fork it. It owns `root` from here on; at its end it calls `clean_up`."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        keeper = os.getpid()
         pid = os.fork()
         if pid == 0:
-            _be_launcher(name, options, root, theirs.detach(), clean_up)
+            _be_launcher(name, options, root, theirs.detach(), keeper, clean_up)
         theirs.close()
         os.close(root)
         return cls(pid, ours.detach())
@@ -168,7 +170,7 @@ def _await_answer(sock: socket.socket, number: int) -> tuple[int, list[int]]:
 
 
 def _be_launcher(
-    name: str, options: Options, root: int, sock: int, clean_up: Callable[[], None]
+    name: str, options: Options, root: int, sock: int, keeper: int, clean_up: Callable[[], None]
 ) -> NoReturn:
     try:
         os.closerange(3, min(root, sock))
@@ -180,7 +182,10 @@ def _be_launcher(
         lib.process_forget_code()
         serve(
             socket.socket(fileno=sock),
-            {MAKE_POOL: lambda fds: _start_pool(name, options, root, loader, fds), KILL: _kill},
+            {
+                MAKE_POOL: lambda fds: _start_pool(name, options, root, loader, fds),
+                KILL: partial(_kill, keeper),
+            },
         )
         clean_up()
     except BaseException as error:
@@ -239,13 +244,14 @@ def _refuse(_fds: Sequence[int]) -> list[int]:
     raise OSError(errno.EINVAL, "there is no such request")
 
 
-def _kill(fds: Sequence[int]) -> list[int]:
-    """Kill the process of a pidfd. OSError (EINVAL) unless it is a child of the keeper's."""
+def _kill(keeper: int, fds: Sequence[int]) -> list[int]:
+    """Kill the process of a pidfd. OSError (EINVAL) unless it is a child of the keeper's, which
+    must still be our parent: who is the parent of orphans has children that are none of ours."""
     if len(fds) != 1:
         raise OSError(errno.EINVAL, "a request to kill has one fd")
     _, found, rest = Path(f"/proc/self/fdinfo/{fds[0]}").read_text().partition("\nPid:\t")
     pid = int(rest.split()[0]) if found else 0
-    if pid <= 0 or pid == os.getpid() or process_of(pid).parent != os.getppid():
+    if pid <= 0 or pid == os.getpid() or {process_of(pid).parent, os.getppid()} != {keeper}:
         raise OSError(errno.EINVAL, "this is not the pidfd of a child of the keeper's")
     signal.pidfd_send_signal(fds[0], signal.SIGKILL)
     return []
