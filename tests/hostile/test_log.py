@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A guest, or its VMM, does again and again what is worth a line in the host's log."""
 
+import json
 import os
+import socket
 import struct
 from collections.abc import Callable, Iterator
 
@@ -10,6 +12,7 @@ import pytest
 from .daemon import Daemon, wait_until
 from .driver import F_VERSION_1, SET_FEATURES, SET_VRING_NUM, Frontend, NoReplyError
 from .fuse import INIT_IN, Guest, Op
+from .injector import Injector, Killed
 
 TIMES = 10000
 MOST = 24576  # bytes of log: the bursts of all sources; a flood for hours adds 4 KiB a minute
@@ -111,3 +114,26 @@ def test_a_vmm_that_comes_again_and_again(daemon: Daemon) -> None:
     text = daemon.log.read_text()
     assert 1 <= text.count("disconnected the VMM") <= 12
     assert len(text) < MOST
+
+
+def test_what_a_worker_says_hides_nothing_that_it_does(daemon: Daemon) -> None:
+    """It can write on the pool's channel, in the pool's name, until the pool has said enough."""
+    with Frontend(daemon.socket).setup(1) as frontend:
+        Guest(frontend).init()
+        (pid,) = daemon.titled("worker 0")
+        with Injector(pid) as worker:
+            channel = next(fd for fd in worker.fds() if is_seqpacket(worker, fd))
+            for size in [900] * 26 + [20] * 50:
+                line = json.dumps({"log": os.urandom(size // 2).hex(), "level": "error"})
+                assert worker.call("write", channel, line, len(line)) == len(line)
+            with pytest.raises(Killed):
+                worker.call("execve", "/", None, None)
+        wait_until(lambda: daemon.titled("worker 0") == [], 10, "the worker is dead")
+        said = "error: worker 0 died (signal 31); not created again"
+        wait_until(lambda: said in daemon.log.read_text(), 5, "its end is in the log")
+
+
+def is_seqpacket(worker: Injector, fd: int) -> bool:
+    kind, size = bytearray(4), bytearray(struct.pack("=I", 4))
+    done = worker.call("getsockopt", fd, socket.SOL_SOCKET, socket.SO_TYPE, kind, size)
+    return done == 0 and kind == struct.pack("=I", socket.SOCK_SEQPACKET)

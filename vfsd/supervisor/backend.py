@@ -176,7 +176,7 @@ class Backend:
         source = f"worker {slot}"
         self._log.write("error", f"sent what it should not; its link is closed: {error}", source)
         if count >= VIOLATIONS:
-            self._log.write("error", f"broke the protocol {count} times; killed", source)
+            self._log.write("error", f"{source} broke the protocol {count} times; killed")
             self.pool.kill_worker(slot)
             self._links.forgive(slot)
 
@@ -185,7 +185,9 @@ class Backend:
             self._log.write(event.level, event.text, "pool")
         elif isinstance(event, WorkerDied):
             after = "created again" if event.respawned else "not created again"
-            self._log.write("error", f"worker {event.slot} died ({event.how}); {after}", "pool")
+            # Not as a line of the pool's: who writes in its name must not be able to use up what
+            # the pool may write, and hide that a worker made a forbidden call.
+            self._log.write("error", f"worker {event.slot} died ({event.how}); {after}")
             if not event.respawned and event.slot in self.pool.spawned:
                 self._end(event.slot)
 
