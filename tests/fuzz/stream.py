@@ -16,7 +16,8 @@ from typing import Final
 
 from tests.fuzz.reader import Reader
 from vfsd.transport.errors import ProtocolError
-from vfsd.transport.message_socket import MessageSocket, RawMessage, close_fds
+from vfsd.transport.message_socket import MessageSocket, RawMessage
+from vfsd.transport.passed_fds import close_fds
 from vfsd.transport.vhost_user import HEADER, MESSAGES
 
 NUMBERS: Final = sorted(MESSAGES)

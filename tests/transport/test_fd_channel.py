@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from vfsd.supervisor.resume import open_fds
 from vfsd.transport.errors import ProtocolError
 from vfsd.transport.fd_channel import MAX_FDS, MAX_PACKET, FdChannel
-from vfsd.transport.message_socket import close_fds
+from vfsd.transport.passed_fds import close_fds
 
 Ends = tuple[FdChannel, FdChannel]
 

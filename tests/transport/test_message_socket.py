@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vfsd.transport.errors import ProtocolError
-from vfsd.transport.message_socket import MessageSocket, RawMessage, close_fds
+from vfsd.transport.message_socket import MessageSocket, RawMessage
+from vfsd.transport.passed_fds import close_fds
 from vfsd.transport.vhost_user import (
     U64,
     Header,

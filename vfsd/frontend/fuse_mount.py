@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Final, Self
 
 from vfsd.transport.errors import OperatorError
-from vfsd.transport.message_socket import close_fds
 from vfsd.transport.native import check, lib
+from vfsd.transport.passed_fds import close_fds
 
 DEVICE: Final = "/dev/fuse"
 # As virtio-fs mounts: the kernel checks permissions, and everybody may use it.

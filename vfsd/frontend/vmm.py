@@ -12,7 +12,8 @@ from typing import Any, Final, Self
 
 from vfsd.frontend.guest_memory import UVA, GuestMemory, round_to_pages
 from vfsd.transport.errors import OperatorError, ProtocolError
-from vfsd.transport.message_socket import MessageSocket, close_fds
+from vfsd.transport.message_socket import MessageSocket
+from vfsd.transport.passed_fds import close_fds
 from vfsd.transport.vhost_user import (
     MESSAGES,
     U64,

@@ -33,7 +33,6 @@ pool cannot be made.
 No exec. The launcher does not set no_new_privs, which would be inherited by newuidmap.
 """
 
-import array
 import errno
 import fcntl
 import os
@@ -57,6 +56,7 @@ from vfsd.supervisor.descendants import process_of
 from vfsd.supervisor.job import Segments, create_job
 from vfsd.supervisor.options import Options
 from vfsd.transport.native import lib
+from vfsd.transport.passed_fds import close_fds, decode_fds, encode_fds
 
 # Behind these come the listeners.
 POOL_FDS: Final = ("channel", "stderr", *(field.name for field in fields(Segments)))
@@ -127,7 +127,7 @@ class Launcher:
         sock = socket.socket(fileno=self.fd)
         try:
             sock.settimeout(ANSWER_SECONDS)
-            socket.send_fds(sock, [REQUEST.pack(kind, number)], list(fds))
+            sock.sendmsg([REQUEST.pack(kind, number)], encode_fds(fds))
             error, passed = _await_answer(sock, number)
         except TimeoutError:
             raise LauncherGoneError("the launcher does not answer") from None
@@ -154,13 +154,13 @@ def _await_answer(sock: socket.socket, number: int) -> tuple[int, list[int]]:
     """The errno and the fds of the answer with this number."""
     while True:
         data, ancillary, _, _ = sock.recvmsg(ANSWER.size, _ROOM, socket.MSG_CMSG_CLOEXEC)
-        fds = _passed(ancillary)
+        fds = decode_fds(ancillary)
         if not data:
             raise ConnectionResetError(errno.ECONNRESET, "it closed its socket")
         answered, error = ANSWER.unpack(data)
         if answered == number:
             return error, fds
-        _close_all(fds)  # for a supervisor that died
+        close_fds(fds)  # for a supervisor that died
 
 
 # In the launcher.
@@ -200,13 +200,13 @@ def serve(sock: socket.socket, actions: Mapping[int, Action]) -> None:
             )
         except OSError:
             return
-        fds = _passed(ancillary)
+        fds = decode_fds(ancillary)
         try:
             if not data and not fds and _is_closed(sock):
                 return
             _answer(sock, data, flags, fds, actions)
         finally:
-            _close_all(fds)
+            close_fds(fds)
 
 
 def _is_closed(sock: socket.socket) -> bool:
@@ -234,7 +234,7 @@ def _answer(
         error = failed.errno or errno.EINVAL
     with suppress(OSError):  # nobody waits for it
         socket.send_fds(sock, [ANSWER.pack(number, error)], given, socket.MSG_DONTWAIT)
-    _close_all(given)
+    close_fds(given)
 
 
 def _refuse(_fds: Sequence[int]) -> list[int]:
@@ -328,16 +328,3 @@ def _spawn(command: list[str], fds: Iterable[int], stderr: int) -> int:
         ],
         setsigdef=[signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD],  # ignored here
     )
-
-
-def _passed(ancillary: Iterable[tuple[int, int, bytes]]) -> list[int]:
-    fds = array.array("i")
-    for level, kind, content in ancillary:
-        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-            fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
-    return list(fds)
-
-
-def _close_all(fds: Iterable[int]) -> None:
-    for fd in fds:
-        os.close(fd)

@@ -43,7 +43,8 @@ from vfsd.supervisor.restart_policy import RestartPolicy
 from vfsd.supervisor.resume import CONSUMED, REPLIED, Outbox, StateFile, open_fds, sweep
 from vfsd.supervisor.session import Session
 from vfsd.transport.errors import OperatorError, ProtocolError, describe
-from vfsd.transport.message_socket import MessageSocket, RawMessage, close_fds
+from vfsd.transport.message_socket import MessageSocket, RawMessage
+from vfsd.transport.passed_fds import close_fds
 from vfsd.transport.shared_memory import create_segment
 from vfsd.transport.vhost_user import (
     HEADER,

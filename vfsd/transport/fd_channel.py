@@ -8,17 +8,16 @@ room for them, so the kernel drops them and does not install them. (Closing an f
 server of its file: the supervisor must not even hold one that the sandbox has chosen.)
 """
 
-import array
 import json
-import os
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from vfsd.transport.control_messages import MAX_MESSAGE, decode_object
 from vfsd.transport.errors import ProtocolError
+from vfsd.transport.passed_fds import Ancillary, close_fds, decode_fds, encode_fds
 
 MAX_PACKET: Final = MAX_MESSAGE
 MAX_FDS: Final = 128  # a packet; the kernel's own limit is 253
@@ -71,8 +70,7 @@ class FdChannel:
         data = json.dumps(content, separators=(",", ":")).encode()
         if len(data) > MAX_PACKET or len(fds) > MAX_FDS:
             raise ValueError(f"a packet of {len(data)} bytes and {len(fds)} fds is too large")
-        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-        self.socket.sendmsg([data], ancillary, socket.MSG_NOSIGNAL)
+        self.socket.sendmsg([data], encode_fds(fds), socket.MSG_NOSIGNAL)
 
     def receive(self) -> Packet | None:
         """The next packet; None when the other end is closed, or sent an empty packet.
@@ -82,28 +80,22 @@ class FdChannel:
         """
         flags = socket.MSG_CMSG_CLOEXEC
         data, ancillary, result, _ = self.socket.recvmsg(MAX_PACKET, self._room, flags)
-        fds, pid = _decode_ancillary(ancillary)
-        packet = None
+        fds, packet = decode_fds(ancillary), None
         try:
             if data:
-                packet = Packet(_decode(data, result), tuple(fds), pid)
+                packet = Packet(_decode(data, result), tuple(fds), _sender(ancillary))
         finally:
             if packet is None:
-                for fd in fds:
-                    os.close(fd)
+                close_fds(fds)
         return packet
 
 
-def _decode_ancillary(ancillary: list[tuple[int, int, bytes]]) -> tuple[list[int], int | None]:
-    """The fds, and the sender's pid."""
-    fds = array.array("i")
-    pid = None
+def _sender(ancillary: Iterable[Ancillary]) -> int | None:
+    """The sender's pid, if the kernel was asked for it."""
     for level, kind, content in ancillary:
-        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-            fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
-        elif (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
-            pid = _CREDENTIALS.unpack(content)[0]
-    return list(fds), pid
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
+            return int(_CREDENTIALS.unpack(content)[0])
+    return None
 
 
 def _decode(data: bytes, result: int) -> dict[str, Any]:

@@ -7,14 +7,13 @@ returned with its message or closed. Works on blocking and on non-blocking socke
 BlockingIOError means "not complete yet", and what has come so far is kept.
 """
 
-import array
-import os
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from vfsd.transport.errors import ProtocolError
+from vfsd.transport.passed_fds import close_fds, decode_fds, encode_fds
 from vfsd.transport.vhost_user import HEADER, MAX_FDS, Header, decode_header, expects_fds
 
 _ANCILLARY: Final = socket.CMSG_SPACE(MAX_FDS * 4)
@@ -27,11 +26,6 @@ class RawMessage:
     header: Header
     payload: bytes
     fds: tuple[int, ...]
-
-
-def close_fds(fds: Iterable[int]) -> None:
-    for fd in fds:
-        os.close(fd)
 
 
 class MessageSocket:
@@ -55,8 +49,7 @@ class MessageSocket:
 
         Raises BlockingIOError if the peer does not read (nothing of ours fills a socket buffer).
         """
-        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-        sent = self.socket.sendmsg([data], ancillary, socket.MSG_NOSIGNAL)
+        sent = self.socket.sendmsg([data], encode_fds(fds), socket.MSG_NOSIGNAL)
         while sent < len(data):
             sent += self.socket.send(data[sent:], socket.MSG_NOSIGNAL)
 
@@ -126,14 +119,11 @@ class MessageSocket:
     def _receive_with_fds(self, size: int, flags: int) -> tuple[bytes, list[int]]:
         flags |= socket.MSG_CMSG_CLOEXEC
         data, ancillary, result, _ = self.socket.recvmsg(size, _ANCILLARY, flags)
-        fds = array.array("i")
-        for level, kind, content in ancillary:
-            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
+        fds = decode_fds(ancillary)
         if result & socket.MSG_CTRUNC:
             close_fds(fds)
             raise ProtocolError(f"more than {MAX_FDS} fds in one message")
-        return data, list(fds)
+        return data, fds
 
     def _drop(self) -> None:
         close_fds(self._fds)

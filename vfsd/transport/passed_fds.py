@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""fds that travel with the bytes on a unix socket, as ancillary data (SCM_RIGHTS).
+
+Python has socket.send_fds() and socket.recv_fds(), which ignore the flags that they are given
+(3.11): MSG_DONTWAIT and MSG_CMSG_CLOEXEC.
+"""
+
+import array
+import os
+import socket
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+Ancillary = tuple[int, int, Any]  # level, kind, content
+
+
+def encode_fds(fds: Sequence[int]) -> list[Ancillary]:
+    """What sendmsg() takes to pass `fds`, which stay the caller's."""
+    return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+
+
+def decode_fds(ancillary: Iterable[Ancillary]) -> list[int]:
+    """The fds that came with what recvmsg() returned; they are the caller's."""
+    fds = array.array("i")
+    for level, kind, content in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
+    return list(fds)
+
+
+def close_fds(fds: Iterable[int]) -> None:
+    for fd in fds:
+        os.close(fd)
