@@ -8,6 +8,7 @@ import signal
 import socket
 import struct
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,7 +18,15 @@ import pytest
 
 from vfsd.supervisor.device import DEVICE_BYTES
 from vfsd.supervisor.job import Segments
-from vfsd.supervisor.launcher import ANSWER, KILL, MAKE_POOL, POOL_FDS, REQUEST, check_fds
+from vfsd.supervisor.launcher import (
+    ANSWER,
+    KILL,
+    MAKE_POOL,
+    POOL_FDS,
+    REQUEST,
+    check_fds,
+    serve,
+)
 from vfsd.transport.fd_channel import FdChannel
 from vfsd.transport.shared_memory import create_segment
 
@@ -158,6 +167,18 @@ def test_a_request_of_another_size_is_passed_over(
     line.send(REQUEST.pack(MAKE_POOL, 8))
     assert ANSWER.unpack(line.recv(99)) == (8, errno.EINVAL)
     assert _state(daemon) == before
+
+
+def test_answers_that_nobody_reads_are_dropped() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    thread = threading.Thread(target=serve, args=(theirs, {}))
+    thread.start()
+    with ours, theirs:
+        ours.settimeout(10)
+        for number in range(2000):  # many more than a socket's buffer takes
+            ours.send(REQUEST.pack(0, number))
+        ours.close()
+        thread.join()
 
 
 def test_nobody_is_killed_but_children_of_the_keeper(daemon: Daemon, line: socket.socket) -> None:

@@ -233,7 +233,7 @@ def _answer(
     except OSError as failed:
         error = failed.errno or errno.EINVAL
     with suppress(OSError):  # nobody waits for it
-        socket.send_fds(sock, [ANSWER.pack(number, error)], given, socket.MSG_DONTWAIT)
+        sock.sendmsg([ANSWER.pack(number, error)], encode_fds(given), socket.MSG_DONTWAIT)
     close_fds(given)
 
 
