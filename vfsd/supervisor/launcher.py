@@ -57,6 +57,7 @@ from vfsd.supervisor.job import Segments, create_job
 from vfsd.supervisor.options import Options
 from vfsd.transport.native import lib
 from vfsd.transport.passed_fds import close_fds, decode_fds, encode_fds
+from vfsd.transport.shared_memory import is_segment
 
 # Behind these come the listeners.
 POOL_FDS: Final = ("channel", "stderr", *(field.name for field in fields(Segments)))
@@ -270,7 +271,7 @@ def _start_pool(name: str, options: Options, root: int, fds: Sequence[int]) -> l
 
 def check_fds(fds: Sequence[int], workers: int) -> None:
     """OSError (EINVAL) unless these are the fds of a pool with so many workers."""
-    segments = [_is_segment] * len(fields(Segments))
+    segments = [is_segment] * len(fields(Segments))
     kinds = [_is_channel, _is_pipe_to_write, *segments, *[_is_listener] * workers]
     if len(fds) != len(kinds) or not all(map(_is_kind, kinds, fds)):
         raise OSError(errno.EINVAL, "these are not the fds of a pool")
@@ -305,10 +306,6 @@ def _is_unix_socket(fd: int, kind: int, listening: bool) -> bool:
         return (sock.family, sock.type, is_listening) == (socket.AF_UNIX, kind, listening)
     finally:
         sock.detach()
-
-
-def _is_segment(fd: int) -> bool:
-    return bool(fcntl.fcntl(fd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK)
 
 
 def _spawn(command: list[str], fds: Iterable[int], stderr: int) -> int:

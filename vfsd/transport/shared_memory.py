@@ -36,9 +36,9 @@ def create_published(name: str, size: int) -> tuple[int, Any]:
     Processes cloned from this one inherit the mapping; whoever gets the fd can map it to read it.
     (Before Linux 5.1 there is no such seal, and a holder of the fd can write.)
     """
-    fd = _create(name, lambda fd: os.ftruncate(fd, size), 0)
+    # map_segment() asks for this seal; the others would keep it from mapping to write.
+    fd = _create(name, lambda fd: os.ftruncate(fd, size), fcntl.F_SEAL_SHRINK)
     try:
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)  # map_segment() asks for it
         addr = map_segment(fd, size)
         _seal(fd, _SIZE_SEALS | _FUTURE_WRITE_SEAL)
     except BaseException:
@@ -53,6 +53,14 @@ def read_blob(fd: int) -> bytes:
     if size > MAX_BLOB:
         raise ValueError(f"a blob of {size} bytes")
     return os.pread(fd, size, 0)
+
+
+def is_segment(fd: int) -> bool:
+    """Is it a memfd that is sealed like these? Files of a tmpfs cannot have this seal."""
+    try:
+        return bool(fcntl.fcntl(fd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK)
+    except OSError:
+        return False
 
 
 def map_segment(fd: int, size: int, writable: bool = True) -> Any:

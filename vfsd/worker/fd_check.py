@@ -14,6 +14,8 @@ import fcntl
 import os
 from collections.abc import Set as AbstractSet
 
+from vfsd.transport.shared_memory import is_segment
+
 HARMLESS = ("anon_inode:", "socket:", "pipe:")
 
 
@@ -36,7 +38,7 @@ def strangers(proc_fd: int, own: AbstractSet[int]) -> dict[int, str]:
     return {
         fd: link
         for fd, link in links.items()
-        if not link.startswith(HARMLESS) and not _is_segment(fd)
+        if not link.startswith(HARMLESS) and not is_segment(fd)
     }
 
 
@@ -46,11 +48,3 @@ def _is_open(fd: int) -> bool:
     except OSError:
         return False
     return True
-
-
-def _is_segment(fd: int) -> bool:
-    """Is it a memfd that was sealed? A file of a tmpfs cannot have this seal."""
-    try:
-        return bool(fcntl.fcntl(fd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK)
-    except OSError:
-        return False
