@@ -33,6 +33,7 @@ from vfsd.transport.shared_memory import create_segment
 from .daemon import Daemon, wait_until
 from .driver import Frontend
 from .fuse import ROOT, Guest
+from .injector import fds
 
 PIDFD_GETFD: Final = 438
 POLL: Final = "7"  # on x86-64
@@ -140,7 +141,7 @@ def test_a_request_with_other_fds_is_refused(daemon: Daemon, line: socket.socket
         for number, (what, fds) in enumerate(_wrong_fds(stack).items()):
             socket.send_fds(line, [REQUEST.pack(MAKE_POOL, number)], fds)
             assert ANSWER.unpack(line.recv(99)) == (number, errno.EINVAL), what
-    assert _state(daemon) == before
+    _await_state(daemon, before)
 
 
 @pytest.mark.parametrize("kind", [0, 3, 255])
@@ -149,7 +150,7 @@ def test_another_kind_of_request_is_refused(daemon: Daemon, line: socket.socket,
     with ExitStack() as stack:
         socket.send_fds(line, [REQUEST.pack(kind, 7)], _pool_fds(stack))
         assert ANSWER.unpack(line.recv(99)) == (7, errno.EINVAL)
-    assert _state(daemon) == before
+    _await_state(daemon, before)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +167,7 @@ def test_a_request_of_another_size_is_passed_over(
     # It is through with that when it has answered what comes next.
     line.send(REQUEST.pack(MAKE_POOL, 8))
     assert ANSWER.unpack(line.recv(99)) == (8, errno.EINVAL)
-    assert _state(daemon) == before
+    _await_state(daemon, before)
 
 
 def test_answers_that_nobody_reads_are_dropped() -> None:
@@ -196,7 +197,7 @@ def test_nobody_is_killed_but_children_of_the_keeper(daemon: Daemon, line: socke
             assert ANSWER.unpack(line.recv(99)) == (9, errno.EINVAL)
         socket.send_fds(line, [REQUEST.pack(KILL, 9)], [dead])
         assert ANSWER.unpack(line.recv(99))[1] != 0
-    assert _state(daemon) == before
+    _await_state(daemon, before)
 
 
 def _pidfd_of_somebody_dead() -> int:
@@ -254,7 +255,7 @@ def test_an_answer_for_a_supervisor_that_died_is_passed_over() -> None:
             guest.init()
             guest.getattr(ROOT)
         wait_until(lambda: len(daemon.titled("pool")) == 1, 10, "one pool is left")
-        assert len(_fds(launcher)) == 5
+        wait_until(lambda: len(_fds(launcher)) == 5, 10, "the fds of the requests are closed")
 
 
 def _is_waiting_for_the_launcher(supervisor: int) -> bool:
@@ -275,10 +276,15 @@ def _the(daemon: Daemon, title: str) -> int:
 
 
 def _fds(pid: int) -> list[str]:
-    return sorted(str(path.readlink()) for path in Path(f"/proc/{pid}/fd").iterdir())
+    return sorted(fds(pid).values())
 
 
 def _state(daemon: Daemon) -> Any:
     """What must not change: the launcher, what it holds open, and who else there is."""
     launcher = _the(daemon, "launcher")
     return launcher, _fds(launcher), _the(daemon, "pool")
+
+
+def _await_state(daemon: Daemon, before: Any) -> None:
+    """The launcher answers a request before it closes the request's fds."""
+    wait_until(lambda: _state(daemon) == before, 10, "everything is as before")

@@ -54,12 +54,13 @@ def test_only_its_maker_writes_a_published_segment() -> None:
     fd, addr = create_published("test", 8192)
     reader = map_segment(fd, 8192, writable=False)
     for number in range(3):  # what is cloned from its maker writes it, too
-        if os.fork() == 0:
+        pid = os.fork()
+        if pid == 0:
             try:
                 ffi.buffer(addr, 8192)[number] = bytes((number + 65,))
             finally:
                 os._exit(0)
-        os.wait()
+        os.waitpid(pid, 0)
     assert ffi.buffer(reader, 8192)[:3] == b"ABC"
     again = os.open(f"/proc/self/fd/{fd}", os.O_RDWR)
     for other in (fd, again):
