@@ -25,7 +25,7 @@ class Process:
 
     pid: int
     name: str
-    state: str  # proc(5): "D" waits in the kernel and cannot be interrupted, "Z" has ended
+    state: str  # proc(5): "D" waits for a device or file system and takes no signal, "Z" has ended
     parent: int
     started: int  # clock ticks after boot
 
@@ -91,3 +91,11 @@ def process_of(pid: int) -> Process:
     head, _, rest = stat.rpartition(")")
     fields = rest.split()
     return Process(pid, head.partition("(")[2], fields[0], int(fields[1]), int(fields[19]))
+
+
+def state_of(pid: int) -> str:
+    """Process.state of the process that has this pid now, "X" (dead) if none has."""
+    try:
+        return process_of(pid).state
+    except OSError:
+        return "X"

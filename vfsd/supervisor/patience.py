@@ -12,6 +12,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Final
 
+from vfsd.supervisor.descendants import state_of
 from vfsd.supervisor.event_loop import EventLoop
 from vfsd.supervisor.log_collector import LogCollector
 
@@ -52,16 +53,6 @@ class Patience:
         """One line: a process is slow, and what it waits for."""
         text = f"{what}: waiting for {seconds:.0f} s; process {pid} is {describe_state(pid)}"
         self._log.write("warn", text)
-
-
-def state_of(pid: int) -> str:
-    """One letter, as ps has it (proc(5)): D waits for a device or a file system and takes no
-    signals. "X" if there is no such process."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
-        return stat.rpartition(")")[2].split()[0]
-    except (OSError, IndexError):
-        return "X"
 
 
 def describe_state(pid: int) -> str:

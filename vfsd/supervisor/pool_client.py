@@ -17,12 +17,12 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
-from vfsd.supervisor.descendants import Process, descendants
+from vfsd.supervisor.descendants import Process, descendants, state_of
 from vfsd.supervisor.event_loop import EventLoop
 from vfsd.supervisor.job import Segments
 from vfsd.supervisor.launcher import Launcher, LauncherGoneError
 from vfsd.supervisor.log_collector import LogCollector
-from vfsd.supervisor.patience import Patience, state_of
+from vfsd.supervisor.patience import Patience
 from vfsd.supervisor.stderr_relay import StderrRelay, stderr_pipe
 from vfsd.transport.control_messages import (
     Content,
