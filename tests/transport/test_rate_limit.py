@@ -38,6 +38,7 @@ def test_a_bucket_lets_a_burst_through_and_a_rate_after_it() -> None:
     bucket = Bucket(Rate(burst=3, per_second=0.5))
     assert [bucket.take(1, 100.0) for _ in range(5)] == [True, True, True, False, False]
     assert [bucket.take(1, 102.0) for _ in range(2)] == [True, False]
+    assert [bucket.seconds_until(1, at) for at in (102.0, 103.0, 104.0)] == [2.0, 1.0, 0.0]
     assert [bucket.take(1, 1e9) for _ in range(4)] == [True, True, True, False]
 
 

@@ -7,9 +7,9 @@ it; besides, whoever takes over a worker could write to the operator's terminal.
 
 Who writes there: Python before the pool is ready, glibc and the compiler's checks before they
 abort, and a worker with an exception that nobody has caught. All of it is a few lines before an
-end. So a source of many lines is hostile, and the budget is small: LINES at once and then one every
-SECONDS_PER_LINE. Without budget the pipe is not read. The write end is non-blocking, so a writer
-that fills the pipe loses what it writes (EAGAIN) and waits for nobody.
+end. So a source of many lines is hostile, and the budget (LINES) is small. Without budget the pipe
+is not read. The write end is non-blocking, so a writer that fills the pipe loses what it writes
+(EAGAIN) and waits for nobody.
 
 The read end is in the fd table that keeper and supervisor share. It outlives a supervisor, and a
 writer sees no closed pipe (SIGPIPE, EPIPE) while a supervisor is missing.
@@ -22,11 +22,12 @@ from typing import Final
 
 from vfsd.supervisor.event_loop import EventLoop
 from vfsd.supervisor.log_collector import LogCollector
+from vfsd.transport.control_messages import printable
+from vfsd.transport.rate_limit import Bucket, Rate
 
 SOURCE: Final = "stderr of the pool"
 LINE_BYTES: Final = 512  # a longer line is logged in pieces
-LINES: Final = 24  # a traceback has no more
-SECONDS_PER_LINE: Final = 10.0
+LINES: Final = Rate(burst=24, per_second=0.1)  # a traceback has no more than the burst
 READ_BYTES: Final = 4096
 LAST_READS: Final = 16  # 64 KiB, what a pipe holds
 
@@ -44,8 +45,7 @@ class StderrRelay:
         self._loop = loop
         self._log = log
         self._begun = b""  # a line without its end
-        self._budget = float(LINES)
-        self._counted_at = time.monotonic()
+        self._budget = Bucket(LINES)
         self._dropped = 0  # lines
         self._is_watched = False
         self._is_over = False
@@ -66,9 +66,8 @@ class StderrRelay:
         """Read from now on if there is budget; seconds until there will be."""
         if self._is_watched or self._is_over:
             return math.inf
-        self._refill()
-        if self._budget < 1:
-            return (1 - self._budget) * SECONDS_PER_LINE
+        if pause := self._budget.seconds_until(1, time.monotonic()):
+            return pause
         self._loop.register(self.fd, self._on_readable)
         self._is_watched = True
         return math.inf
@@ -89,46 +88,32 @@ class StderrRelay:
             return False
         self._take(data)
         self._is_over = not data
-        if self._is_over or self._budget < 1:
+        if self._is_over or not self._budget.has(1, time.monotonic()):
             self._unwatch()
         return bool(data)
 
     def _take(self, data: bytes) -> None:
         *lines, self._begun = (self._begun + data).split(b"\n")
-        for line in lines:
-            for piece in _pieces(line):
-                self._log_line(piece)
+        pieces = [piece for line in lines for piece in _pieces(line)]
         if len(self._begun) >= LINE_BYTES:
-            *pieces, self._begun = _pieces(self._begun)
-            for piece in pieces:
-                self._log_line(piece)
+            *begun, self._begun = _pieces(self._begun)
+            pieces += begun
+        for piece in pieces:
+            self._log_line(piece)
 
     def _log_line(self, line: bytes) -> None:
-        self._refill()
-        if self._budget < 1:
+        if not self._budget.take(1, time.monotonic()):
             self._dropped += 1
             return
         self._report_dropped()
-        self._budget -= 1
-        self._log.write("warn", _visible(line), SOURCE)
+        text = printable(line.decode(errors="backslashreplace"))
+        self._log.write("warn", text, SOURCE)
 
     def _report_dropped(self) -> None:
         if self._dropped:
             self._log.write("warn", f"{self._dropped} lines more were dropped", SOURCE)
             self._dropped = 0
 
-    def _refill(self) -> None:
-        now = time.monotonic()
-        gained = (now - self._counted_at) / SECONDS_PER_LINE
-        self._budget = min(float(LINES), self._budget + gained)
-        self._counted_at = now
-
 
 def _pieces(line: bytes) -> list[bytes]:
     return [line[i : i + LINE_BYTES] for i in range(0, max(1, len(line)), LINE_BYTES)]
-
-
-def _visible(line: bytes) -> str:
-    """The text of a line, with whatever is not printable escaped."""
-    text = line.decode(errors="backslashreplace")
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -59,7 +59,12 @@ def text(content: Mapping[str, Any], key: str) -> str:
     value = content.get(key)
     if not isinstance(value, str):
         raise ProtocolError(f"{key!r} is not text")
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in value[:MAX_TEXT])[:MAX_TEXT]
+    return printable(value[:MAX_TEXT])[:MAX_TEXT]
+
+
+def printable(value: str) -> str:
+    """A text with whatever is not printable escaped, so that it can be written to a log."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in value)
 
 
 def is_logged(level: str, threshold: str) -> bool:

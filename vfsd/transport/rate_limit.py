@@ -54,6 +54,10 @@ class Bucket:
         self._tokens, self._at = min(self._rate.burst, self._tokens + gained), now
         return self._tokens >= tokens
 
+    def seconds_until(self, tokens: float, now: float) -> float:
+        """How long it takes until there are as many tokens; 0 if they are there."""
+        return 0.0 if self.has(tokens, now) else (tokens - self._tokens) / self._rate.per_second
+
     def take(self, tokens: float, now: float) -> bool:
         """Take tokens; False, and none is taken, if there are fewer."""
         if not self.has(tokens, now):
