@@ -8,11 +8,6 @@
 enum {
 	CREATE_VERSION = 1,
 	RULE_PATH_BENEATH = 1,
-	/* How many LANDLOCK_ACCESS_FS_* there are, by the version that brought them. */
-	FS_ACCESSES_1 = 13,
-	FS_ACCESSES_2 = 14, /* REFER */
-	FS_ACCESSES_3 = 15, /* TRUNCATE */
-	FS_ACCESSES_5 = 16, /* IOCTL_DEV */
 	NET_TCP = 3,	    /* version 4: bind, connect */
 	SCOPE_ABSTRACT = 1, /* version 6: abstract unix sockets */
 	SCOPE_SIGNAL = 2,   /* version 6: signals to processes outside */
@@ -42,12 +37,12 @@ int landlock_abi(void)
 uint64_t landlock_known(void)
 {
 	int abi = landlock_abi();
-	unsigned int count = abi >= 5	? FS_ACCESSES_5
-			     : abi >= 3 ? FS_ACCESSES_3
-			     : abi == 2 ? FS_ACCESSES_2
-					: FS_ACCESSES_1;
+	uint64_t last = abi >= 5   ? LANDLOCK_IOCTL_DEV
+			: abi >= 3 ? LANDLOCK_TRUNCATE
+			: abi == 2 ? LANDLOCK_REFER
+				   : LANDLOCK_MAKE_SYM;
 
-	return (UINT64_C(1) << count) - 1;
+	return 2 * last - 1; /* it and all before it */
 }
 
 static int create(uint64_t accesses, uint64_t scoped)

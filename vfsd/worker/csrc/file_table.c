@@ -2,7 +2,7 @@
 /*
  * An array of slots with a free list. As in inode_table.c the generation of a slot in use is odd
  * and every multi-step change ends in one store that publishes it; a slot that was reserved and not
- * published when its worker died is lost (72 bytes), its fd is found by the pool's sweep.
+ * published when its worker died is lost (64 bytes), its fd is found by the pool's sweep.
  *
  * The files of lock owners hang in lists by a hash of inode and owner, changed under
  * lock_owners_lock by one store each. A guest may make a quarter of a million owners: then a list

@@ -72,7 +72,6 @@ enum {
 static int recorded_result(struct request *r)
 {
 	const struct intent *intent = r->intent;
-
 	uint32_t len = __atomic_load_n(&intent->reply_len, __ATOMIC_RELAXED);
 	int32_t error = __atomic_load_n(&intent->error, __ATOMIC_RELAXED);
 
