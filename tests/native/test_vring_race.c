@@ -112,7 +112,8 @@ int main(void)
 	driver_start(&d, SIZE, DRIVER_INDIRECT_DESC | DRIVER_EVENT_IDX);
 	CHECK(!pthread_create(&thread, NULL, scribble, NULL));
 	until = test_clock_ns() + NANOSECONDS;
-	while (test_clock_ns() < until) {
+	/* However long it takes the other thread to do each kind of harm. */
+	while (test_clock_ns() < until || !popped || !bad || !broken) {
 		int got = driver_pop(&d);
 
 		CHECK(got == 0 || got == 1 || got == CHAIN_BAD || got == VRING_BROKEN);
@@ -140,7 +141,6 @@ int main(void)
 	pthread_join(thread, NULL);
 	printf("%" PRIu64 " chains, %" PRIu64 " bad, %" PRIu64 " times broken\n", popped, bad,
 	       broken);
-	CHECK(popped && bad && broken);
 	driver_end(&d);
 	return 0;
 }
