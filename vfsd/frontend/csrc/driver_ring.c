@@ -29,6 +29,7 @@
 #include <linux/virtio_ring.h>
 
 #include "frontend/csrc/driver_ring.h"
+#include "transport/csrc/ring_words.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -46,16 +47,6 @@ struct driver_head {
 	uint16_t count; /* descriptors of the ring in this chain; 0: not outstanding */
 	uint16_t next;	/* in the free list, or in the chain */
 };
-
-static uint16_t load16(const void *at)
-{
-	return __atomic_load_n((const uint16_t *)at, __ATOMIC_RELAXED);
-}
-
-static void store16(void *at, uint16_t value)
-{
-	__atomic_store_n((uint16_t *)at, value, __ATOMIC_RELAXED);
-}
 
 /* Where `len` bytes at an offset of guest memory are; NULL if they are not inside, or not aligned.
  */
@@ -193,16 +184,10 @@ int driver_ring_add(struct driver_ring *r, const struct driver_chain *chain)
 	return 0;
 }
 
-/* virtio 1.2 §2.7.7.1: has the index passed `event` on its way from `old` to `new`? */
-static bool passed(uint16_t event, uint16_t new, uint16_t old)
-{
-	return (uint16_t)(new - event - 1) < (uint16_t)(new - old);
-}
-
 static bool wants_kick(const struct driver_ring *r, uint16_t old)
 {
 	if (r->event_idx) /* avail_event lies after the used ring */
-		return passed(load16(&r->used->ring[r->size]), r->published, old);
+		return index_passed(load16(&r->used->ring[r->size]), r->published, old);
 	return !(load16(&r->used->flags) & VRING_USED_F_NO_NOTIFY);
 }
 

@@ -1,14 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "transport/csrc/inflight.h"
+#include "transport/csrc/ring_words.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-/* The region may be the front-end's memory: each value is loaded once, then bounded, then used. */
-static uint16_t load16(const uint16_t *at)
-{
-	return __atomic_load_n(at, __ATOMIC_RELAXED);
-}
 
 static bool is_inflight(const struct inflight_desc *desc)
 {

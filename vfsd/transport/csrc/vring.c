@@ -34,6 +34,7 @@
 #include <linux/virtio_ring.h>
 #undef vring
 
+#include "transport/csrc/ring_words.h"
 #include "transport/csrc/vring.h"
 
 #include <errno.h>
@@ -45,16 +46,6 @@ enum {
 	FEATURE_INDIRECT_DESC = 28,
 	FEATURE_EVENT_IDX = 29,
 };
-
-static uint16_t load16(const void *at)
-{
-	return __atomic_load_n((const uint16_t *)at, __ATOMIC_RELAXED);
-}
-
-static void store16(void *at, uint16_t value)
-{
-	__atomic_store_n((uint16_t *)at, value, __ATOMIC_RELAXED);
-}
 
 /* Where the driver says from which used index on it wants a call (after the avail ring). */
 static uint16_t used_event(const struct vring *v)
@@ -333,18 +324,12 @@ static void end_batch(struct vring *v)
 	v->pending = 0;
 }
 
-/* virtio 1.2 §2.7.7.1: has the index passed `event` on its way from `old` to `new`? */
-static bool passed(uint16_t event, uint16_t new, uint16_t old)
-{
-	return (uint16_t)(new - event - 1) < (uint16_t)(new - old);
-}
-
 /* For the replies up to `used_idx`, as far as the driver has said by now. */
 static bool asks_for_call(const struct vring *v, uint16_t used_idx)
 {
 	if (!v->event_idx)
 		return !(load16(&v->avail->flags) & VRING_AVAIL_F_NO_INTERRUPT);
-	return passed(used_event(v), used_idx, v->signalled);
+	return index_passed(used_event(v), used_idx, v->signalled);
 }
 
 static bool wants_call(struct vring *v)
