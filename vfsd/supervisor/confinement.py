@@ -34,9 +34,10 @@ guest.
 import os
 import resource
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
+from vfsd.supervisor.log_collector import Say
 from vfsd.transport.errors import OperatorError
 from vfsd.transport.native import check, ffi, lib
 
@@ -50,8 +51,6 @@ _PROT_EXEC: Final = 4
 _AF_UNIX: Final = 1
 _FIONBIO, _FIOCLEX, _TCGETS = 0x5421, 0x5451, 0x5401
 _PR_SET_NAME, _PR_SET_NO_NEW_PRIVS = 15, 38
-
-Say = Callable[[str, str], None]  # level, text
 
 
 class Call(NamedTuple):

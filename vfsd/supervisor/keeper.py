@@ -21,6 +21,7 @@ from setproctitle import setproctitle
 
 from vfsd.supervisor.descendants import Process, await_end, descendants
 from vfsd.supervisor.launcher import Launcher
+from vfsd.supervisor.log_collector import Say
 from vfsd.supervisor.restart_policy import RestartPolicy
 from vfsd.supervisor.service import ENDING, STATUS_CRASHED
 from vfsd.transport.native import check, lib
@@ -34,7 +35,6 @@ GIVE_UP_SECONDS: Final = 10.0  # and left behind
 
 # Called in the supervisor with the keeper's pid and "is it a successor?".
 Supervise = Callable[[int, bool], int]
-Say = Callable[[str, str], None]  # level, text
 
 
 def hold_signals() -> None:
@@ -90,7 +90,7 @@ class Children:
         return ended
 
 
-class Patience:
+class GracePeriod:
     """The time that processes have to end after SIGKILL."""
 
     def __init__(self, say: Say) -> None:
@@ -115,11 +115,11 @@ class Patience:
 
 def kill_descendants(children: Children, say: Say) -> None:
     """Kill and reap everything below this process but the launcher."""
-    patience = Patience(say)
+    grace = GracePeriod(say)
     while left := [p for p in descendants(os.getpid()) if p.pid != children.launcher.pid]:
         for process in left:
             process.kill(children.launcher.kill)
-        if not patience.wait(left):
+        if not grace.wait(left):
             return
         children.reap()
 

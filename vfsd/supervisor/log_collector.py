@@ -34,6 +34,7 @@ REPORT_SECONDS: Final = 60.0
 _TOGETHER: Final = 2  # what all sources of one origin may write, in shares of a single one
 
 Sink = Callable[[str, bytes], bool]  # level, line -> False if it was dropped
+Say = Callable[[str, str], None]  # level, text: LogCollector.write() with its source
 
 
 class LogCollector:

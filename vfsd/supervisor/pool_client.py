@@ -265,7 +265,8 @@ class Pool:
             self.pid = packet.pid
             self.watch(os.pidfd_open(packet.pid))
             if self._first is not None:  # it has made the pool and exits
-                _await_end(self._first, START_SECONDS)
+                if not _has_ended(self._first, START_SECONDS):
+                    raise PoolDiedError("the process that made the pool does not end")
                 os.close(self._first)
                 self._first = None
             self.ready = True
@@ -351,12 +352,6 @@ def _has_ended(pidfd: int, seconds: float = 0.0) -> bool:
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     return bool(poll.poll(seconds * 1000))
-
-
-def _await_end(pidfd: int, seconds: float) -> None:
-    """Wait for a process's end; TimeoutError if that does not come."""
-    if not _has_ended(pidfd, seconds):
-        raise TimeoutError("the process that made the pool does not end")
 
 
 def _listen(path: Path) -> tuple[str, int]:

@@ -72,7 +72,7 @@ class WorkerLink:
         return self._epoll.fileno()
 
     def close(self) -> None:
-        self._wait(0)
+        self._disconnect(0)
         self._epoll.close()
 
     # Commands.
@@ -119,7 +119,7 @@ class WorkerLink:
     def break_off(self) -> None:
         """Close a connection that broke the protocol, and connect again after a longer pause."""
         self.violations += 1
-        self._wait(min(PENANCE_MAX, PENANCE_MIN * 2.0 ** min(self.violations - 1, 10)))
+        self._disconnect(min(PENANCE_MAX, PENANCE_MIN * 2.0 ** min(self.violations - 1, 10)))
 
     def rest(self, seconds: float) -> None:
         """Read nothing for a while from a worker that sends too much."""
@@ -140,7 +140,7 @@ class WorkerLink:
         if self._socket is None and now >= self._connect_at:
             self._connect()
         elif self._socket and not self._is_ready and now >= self._ready_by:
-            self._wait(self._pause)
+            self._disconnect(self._pause)
         self._send_due(now)
         return is_rested
 
@@ -165,7 +165,7 @@ class WorkerLink:
             connecting.connect(self._path)
         except OSError:  # nobody listens, or too many connections wait to be accepted
             connecting.close()
-            self._wait(self._pause)
+            self._disconnect(self._pause)
             return
         self._socket = connecting
         self._epoll.register(connecting, select.EPOLLIN)
@@ -173,8 +173,8 @@ class WorkerLink:
         self._ready_by = time.monotonic() + HANDSHAKE_SECONDS
         self._flush()
 
-    def _wait(self, pause: float) -> None:
-        """Be without a socket for `pause` seconds."""
+    def _disconnect(self, pause: float) -> None:
+        """Be without a socket, and connect again after `pause` seconds."""
         if self._socket is not None:
             with suppress(OSError):  # while the link rests it is not registered
                 self._epoll.unregister(self._socket)
@@ -197,7 +197,7 @@ class WorkerLink:
             data = b""
         self._peer.feed(data)
         if not data:
-            self._wait(self._pause)
+            self._disconnect(self._pause)
         return bool(data)
 
     def _note_ready(self) -> None:
@@ -229,7 +229,7 @@ class WorkerLink:
         except BlockingIOError:
             pass
         except OSError:
-            self._wait(self._pause)
+            self._disconnect(self._pause)
             return False
         if had and self._socket and self._rests_until is None:
             self._epoll.modify(self._socket, self._events())
