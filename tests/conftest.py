@@ -30,7 +30,7 @@ settings.register_profile("deep", parent=settings.get_profile("ci"), derandomize
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 PROGRAM_FOLDERS = ("/usr/lib/qemu", "/usr/libexec", "/usr/sbin", "/sbin")
-SETTLE_SECONDS = 3.0
+SETTLE_SECONDS = 30.0  # for what takes a moment; the machine may be loaded
 
 
 def open_fds() -> dict[int, str]:

@@ -5,8 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from shutil import rmtree
@@ -14,14 +13,11 @@ from typing import Self
 
 import psutil
 
+from tests.waiting import LOADED, wait_until
+
+__all__ = ["OURS", "Daemon", "as_user", "wait_until"]
+
 OURS = (str(Path(sys.executable).parent / "virtiofsd"),)
-
-
-def wait_until(true: Callable[[], bool], seconds: float, what: str) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.005)
 
 
 def as_user(uid: int) -> list[str]:
@@ -126,8 +122,8 @@ class Daemon:
         try:
             if not self.exited():
                 self.process.terminate()
-            self.process.wait(5)
-            left = psutil.wait_procs(family, 2)[1]
+            self.process.wait(5 * LOADED)
+            left = psutil.wait_procs(family, 2 * LOADED)[1]
             assert not left, f"processes stay behind: {left}"
         finally:
             for process in family:

@@ -40,7 +40,7 @@ USED = struct.Struct("<II")
 D_NEXT, D_WRITE, D_INDIRECT = 1, 2, 4
 
 PAGE = 4096
-TIMEOUT = 10.0  # seconds to wait for anything
+TIMEOUT = 60.0  # seconds to wait for anything; the machine may be loaded
 
 
 class NoReplyError(Exception):

@@ -6,22 +6,18 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import psutil
 
+from tests.waiting import wait_until
+
+__all__ = ["FAKE", "ROOT", "Daemon", "has_ended", "wait_until"]
+
 FAKE = (sys.executable, str(Path(__file__).with_name("daemon_with_fake_pool.py")))
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 15.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"did not come true within {seconds} s"
-        time.sleep(0.005)
 
 
 def has_ended(process: psutil.Process) -> bool:

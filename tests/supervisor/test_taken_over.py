@@ -67,7 +67,7 @@ class Attacked(Daemon):
 
     def outcome(self, name: str) -> dict[str, Any]:
         """What the attack says of itself when it is over."""
-        wait_until(lambda: self.outcomes(name), PATIENCE + 60)
+        wait_until(lambda: self.outcomes(name))
         return self.outcomes(name)[0]
 
     def outcomes(self, name: str) -> list[dict[str, Any]]:
@@ -152,7 +152,7 @@ def test_a_forged_packet_ends_the_pool_and_no_more(attacked: Attacked, name: str
 def test_a_link_is_opened_again_and_the_worker_killed_in_the_end(tmp_path: Path) -> None:
     with Attacked(tmp_path, "--set=worker_link.PENANCE_MAX=0.05") as attacked:
         attacked.attack("inputs")  # it would go on for long
-        wait_until(lambda: "broke the protocol 5 times; killed" in attacked.text(), PATIENCE)
+        wait_until(lambda: "broke the protocol 5 times; killed" in attacked.text())
         assert attacked.is_served()
         assert attacked.outcomes("inputs") == []
         assert attacked.text().count("sent what it should not; its link is closed") <= 10
@@ -199,7 +199,7 @@ def test_a_worker_that_hangs_is_waited_for(tmp_path: Path) -> None:
 
         thread = threading.Thread(target=change)
         thread.start()
-        wait_until(lambda: "is in state D" in attacked.text(), PATIENCE)
+        wait_until(lambda: "is in state D" in attacked.text())
         assert not answered.wait(1.5)
         release(fifo)
         thread.join(PATIENCE)
@@ -248,7 +248,7 @@ def test_a_signal_ends_the_wait_for_a_pool(tmp_path: Path, number: int) -> None:
         suspended_pool(attacked)
         call_fd = attacked.frontend.eventfd()
         attacked.frontend.tell(Number.SET_VRING_CALL, VringFd(1, True), (call_fd,))
-        wait_until(lambda: "is in state T" in attacked.text(), PATIENCE)
+        wait_until(lambda: "is in state T" in attacked.text())
         attacked.process.send_signal(number)
         assert attacked.end(5) == 0
 
@@ -258,7 +258,7 @@ def test_a_front_end_that_goes_away_ends_the_wait_for_a_pool(tmp_path: Path) -> 
         suspended_pool(attacked)
         call_fd = attacked.frontend.eventfd()
         attacked.frontend.tell(Number.SET_VRING_CALL, VringFd(1, True), (call_fd,))
-        wait_until(lambda: "is in state T" in attacked.text(), PATIENCE)
+        wait_until(lambda: "is in state T" in attacked.text())
         attacked.frontend.socket.socket.shutdown(2)
         assert attacked.end(10) == 0
         assert "the VMM went away while the sandbox was slow" in attacked.text()

@@ -5,8 +5,7 @@ import os
 import select
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
@@ -104,11 +103,3 @@ def run(script: str, folder: Path, seconds: float = 60) -> str:
     )
     assert done.returncode == 0, f"{script}\n{done.stdout.decode()}{done.stderr.decode()}"
     return done.stdout.decode()
-
-
-def wait_until(true: Callable[[], bool], seconds: float = 10) -> None:
-    """Wait for a condition, given as a function."""
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.02)

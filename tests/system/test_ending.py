@@ -12,9 +12,10 @@ import psutil
 import pytest
 
 from tests.conftest import require
+from tests.waiting import wait_until
 
 from .conftest import BACKENDS, Backend, Share, serve
-from .mounted import Mounted, mounts, run, wait_until
+from .mounted import Mounted, mounts, run
 
 
 @pytest.fixture

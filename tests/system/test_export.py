@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import wait_until
+
 from .conftest import Share
-from .mounted import wait_until
 
 HANDLE = struct.Struct("<Ii128s")  # struct file_handle: bytes, type, the handle
 FORGETTING = Path("/proc/sys/vm/drop_caches")
