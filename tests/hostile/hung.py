@@ -4,7 +4,7 @@
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tests.system.mounted import Mounted
@@ -41,3 +41,13 @@ class HungMount(Mounted):
     def close(self) -> None:
         self.go_on()
         super().close()
+
+
+def waits_for_a_server(pid: int) -> bool:
+    """Does a thread of this process wait for what a FUSE server has to answer?"""
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):
+            state = (task / "stat").read_text().rpartition(")")[2].split()[0]
+            if state == "D" or (task / "wchan").read_text() == "request_wait_answer":
+                return True
+    return False

@@ -17,7 +17,7 @@ from tests.conftest import require
 from .daemon import Daemon, wait_until
 from .driver import SET_MEM_TABLE, Frontend, Region, Segment
 from .fuse import IN_HEADER, READ_IN, RELEASE_IN, ROOT, Guest, Op, Pending, parse_dirents
-from .hung import HungMount
+from .hung import HungMount, waits_for_a_server
 
 RETIRED_MAX = 4096  # RECLAIM_MAX of reclaim.h
 
@@ -94,14 +94,15 @@ def test_a_worker_is_replaced_while_what_it_served_hangs(share: HungMount, tmp_p
 # The guest's memory changes.
 
 SIZE = 64 << 10  # of a read
-DRAIN_SECONDS = 2.0  # DRAIN_MS of queue_worker.py
 
 
 class ReadInto:
     """A read that hangs, of a file full of "x", into the second of the guest's two regions; the
     rings and the request are in the first."""
 
-    def __init__(self, frontend: Frontend, share: HungMount, tmp_path: Path) -> None:
+    def __init__(
+        self, daemon: Daemon, frontend: Frontend, share: HungMount, tmp_path: Path
+    ) -> None:
         (tmp_path / "source" / "file").write_bytes(b"x" * SIZE)
         self.memory = frontend.memory
         self.guest = guest = Guest(frontend.setup(1))
@@ -120,14 +121,20 @@ class ReadInto:
         self.reply = self.memory.alloc(16)
         self._request = Segment(request, len(header + body))
         self._ring = frontend.rings[1]
+        (self._worker,) = daemon.titled("worker 0")
 
     def submit(self) -> int:
+        """Returns the head of the chain once the worker waits for the file system."""
         head = self._ring.submit(
             [self._request, Segment(self.reply, 16, True), Segment(self.buffer, SIZE, True)]
         )
         self._ring.publish()
         self._ring.kick()
+        wait_until(self.waits, 10, "the read waits")
         return head
+
+    def waits(self) -> bool:
+        return waits_for_a_server(self._worker)
 
     def error(self) -> int:
         return -int.from_bytes(self.memory.read(self.reply + 4, 4), "little", signed=True)
@@ -142,7 +149,7 @@ def hung_read(share: HungMount, tmp_path: Path) -> Iterator[ReadInto]:
         Daemon("--cache=never", share=tmp_path / "share") as daemon,
         Frontend(daemon.socket) as frontend,
     ):
-        yield ReadInto(frontend, share, tmp_path)
+        yield ReadInto(daemon, frontend, share, tmp_path)
 
 
 def test_memory_that_was_taken_back_stays_as_it_is(hung_read: ReadInto, share: HungMount) -> None:
@@ -151,19 +158,18 @@ def test_memory_that_was_taken_back_stays_as_it_is(hung_read: ReadInto, share: H
     frontend = hung_read.guest.frontend
     with share.hanging():
         head = hung_read.submit()
-        time.sleep(0.2)  # in which its thread begins
         frontend.set_memory(frontend.memory.regions[:1])
-        assert frontend.rings[1].wait(head, 0.5) == 16
+        assert frontend.rings[1].wait(head) == 16
         assert hung_read.error() == errno.EIO
     hung_read.guest.getattr(ROOT)
-    time.sleep(0.5)  # in which the read ends
+    wait_until(lambda: not hung_read.waits(), 10, "the read ends")
     assert hung_read.data() == bytes(SIZE)
 
 
 def test_a_request_goes_on_in_memory_that_is_only_cut_up_otherwise(
     hung_read: ReadInto, share: HungMount
 ) -> None:
-    """As QEMU does when a device is plugged in: nobody waits for anything."""
+    """As QEMU does when a device is plugged in: nobody waits, so nothing is given up."""
     frontend, second = hung_read.guest.frontend, hung_read.second
     half = second.size // 2
     pieces = [
@@ -171,10 +177,7 @@ def test_a_request_goes_on_in_memory_that_is_only_cut_up_otherwise(
     ]
     with share.hanging():
         head = hung_read.submit()
-        time.sleep(0.2)
-        begin = time.monotonic()
         frontend.set_memory([frontend.memory.regions[0], *pieces])
-        assert time.monotonic() - begin < DRAIN_SECONDS
         assert hung_read.data() == bytes(SIZE)
     assert frontend.rings[1].wait(head) == 16 + SIZE
     assert hung_read.error() == 0
@@ -199,7 +202,7 @@ def test_a_directory_that_two_queues_read_costs_no_cpu_while_it_hangs(
             waiting = [
                 guest.submit(Op.READDIR, slow, body, room=4096, queue=queue) for queue in (1, 2)
             ]
-            time.sleep(0.5)
+            wait_until(lambda: any(waits_for_a_server(w.pid) for w in workers), 10, "one waits")
             before = [sum(worker.cpu_times()[:2]) for worker in workers]
             time.sleep(2)
             spent = [sum(worker.cpu_times()[:2]) for worker in workers]
@@ -224,7 +227,7 @@ def test_memory_on_a_file_system_that_hangs_holds_up_no_supervisor(
         table = struct.pack("<II", 1, 0) + Region(1 << 30, size, 1 << 40, 0).pack()
         with share.hanging():
             frontend.send(SET_MEM_TABLE, table, [file.fileno()])
-            time.sleep(0.5)
+            wait_until(lambda: "guest memory is in the file" in daemon.log.read_text(), 10, "line")
             (supervisor,) = daemon.titled("supervisor")
-            waits_in = Path(f"/proc/{supervisor}/wchan").read_text()
-            assert "poll" in waits_in, f"the supervisor is in {waits_in}()"
+            where = Path(f"/proc/{supervisor}/wchan")
+            wait_until(lambda: "poll" in where.read_text(), 10, "the supervisor waits for events")
