@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two looks at a name are two files: each place that looks twice, with a file replaced in between.
 
-strace holds one system call of one worker up for HOLD_SECONDS; another queue replaces the file in
-that time. entry.c lists the places. tests/hostile/race.py does the same without a list.
+strace holds one system call of one worker up; another queue replaces the file, and then the call
+goes on. entry.c lists the places. tests/hostile/race.py does the same without a list.
 """
 
 import contextlib
@@ -26,6 +26,7 @@ from .fuse import (
     MKNOD_IN,
     OPEN_IN,
     READ_IN,
+    ROOT,
     SETATTR_IN,
     SETXATTR_COMPAT_IN,
     Entry,
@@ -35,9 +36,11 @@ from .fuse import (
     names,
     parse_dirents,
 )
+from .injector import number
 from .race import check_fds
 
-HOLD_SECONDS = 1.0
+HOLD_SECONDS = 100  # at the most: the test ends it
+SETTLE_SECONDS = 0.25
 FATTR_SIZE = 1 << 3
 KINDS = {
     "fifo": (stat.S_IFIFO, 0),
@@ -55,24 +58,47 @@ def daemon(request: pytest.FixtureRequest) -> Iterator[Daemon]:
         yield running
 
 
+class Hold:
+    """Holds the next `call` of the worker of queue 1 up, at its begin ("enter") or end ("exit")."""
+
+    def __init__(self, daemon: Daemon, guest: Guest, call: str, when: str) -> None:
+        (self._worker,) = daemon.titled("worker 0")
+        self._number, self._when = number(call), when
+        delay = f"inject={call}:delay_{when}={HOLD_SECONDS * 10**6}:when=1"
+        self._log = daemon.folder / "strace"
+        self._log.unlink(missing_ok=True)  # of the call before
+        argv = [require("strace"), "-q", "-p", str(self._worker), "-o", str(self._log)]
+        self._strace = subprocess.Popen([*argv, "-e", f"trace={call},statx", "-e", delay])
+        wait_until(lambda: self._sees_a_getattr(guest), 10, "strace")
+
+    def _sees_a_getattr(self, guest: Guest) -> bool:
+        guest.getattr(ROOT)
+        return self._log.exists() and "statx" in self._log.read_text()
+
+    def wait(self) -> None:
+        """Wait until the call is held up."""
+        wait_until(self._is_stopped, 10, "the call")
+        if self._when == "exit":  # its begin looks the same, and is over at once
+            time.sleep(SETTLE_SECONDS)
+
+    def _is_stopped(self) -> bool:
+        process = Path(f"/proc/{self._worker}")
+        is_traced = "\nState:\tt" in (process / "status").read_text()
+        return is_traced and (process / "syscall").read_text().split()[0] == str(self._number)
+
+    def end(self) -> None:
+        """Let the call go on."""
+        self._strace.terminate()
+        self._strace.wait()
+
+
 @contextlib.contextmanager
-def held_up(daemon: Daemon, call: str, when: str = "enter") -> Iterator[None]:
-    """The next `call` of the worker of queue 1 takes HOLD_SECONDS at its begin or end."""
-    require("strace")
-    (worker,) = daemon.titled("worker 0")
-    delay = f"inject={call}:delay_{when}={int(HOLD_SECONDS * 1e6)}:when=1"
-    log = daemon.folder / "strace"
-    strace = subprocess.Popen(
-        ["strace", "-q", "-p", str(worker), "-e", f"trace={call}", "-e", delay, "-o", str(log)]
-    )
+def held_up(daemon: Daemon, guest: Guest, call: str, when: str = "enter") -> Iterator[Hold]:
+    hold = Hold(daemon, guest, call, when)
     try:
-        status = Path(f"/proc/{worker}/status")
-        wait_until(lambda: f"TracerPid:\t{strace.pid}\n" in status.read_text(), 10, "strace")
-        time.sleep(0.05)  # so that the worker is traced when its next call begins
-        yield
+        yield hold
     finally:
-        strace.terminate()
-        strace.wait(10)
+        hold.end()
 
 
 def replace(guest: Guest, folder: Folder, name: bytes, kind: tuple[int, int]) -> Entry:
@@ -80,7 +106,7 @@ def replace(guest: Guest, folder: Folder, name: bytes, kind: tuple[int, int]) ->
     guest.call(Op.UNLINK, folder.nodeid, names(name), queue=2)
     body = MKNOD_IN.pack(kind[0] | 0o666, kind[1], 0, 0) + names(name)
     made = Entry.parse(guest.call(Op.MKNOD, folder.nodeid, body, queue=2))
-    guest.forget(made.nodeid)
+    guest.forget(made.nodeid, queue=2)  # hiprio is the worker that is held up
     return made
 
 
@@ -93,10 +119,11 @@ def test_lookup_races_mknod(
         name = b"%d" % attempt
         (folder.path / name.decode()).write_text("regular")
         ino = (folder.path / name.decode()).stat().st_ino
-        with held_up(daemon, "name_to_handle_at"):
+        with held_up(daemon, guest, "name_to_handle_at") as hold:
             pending = guest.submit(Op.LOOKUP, folder.nodeid, names(name), room=128)
-            time.sleep(HOLD_SECONDS / 4)
+            hold.wait()
             made = replace(guest, folder, name, kind)
+            hold.end()
             entry = Entry.parse(guest.finish(pending).data)
         if stat.S_ISREG(entry.attr.mode) and made.attr.ino == ino == entry.attr.ino:
             break
@@ -117,11 +144,12 @@ def test_lookup_races_mknod(
 def test_listing_reports_one_type(daemon: Daemon, guest: Guest, folder: Folder) -> None:
     (folder.path / "x").write_text("regular")
     fh = guest.open(folder.nodeid, os.O_RDONLY, op=Op.OPENDIR)
-    with held_up(daemon, "getdents64", "exit"):
+    with held_up(daemon, guest, "getdents64", "exit") as hold:
         body = READ_IN.pack(fh, 0, 4096, 0, 0, 0, 0)
         pending = guest.submit(Op.READDIRPLUS, folder.nodeid, body)
-        time.sleep(HOLD_SECONDS / 4)
+        hold.wait()
         replace(guest, folder, b"x", KINDS["fifo"])
+        hold.end()
         found = parse_dirents(guest.finish(pending).data, plus=True)
     (entry,) = [each for each in found if each.name == b"x"]
     assert entry.entry is not None
@@ -143,10 +171,11 @@ def test_create_races_mknod(daemon: Daemon, guest: Guest, folder: Folder) -> Non
     """The name exists when CREATE tries to make it, and is a FIFO when CREATE opens it."""
     (folder.path / "x").write_text("regular")
     body = CREATE_IN.pack(os.O_RDWR | os.O_CREAT, 0o100666, 0, 0) + names(b"x")
-    with held_up(daemon, "openat", "exit"):
+    with held_up(daemon, guest, "openat", "exit") as hold:
         pending = guest.submit(Op.CREATE, folder.nodeid, body)
-        time.sleep(HOLD_SECONDS / 4)
+        hold.wait()
         replace(guest, folder, b"x", KINDS["fifo"])
+        hold.end()
         expect(errno.ENXIO, guest.finish(pending))
     check_fds(daemon)
 
@@ -154,10 +183,11 @@ def test_create_races_mknod(daemon: Daemon, guest: Guest, folder: Folder) -> Non
 def test_link_races_mknod(daemon: Daemon, guest: Guest, folder: Folder) -> None:
     (folder.path / "x").write_text("regular")
     x = guest.lookup(folder.nodeid, b"x")
-    with held_up(daemon, "linkat", "exit"):
+    with held_up(daemon, guest, "linkat", "exit") as hold:
         pending = guest.submit(Op.LINK, folder.nodeid, LINK_IN.pack(x.nodeid) + names(b"y"))
-        time.sleep(HOLD_SECONDS / 4)
+        hold.wait()
         replace(guest, folder, b"y", KINDS["fifo"])
+        hold.end()
         entry = Entry.parse(guest.finish(pending).data)
     assert entry.nodeid != x.nodeid
     assert stat.S_ISFIFO(entry.attr.mode)
