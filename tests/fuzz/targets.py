@@ -76,6 +76,7 @@ def _all_of(*packages: str) -> tuple[str, ...]:
 
 
 VRING: Final = ("transport/guest_memory", "transport/vring", "transport/inflight")
+OPS: Final = ("ops.c", "ops_reply.c", "ops_share.c", "ops_worker.c")
 SERVING: Final = _all_of("transport", "worker")
 
 TARGETS: Final = {
@@ -109,10 +110,10 @@ TARGETS: Final = {
             ("memory.c",),
             ("transport/guest_memory",),
         ),
-        Target("ops_names", "ops on names", 1024, ("ops.c", "ops_names.c"), SERVING),
-        Target("ops_attributes", "ops on attributes", 1024, ("ops.c", "ops_attributes.c"), SERVING),
-        Target("ops_files", "ops on open files", 1024, ("ops.c", "ops_files.c"), SERVING),
-        Target("ops_locks", "locks and other ops", 1024, ("ops.c", "ops_locks.c"), SERVING),
+        Target("ops_names", "ops on names", 1024, (*OPS, "ops_names.c"), SERVING),
+        Target("ops_attributes", "ops on attributes", 1024, (*OPS, "ops_attributes.c"), SERVING),
+        Target("ops_files", "ops on open files", 1024, (*OPS, "ops_files.c"), SERVING),
+        Target("ops_locks", "locks and other ops", 1024, (*OPS, "ops_locks.c"), SERVING),
         Target(
             "driver_ring",
             "the used ring as a hostile device writes it, seen by our own driver",
