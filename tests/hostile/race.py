@@ -14,11 +14,8 @@ system that gives a freed inode number to the next file. After each round these 
 """
 
 import contextlib
-import errno
 import os
-import random
 import stat
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -27,32 +24,25 @@ from pathlib import Path
 from typing import Final
 
 from .daemon import Daemon
-from .driver import Frontend, Segment
+from .driver import Frontend
+from .file_systems import file_system
 from .fuse import (
-    ATTR,
-    ATTR_OUT,
     CREATE_IN,
-    GETATTR_IN,
-    IN_HEADER,
     LINK_IN,
     MKDIR_IN,
     MKNOD_IN,
-    OPEN_IN,
-    OUT_HEADER,
     READ_IN,
-    RELEASE_IN,
     RENAME2_IN,
     RENAME_IN,
     ROOT,
-    Attr,
     Entry,
     Guest,
     Op,
     Pending,
-    Reply,
     names,
-    parse_dirents,
 )
+from .race_checks import RaceError, check_fds, picture
+from .race_vm import CHANCE, Batch, Vm
 
 FILE_SYSTEMS: Final = ("ext4", "xfs", "btrfs", "tmpfs")
 HANDLE_MODES: Final = ("never", "prefer", "mandatory")
@@ -61,231 +51,6 @@ RING_SIZE: Final = 1024
 OPEN_MAX: Final = 200  # files that one VM keeps open before it closes them all
 DEVICE: Final = os.makedev(1, 7)  # /dev/full: harmless if it were opened
 RENAME_EXCHANGE: Final = 2
-CHANCE: Final = random.Random()  # noqa: S311 - what races is never the same twice
-
-
-class RaceError(AssertionError):
-    """An invariant does not hold."""
-
-
-# ---- file systems ----
-
-
-@contextlib.contextmanager
-def file_system(kind: str, folder: Path) -> Iterator[Path]:
-    """A new file system of this kind, mounted below `folder` for as long as the context lives."""
-    mount_point = folder / kind
-    mount_point.mkdir()
-    if kind == "tmpfs":
-        _run("mount", "-t", "tmpfs", "-o", "size=64m", "race", str(mount_point))
-    else:
-        image = folder / f"{kind}.image"
-        with image.open("wb") as file:
-            file.truncate(512 << 20)
-        _run(f"mkfs.{kind}", "-q", str(image))
-        _run("mount", "-o", "loop", str(image), str(mount_point))
-    try:
-        yield mount_point
-    finally:
-        _run("umount", str(mount_point))
-
-
-def _run(*command: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
-
-
-# ---- what is checked from outside ----
-
-
-def open_for_io(pid: int) -> Iterator[tuple[int, os.stat_result, str]]:
-    """The fds of a process that are open for I/O on a file, each with its stat and its link."""
-    for path in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):
-            link = str(path.readlink())
-            if not link.startswith("/") or link.startswith("/memfd:"):
-                continue
-            info = Path(f"/proc/{pid}/fdinfo/{path.name}").read_text()
-            flags = int(info.split("flags:")[1].split()[0], 8)
-            if not flags & os.O_PATH:
-                yield int(path.name), path.stat(), link
-
-
-def check_fds(daemon: Daemon) -> None:
-    """Every file that the pool has open for I/O is a regular file or a directory of the share."""
-    device = daemon.share.stat().st_dev
-    for pid in daemon.titled("pool"):
-        for fd, st, link in open_for_io(pid):
-            # A subvolume of btrfs has a device number of its own; the tests make none.
-            if st.st_dev != device or not (stat.S_ISREG(st.st_mode) or stat.S_ISDIR(st.st_mode)):
-                raise RaceError(f"fd {fd} of the pool is open on {link}, mode {st.st_mode:o}")
-
-
-def picture(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Every file in `folder`: mode, links, owner, size, time of the last change."""
-    found: dict[str, tuple[int, ...]] = {}
-    for path in folder.rglob("*"):
-        st = path.lstat()
-        found[str(path)] = (st.st_mode, st.st_nlink, st.st_uid, st.st_size, st.st_ctime_ns)
-    return found
-
-
-# ---- one VM ----
-
-
-@dataclass
-class Vm:
-    """A guest with its queues, and what it was told."""
-
-    guest: Guest
-    queues: Sequence[int]
-    types: dict[int, int] = field(default_factory=dict)  # nodeid -> S_IFMT
-    opened: list[tuple[int, int]] = field(default_factory=list)  # nodeid, fh
-    requests: int = 0
-    opens: int = 0
-
-    def begin(self, queue: int, op: int, nodeid: int, body: bytes, room: int = 512) -> Pending:
-        self.requests += 1
-        return self.guest.submit(op, nodeid, body, room=room, queue=queue, kick=False)
-
-    def kick(self, queues: Sequence[int]) -> None:
-        for queue in queues:
-            self.guest.frontend.rings[queue].kick()
-
-    def told(self, nodeid: int, mode: int) -> None:
-        """A reply says that `nodeid` is of this mode."""
-        if not nodeid:
-            return
-        before = self.types.setdefault(nodeid, stat.S_IFMT(mode))
-        if before != stat.S_IFMT(mode):
-            raise RaceError(f"nodeid {nodeid:#x} was told as {before:o}, now as {mode:o}")
-
-    def finish(self, pending: Pending) -> Reply:
-        """Wait for a reply and take in what it says of files."""
-        reply = self.guest.finish(pending, 60.0)
-        if reply.error:
-            return reply
-        if pending.op in (Op.LOOKUP, Op.MKNOD, Op.MKDIR, Op.SYMLINK, Op.LINK, Op.CREATE):
-            entry = Entry.parse(reply.data)
-            self.told(entry.nodeid, entry.attr.mode)
-        if pending.op == Op.CREATE:
-            self.note_open(Entry.parse(reply.data).nodeid, reply.data[128:])
-        if pending.op == Op.READDIRPLUS:
-            self._take_listing(reply.data)
-        return reply
-
-    def _take_listing(self, data: bytes) -> None:
-        for found in parse_dirents(data, plus=True):
-            if found.entry is None or not found.entry.nodeid:
-                continue
-            self.told(found.entry.nodeid, found.entry.attr.mode)
-            if found.kind and found.kind != found.entry.attr.mode >> 12:
-                raise RaceError(f"{found.name!r} is listed as {found.kind} beside {found.entry}")
-
-    def note_open(self, nodeid: int, data: bytes) -> None:
-        self.opens += 1
-        self.opened.append((nodeid, int.from_bytes(data[:8], "little")))
-        if self.types.get(nodeid, stat.S_IFREG) not in (stat.S_IFREG, stat.S_IFDIR):
-            raise RaceError(f"nodeid {nodeid:#x}, told as {self.types[nodeid]:o}, was opened")
-
-    def probe(self) -> None:
-        """Open all that the guest was told of, and ask for its attributes once more."""
-        nodeids = list(self.types)
-        for nodeid, reply in self._each(Op.GETATTR, nodeids, GETATTR_IN.pack(0, 0, 0)):
-            if not reply.error:
-                self.told(nodeid, Attr(*ATTR.unpack_from(reply.data, ATTR_OUT.size)).mode)
-        self.open_all(nodeids)
-
-    def open_all(self, nodeids: Sequence[int]) -> None:
-        """OPEN each of them for reading and writing."""
-        for nodeid, reply in self._each(Op.OPEN, nodeids, OPEN_IN.pack(os.O_RDWR, 0)):
-            if not reply.error:
-                self.note_open(nodeid, reply.data)
-            elif reply.error not in PROBE_ERRORS:
-                what = f"OPEN of nodeid {nodeid:#x}, told as {self.types[nodeid]:o}"
-                raise RaceError(f"{what}: {os.strerror(reply.error)}")
-
-    def _each(self, op: int, nodeids: Sequence[int], body: bytes) -> Iterator[tuple[int, Reply]]:
-        """The same request of each node, a few at a time."""
-        for at in range(0, len(nodeids), 16):
-            queue = CHANCE.choice(self.queues)
-            sent = [(n, self.begin(queue, op, n, body)) for n in nodeids[at : at + 16]]
-            self.kick([queue])
-            for nodeid, pending in sent:
-                yield nodeid, self.finish(pending)
-
-    def forget_all(self) -> None:
-        """Close every file and forget every nodeid, each as often as it can have been told."""
-        for nodeid, fh in self.opened:
-            self.finish(self.send(Op.RELEASE, nodeid, RELEASE_IN.pack(fh, 0, 0, 0)))
-        self.opened.clear()
-        for nodeid in self.types:
-            self.finish(self.send(Op.FORGET, nodeid, (1 << 40).to_bytes(8, "little")))
-        self.types.clear()
-
-    def send(self, op: int, nodeid: int, body: bytes) -> Pending:
-        queue = 0 if op == Op.FORGET else CHANCE.choice(self.queues)
-        pending = self.begin(queue, op, nodeid, body)
-        self.kick([queue])
-        return pending
-
-
-# ENXIO: of another type; ESTALE: gone, or a mixture that was found out; EACCES is what nodev
-# answers to the opening of a device, so it is not in this list.
-PROBE_ERRORS: Final = (errno.ENXIO, errno.ESTALE, errno.EISDIR, errno.ELOOP, errno.ENOENT)
-
-
-class Batch:
-    """Requests of one queue that are written once and sent as often as wanted.
-
-    Building a request takes this driver longer than a worker needs to serve the request, so races
-    of a few microseconds are met only by requests that are there already.
-    """
-
-    def __init__(self, vm: Vm, queue: int, steps: Sequence[tuple[int, bytes]], room: int) -> None:
-        self.vm, self.steps, self.room = vm, steps, OUT_HEADER.size + room
-        self.ring = vm.guest.frontend.rings[queue]
-        self._heads = [self._write(*step) for step in steps]
-        self._chains = {head: self.ring.chains.pop(head) for head, _ in self._heads}
-
-    def _write(self, op: int, body: bytes) -> tuple[int, int]:
-        """Lay out one request; returns its head and where its reply comes."""
-        memory = self.ring.memory
-        length = IN_HEADER.size + len(body)
-        request, reply = memory.alloc(length), memory.alloc(self.room)
-        header = IN_HEADER.pack(length, op, 2, ROOT, 0, 0, os.getpid(), 0, 0)
-        memory.write(request, header + body)
-        parts = [
-            Segment(request, IN_HEADER.size),
-            Segment(request + IN_HEADER.size, len(body)),
-            Segment(reply, OUT_HEADER.size, writable=True),
-            Segment(reply + OUT_HEADER.size, self.room - OUT_HEADER.size, writable=True),
-        ]
-        avail = self.ring.avail_idx
-        head = self.ring.submit(parts, indirect=True)
-        self.ring.avail_idx = avail  # it is not offered yet
-        self.ring.tables.pop(head)  # nor is its table given back when it is used
-        return head, reply
-
-    def start(self) -> None:
-        self.ring.chains.update(self._chains)
-        for head, _ in self._heads:
-            self.ring.offer(head)
-        self.ring.publish()
-        self.vm.requests += len(self._heads)
-
-    def finish(self) -> list[tuple[int, Reply]]:
-        """Wait for all of them; returns opcode and reply of each."""
-        found = []
-        for (op, _), (head, at) in zip(self.steps, self._heads, strict=True):
-            data = self.ring.memory.read(at, self.ring.wait(head, 60.0))
-            length, error, unique = OUT_HEADER.unpack_from(data)
-            assert (length, unique) == (len(data), 2)
-            found.append((op, Reply(-error, data[OUT_HEADER.size :])))
-        self.ring.free = [index for index in self.ring.free if index not in self._chains]
-        return found
-
 
 # ---- programs ----
 

@@ -13,6 +13,7 @@ import pytest
 
 from .daemon import Daemon, wait_until
 from .driver import VERSION, Frontend
+from .file_systems import file_system
 from .fuse import MKDIR_IN, ROOT, Guest, Op, names
 
 
@@ -112,21 +113,10 @@ def test_without_its_launcher_a_share_lives_on_until_its_vmm_goes() -> None:
 @pytest.fixture
 def freezable(tmp_path: Path, requires: Callable[[str], str]) -> Iterator[Path]:
     """An ext4 file system of its own, thawed at the end."""
-    for what in ("root", "mkfs.ext4", "fsfreeze"):
-        requires(what)
-    image, folder = tmp_path / "image", tmp_path / "mnt"
-    with image.open("wb") as file:
-        file.truncate(32 << 20)
-    folder.mkdir()
-    subprocess.run(["mkfs.ext4", "-q", image], check=True)
-    subprocess.run(["mount", "-o", "loop", image, folder], check=True)
-    try:
+    requires("fsfreeze")
+    with file_system("ext4", tmp_path) as folder:
         yield folder
-    finally:
         subprocess.run(["fsfreeze", "-u", folder], check=False, capture_output=True)
-        wait_until(
-            lambda: subprocess.run(["umount", folder], check=False).returncode == 0, 10, "umount"
-        )
 
 
 def test_a_worker_that_waits_for_a_frozen_file_system_is_left_behind(freezable: Path) -> None:

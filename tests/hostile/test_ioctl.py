@@ -12,10 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import require
-
 from .daemon import Daemon
 from .driver import Frontend
+from .file_systems import file_system
 from .fuse import IOCTL_IN, IOCTL_OUT, ROOT, Guest, Op, Reply
 
 GETFLAGS, SETFLAGS = 0x80086601, 0x40086602
@@ -33,7 +32,6 @@ FOREIGN_XFLAGS = {
 }  # fmt: skip
 
 KINDS = ("ext4", "xfs")  # ext4 has project ids only with a kernel that has quotas
-IMAGE_BYTES = 512 << 20  # sparse; mkfs.xfs wants at least 300 MiB
 PROJECT = 7
 
 
@@ -42,21 +40,12 @@ def share(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Path]:
     """A file system of its own."""
-    require("root")
-    folder = tmp_path_factory.mktemp(request.param)
-    image, path = folder / "image", folder / "share"
-    path.mkdir()
-    image.touch()
-    os.truncate(image, IMAGE_BYTES)
-    mkfs = require(f"mkfs.{request.param}")
-    subprocess.run([mkfs, "-q", str(image)], check=True, capture_output=True)
-    subprocess.run(["mount", "-o", "loop", str(image), str(path)], check=True)
-    yield path
-    subprocess.run(["umount", "-l", str(path)], check=True)
+    with file_system(request.param, tmp_path_factory.mktemp("ioctl")) as path:
+        yield path
 
 
 def has_projects(share: Path) -> bool:
-    return share.parent.name.startswith("xfs")
+    return share.name == "xfs"
 
 
 class Opened:

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import require
-
 from . import race
+from .file_systems import file_system
 
 RACE_SECONDS = float(os.environ.get("VFSD_RACE_SECONDS", "30"))
 SETTINGS = race.settings()
@@ -19,10 +18,7 @@ SETTINGS = race.settings()
 def share(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Path]:
-    require("root")
-    if request.param != "tmpfs":
-        require(f"mkfs.{request.param}")
-    with race.file_system(request.param, tmp_path_factory.mktemp("race")) as mount_point:
+    with file_system(request.param, tmp_path_factory.mktemp("race")) as mount_point:
         yield mount_point
 
 

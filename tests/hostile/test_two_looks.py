@@ -37,7 +37,7 @@ from .fuse import (
     parse_dirents,
 )
 from .injector import number
-from .race import check_fds
+from .race_checks import check_fds
 
 HOLD_SECONDS = 100  # at the most: the test ends it
 SETTLE_SECONDS = 0.25
