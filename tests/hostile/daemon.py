@@ -81,6 +81,10 @@ class Daemon:
     def exited(self) -> bool:
         return self.process.poll() is not None
 
+    def await_pool(self) -> None:
+        """Wait until it has its first pool and waits for a VMM."""
+        wait_until(lambda: "waiting for" in self.log.read_text(), 20, "it waits for a VMM")
+
     def _listens(self) -> bool:
         # Connecting would use up the one connection that peers accept.
         with suppress(OSError):

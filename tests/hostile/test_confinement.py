@@ -110,12 +110,8 @@ def folder() -> Iterator[Path]:
 def daemon() -> Iterator[Daemon]:
     require("root")
     with Daemon() as running:
-        _await(running)
+        running.await_pool()
         yield running
-
-
-def _await(daemon: Daemon) -> None:
-    wait_until(lambda: "waiting for" in daemon.log.read_text(), 20, "it waits for a VMM")
 
 
 def status_of(pid: int) -> dict[str, str]:
@@ -127,7 +123,7 @@ def status_of(pid: int) -> dict[str, str]:
 @pytest.mark.parametrize("role", ROLES)
 def test_it_has_given_up_everything(role: str, uid: int | None) -> None:
     with Daemon(uid=uid) as daemon:
-        _await(daemon)
+        daemon.await_pool()
         (pid,) = daemon.titled(role)
         status = status_of(pid)
         assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
@@ -202,7 +198,7 @@ def test_an_attempt_is_denied_in_a_running_daemon(daemon: Daemon, role: str) -> 
 def test_an_attempt_kills_in_a_running_daemon(role: str, what: str) -> None:
     require("root")
     with Daemon() as daemon:
-        _await(daemon)
+        daemon.await_pool()
         (pid,) = daemon.titled(role)
         _, call, *arguments = ATTEMPTS[what]
         family = daemon.processes()
@@ -299,7 +295,7 @@ def test_the_folder_of_the_workers_sockets_may_be_anywhere(
 
 def test_without_a_filter_the_rest_is_given_up() -> None:
     with Daemon("--seccomp=none") as daemon:
-        _await(daemon)
+        daemon.await_pool()
         for role in ROLES:
             (pid,) = daemon.titled(role)
             status = status_of(pid)

@@ -45,7 +45,7 @@ _PEER: Final = struct.Struct("=iII")
 @pytest.fixture(scope="module")
 def daemon() -> Iterator[Daemon]:
     with Daemon("--keep-listening", f"--request-queues={WORKERS}") as running:
-        wait_until(lambda: "waiting for" in running.log.read_text(), 20, "it has a pool")
+        running.await_pool()
         yield running
 
 
@@ -210,7 +210,7 @@ def _pidfd_of_somebody_dead() -> int:
 def test_a_pool_is_killed_by_the_launcher_where_the_supervisor_may_not() -> None:
     """As with ids of a user namespace: the pool's real and saved ids are not the supervisor's."""
     with Daemon("--keep-listening") as daemon:
-        wait_until(lambda: "waiting for" in daemon.log.read_text(), 20, "it has a pool")
+        daemon.await_pool()
         pool = _the(daemon, "pool")
         pidfd = os.pidfd_open(pool)
         supervisor = _the(daemon, "supervisor")
@@ -239,7 +239,7 @@ def test_an_answer_for_a_supervisor_that_died_is_passed_over() -> None:
     is there; the next one asks again."""
     with Daemon("--keep-listening") as daemon:
         launcher = _the(daemon, "launcher")
-        wait_until(lambda: "waiting for" in daemon.log.read_text(), 20, "it has a pool")
+        daemon.await_pool()
         os.kill(launcher, signal.SIGSTOP)
         with Frontend(daemon.socket) as frontend:
             Guest(frontend.setup(1)).init()
