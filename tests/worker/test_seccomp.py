@@ -6,7 +6,6 @@ import errno
 import fcntl
 import mmap
 import os
-import re
 import signal
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +13,7 @@ from typing import Any, Final
 import pytest
 
 from tests.worker.pool_process import FS
-from tests.worker.sandboxed import is_system_call, run, syscall
+from tests.worker.sandboxed import run, syscall
 from vfsd.transport.native import check, lib
 from vfsd.worker import seccomp
 from vfsd.worker.isolation import Sandbox
@@ -354,122 +353,16 @@ def test_memory_files_and_children_still_work(folder: Path) -> None:
     assert run(folder, probe) == "oky"
 
 
-# The table: nothing in it is a leftover.
-
-CSRC: Final = [
-    Path(seccomp.__file__).parents[1] / part / "csrc" for part in ("worker", "transport")
-]
-SOURCES: Final = {path.name: path.read_text() for folder in CSRC for path in folder.glob("*.[ch]")}
-MODULES: Final = {
-    path.name: path.read_text() for path in Path(seccomp.__file__).parent.glob("*.py")
-}
-LIBRARIES: Final = {"CPython", "glibc", "kernel", "zmq"}
-NOT_OPS: Final = {
-    "CPU",
-    "DAC_OVERRIDE",
-    "ENOSYS",
-    "FSETID",
-    "SIGBUS",
-    "SIGSTOP",
-    "VMM",
-    "O_DIRECT",
-    "O_RDONLY",
-}
-OPCODES: Final = dict(re.findall(r"\bX\((\w+), (\w+),", SOURCES["fuse_ops.h"]))
-# Where the function of libc, or Python's, has another name than the call.
-IN_C: Final = {
-    "eventfd2": "eventfd",
-    "pread64": "pread",
-    "rt_sigaction": "sigaction",
-    "rt_sigprocmask": "pthread_sigmask",
-    "tgkill": "raise",
-}
-IN_PYTHON: Final = {
-    "close": "os.close",
-    "eventfd2": "os.eventfd",
-    "fcntl": "os.listdir",  # duplicates the fd that it is given
-    "getdents64": "os.listdir",
-    "getpid": "os.getpid",
-    "openat": "os.open",
-    "pipe2": "os.pipe2",
-    "poll": "select.poll",
-    "read": "os.read",
-    "sched_setaffinity": "os.sched_setaffinity",
-    "write": "os.write",
-}
-ROWS: Final = seccomp.table()
-
-
-def row_id(row: seccomp.Row) -> str:
-    return f"{row.name}-{row.rule}" if row.rule else row.name
-
-
-def calls_it(caller: str, name: str) -> bool:
-    """Does a file of ours make this system call?"""
-    if caller in SOURCES:
-        called = rf"\b({IN_C.get(name, name)}\(|SYS_{name}\b)"
-        return re.search(called, SOURCES[caller]) is not None
-    return f"{IN_PYTHON[name]}(" in MODULES[caller]
-
-
-@pytest.mark.parametrize("row", ROWS, ids=row_id)
-def test_each_caller_makes_the_call(row: seccomp.Row) -> None:
-    ours = [caller for caller in row.callers if caller not in LIBRARIES]
-    assert [caller for caller in ours if not calls_it(caller, row.name)] == []
-    if not ours:
-        assert re.search(r"\b\w+\(\)", row.why), "the function of the library is not named"
-
-
-@pytest.mark.parametrize("row", ROWS, ids=row_id)
-def test_each_opcode_in_a_reason_is_served_by_a_caller(row: seccomp.Row) -> None:
-    named = set(re.findall(r"\b[A-Z][A-Z0-9_]{2,}\b", row.why)) - NOT_OPS
-    assert named <= OPCODES.keys(), "there is no such opcode"
-    ops = [SOURCES[caller] for caller in row.callers if caller.startswith("ops_")]
-    handlers = [f"int op_{OPCODES[name]}(struct worker" for name in named]
-    if ops:
-        assert [h for h in handlers for text in ops if h in text], "no caller serves any of them"
-
-
 def test_every_row_has_a_reason_and_only_calls_with_rules_come_twice() -> None:
-    assert all(row.why and row.callers and row.roles for row in ROWS)
-    anything = [row for row in ROWS if not row.rule]
+    rows = seccomp.table()
+    assert all(row.why and row.callers and row.roles for row in rows)
+    anything = [row for row in rows if not row.rule]
     assert len({row.name for row in anything}) == len(anything)
     always = {row.name for row in anything if not row.conditions}
     assert not always & FORBIDDEN.keys()
     to_workers = {row.name for row in anything if set(row.roles) & {"loop", "threads"}}
     assert not to_workers & FORBIDDEN_TO_WORKERS.keys()
-    assert {row.name for row in ROWS if row.rule} == {
+    assert {row.name for row in rows if row.rule} == {
         "openat", "fcntl", "ioctl", "mmap", "mprotect", "clone", "seccomp", "prctl", "prlimit64",
         "sched_setaffinity", "sched_setscheduler", "tgkill",
     }  # fmt: skip
-
-
-BEFORE_THE_FILTER: Final = {"isolate.c", "capabilities.c", "landlock.c", "process.c"}
-MADE_BY: Final = {
-    "fstat": "newfstatat",
-    "eventfd": "eventfd2",
-    "faccessat": "faccessat2",
-    "nanosleep": "clock_nanosleep",
-    "pread": "pread64",
-    "getrlimit": "prlimit64",
-}
-BEFORE_IT: Final = {"memfd_create"}  # syscall_filter_compile()
-
-
-COMMENT_OR_TEXT: Final = re.compile(r'/\*.*?\*/|"(?:\\.|[^"\\])*"', re.DOTALL)
-CALLED: Final = re.compile(r"\bSYS_(\w+)|(?<![\w.>])(\w+)\(")
-
-
-def system_calls_in(content: str) -> set[str]:
-    """Those that C code makes, by number or by libc's function."""
-    found = CALLED.findall(COMMENT_OR_TEXT.sub("", content))
-    names = {MADE_BY.get(name, name) for name in (a or b for a, b in found)}
-    return {name for name in names if is_system_call(name)}
-
-
-def test_nothing_that_the_c_core_calls_is_missing() -> None:
-    """Which only a rare request may reach."""
-    contents = [text for name, text in SOURCES.items() if name not in BEFORE_THE_FILTER]
-    called = set().union(*map(system_calls_in, contents))
-    assert len(called) > 40
-    assert called - {row.name for row in ROWS} - BEFORE_IT == set()

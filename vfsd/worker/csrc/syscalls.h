@@ -21,12 +21,11 @@
  *   MASKED(n, mask, value)     … of which only those in `mask` count
  *   PAIR(n, value, m, value)   two of them; the second one with all its bits
  *   OWN_PROCESS                argument 0 is this process (in the pool's filter: any)
- *   ANSWERED(rule, answer)     the call is not made; it fails with an errno, or "succeeds"
- * (IGNORED)
+ *   ANSWERED(rule, answer)     not made: answered with an errno, or with 0 (IGNORED)
  *
  * Callers. Files of ours, or the library that makes the call; `why` names its function then. What
  * only another version of a library or another architecture needs says which. A test holds rows and
- * callers together (tests/worker/test_seccomp.py).
+ * callers together (tests/worker/test_syscall_table.py).
  *
  * What is kept out on purpose: everything that takes a path without a directory fd where the *at
  * form exists, execve, ptrace, process_vm_*, mount and its family, bpf, keyctl, userfaultfd,
