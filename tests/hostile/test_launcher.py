@@ -4,6 +4,7 @@
 import ctypes
 import errno
 import os
+import select
 import signal
 import socket
 import struct
@@ -26,6 +27,7 @@ from vfsd.supervisor.launcher import (
     REQUEST,
     check_fds,
     serve,
+    spawn,
 )
 from vfsd.transport.fd_channel import FdChannel
 from vfsd.transport.shared_memory import create_segment
@@ -180,6 +182,34 @@ def test_answers_that_nobody_reads_are_dropped() -> None:
             ours.send(REQUEST.pack(0, number))
         ours.close()
         thread.join()
+
+
+def test_a_process_that_ends_at_once_has_a_pidfd(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the first process of a pool does, when the launcher gets no CPU meanwhile."""
+    open_pidfd = os.pidfd_open
+
+    def open_late(pid: int) -> int:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        return open_pidfd(pid)
+
+    monkeypatch.setattr(os, "pidfd_open", open_late)
+    child = os.fork()  # it has no other children, and its signals are its own
+    if child == 0:
+        status = 1
+        try:
+            has_ended = bool(select.select([spawn(["/bin/true"], [], 2)], [], [], 10)[0])
+            status = 0 if has_ended and not _has_children() else 2
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def _has_children() -> bool:
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
 
 
 def test_nobody_is_killed_but_children_of_the_keeper(daemon: Daemon, line: socket.socket) -> None:
