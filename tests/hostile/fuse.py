@@ -80,6 +80,8 @@ ATTR_OUT = Struct("<QII")  # attr_valid nsec dummy; ATTR follows
 GETATTR_IN = Struct("<IIQ")  # flags dummy fh
 # valid pad fh size lock_owner atime mtime ctime, their nsec, mode unused uid gid unused
 SETATTR_IN = Struct("<IIQQQQQQIIIIIIII")
+FATTR_MODE, FATTR_UID, FATTR_GID, FATTR_SIZE = 1 << 0, 1 << 1, 1 << 2, 1 << 3  # `valid`
+FATTR_FH = 1 << 6
 OPEN_IN = Struct("<II")  # flags open_flags
 OPEN_OUT = Struct("<QIi")  # fh open_flags backing_id
 CREATE_IN = Struct("<IIII")  # flags mode umask open_flags

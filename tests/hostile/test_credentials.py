@@ -22,6 +22,10 @@ from .fuse import (
     CREATE_SUPP_GROUP,
     EXT_GROUPS,
     FALLOCATE_IN,
+    FATTR_GID,
+    FATTR_MODE,
+    FATTR_SIZE,
+    FATTR_UID,
     FSYNC_IN,
     LINUX_FLAGS,
     MKDIR_IN,
@@ -42,7 +46,6 @@ from .fuse import (
 ALICE, BOB, CAROL = (1001, 2001), (1002, 2002), (1003, 2003)
 NOBODY_SAID = (0xFFFFFFFF, 0xFFFFFFFF)  # FUSE_INVALID_UIDGID: what Linux >= 6.12 sends with WRITE
 KILL_SUIDGID = 4  # FUSE_WRITE_KILL_SUIDGID
-FATTR_MODE, FATTR_UID, FATTR_GID, FATTR_SIZE = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 DONT_MASK, POSIX_ACL = 1 << 6, 1 << 20  # INIT
 CAP_FSETID = 1 << 4  # as the last write needed it
 SETID = stat.S_ISUID | stat.S_ISGID

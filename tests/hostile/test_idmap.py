@@ -15,6 +15,9 @@ from .driver import Frontend
 from .fuse import (
     ACCESS_IN,
     CREATE_IN,
+    FATTR_GID,
+    FATTR_MODE,
+    FATTR_UID,
     MKDIR_IN,
     MKNOD_IN,
     ROOT,
@@ -27,7 +30,7 @@ from .fuse import (
     expect,
     names,
 )
-from .test_credentials import FATTR_GID, FATTR_MODE, FATTR_UID, create, groups, mkdir, setattr_
+from .test_credentials import create, groups, mkdir, setattr_
 
 NO_ID = 0xFFFFFFFF
 RULES = (

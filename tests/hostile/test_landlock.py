@@ -9,14 +9,24 @@ import pytest
 
 from .conftest import OPTIONS, Folder
 from .daemon import Daemon
-from .fuse import CREATE_IN, LINK_IN, MKNOD_IN, RENAME_IN, SETATTR_IN, Entry, Guest, Op, names
+from .fuse import (
+    CREATE_IN,
+    FATTR_SIZE,
+    LINK_IN,
+    MKNOD_IN,
+    RENAME_IN,
+    SETATTR_IN,
+    Entry,
+    Guest,
+    Op,
+    names,
+)
 
 MODES = {
     "chroot": ("--sandbox=chroot",),
     "none": ("--sandbox=none",),
     "none, handles": ("--sandbox=none", "--inode-file-handles=prefer"),
 }
-FATTR_SIZE = 1 << 3
 
 
 @pytest.fixture(scope="module", params=MODES)

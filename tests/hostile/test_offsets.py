@@ -11,6 +11,8 @@ from .conftest import Folder
 from .fuse import (
     COPY_IN,
     FALLOCATE_IN,
+    FATTR_FH,
+    FATTR_SIZE,
     LK_IN,
     LSEEK_IN,
     READ_IN,
@@ -26,7 +28,6 @@ pytestmark = pytest.mark.usefixtures("nobody_dies")
 MOST = (1 << 63) - 1  # of off_t
 BEYOND = (MOST + 1, (1 << 64) - 4096, (1 << 64) - 2, (1 << 64) - 1)
 DATA = b"0123456789"
-FATTR_SIZE, FATTR_FH = 1 << 3, 1 << 6
 
 
 class Target:

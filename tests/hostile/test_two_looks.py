@@ -22,6 +22,7 @@ from .conftest import OPTIONS, Folder
 from .daemon import Daemon, wait_until
 from .fuse import (
     CREATE_IN,
+    FATTR_SIZE,
     LINK_IN,
     MKNOD_IN,
     OPEN_IN,
@@ -41,7 +42,6 @@ from .race_checks import check_fds
 
 HOLD_SECONDS = 100  # at the most: the test ends it
 SETTLE_SECONDS = 0.25
-FATTR_SIZE = 1 << 3
 KINDS = {
     "fifo": (stat.S_IFIFO, 0),
     "character device": (stat.S_IFCHR, os.makedev(1, 7)),

@@ -10,10 +10,20 @@ import pytest
 
 from .conftest import OPTIONS, Folder
 from .daemon import Daemon
-from .fuse import ACCESS_IN, MKDIR_IN, MKNOD_IN, ROOT, SETATTR_IN, Guest, Op, expect, names
-from .test_credentials import (
+from .fuse import (
+    ACCESS_IN,
     FATTR_GID,
     FATTR_UID,
+    MKDIR_IN,
+    MKNOD_IN,
+    ROOT,
+    SETATTR_IN,
+    Guest,
+    Op,
+    expect,
+    names,
+)
+from .test_credentials import (
     KILL_SUIDGID,
     SetId,
     create,
