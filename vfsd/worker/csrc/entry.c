@@ -400,7 +400,8 @@ int entry_reopen(struct worker *w, const struct inode *inode, int flags)
  * stale when it is removed. Not when fds are scarce: then its handle must do. */
 static bool gets_fd(const struct worker *w, mode_t mode)
 {
-	return S_ISDIR(mode) && !inode_fd_is_scarce(w);
+	return S_ISDIR(mode) && inode_table_held(w->inodes) < w->inode_fds_max &&
+	       !inode_fd_budget(w);
 }
 
 static int open_to_enter(struct worker *w, int dir_fd, const char *name)

@@ -98,7 +98,21 @@ bool inode_fd_can_be_signed(const struct worker *w, uint64_t mnt_id)
 
 bool inode_fd_is_scarce(const struct worker *w)
 {
-	return inode_table_held(w->inodes) >= w->inode_fds_max || inode_fd_budget(w);
+	uint64_t held = inode_table_held(w->inodes);
+
+	if (inode_fd_budget(w))
+		return true;
+	return held >= w->inode_fds_max &&
+	       held + inode_fd_unclosed(w) >= (w->inode_fds_max + w->fds_max) / 2;
+}
+
+uint64_t inode_fd_unclosed(const struct worker *w)
+{
+	uint64_t count = 0;
+
+	for (uint32_t i = 0; i < w->table->slots && i < WORKER_SLOTS_MAX; i++)
+		count += __atomic_load_n(&w->table->rows[i].loose_fds, __ATOMIC_RELAXED);
+	return count;
 }
 
 /* Are there handles, and may we open them? An attempt tells. */

@@ -27,8 +27,12 @@ bool inode_fd_uses_handles(struct worker *w, uint64_t mnt_id);
 /* Does the broker sign handles of files of this mount? */
 bool inode_fd_can_be_signed(const struct worker *w, uint64_t mnt_id);
 
-/* Are there so many fds of inodes or files that a handle, where there is one, must do? */
+/* Are there so many more fds of inodes than inode_trim() leaves that the next one must do without,
+ * before that comes round? */
 bool inode_fd_is_scarce(const struct worker *w);
+
+/* Fds that inodes and files of all workers have given up and that are still to be closed. */
+uint64_t inode_fd_unclosed(const struct worker *w);
 
 /* A directory of a mount is seen: find out whether its files can be held by handles. */
 void inode_fd_note_mount(struct worker *w, uint64_t mnt_id, int dir_fd);

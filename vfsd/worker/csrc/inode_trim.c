@@ -10,7 +10,8 @@
 
 enum {
 	TRIM_LOOKS = 16384, /* slots looked at in one go … */
-	TRIM_CLOSES = 128,  /* … and fds closed */
+	TRIM_CLOSES = 512,  /* … and fds closed */
+	TRIM_BELOW = 128, /* so many fewer than allowed are left: signatures are for many at once */
 };
 
 /* Inodes that wait for a signature, as they were seen. */
@@ -76,20 +77,32 @@ static void add(struct batch *batch, struct inode *inode)
 	batch->fds[batch->count++] = fd;
 }
 
-static bool is_crowded(const struct worker *w)
+static uint64_t smaller(uint64_t a, uint64_t b)
 {
-	return inode_table_held(w->inodes) > w->inode_fds_max;
+	return a < b ? a : b;
+}
+
+/* Return: how many fds are to be closed. Those that wait for that are open still. */
+static uint64_t excess(const struct worker *w)
+{
+	uint64_t held = inode_table_held(w->inodes), waiting, most;
+
+	if (held <= w->inode_fds_max)
+		return 0;
+	waiting = inode_fd_unclosed(w);
+	most = smaller(TRIM_CLOSES, w->fds_max / 4);
+	return waiting < most ? smaller(held - w->inode_fds_max + TRIM_BELOW, most - waiting) : 0;
 }
 
 void inode_trim(struct worker *w)
 {
 	bool sign = w->policy.file_handles == FILE_HANDLES_SIGNED;
 	struct batch batch = {0};
-	uint32_t closes = 0;
+	uint64_t closes = 0, wanted = excess(w);
 
-	if (!is_crowded(w) || w->policy.file_handles == FILE_HANDLES_NEVER)
+	if (!wanted || w->policy.file_handles == FILE_HANDLES_NEVER)
 		return;
-	for (uint32_t looks = 0; looks < TRIM_LOOKS && closes < TRIM_CLOSES; looks++) {
+	for (uint32_t looks = 0; looks < TRIM_LOOKS && closes < wanted; looks++) {
 		struct inode *inode = inode_table_next_idle(w->inodes);
 
 		if (!inode)
