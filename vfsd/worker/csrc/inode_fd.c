@@ -6,7 +6,12 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <time.h>
 #include <unistd.h>
+
+enum {
+	CLOSING_WAIT_MS = 500,
+};
 
 /* What the handle opens must be what was entered, its type above all: the name may have been one
  * file's when its attributes were read, and another file's when it was asked for the handle. One
@@ -60,7 +65,7 @@ static int open_signed(struct worker *w, const struct inode *inode)
 	return handle_client_open(&w->handles, inode_key_of(inode), &inode->handle);
 }
 
-static int open_path(struct worker *w, const struct inode *inode)
+static int open_path_once(struct worker *w, const struct inode *inode)
 {
 	int err;
 
@@ -68,6 +73,23 @@ static int open_path(struct worker *w, const struct inode *inode)
 		return inode_fd_open_handle(w, inode, O_PATH | O_NOFOLLOW | O_CLOEXEC);
 	err = inode_fd_budget(w);
 	return err ? err : open_signed(w, inode);
+}
+
+/* A thread closes the fds that were given up. While other programs keep that thread from the CPU,
+ * the process may have no fd left although the tables hold few: that passes within moments, and is
+ * no reason for an error. */
+static int open_path(struct worker *w, const struct inode *inode)
+{
+	int fd = open_path_once(w, inode);
+
+	for (int ms = 0; fd == -ENFILE && ms < CLOSING_WAIT_MS; ms++) {
+		worker_close_retired(w);
+		if (!inode_fd_unclosed(w))
+			break;
+		nanosleep(&(struct timespec){.tv_nsec = 1000 * 1000}, NULL);
+		fd = open_path_once(w, inode);
+	}
+	return fd;
 }
 
 int inode_fd(struct worker *w, const struct inode *inode)

@@ -51,7 +51,8 @@ enum {
 	FDS_UNLIMITED = 1 << 20,
 	CONTROL_NS = 1000 * 1000, /* look at control_fd this often while busy */
 	CLOSE_NS = 1000 * 1000,	  /* close what was retired this often while busy … */
-	CLOSE_FROM = 256,	  /* … or when so much was */
+	CLOSE_FROM = 256,	  /* … or when so much was … */
+	CLOSE_PART = 4,		  /* … or one in so many of the fds that there can be */
 };
 
 #define op_NULL_HANDLER			    NULL /* cold ops have no home in C */
@@ -416,7 +417,9 @@ void worker_close_retired(struct worker *w)
  * nothing by then if its inode is forgotten. */
 static void close_some_retired(struct worker *w)
 {
-	if (w->reclaim.count + w->reclaim.close_count >= CLOSE_FROM ||
+	uint64_t waiting = w->reclaim.count + w->reclaim.close_count;
+
+	if (waiting >= CLOSE_FROM || waiting > w->fds_max / CLOSE_PART ||
 	    w->now_ns - w->closed_at_ns >= CLOSE_NS)
 		worker_close_retired(w);
 }
