@@ -55,7 +55,7 @@ static inline uint64_t take(void *to, struct iovec **iov, uint32_t *count, uint6
 	return done;
 }
 
-static void put(const struct iovec *iov, uint32_t count, const void *from, uint64_t len)
+static void put_in_pieces(const struct iovec *iov, uint32_t count, const void *from, uint64_t len)
 {
 	const uint8_t *at = from;
 
@@ -66,6 +66,14 @@ static void put(const struct iovec *iov, uint32_t count, const void *from, uint6
 		at += here;
 		len -= here;
 	}
+}
+
+static inline void put(const struct iovec *iov, uint32_t count, const void *from, uint64_t len)
+{
+	if (count && iov->iov_len >= len) /* as nearly always; a known `len` makes it a store */
+		memcpy(iov->iov_base, from, len);
+	else
+		put_in_pieces(iov, count, from, len);
 }
 
 /* The first 16 writable bytes are the out header's, the rest is the payload's. */
