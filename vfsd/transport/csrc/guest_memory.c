@@ -192,12 +192,11 @@ static bool holds(const struct guest_mapping *m, uint64_t gpa)
 	return gpa - m->gpa < m->size; /* also false below gpa: the difference wraps */
 }
 
-static const struct guest_mapping *find(struct guest_memory *memory, uint64_t gpa)
+static __attribute__((noinline)) const struct guest_mapping *search(struct guest_memory *memory,
+								    uint64_t gpa)
 {
 	uint32_t low = 0, high = memory->count;
 
-	if (memory->last < memory->count && holds(&memory->mappings[memory->last], gpa))
-		return &memory->mappings[memory->last];
 	while (low < high) {
 		uint32_t middle = (low + high) / 2;
 		const struct guest_mapping *m = &memory->mappings[middle];
@@ -212,6 +211,13 @@ static const struct guest_mapping *find(struct guest_memory *memory, uint64_t gp
 			low = middle + 1;
 	}
 	return NULL;
+}
+
+static inline const struct guest_mapping *find(struct guest_memory *memory, uint64_t gpa)
+{
+	const struct guest_mapping *last = &memory->mappings[memory->last];
+
+	return memory->last < memory->count && holds(last, gpa) ? last : search(memory, gpa);
 }
 
 void *guest_memory_span(struct guest_memory *memory, uint64_t gpa, uint64_t len, uint64_t *ret_len)

@@ -158,20 +158,19 @@ static int add_range(struct chain *ret, struct guest_memory *memory, uint64_t gp
 	return 0;
 }
 
-static int add_descriptor(struct chain *ret, struct guest_memory *memory,
-			  const struct vring_desc *desc)
+static int add_descriptor(struct chain *ret, struct guest_memory *memory, struct vring_desc desc)
 {
-	bool writable = desc->flags & VRING_DESC_F_WRITE;
+	bool writable = desc.flags & VRING_DESC_F_WRITE;
 
 	if (!writable && ret->writable_count)
 		return CHAIN_BAD; /* virtio 1.2 §2.7.4.2: readable ones come first */
 	if (writable)
-		ret->writable_len += desc->len;
+		ret->writable_len += desc.len;
 	else
-		ret->readable_len += desc->len;
+		ret->readable_len += desc.len;
 	if (ret->readable_len + ret->writable_len > UINT32_MAX)
 		return CHAIN_BAD;
-	return add_range(ret, memory, desc->addr, desc->len, writable);
+	return add_range(ret, memory, desc.addr, desc.len, writable);
 }
 
 static struct vring_desc load_desc(const struct vring_desc *at)
@@ -204,7 +203,7 @@ static int walk_indirect(const struct vring_desc *table_desc, struct guest_memor
 		desc = load_desc(at);
 		if (desc.flags & VRING_DESC_F_INDIRECT)
 			return CHAIN_BAD;
-		err = add_descriptor(ret, memory, &desc);
+		err = add_descriptor(ret, memory, desc);
 		if (err)
 			return err;
 		if (!(desc.flags & VRING_DESC_F_NEXT))
@@ -259,7 +258,7 @@ static int walk(struct vring *v, struct guest_memory *memory, struct chain *ret)
 				return CHAIN_BAD;
 			return walk_indirect(&desc, memory, ret);
 		}
-		err = add_descriptor(ret, memory, &desc);
+		err = add_descriptor(ret, memory, desc);
 		if (err)
 			return err;
 		if (!(desc.flags & VRING_DESC_F_NEXT))

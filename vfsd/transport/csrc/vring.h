@@ -21,7 +21,7 @@ enum {
 	CHAIN_BAD = -1001,    /* this chain is unusable: complete it with length 0 */
 };
 
-/* A descriptor chain after translation. Neighbouring pieces are merged. */
+/* A descriptor chain after translation. Neighbouring pieces are merged; no piece is empty. */
 struct chain {
 	uint32_t head;
 	uint32_t readable_count;

@@ -192,11 +192,15 @@ static bool is_submount(const struct worker *w, const struct inode *parent, cons
 	       w->session->flags & FUSE_SUBMOUNTS && entry_key(st).mnt_id != parent->mnt_id;
 }
 
+/* Every field is written, and there is nothing between them: the guest gets these bytes. */
+_Static_assert(sizeof(struct fuse_entry_out) == 5 * 8 + sizeof(struct fuse_attr), "padding");
+_Static_assert(sizeof(struct fuse_attr) == 6 * 8 + 10 * 4, "padding");
+
 static int fill(const struct worker *w, const struct inode *parent, const struct inode *inode,
 		const struct statx *st, struct fuse_entry_out *ret)
 {
-	memset(ret, 0, sizeof(*ret));
 	ret->nodeid = inode_nodeid(w->inodes, inode);
+	ret->generation = 0;
 	entry_timeout(w->policy.entry_timeout_ns, &ret->entry_valid, &ret->entry_valid_nsec);
 	entry_timeout(w->policy.attr_timeout_ns, &ret->attr_valid, &ret->attr_valid_nsec);
 	entry_attr(w, st, &ret->attr);

@@ -35,7 +35,8 @@ void file_capability_init(struct file_capability *c, const struct xattrmap *map)
 		c->name[0] = '\0';
 }
 
-static int remove_if_set(const char *name, int fd)
+/* Seldom called, and its array would have every WRITE check its stack. */
+static __attribute__((noinline)) int remove_if_set(const char *name, int fd)
 {
 	char path[FD_NAME];
 

@@ -92,17 +92,25 @@ static int open_path(struct worker *w, const struct inode *inode)
 	return fd;
 }
 
+/* Apart, so that what an inode holds costs no stack frame. */
+static __attribute__((noinline)) int open_and_cache(struct worker *w, const struct inode *inode)
+{
+	int fd = open_path(w, inode);
+
+	if (fd >= 0)
+		fd = inode_table_cache_fd(w->inodes, &w->reclaim, inode, fd);
+	if (fd >= 0)
+		inode_table_touch(inode);
+	return fd;
+}
+
 int inode_fd(struct worker *w, const struct inode *inode)
 {
 	int fd = __atomic_load_n(&inode->fd, __ATOMIC_ACQUIRE);
 
-	if (fd < 0) {
-		fd = open_path(w, inode);
-		if (fd >= 0)
-			fd = inode_table_cache_fd(w->inodes, &w->reclaim, inode, fd);
-	}
-	if (fd >= 0)
-		inode_table_touch(inode);
+	if (fd < 0)
+		return open_and_cache(w, inode);
+	inode_table_touch(inode);
 	return fd;
 }
 

@@ -94,14 +94,13 @@ static uint64_t excess(const struct worker *w)
 	return waiting < most ? smaller(held - w->inode_fds_max + TRIM_BELOW, most - waiting) : 0;
 }
 
-void inode_trim(struct worker *w)
+/* Apart, since a worker comes to inode_trim() after every turn and seldom comes to this. */
+static __attribute__((noinline, cold)) void trim(struct worker *w, uint64_t wanted)
 {
 	bool sign = w->policy.file_handles == FILE_HANDLES_SIGNED;
 	struct batch batch = {0};
-	uint64_t closes = 0, wanted = excess(w);
+	uint64_t closes = 0;
 
-	if (!wanted || w->policy.file_handles == FILE_HANDLES_NEVER)
-		return;
 	for (uint32_t looks = 0; looks < TRIM_LOOKS && closes < wanted; looks++) {
 		struct inode *inode = inode_table_next_idle(w->inodes);
 
@@ -115,4 +114,12 @@ void inode_trim(struct worker *w)
 			closes += sign_and_drop(w, &batch);
 	}
 	sign_and_drop(w, &batch);
+}
+
+void inode_trim(struct worker *w)
+{
+	uint64_t wanted = excess(w);
+
+	if (wanted && w->policy.file_handles != FILE_HANDLES_NEVER)
+		trim(w, wanted);
 }

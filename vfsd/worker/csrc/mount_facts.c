@@ -30,19 +30,23 @@ static bool is_local(uint32_t type)
 	return false;
 }
 
+static __attribute__((noinline)) void learn(struct worker *w, const struct inode *inode,
+					    struct mount_fact *ret)
+{
+	int fd = inode_fd(w, inode);
+	struct statfs fs;
+	uint32_t type = fd < 0 || fstatfs(fd, &fs) < 0 ? 0 : (uint32_t)fs.f_type;
+
+	*ret = (struct mount_fact){.mnt_id = inode->mnt_id,
+				   .needs_flush = !is_local(type),
+				   .in_memory = type == TMPFS_MAGIC || type == RAMFS_MAGIC};
+}
+
 const struct mount_fact *mount_fact_of(struct worker *w, const struct inode *inode)
 {
 	struct mount_fact *fact = &w->mounts[(inode->mnt_id >> 32 ^ inode->mnt_id) % MOUNT_FACTS];
-	struct statfs fs;
-	uint32_t type;
-	int fd;
 
-	if (fact->mnt_id == inode->mnt_id)
-		return fact;
-	fd = inode_fd(w, inode);
-	type = fd < 0 || fstatfs(fd, &fs) < 0 ? 0 : (uint32_t)fs.f_type;
-	*fact = (struct mount_fact){.mnt_id = inode->mnt_id,
-				    .needs_flush = !is_local(type),
-				    .in_memory = type == TMPFS_MAGIC || type == RAMFS_MAGIC};
+	if (fact->mnt_id != inode->mnt_id)
+		learn(w, inode, fact);
 	return fact;
 }

@@ -139,18 +139,17 @@ static bool is_dot_or_dotdot(const char *name)
 
 /* nodeid 0: the name is listed, the guest looks it up when it needs it. So it is for "." and "..",
  * whose lookups it does not count, and for a name that cannot be looked up now. Return: the type to
- * report for the name, which is the one of the entry if there is one. */
+ * report for the name, which is the one of the entry if there is one. `to`: 8-aligned. */
 static uint32_t put_entry(struct worker *w, const struct inode *dir, const struct dirent64 *entry,
 			  uint8_t *to)
 {
-	struct fuse_entry_out out;
+	struct fuse_entry_out *out = (void *)to;
 
 	if (is_dot_or_dotdot(entry->d_name) ||
-	    entry_lookup_dirent(w, dir, entry->d_name, entry->d_ino, DTTOIF(entry->d_type), &out) <
+	    entry_lookup_dirent(w, dir, entry->d_name, entry->d_ino, DTTOIF(entry->d_type), out) <
 		    0)
-		memset(&out, 0, sizeof(out));
-	memcpy(to, &out, sizeof(out));
-	return out.nodeid ? IFTODT(out.attr.mode) : entry->d_type;
+		memset(out, 0, sizeof(*out));
+	return out->nodeid ? IFTODT(out->attr.mode) : entry->d_type;
 }
 
 /* Tell the entries that wait, as many as fit `room`; with `dir` each with its fuse_entry_out.

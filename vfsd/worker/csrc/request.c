@@ -34,28 +34,46 @@ uint32_t iovec_advance(struct iovec **iov, uint32_t count, uint64_t len)
 	return count;
 }
 
-/* Copy up to `len` bytes from the front of the pieces and drop them. Return: bytes copied. */
-static inline uint64_t take(void *to, struct iovec **iov, uint32_t *count, uint64_t len)
+/* Drop `len` bytes from the front, which the first piece has. None is empty (vring.c). */
+static inline void drop(struct iovec **iov, uint32_t *count, uint64_t len)
+{
+	struct iovec *first = *iov;
+
+	if (first->iov_len == len) {
+		(*iov)++;
+		(*count)--;
+		return;
+	}
+	first->iov_base = (uint8_t *)first->iov_base + len;
+	first->iov_len -= len;
+}
+
+static __attribute__((noinline)) uint64_t take_pieces(void *to, struct iovec **iov, uint32_t *count,
+						      uint64_t len)
 {
 	uint64_t done = 0;
-
-	if (*count && (*iov)->iov_len >= len) { /* as nearly always */
-		memcpy(to, (*iov)->iov_base, len);
-		*count = iovec_advance(iov, *count, len);
-		return len;
-	}
 
 	while (done < len && *count) {
 		uint64_t here = (*iov)->iov_len < len - done ? (*iov)->iov_len : len - done;
 
 		memcpy((uint8_t *)to + done, (*iov)->iov_base, here);
-		*count = iovec_advance(iov, *count, here);
+		drop(iov, count, here);
 		done += here;
 	}
 	return done;
 }
 
-static void put(const struct iovec *iov, uint32_t count, const void *from, uint64_t len)
+/* Copy up to `len` bytes from the front of the pieces and drop them. Return: bytes copied. */
+static inline uint64_t take(void *to, struct iovec **iov, uint32_t *count, uint64_t len)
+{
+	if (!*count || (*iov)->iov_len < len)
+		return take_pieces(to, iov, count, len);
+	memcpy(to, (*iov)->iov_base, len); /* as nearly always */
+	drop(iov, count, len);
+	return len;
+}
+
+static void put_in_pieces(const struct iovec *iov, uint32_t count, const void *from, uint64_t len)
 {
 	const uint8_t *at = from;
 
@@ -66,6 +84,14 @@ static void put(const struct iovec *iov, uint32_t count, const void *from, uint6
 		at += here;
 		len -= here;
 	}
+}
+
+static inline void put(const struct iovec *iov, uint32_t count, const void *from, uint64_t len)
+{
+	if (count && iov->iov_len >= len) /* as nearly always; a known `len` makes it a store */
+		memcpy(iov->iov_base, from, len);
+	else
+		put_in_pieces(iov, count, from, len);
 }
 
 /* The first 16 writable bytes are the out header's, the rest is the payload's. */
@@ -85,7 +111,7 @@ static void split_writable(struct request *r)
 		uint64_t here = iov->iov_len < want ? iov->iov_len : want;
 
 		r->out_header[r->out_header_count++] = (struct iovec){iov->iov_base, here};
-		count = iovec_advance(&iov, count, here);
+		drop(&iov, &count, here);
 		want -= here;
 	}
 	r->data_out = iov;
