@@ -3,6 +3,7 @@
 
 import json
 import os
+import signal
 import stat
 import sys
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from vfsd.supervisor.command_line import parse
 from vfsd.supervisor.confinement import confine
 from vfsd.supervisor.device import DeviceSegment
 from vfsd.supervisor.file_limit import set_file_limit
-from vfsd.supervisor.keeper import hold_signals, keep
+from vfsd.supervisor.keeper import READY, hold_signals, keep
 from vfsd.supervisor.launcher import Launcher
 from vfsd.supervisor.listener import Listener, open_listener
 from vfsd.supervisor.log_collector import LogCollector, SyslogSink, stderr_sink
@@ -77,6 +78,7 @@ def _serve(options: Options) -> int:
         clean_up()
         raise
     try:
+        notifier = ReadyNotifier()  # before _boot(), which notes the fds that stay open
         boot = _boot(name, options, launcher, listener, background)
 
         def say(level: str, text: str) -> None:
@@ -85,7 +87,7 @@ def _serve(options: Options) -> int:
         if note:
             say("warn", note)
         give_up = partial(confine, runtime_dir, options.seccomp, say)
-        return keep(name, launcher, give_up, partial(supervise, boot), say)
+        return keep(name, launcher, give_up, partial(supervise, boot), notifier.notify, say)
     finally:
         launcher.end()  # it cleans up
 
@@ -102,10 +104,10 @@ def _boot(
         sink = background.sink(sink)
     state, outbox = StateFile.create(), Outbox.create()
     device = DeviceSegment(state.next_generation)
-    notifier = ReadyNotifier()
+    keeper = os.pidfd_open(os.getpid())
 
     def tell_ready() -> None:
-        notifier.notify()
+        signal.pidfd_send_signal(keeper, READY)
         if background:
             background.ready()
 
