@@ -65,7 +65,7 @@ def _serve(options: Options) -> int:
     root = open_shared_dir(options)
     _check_ids(options)
     _check_cpus(options)
-    note = set_file_limit(options)
+    notes = [_note_of_mount(options, root), set_file_limit(options)]
     hold_signals()  # from here on there is a socket file to be removed
     listener = open_listener(options)
     name = instance_name(options, listener.socket.getsockname())
@@ -84,7 +84,7 @@ def _serve(options: Options) -> int:
         def say(level: str, text: str) -> None:
             boot.log.write(level, text, "keeper")
 
-        if note:
+        for note in filter(None, notes):
             say("warn", note)
         give_up = partial(confine, runtime_dir, options.seccomp, say)
         return keep(name, launcher, give_up, partial(supervise, boot), notifier.notify, say)
@@ -163,6 +163,17 @@ def open_shared_dir(options: Options) -> int:
     except OSError as error:
         what = f"{options.given['shared_dir']}: '{options.shared_dir}'"
         raise OperatorError(f"{what}: {error.strerror}") from None
+
+
+def _note_of_mount(options: Options, root: int) -> str | None:
+    """A service whose unit protects the host's files finds out here that the share is one."""
+    if options.readonly or not os.fstatvfs(root).f_flag & os.ST_RDONLY:
+        return None
+    return (
+        f"'{options.shared_dir}' is mounted read-only, so the guest can change nothing; a service"
+        " needs BindPaths= (systemd.exec(5)) for a share outside of /srv; if it is meant, give"
+        " --readonly"
+    )
 
 
 def _check_ids(options: Options) -> None:
