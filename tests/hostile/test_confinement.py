@@ -33,7 +33,7 @@ from vfsd.supervisor.confinement import (
     confine_supervisor,
 )
 
-from .daemon import Daemon, wait_until
+from .daemon import OURS, Daemon, wait_until
 from .driver import GET_FEATURES, Frontend
 from .fuse import ROOT, Guest
 from .injector import AT_FDCWD, Injector, Killed
@@ -346,6 +346,24 @@ def test_without_a_filter_the_rest_is_given_up() -> None:
             status = status_of(pid)
             assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "0")
             assert int(status["CapPrm"], 16) == 0
+
+
+HIDING: Final = (
+    "unshare", "--mount", "sh", "-c",
+    'mount -t proc -o hidepid=invisible proc /proc && exec "$0" "$@"',
+)  # fmt: skip
+
+
+def test_processes_of_the_sandbox_are_seen_where_proc_hides_them() -> None:
+    """As in a service with ProtectProc=invisible: nobody looks after processes of root."""
+    require("root")
+    with Daemon(program=(*HIDING, *OURS)) as daemon:
+        daemon.await_pool()
+        (pool,) = daemon.titled("pool")
+        for role in ROLES:
+            with Injector(daemon.titled(role)[0]) as process:
+                path = f"/proc/{pool}/stat"
+                assert process.call("openat", AT_FDCWD, path, os.O_RDONLY) >= 0
 
 
 # The table.

@@ -2,12 +2,15 @@
 """The shared directory is the one that was there at the start, whatever its path leads to later."""
 
 import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from .daemon import Daemon
+from tests.conftest import require
+
+from .daemon import Daemon, wait_until
 from .driver import Frontend
 from .fuse import ROOT, Guest, Op, names
 
@@ -68,3 +71,20 @@ def mount_of(pid: int, fd: int) -> str:
     """The id of the mount that a process's fd belongs to."""
     info = Path(f"/proc/{pid}/fdinfo/{fd}").read_text()
     return info.partition("mnt_id:")[2].split()[0]
+
+
+@pytest.mark.parametrize("options", [(), ("--readonly",)])
+def test_a_directory_that_is_mounted_read_only_is_pointed_out(
+    options: tuple[str, ...], tmp_path: Path
+) -> None:
+    """As for a service whose unit has ProtectSystem=strict; the operator may have meant it."""
+    require("root")
+    mounted = ["mount", "-t", "tmpfs", "-o", "ro", "share", str(tmp_path)]
+    subprocess.run(mounted, check=True)
+    try:
+        with Daemon(*options, share=tmp_path) as daemon:
+            wait_until(lambda: "waiting for" in daemon.log.read_text(), 20, "it waits for a VMM")
+            is_said = f"'{tmp_path}' is mounted read-only" in daemon.log.read_text()
+            assert is_said == (options == ())
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)

@@ -4,6 +4,7 @@
 import re
 import shlex
 import socket
+import struct
 from pathlib import Path
 
 import pytest
@@ -19,13 +20,31 @@ UNIT = ROOT / "contrib" / "systemd" / "virtiofsd@.service"
 def test_systemd_is_told_when_a_vmm_can_connect(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """By the main process, the keeper: NotifyAccess=main."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.settimeout(10)
+        manager.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        manager.bind(str(tmp_path / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        with Daemon(tmp_path) as daemon:
+            said, ((_, _, sender),), _, _ = manager.recvmsg(100, 100)
+            assert said == b"READY=1"
+            assert struct.unpack("=iII", sender)[0] == daemon.process_group.pid
+            assert daemon.path.exists()
+
+
+def test_systemd_is_told_again_by_a_successor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its supervisor may have died before anything was said."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.settimeout(10)
         manager.bind(str(tmp_path / "notify"))
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
         with Daemon(tmp_path) as daemon:
             assert manager.recv(100) == b"READY=1"
-            assert daemon.path.exists()
+            daemon.kill_supervisor()
+            assert manager.recv(100) == b"READY=1"
 
 
 def notify() -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from tests.worker.pool_process import PoolProcess
 from tests.worker.sandboxed import Raised, run
+from vfsd.transport.native import check, lib
 from vfsd.worker import capabilities, landlock
 from vfsd.worker.isolation import STAGES
 from vfsd.worker.sandbox import IsolationError, Sandbox
@@ -74,6 +75,18 @@ def test_proc_shows_nothing_but_the_sandbox(share: Path) -> None:
         return sorted(os.listdir(os.open(".", os.O_RDONLY, dir_fd=sandbox.proc_fd)))  # noqa: PTH208
 
     assert run(share, probe) == ["1", "self", "thread-self"]
+
+
+def cover_a_part_of_proc() -> None:
+    """As service managers and containers do (ProtectKernelLogs=)."""
+    check(lib.isolate_unshare(lib.NAMESPACE_MOUNT))
+    check(lib.isolate_receive_mounts_only())
+    subprocess.run(["mount", "--bind", "/dev/null", "/proc/kmsg"], check=True)
+
+
+@pytest.mark.parametrize("userns", [False, True])
+def test_a_service_whose_proc_is_covered_in_part(share: Path, userns: bool) -> None:
+    assert run(share, listing, userns=userns, prepare=cover_a_part_of_proc) == ["hello"]
 
 
 def test_no_path_leads_out(share: Path) -> None:

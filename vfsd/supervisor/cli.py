@@ -3,6 +3,7 @@
 
 import json
 import os
+import signal
 import stat
 import sys
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from vfsd.supervisor.command_line import parse
 from vfsd.supervisor.confinement import confine
 from vfsd.supervisor.device import DeviceSegment
 from vfsd.supervisor.file_limit import set_file_limit
-from vfsd.supervisor.keeper import hold_signals, keep
+from vfsd.supervisor.keeper import READY, hold_signals, keep
 from vfsd.supervisor.launcher import Launcher
 from vfsd.supervisor.listener import Listener, open_listener
 from vfsd.supervisor.log_collector import LogCollector, SyslogSink, stderr_sink
@@ -64,7 +65,7 @@ def _serve(options: Options) -> int:
     root = open_shared_dir(options)
     _check_ids(options)
     _check_cpus(options)
-    note = set_file_limit(options)
+    notes = [_note_of_mount(options, root), set_file_limit(options)]
     hold_signals()  # from here on there is a socket file to be removed
     listener = open_listener(options)
     name = instance_name(options, listener.socket.getsockname())
@@ -77,15 +78,16 @@ def _serve(options: Options) -> int:
         clean_up()
         raise
     try:
+        notifier = ReadyNotifier()  # before _boot(), which notes the fds that stay open
         boot = _boot(name, options, launcher, listener, background)
 
         def say(level: str, text: str) -> None:
             boot.log.write(level, text, "keeper")
 
-        if note:
+        for note in filter(None, notes):
             say("warn", note)
         give_up = partial(confine, runtime_dir.path, options.seccomp, say)
-        return keep(name, launcher, give_up, partial(supervise, boot), say)
+        return keep(name, launcher, give_up, partial(supervise, boot), notifier.notify, say)
     finally:
         launcher.end()  # it cleans up
 
@@ -102,10 +104,10 @@ def _boot(
         sink = background.sink(sink)
     state, outbox = StateFile.create(), Outbox.create()
     device = DeviceSegment(state.next_generation)
-    notifier = ReadyNotifier()
+    keeper = os.pidfd_open(os.getpid())
 
     def tell_ready() -> None:
-        notifier.notify()
+        signal.pidfd_send_signal(keeper, READY)
         if background:
             background.ready()
 
@@ -161,6 +163,17 @@ def open_shared_dir(options: Options) -> int:
     except OSError as error:
         what = f"{options.given['shared_dir']}: '{options.shared_dir}'"
         raise OperatorError(f"{what}: {error.strerror}") from None
+
+
+def _note_of_mount(options: Options, root: int) -> str | None:
+    """A service whose unit protects the host's files finds out here that the share is one."""
+    if options.readonly or not os.fstatvfs(root).f_flag & os.ST_RDONLY:
+        return None
+    return (
+        f"'{options.shared_dir}' is mounted read-only, so the guest can change nothing; a service"
+        " needs BindPaths= (systemd.exec(5)) for a share outside of /srv; if it is meant, give"
+        " --readonly"
+    )
 
 
 def _check_ids(options: Options) -> None:

@@ -9,6 +9,7 @@ first byte is read (the VMM's socket and its group, limits, the runtime folder),
 which reads nothing (launcher.py).
 
 Order, in the keeper, before it creates the first supervisor:
+  0. root only, where /proc hides processes: a whole /proc, in a mount namespace of its own;
   1. the working directory is the runtime folder, where the sockets of the workers are: they are
      named without a folder from here on, so no folder above has to be open to this user;
   2. root only: the effective ids become ones that nobody else has (OWN_IDS). What root may do to
@@ -38,6 +39,7 @@ import os
 import resource
 import signal
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from vfsd.supervisor.log_collector import Say
@@ -165,6 +167,8 @@ def confine(runtime_dir: str, seccomp: str, say: Say) -> None:
 
     `seccomp`: kill, trap, log or none. What the kernel has not got is said and done without.
     """
+    if os.geteuid() == 0 and _hides_processes(Path("/proc/self/mountinfo").read_text()):
+        _show_processes(say)
     rules = _landlock_rules(runtime_dir, say)
     os.chdir(runtime_dir)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -181,6 +185,22 @@ def confine(runtime_dir: str, seccomp: str, say: Say) -> None:
 def confine_supervisor(seccomp: str) -> None:
     """Give up, in a supervisor that the keeper has just created, what only the keeper needs."""
     _filter(seccomp, CALLS)
+
+
+def _hides_processes(mounts: str) -> bool:
+    """Does the topmost /proc hide processes of other users (hidepid=, ProtectProc=)?"""
+    rows = [line.split() for line in mounts.splitlines()]
+    options = [row[-1].split(",") for row in rows if row[4] == "/proc"]
+    return any(option.startswith("hidepid=") for option in options[-1])
+
+
+def _show_processes(say: Say) -> None:
+    """The processes of the sandbox are root's, and nobody looks after them: a process that hangs in
+    a file system is waited for, and what is left at the end is killed."""
+    error = lib.process_see_whole_proc()
+    if error:
+        say("warn", f"/proc hides the processes of the sandbox: {os.strerror(-error)}; a worker"
+            " that hangs is not waited for")  # fmt: skip
 
 
 def _landlock_rules(runtime_dir: str, say: Say) -> int | None:

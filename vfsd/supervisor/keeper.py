@@ -3,7 +3,9 @@
 
 It holds the fd table that it shares with the supervisor, so nothing is lost with a supervisor that
 dies; creates the next one; passes signals on; and is the parent of everything whose own parent is
-gone (child subreaper), so nothing outlives it. It reads no input at all.
+gone (child subreaper), so nothing outlives it. It reads no input at all. It is the main process of
+a service, from which alone systemd takes notice (NotifyAccess=main): a supervisor that can be
+connected to sends it the signal READY, and the keeper passes that on.
 
 The end. Everything below it is killed at once and waited for, but not for ever: a process that
 waits for a frozen or hung file system ends when that file system answers, which may be never. It
@@ -27,7 +29,8 @@ from vfsd.supervisor.service import ENDING, STATUS_CRASHED
 from vfsd.transport.native import check, lib
 
 STOP_SECONDS: Final = 0.8
-WATCHED: Final = (*ENDING, signal.SIGCHLD)
+READY: Final = signal.SIGUSR1
+WATCHED: Final = (*ENDING, signal.SIGCHLD, READY)
 FIRST_PAUSE: Final = 0.05  # seconds
 LONGEST_PAUSE: Final = 0.5
 LATE_SECONDS: Final = 3.0  # what has been killed and does not end is named
@@ -43,12 +46,17 @@ def hold_signals() -> None:
 
 
 def keep(
-    name: str, launcher: Launcher, confine: Callable[[], None], supervise: Supervise, say: Say
+    name: str,
+    launcher: Launcher,
+    confine: Callable[[], None],
+    supervise: Supervise,
+    ready: Callable[[], None],
+    say: Say,
 ) -> int:
     """Run supervisors until one ends in order; returns the exit status for this process.
 
     `launcher` is the one child that is left when this returns. `confine`: called when all
-    that needs privilege is done.
+    that needs privilege is done. `ready`: called at each READY.
     """
     setproctitle(f"vfsd: {name} keeper")
     check(lib.process_become_subreaper())
@@ -57,7 +65,7 @@ def keep(
     children = Children(launcher, say)
     policy = RestartPolicy()
     pid = _create(name, supervise, False)
-    while (status := _wait(pid, children)) is None:
+    while (status := _wait(pid, children, ready)) is None:
         if not policy.may_restart(time.monotonic()):
             say("error", "the supervisor died too often within seconds; giving up")
             status = 1
@@ -138,12 +146,14 @@ def _create(name: str, supervise: Supervise, is_successor: bool) -> int:
         os._exit(status)
 
 
-def _wait(supervisor: int, children: Children) -> int | None:
+def _wait(supervisor: int, children: Children, ready: Callable[[], None]) -> int | None:
     """Wait for the supervisor's end, passing signals on; its exit status, None if it crashed."""
     deadline: float | None = None
     while deadline is None or time.monotonic() < deadline:
         left = 3600.0 if deadline is None else max(0.0, deadline - time.monotonic())
         info = signal.sigtimedwait(WATCHED, left)
+        if info is not None and info.si_signo == READY:
+            ready()
         if info is not None and info.si_signo in ENDING:
             os.kill(supervisor, info.si_signo)
             deadline = deadline or time.monotonic() + STOP_SECONDS

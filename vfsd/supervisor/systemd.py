@@ -9,7 +9,7 @@ import socket
 class ReadyNotifier:
     """Where to say that a VMM can connect; nothing happens where nobody asked to be told.
 
-    Its socket is connected at the start: the supervisor may not reach systemd by itself.
+    Its socket is connected at the start: the keeper may not reach systemd by path later.
     """
 
     def __init__(self) -> None:

@@ -174,6 +174,10 @@ def _become_root_of_user_namespace(job: Job) -> None:
         "or try --sandbox=none"
     )
     with id_map.Mapper(job) as mapper:
+        if os.geteuid() == 0:
+            # The kernel lets a user namespace mount /proc only where one can be seen as a whole.
+            # If this fails and the old /proc is covered in part, stage "root" says so.
+            lib.process_see_whole_proc()
         attempt(
             "create a user namespace", hint, lambda: check(lib.isolate_unshare(lib.NAMESPACE_USER))
         )
