@@ -1,15 +1,18 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Write what is made from the table of options into the manual page and the README.
+"""Write what is made from tables in the code into the manual page, the README and SECURITY.md.
 
     .venv/bin/python scripts/docs.py
 
 tests/code/test_docs.py fails when the result is not committed.
 """
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
+
+import security_tables as security
 
 from vfsd.supervisor.options import OPTIONS, Option, default_text, spellings
 
@@ -64,6 +67,16 @@ Made = tuple[str, str, str, Callable[[], str]]
 MADE: Final[tuple[Made, ...]] = (
     ("README.md", "<!-- options: scripts/docs.py -->", "<!-- end -->", table),
     ("contrib/man/virtiofsd.1", '.\\" options: scripts/docs.py', '.\\" end', manual),
+    (
+        "SECURITY.md",
+        "<!-- capabilities: scripts/docs.py -->",
+        "<!-- end -->",
+        security.capability_table,
+    ),
+    ("SECURITY.md", "<!-- attempts: scripts/docs.py -->", "<!-- end -->", security.attempts),
+    ("SECURITY.md", "<!-- attacks: scripts/docs.py -->", "<!-- end -->", security.attack_table),
+    ("SECURITY.md", "<!-- sandbox: scripts/docs.py -->", "<!-- end -->", security.sandbox_calls),
+    ("SECURITY.md", "<!-- trusted: scripts/docs.py -->", "<!-- end -->", security.trusted_calls),
 )
 
 
@@ -77,5 +90,6 @@ def written(name: str, begin: str, end: str, make: Callable[[], str]) -> str:
 
 
 if __name__ == "__main__":
+    sys.path.append(str(ROOT))  # the tests
     for row in MADE:
         (ROOT / row[0]).write_text(written(*row))

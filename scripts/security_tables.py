@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tables of SECURITY.md, made from the code and the tests that they are about."""
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from vfsd.supervisor.confinement import CALLS, KEEPER_CALLS, Call
+from vfsd.worker import capabilities, condition, handle_broker, seccomp
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+_WORD: Final = (1 << 32) - 1
+_ALL: Final = (1 << 64) - 1
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "".join("| " + " | ".join(c.replace("|", "\\|") for c in row) + " |\n" for row in lines)
+
+
+def capability_table() -> str:
+    """What workers and the broker keep."""
+    rows = [
+        (f"`CAP_{name}`", _keepers(name), capabilities.WHEN.get(name, condition.ALWAYS).words, why)
+        for name, why in (capabilities.KEPT | capabilities.FOR_HANDLES).items()
+    ]
+    return table(("capability", "kept by", "in pool and workers when", "for"), rows)
+
+
+def _keepers(name: str) -> str:
+    return "pool, workers" + (", broker" if name in handle_broker.KEPT else "")
+
+
+def sandbox_calls() -> str:
+    """csrc/syscalls.h."""
+    rows = [
+        (
+            f"`{row.name}`",
+            ", ".join(row.roles),
+            ", ".join(row.conditions) or "always",
+            f"`{row.rule}`" if row.rule else "",
+            ", ".join(row.callers),
+            row.why,
+        )
+        for row in seccomp.table()
+    ]
+    return table(("call", "who", "when", "arguments", "callers", "for"), rows)
+
+
+def trusted_calls() -> str:
+    """confinement.py."""
+    rows = [_call("keeper, supervisor", call) for call in CALLS]
+    rows += [_call("keeper", call) for call in KEEPER_CALLS]
+    return table(("call", "who", "arguments", "callers"), rows)
+
+
+def _call(who: str, call: Call) -> tuple[str, ...]:
+    return f"`{call.name}`", who, _rule(call), call.caller
+
+
+def _rule(call: Call) -> str:
+    if call.argument < 0:
+        return ""
+    masked = "" if call.mask in (_WORD, _ALL) else f" & {call.mask:#x}"
+    return f"`argument {call.argument}{masked} == {call.value:#x}`"
+
+
+def attempts() -> str:
+    """What tests/hostile/test_taken_over.py expects of each attempt in each mode."""
+    from tests.hostile.test_taken_over import ATTEMPTS, MODES  # noqa: PLC0415 - needs the tests
+
+    rows = [(name, *(found[mode] for mode in MODES)) for name, (_, found) in ATTEMPTS.items()]
+    return table(("attempt", *MODES), rows)
+
+
+class Attack(NamedTuple):
+    """A class of attack, what comes of it, in which modes it is tried, and the tests that try."""
+
+    name: str
+    outcome: str
+    modes: str
+    tests: tuple[str, ...]
+
+
+ATTACKS: Final = (
+    Attack(
+        "a guest names what is outside of the share (`..`, absolute, symbolic links, a directory"
+        " that is moved away)",
+        "nothing outside is seen or changed",
+        "namespace, chroot, none",
+        ("hostile/test_escape.py",),
+    ),
+    Attack(
+        "a guest replaces a file between two looks at the file (fifo, device, socket)",
+        "the new file is never opened",
+        "namespace, none",
+        ("hostile/test_two_looks.py",),
+    ),
+    Attack(
+        "queues and two VMs race on few names, on ext4, xfs, btrfs and tmpfs, with each way to hold"
+        " inodes",
+        "no type is told wrongly, nothing but files and directories of the share is open",
+        "namespace",
+        ("hostile/test_race.py",),
+    ),
+    Attack(
+        "rings that cannot be, and memory that changes while it is read",
+        "the guest harms only its own ring",
+        "namespace",
+        ("hostile/test_rings.py",),
+    ),
+    Attack(
+        "requests that cannot be: sizes, offsets, options, generated ones",
+        "an error for the request",
+        "namespace",
+        ("hostile/test_guest.py", "hostile/test_offsets.py", "hostile/test_fuzz.py"),
+    ),
+    Attack(
+        "a guest acts with the rights of another user, or sets what is the host's to decide",
+        "each request has its own ids, and the host's flags and project ids stay",
+        "namespace",
+        ("hostile/test_credentials.py", "hostile/test_ioctl.py", "hostile/test_xattrmap.py"),
+    ),
+    Attack(
+        "a daemon without root: the guest acts for other users, and makes devices",
+        "refused; all files are the daemon's user's",
+        "namespace and none, unprivileged",
+        ("hostile/test_unprivileged.py",),
+    ),
+    Attack(
+        "messages of a VMM: any order, size and number of fds",
+        "the connection ends, and the daemon waits for the next one",
+        "namespace",
+        ("hostile/test_socket.py", "supervisor/test_session.py"),
+    ),
+    Attack(
+        "a worker that was taken over reaches for the host",
+        "the table of attempts above",
+        "every one",
+        ("hostile/test_taken_over.py",),
+    ),
+    Attack(
+        "a worker that was taken over makes a call that its options do not need",
+        "the worker dies (SIGSYS), and its queue stops",
+        "namespace; the filter is the same in all",
+        ("worker/test_seccomp.py", "hostile/test_filters.py"),
+    ),
+    Attack(
+        "a worker faults again and again, to guess addresses",
+        "after `--worker-faults` its queue stops; each worker has a canary of its own",
+        "namespace",
+        ("hostile/test_faults.py", "worker/test_fault_budget.py"),
+    ),
+    Attack(
+        "a worker that was taken over asks the broker for what is not in the share",
+        "refused",
+        "namespace, none",
+        ("hostile/test_handle_broker.py", "hostile/test_handles.py", "worker/test_handles.py"),
+    ),
+    Attack(
+        "a worker or pool that was taken over sends anything to the supervisor",
+        "the link or the pool ends; memory and log stay bounded",
+        "namespace; the channels are the same in all",
+        ("supervisor/test_taken_over.py", "supervisor/test_pool_channel.py"),
+    ),
+    Attack(
+        "a supervisor or keeper that was taken over reaches for the host",
+        "denied, or the process dies",
+        "the same in all",
+        ("hostile/test_confinement.py",),
+    ),
+    Attack(
+        "a supervisor that was taken over misuses the launcher",
+        "only pools of this share with these options are started or ended",
+        "the same in all",
+        ("hostile/test_launcher.py",),
+    ),
+    Attack(
+        "a host user moves a folder on the way to the share",
+        "the share stays the directory that was opened at the start",
+        "namespace, chroot, none",
+        ("hostile/test_shared_dir.py",),
+    ),
+    Attack(
+        "a guest, a VMM or a worker fills the host's log",
+        "a few KiB a minute",
+        "namespace",
+        ("hostile/test_log.py", "hostile/test_stderr.py"),
+    ),
+    Attack(
+        "a guest uses up files, or has requests hang in storage",
+        "files are left for the host; the other requests go on",
+        "namespace",
+        ("supervisor/test_file_limit.py", "hostile/test_hung_storage.py"),
+    ),
+    Attack(
+        "the corpora of all fuzz targets, under ASan and UBSan",
+        "no error",
+        "does not depend on the mode",
+        ("fuzz/test_corpus.py",),
+    ),
+)
+
+
+def collected() -> Counter[str]:
+    """How many tests pytest finds in each file of ATTACKS."""
+    names = sorted({f"tests/{name}" for attack in ATTACKS for name in attack.tests})
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *names],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+        env={key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")},
+    )
+    return Counter(line.partition("::")[0] for line in done.stdout.splitlines() if "::" in line)
+
+
+def attack_table() -> str:
+    """ATTACKS with the numbers of their tests."""
+    counts = collected()
+    rows = [
+        (
+            attack.name,
+            str(sum(counts[f"tests/{name}"] for name in attack.tests)),
+            attack.outcome,
+            attack.modes,
+            ", ".join(f"`tests/{name}`" for name in attack.tests),
+        )
+        for attack in ATTACKS
+    ]
+    return table(("attack", "cases", "outcome", "sandbox modes", "tests"), rows)
