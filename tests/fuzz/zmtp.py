@@ -17,7 +17,7 @@ from vfsd.transport.control_messages import MAX_MESSAGE
 from vfsd.transport.errors import ProtocolError
 from vfsd.transport.zmtp import FRAME_BYTES, GREETING_BYTES, OPENING, ZmtpPeer, encode_message
 
-STREAM_BYTES: Final = 1 << 19  # two bytes of the input can be 64 KiB of it
+STREAM_BYTES: Final = 1 << 17  # two bytes of the input can be 64 KiB of it
 SIZES: Final = (0, 1, 5, 255, 256, 4096, MAX_MESSAGE, MAX_MESSAGE + 1, 1 << 32, (1 << 64) - 1)
 
 
