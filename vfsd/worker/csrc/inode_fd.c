@@ -82,10 +82,7 @@ static int open_path(struct worker *w, const struct inode *inode)
 {
 	int fd = open_path_once(w, inode);
 
-	for (int ms = 0; fd == -ENFILE && ms < CLOSING_WAIT_MS; ms++) {
-		worker_close_retired(w);
-		if (!inode_fd_unclosed(w))
-			break;
+	for (int ms = 0; fd == -ENFILE && inode_fd_unclosed(w) && ms < CLOSING_WAIT_MS; ms++) {
 		nanosleep(&(struct timespec){.tv_nsec = 1000 * 1000}, NULL);
 		fd = open_path_once(w, inode);
 	}
