@@ -199,6 +199,12 @@ ATTACKS: Final = (
         ("supervisor/test_file_limit.py", "hostile/test_hung_storage.py"),
     ),
     Attack(
+        "work in a share, and a worker and a launcher that were taken over, under the systemd unit",
+        "the daemon works; devices, files beside the share, networks and bpf are refused",
+        "namespace, userns, chroot, none",
+        ("system/test_unit.py",),
+    ),
+    Attack(
         "the corpora of all fuzz targets, under ASan and UBSan",
         "no error",
         "does not depend on the mode",

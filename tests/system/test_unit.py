@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: Apache-2.0
+"""contrib/systemd/virtiofsd@.service as it is shipped: its rating, and work in a share of it."""
+
+import os
+import re
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from tests.conftest import cannot_run, require
+from tests.hostile.driver import Frontend
+from tests.hostile.fuse import Guest
+from tests.hostile.injector import AT_FDCWD, Injector, error_name
+from tests.waiting import wait_until
+from vfsd.supervisor.confinement import CALLS, KEEPER_CALLS
+from vfsd.worker import capabilities, seccomp
+
+from .booted import Booted
+from .mounted import Mounted, run
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+UNIT: Final = ROOT / "contrib/systemd/virtiofsd@.service"
+PROGRAM: Final = Path(sys.executable).with_name("virtiofsd")
+EXPOSURE_MAX: Final = 3.0
+# The calls that the unit keeps from the daemon, and why that does no harm.
+REFUSED: Final = {
+    "sched_setaffinity": "for --queue-cpus, which the unit says needs a line",
+    "sched_setscheduler": "the worker's own filter answers it",
+}
+OPTIONS: Final = {
+    "default": "",
+    "userns": "userns = true",
+    "other ids": 'uid-map = [":0:100000:65536:"]\ngid-map = [":0:100000:65536:"]',
+    "chroot": 'sandbox = "chroot"',
+    "none": 'sandbox = "none"',
+}
+NO_DEVICES: Final = ("userns", "other ids")
+LOCKS_AND_XATTRS: Final = "xattr = true\nflock = true\nposix-lock = true"
+# A driver that every kernel with FUSE has; opening it does nothing.
+FUSE_DEVICE: Final = "c 10 229"
+NO_DEVICE_RULES: Final = "needs a kernel with CONFIG_CGROUP_BPF: DevicePolicy= does nothing without"
+WORK: Final = """
+echo content >file; test "$(cat file)" = content
+mkdir folder; ln file folder/link; mv folder/link folder/moved; ln -s file symlink
+mkfifo fifo; truncate -s 1M file; fallocate -l 2M file
+setfattr -n user.name -v value file; getfattr --only-values -n user.name file | grep -qx value
+chmod 4755 file; test "$(stat -c %a file)" = 4755
+chown 5:6 file; test "$(stat -c %u:%g file)" = 5:6
+flock file true
+python3 -c 'import fcntl; fcntl.lockf(open("file", "r+"), fcntl.LOCK_EX | fcntl.LOCK_NB)'
+"""
+MAKE_DEVICES: Final = f"mknod device {FUSE_DEVICE}; test -c device; mknod disk b 7 0; test -b disk"
+
+
+# What is written in it.
+
+
+def settings() -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name, value in re.findall(r"^(\w+)=(.*)$", UNIT.read_text(), re.MULTILINE):
+        found.setdefault(name, []).append(value)
+    return found
+
+
+def test_systemd_rates_it(tmp_path: Path) -> None:
+    unit = tmp_path / "virtiofsd@vm001.service"
+    unit.write_text(UNIT.read_text())
+    command = ["systemd-analyze", "security", "--offline=yes", str(unit)]
+    require(command[0])
+    rating = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    (exposure,) = re.findall(r"Overall exposure level for .*: (\d+\.\d+)", rating)
+    assert float(exposure) <= EXPOSURE_MAX, rating
+
+
+def test_capabilities_are_those_that_are_kept_or_make_a_sandbox() -> None:
+    bounding = set(" ".join(settings()["CapabilityBoundingSet"]).split())
+    kept = capabilities.KEPT.keys() | capabilities.FOR_HANDLES.keys()
+    assert bounding == {f"CAP_{name}" for name in kept | {"SYS_ADMIN", "SYS_CHROOT", "SETPCAP"}}
+
+
+def members(group: str) -> set[str]:
+    """The calls of a group, whose list may name other groups."""
+    listed = subprocess.run(
+        ["systemd-analyze", "syscall-filter", group], capture_output=True, text=True, check=True
+    ).stdout
+    words = [line.strip() for line in listed.splitlines()[1:] if not line.strip().startswith("#")]
+    return set().union(*(members(word) if word[:1] == "@" else {word} for word in words if word))
+
+
+def allowed_calls() -> set[str]:
+    allowed: set[str] = set()
+    for line in settings()["SystemCallFilter"]:
+        names = line.removeprefix("~").split()
+        listed = set().union(*(members(n) if n[0] == "@" else {n} for n in names))
+        allowed = allowed - listed if line[0] == "~" else allowed | listed
+    return allowed
+
+
+def test_every_call_of_the_daemon_is_allowed() -> None:
+    require("systemd-analyze")
+    ours = {row.name for row in seccomp.table()} | {c.name for c in CALLS + KEEPER_CALLS}
+    assert ours - allowed_calls() == REFUSED.keys()
+
+
+# A service.
+
+
+@pytest.fixture(scope="module")
+def booted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Booted]:
+    with Booted(tmp_path_factory.mktemp("booted")) as system:
+        system.add_unit(UNIT)
+        system.add_program(PROGRAM)
+        # The files of Python, which may be in a home folder here.
+        system.add_drop_in("virtiofsd@.service", f"BindReadOnlyPaths={ROOT} {sys.base_prefix}")
+        (system.etc / "vfsd").mkdir(exist_ok=True)
+        yield system
+
+
+def configure(booted: Booted, name: str, share: Path, options: str) -> None:
+    text = f'shared-dir = "{share}"\n{LOCKS_AND_XATTRS}\n{options}\n'
+    (booted.etc / f"vfsd/{name}.toml").write_text(text)
+
+
+@contextmanager
+def mounted(booted: Booted, name: str, folder: Path) -> Iterator[Path]:
+    socket = booted.path(f"/run/vfsd/{name}/{name}.sock")
+    with Mounted(folder, str(socket), "--queues=2") as mount:
+        yield mount.path
+        assert mount.unmount() == 0
+
+
+@contextmanager
+def started(booted: Booted, name: str, options: str = "") -> Iterator[str]:
+    """A service that shares /srv/NAME; the name of its unit."""
+    unit = f"virtiofsd@{name}.service"
+    (booted.srv / name).mkdir(exist_ok=True)
+    (booted.srv / name).chmod(0o777)  # also for root of other ids
+    configure(booted, name, Path("/srv", name), options)
+    booted.systemctl("start", unit)
+    try:
+        yield unit
+        booted.systemctl("stop", unit)
+        assert booted.show(unit, "Result") == "success"
+        assert not booted.path(f"/run/vfsd/{name}").exists()
+    finally:
+        booted.run("systemctl", "kill", "--signal=KILL", unit)
+
+
+@pytest.mark.parametrize("kind", OPTIONS)
+def test_work_is_done_in_a_share(booted: Booted, kind: str, tmp_path: Path) -> None:
+    name = kind.replace(" ", "-")
+    with started(booted, name, OPTIONS[kind]) as unit:
+        for attempt in ("first", "again"):
+            (tmp_path / attempt).mkdir()
+            with mounted(booted, name, tmp_path / attempt) as path:
+                (booted.srv / name / attempt).mkdir(mode=0o777)
+                (booted.srv / name / attempt).chmod(0o777)
+                run(WORK, path / attempt)
+                run(f"! ({MAKE_DEVICES})" if kind in NO_DEVICES else MAKE_DEVICES, path / attempt)
+            booted.systemctl("restart", unit)
+        assert "Traceback" not in booted.journal(unit)
+
+
+def test_the_main_process_alone_is_listened_to(booted: Booted) -> None:
+    with started(booted, "ready") as unit:
+        assert booted.show(unit, "ActiveState") == "active"
+        wait_until(lambda: "waiting for a VMM" in booted.journal(unit))
+        keeper = booted.show(unit, "MainPID")
+        title = booted.run("cat", f"/proc/{keeper}/cmdline").stdout
+        assert title.startswith("vfsd: ready keeper")
+
+
+def test_a_device_of_the_guest_is_not_opened_in_the_service(booted: Booted, tmp_path: Path) -> None:
+    """Not even by a process that no sandbox holds."""
+    device = tmp_path / "device"
+    with started(booted, "device") as unit:
+        done = booted.run_in(unit, "mknod", str(device), *FUSE_DEVICE.split())
+        assert done.returncode == 0, "the guest makes devices"
+        if not has_device_rules():
+            cannot_run(NO_DEVICE_RULES)
+        done = booted.run_in(unit, "head", "-c0", str(device))
+        assert "Operation not permitted" in done.stderr
+
+
+def has_device_rules() -> bool:
+    """Does this kernel ask programs of cgroups whether a device may be opened?"""
+    return "__cgroup_bpf_check_dev_permission" in Path("/proc/kallsyms").read_text()
+
+
+@pytest.mark.parametrize("parent", ["/home", "/root", "/opt"])
+def test_a_share_elsewhere_needs_one_line(booted: Booted, parent: str, tmp_path: Path) -> None:
+    """As the head of the unit says."""
+    name = f"in-{parent[1:]}"
+    unit = f"virtiofsd@{name}.service"
+    folder = Path(parent, f"vfsd-{tmp_path.name}")
+    booted.run("mkdir", "-p", str(folder / "share"))
+    booted.run("touch", str(folder / "other"))
+    try:
+        configure(booted, name, folder / "share", "")
+        if parent == "/opt":  # it can be read
+            booted.systemctl("start", unit)
+            assert "is mounted read-only" in booted.journal(unit)
+            booted.systemctl("stop", unit)
+        else:
+            assert booted.run("systemctl", "start", unit).returncode
+            assert "does not exist" in booted.journal(unit)
+            booted.run("systemctl", "stop", unit)
+        booted.add_drop_in(unit, f"BindPaths={folder}/share")
+        booted.systemctl("daemon-reload")
+        booted.systemctl("start", unit)
+        with mounted(booted, name, tmp_path) as path:
+            run("echo content >file", path)
+        assert (folder / "share/file").read_text() == "content\n"
+        booted.systemctl("stop", unit)
+    finally:
+        booted.run("systemctl", "kill", "--signal=KILL", unit)
+        subprocess.run(["rm", "-rf", str(folder)], check=True)
+
+
+def test_a_worker_that_was_taken_over_without_a_sandbox(booted: Booted) -> None:
+    """The unit stops what --sandbox=none does not (tests/hostile/test_taken_over.py)."""
+    if not has_device_rules():
+        cannot_run(NO_DEVICE_RULES)
+    device = "/srv/taken/device"
+    attempts: dict[str, tuple[Any, ...]] = {
+        "mode of a file of the host": ("fchmodat", AT_FDCWD, "/etc/hostname", 0o666),
+        "owner of a file of the host": ("fchownat", AT_FDCWD, "/etc/hostname", 1, 1, 0),
+        "mode of the device": ("fchmodat", AT_FDCWD, device, 0o600),
+        "open the device": ("openat", AT_FDCWD, device, os.O_RDWR),
+        "make a device": ("mknodat", AT_FDCWD, f"{device}2", stat.S_IFBLK | 0o600, 7 << 8),
+        "open another device": ("openat", AT_FDCWD, f"{device}2", os.O_RDONLY),
+    }
+    with started(booted, "taken", 'sandbox = "none"') as unit:
+        subprocess.run(["mknod", booted.srv / "taken/device", *FUSE_DEVICE.split()], check=True)
+        with Frontend(str(booted.path("/run/vfsd/taken/taken.sock"))) as frontend:
+            Guest(frontend.setup(1)).init()
+            (pid,) = booted.pids(unit, "worker 0")
+            with Injector(pid) as worker:
+                outcomes = {name: error_name(worker.call(*attempts[name])) for name in attempts}
+    assert outcomes == {
+        "mode of a file of the host": "EROFS",
+        "owner of a file of the host": "EROFS",
+        "mode of the device": "ok",
+        "open the device": "EPERM",
+        "make a device": "ok",
+        "open another device": "EPERM",
+    }
+
+
+def test_what_is_in_force(booted: Booted) -> None:
+    """In the launcher, whose privileges nothing else cuts."""
+    with started(booted, "force") as unit:
+        wait_until(lambda: "waiting for a VMM" in booted.journal(unit))
+        (launcher,) = booted.pids(unit, "launcher")
+        text = Path(f"/proc/{launcher}/status").read_text()
+        status = dict(line.split(":\t", 1) for line in text.splitlines())
+        kept = capabilities.KEPT.keys() | capabilities.FOR_HANDLES.keys()
+        names = {*kept, "SYS_ADMIN", "SYS_CHROOT", "SETPCAP"}
+        assert int(status["CapBnd"], 16) == capabilities.mask(names)
+        assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+        with Injector(launcher) as process:
+            attempts: dict[str, tuple[Any, ...]] = {
+                "EROFS": ("openat", AT_FDCWD, "/etc/new", os.O_WRONLY | os.O_CREAT, 0o600),
+                "ENOENT": ("openat", AT_FDCWD, "/home/user", os.O_RDONLY),
+                "EAFNOSUPPORT": ("socket", socket.AF_INET, socket.SOCK_STREAM, 0),
+                "EPERM": ("bpf", 0, None, 0),
+            }
+            assert {e: error_name(process.call(*attempts[e])) for e in attempts} == {
+                e: e for e in attempts
+            }
