@@ -194,6 +194,25 @@ def has_device_rules() -> bool:
     return "__cgroup_bpf_check_dev_permission" in Path("/proc/kallsyms").read_text()
 
 
+LINES_FOR: Final = {
+    'queue-cpus = "0"': "SystemCallFilter=sched_setaffinity",
+    'seccomp = "none"': "SystemCallFilter=@resources",
+}
+
+
+@pytest.mark.parametrize("option", LINES_FOR)
+def test_an_option_that_needs_a_line(booted: Booted, option: str, tmp_path: Path) -> None:
+    """As the unit says of system calls."""
+    assert LINES_FOR[option] in UNIT.read_text()
+    name = option.partition(" ")[0]
+    booted.add_drop_in(f"virtiofsd@{name}.service", LINES_FOR[option])
+    booted.systemctl("daemon-reload")
+    with started(booted, name, option) as unit:
+        with mounted(booted, name, tmp_path) as path:
+            run("echo content >file", path)
+        assert "cannot run on CPU" not in booted.journal(unit)
+
+
 @pytest.mark.parametrize("parent", ["/home", "/root", "/opt"])
 def test_a_share_elsewhere_needs_one_line(booted: Booted, parent: str, tmp_path: Path) -> None:
     """As the head of the unit says."""
