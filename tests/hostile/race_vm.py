@@ -131,10 +131,7 @@ class Vm:
 
 # ENXIO: of another type; ESTALE: gone, or a mixture that was found out; EACCES is what nodev
 # answers to the opening of a device, so it is not in this list.
-PROBE_ERRORS: Final = (
-    errno.ENXIO, errno.ESTALE, errno.EISDIR, errno.ELOOP, errno.ENOENT,
-    errno.ENOMEM,  # the host had no memory for an inode at that moment
-)  # fmt: skip
+PROBE_ERRORS: Final = (errno.ENXIO, errno.ESTALE, errno.EISDIR, errno.ELOOP, errno.ENOENT)
 
 
 class Batch:

@@ -7,7 +7,10 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdlib.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 static void test_a_handle_is_of_the_mount_that_was_named(void)
@@ -28,8 +31,52 @@ static void test_a_handle_is_of_the_mount_that_was_named(void)
 	close(folder);
 }
 
+/* Files of one name and, on most file systems, of one inode number, one after the other. */
+static pid_t keep_creating(int folder)
+{
+	pid_t pid = fork();
+
+	if (!pid)
+		prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0); /* also where a check fails */
+	while (!pid) {
+		close(openat(folder, "file", O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0600));
+		unlinkat(folder, "file", 0);
+	}
+	return pid;
+}
+
+/* A file that is gone, whose inode number becomes another's just now. ext4 says ENOMEM to one in
+ * twenty of these. */
+static void test_a_file_that_is_gone_is_stale_while_its_number_is_given_away(void)
+{
+	int folder = open(".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	pid_t other = keep_creating(folder);
+	uint32_t stale = 0;
+
+	while (stale < 5000) {
+		struct fhandle handle;
+
+		if (fhandle_get(folder, "file", &handle))
+			continue;
+		for (int i = 0; i < 20; i++) {
+			int fd = fhandle_open(folder, &handle, O_PATH | O_CLOEXEC);
+
+			CHECK(fd >= 0 || fd == -ESTALE);
+			if (fd >= 0)
+				close(fd);
+			else
+				stale++;
+		}
+	}
+	kill(other, SIGKILL);
+	waitpid(other, NULL, 0);
+	unlinkat(folder, "file", 0);
+	close(folder);
+}
+
 int main(void)
 {
 	RUN(test_a_handle_is_of_the_mount_that_was_named);
+	RUN(test_a_file_that_is_gone_is_stale_while_its_number_is_given_away);
 	return EXIT_SUCCESS;
 }

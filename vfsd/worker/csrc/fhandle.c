@@ -3,7 +3,13 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <string.h>
+
+enum {
+	OPEN_ATTEMPTS = 200,
+	OPEN_PAUSE_MS = 1,
+};
 
 /* The kernel's struct with room for the bytes. */
 union kernel_handle {
@@ -47,6 +53,23 @@ bool fhandle_equal(const struct fhandle *a, const struct fhandle *b)
 	return a->type == b->type && a->len == b->len && !memcmp(a->bytes, b->bytes, a->len);
 }
 
+/*
+ * While a file is being created that gets the inode number of a file which is gone, ext4 answers
+ * ENOMEM to the handle of the latter: its iget_locked() finds an inode that it may not wait for,
+ * and ext4 takes that for a lack of memory. This is over within moments, and then the answer is
+ * ESTALE. So who is told ENOMEM asks again.
+ */
+static int open_when_settled(int mount_fd, struct file_handle *handle, int flags)
+{
+	int fd = open_by_handle_at(mount_fd, handle, flags);
+
+	for (int i = 1; fd < 0 && errno == ENOMEM && i < OPEN_ATTEMPTS; i++) {
+		poll(NULL, 0, OPEN_PAUSE_MS);
+		fd = open_by_handle_at(mount_fd, handle, flags);
+	}
+	return fd;
+}
+
 int fhandle_open(int mount_fd, const struct fhandle *handle, int flags)
 {
 	union kernel_handle kernel = {
@@ -54,7 +77,7 @@ int fhandle_open(int mount_fd, const struct fhandle *handle, int flags)
 	int fd;
 
 	memcpy(kernel.handle.f_handle, handle->bytes, handle->len);
-	fd = open_by_handle_at(mount_fd, &kernel.handle, flags);
+	fd = open_when_settled(mount_fd, &kernel.handle, flags);
 	if (fd >= 0)
 		return fd;
 	return errno == EMFILE ? -ENFILE : -errno;

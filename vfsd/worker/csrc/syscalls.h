@@ -98,7 +98,7 @@
 	X(name_to_handle_at, B, 0, ANY, "fhandle.c", "the handle that is signed")                 \
 	X(recvmsg, B, 0, ANY, "handle_broker.c", "requests of workers")                           \
 	X(sendmsg, B, 0, ANY, "handle_broker.c", "answers")                                       \
-	X(poll, B, 0, ANY, "handle_broker.c", "waiting for requests")                             \
+	X(poll, B, 0, ANY, "handle_broker.c fhandle.c", "waiting for requests; a pause")          \
 	X(ppoll, B, IF_LATER_FORMS, ANY, "glibc", "poll() where there is no other call")          \
 	X(close, B, 0, ANY, "handle_broker.c", "fds that came and that were sent")                \
 	X(restart_syscall, B, 0, ANY, "kernel", "poll() after SIGSTOP")                           \
@@ -176,13 +176,15 @@
 	X(eventfd2, P | L, 0, ANY, "offload.c direct_io.c pool.py", "completions; zmq's own")     \
 	X(pipe2, P, 0, ANY, "pool.py", "the wake-up by signals")                                  \
 	/* Waiting */                                                                             \
-	X(poll, P | L | T, 0, ANY, "poll.c serve.c pool.py", "the loop; the pool; zmq")           \
+	X(poll, P | L | T, 0, ANY, "poll.c serve.c fhandle.c pool.py",                            \
+	  "the loop, pool, zmq; a pause")                                                         \
 	X(ppoll, P | L | T, IF_LATER_FORMS, ANY, "glibc", "poll() where there is no other call")  \
 	X(epoll_create1, L, 0, ANY, "zmq", "epoll_t::epoll_t()")                                  \
 	X(epoll_ctl, L | T, 0, ANY, "zmq", "epoll_t::add_fd()")                                   \
 	X(epoll_wait, T, 0, ANY, "zmq", "epoll_t::loop()")                                        \
 	X(epoll_pwait, T, IF_LATER_FORMS, ANY, "glibc", "epoll_wait() where there is no other")   \
-	X(clock_nanosleep, P | L, 0, ANY, "glibc", "nanosleep(); CPython's time.sleep()")         \
+	X(clock_nanosleep, P | L, 0, ANY, "glibc",                                                \
+	  "nanosleep() in inode_fd.c; CPython's time.sleep()")                                    \
 	X(restart_syscall, P | L | T, 0, ANY, "kernel", "poll() after SIGSTOP")                   \
 	/* The channels: only sockets that were inherited or accepted */                          \
 	X(accept4, T, 0, ANY, "zmq", "ipc_listener_t::accept(), on the inherited listener")       \
