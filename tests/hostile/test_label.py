@@ -374,7 +374,8 @@ def test_workers_die_and_leave_nothing(mortal: tuple[Daemon, Guest], what: str) 
 
 
 def unnamed_files(daemon: Daemon) -> list[str]:
-    pool = min(daemon.titled("pool"))  # a worker has its name until it has one of its own
+    # A worker is called so until it has a name of its own; both have the same fds.
+    pool = daemon.titled("pool")[0]
     device = daemon.share.stat().st_dev
     found = []
     for path in Path(f"/proc/{pool}/fd").iterdir():
