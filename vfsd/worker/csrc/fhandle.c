@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <string.h>
+#include <unistd.h>
 
 enum {
 	OPEN_ATTEMPTS = 200,
@@ -81,4 +82,17 @@ int fhandle_open(int mount_fd, const struct fhandle *handle, int flags)
 	if (fd >= 0)
 		return fd;
 	return errno == EMFILE ? -ENFILE : -errno;
+}
+
+bool fhandle_works(int fd)
+{
+	struct fhandle handle;
+	int opened = fhandle_get(fd, "", &handle)
+			     ? -1
+			     : fhandle_open(fd, &handle, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+
+	if (opened < 0)
+		return false;
+	close(opened);
+	return true;
 }

@@ -35,4 +35,8 @@ bool fhandle_equal(const struct fhandle *a, const struct fhandle *b);
  * no fd is to be had). */
 int fhandle_open(int mount_fd, const struct fhandle *handle, int flags) must_check;
 
+/* Has the file system of this directory handles, and may this process open them? An attempt tells.
+ * `fd`: open for reading. */
+bool fhandle_works(int fd);
+
 #endif

@@ -12,7 +12,6 @@
 #include "worker/csrc/handle_broker.h"
 #include "worker/csrc/seccomp.h"
 
-#include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/random.h>
@@ -93,13 +92,5 @@ void handle_guard_run(const struct handle_guard *guard)
 
 bool handle_guard_can_open(int root_fd)
 {
-	struct fhandle handle;
-	int fd = fhandle_get(root_fd, "", &handle)
-			 ? -1
-			 : fhandle_open(root_fd, &handle, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-
-	if (fd < 0)
-		return false;
-	close(fd);
-	return true;
+	return fhandle_works(root_fd);
 }

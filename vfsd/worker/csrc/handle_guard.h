@@ -19,7 +19,7 @@ struct handle_guard {
  */
 void handle_guard_run(const struct handle_guard *guard);
 
-/* Can a process like this one open file handles? `root_fd` as above: an attempt tells. */
+/* Can a process with these rights open file handles? `root_fd` as above. */
 bool handle_guard_can_open(int root_fd);
 
 #endif

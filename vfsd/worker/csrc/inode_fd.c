@@ -142,19 +142,6 @@ uint64_t inode_fd_unclosed(const struct worker *w)
 	return count;
 }
 
-/* Are there handles, and may we open them? An attempt tells. */
-static bool handles_work(int fd)
-{
-	struct fhandle handle;
-	int opened =
-		fhandle_get(fd, "", &handle) ? -1 : fhandle_open(fd, &handle, O_PATH | O_CLOEXEC);
-
-	if (opened < 0)
-		return false;
-	close(opened);
-	return true;
-}
-
 static bool try_mount(struct inode_table *t, uint32_t worker, uint64_t mnt_id, int dir_fd)
 {
 	int fd = openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_NONBLOCK | O_CLOEXEC);
@@ -162,7 +149,7 @@ static bool try_mount(struct inode_table *t, uint32_t worker, uint64_t mnt_id, i
 
 	if (fd < 0)
 		return false; /* not now */
-	work = handles_work(fd);
+	work = fhandle_works(fd);
 	if (!inode_table_add_mount(t, worker, mnt_id, work ? fd : MOUNT_FD_NONE) || !work)
 		close(fd);
 	return work;
