@@ -13,19 +13,17 @@ CAP_CHECKPOINT_RESTORE (/proc/self/map_files).
 The copy has some 200 KiB, is made once and can never change.
 """
 
-import errno
-import fcntl
 import os
 import struct
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from vfsd.transport.shared_memory import create_blob
+
 _ELF_64: Final = b"\x7fELF\x02"
 _HEADER: Final = struct.Struct("=16sHHIQQQIHHH")  # Elf64_Ehdr as far as e_phnum; native order
 _PROGRAM: Final = struct.Struct("=IIQQQQ")  # Elf64_Phdr as far as p_filesz
 _PT_INTERP: Final = 3
-_MFD_EXEC: Final = 0x10  # Linux 6.3
-_SEALS: Final = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
 def copy_loader(program: str) -> int | None:
@@ -34,7 +32,9 @@ def copy_loader(program: str) -> int | None:
     try:
         with Path(program).open("rb") as file:
             loader = _interpreter(file)
-        return _copy(loader) if loader else None
+        if not loader:
+            return None
+        return create_blob("vfsd-loader", Path(loader).read_bytes(), is_executable=True)
     except (OSError, struct.error):
         return None
 
@@ -51,25 +51,3 @@ def _interpreter(file: BinaryIO) -> str | None:
             file.seek(offset)
             return os.fsdecode(file.read(length).rstrip(b"\0"))
     return None
-
-
-def _copy(path: str) -> int:
-    fd = _memfd("vfsd-loader")
-    try:
-        with open(fd, "wb", closefd=False) as file:
-            file.write(Path(path).read_bytes())
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
-
-
-def _memfd(name: str) -> int:
-    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
-    try:
-        return os.memfd_create(name, flags | _MFD_EXEC)
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-        return os.memfd_create(name, flags)

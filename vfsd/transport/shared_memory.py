@@ -2,8 +2,8 @@
 """Shared memory segments: memfds that the supervisor creates and everybody below maps.
 
 A segment is sealed against shrinking, so that a mapping of it never faults (SIGBUS), whoever holds
-the fd; and it can never be executed. Pages are allocated when they are first touched. Sizes are in
-bytes.
+the fd. No segment can be executed but a blob that is made for that. Pages are allocated when they
+are first touched. Sizes are in bytes.
 """
 
 import errno
@@ -17,6 +17,7 @@ from vfsd.transport.native import check, ffi, lib
 _SIZE_SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 _FUTURE_WRITE_SEAL: Final = getattr(fcntl, "F_SEAL_FUTURE_WRITE", 0x10)  # Linux 5.1
 _NOEXEC_SEAL: Final = getattr(os, "MFD_NOEXEC_SEAL", 0x8)  # Linux 6.3
+_EXEC: Final = getattr(os, "MFD_EXEC", 0x10)  # the same
 MAX_BLOB: Final = 1 << 20
 
 
@@ -25,9 +26,11 @@ def create_segment(name: str, size: int) -> int:
     return _create(name, lambda fd: os.ftruncate(fd, size), _SIZE_SEALS)
 
 
-def create_blob(name: str, content: bytes) -> int:
+def create_blob(name: str, content: bytes, is_executable: bool = False) -> int:
     """A segment that holds `content` and can never change; returns its fd."""
-    return _create(name, lambda fd: os.write(fd, content), _SIZE_SEALS | fcntl.F_SEAL_WRITE)
+    seals = _SIZE_SEALS | fcntl.F_SEAL_WRITE
+    execution = _EXEC if is_executable else _NOEXEC_SEAL
+    return _create(name, lambda fd: os.write(fd, content), seals, execution)
 
 
 def create_published(name: str, size: int) -> tuple[int, Any]:
@@ -78,8 +81,10 @@ def unmap_segment(addr: Any, size: int) -> None:
     check(lib.shared_memory_unmap(addr, size))
 
 
-def _create(name: str, fill: Callable[[int], object], seals: int) -> int:
-    fd = _memfd(name)
+def _create(
+    name: str, fill: Callable[[int], object], seals: int, execution: int = _NOEXEC_SEAL
+) -> int:
+    fd = _memfd(name, execution)
     try:
         fill(fd)
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
@@ -89,10 +94,10 @@ def _create(name: str, fill: Callable[[int], object], seals: int) -> int:
     return fd
 
 
-def _memfd(name: str) -> int:
+def _memfd(name: str, execution: int) -> int:
     flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
     try:
-        return os.memfd_create(name, flags | _NOEXEC_SEAL)
+        return os.memfd_create(name, flags | execution)
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
