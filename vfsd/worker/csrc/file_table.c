@@ -12,6 +12,7 @@
 #include "worker/csrc/file_table.h"
 
 #include "worker/csrc/owner_lock.h"
+#include "worker/csrc/siphash.h"
 #include "worker/csrc/table_count.h"
 
 #include <stdlib.h>
@@ -20,7 +21,6 @@
 enum {
 	FIRST_SLOT = 1, /* 0 is "none" */
 	LOCK_OWNER_BITS = 16,
-	LOCK_OWNER_KEYS = 5,
 };
 
 struct file_table {
@@ -31,9 +31,9 @@ struct file_table {
 	uint32_t in_use;
 	uint32_t lock_owners_lock;
 	uint32_t any_lock_owners; /* 0: lock_owners is all zero, and takes no memory */
-	uint32_t pad[1];
-	uint64_t lock_owner_keys[LOCK_OWNER_KEYS]; /* random */
-	uint32_t pad2[14];
+	uint32_t pad;
+	struct siphash_key lock_owner_key; /* random */
+	uint64_t pad2[2];
 	uint32_t lock_owners[1 << LOCK_OWNER_BITS]; /* slots of the first FILE_LOCK_OWNERs */
 	struct open_file files[];
 };
@@ -47,8 +47,8 @@ void file_table_init(void *memory, uint32_t capacity)
 {
 	struct file_table *t = memory;
 
-	if (getrandom(t->lock_owner_keys, sizeof(t->lock_owner_keys), 0) !=
-	    sizeof(t->lock_owner_keys))
+	if (getrandom(&t->lock_owner_key, sizeof(t->lock_owner_key), 0) !=
+	    sizeof(t->lock_owner_key))
 		abort(); /* never: it is of 256 bytes at the most */
 	t->capacity = capacity;
 	t->next_unused = FIRST_SLOT;
@@ -213,15 +213,12 @@ void file_unpin(struct file_table *t, uint16_t *pins, uint32_t worker, struct op
 		__atomic_and_fetch(&file->pinned_by, ~(UINT64_C(1) << worker), __ATOMIC_ACQ_REL);
 }
 
-/* Multiply-shift of the four words (Dietzfelbinger, Thorup): for who does not know the keys, two
- * owners are in one list with the chance of 1 in the number of lists. */
 static uint32_t *lock_owners_of(struct file_table *t, uint64_t nodeid, uint64_t owner)
 {
-	const uint64_t *key = t->lock_owner_keys;
-	uint64_t sum = key[0] + key[1] * (uint32_t)nodeid + key[2] * (nodeid >> 32) +
-		       key[3] * (uint32_t)owner + key[4] * (owner >> 32);
+	uint64_t words[] = {nodeid, owner};
+	uint64_t hash = siphash(&t->lock_owner_key, words, sizeof(words));
 
-	return &t->lock_owners[sum >> (64 - LOCK_OWNER_BITS)];
+	return &t->lock_owners[hash >> (64 - LOCK_OWNER_BITS)];
 }
 
 /* Under lock_owners_lock. */
