@@ -57,6 +57,7 @@ from vfsd.supervisor.descendants import process_of
 from vfsd.supervisor.job import Segments, create_job
 from vfsd.supervisor.loader import copy_loader
 from vfsd.supervisor.options import Options
+from vfsd.transport.fd_table import close_all_but
 from vfsd.transport.native import lib
 from vfsd.transport.passed_fds import close_fds, decode_fds, encode_fds
 from vfsd.transport.shared_memory import is_segment
@@ -174,9 +175,7 @@ def _be_launcher(
     name: str, options: Options, root: int, sock: int, keeper: int, clean_up: Callable[[], None]
 ) -> NoReturn:
     try:
-        os.closerange(3, min(root, sock))
-        os.closerange(min(root, sock) + 1, max(root, sock))
-        os.closerange(max(root, sock) + 1, os.sysconf("SC_OPEN_MAX"))
+        close_all_but({0, 1, 2, root, sock})
         setproctitle(f"vfsd: {name} launcher")
         _reap_by_itself()
         loader = copy_loader(POOL_COMMAND[0])

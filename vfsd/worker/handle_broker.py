@@ -9,13 +9,13 @@ the shared tables nor the guest's memory.
 import os
 import signal
 import socket
-from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final, NoReturn
 
 from setproctitle import setproctitle
 
+from vfsd.transport.fd_table import close_all_but
 from vfsd.transport.native import check, ffi, lib
 from vfsd.worker import capabilities, handles, seccomp
 from vfsd.worker.handles import Handles, NoHandlesError, Outcome, Reach
@@ -92,32 +92,16 @@ def _be_guard(job: Job, root_fd: int, sockets: list[int]) -> NoReturn:
     try:
         setproctitle(f"vfsd: {job.name} handles")
         root = os.open(".", _READABLE, dir_fd=root_fd)
-        _close_all_but({root, *sockets})
+        close_all_but({root, *sockets})
         for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(ignored, signal.SIG_IGN)
         if not capabilities.limit(set(KEPT)):
             check(lib.isolate_hide_memory())
             check(lib.process_no_new_privs())
-            lib.handle_guard_run(_guard(job, root, sockets))
+            guard: Any = ffi.new("struct handle_guard *")
+            fds = ffi.new("int32_t[]", sockets)  # lives as long as this function, which is for ever
+            guard.root_fd, guard.socket_count, guard.sockets = root, len(sockets), fds
+            guard.action = seccomp.ACTIONS.get(job.seccomp, -1)
+            lib.handle_guard_run(guard)
     finally:  # who asks the broker finds that there is none
         os._exit(1)
-
-
-def _guard(job: Job, root: int, sockets: list[int]) -> Any:
-    guard: Any = ffi.new("struct handle_guard *")
-    fds = ffi.new("int32_t[]", sockets)
-    guard.root_fd, guard.socket_count, guard.sockets = root, len(sockets), fds
-    guard.action = seccomp.ACTIONS.get(job.seccomp, -1)
-    _ALIVE.append(fds)
-    return guard
-
-
-_ALIVE: Final[list[Any]] = []  # what C has a pointer to
-
-
-def _close_all_but(kept: Collection[int]) -> None:
-    first = 0
-    for fd in sorted(kept):
-        os.closerange(first, fd)
-        first = fd + 1
-    os.closerange(first, os.sysconf("SC_OPEN_MAX"))
