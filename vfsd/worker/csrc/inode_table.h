@@ -51,7 +51,7 @@ struct inode {
 	uint32_t lender;       /* slot of the open file that fd belongs to; 0: the inode owns fd */
 	uint16_t mode;	       /* S_IFMT bits, which never change */
 	uint8_t retired_by;    /* worker slot + 1 that is to free it */
-	uint8_t used;	       /* fd was, since inode_table_trim looked last */
+	uint8_t used;	       /* fd was, since inode_table_next_idle looked */
 	uint8_t is_young;      /* its birth time may be another file's, too: see inode_table.c */
 	uint8_t is_checked;    /* its handle is known to be its own, and no other file's */
 	uint8_t was_opened;    /* for reading */
