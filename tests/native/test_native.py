@@ -34,6 +34,7 @@ TABLES = (
     "worker/inode_fd",
     "worker/fhandle",
     "worker/handle_client",
+    "worker/handle_protocol",
     "worker/file_table",
     "worker/reclaim",
     "worker/siphash",

@@ -273,29 +273,13 @@ static uint32_t passed_fds(struct msghdr *message, int fds[static HANDLE_BATCH])
 	return (uint32_t)(bytes / sizeof(int));
 }
 
-static int try_to_send(int sock, struct handle_answer *answer, size_t len, int fd)
-{
-	union handle_fds passed = {.header = {.cmsg_len = CMSG_LEN(sizeof(int)),
-					      .cmsg_level = SOL_SOCKET,
-					      .cmsg_type = SCM_RIGHTS}};
-	struct iovec data = {answer, len};
-	struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1};
-
-	if (fd >= 0) {
-		message.msg_control = &passed;
-		message.msg_controllen = CMSG_SPACE(sizeof(int));
-		memcpy(CMSG_DATA(&passed.header), &fd, sizeof(int));
-	}
-	return sendmsg(sock, &message, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? -errno : 0;
-}
-
 /* No fd is passed while this user has too many fds in sockets. */
 static void send_answer(int sock, struct handle_answer *answer, size_t len, int fd)
 {
-	if (try_to_send(sock, answer, len, fd) != -ETOOMANYREFS)
+	if (handle_send(sock, answer, len, &fd, fd >= 0) != -ETOOMANYREFS)
 		return;
 	answer->error = -ENFILE;
-	(void)try_to_send(sock, answer, len, -1);
+	(void)!handle_send(sock, answer, len, NULL, 0);
 }
 
 /* Take one message and answer it. Return: was there one? */

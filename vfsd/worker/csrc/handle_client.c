@@ -26,22 +26,13 @@ void handle_client_init(struct handle_client *c, int fd, uint64_t now_ns)
 static int send_request(const struct handle_client *c, const struct handle_request *request,
 			const int *fds, uint32_t count)
 {
-	union handle_fds passed = {.header = {.cmsg_len = CMSG_LEN(count * sizeof(int)),
-					      .cmsg_level = SOL_SOCKET,
-					      .cmsg_type = SCM_RIGHTS}};
-	struct iovec data = {(void *)request, sizeof(*request)};
-	struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1};
+	int err = handle_send(c->fd, request, sizeof(*request), fds, count);
 
-	if (count) {
-		message.msg_control = &passed;
-		message.msg_controllen = CMSG_SPACE(count * sizeof(int));
-		memcpy(CMSG_DATA(&passed.header), fds, count * sizeof(int));
-	}
-	if (sendmsg(c->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0 || errno == EAGAIN)
-		return 0;	   /* where there is no room, there is much to be answered */
-	if (errno == ETOOMANYREFS) /* this user has too many fds in sockets */
+	if (err == -EAGAIN)
+		return 0;	  /* where there is no room, there is much to be answered */
+	if (err == -ETOOMANYREFS) /* this user has too many fds in sockets */
 		return -ENFILE;
-	return errno == EPIPE || errno == ECONNRESET ? -EIO : -errno;
+	return err == -EPIPE || err == -ECONNRESET ? -EIO : err;
 }
 
 /* Take what has come in, if anything has. Return: bytes, 0 (the broker is gone), or -errno; *ret_fd

@@ -66,6 +66,9 @@ union handle_fds {
 	uint8_t room[CMSG_SPACE(HANDLE_BATCH * sizeof(int))];
 };
 
+/* Send one packet with `count` fds, at most HANDLE_BATCH, without waiting. Return: 0 or -errno. */
+int handle_send(int sock, const void *data, size_t len, const int *fds, uint32_t count) must_check;
+
 _Static_assert(sizeof(struct handle_identity) == 64, "a byte that is not signed");
 
 #endif

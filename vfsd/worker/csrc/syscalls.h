@@ -97,13 +97,13 @@
 	X(statx, B, 0, ANY, "handle_broker.c entry.c", "which file an fd is")                     \
 	X(name_to_handle_at, B, 0, ANY, "fhandle.c", "the handle that is signed")                 \
 	X(recvmsg, B, 0, ANY, "handle_broker.c", "requests of workers")                           \
-	X(sendmsg, B, 0, ANY, "handle_broker.c", "answers")                                       \
+	X(sendmsg, B, 0, ANY, "handle_protocol.c", "answers")                                     \
 	X(poll, B, 0, ANY, "handle_broker.c fhandle.c", "waiting for requests; a pause")          \
 	X(ppoll, B, IF_LATER_FORMS, ANY, "glibc", "poll() where there is no other call")          \
 	X(close, B, 0, ANY, "handle_broker.c", "fds that came and that were sent")                \
 	X(restart_syscall, B, 0, ANY, "kernel", "poll() after SIGSTOP")                           \
 	X(recvmsg, L, IF_SIGNED, OWN_SOCKET, "handle_client.c", "the broker's answers")           \
-	X(sendmsg, L, IF_SIGNED, OWN_SOCKET, "handle_client.c", "requests to the broker")         \
+	X(sendmsg, L, IF_SIGNED, OWN_SOCKET, "handle_protocol.c", "requests to the broker")       \
 	X(clone, G, 0, IS(0, SIGCHLD), "handle_guard.c", "a broker is created")                   \
 	X(wait4, G, 0, ANY, "glibc", "waitpid(): the broker has died")                            \
 	X(clock_nanosleep, G, 0, ANY, "glibc", "nanosleep() before the next broker")              \
