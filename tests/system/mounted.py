@@ -12,7 +12,7 @@ from typing import Self
 
 VFSD = str(Path(sys.executable).parent / "vfsd")
 READY_SECONDS = 30.0
-END_SECONDS = 60.0
+END_SECONDS = 20.0
 
 
 class Mounted:
