@@ -236,10 +236,16 @@ class Worker(fake_pool.FakeWorker):
         """As asked, but for the answers and pauses that the share asks for."""
         share = Path(self.pool.job["shared_dir"])
         answers, fifo = share / f"answers-{self.slot}", share / f"hang-{self.slot}"
+        buried = share / f"buried-{self.slot}"
         if answers.exists():
             for forged in json.loads(answers.read_text()):
                 self.end.send({"id": content["id"], **forged})
             answers.unlink()
+        if buried.exists():
+            buried.unlink()
+            event = {"event": "worker-died", "slot": self.slot, "status": 1, "respawned": False}
+            self.pool.channel.send(event)
+            time.sleep(0.5)  # until the supervisor has read that and gives this worker up
         if fifo.exists():
             hang(fifo)
         super().adopt(content)

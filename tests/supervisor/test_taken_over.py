@@ -183,6 +183,18 @@ def test_a_wrong_acknowledgement_is_none(tmp_path: Path, name: str) -> None:
         assert attacked.supervisor() == attacked.victim
 
 
+def test_an_answer_of_a_worker_that_was_given_up_is_passed_over(tmp_path: Path) -> None:
+    """A worker reports, in the pool's name, its own death, and then answers what it was asked."""
+    with Attacked(tmp_path) as attacked:
+        before = len(attacked.report())
+        (attacked.share / "buried-1").touch()
+        assert attacked.is_served()
+        wait_until(lambda: "queue 2 is stopped" in attacked.text())
+        wait_until(lambda: any(row.get("slot") == 1 for row in attacked.report()[before:]))
+        assert attacked.is_served()
+        assert attacked.supervisor() == attacked.victim
+
+
 # A worker or a pool that hangs.
 
 

@@ -48,7 +48,7 @@ def exchange(link: WorkerLink, worker: WorkerEnd, request_id: int) -> None:
     assert command == {"id": request_id, "command": "adopt", "generation": request_id}
     worker.send({"id": request_id, "generation": request_id})
     assert receive(link) == {"id": request_id, "generation": request_id}
-    link.answered(request_id)
+    link.end(request_id)
 
 
 def connect(listener: socket.socket) -> WorkerLink:
@@ -102,7 +102,7 @@ def test_a_command_is_repeated_until_it_is_answered(listener: socket.socket) -> 
     worker.send({"id": 7})
     worker.send({"event": "hello"})
     assert receive(link) == {"id": 7}
-    link.answered(7)
+    link.end(7)
     assert not link.is_pending(7)
     assert receive(link) == {"id": 7}
     assert receive(link) == {"event": "hello"}

@@ -263,14 +263,14 @@ class Link:
         """Send once what is not answered, to a worker that has said hello."""
         self._ids += 1
         self.end.command(self._ids, content, SECONDS)
-        self.end.answered(self._ids)
+        self.end.end(self._ids)
 
     def command(self, content: dict[str, Any]) -> dict[str, Any]:
         self._ids += 1
         self.end.command(self._ids, content, SECONDS)
         while (answer := self.receive()).get("id") != self._ids:
             pass
-        self.end.answered(self._ids)
+        self.end.end(self._ids)
         return answer
 
     def close(self) -> None:

@@ -78,15 +78,15 @@ class WorkerLink:
     # Commands.
 
     def command(self, request_id: int, content: Content, timeout: float) -> None:
-        """Send a command until answered() is called with its id; expired() returns that id
-        after `timeout` seconds."""
+        """Send a command until end() is called with its id; expired() returns that id after
+        `timeout` seconds."""
         now = time.monotonic()
         message = zmtp.encode_message(encode_object({"id": request_id, **content}))
         self._pending[request_id] = _Pending(message, now + timeout, now)
         self._send_due(now)
 
-    def answered(self, request_id: int) -> None:
-        """The answer to a command was good: it is over."""
+    def end(self, request_id: int) -> None:
+        """A command is over: its answer was good, or nobody waits for it any more."""
         self._pending.pop(request_id, None)
 
     def expired(self) -> list[int]:

@@ -75,7 +75,7 @@ class WorkerLinks:
     def give_up(self, slot: int) -> None:
         """Nobody will answer there any more: what waits for that has waited long enough."""
         for request_id in [i for i, (asked, _) in self._waiting.items() if asked == slot]:
-            del self._waiting[request_id]
+            self._end(slot, request_id)
             self._late.append(slot)
 
     def adopt(self, generation: int, slots: Iterable[int]) -> tuple[dict[int, Adopted], list[int]]:
@@ -99,7 +99,7 @@ class WorkerLinks:
         """Do what is due; returns seconds until something else is."""
         soon = math.inf
         for slot, link in self._links.items():
-            late = [i for i in link.expired() if i in self._waiting]
+            late = link.expired()
             self._late += [self._waiting.pop(request_id)[0] for request_id in late]
             if link.tick():
                 self._take(slot, link)
@@ -129,5 +129,9 @@ class WorkerLinks:
             return  # it was repeated, and answered twice; or another supervisor had asked
         _, generation = self._waiting[request_id]
         self._adopted[slot] = decode_adopted(content, generation, self._vring_count)
-        link.answered(request_id)
+        self._end(slot, request_id)
+
+    def _end(self, slot: int, request_id: int) -> None:
+        """Wait for the answer to a command no longer; one that comes later is passed over."""
+        self._links[slot].end(request_id)
         del self._waiting[request_id]
