@@ -12,6 +12,7 @@ import shutil
 import signal
 import socket
 import struct
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -31,6 +32,7 @@ from vfsd.supervisor.confinement import (
     Call,
     confine,
     confine_supervisor,
+    own_id,
 )
 
 from .daemon import OURS, Daemon, wait_until
@@ -135,8 +137,7 @@ def test_it_has_given_up_everything(role: str, uid: int | None) -> None:
         if uid is None:
             own = status["Uid"].split()[1]
             assert int(own) in OWN_IDS
-            assert status["Uid"].split() == ["0", own, "0", own]
-            assert status["Gid"].split() == [own] * 4
+            assert status["Uid"].split() == status["Gid"].split() == [own] * 4
         assert status["Groups"].split() in ([], [str(uid)])
         assert "Max core file size        0                    0" in _limits(pid)
 
@@ -177,7 +178,7 @@ def test_an_attempt_fails(folder: Path, role: str, attempt: tuple[Any, ...]) -> 
     child = os.fork()
     if child == 0:
         try:
-            confine(str(folder), "kill", lambda _level, _text: None)
+            confine(str(folder), own_id(str(folder)), "kill", lambda _level, _text: None)
             if role == "supervisor":
                 confine_supervisor("kill")
             syscall(call, *(a.encode() if isinstance(a, str) else a for a in arguments))
@@ -227,6 +228,61 @@ def test_a_killed_supervisor_is_replaced_and_its_guest_served() -> None:
         wait_until(lambda: daemon.titled("supervisor") not in ([pid], []), 10, "the next one")
         guest.getattr(ROOT)
         assert frontend.ask(GET_FEATURES).u64
+
+
+@pytest.mark.parametrize("options", [(), ("--userns",), ("--uid-map=:0:100000:65536:",)], ids=str)
+def test_signals_reach_the_sandbox_and_nobody_else(options: tuple[str, ...]) -> None:
+    require("root")
+    with Daemon(*options) as daemon, subprocess.Popen(["sleep", "1000"]) as of_root:
+        daemon.await_pool()
+        sandbox = [pid for what in ("pool", " handles") for pid in daemon.titled(what)]
+        (launcher,) = daemon.titled("launcher")
+        for role in ROLES:
+            with Injector(daemon.titled(role)[0]) as process:
+
+                def signal_to(pid: int, process: Injector = process) -> int:
+                    pidfd = process.call("pidfd_open", pid, 0)
+                    result = process.call("pidfd_send_signal", pidfd, 0, None, 0)
+                    process.call("close", pidfd)
+                    return result
+
+                assert [signal_to(pid) for pid in sandbox] == [0] * len(sandbox)
+                for pid in (1, of_root.pid, launcher, os.getpid()):
+                    assert signal_to(pid) == -errno.EPERM
+        of_root.kill()
+
+
+def test_who_is_written_to_does_not_see_root(daemon: Daemon) -> None:
+    """syslog and systemd take the sender's word, which the kernel lets any of the sender's user ids
+    be: the real, the effective and the saved one."""
+    (pid,) = daemon.titled("supervisor")
+    path = daemon.folder / "log-socket"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
+        log.bind(str(path))
+        path.chmod(0o777)
+        log.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        address = struct.pack("=H108s", socket.AF_UNIX, bytes(path))
+        with Injector(pid) as process:
+            fd = process.call("socket", socket.AF_UNIX, socket.SOCK_DGRAM, 0)
+            assert process.call("connect", fd, address, len(address)) == 0
+            for uid in (None, 0):
+                sent = process.call("sendmsg", fd, _message(process, pid, uid), 0)
+                assert sent == (1 if uid is None else -errno.EPERM)
+            assert process.call("close", fd) == 0
+        _, ancillary, *_ = log.recvmsg(1, socket.CMSG_SPACE(12))
+    assert all(number in OWN_IDS for number in struct.unpack("=iII", ancillary[0][2])[1:])
+
+
+def _message(process: Injector, pid: int, uid: int | None) -> int:
+    """The address of a struct msghdr with one byte, and with the sender's ids if `uid` is given."""
+    gid = int(status_of(pid)["Gid"].split()[0])
+    head = struct.pack("=Qii", 28, socket.SOL_SOCKET, socket.SCM_CREDENTIALS)
+    control = b"" if uid is None else head + struct.pack("=iIII", pid, uid, gid, 0)
+    iovec = struct.pack("=QQ", process.address(b"x"), 1)
+    at = process.address(iovec, 64), process.address(control, 128)
+    return process.address(
+        struct.pack("=QIIQQQQiI", 0, 0, 0, at[0], 1, at[1], len(control), 0, 0), 256
+    )
 
 
 @pytest.mark.parametrize("role", ROLES)

@@ -15,7 +15,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
-import psutil
 import pytest
 
 from vfsd.supervisor.device import DEVICE_BYTES
@@ -41,7 +40,6 @@ from .injector import fds
 PIDFD_GETFD: Final = 438
 POLL: Final = "7"  # on x86-64
 WORKERS: Final = 2
-PR_SET_CHILD_SUBREAPER: Final = 36
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 _PEER: Final = struct.Struct("=iII")
 
@@ -214,17 +212,18 @@ def _has_children() -> bool:
     return True
 
 
-def test_nobody_is_killed_but_children_of_the_keeper(daemon: Daemon, line: socket.socket) -> None:
+def test_nobody_is_killed_but_children_of_the_launcher(daemon: Daemon, line: socket.socket) -> None:
+    """The pool is the keeper's child by now."""
     before = _state(daemon)
     with ExitStack() as stack:
         ours = os.pidfd_open(os.getpid())
-        launcher = os.pidfd_open(_the(daemon, "launcher"))
+        family = [os.pidfd_open(_the(daemon, title)) for title in ("launcher", "pool")]
         keeper = os.pidfd_open(daemon.process.pid)
         dead = _pidfd_of_somebody_dead()
         event = os.eventfd(0)
-        for fd in (ours, launcher, keeper, dead, event):
+        for fd in (ours, *family, keeper, dead, event):
             stack.callback(os.close, fd)
-        for fds in ([ours], [launcher], [keeper], [event], [], [ours, ours]):
+        for fds in ([ours], *([fd] for fd in family), [keeper], [event], [], [ours, ours]):
             socket.send_fds(line, [REQUEST.pack(KILL, 9)], fds)
             assert ANSWER.unpack(line.recv(99)) == (9, errno.EINVAL)
         socket.send_fds(line, [REQUEST.pack(KILL, 9)], [dead])
@@ -239,48 +238,18 @@ def _pidfd_of_somebody_dead() -> int:
     return pidfd
 
 
-def test_a_pool_is_killed_by_the_launcher_where_the_supervisor_may_not() -> None:
-    """As with ids of a user namespace: the pool's real and saved ids are not the supervisor's."""
-    with Daemon("--keep-listening") as daemon:
-        daemon.await_pool()
-        pool = _the(daemon, "pool")
-        pidfd = os.pidfd_open(pool)
-        supervisor = _the(daemon, "supervisor")
-        with ExitStack() as stack:
-            stack.callback(os.close, pidfd)
-            line = stack.enter_context(_launcher_socket(supervisor, daemon.process.pid))
-            line.settimeout(10)
-            socket.send_fds(line, [REQUEST.pack(KILL, 1)], [pidfd])
-            assert ANSWER.unpack(line.recv(99)) == (1, 0)
-        wait_until(lambda: pool not in daemon.titled("pool"), 10, "the pool is dead")
-
-
-def test_without_a_keeper_nobody_is_killed() -> None:
-    """The launcher is somebody else's child then, and so are processes that are none of ours."""
-    _LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    try:
-        with Daemon("--keep-listening") as daemon, Frontend(daemon.socket) as frontend:
-            Guest(frontend.setup(1)).init()
-            orphans = [_the(daemon, title) for title in ("launcher", "supervisor", "pool")]
-            launcher, supervisor, _ = orphans
-            with (
-                _launcher_socket(supervisor, daemon.process.pid) as line,
-                subprocess.Popen(["sleep", "100"]) as sibling,
-            ):
-                line.settimeout(10)
-                pidfd = os.pidfd_open(sibling.pid)
-                daemon.process.kill()
-                wait_until(lambda: psutil.Process(launcher).ppid() == os.getpid(), 10, "an orphan")
-                socket.send_fds(line, [REQUEST.pack(KILL, 1)], [pidfd])
-                answer = ANSWER.unpack(line.recv(99))
-                os.close(pidfd)
-                sibling.kill()
-            assert answer == (1, errno.EINVAL)
-            assert sibling.returncode == -signal.SIGKILL
-        for orphan in orphans:
-            os.waitpid(orphan, 0)
-    finally:
-        _LIBC.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+def test_a_pool_that_starts_is_killed_by_the_launcher(daemon: Daemon, line: socket.socket) -> None:
+    """Its first process is root's alone: the supervisor may not send it signals."""
+    before = _state(daemon)
+    with ExitStack() as stack:
+        socket.send_fds(line, [REQUEST.pack(MAKE_POOL, 1)], _pool_fds(stack))
+        answer, (first,), *_ = socket.recv_fds(line, 99, 1)
+        stack.callback(os.close, first)
+        assert ANSWER.unpack(answer) == (1, 0)
+        socket.send_fds(line, [REQUEST.pack(KILL, 2)], [first])
+        assert ANSWER.unpack(line.recv(99)) == (2, 0)
+        assert select.select([first], [], [], 10)[0]
+    _await_state(daemon, before)
 
 
 def test_after_all_of_this_the_next_vmm_is_served(daemon: Daemon, line: socket.socket) -> None:

@@ -122,6 +122,7 @@ class FakeWorker:
 def main() -> None:
     job_fd = int(sys.argv[1])
     job = json.loads(read_blob(job_fd))
+    os.setresuid(-1, -1, job["supervisor"])
     if os.fork():
         os._exit(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -63,6 +63,7 @@ def job_content(**changes: Any) -> dict[str, Any]:
         "thread_pool_size": 2,
         "modcaps": "",
         "userns": False,
+        "supervisor": os.geteuid(),
         "worker_faults": 10,
         "uid_map": [],
         "gid_map": [],

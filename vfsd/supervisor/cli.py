@@ -16,7 +16,7 @@ from typing import Final
 from vfsd import __version__
 from vfsd.supervisor.background import Background, daemonize
 from vfsd.supervisor.command_line import parse
-from vfsd.supervisor.confinement import confine
+from vfsd.supervisor.confinement import confine, own_id
 from vfsd.supervisor.device import DeviceSegment
 from vfsd.supervisor.file_limit import set_file_limit
 from vfsd.supervisor.keeper import READY, hold_signals, keep
@@ -73,7 +73,8 @@ def _serve(options: Options) -> int:
     clean_up = partial(_clean_up, listener, runtime_dir)
     try:
         background = daemonize(not options.syslog) if options.daemonize else None
-        launcher = Launcher.start(name, options, root, clean_up)
+        own = own_id(runtime_dir.path)
+        launcher = Launcher.start(name, options, root, own, clean_up)
     except BaseException:
         clean_up()
         raise
@@ -86,7 +87,7 @@ def _serve(options: Options) -> int:
 
         for note in filter(None, notes):
             say("warn", note)
-        give_up = partial(confine, runtime_dir.path, options.seccomp, say)
+        give_up = partial(confine, runtime_dir.path, own, options.seccomp, say)
         return keep(name, launcher, give_up, partial(supervise, boot), notifier.notify, say)
     finally:
         launcher.end()  # it cleans up

@@ -8,16 +8,16 @@ should not hold the host, nor another VM's share. So all that needs privilege is
 first byte is read (the VMM's socket and its group, limits, the runtime folder), or by the launcher,
 which reads nothing (launcher.py).
 
-Order, in the keeper, before it creates the first supervisor:
+Before the launcher is forked, own_id() chooses the id that the supervisor will have. Then, in the
+keeper, before it creates the first supervisor:
   0. root only, where /proc hides processes: a whole /proc, in a mount namespace of its own;
   1. the working directory is the runtime folder, where the sockets of the workers are: they are
      named without a folder from here on, so no folder above has to be open to this user;
-  2. root only: the effective ids become ones that nobody else has (OWN_IDS). What root may do to
-     its own files, and to programs that ask who connects to them (D-Bus, systemd), goes with that.
-     They are not those of nobody: other daemons are nobody, too, and could connect to the workers,
-     or put another folder in the place of the runtime folder. The real and the saved user id stay
-     0: with these a supervisor may send signals to pool and workers. The filter keeps it from
-     taking them back;
+  2. root only: all ids become one that nobody else has (OWN_IDS). What root may do to its own
+     files, to processes of root, and to programs that ask who connects to them (D-Bus, systemd),
+     goes with that. The id is not nobody's: other daemons are nobody, too, and could connect to the
+     workers, or put another folder in the place of the runtime folder. Pool and workers have the id
+     as their saved user id (isolation.py), so keeper and supervisor may send them signals;
   3. every capability set is empty, no_new_privs is set, there are no core dumps;
   4. Landlock, where the kernel has it: files are read below /proc only, and only sockets are made
      and files removed, in the runtime folder only. No TCP, no abstract socket of another process;
@@ -29,16 +29,16 @@ nothing, so that is no loss. What is denied by the filter ends the process, as i
 operator's --seccomp applies to both.
 
 What this does not do. A daemon that is started by an ordinary user has that user's rights to
-connect to sockets by path, as Landlock before version 9 cannot deny it. Signals are not limited:
-the pool is outside the domain. Both processes share an fd table, and with it the memory of the
-guest.
+connect to sockets by path, as Landlock before version 9 cannot deny it, and to send signals to the
+user's processes: Landlock cannot limit signals, since the pool is outside the domain. Both
+processes share an fd table, and with it the memory of the guest.
 """
 
-import errno
 import os
 import resource
 import signal
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -162,10 +162,27 @@ KEEPER_CALLS: Final = (
 )
 
 
-def confine(runtime_dir: str, seccomp: str, say: Say) -> None:
+def own_id(runtime_dir: str) -> int:
+    """The user and group id of keeper and supervisor, which `runtime_dir` belongs to from now on.
+
+    One of OWN_IDS where root starts the daemon, or nobody's if the user namespace has none of them;
+    the present user id for everybody else, and for root that may not give files away.
+    """
+    if os.geteuid() != 0:
+        return os.geteuid()
+    chosen = OWN_IDS[int.from_bytes(os.urandom(4), "little") % len(OWN_IDS)]
+    for own in (chosen, NOBODY):
+        with suppress(OSError):
+            os.chown(runtime_dir, own, own, follow_symlinks=False)
+            return own
+    return 0
+
+
+def confine(runtime_dir: str, own: int, seccomp: str, say: Say) -> None:
     """Confine this process, the keeper, and all that it creates; OperatorError if it cannot be.
 
-    `seccomp`: kill, trap, log or none. What the kernel has not got is said and done without.
+    `own`: of own_id(). `seccomp`: kill, trap, log or none. What the kernel has not got is said and
+    done without.
     """
     if os.geteuid() == 0 and _hides_processes(Path("/proc/self/mountinfo").read_text()):
         _show_processes(say)
@@ -173,7 +190,7 @@ def confine(runtime_dir: str, seccomp: str, say: Say) -> None:
     os.chdir(runtime_dir)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if os.geteuid() == 0:
-        _leave_root(runtime_dir, say)
+        _leave_root(own, say)
     check(lib.capabilities_limit(0))
     check(lib.process_no_new_privs())
     if rules is not None:
@@ -221,32 +238,18 @@ def _allow(rules: int, path: str, access: int) -> None:
         os.close(fd)
 
 
-def _leave_root(runtime_dir: str, say: Say) -> None:
-    """Take effective ids of our own; root that may not do so remains what it is."""
+def _leave_root(own: int, say: Say) -> None:
+    """Take ids of our own; root that may not do so remains what it is."""
     permitted = ffi.new("uint64_t *")
     check(lib.capabilities_permitted(permitted))
     ids = sum(1 << lib.capability_number(name) for name in (b"SETUID", b"SETGID"))
     try:
-        own = _give_away(runtime_dir)
         os.setgroups([])
         check(lib.capabilities_limit(permitted[0] & ids))  # the bounding set: as root
         os.setresgid(own, own, own)
-        os.setresuid(0, own, 0)
+        os.setresuid(own, own, own)
     except OSError as error:
         say("warn", f"keeper and supervisor stay root, without capabilities: {error.strerror}")
-
-
-def _give_away(folder: str) -> int:
-    """Give a folder to one of OWN_IDS, chosen at random, or to nobody; returns to whom."""
-    own = OWN_IDS[int.from_bytes(os.urandom(4), "little") % len(OWN_IDS)]
-    try:
-        os.chown(folder, own, own, follow_symlinks=False)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # no such id in this user namespace
-            raise
-        own = NOBODY
-        os.chown(folder, own, own, follow_symlinks=False)
-    return own
 
 
 def _filter(seccomp: str, calls: Sequence[Call]) -> None:

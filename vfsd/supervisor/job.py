@@ -57,8 +57,9 @@ class Segments:
                 os.close(fd)
 
 
-def create_job(name: str, options: Options, fds: dict[str, Any]) -> int:
-    """The job of a pool that is given `fds`; returns the fd of its segment."""
+def create_job(name: str, options: Options, supervisor: int, fds: dict[str, Any]) -> int:
+    """The job of a pool that is given `fds`; returns the fd of its segment. `supervisor`: its user
+    id."""
     job = {
         "name": name,
         "shared_dir": options.shared_dir,
@@ -70,6 +71,7 @@ def create_job(name: str, options: Options, fds: dict[str, Any]) -> int:
         "thread_pool_size": options.thread_pool_size,
         "modcaps": options.modcaps,
         "userns": options.userns,
+        "supervisor": supervisor,
         "worker_faults": options.worker_faults,
         "uid_map": options.uid_map,
         "gid_map": options.gid_map,

@@ -14,11 +14,11 @@ exits when it has forked the pool, whose parent is then the keeper (the child su
 
 Invariants. A request is a kind, a number that comes back in the answer, and fds. MAKE_POOL has the
 fds of the pool: as many as POOL_FDS and the worker slots are, in that order, each of the kind that
-its name says; the answer has a pidfd of the pool's first process. KILL has the pidfd of a child of
-the keeper's: a pool whose ids a user namespace makes others than the supervisor's cannot be killed
-by the supervisor. No path, option or text comes from the supervisor; whatever else arrives is
-closed and refused. The answer is the request's number and 0 or an errno. So a supervisor that was
-taken over can have pools started that share this directory with these options, and end them.
+its name says; the answer has a pidfd of the pool's first process. KILL has such a pidfd: a process
+that has only just been executed does not let the supervisor send it signals yet (isolation.py).
+No path, option or text comes from the supervisor; whatever else arrives is closed and refused. The
+answer is the request's number and 0 or an errno. So a supervisor that was taken over can have pools
+started that share this directory with these options, and end them.
 
 Ownership. The fd table is the launcher's own: the standard fds, its end of the socket pair, the
 shared directory. The fds of a request are closed when the pool has been started. The other end of
@@ -36,6 +36,7 @@ No exec. The launcher does not set no_new_privs, which would be inherited by new
 import errno
 import fcntl
 import os
+import re
 import select
 import signal
 import socket
@@ -95,14 +96,14 @@ class Launcher:
 
     @classmethod
     def start(
-        cls, name: str, options: Options, root: int, clean_up: Callable[[], None]
+        cls, name: str, options: Options, root: int, supervisor: int, clean_up: Callable[[], None]
     ) -> "Launcher":
-        """Fork it. It owns `root` from here on; at its end it calls `clean_up`."""
+        """Fork it. It owns `root` from here on; at its end it calls `clean_up`. `supervisor`: the
+        user id that the supervisor will have."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        keeper = os.getpid()
         pid = os.fork()
         if pid == 0:
-            _be_launcher(name, options, root, theirs.detach(), keeper, clean_up)
+            _be_launcher(name, options, root, supervisor, theirs.detach(), clean_up)
         theirs.close()
         os.close(root)
         return cls(pid, ours.detach())
@@ -116,7 +117,7 @@ class Launcher:
         return self._ask(MAKE_POOL, fds)[0]
 
     def kill(self, pidfd: int) -> None:
-        """Send SIGKILL to a child of the keeper's, even if we may not; nothing happens if it is
+        """Send SIGKILL, also to the first process of a pool; nothing happens if the process is
         gone, or the launcher is."""
         try:
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
@@ -172,7 +173,7 @@ def _await_answer(sock: socket.socket, number: int) -> tuple[int, list[int]]:
 
 
 def _be_launcher(
-    name: str, options: Options, root: int, sock: int, keeper: int, clean_up: Callable[[], None]
+    name: str, options: Options, root: int, supervisor: int, sock: int, clean_up: Callable[[], None]
 ) -> NoReturn:
     try:
         close_all_but({0, 1, 2, root, sock})
@@ -180,13 +181,8 @@ def _be_launcher(
         _reap_by_itself()
         loader = copy_loader(POOL_COMMAND[0])
         lib.process_forget_code()
-        serve(
-            socket.socket(fileno=sock),
-            {
-                MAKE_POOL: lambda fds: _start_pool(name, options, root, loader, fds),
-                KILL: partial(_kill, keeper),
-            },
-        )
+        start_pool = partial(_start_pool, name, options, root, supervisor, loader)
+        serve(socket.socket(fileno=sock), {MAKE_POOL: start_pool, KILL: _kill})
         clean_up()
     except BaseException as error:
         os.write(2, f"vfsd: {name}: launcher: {error!r}\n".encode(errors="backslashreplace"))
@@ -244,28 +240,27 @@ def _refuse(_fds: Sequence[int]) -> list[int]:
     raise OSError(errno.EINVAL, "there is no such request")
 
 
-def _kill(keeper: int, fds: Sequence[int]) -> list[int]:
-    """Kill the process of a pidfd. OSError (EINVAL) unless it is a child of the keeper's, which
-    must still be our parent: who is the parent of orphans has children that are none of ours."""
+def _kill(fds: Sequence[int]) -> list[int]:
+    """Kill the process of a pidfd. OSError (EINVAL) unless it is a child of ours."""
     if len(fds) != 1:
         raise OSError(errno.EINVAL, "a request to kill has one fd")
-    _, found, rest = Path(f"/proc/self/fdinfo/{fds[0]}").read_text().partition("\nPid:\t")
-    pid = int(rest.split()[0]) if found else 0
-    if pid <= 0 or pid == os.getpid() or {process_of(pid).parent, os.getppid()} != {keeper}:
-        raise OSError(errno.EINVAL, "this is not the pidfd of a child of the keeper's")
+    info = Path(f"/proc/self/fdinfo/{fds[0]}").read_text(errors="replace")
+    found = re.search(r"^Pid:\t(\d+)$", info, re.MULTILINE)
+    if not found or process_of(int(found[1])).parent != os.getpid():
+        raise OSError(errno.EINVAL, "this is not the pidfd of a child of the launcher's")
     signal.pidfd_send_signal(fds[0], signal.SIGKILL)
     return []
 
 
 def _start_pool(
-    name: str, options: Options, root: int, loader: int | None, fds: Sequence[int]
+    name: str, options: Options, root: int, supervisor: int, loader: int | None, fds: Sequence[int]
 ) -> list[int]:
     """Start the first process of a pool; returns its pidfd. OSError if `fds` are not a pool's."""
     check_fds(fds, options.workers)
     named: dict[str, Any] = {"root": root, **dict(zip(POOL_FDS, fds, strict=False))}
     named["listeners"] = list(fds[len(POOL_FDS) :])
     stderr = named.pop("stderr")
-    job = create_job(name, options, named)
+    job = create_job(name, options, supervisor, named)
     try:
         passed = [job, root, *(fd for fd in fds if fd != stderr)]
         return [spawn([*POOL_COMMAND, str(job)], loader, passed, stderr)]

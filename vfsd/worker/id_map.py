@@ -156,7 +156,8 @@ def _write(path: str, text: str) -> None:
 
 
 def _become_root() -> None:
-    """The ids of the workers between two requests, whatever our own ids are mapped to."""
+    """The ids of the workers between two requests, whatever our own ids are mapped to. The saved
+    user id stays the supervisor's (isolation.py)."""
     os.setresgid(0, 0, 0)
-    os.setresuid(0, 0, 0)
+    os.setresuid(0, 0, -1)
     check(lib.isolate_keep_dumpable())

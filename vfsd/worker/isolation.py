@@ -153,6 +153,7 @@ def _process(job: Job, _sandbox: Sandbox) -> None:
     _enter_shared_dir(job)
     _limit_core(job)
     _limit_locked_memory()
+    _let_supervisor_send_signals(job)
     os.umask(0)
     os.environ.clear()
     os.environ["TZ"] = "UTC0"  # so that glibc never reads /etc/localtime, later the guest's
@@ -163,6 +164,12 @@ def _process(job: Job, _sandbox: Sandbox) -> None:
             "start it with none, or with CAP_SETGID",
             lambda: os.setgroups([]),
         )
+
+
+def _let_supervisor_send_signals(job: Job) -> None:
+    """kill(2) permits it to whoever has our saved user id, which nothing else here depends on."""
+    with suppress(PermissionError):  # without CAP_SETUID the supervisor has stayed root, too
+        os.setresuid(-1, -1, job.supervisor)
 
 
 # Stage "namespaces".
@@ -323,7 +330,7 @@ STAGES: Final = (
     Stage(
         "process",
         "only the job's fds and stderr, in the shared directory, no groups, no environment, "
-        "umask 0, no core files, no locked memory",
+        "umask 0, no core files, no locked memory; the supervisor may send signals",
         "look up the path of the shared directory: its owner may have changed what it leads to",
         EVERY,
         _process,

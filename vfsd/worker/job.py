@@ -102,6 +102,7 @@ class Job:
     modcaps: str
     worker_faults: int  # in an hour, before a worker is not created again; 0: any number
     userns: bool  # a user namespace although started by root
+    supervisor: int  # its user id
     uid_map: tuple["IdRange", ...]  # of the user namespace; none: see id_map.py
     gid_map: tuple["IdRange", ...]
     queue_cpus: tuple[int, ...]  # worker i runs on the i-th; none: anywhere
@@ -220,6 +221,7 @@ _JOB: Final[Mapping[str, Callable[[Any], Any]]] = {
     "thread_pool_size": _whole(0, 1024),
     "modcaps": _text,
     "userns": _switch,
+    "supervisor": _id,
     "worker_faults": _whole(0, MAX_FAULTS),
     "uid_map": _id_map,
     "gid_map": _id_map,
