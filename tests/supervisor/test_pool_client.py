@@ -5,10 +5,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from vfsd.supervisor.descendants import Process, descendants
+from tests.waiting import wait_until
+from vfsd.supervisor.descendants import Process, descendants, process_of
 from vfsd.supervisor.device import DEVICE_BYTES
 from vfsd.supervisor.event_loop import EventLoop
 from vfsd.supervisor.job import Segments
@@ -85,3 +87,16 @@ def test_a_process_that_has_the_pid_of_another_is_not_killed(
     assert [p.pid for p in descendants(process.pid) if p.state != "Z"] == [child]
     found.kill()
     assert process.poll() is None
+
+
+def test_the_name_of_a_process_is_made_printable() -> None:
+    """Each process chooses its own, so does a worker that was taken over."""
+    name = b"\x1b[2J) Z\r\xff"
+    command = ["sh", "-c", 'printf %s "$0" >/proc/$$/comm; read line', name]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+        comm = Path(f"/proc/{process.pid}/comm")
+        wait_until(lambda: comm.read_bytes() == name + b"\n", 10, "it has its name")
+        text = str(process_of(process.pid))
+        process.communicate()
+    assert text.startswith(f"{process.pid} (\\x1b[2J) Z")
+    assert text.isprintable()

@@ -14,6 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from vfsd.transport.control_messages import printable
+
 
 def _kill(pidfd: int) -> None:
     signal.pidfd_send_signal(pidfd, signal.SIGKILL)
@@ -40,7 +42,7 @@ class Process:
                 os.close(pidfd)
 
     def __str__(self) -> str:
-        return f"{self.pid} ({self.name}, state {self.state})"
+        return f"{self.pid} ({printable(self.name)}, state {self.state})"
 
 
 def descendants(pid: int) -> list[Process]:
