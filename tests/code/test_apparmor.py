@@ -15,7 +15,7 @@ PROFILE: Final = Path(__file__).resolve().parents[2] / "contrib/apparmor/virtiof
 RULES: Final = re.sub(r"^\s*#.*\n", "", PROFILE.read_text(), flags=re.MULTILINE)
 # As a kernel with AppArmor is: the one that runs the tests may have none.
 FEATURES: Final = "/etc/apparmor.d/abi/3.0"
-TO_MAKE_A_SANDBOX: Final = {"SYS_ADMIN", "SYS_CHROOT", "SETPCAP", "KILL", "SYS_RESOURCE"}
+TO_MAKE_A_SANDBOX: Final = {"SYS_ADMIN", "SYS_CHROOT", "SETPCAP", "SYS_RESOURCE"}
 
 
 def parse(profile: Path, *options: str) -> subprocess.CompletedProcess[str]:

@@ -92,7 +92,7 @@ def test_a_process_that_has_the_pid_of_another_is_not_killed(
 def test_the_name_of_a_process_is_made_printable() -> None:
     """Each process chooses its own, so does a worker that was taken over."""
     name = b"\x1b[2J) Z\r\xff"
-    command = ["sh", "-c", 'printf %s "$0" >/proc/$$/comm; read line', name]
+    command = [b"sh", b"-c", b'printf %s "$0" >/proc/$$/comm; read line', name]
     with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
         comm = Path(f"/proc/{process.pid}/comm")
         wait_until(lambda: comm.read_bytes() == name + b"\n", 10, "it has its name")
