@@ -145,7 +145,7 @@ class Thief:
         """The error, the rest and the fds of the answer to this request."""
         self._nonce += 1
         request = REQUEST.pack(self._nonce, op, 0, mac) + identity
-        assert self.send(request, fds) == len(request)
+        wait_until(lambda: self.send(request, fds) == len(request), 5, "its socket has room")
         while True:
             answer = self._await()
             nonce, error, _ = ANSWER.unpack_from(answer[0])
