@@ -518,6 +518,27 @@ def test_a_broker_that_fails_again_and_again_is_not_replaced_for_ever() -> None:
         assert asked(guest, known)
 
 
+def test_the_broker_is_not_asked_in_vain_in_every_turn() -> None:
+    """A guest holds more deleted files, which are not signed, than there should be fds."""
+    daemon, frontend, guest = start()
+    with daemon, frontend:
+        for i in range(LIMIT // 2):
+            entry, fh = guest.create(ROOT, b"f%d" % i)
+            (daemon.share / f"f{i}").unlink()
+            guest.release(entry.nodeid, fh)
+        _, broker = guard_and_broker(daemon)
+        wait_until(lambda: guest.getattr(ROOT) and switches(broker) > 100, 5, "it was asked")
+        before = switches(broker)
+        for _ in range(20):
+            guest.getattr(ROOT)
+        assert switches(broker) - before < 500
+
+
+def switches(pid: int) -> int:
+    """How often the process has waited for something."""
+    return int(status(pid, "voluntary_ctxt_switches"))
+
+
 def test_all_of_them_end_with_the_daemon() -> None:
     daemon, frontend, _ = start()
     with daemon, frontend:

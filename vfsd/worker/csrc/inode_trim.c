@@ -3,6 +3,11 @@
  * The clock over the inode table: what was not used since its last round loses its fd. An inode
  * that has no handle yet gets one before: from the kernel, or signed by the broker, which is asked
  * for many at once.
+ *
+ * Some inodes can have no handle: files that were deleted while the guest knew them, above all. A
+ * guest can hold more of them than there should be fds, and each turn would look for others in
+ * vain. So a search that finds little ends early, and the next one waits for a while. Where fds
+ * become scarce meanwhile, each new inode is signed for itself (entry.c).
  */
 #include "worker/csrc/inode_trim.h"
 
@@ -12,6 +17,8 @@ enum {
 	TRIM_LOOKS = 16384, /* slots looked at in one go … */
 	TRIM_CLOSES = 512,  /* … and fds closed */
 	TRIM_BELOW = 128, /* so many fewer than allowed are left: signatures are for many at once */
+	TRIM_LITTLE = HANDLE_BATCH / 2, /* of a batch, or of all looks, is not worth the next one */
+	TRIM_PAUSE_NS = 1000 * 1000,
 };
 
 /* Inodes that wait for a signature, as they were seen. */
@@ -110,16 +117,23 @@ static __attribute__((noinline, cold)) void trim(struct worker *w, uint64_t want
 			closes += drop(w, inode);
 		else if (sign && inode_fd_can_be_signed(w, inode->mnt_id))
 			add(&batch, inode);
-		if (batch.count == HANDLE_BATCH)
-			closes += sign_and_drop(w, &batch);
+		if (batch.count == HANDLE_BATCH) {
+			uint32_t signed_closes = sign_and_drop(w, &batch);
+
+			closes += signed_closes;
+			if (signed_closes < TRIM_LITTLE)
+				break;
+		}
 	}
-	sign_and_drop(w, &batch);
+	closes += sign_and_drop(w, &batch);
+	if (closes < wanted && closes < TRIM_LITTLE)
+		w->trim_at_ns = w->now_ns + TRIM_PAUSE_NS;
 }
 
 void inode_trim(struct worker *w)
 {
 	uint64_t wanted = excess(w);
 
-	if (wanted && w->policy.file_handles != FILE_HANDLES_NEVER)
+	if (wanted && w->policy.file_handles != FILE_HANDLES_NEVER && w->now_ns >= w->trim_at_ns)
 		trim(w, wanted);
 }

@@ -83,6 +83,7 @@ struct worker {
 	uint32_t new_names;	/* LOOKUPs in a row of files that the guest did not know */
 	uint64_t fds_max;	/* of inodes and open files */
 	uint64_t inode_fds_max; /* then those that are only cached are closed */
+	uint64_t trim_at_ns;	/* not before (inode_trim.c) */
 	uint16_t *pins;		/* requests in the thread pool by file slot */
 	uint8_t *records;
 
