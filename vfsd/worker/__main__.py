@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`python -m vfsd.worker JOB_FD`: become the pool of the job in the sealed memfd JOB_FD.
 
-The supervisor starts this with the job's fds; what else it inherits is closed first. What fails
+The launcher starts this with the job's fds; what else it inherits is closed first. What fails
 before the pool is ready goes to the supervisor as one line ({"event": "failed"}), and the exit
 status is 1.
 """

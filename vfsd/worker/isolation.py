@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Isolation: how the process that the supervisor started becomes the pool.
+"""Isolation: how the process that the launcher started becomes the pool.
 
 THEORY
 
 Purpose. Whoever takes over a worker through a hostile guest should hold the shared directory, the
 guest's own memory and nothing else: no other file, process, network or kernel interface.
 
-Actors. The supervisor execs this process with the job's fds. It runs STAGES in order, once, before
+Actors. The launcher execs this process with the job's fds. It runs STAGES in order, once, before
 there is any guest: no byte of the guest's has been read. Half-way it forks; the child goes on as
 the pool, the parent exits, and the pool's new parent is the keeper. The workers are cloned from
 the pool afterwards and inherit everything that was done here.
@@ -345,7 +345,7 @@ STAGES: Final = (
     ),
     Stage(
         "fork",
-        "be pid 1 of the pid namespace; be the keeper's child, not the supervisor's",
+        "be pid 1 of the pid namespace; be the keeper's child, not the launcher's",
         "leave the parent behind",
         EVERY,
         _fork,

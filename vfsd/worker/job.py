@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The job: what one pool is to do, as the supervisor wrote it into a sealed memfd (JSON).
+"""The job: what one pool is to do, as the launcher wrote it into a sealed memfd (JSON).
 
-The supervisor has read the command line; here every value is checked once more, since a process
-that is about to give up its privileges should not start from a misunderstanding.
+The command line was checked before there was a launcher; here every value is checked once more,
+since a process that is about to give up its privileges should not start from a misunderstanding.
 """
 
 import json
