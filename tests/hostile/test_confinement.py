@@ -394,6 +394,18 @@ def test_the_folder_of_the_workers_sockets_may_be_anywhere(
     assert list(folder.iterdir()) == []
 
 
+@pytest.mark.parametrize("capability", ["chown", "setuid", "setgid"])
+def test_root_that_may_not_change_ids_or_owners_stays_root_and_says_so(capability: str) -> None:
+    require("root")
+    without = ("setpriv", f"--bounding-set=-{capability}", f"--inh-caps=-{capability}")
+    with Daemon(program=(*without, *OURS)) as daemon:
+        daemon.await_pool()
+        assert "keeper and supervisor stay root, without capabilities" in daemon.log.read_text()
+        for role in ROLES:
+            status = status_of(daemon.titled(role)[0])
+            assert (status["Uid"].split(), int(status["CapPrm"], 16)) == (["0"] * 4, 0)
+
+
 def test_without_a_filter_the_rest_is_given_up() -> None:
     with Daemon("--seccomp=none") as daemon:
         daemon.await_pool()

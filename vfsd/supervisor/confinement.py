@@ -34,6 +34,7 @@ user's processes: Landlock cannot limit signals, since the pool is outside the d
 processes share an fd table, and with it the memory of the guest.
 """
 
+import errno
 import os
 import resource
 import signal
@@ -51,6 +52,7 @@ from vfsd.transport.native import check, ffi, lib
 OWN_IDS: Final = range(0x70000000, 0x7FFE0000)
 NOBODY: Final = 65534
 ACTIONS: Final = {"kill": lib.SECCOMP_KILL, "trap": lib.SECCOMP_TRAP, "log": lib.SECCOMP_LOG}
+_TO_LEAVE_ROOT: Final = sum(1 << lib.capability_number(c) for c in (b"SETUID", b"SETGID"))
 _ALL: Final = (1 << 64) - 1
 _WORD: Final = (1 << 32) - 1
 _WRITING: Final = os.O_ACCMODE | os.O_CREAT | os.O_TRUNC
@@ -166,9 +168,9 @@ def own_id(runtime_dir: str) -> int:
     """The user and group id of keeper and supervisor, which `runtime_dir` belongs to from now on.
 
     One of OWN_IDS where root starts the daemon, or nobody's if the user namespace has none of them;
-    the present user id for everybody else, and for root that may not give files away.
+    the present user id for everybody else, and for root that may not change ids or owners.
     """
-    if os.geteuid() != 0:
+    if os.geteuid() != 0 or _TO_LEAVE_ROOT & ~_permitted():
         return os.geteuid()
     chosen = OWN_IDS[int.from_bytes(os.urandom(4), "little") % len(OWN_IDS)]
     for own in (chosen, NOBODY):
@@ -190,7 +192,11 @@ def confine(runtime_dir: str, own: int, seccomp: str, say: Say) -> None:
     os.chdir(runtime_dir)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if os.geteuid() == 0:
-        _leave_root(own, say)
+        try:
+            _leave_root(own)
+        except OSError as error:
+            why = f"keeper and supervisor stay root, without capabilities: {error.strerror}"
+            say("warn", why)
     check(lib.capabilities_limit(0))
     check(lib.process_no_new_privs())
     if rules is not None:
@@ -238,18 +244,21 @@ def _allow(rules: int, path: str, access: int) -> None:
         os.close(fd)
 
 
-def _leave_root(own: int, say: Say) -> None:
-    """Take ids of our own; root that may not do so remains what it is."""
-    permitted = ffi.new("uint64_t *")
-    check(lib.capabilities_permitted(permitted))
-    ids = sum(1 << lib.capability_number(name) for name in (b"SETUID", b"SETGID"))
-    try:
-        os.setgroups([])
-        check(lib.capabilities_limit(permitted[0] & ids))  # the bounding set: as root
-        os.setresgid(own, own, own)
-        os.setresuid(own, own, own)
-    except OSError as error:
-        say("warn", f"keeper and supervisor stay root, without capabilities: {error.strerror}")
+def _permitted() -> int:
+    """Those of this process, as a mask."""
+    ret = ffi.new("uint64_t *")
+    check(lib.capabilities_permitted(ret))
+    return int(ret[0])
+
+
+def _leave_root(own: int) -> None:
+    """Take ids of our own; OSError if root may not do that here."""
+    if own == 0:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+    os.setgroups([])
+    check(lib.capabilities_limit(_TO_LEAVE_ROOT))  # the bounding set: as root
+    os.setresgid(own, own, own)
+    os.setresuid(own, own, own)
 
 
 def _filter(seccomp: str, calls: Sequence[Call]) -> None:
