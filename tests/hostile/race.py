@@ -268,10 +268,11 @@ def race(setting: Setting, share: Path, outside: Path) -> Iterator[Race]:
 
 
 def run(setting: Setting, share: Path, outside: Path, seconds: float) -> Race:
-    """Race for so many seconds; RaceError as soon as an invariant does not hold."""
+    """Race for so many seconds, and on a loaded machine until each VM has opened a file; RaceError
+    as soon as an invariant does not hold."""
     with race(setting, share, outside) as running:
         deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline or not all(vm.opens for vm in running.vms):
             for _ in range(10):
                 running.duel()
             running.check()
