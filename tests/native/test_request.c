@@ -282,6 +282,40 @@ static void test_malformed_extensions(void)
 	CHECK(parse() < 0);
 }
 
+/* What the word is before FUSE 7.38, and where neither flag was agreed: padding. */
+static void test_extensions_that_were_not_agreed(void)
+{
+	static const struct {
+		uint32_t minor;
+		uint64_t flags;
+	} without[] = {{37, FUSE_CREATE_SUPP_GROUP}, {45, 0}, {27, 0}};
+	const struct fuse_session agreed = *w->session;
+
+	for (uint32_t i = 0; i < sizeof(without) / sizeof(*without); i++) {
+		w->session->minor = without[i].minor;
+		w->session->flags = without[i].flags;
+		for (uint32_t extlen = 0; extlen < UINT16_MAX; extlen += 5) {
+			make_mkdir("dir\0\0\0\0\0\0\0\0", 12);
+			header()->total_extlen = (uint16_t)extlen;
+			CHECK_EQUAL(parse(), 0);
+			CHECK_EQUAL(r->payload_len, 12);
+		}
+	}
+	*w->session = agreed;
+}
+
+/* Labels alone were agreed: groups are nobody's. */
+static void test_groups_that_were_not_agreed(void)
+{
+	const struct fuse_session agreed = *w->session;
+
+	w->session->flags = FUSE_SECURITY_CTX;
+	make_extension(FUSE_EXT_GROUPS, 24, 3, 3);
+	CHECK_EQUAL(parse(), 0);
+	CHECK_EQUAL(r->group_count, 0);
+	*w->session = agreed;
+}
+
 static void test_payload_too_long(void)
 {
 	uint64_t len = REQUEST_PAYLOAD_MAX + 1;
@@ -443,6 +477,8 @@ int main(void)
 	w->payload = malloc(REQUEST_PAYLOAD_MAX + 1);
 	w->session = calloc(1, sizeof(*w->session));
 	CHECK(w->payload && w->session);
+	w->session->minor = 45;
+	w->session->flags = FUSE_SECURITY_CTX | FUSE_CREATE_SUPP_GROUP;
 	RUN(test_split_at_every_two_bytes);
 	RUN(test_cut_short_everywhere);
 	RUN(test_lengths_that_lie);
@@ -452,6 +488,8 @@ int main(void)
 	RUN(test_every_opcode_with_every_length);
 	RUN(test_groups);
 	RUN(test_malformed_extensions);
+	RUN(test_extensions_that_were_not_agreed);
+	RUN(test_groups_that_were_not_agreed);
 	RUN(test_payload_too_long);
 	RUN(test_file_data_stays_where_it_is);
 	RUN(test_reply_split_everywhere);

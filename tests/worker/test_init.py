@@ -78,6 +78,29 @@ def test_the_minor_is_the_lower_one() -> None:
     assert agree(struct.pack("<4I", 7, 27, 0, 0)).minor == 27
 
 
+# The minor versions that named the flags, from the head of the kernel's <linux/fuse.h>.
+SINCE: Final = {
+    "MAX_PAGES": 28, "CACHE_SYMLINKS": 28, "SUBMOUNTS": 32, "HANDLE_KILLPRIV_V2": 33,
+    "SETXATTR_EXT": 33, "INIT_EXT": 36, "SECURITY_CTX": 36, "CREATE_SUPP_GROUP": 38,
+    "DIRECT_IO_ALLOW_MMAP": 39, "ALLOW_IDMAP": 41,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("minor", range(27, 46))
+def test_a_flag_counts_from_the_minor_version_that_named_it(minor: int) -> None:
+    fs = options(cache="always", security_label="auto", allow_mmap=True)
+    argument = struct.pack("<5I44x", 7, minor, 0, 0xFFFFFFFF, 0xFFFFFFFF)
+    names = set(agree(argument, fs).names())
+    assert names & SINCE.keys() == {name for name, since in SINCE.items() if since <= minor}
+
+
+def test_acls_are_not_enforced_by_a_flag_of_a_later_minor_version() -> None:
+    offer = init.Offer(7, 32, 0, ALL_FLAGS)
+    assert "POSIX_ACL" not in init.negotiate(offer, options(posix_acl="auto")).names()
+    with pytest.raises(init.InitError):
+        init.negotiate(offer, options(posix_acl="always"))
+
+
 @pytest.mark.parametrize("version", [(7, 26), (7, 4), (6, 99), (0, 0)])
 def test_an_older_protocol_is_refused(version: tuple[int, int]) -> None:
     with pytest.raises(init.InitError) as refused:

@@ -30,18 +30,21 @@ _KILLPRIV: Final = "HANDLE_KILLPRIV_V2"
 
 @dataclass(frozen=True)
 class Feature:
-    """One INIT flag. `bit` is its number in flags | flags2 << 32 of <linux/fuse.h>."""
+    """One INIT flag. `bit` is its number in flags | flags2 << 32 of <linux/fuse.h>; `since` is the
+    minor version that named it, where that is younger than the oldest that is served."""
 
     bit: int
     name: str
     wanted: Callable[[Filesystem], bool]
+    since: int = MINOR_MIN
 
 
 def _always(_fs: Filesystem) -> bool:
     return True
 
 
-# What the guest offers and a row wants is agreed. Left out, so never agreed: SPLICE_* (of /dev/fuse
+# What the guest offers and a row wants is agreed, unless the row is younger than the guest's minor
+# version: then the bit had no meaning yet. Left out, so never agreed: SPLICE_* (of /dev/fuse
 # only), HANDLE_KILLPRIV (v2 does it), EXPLICIT_INVAL_DATA, HAS_EXPIRE_ONLY and HAS_RESEND
 # (notifications that virtio-fs has not), NO_OPEN and NO_OPENDIR (handles carry state),
 # HAS_INODE_DAX and MAP_ALIGNMENT (no DAX window), PASSTHROUGH and OVER_IO_URING (no virtio-fs),
@@ -62,16 +65,16 @@ FEATURES: Final = (
     Feature(16, "WRITEBACK_CACHE", lambda fs: fs.writeback),
     Feature(18, "PARALLEL_DIROPS", _always),
     Feature(20, "POSIX_ACL", lambda fs: fs.posix_acl != "never"),
-    Feature(22, "MAX_PAGES", _always),
-    Feature(23, "CACHE_SYMLINKS", lambda fs: fs.cache == "always"),
-    Feature(27, "SUBMOUNTS", lambda fs: fs.announce_submounts),
-    Feature(28, _KILLPRIV, lambda fs: fs.killpriv_v2),
-    Feature(29, "SETXATTR_EXT", _always),
-    Feature(INIT_EXT, "INIT_EXT", _always),
-    Feature(32, "SECURITY_CTX", lambda fs: fs.security_label != "never"),
-    Feature(34, "CREATE_SUPP_GROUP", _always),
-    Feature(36, "DIRECT_IO_ALLOW_MMAP", lambda fs: fs.allow_mmap),
-    Feature(40, "ALLOW_IDMAP", _always),
+    Feature(22, "MAX_PAGES", _always, 28),
+    Feature(23, "CACHE_SYMLINKS", lambda fs: fs.cache == "always", 28),
+    Feature(27, "SUBMOUNTS", lambda fs: fs.announce_submounts, 32),
+    Feature(28, _KILLPRIV, lambda fs: fs.killpriv_v2, 33),
+    Feature(29, "SETXATTR_EXT", _always, 33),
+    Feature(INIT_EXT, "INIT_EXT", _always, 36),
+    Feature(32, "SECURITY_CTX", lambda fs: fs.security_label != "never", 36),
+    Feature(34, "CREATE_SUPP_GROUP", _always, 38),
+    Feature(36, "DIRECT_IO_ALLOW_MMAP", lambda fs: fs.allow_mmap, 39),
+    Feature(40, "ALLOW_IDMAP", _always, 41),
 )
 _BITS: Final = {feature.name: 1 << feature.bit for feature in FEATURES}
 # Without the others a guest that enforces ACLs would get modes wrong: the umask over a default ACL,
@@ -115,8 +118,13 @@ def read_offer(argument: bytes) -> Offer:
     """Read struct fuse_init_in; fields that an older guest does not send are 0."""
     raw: Any = ffi.new("struct fuse_init_in *")
     ffi.memmove(raw, argument, min(len(argument), ffi.sizeof("struct fuse_init_in")))
-    extended = raw.flags2 if raw.flags >> INIT_EXT & 1 else 0
+    extended = raw.flags2 if raw.flags & _named_by(raw.minor) & _BITS["INIT_EXT"] else 0
     return Offer(raw.major, raw.minor, raw.max_readahead, raw.flags | extended << 32)
+
+
+def _named_by(minor: int) -> int:
+    """The flags that have a meaning in this minor version."""
+    return sum(1 << feature.bit for feature in FEATURES if feature.since <= minor)
 
 
 def negotiate(offer: Offer, fs: Filesystem) -> Agreement:
@@ -128,7 +136,8 @@ def negotiate(offer: Offer, fs: Filesystem) -> Agreement:
             f"{MAJOR}.{MINOR_MIN} is the oldest that is served"
         )
     wanted = sum(1 << feature.bit for feature in FEATURES if feature.wanted(fs))
-    flags = offer.flags & wanted & ~_acls_not_enforced(offer, fs)
+    offered = offer.flags & _named_by(offer.minor)
+    flags = offered & wanted & ~_acls_not_enforced(offered, fs)
     if fs.security_label == "always" and not flags & _BITS["SECURITY_CTX"]:
         raise InitError(
             "--security-label=always: the guest's kernel lacks SECURITY_CTX;"
@@ -148,9 +157,9 @@ def negotiate(offer: Offer, fs: Filesystem) -> Agreement:
     )
 
 
-def _acls_not_enforced(offer: Offer, fs: Filesystem) -> int:
+def _acls_not_enforced(offered: int, fs: Filesystem) -> int:
     """POSIX_ACL if this guest cannot do all that goes with it; InitError if it must."""
-    missing = [name for name in _FOR_ACLS if not offer.flags & _BITS[name]]
+    missing = [name for name in _FOR_ACLS if not offered & _BITS[name]]
     if missing and fs.posix_acl == "always":
         raise InitError(
             f"--posix-acl=always: the guest's kernel lacks {', '.join(missing)};"

@@ -45,6 +45,7 @@
  */
 #include "worker/csrc/entry.h"
 
+#include "worker/csrc/agreed.h"
 #include "worker/csrc/inode_fd.h"
 
 #include <errno.h>
@@ -174,7 +175,7 @@ int entry_as_requester(struct worker *w, const struct request *r, uint32_t umask
 	int err = act_as_requester(w, r, !tells_all_groups(w));
 
 	/* Else the guest's kernel has applied its umask already. */
-	credentials_umask(&w->credentials, w->session->flags & FUSE_DONT_MASK ? umask : 0);
+	credentials_umask(&w->credentials, is_agreed(w->session, &AGREED_UMASK) ? umask : 0);
 	return err;
 }
 
@@ -189,7 +190,7 @@ int entry_keep_sgid(struct worker *w, const struct request *r, uint32_t mode)
 static bool is_submount(const struct worker *w, const struct inode *parent, const struct statx *st)
 {
 	return parent && S_ISDIR(st->stx_mode) && w->policy.announce_submounts &&
-	       w->session->flags & FUSE_SUBMOUNTS && entry_key(st).mnt_id != parent->mnt_id;
+	       is_agreed(w->session, &AGREED_SUBMOUNTS) && entry_key(st).mnt_id != parent->mnt_id;
 }
 
 /* Every field is written, and there is nothing between them: the guest gets these bytes. */

@@ -5,6 +5,7 @@
  * An inode's fd is O_PATH. What does not work on such an fd goes through its name below
  * /proc/self/fd, which is a link to the very file, not to a path: nothing is resolved anew.
  */
+#include "worker/csrc/agreed.h"
 #include "worker/csrc/entry.h"
 #include "worker/csrc/inode_fd.h"
 
@@ -104,7 +105,9 @@ static int set_size(struct worker *w, const struct inode *inode, int fd,
 		    const struct open_file *file, const struct fuse_setattr_in *in)
 {
 	/* Without CAP_FSETID the host's kernel drops suid and sgid. */
-	int err = credentials_fsetid(&w->credentials, !(in->valid & FATTR_KILL_SUIDGID));
+	bool kill_suidgid =
+		in->valid & FATTR_KILL_SUIDGID && is_agreed(w->session, &AGREED_KILLPRIV);
+	int err = credentials_fsetid(&w->credentials, !kill_suidgid);
 	char name[FD_NAME];
 
 	if (err)

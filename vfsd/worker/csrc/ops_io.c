@@ -12,6 +12,7 @@
  * must not happen twice: the size before it is noted, and a worker that takes over looks how much
  * of the data is there. (A signal that kills ends a write between two pages.)
  */
+#include "worker/csrc/agreed.h"
 #include "worker/csrc/entry.h"
 
 #include <errno.h>
@@ -224,7 +225,8 @@ static int prepare_write(struct worker *w, struct request *r)
 	const struct fuse_write_in *in = REQUEST_ARG(r, struct fuse_write_in);
 	int err = request_need_room(r, sizeof(struct fuse_write_out));
 
-	r->kill_suidgid = in->write_flags & FUSE_WRITE_KILL_SUIDGID;
+	r->kill_suidgid = in->write_flags & FUSE_WRITE_KILL_SUIDGID &&
+			  is_agreed(w->session, &AGREED_WRITE_KILL);
 	return err ? err : credentials_fsetid(&w->credentials, !r->kill_suidgid);
 }
 

@@ -16,6 +16,7 @@
  * RELEASE is answered before the close, which may take long. What the guest may rely on at once
  * is done at once: locks are given up.
  */
+#include "worker/csrc/agreed.h"
 #include "worker/csrc/entry.h"
 #include "worker/csrc/inode_fd.h"
 #include "worker/csrc/label.h"
@@ -79,8 +80,10 @@ static uint32_t file_flags(struct worker *w, const struct inode *inode, int flag
 
 /* ---- OPEN, OPENDIR ---- */
 
-static void fill_open(uint64_t fh, uint32_t open_flags, struct fuse_open_out *ret)
+static void fill_open(const struct worker *w, uint64_t fh, uint32_t open_flags,
+		      struct fuse_open_out *ret)
 {
+	open_flags = agreed_open_flags(w->session, open_flags);
 	*ret = (struct fuse_open_out){.fh = fh, .open_flags = open_flags};
 }
 
@@ -101,7 +104,7 @@ static void fill_open_file(const struct worker *w, const struct open_file *file,
 {
 	bool no_flush = close_is_silent(file) && !w->policy.posix_lock;
 
-	fill_open(fh, w->policy.file_open_flags | (no_flush ? FOPEN_NOFLUSH : 0), ret);
+	fill_open(w, fh, w->policy.file_open_flags | (no_flush ? FOPEN_NOFLUSH : 0), ret);
 }
 
 static int open_regular(struct worker *w, const struct inode *inode, int flags)
@@ -155,9 +158,11 @@ static int open_or_share(struct worker *w, const struct inode *inode, int flags,
 	return fd;
 }
 
-/* As root: the guest's kernel has checked who may open it. */
-static int prepare_open(struct worker *w, const struct request *r, int flags, bool kill_suidgid)
+/* As root: the guest's kernel has checked who may open it. `open_flags`: FUSE_OPEN_*. */
+static int prepare_open(struct worker *w, const struct request *r, int flags, uint32_t open_flags)
 {
+	bool kill_suidgid =
+		open_flags & FUSE_OPEN_KILL_SUIDGID && is_agreed(w->session, &AGREED_KILLPRIV);
 	int err = request_need_room(r, sizeof(struct fuse_open_out));
 
 	if (!err)
@@ -183,7 +188,7 @@ int op_open(struct worker *w, struct request *r)
 		return -ESTALE;
 	if (flags < 0)
 		return flags;
-	err = prepare_open(w, r, flags, in->open_flags & FUSE_OPEN_KILL_SUIDGID);
+	err = prepare_open(w, r, flags, in->open_flags);
 	if (err)
 		return err;
 	file = file_table_reserve(w->files, w->slot);
@@ -212,7 +217,7 @@ int op_opendir(struct worker *w, struct request *r)
 		return dir_fd;
 	if (!S_ISDIR(inode->mode))
 		return -ENOTDIR;
-	err = prepare_open(w, r, 0, false);
+	err = prepare_open(w, r, 0, 0);
 	if (err)
 		return err;
 	file = file_table_reserve(w->files, w->slot);
@@ -225,7 +230,7 @@ int op_opendir(struct worker *w, struct request *r)
 		return err;
 	}
 	fh = file_table_publish(w->files, file, r->in.nodeid, fd, FILE_IS_DIR);
-	fill_open(fh, w->policy.dir_open_flags, REQUEST_REPLY(r, struct fuse_open_out));
+	fill_open(w, fh, w->policy.dir_open_flags, REQUEST_REPLY(r, struct fuse_open_out));
 	return (int)sizeof(struct fuse_open_out);
 }
 
@@ -282,7 +287,7 @@ static int open_existing(struct worker *w, struct request *r, const struct inode
 	uint64_t fh;
 	int fd, err;
 
-	err = prepare_open(w, r, flags, in->open_flags & FUSE_OPEN_KILL_SUIDGID);
+	err = prepare_open(w, r, flags, in->open_flags);
 	if (!err)
 		err = entry_lookup(w, parent, r->name, &ret->entry);
 	if (err)

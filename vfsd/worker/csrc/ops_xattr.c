@@ -13,6 +13,7 @@
  * A request that was in flight when its worker died (r->replayed) may have happened. "Exists
  * already" (XATTR_CREATE) then means that it did, and so does "no such attribute" for REMOVEXATTR.
  */
+#include "worker/csrc/agreed.h"
 #include "worker/csrc/entry.h"
 #include "worker/csrc/inode_fd.h"
 
@@ -185,7 +186,7 @@ static int read_setxattr(const struct worker *w, const struct request *r,
 			 struct fuse_setxattr_in *ret_in, const char **ret_name,
 			 const void **ret_value)
 {
-	uint32_t more = w->session->flags & FUSE_SETXATTR_EXT
+	uint32_t more = is_agreed(w->session, &AGREED_SETXATTR)
 				? sizeof(*ret_in) - FUSE_COMPAT_SETXATTR_IN_SIZE
 				: 0;
 	size_t rest, name_len;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "worker/csrc/request.h"
 
+#include "worker/csrc/agreed.h"
 #include "worker/csrc/worker.h"
 
 #include <errno.h>
@@ -218,11 +219,6 @@ static int parse_labels(struct request *r, const uint8_t *body, uint32_t len, ui
 	return 0;
 }
 
-static bool has_labels(const struct worker *w)
-{
-	return w->session->flags & FUSE_SECURITY_CTX;
-}
-
 /* The extension area at the request's end (FUSE 7.38): ext_header, body, 8-aligned, repeated. */
 static int parse_extensions(const struct worker *w, struct request *r, const uint8_t *at,
 			    uint32_t len)
@@ -236,9 +232,9 @@ static int parse_extensions(const struct worker *w, struct request *r, const uin
 		memcpy(&head, at, sizeof(head));
 		if (head.size < sizeof(head) || head.size > len || head.size % 8)
 			return -EINVAL;
-		if (head.type == FUSE_EXT_GROUPS)
+		if (head.type == FUSE_EXT_GROUPS && is_agreed(w->session, &AGREED_GROUPS))
 			err = parse_groups(r, at + sizeof(head), head.size - sizeof(head));
-		else if (head.type <= FUSE_MAX_NR_SECCTX && has_labels(w))
+		else if (head.type <= FUSE_MAX_NR_SECCTX && is_agreed(w->session, &AGREED_LABELS))
 			err = parse_labels(r, at + sizeof(head), head.size - sizeof(head),
 					   head.type);
 		if (err)
@@ -273,10 +269,18 @@ static int parse_old_labels(const struct worker *w, struct request *r)
 				r->payload_len - offset);
 }
 
+/* Return: bytes of the extension area. */
+static uint64_t extension_bytes(const struct worker *w, const struct request *r)
+{
+	return r->in.total_extlen && is_agreed(w->session, &AGREED_EXTENSIONS)
+		       ? (uint64_t)r->in.total_extlen * 8
+		       : 0;
+}
+
 static int parse_payload(struct worker *w, struct request *r, uint32_t flags, struct iovec *iov,
 			 uint32_t count, uint64_t len)
 {
-	uint64_t extension = (uint64_t)r->in.total_extlen * 8;
+	uint64_t extension = extension_bytes(w, r);
 	int err;
 
 	if (len > REQUEST_PAYLOAD_MAX)
@@ -288,7 +292,8 @@ static int parse_payload(struct worker *w, struct request *r, uint32_t flags, st
 	r->payload_len = (uint32_t)(len - extension);
 	err = parse_extensions(w, r, (uint8_t *)w->payload + r->payload_len, (uint32_t)extension);
 	w->payload[r->payload_len] = '\0'; /* into the first extension's header */
-	if (!err && has_labels(w) && w->session->minor < 38)
+	if (!err && is_agreed(w->session, &AGREED_LABELS) &&
+	    !is_agreed(w->session, &AGREED_EXTENSIONS))
 		err = parse_old_labels(w, r);
 	if (err)
 		return err;
