@@ -43,6 +43,7 @@ enum agreed_bit {
 	WITHOUT_LABELS = 1,
 	WITHOUT_KILLPRIV = 2,
 	WITHOUT_ACLS = 4,
+	NOT_LINUX = 8,
 };
 
 struct driver d;
@@ -155,7 +156,8 @@ void begin_session(const struct header *header)
 		flags |= FUSE_HANDLE_KILLPRIV_V2;
 	if (!(header->agreed & WITHOUT_ACLS))
 		flags |= FUSE_POSIX_ACL | FUSE_DONT_MASK;
-	worker_session_begin(worker, MINOR_FIRST + (header->minor + 10u) % MINORS, flags, 1 << 20);
+	worker_session_begin(worker, MINOR_FIRST + (header->minor + 10u) % MINORS, flags,
+			     header->agreed & NOT_LINUX ? 0 : FUSE_READDIRPLUS_AUTO);
 	node_count = file_count = 0;
 	nodes[node_count++] = FUSE_ROOT_ID;
 }

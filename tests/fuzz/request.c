@@ -149,7 +149,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 	set_up();
 	take_bytes(&in, &header, sizeof(header));
-	session.flags = header.agreed & 1 ? 0 : FUSE_SECURITY_CTX;
+	session.flags = header.agreed & 1 ? 0 : FUSE_SECURITY_CTX | FUSE_CREATE_SUPP_GROUP;
 	session.minor = header.agreed & 2 ? 36 : 41;
 	run_request(&in, &header);
 	while (piece_count)

@@ -312,7 +312,7 @@ static void make_worker(const char *path)
 	CHECK(inode_table_try_handles(config.inodes, config.root_fd));
 	worker = worker_create(&config);
 	CHECK(worker && worker_adopt(worker, 0) >= 0);
-	worker_session_begin(worker, 41, FUSE_DO_READDIRPLUS, 1 << 20);
+	worker_session_begin(worker, 41, FUSE_DO_READDIRPLUS, FUSE_READDIRPLUS_AUTO);
 }
 
 static void make_files(void)

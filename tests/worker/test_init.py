@@ -134,6 +134,13 @@ def test_an_option_adds_its_feature(names: set[str], changes: dict[str, Any]) ->
     assert without <= with_option
 
 
+@pytest.mark.parametrize("wanted", [False, True])
+def test_a_guest_that_is_not_linux_has_readdirplus(wanted: bool) -> None:
+    """UEFI firmware refuses the session otherwise."""
+    offer = init.Offer(7, 31, 0, 1 << 13)
+    assert init.negotiate(offer, options(readdirplus=wanted)).names() == ["DO_READDIRPLUS"]
+
+
 @pytest.mark.parametrize(
     ("names", "changes"),
     [

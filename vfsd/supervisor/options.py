@@ -259,7 +259,8 @@ OPTIONS: Final = (
            " tells it) or always", "MODE", read.choice("never", "auto", "always"), "never",
            "needs --modcaps=+sys_admin, but where --xattrmap gives another name; with always, the"
            " mount of a guest that cannot is refused"),
-    _switch("readdirplus", "names and attributes in one request", "on; off with --cache=never"),
+    _switch("readdirplus", "names and attributes in one request", "on; off with --cache=never",
+            "other guests than Linux, as UEFI firmware, have it even where it is off"),
     _switch("writeback", "the guest may delay writes (write-back cache)", "off",
             "what others write into the same files is lost or unseen; so may be what it delays"),
     _switch("allow-direct-io", "pass O_DIRECT on to the host file system", "off",

@@ -143,6 +143,8 @@ def negotiate(offer: Offer, fs: Filesystem) -> Agreement:
             "--security-label=always: the guest's kernel lacks SECURITY_CTX;"
             " its mount is refused; --security-label=auto would serve it without labels"
         )
+    if offered & (_BITS["DO_READDIRPLUS"] | _BITS["READDIRPLUS_AUTO"]) == _BITS["DO_READDIRPLUS"]:
+        flags |= _BITS["DO_READDIRPLUS"]  # not Linux: UEFI firmware takes no session without it
     if not flags & _BITS["HANDLE_KILLPRIV_V2"]:
         # Linux takes set-id bits away itself then, but not before an OPEN that truncates; and which
         # user asks is not told since ALLOW_IDMAP. Truncating by SETATTR it does it right.

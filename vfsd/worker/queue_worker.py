@@ -255,9 +255,7 @@ class QueueWorker:
         except init.InitError as error:
             self._log.warn(str(error))
             return error.errno, b""
-        lib.worker_session_begin(
-            self._worker, agreement.minor, agreement.flags, agreement.max_write
-        )
+        lib.worker_session_begin(self._worker, agreement.minor, agreement.flags, offer.flags)
         # A guest can repeat INIT as often as it likes; that is no news.
         level, self._is_mounted = "debug" if self._is_mounted else "info", True
         self._log.write(

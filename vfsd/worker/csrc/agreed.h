@@ -40,6 +40,12 @@ static const struct agreed_row AGREED_CACHE_DIR = {28, 0};
 static const struct agreed_row AGREED_NOFLUSH = {35, 0};
 static const struct agreed_row AGREED_PARALLEL_WRITES = {38, 0};
 
+/* Is the guest Linux? No other decides by itself where READDIRPLUS pays. */
+static inline bool is_linux(const struct fuse_session *session)
+{
+	return session->offered & FUSE_READDIRPLUS_AUTO;
+}
+
 static inline bool is_agreed(const struct fuse_session *session, const struct agreed_row *row)
 {
 	return session->minor >= row->since && (!row->flags || session->flags & row->flags);

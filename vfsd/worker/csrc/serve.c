@@ -793,12 +793,12 @@ void worker_session_end(struct worker *w)
 	reclaim_offline(&w->reclaim);
 }
 
-void worker_session_begin(struct worker *w, uint32_t minor, uint64_t flags, uint32_t max_write)
+void worker_session_begin(struct worker *w, uint32_t minor, uint64_t flags, uint64_t offered)
 {
 	worker_session_end(w);
 	w->session->minor = minor;
 	w->session->flags = flags;
-	w->session->max_write = max_write;
+	w->session->offered = offered;
 	w->session->number++;
 	__atomic_store_n(&w->session->ready, 1, __ATOMIC_RELEASE);
 }

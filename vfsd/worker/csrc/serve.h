@@ -78,7 +78,7 @@ void worker_cold_reply(struct worker *w, int32_t error, const uint8_t *reply, ui
 
 /* A new session (INIT): everything the old one had open is closed, the tables hold only the root.
  */
-void worker_session_begin(struct worker *w, uint32_t minor, uint64_t flags, uint32_t max_write);
+void worker_session_begin(struct worker *w, uint32_t minor, uint64_t flags, uint64_t offered);
 /* DESTROY. */
 void worker_session_end(struct worker *w);
 

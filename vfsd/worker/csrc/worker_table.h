@@ -56,9 +56,10 @@ struct worker_row {
 struct fuse_session {
 	uint32_t ready; /* 1 between INIT and DESTROY */
 	uint32_t minor;
-	uint64_t flags; /* as agreed: flags | flags2 << 32 */
-	uint32_t max_write;
-	uint32_t number; /* counts the sessions */
+	uint64_t flags;	  /* as agreed: flags | flags2 << 32 */
+	uint64_t offered; /* what the guest offered, likewise */
+	uint32_t number;  /* counts the sessions */
+	uint32_t pad;
 };
 
 struct worker_table {
