@@ -14,7 +14,9 @@
  *
  * Offset 0 always reads anew: rewinddir(3) shows what has changed.
  */
+#include "worker/csrc/agreed.h"
 #include "worker/csrc/entry.h"
+#include "worker/csrc/inode_fd.h"
 #include "worker/csrc/label.h"
 #include "worker/csrc/owner_lock.h"
 
@@ -137,19 +139,48 @@ static bool is_dot_or_dotdot(const char *name)
 	return name[0] == '.' && (!name[1] || (name[1] == '.' && !name[2]));
 }
 
-/* nodeid 0: the name is listed, the guest looks it up when it needs it. So it is for "." and "..",
- * whose lookups it does not count, and for a name that cannot be looked up now. Return: the type to
- * report for the name, which is the one of the entry if there is one. `to`: 8-aligned. */
+/*
+ * nodeid 0: the name is listed, the guest looks it up when it needs it. So it is for "." and "..",
+ * whose lookups it does not count, and for a name that cannot be looked up now. Windows and UEFI
+ * firmware show what the attributes say of these, too: at least their type.
+ */
+static void put_unknown(const struct dirent64 *entry, mode_t type, struct fuse_entry_out *ret)
+{
+	*ret = (struct fuse_entry_out){.attr = {.ino = entry->d_ino, .mode = type}};
+}
+
+/* Linux looks at no attribute of these. Of ".." only what the guest knows has attributes for it:
+ * the directory above may be outside of the share. */
+static void put_dot_or_dotdot(struct worker *w, const struct inode *dir,
+			      const struct dirent64 *entry, struct fuse_entry_out *ret)
+{
+	bool is_root = dir == inode_table_get(w->inodes, FUSE_ROOT_ID);
+	const char *name = is_root ? "." : entry->d_name;
+	struct statx st;
+	int fd;
+
+	put_unknown(entry, S_IFDIR, ret);
+	if (is_linux(w->session))
+		return;
+	fd = inode_fd(w, dir);
+	if (fd >= 0 && !entry_stat_name(fd, name, &st) &&
+	    inode_table_knows(w->inodes, w->slot, entry_key(&st)))
+		entry_attr(w, &st, &ret->attr);
+}
+
+/* Return: the type to report for the name, which is the one of the entry if there is one. `to`:
+ * 8-aligned. */
 static uint32_t put_entry(struct worker *w, const struct inode *dir, const struct dirent64 *entry,
 			  uint8_t *to)
 {
+	mode_t type = DTTOIF(entry->d_type);
 	struct fuse_entry_out *out = (void *)to;
 
-	if (is_dot_or_dotdot(entry->d_name) ||
-	    entry_lookup_dirent(w, dir, entry->d_name, entry->d_ino, DTTOIF(entry->d_type), out) <
-		    0)
-		memset(out, 0, sizeof(*out));
-	return out->nodeid ? IFTODT(out->attr.mode) : entry->d_type;
+	if (is_dot_or_dotdot(entry->d_name))
+		put_dot_or_dotdot(w, dir, entry, out);
+	else if (entry_lookup_dirent(w, dir, entry->d_name, entry->d_ino, type, out) < 0)
+		put_unknown(entry, type, out);
+	return IFTODT(out->attr.mode);
 }
 
 /* Tell the entries that wait, as many as fit `room`; with `dir` each with its fuse_entry_out.
