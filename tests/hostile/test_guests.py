@@ -3,13 +3,15 @@
 
 import stat
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from .conftest import OPTIONS, Folder
 from .daemon import Daemon
 from .driver import Frontend
-from .fuse import ROOT, Attr, Guest
+from .fuse import ROOT, STATFS_OUT, Attr, Guest, Op
+from .statfs_mount import StatfsMount
 
 READDIRPLUS, READDIRPLUS_AUTO, MAX_PAGES = 1 << 13, 1 << 14, 1 << 22
 WINDOWS = READDIRPLUS | MAX_PAGES  # with FUSE 7.31
@@ -32,6 +34,28 @@ def guest(frontend: Frontend) -> Guest:
 def listed(guest: Guest, nodeid: int) -> dict[bytes, Attr]:
     """Attributes by name, of READDIRPLUS."""
     return {e.name: e.entry.attr for e in guest.list(nodeid, plus=True) if e.entry}
+
+
+# Attributes.
+
+
+def block_sizes(guest: Guest) -> tuple[int, int]:
+    fields = STATFS_OUT.unpack(guest.call(Op.STATFS, ROOT, room=80))
+    return fields[5], fields[7]
+
+
+def test_blocks_have_one_size(tmp_path: Path) -> None:
+    """Windows multiplies what is counted in fragments by the size of a block."""
+    with (
+        StatfsMount(tmp_path, block=1 << 20, fragment=4096) as mounted,
+        Daemon(share=mounted.path) as daemon,
+        Frontend(daemon.socket) as frontend,
+    ):
+        guest = Guest(frontend.setup(1))
+        guest.init(31, WINDOWS)
+        assert block_sizes(guest) == (4096, 4096)
+        guest.init()
+        assert block_sizes(guest) == (1 << 20, 4096), "Linux knows both"
 
 
 # Directories.

@@ -297,11 +297,14 @@ int op_statfs(struct worker *w, struct request *r)
 	struct fuse_statfs_out *ret = REQUEST_REPLY(r, struct fuse_statfs_out);
 	int fd = inode ? inode_fd(w, inode) : -ESTALE;
 	struct statfs fs;
+	uint32_t unit;
 
 	if (fd < 0)
 		return fd;
 	if (fstatfs(fd, &fs) < 0)
 		return -errno;
+	/* Blocks are counted in units of frsize. Windows knows bsize only. */
+	unit = (uint32_t)(fs.f_frsize ? fs.f_frsize : fs.f_bsize);
 	memset(ret, 0, sizeof(*ret));
 	ret->st = (struct fuse_kstatfs){
 		.blocks = fs.f_blocks,
@@ -309,9 +312,9 @@ int op_statfs(struct worker *w, struct request *r)
 		.bavail = fs.f_bavail,
 		.files = fs.f_files,
 		.ffree = fs.f_ffree,
-		.bsize = (uint32_t)fs.f_bsize,
+		.bsize = is_linux(w->session) ? (uint32_t)fs.f_bsize : unit,
 		.namelen = fs.f_namelen < NAME_MAX ? (uint32_t)fs.f_namelen : NAME_MAX,
-		.frsize = (uint32_t)(fs.f_frsize ? fs.f_frsize : fs.f_bsize),
+		.frsize = unit,
 	};
 	return (int)sizeof(*ret);
 }
