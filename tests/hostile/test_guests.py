@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What guests other than Linux send and expect, by the sources of their drivers; docs/guests.md."""
 
+import errno
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from .conftest import OPTIONS, Folder
 from .daemon import Daemon
 from .driver import Frontend
-from .fuse import ROOT, STATFS_OUT, Attr, Guest, Op
+from .fuse import ROOT, STATFS_OUT, Attr, Guest, Op, expect, names
 from .statfs_mount import StatfsMount
 
 READDIRPLUS, READDIRPLUS_AUTO, MAX_PAGES = 1 << 13, 1 << 14, 1 << 22
@@ -56,6 +57,14 @@ def test_blocks_have_one_size(tmp_path: Path) -> None:
         assert block_sizes(guest) == (4096, 4096)
         guest.init()
         assert block_sizes(guest) == (1 << 20, 4096), "Linux knows both"
+
+
+# Names.
+
+
+def test_a_name_that_does_not_exist_is_an_error(guest: Guest, folder: Folder) -> None:
+    """nodeid 0 would be an inode."""
+    expect(errno.ENOENT, guest.ask(Op.LOOKUP, folder.nodeid, names(b"absent")))
 
 
 # Directories.

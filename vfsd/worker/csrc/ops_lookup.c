@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* LOOKUP, FORGET, BATCH_FORGET. */
+#include "worker/csrc/agreed.h"
 #include "worker/csrc/entry.h"
 #include "worker/csrc/inode_fd.h"
 
@@ -94,6 +95,13 @@ static int lookup(struct worker *w, const struct inode *parent, const char *name
 	return err ? err : entry_lookup(w, parent, name, ret);
 }
 
+/* May the guest be told for how long a name does not exist? Others than Linux may take nodeid 0 for
+ * an inode. */
+static bool tells_absence(const struct worker *w, const char *name)
+{
+	return name[0] && w->policy.negative_timeout_ns && is_linux(w->session);
+}
+
 /* nodeid 0: "there is no such name, and you may rely on it for so long". */
 static void negative_entry(const struct worker *w, struct fuse_entry_out *ret)
 {
@@ -115,7 +123,7 @@ int op_lookup(struct worker *w, struct request *r)
 		err = credentials_root(&w->credentials);
 	if (!err)
 		err = lookup(w, parent, r->payload, ret);
-	if (err == -ENOENT && r->payload[0] && w->policy.negative_timeout_ns) {
+	if (err == -ENOENT && tells_absence(w, r->payload)) {
 		negative_entry(w, ret);
 		err = 0;
 	}
