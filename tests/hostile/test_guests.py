@@ -2,6 +2,7 @@
 """What guests other than Linux send and expect, by the sources of their drivers; docs/guests.md."""
 
 import errno
+import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,11 +12,12 @@ import pytest
 from .conftest import OPTIONS, Folder
 from .daemon import Daemon
 from .driver import Frontend
-from .fuse import ROOT, STATFS_OUT, Attr, Guest, Op, expect, names
+from .fuse import READ_IN, ROOT, STATFS_OUT, WRITE_OUT, Attr, Guest, Op, expect, names
 from .statfs_mount import StatfsMount
 
 READDIRPLUS, READDIRPLUS_AUTO, MAX_PAGES = 1 << 13, 1 << 14, 1 << 22
 WINDOWS = READDIRPLUS | MAX_PAGES  # with FUSE 7.31
+FUSE_WRITE_CACHE = 1
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +59,58 @@ def test_blocks_have_one_size(tmp_path: Path) -> None:
         assert block_sizes(guest) == (4096, 4096)
         guest.init()
         assert block_sizes(guest) == (1 << 20, 4096), "Linux knows both"
+
+
+# Data.
+
+
+@pytest.fixture
+def log(folder: Folder) -> Path:
+    path = folder.path / "log"
+    path.write_bytes(b"0123456789")
+    return path
+
+
+def write(guest: Guest, nodeid: int, fh: int, offset: int, data: bytes, flags: int = 0) -> int:
+    """WRITE with the flags that a guest tells with it; none but Linux tells any."""
+    body = READ_IN.pack(fh, offset, len(data), 0, 0, flags, 0) + data
+    return int(WRITE_OUT.unpack(guest.call(Op.WRITE, nodeid, body))[0])
+
+
+def test_what_was_opened_to_append_appends(guest: Guest, folder: Folder, log: Path) -> None:
+    """Hermit: the offset begins at 0, and O_APPEND comes with OPEN alone."""
+    nodeid = guest.lookup(folder.nodeid, b"log").nodeid
+    fh = guest.open(nodeid, os.O_WRONLY | os.O_APPEND)
+    write(guest, nodeid, fh, 0, b"NEW")
+    with log.open("ab") as others:
+        others.write(b"-")
+    write(guest, nodeid, fh, 3, b"MORE")
+    assert log.read_bytes() == b"0123456789NEW-MORE"
+
+
+def test_what_was_created_to_append_appends(guest: Guest, folder: Folder, log: Path) -> None:
+    """Zephyr: the offset of a second piece is too large by the first one."""
+    for name in ("new", log.name):
+        entry, fh = guest.create(folder.nodeid, name.encode(), os.O_RDWR | os.O_APPEND)
+        size = (folder.path / name).stat().st_size
+        write(guest, entry.nodeid, fh, size, b"one")
+        write(guest, entry.nodeid, fh, size + 6, b"two")
+        assert (folder.path / name).read_bytes()[size:] == b"onetwo"
+
+
+def test_linux_says_with_each_write_whether_it_appends(
+    guest: Guest, folder: Folder, log: Path
+) -> None:
+    """By the flags that fcntl(2) has given to the file since."""
+    nodeid = guest.lookup(folder.nodeid, b"log").nodeid
+    fh = guest.open(nodeid, os.O_RDWR | os.O_APPEND)
+    write(guest, nodeid, fh, 0, b"X", os.O_RDWR)
+    assert log.read_bytes() == b"X123456789"
+    write(guest, nodeid, fh, 0, b"Y", os.O_RDWR | os.O_APPEND)
+    assert log.read_bytes() == b"X123456789Y"
+    body = READ_IN.pack(fh, 1, 1, FUSE_WRITE_CACHE, 0, 0, 0) + b"Z"  # of a mapping
+    guest.call(Op.WRITE, nodeid, body)
+    assert log.read_bytes() == b"XZ23456789Y"
 
 
 # Names.

@@ -23,6 +23,7 @@ enum open_file_flag {
 	FILE_LENDS = 256,	/* an inode borrows fd: see inode_table_repay */
 	FILE_ONLY_GROWS = 1024, /* O_APPEND of a file that cannot be opened otherwise (chattr +a) */
 	FILE_LOCK_OWNER = 512,	/* not the guest's: fd holds the record locks of `owner` */
+	FILE_APPENDS = 2048,	/* opened with O_APPEND: see is_append() of ops_io.c */
 };
 
 struct open_file {

@@ -123,9 +123,15 @@ static int write_reply(struct request *r, ssize_t written)
 	return (int)sizeof(struct fuse_write_out);
 }
 
-static bool is_append(const struct fuse_write_in *in)
+/*
+ * Linux tells with each WRITE the flags that its file has now, which fcntl(2) changes, the access
+ * mode among them. A guest that tells none (Hermit, Zephyr) means what it opened the file with.
+ */
+static bool is_append(const struct fuse_write_in *in, const struct open_file *file)
 {
-	return in->flags & O_APPEND && !(in->write_flags & FUSE_WRITE_CACHE);
+	if (in->write_flags & FUSE_WRITE_CACHE)
+		return false;
+	return in->flags & O_APPEND || (file->flags & FILE_APPENDS && !(in->flags & O_ACCMODE));
 }
 
 /* Write what is left of the request; with done_bytes it is an append that is there in part. */
@@ -133,7 +139,7 @@ static int do_write(struct request *r)
 {
 	const struct fuse_write_in *in = REQUEST_ARG(r, struct fuse_write_in);
 	ssize_t written = pwritev2(r->fd, r->data_in, (int)r->data_in_count, (off_t)in->offset,
-				   is_append(in) ? RWF_APPEND : 0);
+				   is_append(in, r->file) ? RWF_APPEND : 0);
 
 	if (written < 0 && r->done_bytes)
 		written = 0;
@@ -238,7 +244,7 @@ int op_write(struct worker *w, struct request *r)
 
 	if (!file)
 		return -EBADF;
-	if (file->flags & FILE_ONLY_GROWS && !is_append(in))
+	if (file->flags & FILE_ONLY_GROWS && !is_append(in, file))
 		return -EPERM; /* of a mapping: its place is not the end */
 	if (!is_offset(in->offset) || in->size > r->data_in_len)
 		return -EINVAL;
@@ -252,7 +258,7 @@ int op_write(struct worker *w, struct request *r)
 	r->data_in_len = in->size;
 	r->fd = file->fd;
 	r->file = file;
-	if (is_append(in)) {
+	if (is_append(in, file)) {
 		err = begin_append(w, r);
 		if (err)
 			return err;

@@ -3,9 +3,9 @@
  * OPEN, CREATE, TMPFILE, OPENDIR; RELEASE, RELEASEDIR, FLUSH.
  *
  * The guest's flags are translated by an allow list: O_CREAT, O_PATH, O_TMPFILE and whatever comes
- * in future never reach open(2). O_APPEND is not passed on either: each WRITE says whether it
- * appends (ops_io.c), so one open file serves both the guest's page cache and its appends. The
- * exception is a file that the host opens for appending only (chattr +a).
+ * in future never reach open(2). O_APPEND is not passed on either, but remembered: each WRITE
+ * decides whether it appends (ops_io.c), so one open file serves both the guest's page cache and
+ * its appends. The exception is a file that the host opens for appending only (chattr +a).
  *
  * CREATE learns who the new file is from the fd it was created with, and the inode borrows that fd
  * instead of opening the file once more. It is paid back when the released file is about to be
@@ -61,9 +61,10 @@ static int host_flags(const struct worker *w, uint32_t guest)
 	return flags;
 }
 
-static uint32_t file_flags(struct worker *w, const struct inode *inode, int flags)
+/* `flags`: as the host has it open; `guest`: as the guest asked for it. */
+static uint32_t file_flags(struct worker *w, const struct inode *inode, int flags, uint32_t guest)
 {
-	uint32_t ret = 0;
+	uint32_t ret = guest & O_APPEND ? FILE_APPENDS : 0;
 
 	if ((flags & O_ACCMODE) != O_RDONLY)
 		ret |= FILE_WRITABLE;
@@ -200,7 +201,7 @@ int op_open(struct worker *w, struct request *r)
 		return fd;
 	}
 	fh = file_table_publish(w->files, file, r->in.nodeid, fd,
-				file_flags(w, inode, flags) | more);
+				file_flags(w, inode, flags, in->flags) | more);
 	fill_open_file(w, file, fh, REQUEST_REPLY(r, struct fuse_open_out));
 	return (int)sizeof(struct fuse_open_out);
 }
@@ -260,6 +261,7 @@ static int prepare_create(struct worker *w, const struct request *r)
 static int reply_create(struct worker *w, struct request *r, const struct inode *parent,
 			struct open_file *file, int fd, int flags)
 {
+	const struct fuse_create_in *in = REQUEST_ARG(r, struct fuse_create_in);
 	struct create_reply *ret = REQUEST_REPLY(r, struct create_reply);
 	uint64_t fh = file_table_publish(w->files, file, 0, fd, FILE_LENDS);
 	int err = entry_from_fd(w, parent, fd, open_file_slot(w->files, file), &ret->entry);
@@ -271,7 +273,7 @@ static int reply_create(struct worker *w, struct request *r, const struct inode 
 	}
 	inode = inode_table_get(w->inodes, ret->entry.nodeid);
 	if (inode)
-		file->flags |= file_flags(w, inode, flags);
+		file->flags |= file_flags(w, inode, flags, in->flags);
 	__atomic_store_n(&file->nodeid, ret->entry.nodeid, __ATOMIC_RELEASE);
 	fill_open_file(w, file, fh, &ret->open);
 	return (int)sizeof(*ret);
@@ -302,7 +304,8 @@ static int open_existing(struct worker *w, struct request *r, const struct inode
 		inode_table_forget(w->inodes, &w->reclaim, ret->entry.nodeid, 1);
 		return err;
 	}
-	fh = file_table_publish(w->files, file, ret->entry.nodeid, fd, file_flags(w, inode, flags));
+	fh = file_table_publish(w->files, file, ret->entry.nodeid, fd,
+				file_flags(w, inode, flags, in->flags));
 	fill_open_file(w, file, fh, &ret->open);
 	return (int)sizeof(*ret);
 }
