@@ -12,7 +12,19 @@ import pytest
 from .conftest import OPTIONS, Folder
 from .daemon import Daemon
 from .driver import Frontend
-from .fuse import READ_IN, ROOT, STATFS_OUT, WRITE_OUT, Attr, Guest, Op, expect, names
+from .fuse import (
+    LSEEK_IN,
+    READ_IN,
+    ROOT,
+    STATFS_OUT,
+    U64,
+    WRITE_OUT,
+    Attr,
+    Guest,
+    Op,
+    expect,
+    names,
+)
 from .statfs_mount import StatfsMount
 
 READDIRPLUS, READDIRPLUS_AUTO, MAX_PAGES = 1 << 13, 1 << 14, 1 << 22
@@ -111,6 +123,41 @@ def test_linux_says_with_each_write_whether_it_appends(
     body = READ_IN.pack(fh, 1, 1, FUSE_WRITE_CACHE, 0, 0, 0) + b"Z"  # of a mapping
     guest.call(Op.WRITE, nodeid, body)
     assert log.read_bytes() == b"XZ23456789Y"
+
+
+def seek(guest: Guest, nodeid: int, fh: int, offset: int, whence: int) -> int:
+    body = LSEEK_IN.pack(fh, offset % (1 << 64), whence, 0)
+    return int(U64.unpack(guest.call(Op.LSEEK, nodeid, body))[0])
+
+
+def test_seeking_is_as_on_the_host(guest: Guest, folder: Folder, log: Path) -> None:
+    """Zephyr has the daemon check its offsets."""
+    nodeid = guest.lookup(folder.nodeid, b"log").nodeid
+    fh, other = guest.open(nodeid, os.O_RDONLY), guest.open(nodeid, os.O_RDONLY)
+    moves = [(3, os.SEEK_CUR), (7, os.SEEK_SET), (-2, os.SEEK_CUR), (100, os.SEEK_CUR),
+             (-4, os.SEEK_END), (1, os.SEEK_CUR), (0, os.SEEK_CUR)]  # fmt: skip
+    with log.open("rb", buffering=0) as file:
+        on_host = [os.lseek(file.fileno(), *move) for move in moves]
+    assert [seek(guest, nodeid, fh, *move) for move in moves] == on_host
+    assert seek(guest, nodeid, other, 0, os.SEEK_CUR) == 0, "each open file stands elsewhere"
+    guest.read(nodeid, other, 0, 5)
+    assert seek(guest, nodeid, other, 0, os.SEEK_CUR) == 0, "READ names its offset"
+
+
+def test_seeking_before_the_beginning_or_by_no_known_way(
+    guest: Guest, folder: Folder, log: Path
+) -> None:
+    nodeid = guest.lookup(folder.nodeid, log.name.encode()).nodeid
+    fh = guest.open(nodeid, os.O_RDONLY)
+    far = (1 << 63) - 1
+    moves = [(-1, os.SEEK_SET), (-1, os.SEEK_CUR), (far + 1, os.SEEK_SET), (0, 5), (0, 1 << 31)]
+    for offset, whence in moves:
+        body = LSEEK_IN.pack(fh, offset % (1 << 64), whence, 0)
+        expect(errno.EINVAL, guest.ask(Op.LSEEK, nodeid, body))
+    assert seek(guest, nodeid, fh, 5, os.SEEK_SET) == 5
+    body = LSEEK_IN.pack(fh, far, os.SEEK_CUR, 0)
+    assert guest.ask(Op.LSEEK, nodeid, body).error in (errno.EINVAL, errno.EOVERFLOW)
+    assert seek(guest, nodeid, fh, 0, os.SEEK_CUR) == 5
 
 
 # Names.

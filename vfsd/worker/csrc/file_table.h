@@ -28,7 +28,7 @@ enum open_file_flag {
 
 struct open_file {
 	uint64_t nodeid;
-	uint64_t position;   /* of a directory: the d_off the fd stands at */
+	uint64_t position;   /* of a directory: the d_off the fd stands at; else: of LSEEK */
 	uint32_t generation; /* odd: in use; fh = slot | generation << 32 */
 	int32_t fd;
 	uint32_t flags;	     /* enum open_file_flag */

@@ -320,20 +320,31 @@ int op_syncfs(struct worker *w, struct request *r)
 
 /* ---- LSEEK, FALLOCATE ---- */
 
-/* The fd's own position is nobody's: every READ and WRITE names its offset. */
+/*
+ * READ and WRITE name their offsets, and the host's fd may be shared. So a guest that has the
+ * daemon seek for it (Zephyr) stands where its latest LSEEK has ended. SEEK_SET of more than
+ * INT64_MAX is what lseek(2) takes for less than 0.
+ */
 int op_lseek(struct worker *w, struct request *r)
 {
 	const struct fuse_lseek_in *in = REQUEST_ARG(r, struct fuse_lseek_in);
-	const struct open_file *file = regular_file(w, in->fh, r->in.nodeid);
+	struct open_file *file = regular_file(w, in->fh, r->in.nodeid);
+	uint64_t wanted = in->offset;
+	uint32_t whence = in->whence;
 	off_t offset;
 
 	if (!file)
 		return -EBADF;
-	if (in->whence != SEEK_DATA && in->whence != SEEK_HOLE && in->whence != SEEK_END)
+	if (whence > SEEK_HOLE)
 		return -EINVAL;
-	offset = lseek(file->fd, (off_t)in->offset, (int)in->whence);
+	if (whence == SEEK_CUR) {
+		wanted += __atomic_load_n(&file->position, __ATOMIC_RELAXED);
+		whence = SEEK_SET;
+	}
+	offset = lseek(file->fd, (off_t)wanted, (int)whence);
 	if (offset < 0)
 		return -errno;
+	__atomic_store_n(&file->position, (uint64_t)offset, __ATOMIC_RELAXED);
 	*REQUEST_REPLY(r, struct fuse_lseek_out) =
 		(struct fuse_lseek_out){.offset = (uint64_t)offset};
 	return (int)sizeof(struct fuse_lseek_out);
