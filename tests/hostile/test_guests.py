@@ -13,6 +13,8 @@ from .conftest import OPTIONS, Folder
 from .daemon import Daemon
 from .driver import Frontend
 from .fuse import (
+    FORGET_IN,
+    IN_HEADER,
     LSEEK_IN,
     READ_IN,
     ROOT,
@@ -71,6 +73,20 @@ def test_blocks_have_one_size(tmp_path: Path) -> None:
         assert block_sizes(guest) == (4096, 4096)
         guest.init()
         assert block_sizes(guest) == (1 << 20, 4096), "Linux knows both"
+
+
+# Lookup counts.
+
+
+def test_a_forget_whose_length_is_the_headers(guest: Guest, folder: Folder) -> None:
+    """Zephyr: the count is in the chain, and not in the length."""
+    (folder.path / "x").touch()
+    nodeid = guest.lookup(folder.nodeid, b"x").nodeid
+    for count, error in ((0, 0), (1, errno.ESTALE)):
+        header = IN_HEADER.pack(IN_HEADER.size, Op.FORGET, 1, nodeid, 0, 0, 0, 0, 0)
+        pending = guest.submit_raw(header + FORGET_IN.pack(count), -1, op=Op.FORGET)
+        assert guest.finish(pending).data == b""
+        assert guest.ask(Op.GETATTR, nodeid, bytes(16)).error == error
 
 
 # Data.
