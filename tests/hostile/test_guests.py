@@ -13,11 +13,15 @@ from .conftest import OPTIONS, Folder
 from .daemon import Daemon
 from .driver import Frontend
 from .fuse import (
+    FATTR_FH,
+    FATTR_MODE,
+    FATTR_SIZE,
     FORGET_IN,
     IN_HEADER,
     LSEEK_IN,
     READ_IN,
     ROOT,
+    SETATTR_IN,
     STATFS_OUT,
     U64,
     WRITE_OUT,
@@ -32,6 +36,7 @@ from .statfs_mount import StatfsMount
 READDIRPLUS, READDIRPLUS_AUTO, MAX_PAGES = 1 << 13, 1 << 14, 1 << 22
 WINDOWS = READDIRPLUS | MAX_PAGES  # with FUSE 7.31
 FUSE_WRITE_CACHE = 1
+FATTR_MTIME = 1 << 5
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +179,29 @@ def test_seeking_before_the_beginning_or_by_no_known_way(
     body = LSEEK_IN.pack(fh, far, os.SEEK_CUR, 0)
     assert guest.ask(Op.LSEEK, nodeid, body).error in (errno.EINVAL, errno.EOVERFLOW)
     assert seek(guest, nodeid, fh, 0, os.SEEK_CUR) == 5
+
+
+def setattr_body(valid: int, fh: int = 0, size: int = 0, mtime: int = 0, mode: int = 0) -> bytes:
+    return SETATTR_IN.pack(valid, 0, fh, size, 0, 0, mtime, 0, 0, 0, 0, mode, 0, 0, 0, 0)
+
+
+def test_changing_a_link_that_is_not_open(guest: Guest, folder: Folder) -> None:
+    """Windows: fh 0."""
+    (folder.path / "link").symlink_to("target")
+    nodeid = guest.lookup(folder.nodeid, b"link").nodeid
+    guest.call(Op.SETATTR, nodeid, setattr_body(FATTR_FH | FATTR_MTIME, mtime=12345))
+    assert (folder.path / "link").lstat().st_mtime == 12345
+
+
+@pytest.mark.parametrize("fh", [0, 12345, (1 << 64) - 1])
+def test_changing_a_file_by_an_fh_that_is_none(
+    guest: Guest, folder: Folder, log: Path, fh: int
+) -> None:
+    nodeid = guest.lookup(folder.nodeid, log.name.encode()).nodeid
+    guest.call(Op.SETATTR, nodeid, setattr_body(FATTR_FH | FATTR_SIZE, fh, size=3))
+    guest.call(Op.SETATTR, nodeid, setattr_body(FATTR_FH | FATTR_MODE, fh, mode=0o600))
+    assert log.read_bytes() == b"012"
+    assert stat.S_IMODE(log.stat().st_mode) == 0o600
 
 
 # Names.

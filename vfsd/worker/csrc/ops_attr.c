@@ -184,11 +184,10 @@ int op_setattr(struct worker *w, struct request *r)
 
 	if (fd < 0)
 		return fd;
-	if (in->valid & FATTR_FH) {
+	/* An fh that is none: Windows has not opened the symbolic links that it changes, and sends
+	 * 0. The inode is the same file. */
+	if (in->valid & FATTR_FH)
 		file = file_table_get(w->files, in->fh, r->in.nodeid);
-		if (!file)
-			return -EBADF;
-	}
 	err = set_attributes(w, inode, fd, file, in);
 	return err ? err : reply_attr(w, fd, r);
 }
