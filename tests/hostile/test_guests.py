@@ -13,6 +13,7 @@ from .conftest import OPTIONS, Folder
 from .daemon import Daemon
 from .driver import Frontend
 from .fuse import (
+    ACCESS_IN,
     FATTR_FH,
     FATTR_MODE,
     FATTR_SIZE,
@@ -202,6 +203,46 @@ def test_changing_a_file_by_an_fh_that_is_none(
     guest.call(Op.SETATTR, nodeid, setattr_body(FATTR_FH | FATTR_MODE, fh, mode=0o600))
     assert log.read_bytes() == b"012"
     assert stat.S_IMODE(log.stat().st_mode) == 0o600
+
+
+ALICE = (1001, 2001)
+
+
+def access(guest: Guest, nodeid: int, mask: int, ids: tuple[int, int]) -> int:
+    return guest.ask(Op.ACCESS, nodeid, ACCESS_IN.pack(mask, 0), ids=ids).error
+
+
+@pytest.mark.parametrize(
+    ("mode", "owner", "wanted"),
+    [
+        (0o640, (0, 5555), {os.R_OK: 0, os.W_OK: errno.EACCES}),
+        (0o660, (0, 5555), {os.R_OK: 0, os.W_OK: 0, os.X_OK: errno.EACCES}),
+        (0o604, (0, 5555), {os.R_OK: 0, os.W_OK: errno.EACCES}),
+        (0o600, (0, 5555), {os.R_OK: errno.EACCES}),
+        (0o070, (ALICE[0], 5555), {os.R_OK: errno.EACCES}),  # the owner's bits decide
+        (0o620, ALICE, {os.R_OK: 0, os.W_OK: 0}),
+    ],
+)
+def test_access_by_a_group_that_is_not_told(
+    guest: Guest, folder: Folder, log: Path, mode: int, owner: tuple[int, int],
+    wanted: dict[int, int],
+) -> None:  # fmt: skip
+    """FreeBSD without default_permissions: nobody else knows who is in the group."""
+    os.chown(log, *owner)
+    log.chmod(mode)
+    nodeid = guest.lookup(folder.nodeid, log.name.encode()).nodeid
+    assert {mask: access(guest, nodeid, mask, ALICE) for mask in wanted} == wanted
+    assert guest.mkdir(folder.nodeid, b"made").attr.uid == 0, "root again"
+
+
+def test_access_of_linux_is_strict(frontend: Frontend, folder: Folder, log: Path) -> None:
+    os.chown(log, 0, 5555)
+    log.chmod(0o640)
+    guest = Guest(frontend)
+    guest.init()
+    nodeid = guest.lookup(guest.lookup(ROOT, folder.name).nodeid, b"log").nodeid
+    assert access(guest, nodeid, os.R_OK, ALICE) == errno.EACCES
+    assert access(guest, nodeid, os.R_OK, (1001, 5555)) == 0
 
 
 # Names.

@@ -163,6 +163,18 @@ int entry_checked_as_requester(struct worker *w, const struct request *r)
 	return act_as_requester(w, r, false);
 }
 
+int entry_checked_as_member(struct worker *w, const struct request *r, uint32_t gid)
+{
+	const struct requester who = {
+		.uid = idmap_translate(&w->policy.uids.to_host, r->in.uid),
+		.gid = idmap_translate(&w->policy.gids.to_host, r->in.gid),
+		.groups = &gid,
+		.group_count = 1,
+	};
+
+	return credentials_user(&w->credentials, &who);
+}
+
 /* Older guests tell no groups at all, and none tells those that an ACL names. */
 static bool tells_all_groups(const struct worker *w)
 {

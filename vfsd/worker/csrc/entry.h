@@ -28,6 +28,8 @@ void entry_timeout(uint64_t ns, uint64_t *ret_sec, uint32_t *ret_nsec);
 int entry_as_requester(struct worker *w, const struct request *r, uint32_t umask) must_check;
 /* Act as the requesting user to find out what he may do (ACCESS). */
 int entry_checked_as_requester(struct worker *w, const struct request *r) must_check;
+/* The same with the host's group `gid` as the only supplementary group. */
+int entry_checked_as_member(struct worker *w, const struct request *r, uint32_t gid) must_check;
 /* Before creating a file of `mode`: guest root keeps the sgid that its kernel let pass; a user must
  * be in the group, even one who is root on the host. */
 int entry_keep_sgid(struct worker *w, const struct request *r, uint32_t mode) must_check;

@@ -254,6 +254,24 @@ int op_statx(struct worker *w, struct request *r)
 
 /* ---- ACCESS, READLINK, STATFS ---- */
 
+/*
+ * No guest tells the supplementary groups of its user with ACCESS. Linux does not ask: it has
+ * checked by itself. Another guest asks because nobody else checks (FreeBSD without
+ * default_permissions), and the user may be in the file's group: so what the group may do is
+ * allowed, too. Else nobody could use what a supplementary group opens; the peers allow everything.
+ */
+static int access_as_member(struct worker *w, const struct request *r, int fd, int mask, int flags)
+{
+	struct statx st;
+	int err = entry_stat_fd(fd, &st);
+
+	if (!err)
+		err = entry_checked_as_member(w, r, st.stx_gid);
+	if (err)
+		return err;
+	return faccessat(fd, "", mask, flags) < 0 ? -errno : 0;
+}
+
 /* The host's kernel decides, with ACLs and all, for the requesting user. */
 int op_access(struct worker *w, struct request *r)
 {
@@ -270,7 +288,11 @@ int op_access(struct worker *w, struct request *r)
 	err = entry_checked_as_requester(w, r);
 	if (err)
 		return err;
-	return faccessat(fd, "", (int)mask, flags) < 0 ? -errno : 0;
+	if (!faccessat(fd, "", (int)mask, flags))
+		return 0;
+	if (errno != EACCES || r->group_count || is_linux(w->session))
+		return -errno;
+	return access_as_member(w, r, fd, (int)mask, flags);
 }
 
 int op_readlink(struct worker *w, struct request *r)
