@@ -92,6 +92,7 @@ PROGRAMS = (
     Program("request", (*MEMORY, "transport/fuse_ops", "worker/request")),
     Program("tables", TABLES),
     Program("fhandle", TABLES),
+    Program("unlinked", TABLES),
     Program("tables_threads", TABLES),
     Program("tables_threads", TABLES, THREAD),
     Program("tables_death", TABLES, UNDEFINED),

@@ -85,6 +85,20 @@ struct open_file *file_table_get(struct file_table *t, uint64_t fh, uint64_t nod
 	return nodeid && file->nodeid == nodeid ? file : NULL;
 }
 
+struct open_file *file_table_of_inode(struct file_table *t, uint64_t nodeid)
+{
+	uint32_t end = __atomic_load_n(&t->next_unused, __ATOMIC_ACQUIRE);
+
+	for (uint32_t slot = FIRST_SLOT; slot < end && slot < t->capacity; slot++) {
+		struct open_file *file = &t->files[slot];
+
+		if (__atomic_load_n(&file->generation, __ATOMIC_ACQUIRE) & 1 &&
+		    __atomic_load_n(&file->nodeid, __ATOMIC_ACQUIRE) == nodeid)
+			return file;
+	}
+	return NULL;
+}
+
 struct open_file *file_table_reserve(struct file_table *t, uint32_t worker)
 {
 	struct open_file *file = NULL;

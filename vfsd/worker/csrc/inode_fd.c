@@ -75,6 +75,27 @@ static int open_path_once(struct worker *w, const struct inode *inode)
 	return err ? err : open_signed(w, inode);
 }
 
+/* Not every file system finds by its handle what is unlinked (ZFS does not). What the guest still
+ * has open can be reached all the same; fstat(2) and fchmod(2) in the guest name no open file. */
+static int open_by_open_file(struct worker *w, const struct inode *inode)
+{
+	const struct open_file *file =
+		file_table_of_inode(w->files, inode_nodeid(w->inodes, inode));
+	char name[FD_NAME];
+	struct statx st;
+	int fd;
+
+	if (!file)
+		return -ESTALE;
+	fd = openat(w->proc_self_fd, entry_fd_name(file->fd, name), O_PATH | O_CLOEXEC);
+	if (fd < 0)
+		return errno == EMFILE ? -ENFILE : -ESTALE;
+	if (!entry_stat_fd(fd, &st) && inode_key_equal(entry_key(&st), inode_key_of(inode)))
+		return fd;
+	close(fd);
+	return -ESTALE;
+}
+
 /* A thread closes the fds that were given up. While other programs keep that thread from the CPU,
  * the process may have no fd left although the tables hold few: that passes within moments, and is
  * no reason for an error. */
@@ -86,7 +107,7 @@ static int open_path(struct worker *w, const struct inode *inode)
 		nanosleep(&(struct timespec){.tv_nsec = 1000 * 1000}, NULL);
 		fd = open_path_once(w, inode);
 	}
-	return fd;
+	return fd == -ESTALE ? open_by_open_file(w, inode) : fd;
 }
 
 /* Apart, so that what an inode holds costs no stack frame. */

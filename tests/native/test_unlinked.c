@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Inodes that their handles do not open any more, on a file system that finds nothing unlinked. */
+#include "check.h"
+
+#include "worker/csrc/entry.h"
+#include "worker/csrc/inode_fd.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+enum {
+	CAPACITY = 64,
+};
+
+static struct worker w;
+static int folder;
+static bool forgets; /* the file system does not find what is unlinked */
+
+/* Instead of libc's. */
+int open_by_handle_at(int mount_fd, struct file_handle *handle, int flags)
+{
+	int fd = (int)syscall(SYS_open_by_handle_at, mount_fd, handle, flags);
+	struct statx st;
+
+	if (fd < 0 || !forgets || entry_stat_fd(fd, &st) || st.stx_nlink)
+		return fd;
+	close(fd);
+	errno = ESTALE;
+	return -1;
+}
+
+static void set_up(void)
+{
+	folder = open(".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	CHECK(folder >= 0);
+	w.inodes = make_shared(inode_table_bytes(CAPACITY));
+	w.files = make_shared(file_table_bytes(CAPACITY));
+	w.table = make_shared(sizeof(*w.table));
+	worker_table_init(w.table, 1);
+	CHECK(!inode_table_init(w.inodes, CAPACITY, folder));
+	file_table_init(w.files, CAPACITY);
+	CHECK(inode_table_try_handles(w.inodes, folder));
+	w.policy.file_handles = FILE_HANDLES_PREFER;
+	w.proc_self_fd = open("/proc/self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	w.fds_max = w.inode_fds_max = CAPACITY;
+	credentials_init(&w.credentials);
+	reclaim_init(&w.reclaim, w.table, 0);
+}
+
+/* A file that the guest knows by its handle. */
+static const struct inode *known(const char *name)
+{
+	struct fhandle handle;
+	struct statx st;
+
+	close(openat(folder, name, O_CREAT | O_WRONLY | O_CLOEXEC, 0600));
+	CHECK(!entry_stat_name(folder, name, &st) && !fhandle_get(folder, name, &handle));
+	return inode_table_insert_handle(w.inodes, 0, entry_key(&st), entry_birth_time(&st),
+					 &handle);
+}
+
+static struct open_file *opened(const struct inode *inode, const char *name)
+{
+	struct open_file *file = file_table_reserve(w.files, 0);
+	int fd = openat(folder, name, O_RDWR | O_CLOEXEC);
+
+	CHECK(file && fd >= 0);
+	file_table_publish(w.files, file, inode_nodeid(w.inodes, inode), fd, 0);
+	return file;
+}
+
+static uint64_t number(int fd)
+{
+	struct statx st;
+
+	CHECK(fd >= 0 && !entry_stat_fd(fd, &st));
+	return st.stx_ino;
+}
+
+static void test_an_open_file_stands_for_its_inode(void)
+{
+	const struct inode *other = known("other"), *inode = known("file"), *gone = known("gone");
+	const struct open_file *file;
+
+	opened(other, "other");
+	file = opened(inode, "file");
+	forgets = true;
+	unlinkat(folder, "file", 0);
+	unlinkat(folder, "gone", 0);
+	CHECK_EQUAL(number(inode_fd(&w, inode)), number(file->fd));
+	CHECK(inode_fd(&w, inode) != file->fd);
+	CHECK_EQUAL(inode_fd(&w, gone), -ESTALE);
+	CHECK_EQUAL(number(entry_reopen(&w, inode, O_RDWR)), number(file->fd));
+}
+
+static void test_one_that_was_released_does_not(void)
+{
+	const struct inode *inode = known("closed");
+	struct open_file *file = opened(inode, "closed");
+
+	forgets = true;
+	unlinkat(folder, "closed", 0);
+	file_table_release(w.files, &w.reclaim, file);
+	CHECK_EQUAL(inode_fd(&w, inode), -ESTALE);
+}
+
+int main(void)
+{
+	set_up();
+	RUN(test_an_open_file_stands_for_its_inode);
+	RUN(test_one_that_was_released_does_not);
+	unlinkat(folder, "other", 0);
+	return EXIT_SUCCESS;
+}
