@@ -11,7 +11,7 @@ import pytest
 
 from .conftest import OPTIONS, Folder
 from .daemon import Daemon
-from .driver import Frontend
+from .driver import Frontend, GuestMemory, Segment
 from .fuse import (
     ACCESS_IN,
     FATTR_FH,
@@ -20,6 +20,7 @@ from .fuse import (
     FORGET_IN,
     IN_HEADER,
     LSEEK_IN,
+    OUT_HEADER,
     READ_IN,
     ROOT,
     SETATTR_IN,
@@ -243,6 +244,37 @@ def test_access_of_linux_is_strict(frontend: Frontend, folder: Folder, log: Path
     nodeid = guest.lookup(guest.lookup(ROOT, folder.name).nodeid, b"log").nodeid
     assert access(guest, nodeid, os.R_OK, ALICE) == errno.EACCES
     assert access(guest, nodeid, os.R_OK, (1001, 5555)) == 0
+
+
+GIB = 1 << 30
+HEADER_GPA = GuestMemory.BASE + (8 << 20)  # above what the driver allocates
+DATA_GPA = GuestMemory.BASE + (16 << 20)
+
+
+def test_a_read_of_four_gigabytes_at_once() -> None:
+    """UEFI firmware offers the length of the file, up to 4 GiB - 1, as one descriptor."""
+    memory = GuestMemory(5 * GIB, regions=1)  # sparse
+    with Daemon() as daemon, Frontend(daemon.socket, memory) as frontend:
+        (daemon.share / "file").write_bytes(b"content")
+        guest = Guest(frontend.setup(1))
+        guest.init(31, READDIRPLUS)
+        nodeid = guest.lookup(ROOT, b"file").nodeid
+        fh, size = guest.open(nodeid, os.O_RDONLY), (1 << 32) - 1
+        body = READ_IN.pack(fh, 0, size, 0, 0, 0, 0)
+        request = IN_HEADER.pack(IN_HEADER.size + len(body), Op.READ, 7, nodeid, *[0] * 5) + body
+        memory.write(HEADER_GPA, request)
+        chain = [
+            Segment(HEADER_GPA, len(request)),
+            Segment(HEADER_GPA + 4096, OUT_HEADER.size, True),
+            Segment(DATA_GPA, size, True),
+        ]
+        ring = frontend.rings[1]
+        head = ring.submit(chain)
+        ring.publish()
+        ring.kick()
+        assert ring.wait(head) == OUT_HEADER.size + 7
+        assert OUT_HEADER.unpack(memory.read(HEADER_GPA + 4096, 16)) == (23, 0, 7)
+        assert memory.read(DATA_GPA, 7) == b"content"
 
 
 # Names.

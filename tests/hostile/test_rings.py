@@ -177,11 +177,12 @@ def test_an_endless_indirect_table_of_next_to_nothing(guest: Guest, ring: Ring, 
 def test_a_chain_of_more_than_four_gigabytes(guest: Guest, ring: Ring) -> None:
     good = getattr_request(guest, ROOT)
     table, size = guest.memory.alloc(16 * 600), 15 << 20
-    base = guest.memory.regions[0].gpa
+    base = guest.memory.regions[1].gpa  # where nothing else is
     entries = [DESC.pack(good, 56, D_NEXT, 1)]
-    entries += [DESC.pack(base, size, D_WRITE | D_NEXT, i + 2) for i in range(599)]
+    entries += [DESC.pack(base, size, D_WRITE | D_NEXT, i + 2) for i in range(598)]
+    entries.append(DESC.pack(base, size, D_WRITE, 0))
     guest.memory.write(table, b"".join(entries))
-    assert push(ring, [(table, 16 * 600, D_INDIRECT, 0)]) == 0
+    assert push(ring, [(table, 16 * 600, D_INDIRECT, 0)]) == 120
 
 
 def test_a_reply_that_lands_on_its_own_request_and_ring(guest: Guest, ring: Ring) -> None:

@@ -15,8 +15,9 @@
  *   queue broken for good).
  * - used_idx + pending never passes the number of heads taken, because each push ends one head.
  * - A chain is bounded: at most `size` descriptors (or table entries when indirect), at most
- *   CHAIN_SEGMENTS_MAX pieces each way, readable before writable, at most 4 GiB in all, every byte
- *   inside guest memory.
+ *   CHAIN_SEGMENTS_MAX pieces each way, readable before writable, less than 4 GiB of readable bytes
+ *   (fuse_in_header.len has 32 bits), every byte inside guest memory. There may be more writable
+ *   bytes: a driver that reads a large file at once (UEFI firmware) offers 4 GiB - 1 for the data.
  *
  * Ordering. avail.idx is loaded with acquire before the entries it covers; used.idx is stored with
  * release after the entries it covers. Two places need a full barrier, because each side stores
@@ -168,7 +169,7 @@ static int add_descriptor(struct chain *ret, struct guest_memory *memory, struct
 		ret->writable_len += desc.len;
 	else
 		ret->readable_len += desc.len;
-	if (ret->readable_len + ret->writable_len > UINT32_MAX)
+	if (ret->readable_len > UINT32_MAX)
 		return CHAIN_BAD;
 	return add_range(ret, memory, desc.addr, desc.len, writable);
 }
