@@ -29,6 +29,24 @@ def test_each_kind_of_rule(rule: str, guest: list[int], host: list[int]) -> None
 
 
 @pytest.mark.parametrize(
+    "rule", ["map,10,100,3", "map;10;100;3", "map 10 100 3", "map/10/100/3", "MAP:10:100:3"]
+)
+def test_any_character_that_belongs_to_no_word_separates(rule: str) -> None:
+    wanted = parse("map:10:100:3")
+    for found, other in ((parse(rule), wanted), (combine([rule]), combine(["map:10:100:3"]))):
+        assert [(r.first, r.last, r.to) for r in (*found.to_host, *found.to_guest)] == [
+            (r.first, r.last, r.to) for r in (*other.to_host, *other.to_guest)
+        ]
+
+
+@pytest.mark.parametrize("kind", ["guest", "host", "map", "squash-guest", "squash-host"])
+def test_a_rule_about_no_id_says_nothing(kind: str) -> None:
+    """Incus names the gaps between ranges, also where there is none."""
+    rules = ["map:0:1000:5", "map:5:2000:5", f"{kind}:3:4294967295:0", f"{kind}:4294967295:3:0"]
+    assert combine([*rules, "forbid-guest:0:0", "forbid-guest:5:0"]) == combine(rules[:2])
+
+
+@pytest.mark.parametrize(
     ("rule", "complaint"),
     [
         ("", "does not begin with one of guest, host, map, squash-guest, squash-host, forbid"),
@@ -43,7 +61,9 @@ def test_each_kind_of_rule(rule: str, guest: list[int], host: list[int]) -> None
         ("map:1:2:0x3", "has '0x3', which is not a number"),
         ("map:4294967296:0:1", "has '4294967296', which is not a number of 32 bits"),
         ("map:00000000000000000001:0:1", "which is not a number of 32 bits"),
-        ("map:1:2:0", "is about no id; the last number is how many"),
+        ("map,1,2:3", "is not map:FROM:TO:COUNT"),
+        ("map;1;2;3;", "is not map:FROM:TO:COUNT"),
+        ("map_1_2_3", "does not begin with one of"),
         ("map:4294967295:0:1", "goes beyond 4294967294, the largest id"),
         ("map:0:4294967295:1", "goes beyond 4294967294"),
         ("guest:1:0:4294967295", "goes beyond 4294967294"),

@@ -8,6 +8,9 @@
     squash-host:H:G:n   n host ids from H on are all shown as G
     forbid-guest:G:n    n guest ids from G on may not be used
 
+As in the Rust virtiofsd, the kind has letters of any case, any character but a letter, a digit, "-"
+and "_" separates in the place of ":", and a rule with n = 0 is a rule about no id.
+
 The two directions are independent maps: in each, no two rules may say something about the same id,
 and an id that no rule is about stays what it is. Pure: text in, ranges out. The supervisor checks
 with it what the operator wrote; a worker makes its table from it.
@@ -15,7 +18,7 @@ with it what the operator wrote; a worker makes its table from it.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from typing import Final
 
 NO_ID: Final = 0xFFFFFFFF  # (uid_t)-1
@@ -69,21 +72,22 @@ def _range(rule: str, first: int, to: int, step: int, count: int) -> Range:
 
 
 def _read(rule: str) -> tuple[str, list[int]]:
-    kind, *rest = rule.split(":")
+    word = "".join(takewhile(lambda c: c.isalnum() or c in "-_", rule))
+    kind, separator, rest = word.lower(), rule[len(word) :][:1], rule[len(word) + 1 :]
     if kind not in _FORMS:
         raise ValueError(f"does not begin with one of {', '.join(_FORMS)}")
-    if len(rest) != _FORMS[kind].count(":"):
+    texts = rest.split(separator) if separator else []
+    if len(texts) != _FORMS[kind].count(":"):
         raise ValueError(f"is not {_FORMS[kind]}")
-    numbers = [_number(text) for text in rest]
-    if numbers[-1] == 0:
-        raise ValueError("is about no id; the last number is how many")
-    return kind, numbers
+    return kind, [_number(text) for text in texts]
 
 
 def parse(rule: str) -> Maps:
     """What one rule says; ValueError completes the sentence "'rule' …"."""
     kind, numbers = _read(rule)
     count = numbers[-1]
+    if count == 0:
+        return Maps()
     if kind == _FORBID:
         _range(rule, numbers[0], 0, 0, count)
         return Maps((Range(numbers[0], numbers[0] + count - 1, NO_ID, 0, rule),))
