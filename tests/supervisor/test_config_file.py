@@ -38,6 +38,8 @@ VALUES: Final[dict[str, Any]] = {
     "attr-timeout": 0.25,
     "negative-timeout": 1,
     "posix-acl": "auto",
+    "migration-mode": "file-handles",
+    "migration-on-error": "guest-error",
     "lock-wait": "none",
     "inode-file-handles": "never",
     "xattrmap": ":ok:all:::",

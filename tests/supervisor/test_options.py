@@ -106,6 +106,12 @@ def value_of(field: str, *arguments: str) -> object:
         ("translate_uid", ("map:0:1000:1", "forbid-guest:1:9"),
          [["--translate-uid=map:0:1000:1", "--translate-uid", "forbid-guest:1:9"]]),
         ("translate_gid", ("guest:0:1:2",), [["--translate-gid=guest:0:1:2"]]),
+        ("migration_mode", "find-paths", [[], ["--migration-mode", "find-paths"]]),
+        ("migration_mode", "file-handles", [["--migration-mode=file-handles"]]),
+        ("migration_on_error", "abort", [[], ["--migration-on-error=abort"]]),
+        ("migration_on_error", "guest-error", [["--migration-on-error", "guest-error"]]),
+        ("migration_verify_handles", True, [["--migration-verify-handles"]]),
+        ("migration_confirm_paths", True, [["--migration-confirm-paths"]]),
     ],
 )  # fmt: skip
 def test_each_spelling_sets_the_option(
@@ -168,6 +174,13 @@ def test_each_spelling_sets_the_option(
         (
             ["-o", "posix_acl", "--translate-gid=map:0:9:5"],
             "-o posix_acl and --translate-gid exclude each other, since ids inside ACLs are not",
+        ),
+        (["--migration-mode=copy"], "--migration-mode: 'copy' is not one of find-paths, file-"),
+        (["--migration-on-error=hang"], "'hang' is not one of abort, guest-error"),
+        (["--migration-verify-handles=1"], "--migration-verify-handles takes no value"),
+        (
+            ["--migration-mode=file-handles", "--migration-confirm-paths"],
+            "--migration-confirm-paths is for paths, but --migration-mode says file-handles",
         ),
         (["--rlimit-nofile=1e6"], "--rlimit-nofile: '1e6' is not a whole number"),
     ],

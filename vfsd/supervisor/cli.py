@@ -23,7 +23,7 @@ from vfsd.supervisor.keeper import READY, hold_signals, keep
 from vfsd.supervisor.launcher import Launcher
 from vfsd.supervisor.listener import Listener, open_listener
 from vfsd.supervisor.log_collector import LogCollector, SyslogSink, stderr_sink
-from vfsd.supervisor.options import Options, help_text, instance_name
+from vfsd.supervisor.options import MIGRATION, Options, help_text, instance_name
 from vfsd.supervisor.resume import Outbox, StateFile, open_fds
 from vfsd.supervisor.service import Boot, supervise
 from vfsd.supervisor.systemd import ReadyNotifier
@@ -87,6 +87,8 @@ def _serve(options: Options) -> int:
 
         for note in filter(None, notes):
             say("warn", note)
+        if unused := [spelling for field, spelling in options.given.items() if field in MIGRATION]:
+            say("debug", f"without effect, as no migration is offered: {', '.join(unused)}")
         give_up = partial(confine, runtime_dir.path, own, options.seccomp, say)
         return keep(name, launcher, give_up, partial(supervise, boot), notifier.notify, say)
     finally:

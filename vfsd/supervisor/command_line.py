@@ -135,12 +135,23 @@ def _check_conflicts(options: Options) -> None:
                 f"{given[kind]} needs --sandbox=namespace, but {given['sandbox']} says"
                 f" {options.sandbox}; remove one of them"
             )
+    _check_migration(options)
     for kind in ("uid_map", "gid_map"):
         if kind in given:
             _check_map(options, kind)
     for kind in ("translate_uid", "translate_gid"):
         if kind in given:
             _check_translation(options, kind)
+
+
+def _check_migration(options: Options) -> None:
+    given = options.given
+    for kind in ("migration_verify_handles", "migration_confirm_paths"):
+        if getattr(options, kind) and options.migration_mode == "file-handles":
+            raise usage(
+                f"{given[kind]} is for paths, but {given['migration_mode']} says file-handles;"
+                " remove one of them"
+            )
 
 
 def _needs_xattr(options: Options) -> str | None:

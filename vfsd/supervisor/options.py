@@ -4,7 +4,8 @@
 QEMU's C virtiofsd takes most options as `-o name=value,name,no_name`, the Rust one as `--name
 value`. A row of OPTIONS has both, so either command line starts this daemon (command_line.py); the
 first long spelling of a row is its key in a --config file (config_file.py). What is not in the
-table is refused: nothing is read and then ignored.
+table is refused. Nothing is read and then ignored, but for the options of migration: tools pass
+them with every share, and no VMM is offered a migration.
 
 To add an option: a field of Options, a row of OPTIONS, `scripts/docs.py`, and what acts upon it.
 """
@@ -24,6 +25,10 @@ MAX_FILES: Final = 1 << 30
 MAX_FAULTS: Final = 1_000_000
 RLIMIT_DEFAULT: Final = -1
 LOCK_WAIT_SECONDS: Final = 3600.0
+NO_MIGRATION: Final = "accepted for tools that pass it; there is no migration yet"
+MIGRATION: Final = (
+    "migration_mode", "migration_on_error", "migration_verify_handles", "migration_confirm_paths",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,10 @@ class Options:
     allow_project_ids: bool = False
     translate_uid: tuple[str, ...] = ()
     translate_gid: tuple[str, ...] = ()
+    migration_mode: str = "find-paths"
+    migration_on_error: str = "abort"
+    migration_verify_handles: bool = False
+    migration_confirm_paths: bool = False
     action: str = "serve"  # or "help", "version", "capabilities"
     given: dict[str, str] = field(default_factory=dict, compare=False)  # field -> its spelling
 
@@ -291,6 +300,16 @@ OPTIONS: Final = (
     Option("translate_gid", {"--translate-gid": None}, {},
            "the same for group ids", "RULE", read.id_rule, "the same", "as for --translate-uid",
            repeatable=True),
+    Option("migration_mode", {"--migration-mode": None}, {},
+           "how a migration would describe inodes: find-paths or file-handles", "MODE",
+           read.choice("find-paths", "file-handles"), "find-paths", NO_MIGRATION),
+    Option("migration_on_error", {"--migration-on-error": None}, {},
+           "what a migration would do where an inode is lost: abort or guest-error", "ACTION",
+           read.choice("abort", "guest-error"), "abort", NO_MIGRATION),
+    _long_switch("migration-verify-handles", "whether a migration would compare file handles",
+                 NO_MIGRATION),
+    _long_switch("migration-confirm-paths", "whether a migration would look at paths again",
+                 NO_MIGRATION),
     Option("action", {"--print-capabilities": "capabilities"}, {},
            "print what this program can do as JSON, for libvirt"),
     Option("action", {"-h": "help", "--help": "help"}, {}, "print this"),
