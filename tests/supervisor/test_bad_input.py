@@ -89,15 +89,23 @@ def test_a_file_is_no_directory(refused: Refused, tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("end", ["", "/"])
 def test_a_symbolic_link_is_refused_and_its_target_named(
-    refused: Refused, tmp_path: Path, share: Path, end: str
+    refused: Refused, tmp_path: Path, share: Path
 ) -> None:
     (tmp_path / "link").symlink_to(share)
-    assert refused(shared_dir=f"{tmp_path}/link{end}") == (
-        f"--shared-dir: '{tmp_path}/link{end}' is a symbolic link; give the directory itself:"
-        f" '{share}'"
+    assert refused(shared_dir=f"{tmp_path}/link") == (
+        f"--shared-dir: '{tmp_path}/link' is a symbolic link; give the directory itself, '{share}',"
+        f" or '{tmp_path}/link/'"
     )
+
+
+def test_a_symbolic_link_to_nothing_or_a_file_is_no_directory(
+    refused: Refused, tmp_path: Path
+) -> None:
+    (tmp_path / "link").symlink_to("target")
+    assert refused(shared_dir=f"{tmp_path}/link/").endswith("create the directory first")
+    (tmp_path / "target").touch()
+    assert refused(shared_dir=f"{tmp_path}/link/").endswith("Not a directory")
 
 
 def test_the_option_is_named_as_it_was_given(tmp_path: Path) -> None:

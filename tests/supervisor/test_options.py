@@ -122,6 +122,13 @@ def test_each_spelling_sets_the_option(
 
 
 @pytest.mark.parametrize(
+    "arguments", [["--shared-dir=/a,b=c="], ["--shared-dir", "/a,b=c="], ["-osource=/a\\,b=c="]]
+)
+def test_a_path_may_have_the_separators_of_options(arguments: list[str]) -> None:
+    assert parse(["--fd=3", *arguments]).shared_dir == "/a,b=c="
+
+
+@pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
         (["--shraed-dir=/x"], "unknown option --shraed-dir; did you mean --shared-dir?"),

@@ -141,14 +141,16 @@ def check_shared_dir(options: Options) -> str:
     assert path is not None
     what = f"{options.given['shared_dir']}: '{path}'"
     try:
-        mode = os.lstat(path.rstrip("/") or "/").st_mode
+        mode = os.lstat(path).st_mode  # of "link/" the directory that the link leads to
     except FileNotFoundError:
         raise OperatorError(f"{what} does not exist; create the directory first") from None
     except OSError as error:
         raise OperatorError(f"{what}: {error.strerror}") from None
     if stat.S_ISLNK(mode):
         target = os.path.realpath(path)
-        raise OperatorError(f"{what} is a symbolic link; give the directory itself: '{target}'")
+        raise OperatorError(
+            f"{what} is a symbolic link; give the directory itself, '{target}', or '{path}/'"
+        )
     if not stat.S_ISDIR(mode):
         raise OperatorError(f"{what} is not a directory; only directories can be shared")
     return os.path.realpath(path)

@@ -146,7 +146,7 @@ def _seconds(name: str, help_text: str, default: str, hazard: str = "") -> Optio
 OPTIONS: Final = (
     Option("shared_dir", {"--shared-dir": None}, {"source": None},
            "directory to share", "DIR", read.path, "required",
-           "a symbolic link is refused; so is a file"),
+           "a symbolic link is refused, but with a / at its end; so is a file"),
     Option("socket_path", {"--socket-path": None, "--socket": None}, {},
            "unix socket to listen on for the VMM", "PATH", read.path, "required, or --fd",
            "a socket file that nobody listens on is replaced"),
