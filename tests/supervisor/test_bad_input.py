@@ -285,7 +285,11 @@ def test_help_version_and_capabilities_need_nothing_else(
     assert cli.main(["--print-capabilities"]) == 0
     assert json.loads(capsys.readouterr().out) == {
         "type": "fs",
-        "features": ["separate-options", "posix-acl-negotiation-mode"],
+        "features": [
+            "separate-options",
+            "posix-acl-negotiation-mode",
+            "security-label-negotiation-mode",
+        ],
     }
     assert cli.main(["-V"]) == 0
     assert capsys.readouterr().out.startswith("virtiofsd ")

@@ -29,10 +29,15 @@ from vfsd.supervisor.service import Boot, supervise
 from vfsd.supervisor.systemd import ReadyNotifier
 from vfsd.transport.errors import OperatorError
 
-# libvirt's words: options are separate from -o; --posix-acl has modes.
+# libvirt's words: options are separate from -o; --posix-acl and --security-label have modes. Without
+# "migrate-precopy" it refuses to migrate a domain.
 CAPABILITIES: Final = {
     "type": "fs",
-    "features": ["separate-options", "posix-acl-negotiation-mode"],
+    "features": [
+        "separate-options",
+        "posix-acl-negotiation-mode",
+        "security-label-negotiation-mode",
+    ],
 }
 ID_MAP_PROGRAMS: Final = {"uid_map": "newuidmap", "gid_map": "newgidmap"}
 
