@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How many files a daemon may have open, and what the host keeps."""
 
+import os
 import resource
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 
 from vfsd.supervisor.file_limit import default_limit
 
-from .daemon import Daemon, wait_until
+from .daemon import FAKE, Daemon, wait_until
 
 MANY = 1 << 30
 
@@ -58,3 +59,13 @@ def test_every_process_has_the_limit(tmp_path: Path, options: tuple[str, ...], w
     assert len(limits) == 1
     assert limits <= {min(wanted, system), hard}
     assert is_lower == (limits == {hard} and hard < min(wanted, system))
+
+
+def test_more_than_is_allowed_becomes_what_is_allowed(tmp_path: Path) -> None:
+    """microvm.nix asks for 1048576, whoever starts it; a container has less."""
+    limited = ("prlimit", "--nofile=1000:2000")
+    no_more = ("setpriv", "--bounding-set=-sys_resource", "--inh-caps=-sys_resource")
+    program = (*limited, *(no_more if os.geteuid() == 0 else ()), *FAKE)
+    with Daemon(tmp_path, "--rlimit-nofile", "1048576", program=program) as daemon:
+        assert _limit(daemon.process.pid) == 2000
+        assert "warning: only 2000 files can be open at a time, not 1048576" in daemon.text()

@@ -100,6 +100,7 @@ def value_of(field: str, *arguments: str) -> object:
                         ["--workers=9", "--request-queues=4"]]),
         ("thread_pool_size", 64, [["--thread-pool-size=64"]]),
         ("rlimit_nofile", 0, [["--rlimit-nofile=0"]]),
+        ("strict", True, [["--strict"]]),
         ("seccomp", "log", [["--seccomp=log"]]),
         ("tag", "fs", [["--tag=fs"]]),
         ("translate_uid", (), [[]]),

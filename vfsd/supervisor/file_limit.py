@@ -31,28 +31,27 @@ def default_limit(with_handles: bool, of_a_process: int, of_the_system: int) -> 
 def set_file_limit(options: Options) -> str | None:
     """Set the limit of this process; returns what the operator should know about it, or None.
 
-    OperatorError if what the operator asked for is not allowed.
+    OperatorError if what the operator asked for is not allowed, and --strict is given.
     """
     wanted = options.rlimit_nofile
     if wanted == 0:
         return None
+    of_a_process = int(_OF_A_PROCESS.read_text())
+    if wanted == RLIMIT_DEFAULT:
+        with_handles = options.inode_file_handles != "never"
+        wanted = default_limit(with_handles, of_a_process, int(_OF_THE_SYSTEM.read_text()))
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if wanted != RLIMIT_DEFAULT:
-        if not _set(wanted, max(hard, wanted)):
-            raise OperatorError(
-                f"--rlimit-nofile: {wanted} open files are not allowed here (limit {hard}); give a"
-                " smaller number, or raise the limit of whoever starts virtiofsd"
-            )
+    if _set(wanted, max(hard, wanted)):
         return None
-    most = default_limit(
-        options.inode_file_handles != "never",
-        int(_OF_A_PROCESS.read_text()),
-        int(_OF_THE_SYSTEM.read_text()),
-    )
-    if _set(most, max(hard, most)):
-        return None
-    _set(hard, hard)
-    return f"only {hard} files can be open at a time (hard limit RLIMIT_NOFILE)"
+    if options.strict and "rlimit_nofile" in options.given:
+        raise OperatorError(
+            f"--rlimit-nofile: {wanted} open files are not allowed here (limit {hard}); give a"
+            " smaller number, or raise the limit of whoever starts virtiofsd"
+        )
+    if not _set(min(wanted, of_a_process), of_a_process):
+        _set(hard, hard)
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return f"only {most} files can be open at a time, not {wanted} (hard limit RLIMIT_NOFILE)"
 
 
 def _set(soft: int, hard: int) -> bool:

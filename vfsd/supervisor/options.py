@@ -48,6 +48,7 @@ class Options:
     poll_us: int = read.POLL_AUTO
     thread_pool_size: int = 16
     rlimit_nofile: int = RLIMIT_DEFAULT  # 0: leave it
+    strict: bool = False
     sandbox: str = "namespace"
     seccomp: str = "kill"
     modcaps: str = ""
@@ -190,8 +191,9 @@ OPTIONS: Final = (
     Option("rlimit_nofile", {"--rlimit-nofile": None}, {},
            "open files at the most", "N", read.number(0, MAX_FILES), "100000, or what is allowed",
            "with --inode-file-handles=never every file that the guest knows is one, and the default"
-           " 1000000; the default leaves 16384 of the host's fs.file-max to others; 0: leave the"
-           " limit as it is"),
+           " 1000000; the default leaves 16384 of the host's fs.file-max to others; a number beyond"
+           " the hard limit becomes that limit, with a warning; 0: leave the limit as it is"),
+    _long_switch("strict", "refuse to start where --rlimit-nofile is more than what is allowed"),
     Option("sandbox", {"--sandbox": None}, {"sandbox": None},
            "how the workers are locked in: namespace, chroot or none", "MODE",
            read.choice("namespace", "chroot", "none"), "namespace",
