@@ -83,7 +83,7 @@ class Daemon:
 
     def await_pool(self) -> None:
         """Wait until it has its first pool and waits for a VMM."""
-        wait_until(lambda: "waiting for" in self.log.read_text(), 20, "it waits for a VMM")
+        wait_until(lambda: "Waiting for" in self.log.read_text(), 20, "it waits for a VMM")
 
     def _listens(self) -> bool:
         # Connecting would use up the one connection that peers accept.

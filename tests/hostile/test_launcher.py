@@ -279,7 +279,7 @@ def test_an_answer_for_a_supervisor_that_died_is_passed_over() -> None:
         os.kill(supervisor, signal.SIGKILL)
         wait_until(lambda: _the(daemon, "supervisor") != supervisor, 10, "the next one")
         os.kill(launcher, signal.SIGCONT)
-        wait_until(lambda: daemon.log.read_text().count("waiting for") == 2, 30, "it has the next")
+        wait_until(lambda: daemon.log.read_text().count("Waiting for") == 2, 30, "it has the next")
         with Frontend(daemon.socket) as frontend:
             guest = Guest(frontend.setup(1))
             guest.init()

@@ -83,7 +83,7 @@ def test_a_directory_that_is_mounted_read_only_is_pointed_out(
     subprocess.run(mounted, check=True)
     try:
         with Daemon(*options, share=tmp_path) as daemon:
-            wait_until(lambda: "waiting for" in daemon.log.read_text(), 20, "it waits for a VMM")
+            wait_until(lambda: "Waiting for" in daemon.log.read_text(), 20, "it waits for a VMM")
             is_said = f"'{tmp_path}' is mounted read-only" in daemon.log.read_text()
             assert is_said == (options == ())
     finally:

@@ -49,7 +49,7 @@ class Daemon:
                 **more,
             )
         self.process_group = psutil.Process(self.process.pid)
-        wait_until(lambda: self.process.poll() is not None or "waiting for" in self.text() or more)
+        wait_until(lambda: self.process.poll() is not None or "Waiting for" in self.text() or more)
 
     def __enter__(self) -> Self:
         return self

@@ -87,7 +87,7 @@ def test_the_log_goes_on_on_stderr_if_it_shall(launch: Launch) -> None:
             env=os.environ | {"RUNTIME_DIRECTORY": str(launch.folder / "run"),
                               "PYTHONPATH": str(ROOT)},
         )  # fmt: skip
-    wait_until(lambda: "waiting for a VMM" in (launch.folder / "log").read_text())
+    wait_until(lambda: "Waiting for vhost-user" in (launch.folder / "log").read_text())
 
 
 def test_a_wrong_option_is_told_and_nobody_stays(launch: Launch) -> None:

@@ -162,7 +162,7 @@ def test_a_stale_socket_is_taken_over(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(tmp_path / "vm001.sock"))
     with Daemon(tmp_path) as daemon:
-        assert "waiting for a VMM" in daemon.text()
+        assert "Waiting for vhost-user" in daemon.text()
 
 
 def test_an_unknown_group(refused: Refused, tmp_path: Path) -> None:

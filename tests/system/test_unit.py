@@ -171,7 +171,7 @@ def test_work_is_done_in_a_share(booted: Booted, kind: str, tmp_path: Path) -> N
 def test_the_main_process_alone_is_listened_to(booted: Booted) -> None:
     with started(booted, "ready") as unit:
         assert booted.show(unit, "ActiveState") == "active"
-        wait_until(lambda: "waiting for a VMM" in booted.journal(unit))
+        wait_until(lambda: "Waiting for vhost-user" in booted.journal(unit))
         keeper = booted.show(unit, "MainPID")
         title = booted.run("cat", f"/proc/{keeper}/cmdline").stdout
         assert title.startswith("vfsd: ready keeper")
@@ -276,7 +276,7 @@ def test_a_worker_that_was_taken_over_without_a_sandbox(booted: Booted) -> None:
 def test_what_is_in_force(booted: Booted) -> None:
     """In the launcher, whose privileges nothing else cuts."""
     with started(booted, "force") as unit:
-        wait_until(lambda: "waiting for a VMM" in booted.journal(unit))
+        wait_until(lambda: "Waiting for vhost-user" in booted.journal(unit))
         (launcher,) = booted.pids(unit, "launcher")
         text = Path(f"/proc/{launcher}/status").read_text()
         status = dict(line.split(":\t", 1) for line in text.splitlines())

@@ -29,8 +29,8 @@ from vfsd.supervisor.service import Boot, supervise
 from vfsd.supervisor.systemd import ReadyNotifier
 from vfsd.transport.errors import OperatorError
 
-# libvirt's words: options are separate from -o; --posix-acl and --security-label have modes. It does
-# not migrate a domain without "migrate-precopy".
+# libvirt's words: options are separate from -o; --posix-acl and --security-label have modes.
+# libvirt does not migrate a domain without "migrate-precopy".
 CAPABILITIES: Final = {
     "type": "fs",
     "features": [

@@ -160,7 +160,10 @@ OPTIONS: Final = (
     Option("tag", {"--tag": None}, {},
            "tag of the share, for a VMM that reads it from its back-end", "TAG", read.tag,
            "the VMM's", "for crosvm; QEMU has its own, and 7.1 to 8.0 crash of this one"),
-    _long_switch("keep-listening", "accept the next VMM when one goes away"),
+    _long_switch("keep-listening", "accept the next VMM when one goes away",
+                 "without it the daemon ends with its VMM, as both peers do and as tools expect;"
+                 " Cloud Hypervisor goes away and comes back at each reboot of the guest, so that"
+                 " the share is gone then"),
     Option("daemonize", {"--daemonize": True, "--no-daemonize": False, "-f": False}, {},
            "go to the background once the socket listens; -f: stay", default="off",
            hazard="the log goes to syslog then, or with --no-syslog to stderr, which is else"

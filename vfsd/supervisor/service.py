@@ -56,6 +56,9 @@ from vfsd.transport.vhost_user import (
 )
 
 STATUS_CRASHED: Final = 70  # EX_SOFTWARE: the keeper creates the next supervisor
+# Word for word: Kata Containers reads stderr until this comes. Both peers print it at this level.
+WAITING: Final = "Waiting for vhost-user socket connection..."
+ENDS_WITH_VMM: Final = "the share ends with it, as nobody gave --keep-listening"
 ENDING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -210,7 +213,7 @@ class Service:
         self._boot.tell_ready()
         if not listener.listening:
             return listener.socket
-        self._log.write("info", f"waiting for a VMM on {listener.path or 'the inherited socket'}")
+        self._log.write("info", f"{WAITING} on {listener.path or 'the inherited socket'}")
         self._loop.wait_readable(listener.socket.fileno())
         connection, _ = listener.socket.accept()
         return connection
@@ -229,7 +232,8 @@ class Service:
         ended.close()
         close_fds(fds)
         if not is_probe:
-            self._log.write("info", reason)
+            goes_on = self._ended is None or not self._boot.listener.listening
+            self._log.write("info", reason if goes_on else f"{reason}; {ENDS_WITH_VMM}")
             if backend:
                 backend.kill()
         return self._ended is None
