@@ -78,8 +78,12 @@ def _serve(options: Options) -> int:
     clean_up = partial(_clean_up, listener, runtime_dir)
     try:
         background = daemonize(not options.syslog) if options.daemonize else None
+        held = []
+        if pid_file := listener.pid_file:
+            pid_file.write()  # again, as it may be another pid by now
+            held.append(pid_file.fd)
         own = own_id(runtime_dir.path)
-        launcher = Launcher.start(name, options, root, own, clean_up)
+        launcher = Launcher.start(name, options, root, own, clean_up, held)
     except BaseException:
         clean_up()
         raise

@@ -21,8 +21,9 @@ answer is the request's number and 0 or an errno. So a supervisor that was taken
 started that share this directory with these options, and end them.
 
 Ownership. The fd table is the launcher's own: the standard fds, its end of the socket pair, the
-shared directory. The fds of a request are closed when the pool has been started. The other end of
-the socket pair is in the fd table of keeper and supervisor, so it is closed when both are gone.
+shared directory, and the file with the pid, whose lock so lasts until all is cleaned up. The fds of
+a request are closed when the pool has been started. The other end of the socket pair is in the fd
+table of keeper and supervisor, so it is closed when both are gone.
 
 Death. When the other end is closed there is no share any more: the launcher removes the socket
 file and the runtime folder, which only it may do, and ends. A supervisor may die between a request
@@ -96,16 +97,22 @@ class Launcher:
 
     @classmethod
     def start(
-        cls, name: str, options: Options, root: int, supervisor: int, clean_up: Callable[[], None]
+        cls,
+        name: str,
+        options: Options,
+        root: int,
+        supervisor: int,
+        clean_up: Callable[[], None],
+        held: Sequence[int] = (),
     ) -> "Launcher":
-        """Fork it. It owns `root` from here on; at its end it calls `clean_up`. `supervisor`: the
-        user id that the supervisor will have."""
+        """Fork it. It owns `root` and the fds in `held` from here on; at its end it calls
+        `clean_up`. `supervisor`: the user id that the supervisor will have."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         pid = os.fork()
         if pid == 0:
-            _be_launcher(name, options, root, supervisor, theirs.detach(), clean_up)
+            _be_launcher(name, options, root, supervisor, theirs.detach(), clean_up, held)
         theirs.close()
-        os.close(root)
+        close_fds((root, *held))
         return cls(pid, ours.detach())
 
     def start_pool(self, fds: Sequence[int]) -> int:
@@ -173,10 +180,16 @@ def _await_answer(sock: socket.socket, number: int) -> tuple[int, list[int]]:
 
 
 def _be_launcher(
-    name: str, options: Options, root: int, supervisor: int, sock: int, clean_up: Callable[[], None]
+    name: str,
+    options: Options,
+    root: int,
+    supervisor: int,
+    sock: int,
+    clean_up: Callable[[], None],
+    held: Sequence[int],
 ) -> NoReturn:
     try:
-        close_all_but({0, 1, 2, root, sock})
+        close_all_but({0, 1, 2, root, sock, *held})
         setproctitle(f"vfsd: {name} launcher")
         _reap_by_itself()
         loader = copy_loader(POOL_COMMAND[0])

@@ -9,11 +9,13 @@ import os
 import socket
 import stat
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from vfsd.supervisor.options import Options
+from vfsd.supervisor.pid_file import InUseError, PidFile
 from vfsd.transport.errors import OperatorError
 
 PATH_MAX: Final = 107  # bytes: sockaddr_un has 108, one ends the text
@@ -29,6 +31,7 @@ class Listener:
     listening: bool
     path: str | None  # to be removed at the end, None if it is not ours
     inode: int | None = None
+    pid_file: PidFile | None = None  # likewise
 
     def accepted(self, fds: Iterable[int]) -> int | None:
         """The one of these fds that is a connection to this socket, or None."""
@@ -45,14 +48,14 @@ class Listener:
         return None
 
     def remove(self) -> None:
-        """Remove the socket file, unless another one has taken its place."""
+        """Remove the files of the socket, unless others have taken their place."""
         if self.path is None:
             return
-        try:
+        with suppress(FileNotFoundError):
             if os.lstat(self.path).st_ino == self.inode:
                 Path(self.path).unlink()
-        except FileNotFoundError:
-            pass
+        if self.pid_file:  # last: its lock keeps others from the path
+            self.pid_file.remove()
 
 
 def open_listener(options: Options) -> Listener:
@@ -102,6 +105,29 @@ def _at_path(path: str, group: str | None) -> Listener:
         raise OperatorError(f"{what} has {length} bytes; a socket path has {PATH_MAX} at the most")
     if not Path(path).absolute().parent.is_dir():
         raise OperatorError(f"{what}: its folder does not exist; create it first")
+    pid_file = _claim(path, what)
+    try:
+        return _listen(path, what, group, pid_file)
+    except BaseException:
+        pid_file.remove()
+        os.close(pid_file.fd)
+        raise
+
+
+def _claim(path: str, what: str) -> PidFile:
+    try:
+        return PidFile.claim(f"{Path(path).absolute()}.pid")
+    except InUseError:
+        raise _in_use(what) from None
+    except OperatorError as error:
+        raise OperatorError(f"{what}: {error}") from None
+
+
+def _in_use(what: str) -> OperatorError:
+    return OperatorError(f"{what} is in use by a running program; stop it or choose another path")
+
+
+def _listen(path: str, what: str, group: str | None, pid_file: PidFile) -> Listener:
     _remove_stale(path, what)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     mask = os.umask(0o007 if group else 0o077)
@@ -111,7 +137,8 @@ def _at_path(path: str, group: str | None) -> Listener:
         raise OperatorError(f"{what}: cannot listen there: {error.strerror}") from None
     finally:
         os.umask(mask)
-    listener = Listener(sock, True, str(Path(path).absolute()), os.lstat(path).st_ino)
+    inode = os.lstat(path).st_ino
+    listener = Listener(sock, True, str(Path(path).absolute()), inode, pid_file)
     if group:
         _give_to_group(listener, group)
     sock.listen(BACKLOG)
@@ -129,9 +156,7 @@ def _remove_stale(path: str, what: str) -> None:
     if not stat.S_ISSOCK(mode):
         raise OperatorError(f"{what} exists and is not a socket; remove it or choose another path")
     if _is_in_use(path, what):
-        raise OperatorError(
-            f"{what} is in use by a running program; stop it or choose another path"
-        )
+        raise _in_use(what)
     try:
         Path(path).unlink()
     except OSError as error:

@@ -150,7 +150,9 @@ OPTIONS: Final = (
            "a symbolic link is refused, but with a / at its end; so is a file"),
     Option("socket_path", {"--socket-path": None, "--socket": None}, {},
            "unix socket to listen on for the VMM", "PATH", read.path, "required, or --fd",
-           "a socket file that nobody listens on is replaced"),
+           "a socket file that nobody listens on is replaced; PATH.pid beside it has the pid of the"
+           " daemon, which holds a lock on it, as the Rust virtiofsd does; both are removed at the"
+           " end"),
     Option("fd", {"--fd": None}, {},
            "inherited unix socket instead, listening or connected", "N", read.number(0, 1 << 20),
            hazard="not together with --socket-path or --socket-group"),

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SOCKET.pid beside the socket: the process to be ended, as the Rust virtiofsd writes it.
+
+Tools wait for this file (virtme-ng), and end the process whose number it has. Its lock (flock(2))
+is held as long as anything of the daemon lives, so that no second daemon, of either make, begins to
+serve the same path.
+
+The launcher alone holds the file. Whoever takes the supervisor over must not write the number of
+another process into it, which a tool would end.
+"""
+
+import errno
+import fcntl
+import os
+import stat
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Self
+
+from vfsd.transport.errors import OperatorError
+
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+
+
+class InUseError(Exception):
+    """Another daemon holds the lock."""
+
+
+@dataclass(frozen=True)
+class PidFile:
+    """The open, locked file."""
+
+    path: str
+    fd: int
+
+    @classmethod
+    def claim(cls, path: str) -> Self:
+        """Create the file, or take over the one that a daemon left behind, with our pid in it.
+
+        Raises InUseError, or OperatorError if the file cannot be ours.
+        """
+        while (claimed := cls._lock(path)) is None:
+            pass  # a daemon that was ending has removed the file
+        claimed.write()
+        return claimed
+
+    @classmethod
+    def _lock(cls, path: str) -> Self | None:
+        """The file, locked; None if the path does not lead to it any more."""
+        file = cls(path, _open(path))
+        try:
+            _check(path, file.fd)
+            fcntl.flock(file.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if file._is_there():
+                return file
+        except BlockingIOError:
+            os.close(file.fd)
+            raise InUseError from None
+        except BaseException:
+            os.close(file.fd)
+            raise
+        os.close(file.fd)
+        return None
+
+    def write(self) -> None:
+        """Write our pid, which --daemonize changes."""
+        os.ftruncate(self.fd, 0)
+        os.pwrite(self.fd, b"%d\n" % os.getpid(), 0)
+
+    def remove(self) -> None:
+        """Remove the file, unless another one has taken its place."""
+        if self._is_there():
+            with suppress(FileNotFoundError):
+                os.unlink(self.path)  # noqa: PTH108 - not with pathlib's errors
+
+    def _is_there(self) -> bool:
+        """Does the path still lead to this file?"""
+        try:
+            found = os.lstat(self.path)
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(found, os.fstat(self.fd))
+
+
+def _open(path: str) -> int:
+    try:
+        return os.open(path, _FLAGS, 0o600)
+    except OSError as error:
+        reason = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror
+        raise OperatorError(f"cannot write '{path}': {reason}") from None
+
+
+def _check(path: str, fd: int) -> None:
+    """Refuse what somebody else put there for us to write into."""
+    found = os.fstat(fd)
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+        raise OperatorError(
+            f"'{path}' is not a file of a daemon's; remove it or choose another --socket-path"
+        )
