@@ -321,6 +321,20 @@ def test_without_its_keeper_a_share_lives_as_long_as_its_vmm(
     wait_until(lambda: all(has_ended(process) for process in pool))
 
 
+@pytest.mark.parametrize("probed", [False, True])
+def test_without_its_keeper_nobody_waits_for_a_vmm(daemon: Daemon, probed: bool) -> None:
+    """Kata Containers ends a daemon by SIGKILL to the process that it started."""
+    family = [daemon.process_group, *daemon.process_group.children(recursive=True)]
+    if probed:
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.connect(str(daemon.path))
+            daemon.process.kill()
+    daemon.process.kill()
+    daemon.end()
+    wait_until(lambda: all(has_ended(process) for process in family))
+    assert not daemon.path.exists()
+
+
 # Inherited sockets.
 
 

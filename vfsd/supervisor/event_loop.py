@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 
 
 class StopError(Exception):
-    """A signal asked this process to end."""
+    """This process is to end: a signal asked for it, or nobody is left to serve."""
 
 
 class EventLoop:

@@ -175,6 +175,8 @@ class Service:
         def lost() -> None:
             self._loop.unregister(fd)
             self._is_alone = True
+            if self._frontend is None:
+                raise StopError
             self._log.write("warn", "the keeper is gone; ending when the VMM goes away")
 
         self._loop.register(fd, lost)
@@ -209,6 +211,8 @@ class Service:
         return self._frontend
 
     def _accept(self) -> socket.socket:
+        if self._is_alone:
+            raise StopError
         listener = self._boot.listener
         self._boot.tell_ready()
         if not listener.listening:
