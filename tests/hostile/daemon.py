@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from shutil import rmtree
@@ -20,20 +20,20 @@ __all__ = ["OURS", "Daemon", "as_user", "wait_until"]
 OURS = (str(Path(sys.executable).parent / "virtiofsd"),)
 
 
-def as_user(uid: int) -> list[str]:
-    """A command in front of another. The interpreter may be where that user must not look, so he
-    may look everywhere; the pool gives that up when it isolates itself.
+def as_user(uid: int, *capabilities: str) -> list[str]:
+    """A command in front of another. The interpreter may be where that user must not look, so the
+    user may look everywhere; the pool gives that up when it isolates itself.
     """
-    look = "+dac_read_search"
+    kept = ",".join(f"+{name.lower()}" for name in {"dac_read_search", *capabilities})
     ids = [f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
-    return ["setpriv", *ids, f"--inh-caps={look}", f"--ambient-caps={look}"]
+    return ["setpriv", *ids, f"--inh-caps={kept}", f"--ambient-caps={kept}"]
 
 
 class Daemon:
     """A virtiofsd that serves a new directory, or `share`, until close().
 
-    `uid`: it is started by that user. `is_shared_mount`: the directory is a mount point from which
-    mounts spread, as / is on a host with systemd.
+    `uid`: it is started by that user, with `capabilities`. `is_shared_mount`: the directory is a
+    mount point from which mounts spread, as / is on a host with systemd.
     """
 
     def __init__(
@@ -41,6 +41,7 @@ class Daemon:
         *options: str,
         program: Sequence[str] = OURS,
         uid: int | None = None,
+        capabilities: Iterable[str] = (),
         is_shared_mount: bool = False,
         share: Path | None = None,
     ) -> None:
@@ -55,7 +56,7 @@ class Daemon:
         self.socket = str(self.folder / "socket")
         self.log = self.folder / "log"
         if uid is not None:
-            program = [*as_user(uid), *program]
+            program = [*as_user(uid, *capabilities), *program]
             os.chown(self.folder, uid, uid)
             os.chown(self.share, uid, uid)
         with self.log.open("wb") as log:

@@ -3,14 +3,21 @@
 
 import errno
 import os
+import shutil
 import stat
 import struct
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
+from tests.conftest import require
+from vfsd.worker.capabilities import KEPT
 
 from .conftest import OPTIONS, QUEUES, Folder
 from .daemon import Daemon, wait_until
@@ -43,6 +50,7 @@ from .fuse import (
     names,
 )
 
+ROOT_FOLDER = Path(__file__).resolve().parents[2]
 ALICE, BOB, CAROL = (1001, 2001), (1002, 2002), (1003, 2003)
 NOBODY_SAID = (0xFFFFFFFF, 0xFFFFFFFF)  # FUSE_INVALID_UIDGID: what Linux >= 6.12 sends with WRITE
 KILL_SUIDGID = 4  # FUSE_WRITE_KILL_SUIDGID
@@ -133,11 +141,30 @@ Leave = Callable[[Guest, Folder], None]
 STATES = pytest.mark.parametrize("leave", [end_as_user, end_without_fsetid])
 
 
-@pytest.fixture(scope="module", params=["threads", "inline"])
-def daemon(request: pytest.FixtureRequest) -> Iterator[Daemon]:
-    """With a thread pool, and with what would go to it done in the loop."""
-    pool = {"threads": (), "inline": ("--thread-pool-size=0",)}[request.param]
-    with Daemon(*OPTIONS, "--posix-acl=auto", *pool) as running:
+class Kind(NamedTuple):
+    """A way to start the daemon: its options, and by whom. With CAP_SETUID and CAP_SETGID a user
+    acts for others as root does."""
+
+    options: tuple[str, ...] = ()
+    uid: int | None = None
+
+
+KINDS = {
+    "threads": Kind(),
+    "inline": Kind(("--thread-pool-size=0",)),  # what would go to a thread is done in the loop
+    "by capability": Kind(("--sandbox=none",), 1000),
+}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request: pytest.FixtureRequest) -> Kind:
+    return KINDS[request.param]
+
+
+@pytest.fixture(scope="module")
+def daemon(kind: Kind) -> Iterator[Daemon]:
+    options = (*OPTIONS, "--posix-acl=auto", *kind.options)
+    with Daemon(*options, uid=kind.uid, capabilities=KEPT) as running:
         yield running
 
 
@@ -287,6 +314,35 @@ def test_nobody_creates_with_ids_that_are_none(
     body = MKDIR_IN.pack(0o755, 0) + names(b"x")
     expect(errno.EPERM, guest.ask(Op.MKDIR, folder.nodeid, body, ids=ids))
     assert mkdir(guest, folder.nodeid, b"x", BOB).attr[11:13] == BOB
+
+
+@pytest.fixture
+def capable_program() -> Iterator[list[str]]:
+    """The command as user 1000, by an interpreter whose file has the capabilities of a worker."""
+    require("root")
+    require("setcap")
+    kept = ",".join(f"cap_{name.lower()}" for name in (*KEPT, "dac_read_search"))
+    with tempfile.TemporaryDirectory() as folder:
+        python = Path(folder, "python3")
+        Path(folder).chmod(0o755)
+        shutil.copy(os.path.realpath(sys.executable), python)
+        subprocess.run(["setcap", f"{kept}=ep", python], check=True)
+        paths = ":".join([str(ROOT_FOLDER), *filter(None, sys.path)])
+        found = ["env", f"PYTHONHOME={sys.base_prefix}", f"PYTHONPATH={paths}", str(python)]
+        ids = ["--reuid=1000", "--regid=1000", "--clear-groups"]
+        yield ["setpriv", *ids, *found, "-m", "vfsd.supervisor.cli"]
+
+
+def test_capabilities_of_the_programs_file_are_as_good(capable_program: list[str]) -> None:
+    with (
+        Daemon("--sandbox=none", program=capable_program) as daemon,
+        Frontend(daemon.socket).setup(1) as frontend,
+    ):
+        guest = Guest(frontend)
+        guest.init()
+        daemon.share.chmod(0o777)
+        for i, ids in enumerate((ALICE, (0, 0), BOB, (1000, 1000))):
+            assert mkdir(guest, ROOT, b"%d" % i, ids).attr[11:13] == ids
 
 
 @pytest.mark.parametrize("lost", ["-setuid", "-setgid", "-setuid:-setgid"])
@@ -439,7 +495,7 @@ def test_a_sticky_directory_is_the_guests_to_guard(guest: Guest, folder: Folder)
 
 
 def test_threads_are_root_whoever_they_were_started_for(
-    guest: Guest, daemon: Daemon, folder: Folder
+    guest: Guest, daemon: Daemon, folder: Folder, kind: Kind
 ) -> None:
     """A thread inherits the ids of the moment."""
     for i in range(10):
@@ -450,14 +506,14 @@ def test_threads_are_root_whoever_they_were_started_for(
     (pid,) = daemon.titled("worker", "queue 1")
     for task in Path(f"/proc/{pid}/task").iterdir():
         if task.name != str(pid):
-            wait_until(partial(is_root, task), 2, f"thread {task.name} is root")
+            wait_until(partial(is_root, task, kind.uid or 0), 2, f"thread {task.name} is root")
 
 
-def is_root(task: Path) -> bool:
+def is_root(task: Path, root: int) -> bool:
     """The one capability that a thread may be without is what each request sets as it needs."""
     found = status(task)
     saved = found["Uid"].split()[2]  # the supervisor's
-    ids = {"Uid": f"0 0 {saved} 0", "Gid": "0 0 0 0", "Groups": ""}
+    ids = {"Uid": f"{root} {root} {saved} {root}", "Gid": " ".join([str(root)] * 4), "Groups": ""}
     capabilities = int(found["CapEff"], 16) | CAP_FSETID
     return found | ids == found and capabilities == int(found["CapPrm"], 16)
 

@@ -192,6 +192,8 @@ def _be_launcher(
         close_all_but({0, 1, 2, root, sock, *held})
         setproctitle(f"vfsd: {name} launcher")
         _reap_by_itself()
+        if os.geteuid() != 0:  # root's are passed on by themselves
+            lib.capabilities_pass_on()  # if not, the pool says what it lacks
         loader = copy_loader(POOL_COMMAND[0])
         lib.process_forget_code()
         start_pool = partial(_start_pool, name, options, root, supervisor, loader)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from vfsd.transport.native import check, ffi, lib
 from vfsd.worker.handles import Outcome
 from vfsd.worker.job import Job
 
@@ -17,6 +18,14 @@ class Condition:
 
     words: str
     holds: Callable[[Job, Outcome], bool]
+
+
+def _may_change_ids() -> bool:
+    """As credentials.c finds it."""
+    permitted = ffi.new("uint64_t *")
+    check(lib.capabilities_permitted(permitted))
+    ids = sum(1 << lib.capability_number(name) for name in (b"SETUID", b"SETGID"))
+    return os.geteuid() == 0 or permitted[0] & ids == ids
 
 
 ALWAYS: Final = Condition("always", lambda _job, _: True)
@@ -32,4 +41,6 @@ DIRECT_IO: Final = Condition(
     "--allow-direct-io", lambda job, _: job.fs.allow_direct_io and job.thread_pool_size > 0
 )
 QUEUE_CPUS: Final = Condition("--queue-cpus", lambda job, _: bool(job.queue_cpus))
-ROOT: Final = Condition("uid 0 in the sandbox", lambda _job, _: os.geteuid() == 0)
+IDS: Final = Condition(
+    "uid 0 in the sandbox, or CAP_SETUID and CAP_SETGID", lambda _job, _: _may_change_ids()
+)

@@ -62,6 +62,7 @@ def limit_capabilities(job: Job, sandbox: Sandbox) -> None:
         raise IsolationError(f"--modcaps: {error}; see capabilities(7)") from None
     try:
         missing = capabilities.limit(names)
+        check(lib.capabilities_keep())  # a worker of another user than root acts as guest root
     except OSError as error:
         raise IsolationError(f"cannot drop capabilities: {error.strerror}; run as root") from None
     if missing - capabilities.KEPT.keys() - capabilities.FOR_HANDLES.keys():

@@ -37,7 +37,7 @@ CONDITIONS: Final[Mapping[int, Condition]] = {
     lib.IF_POSIX_LOCK: condition.POSIX_LOCK,
     lib.IF_DIRECT_IO: condition.DIRECT_IO,
     lib.IF_QUEUE_CPUS: condition.QUEUE_CPUS,
-    lib.IF_ROOT: condition.ROOT,
+    lib.IF_IDS: condition.IDS,
     lib.IF_NEVER: condition.NEVER,
 }
 

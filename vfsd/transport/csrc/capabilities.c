@@ -103,3 +103,31 @@ int capabilities_limit(uint64_t keep)
 	}
 	return syscall(SYS_capset, &sets.header, sets.data) < 0 ? -errno : 0;
 }
+
+int capabilities_keep(void)
+{
+	return prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0) < 0 ? -errno : 0;
+}
+
+static int make_inheritable(uint64_t *ret)
+{
+	struct capability_sets sets = {.header = {.version = _LINUX_CAPABILITY_VERSION_3}};
+
+	if (syscall(SYS_capget, &sets.header, sets.data) < 0)
+		return -errno;
+	for (int i = 0; i < _LINUX_CAPABILITY_U32S_3; i++)
+		sets.data[i].inheritable = sets.data[i].permitted;
+	*ret = sets.data[0].permitted | (uint64_t)sets.data[1].permitted << 32;
+	return syscall(SYS_capset, &sets.header, sets.data) < 0 ? -errno : 0;
+}
+
+int capabilities_pass_on(void)
+{
+	uint64_t passed;
+	int err = make_inheritable(&passed);
+
+	for (unsigned long i = 0; !err && i < 64; i++)
+		if (passed >> i & 1 && prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, i, 0, 0) < 0)
+			err = -errno;
+	return err;
+}

@@ -18,4 +18,12 @@ int capabilities_permitted(uint64_t *ret) must_check;
  */
 int capabilities_limit(uint64_t keep) must_check;
 
+/* Have the permitted set outlive it when an id that was 0 becomes another, as the effective set
+ * does not. Until the next exec. Return: 0 or -errno. */
+int capabilities_keep(void) must_check;
+
+/* Have what is executed next hold what this process holds (ambient set), although its user is not
+ * root and its file has no capabilities. Return: 0 or -errno. */
+int capabilities_pass_on(void) must_check;
+
 #endif

@@ -48,6 +48,24 @@ static bool is_permitted(uint32_t capability)
 	return !read_capabilities(&caps) && caps.data[0].permitted & 1u << capability;
 }
 
+/* All that is permitted, or nothing. */
+static int set_all_effective(bool on)
+{
+	struct capabilities caps;
+	int err = read_capabilities(&caps);
+
+	if (err)
+		return err;
+	for (int i = 0; i < _LINUX_CAPABILITY_U32S_3; i++)
+		caps.data[i].effective = on ? caps.data[i].permitted : 0;
+	return write_capabilities(&caps);
+}
+
+static bool may_change_ids(uint32_t uid)
+{
+	return uid == 0 || (is_permitted(CAP_SETUID) && is_permitted(CAP_SETGID));
+}
+
 static int set_effective(uint32_t capability, bool on)
 {
 	struct capabilities caps;
@@ -68,7 +86,7 @@ void credentials_init(struct credentials *c)
 	*c = (struct credentials){.umask = 0};
 	c->uid = c->root_uid = geteuid();
 	c->gid = c->root_gid = getegid();
-	c->privileged = c->uid == 0;
+	c->privileged = may_change_ids(c->uid);
 	/* Not in a user namespace that an ordinary user made for himself. */
 	c->may_groups = c->privileged && !set_groups(NULL, 0);
 	c->may_fsetid = is_permitted(CAP_FSETID);
@@ -84,10 +102,13 @@ static int become_root_uid(struct credentials *c)
 	if (c->uid == c->root_uid)
 		return 0;
 	err = set_euid(c->root_uid);
+	if (!err &&
+	    c->root_uid) /* of uid 0 the permitted set becomes the effective one by itself */
+		err = set_all_effective(true);
 	if (err)
 		return err;
 	c->uid = c->root_uid;
-	c->fsetid = c->may_fsetid; /* the permitted set became the effective one */
+	c->fsetid = c->may_fsetid;
 	c->override = false;
 	return 0;
 }
@@ -153,10 +174,12 @@ static int become_user_uid(struct credentials *c, uint32_t uid)
 	if (c->uid == uid)
 		return 0;
 	err = set_euid(uid);
+	if (!err && c->root_uid && uid) /* leaving uid 0 does this by itself */
+		err = set_all_effective(false);
 	if (err)
 		return err;
 	c->uid = uid;
-	c->fsetid = false; /* no capability is effective now */
+	c->fsetid = uid == 0 && c->may_fsetid;
 	return 0;
 }
 
@@ -165,7 +188,7 @@ static int set_override(struct credentials *c, bool on)
 	int err;
 
 	on = on && c->may_override;
-	if (c->uid == c->root_uid || c->override == on)
+	if (c->uid == c->root_uid || c->uid == 0 || c->override == on)
 		return 0;
 	err = set_effective(CAP_DAC_OVERRIDE, on);
 	if (!err)
@@ -255,19 +278,6 @@ void credentials_umask(struct credentials *c, uint32_t mask)
 	umask(c->umask);
 }
 
-/* All that is permitted. */
-static int set_effective_to_permitted(void)
-{
-	struct capabilities caps;
-	int err = read_capabilities(&caps);
-
-	if (err)
-		return err;
-	for (int i = 0; i < _LINUX_CAPABILITY_U32S_3; i++)
-		caps.data[i].effective = caps.data[i].permitted;
-	return write_capabilities(&caps);
-}
-
 int credentials_thread_root(struct credentials *ret)
 {
 	uint32_t ruid, euid, suid, rgid, egid, sgid;
@@ -277,18 +287,18 @@ int credentials_thread_root(struct credentials *ret)
 	    syscall(SYS_getresgid, &rgid, &egid, &sgid) < 0)
 		return -errno;
 	err = euid == ruid ? 0 : set_euid(ruid);
-	if (!err && ruid == 0) {
+	if (!err)
+		err = set_all_effective(true);
+	if (!err && may_change_ids(ruid)) {
 		err = set_groups(NULL, 0);
 		err = err == -EPERM ? 0 : err; /* then nobody changed them either */
 	}
 	if (!err && egid != rgid)
 		err = set_egid(rgid);
-	if (!err)
-		err = set_effective_to_permitted();
 	if (err)
 		return err;
 	*ret = (struct credentials){.uid = ruid, .gid = rgid, .root_uid = ruid, .root_gid = rgid};
-	ret->privileged = ruid == 0;
+	ret->privileged = may_change_ids(ruid);
 	ret->may_fsetid = ret->fsetid = is_permitted(CAP_FSETID);
 	return 0;
 }

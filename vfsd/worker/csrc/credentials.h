@@ -10,6 +10,12 @@
  * CAP_DAC_OVERRIDE, and only the permission checks are the guest's. Everything else acts as root,
  * because the guest's kernel has checked permissions (default_permissions). All of it by raw system
  * calls, which concern this thread only. The thread pool's threads are always root.
+ *
+ * "Root" is whoever started the daemon, with all permitted capabilities in effect. With CAP_SETUID
+ * and CAP_SETGID that may be another user than uid 0 (AmbientCapabilities= of a service, a
+ * container that keeps the user's id). The kernel changes the effective set only where an id
+ * becomes 0 or leaves it, so there it is changed here as well. The guest's root is uid 0 on the
+ * host, with all that is permitted; so is the guest's user with the id of the daemon's.
  */
 #ifndef VFSD_CREDENTIALS_H
 #define VFSD_CREDENTIALS_H
@@ -26,7 +32,7 @@ struct credentials {
 	uint32_t groups[SUPPLEMENTARY_GROUPS_MAX];
 	uint32_t umask;
 	uint32_t root_uid, root_gid; /* what this process started with */
-	bool privileged;	     /* may change ids at all */
+	bool privileged;	     /* may change ids: uid 0, or by capability */
 	bool may_groups;   /* … and supplementary groups; else those asked for are ignored */
 	bool may_fsetid;   /* CAP_FSETID is in the permitted set */
 	bool fsetid;	   /* … and in the effective one */

@@ -24,7 +24,7 @@ enum seccomp_condition {
 	IF_POSIX_LOCK = 32,
 	IF_DIRECT_IO = 64, /* O_DIRECT is passed on, and there are threads */
 	IF_QUEUE_CPUS = 128,
-	IF_ROOT = 256, /* ids can be changed */
+	IF_IDS = 256, /* ids can be changed */
 	IF_NEVER = 512,
 	IF_SIGNED = 1024, /* workers have the broker open file handles */
 };

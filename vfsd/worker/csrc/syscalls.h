@@ -161,9 +161,9 @@
 	X(io_submit, L, IF_DIRECT_IO, ANY, "direct_io.c", "READ with O_DIRECT")                   \
 	X(io_getevents, L, IF_DIRECT_IO, ANY, "direct_io.c", "READ with O_DIRECT")                \
 	/* Ids of the requesting user */                                                          \
-	X(setresuid, L | T, IF_ROOT, ANY, "credentials.c", "CREATE, MKDIR, … as the requester")   \
-	X(setresgid, L | T, IF_ROOT, ANY, "credentials.c", "… with its group")                    \
-	X(setgroups, L | T, IF_ROOT, ANY, "credentials.c", "… and supplementary groups")          \
+	X(setresuid, L | T, IF_IDS, ANY, "credentials.c", "CREATE, MKDIR, … as the requester")    \
+	X(setresgid, L | T, IF_IDS, ANY, "credentials.c", "… with its group")                     \
+	X(setgroups, L | T, IF_IDS, ANY, "credentials.c", "… and supplementary groups")           \
 	X(getresuid, T, 0, ANY, "credentials.c", "a thread becomes root")                         \
 	X(getresgid, T, 0, ANY, "credentials.c", "a thread becomes root")                         \
 	X(geteuid, L, 0, ANY, "credentials.c", "who the worker is, once")                         \
