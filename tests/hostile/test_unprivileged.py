@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from .conftest import OPTIONS, Folder
-from .daemon import Daemon
+from .daemon import Daemon, wait_until
+from .driver import Frontend
 from .fuse import (
     ACCESS_IN,
     FATTR_GID,
@@ -90,6 +91,26 @@ def test_nobody_else_creates(guest: Guest, folder: Folder, ids: tuple[int, int])
     access = ACCESS_IN.pack(os.R_OK, 0)
     expect(errno.EPERM, guest.ask(Op.ACCESS, folder.nodeid, access, ids=ids))
     mkdir(guest, folder.nodeid, b"x", (0, 0))
+
+
+@pytest.mark.parametrize("op", [Op.MKDIR, Op.SETATTR])
+def test_the_first_refusal_names_cause_and_cure(sandbox: str, own: int, op: Op) -> None:
+    body = MKDIR_IN.pack(0o755, 0) + names(b"x")
+    if op == Op.SETATTR:
+        body = SETATTR_IN.pack(FATTR_UID, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1234, 0, 0)
+    with Daemon(f"--sandbox={sandbox}", uid=UID) as daemon, Frontend(daemon.socket) as frontend:
+        guest = Guest(frontend.setup(1))
+        guest.init()
+        guest.call(Op.MKDIR, ROOT, MKDIR_IN.pack(0o755, 0) + names(b"own"))
+        assert "EPERM" not in daemon.log.read_text()
+        for _ in range(2):
+            expect(errno.EPERM, guest.ask(op, ROOT, body, ids=(1234, 5)))
+        cure = f"--translate-uid=squash-guest:0:{own}:65536"
+        wait_until(lambda: cure in daemon.log.read_text(), 10, "the line")
+        guest.lookup(ROOT, b"own")
+        text = daemon.log.read_text()
+        assert f"EPERM as user 1234 with group {5 if op == Op.MKDIR else 0}" in text
+        assert text.count(cure) == 1
 
 
 def test_groups_of_guest_root_do_not_matter(guest: Guest, folder: Folder) -> None:

@@ -67,6 +67,16 @@ def _reset_signals() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
+def _line_of(refusal: Any) -> str:
+    """Why the guest got EPERM for some ids, and what to do."""
+    return (
+        f"the guest gets EPERM as user {refusal.uid} with group {refusal.gid}, whom this daemon may"
+        f" not act for; --translate-uid=squash-guest:0:{refusal.own_uid}:65536 and"
+        f" --translate-gid=squash-guest:0:{refusal.own_gid}:65536 make every user of the guest the"
+        " daemon's own, --uid-map and --gid-map give the sandbox more users"
+    )
+
+
 class QueueWorker:
     """The Python half of a worker."""
 
@@ -83,7 +93,7 @@ class QueueWorker:
         self._proc_self_fd = self._open_proc_self_fd()
         self._worker = self._create()
         self._actions: dict[int, Callable[[], None]] = {
-            lib.SERVE_CONTROL: self._adopt,
+            lib.SERVE_CONTROL: self._control,
             lib.SERVE_COLD: self._cold,
             lib.SERVE_BROKEN: self._broken,
         }
@@ -148,6 +158,12 @@ class QueueWorker:
         return EXIT_STOPPED
 
     # SERVE_CONTROL
+
+    def _control(self) -> None:
+        self._adopt()
+        refusal = ffi.new("struct refusal *")
+        if lib.worker_take_refusal(self._worker, refusal):
+            self._log.warn(_line_of(refusal))
 
     def _obey(self) -> None:
         """Take in commands until there are no more."""

@@ -142,6 +142,20 @@ void entry_timeout(uint64_t ns, uint64_t *ret_sec, uint32_t *ret_nsec)
 	*ret_nsec = (uint32_t)(ns % NS_PER_SEC);
 }
 
+void entry_note_refusal(struct worker *w, uint32_t uid, uint32_t gid)
+{
+	if (w->refusal.is_noted)
+		return;
+	w->refusal = (struct refusal){
+		.is_noted = true,
+		.uid = uid,
+		.gid = gid,
+		.own_uid = w->credentials.root_uid,
+		.own_gid = w->credentials.root_gid,
+	};
+	w->control_ready = true; /* Python tells it */
+}
+
 static int act_as_requester(struct worker *w, const struct request *r, bool override)
 {
 	uint32_t groups[SUPPLEMENTARY_GROUPS_MAX];
@@ -152,10 +166,14 @@ static int act_as_requester(struct worker *w, const struct request *r, bool over
 		.group_count = r->group_count,
 		.override = override,
 	};
+	int err;
 
 	for (uint32_t i = 0; i < r->group_count; i++)
 		groups[i] = idmap_translate(&w->policy.gids.to_host, r->groups[i]);
-	return credentials_user(&w->credentials, &who);
+	err = credentials_user(&w->credentials, &who);
+	if (err == -EPERM && who.uid != UINT32_MAX && who.gid != UINT32_MAX)
+		entry_note_refusal(w, r->in.uid, r->in.gid);
+	return err;
 }
 
 int entry_checked_as_requester(struct worker *w, const struct request *r)

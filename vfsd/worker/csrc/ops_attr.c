@@ -60,7 +60,7 @@ static int owner_wanted(const struct idmap *map, uint32_t id, uint32_t *ret)
 
 /* Changing the owner drops suid, and sgid of group executables, whoever asks (the host's kernel
  * does it), so the mode is set after it. */
-static int set_owner(const struct worker *w, int fd, const struct fuse_setattr_in *in)
+static int set_owner(struct worker *w, int fd, const struct fuse_setattr_in *in)
 {
 	uid_t uid = (uid_t)-1;
 	gid_t gid = (gid_t)-1;
@@ -76,7 +76,11 @@ static int set_owner(const struct worker *w, int fd, const struct fuse_setattr_i
 	gid = credentials_gid(&w->credentials, gid);
 	if (!fchownat(fd, "", uid, gid, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW))
 		return 0;
-	return errno == EINVAL ? -EPERM : -errno; /* EINVAL: as in credentials_user */
+	err = errno == EINVAL ? -EPERM : -errno; /* EINVAL: as in credentials_user */
+	if (errno == EINVAL || (err == -EPERM && !w->credentials.privileged))
+		entry_note_refusal(w, in->valid & FATTR_UID ? in->uid : 0,
+				   in->valid & FATTR_GID ? in->gid : 0);
+	return err;
 }
 
 /*

@@ -753,6 +753,15 @@ int32_t worker_broken_ring(struct worker *w)
 	return index;
 }
 
+bool worker_take_refusal(struct worker *w, struct refusal *ret)
+{
+	if (!w->refusal.is_noted || w->refusal.is_taken)
+		return false;
+	w->refusal.is_taken = true;
+	*ret = w->refusal;
+	return true;
+}
+
 uint32_t worker_cold_request(struct worker *w, const uint8_t **ret_arg, uint32_t *ret_len)
 {
 	if (!w->cold)

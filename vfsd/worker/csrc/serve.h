@@ -70,6 +70,17 @@ const char *worker_ring_error(const struct worker *w, uint32_t index);
  * is started anew. The reason is worker_ring_error's. err_fd has been written. */
 int32_t worker_broken_ring(struct worker *w);
 
+/* The first ids of the guest that the host did not let this worker act for, or give a file to. */
+struct refusal {
+	bool is_noted;
+	bool is_taken;
+	uint32_t uid, gid;
+	uint32_t own_uid, own_gid; /* what the worker acts as instead */
+};
+
+/* After SERVE_CONTROL. Return: true once, with *ret, when there was a refusal. */
+bool worker_take_refusal(struct worker *w, struct refusal *ret);
+
 /* After SERVE_COLD: the op waiting (FUSE_INIT, FUSE_DESTROY) with its argument bytes (a private
  * copy, valid until the reply). Return: the opcode, or 0 when there is none. */
 uint32_t worker_cold_request(struct worker *w, const uint8_t **ret_arg, uint32_t *ret_len);

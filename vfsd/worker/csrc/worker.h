@@ -124,7 +124,8 @@ struct worker {
 	uint64_t now_ns;	   /* the latest reading of the clock */
 	uint64_t closed_at_ns;	   /* when retired fds were last closed */
 	uint64_t control_at_ns;	   /* when control_fd was last looked at while busy */
-	bool control_ready;	   /* poll(2) saw control_fd readable */
+	bool control_ready;	   /* poll(2) saw control_fd readable, or there is a refusal */
+	struct refusal refusal;	   /* the first one */
 };
 
 uint64_t clock_ns(void);
