@@ -98,7 +98,7 @@ def _serve(options: Options) -> int:
             say("warn", note)
         if unused := [spelling for field, spelling in options.given.items() if field in MIGRATION]:
             say("debug", f"without effect, as no migration is offered: {', '.join(unused)}")
-        give_up = partial(confine, runtime_dir.path, own, options.seccomp, say)
+        give_up = partial(confine, runtime_dir.path, own, options, say)
         return keep(name, launcher, give_up, partial(supervise, boot), notifier.notify, say)
     finally:
         launcher.end()  # it cleans up

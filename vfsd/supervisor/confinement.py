@@ -44,6 +44,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from vfsd.supervisor.log_collector import Say
+from vfsd.supervisor.options import Options
 from vfsd.transport.errors import OperatorError
 from vfsd.transport.native import check, ffi, lib
 
@@ -180,11 +181,10 @@ def own_id(runtime_dir: str) -> int:
     return 0
 
 
-def confine(runtime_dir: str, own: int, seccomp: str, say: Say) -> None:
+def confine(runtime_dir: str, own: int, options: Options, say: Say) -> None:
     """Confine this process, the keeper, and all that it creates; OperatorError if it cannot be.
 
-    `own`: of own_id(). `seccomp`: kill, trap, log or none. What the kernel has not got is said and
-    done without.
+    `own`: of own_id(). What the kernel has not got is said and done without.
     """
     if os.geteuid() == 0 and _hides_processes(Path("/proc/self/mountinfo").read_text()):
         _show_processes(say)
@@ -197,12 +197,26 @@ def confine(runtime_dir: str, own: int, seccomp: str, say: Say) -> None:
         except OSError as error:
             why = f"keeper and supervisor stay root, without capabilities: {error.strerror}"
             say("warn", why)
-    check(lib.capabilities_limit(0))
+    _give_up_capabilities(options.sandbox, say)
     check(lib.process_no_new_privs())
     if rules is not None:
         check(lib.landlock_enforce(rules))
         os.close(rules)
-    _filter(seccomp, CALLS + KEEPER_CALLS)
+    _filter(options.seccomp, CALLS + KEEPER_CALLS)
+
+
+def _give_up_capabilities(sandbox: str, say: Say) -> None:
+    """In a container whose seccomp filter denies it, --sandbox=none does without."""
+    error = lib.capabilities_limit(0)
+    if not error:
+        return
+    text = f"keeper and supervisor cannot give up their capabilities: {os.strerror(-error)}"
+    if sandbox != "none":
+        raise OperatorError(
+            f"{text}; a seccomp filter that this is started under has to allow prctl(2) and"
+            " capset(2), or try --sandbox=none"
+        )
+    say("warn", text)
 
 
 def confine_supervisor(seccomp: str) -> None:
@@ -256,7 +270,8 @@ def _leave_root(own: int) -> None:
     if own == 0:
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
     os.setgroups([])
-    check(lib.capabilities_limit(_TO_LEAVE_ROOT))  # the bounding set: as root
+    # The bounding set: as root. Where this fails _give_up_capabilities() fails, too.
+    lib.capabilities_limit(_TO_LEAVE_ROOT)
     os.setresgid(own, own, own)
     os.setresuid(own, own, own)
 

@@ -7,6 +7,7 @@ status is 1.
 """
 
 import sys
+from dataclasses import replace
 
 from setproctitle import setproctitle
 
@@ -42,7 +43,12 @@ def _prepare(job: Job, channel: FdChannel) -> Pool:
     sandbox = isolate(job)
     tables = Tables.map(job)  # not before: the broker of file handles has no part in them
     tables.lay_out(job, sandbox)
-    return Pool(job, sandbox, channel, tables)
+    return Pool(_without_killpriv(job) if not sandbox.has_capset else job, sandbox, channel, tables)
+
+
+def _without_killpriv(job: Job) -> Job:
+    """Have the guest clear set-id bits by itself."""
+    return replace(job, fs=replace(job.fs, killpriv_v2=False))
 
 
 def _fail(channel: FdChannel, error: str) -> int:

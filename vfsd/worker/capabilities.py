@@ -92,9 +92,14 @@ def permitted() -> int:
     return int(ret[0])
 
 
+def missing(names: set[str]) -> set[str]:
+    """Those that this process has not got."""
+    have = permitted()
+    return {name for name in names if not have >> number(name) & 1}
+
+
 def limit(names: set[str]) -> set[str]:
     """Keep these, as far as this process has them, and nothing else; returns what it has not."""
-    have = permitted()
-    missing = {name for name in names if not have >> number(name) & 1}
-    check(lib.capabilities_limit(mask(names - missing)))
-    return missing
+    lacking = missing(names)
+    check(lib.capabilities_limit(mask(names - lacking)))
+    return lacking

@@ -139,7 +139,7 @@ def _without(asked: str) -> Handles:
     if asked == "mandatory":
         raise NoHandlesError(
             f"files cannot be held by handles here: {_NO_HANDLES};"
-            " try --inode-file-handles=auto, or run as root"
+            " try --inode-file-handles=auto, or run as root with that capability"
         )
     return Handles(
         Outcome.FDS,

@@ -74,7 +74,7 @@ from vfsd.transport.errors import describe
 from vfsd.transport.native import check, lib
 from vfsd.worker import handle_broker, id_map, restrictions
 from vfsd.worker.job import Job
-from vfsd.worker.sandbox import IsolationError, Sandbox, attempt
+from vfsd.worker.sandbox import IS_ROOT, IsolationError, Sandbox, attempt
 
 NAMESPACE: Final = "namespace"
 CHROOT: Final = "chroot"
@@ -87,10 +87,10 @@ NAMESPACES: Final = (
     | lib.NAMESPACE_IPC
     | lib.NAMESPACE_UTS
 )
-_OTHER_MODES: Final = "try --sandbox=chroot (as root) or --sandbox=none"
+_OTHER_MODES: Final = f"try --sandbox=chroot{'' if IS_ROOT else ' (as root)'} or --sandbox=none"
 _CHROOT_HINT: Final = (
     "without CAP_SYS_ADMIN a chroot would not hold a worker that is taken over; "
-    "run as root with it, or try --sandbox=namespace or --sandbox=none"
+    f"run {'' if IS_ROOT else 'as root '}with it, or try --sandbox=namespace or --sandbox=none"
 )
 
 
@@ -177,8 +177,8 @@ def _let_supervisor_send_signals(job: Job) -> None:
 
 def _become_root_of_user_namespace(job: Job) -> None:
     hint = (
-        "allow them (sysctl user.max_user_namespaces), run as root without --userns, "
-        "or try --sandbox=none"
+        "allow them (sysctl user.max_user_namespaces), "
+        f"run {'' if IS_ROOT else 'as root '}without --userns, or try --sandbox=none"
     )
     with id_map.Mapper(job) as mapper:
         if os.geteuid() == 0:

@@ -60,11 +60,7 @@ def limit_capabilities(job: Job, sandbox: Sandbox) -> None:
         names = capabilities.modified(wanted, job.modcaps)
     except ValueError as error:
         raise IsolationError(f"--modcaps: {error}; see capabilities(7)") from None
-    try:
-        missing = capabilities.limit(names)
-        check(lib.capabilities_keep())  # a worker of another user than root acts as guest root
-    except OSError as error:
-        raise IsolationError(f"cannot drop capabilities: {error.strerror}; run as root") from None
+    missing = _limit(names, job, sandbox)
     if missing - capabilities.KEPT.keys() - capabilities.FOR_HANDLES.keys():
         raise IsolationError(
             f"--modcaps: this process has not got {', '.join(sorted(missing))} itself; "
@@ -75,6 +71,26 @@ def limit_capabilities(job: Job, sandbox: Sandbox) -> None:
         sandbox.notes.append("without privileges: every file belongs to the user of this daemon")
     elif missing:
         sandbox.notes.append(f"some operations will fail, without {', '.join(sorted(missing))}")
+
+
+def _limit(names: set[str], job: Job, sandbox: Sandbox) -> set[str]:
+    """Keep these capabilities alone; returns those that are not there to keep."""
+    try:
+        missing = capabilities.limit(names)
+        check(lib.capabilities_keep())  # a worker of another user than root acts as guest root
+    except OSError as error:
+        if job.sandbox != "none":
+            raise IsolationError(
+                f"cannot give up capabilities: {error.strerror}; a seccomp filter that this is"
+                " started under has to allow prctl(2) and capset(2), or try --sandbox=none"
+            ) from None
+        sandbox.has_capset = False
+        sandbox.notes.append(
+            f"workers keep all capabilities that the daemon was started with: {error.strerror};"
+            " set-id bits of files are the guest's to clear"
+        )
+        return capabilities.missing(names)
+    return missing
 
 
 def _confine(job: Job, sandbox: Sandbox) -> None:

@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the stages of isolation have in common: what they leave behind, and how they fail."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
 from vfsd.worker.handles import Handles, Outcome
+
+# At the start: in a user namespace everybody is.
+IS_ROOT: Final = os.geteuid() == 0
 
 
 class IsolationError(Exception):
@@ -23,6 +27,7 @@ class Sandbox:
     proc_fd: int = -1  # a /proc in which every process finds itself
     worker_filter: bytes = b""  # which each worker adds to the pool's; none with --seccomp=none
     handles: Handles = _HELD_BY_FDS
+    has_capset: bool = True  # else a worker cannot give up CAP_FSETID for a request
     notes: list[str] = field(default_factory=list)
 
 

@@ -54,11 +54,25 @@ static int set_all_effective(bool on)
 	struct capabilities caps;
 	int err = read_capabilities(&caps);
 
+	bool differs = false;
+
 	if (err)
 		return err;
-	for (int i = 0; i < _LINUX_CAPABILITY_U32S_3; i++)
-		caps.data[i].effective = on ? caps.data[i].permitted : 0;
-	return write_capabilities(&caps);
+	for (int i = 0; i < _LINUX_CAPABILITY_U32S_3; i++) {
+		uint32_t wanted = on ? caps.data[i].permitted : 0;
+
+		differs |= caps.data[i].effective != wanted;
+		caps.data[i].effective = wanted;
+	}
+	return differs ? write_capabilities(&caps) : 0;
+}
+
+/* A seccomp filter that the daemon was started under may deny it. */
+static bool may_capset(void)
+{
+	struct capabilities caps;
+
+	return !read_capabilities(&caps) && !write_capabilities(&caps);
 }
 
 static bool may_change_ids(uint32_t uid)
@@ -89,9 +103,9 @@ void credentials_init(struct credentials *c)
 	c->privileged = may_change_ids(c->uid);
 	/* Not in a user namespace that an ordinary user made for himself. */
 	c->may_groups = c->privileged && !set_groups(NULL, 0);
-	c->may_fsetid = is_permitted(CAP_FSETID);
+	c->may_fsetid = is_permitted(CAP_FSETID) && may_capset();
 	c->fsetid = c->may_fsetid;
-	c->may_override = is_permitted(CAP_DAC_OVERRIDE);
+	c->may_override = is_permitted(CAP_DAC_OVERRIDE) && may_capset();
 }
 
 /* Only root may change groups and gid, so every change passes through it. */
@@ -299,6 +313,6 @@ int credentials_thread_root(struct credentials *ret)
 		return err;
 	*ret = (struct credentials){.uid = ruid, .gid = rgid, .root_uid = ruid, .root_gid = rgid};
 	ret->privileged = may_change_ids(ruid);
-	ret->may_fsetid = ret->fsetid = is_permitted(CAP_FSETID);
+	ret->may_fsetid = ret->fsetid = is_permitted(CAP_FSETID) && may_capset();
 	return 0;
 }

@@ -34,7 +34,7 @@ struct credentials {
 	uint32_t root_uid, root_gid; /* what this process started with */
 	bool privileged;	     /* may change ids: uid 0, or by capability */
 	bool may_groups;   /* … and supplementary groups; else those asked for are ignored */
-	bool may_fsetid;   /* CAP_FSETID is in the permitted set */
+	bool may_fsetid;   /* CAP_FSETID is in the permitted set, and capset(2) works */
 	bool fsetid;	   /* … and in the effective one */
 	bool may_override; /* CAP_DAC_OVERRIDE likewise … */
 	bool override;	   /* … while acting as a user; root always has it */
