@@ -114,10 +114,10 @@ def test_the_option_is_named_as_it_was_given(tmp_path: Path) -> None:
     assert complaint(done).startswith("-o source: ")
 
 
-def test_a_socket_path_that_is_too_long(refused: Refused, tmp_path: Path) -> None:
+def test_a_socket_whose_name_is_too_long(refused: Refused, tmp_path: Path) -> None:
     path = str(tmp_path / ("x" * 108))
     assert refused(socket_path=path) == (
-        f"--socket-path: '{path}' has {len(path)} bytes; a socket path has 107 at the most"
+        f"--socket-path: '{path}': the name of the socket has 108 bytes; it may have 107"
     )
 
 

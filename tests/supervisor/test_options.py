@@ -259,6 +259,7 @@ def test_the_job_has_the_rules_of_ids() -> None:
 
 def test_an_instance_is_called_after_its_socket() -> None:
     assert instance_name(parse(BASE), "") == "vm001"
+    assert instance_name(parse(["--socket-path=/run/vm002/sock", "--shared-dir=/"]), "") == "vm002"
     inherited = parse(["--fd=5", "--shared-dir=/srv"])
     assert instance_name(inherited, "/var/lib/libvirt/qemu/fs0.sock") == "fs0"
     assert instance_name(inherited, "") == "fd5"

@@ -71,13 +71,18 @@ def test_it_does_not_matter_if_nobody_listens(
 
 
 def test_the_unit_starts_a_daemon_that_we_understand(tmp_path: Path) -> None:
-    text = UNIT.read_text().replace("%i", "vm001").replace("/etc/vfsd", str(tmp_path))
+    text = (
+        UNIT.read_text()
+        .replace("%i", "vm001")
+        .replace("%t", "/run")
+        .replace("/etc/vfsd", str(tmp_path))
+    )
     command = re.search(r"^ExecStart=virtiofsd (.*)$", text, re.MULTILINE)
     assert command
     example = re.findall(r"^#   (.*)$", text, re.MULTILINE)
     (tmp_path / "vm001.toml").write_text("\n".join(example))
     options = parse(shlex.split(command[1]))
-    assert options.socket_path == "/run/vfsd/vm001/vm001.sock"
+    assert options.socket_path == "/run/vfsd/vm001/sock"
     assert options.shared_dir == "/srv/vm001"
     assert options.keep_listening
     assert (options.cache, options.xattr, options.socket_group) == ("always", True, "kvm")

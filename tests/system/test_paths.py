@@ -2,9 +2,14 @@
 """Paths as people have them: through links, with the separators of options, too long for a socket
 address."""
 
+import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import require
+from tests.hostile.daemon import OURS
+from tests.waiting import wait_until
 
 from .mounted import Mounted, run
 
@@ -19,3 +24,33 @@ def test_a_link_with_a_slash_at_its_end_means_the_directory(tmp_path: Path) -> N
         run("echo text >file", mount.path)
         assert mount.unmount() == 0
     assert (share / "file").read_text() == "text\n"
+
+
+@pytest.mark.parametrize("left_behind", [False, True])
+def test_a_socket_path_is_as_long_as_a_path_can_be(tmp_path: Path, left_behind: bool) -> None:
+    for what in ("root", "/dev/fuse"):
+        require(what)
+    path = tmp_path / ("x" * 100) / ("y" * 200) / "sock"
+    path.parent.mkdir(parents=True)
+    (tmp_path / "share").mkdir()
+    arguments = [f"--socket-path={path}", f"--shared-dir={tmp_path}/share", "--keep-listening"]
+    for kill in (True, False) if left_behind else (False,):
+        with subprocess.Popen([*OURS, *arguments]) as daemon:
+            wait_until(path.with_name("sock.pid").exists)
+            wait_until(path.exists)
+            again = subprocess.run(
+                [*OURS, *arguments], capture_output=True, text=True, timeout=200, check=False
+            )
+            assert "is in use by a running program" in again.stderr
+            if kill:
+                path.rename(path.with_name("kept"))  # what nobody cleans up
+                daemon.terminate()
+                daemon.wait(100)
+                path.with_name("kept").rename(path)
+                continue
+            with Mounted(tmp_path, str(path), "--queues=1") as mount:
+                run("echo text >file", mount.path)
+                assert mount.unmount() == 0
+            daemon.terminate()
+    assert not path.exists()
+    assert (tmp_path / "share/file").read_text() == "text\n"

@@ -130,7 +130,7 @@ def configure(booted: Booted, name: str, share: Path, options: str) -> None:
 
 @contextmanager
 def mounted(booted: Booted, name: str, folder: Path) -> Iterator[Path]:
-    socket = booted.path(f"/run/vfsd/{name}/{name}.sock")
+    socket = booted.path(f"/run/vfsd/{name}/sock")
     with Mounted(folder, str(socket), "--queues=2") as mount:
         yield mount.path
         assert mount.unmount() == 0
@@ -166,6 +166,21 @@ def test_work_is_done_in_a_share(booted: Booted, kind: str, tmp_path: Path) -> N
                 run(f"! ({MAKE_DEVICES})" if kind in NO_DEVICES else MAKE_DEVICES, path / attempt)
             booted.systemctl("restart", unit)
         assert "Traceback" not in booted.journal(unit)
+
+
+def test_a_long_name_and_a_program_in_another_folder(booted: Booted, tmp_path: Path) -> None:
+    name = "x" * 100
+    unit = f"virtiofsd@{name}.service"
+    booted.add_drop_in(unit, f"ExecSearchPath=\nExecSearchPath={PROGRAM.parent}")
+    booted.systemctl("daemon-reload")
+    with started(booted, name), mounted(booted, name, tmp_path) as path:
+        run("echo content >file", path)
+
+
+@pytest.mark.parametrize("folder", ["usr/libexec", "opt/vfsd/bin"])
+def test_the_program_is_found_where_packages_put_it(folder: str) -> None:
+    searched = ":".join(settings()["ExecSearchPath"]).split(":")
+    assert f"/{folder}" in searched
 
 
 def test_the_main_process_alone_is_listened_to(booted: Booted) -> None:
@@ -258,7 +273,7 @@ def test_a_worker_that_was_taken_over_without_a_sandbox(booted: Booted) -> None:
     }
     with started(booted, "taken", 'sandbox = "none"') as unit:
         subprocess.run(["mknod", booted.srv / "taken/device", *FUSE_DEVICE.split()], check=True)
-        with Frontend(str(booted.path("/run/vfsd/taken/taken.sock"))) as frontend:
+        with Frontend(str(booted.path("/run/vfsd/taken/sock"))) as frontend:
             Guest(frontend.setup(1)).init()
             (pid,) = booted.pids(unit, "worker 0")
             with Injector(pid) as worker:

@@ -14,6 +14,7 @@ from vfsd.frontend.guest_memory import UVA, GuestMemory, round_to_pages
 from vfsd.transport.errors import OperatorError, ProtocolError
 from vfsd.transport.message_socket import MessageSocket
 from vfsd.transport.passed_fds import close_fds
+from vfsd.transport.socket_path import addressed
 from vfsd.transport.vhost_user import (
     MESSAGES,
     U64,
@@ -206,7 +207,8 @@ def connect(path: str) -> Vmm:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     sock.settimeout(ANSWER_SECONDS)
     try:
-        sock.connect(path)
+        with addressed(path) as address:
+            sock.connect(address)
     except (OSError, ValueError) as error:
         sock.close()
         raise OperatorError(_connect_text(path, error)) from error

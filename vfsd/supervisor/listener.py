@@ -17,8 +17,8 @@ from typing import Final
 from vfsd.supervisor.options import Options
 from vfsd.supervisor.pid_file import InUseError, PidFile
 from vfsd.transport.errors import OperatorError
+from vfsd.transport.socket_path import ADDRESS_MAX, addressed
 
-PATH_MAX: Final = 107  # bytes: sockaddr_un has 108, one ends the text
 BACKLOG: Final = 1  # one VMM is served; the next one waits here
 PROBE_SECONDS: Final = 1.0
 
@@ -100,9 +100,11 @@ def _is_connected(sock: socket.socket) -> bool:
 
 def _at_path(path: str, group: str | None) -> Listener:
     what = f"--socket-path: '{path}'"
-    if len(os.fsencode(path)) > PATH_MAX:
-        length = len(os.fsencode(path))
-        raise OperatorError(f"{what} has {length} bytes; a socket path has {PATH_MAX} at the most")
+    length = len(os.fsencode(Path(path).name))
+    if length > ADDRESS_MAX:
+        raise OperatorError(
+            f"{what}: the name of the socket has {length} bytes; it may have {ADDRESS_MAX}"
+        )
     if not Path(path).absolute().parent.is_dir():
         raise OperatorError(f"{what}: its folder does not exist; create it first")
     pid_file = _claim(path, what)
@@ -132,7 +134,8 @@ def _listen(path: str, what: str, group: str | None, pid_file: PidFile) -> Liste
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     mask = os.umask(0o007 if group else 0o077)
     try:
-        sock.bind(path)
+        with addressed(path) as address:
+            sock.bind(address)
     except OSError as error:
         raise OperatorError(f"{what}: cannot listen there: {error.strerror}") from None
     finally:
@@ -166,7 +169,8 @@ def _remove_stale(path: str, what: str) -> None:
 def _is_in_use(path: str, what: str) -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
-        error = probe.connect_ex(path)
+        with addressed(path) as address:
+            error = probe.connect_ex(address)
     if error in (0, errno.EAGAIN, errno.EINPROGRESS):  # EAGAIN: its backlog is full
         return True
     if error in (errno.ECONNREFUSED, errno.ENOENT):

@@ -24,6 +24,7 @@ MAX_THREADS: Final = 1024
 MAX_FILES: Final = 1 << 30
 MAX_FAULTS: Final = 1_000_000
 RLIMIT_DEFAULT: Final = -1
+NAMELESS: Final = ("sock",)  # names of sockets that have a folder of their own
 LOCK_WAIT_SECONDS: Final = 3600.0
 NO_MIGRATION: Final = "accepted for tools that pass it; there is no migration yet"
 MIGRATION: Final = (
@@ -340,9 +341,12 @@ def cache_timeout(options: Options) -> float:
 
 
 def instance_name(options: Options, socket_name: str | bytes) -> str:
-    """What processes and log lines are called after: the socket's file name without its suffix."""
-    path = options.socket_path or os.fsdecode(socket_name)
-    stem = Path(path).stem if path and not path.startswith("\0") else f"fd{options.fd}"
+    """What processes and log lines are called after: the socket's file name without its suffix, or
+    its folder where that name says nothing."""
+    path = Path(options.socket_path or os.fsdecode(socket_name))
+    stem = path.stem if path.name and not path.name.startswith("\0") else f"fd{options.fd}"
+    if stem in NAMELESS:
+        stem = path.absolute().parent.name
     return "".join(c if c.isprintable() else "?" for c in stem)
 
 
