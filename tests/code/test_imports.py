@@ -35,6 +35,12 @@ ONLY_IN = {
 }
 
 
+BEFORE_LISTENING = {
+    "cli", "command_line", "config_file", "file_limit", "listener", "option_values", "options",
+    "pid_file", "settings", "signals",
+}  # fmt: skip
+
+
 def python_files() -> list[Path]:
     return sorted(PACKAGE.rglob("*.py"))
 
@@ -76,14 +82,31 @@ def test_c_includes_follow_the_directions(path: Path) -> None:
 
 def test_no_start_imports_what_few_need() -> None:
     loaded = "print(*(n for n, m in sys.modules.items() if getattr(m, '__spec__', None)))"
-    code = f"import sys, vfsd.supervisor.cli, vfsd.worker.__main__; {loaded}"
+    code = f"import sys, vfsd.supervisor.serving, vfsd.worker.__main__; {loaded}"
     argv = [sys.executable, "-I", "-c", code]
     done = subprocess.run(argv, check=True, capture_output=True, text=True)
     assert not set(done.stdout.split()) & FOR_FEW
 
 
+def test_a_socket_listens_before_what_serves_is_imported() -> None:
+    """Modules are counted, not time: each takes about a third of a millisecond of CPU."""
+    bare, listening = (
+        set(
+            subprocess.run(
+                [sys.executable, "-I", "-c", f"import sys{module}; print(*sys.modules)"],
+                check=True, capture_output=True, text=True,
+            ).stdout.split()
+        )
+        for module in ("", ", vfsd.supervisor.cli")
+    )  # fmt: skip
+    ours = {name.rpartition(".")[2] for name in listening if name.startswith("vfsd.supervisor.")}
+    assert ours == BEFORE_LISTENING
+    assert not listening & {"vfsd._native", "logging", "json", "setproctitle", "zmq"}
+    assert len(listening - bare) <= 60, sorted(listening - bare)
+
+
 @pytest.mark.parametrize(
-    ("module", "is_there"), [("vfsd.supervisor.cli", False), ("vfsd.worker.__main__", True)]
+    ("module", "is_there"), [("vfsd.supervisor.serving", False), ("vfsd.worker.__main__", True)]
 )
 def test_only_the_sandbox_has_libzmq(module: str, is_there: bool) -> None:
     """What parses the bytes of a worker is ours, and Python: supervisor/worker_link.py."""

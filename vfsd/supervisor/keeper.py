@@ -25,12 +25,11 @@ from vfsd.supervisor.descendants import Process, await_end, descendants
 from vfsd.supervisor.launcher import Launcher
 from vfsd.supervisor.log_collector import Say
 from vfsd.supervisor.restart_policy import RestartPolicy
-from vfsd.supervisor.service import ENDING, STATUS_CRASHED
+from vfsd.supervisor.service import STATUS_CRASHED
+from vfsd.supervisor.signals import ENDING, READY, WATCHED, hold_signals
 from vfsd.transport.native import check, lib
 
 STOP_SECONDS: Final = 0.8
-READY: Final = signal.SIGUSR1
-WATCHED: Final = (*ENDING, signal.SIGCHLD, READY)
 FIRST_PAUSE: Final = 0.05  # seconds
 LONGEST_PAUSE: Final = 0.5
 LATE_SECONDS: Final = 3.0  # what has been killed and does not end is named
@@ -38,11 +37,6 @@ GIVE_UP_SECONDS: Final = 10.0  # and left behind
 
 # Called in the supervisor with the keeper's pid and "is it a successor?".
 Supervise = Callable[[int, bool], int]
-
-
-def hold_signals() -> None:
-    """Let signals wait for keep(), so that whatever they end is put in order first."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
 
 
 def keep(

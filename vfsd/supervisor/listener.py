@@ -136,6 +136,7 @@ def _listen(path: str, what: str, group: str | None, pid_file: PidFile) -> Liste
     try:
         with addressed(path) as address:
             sock.bind(address)
+        sock.listen(BACKLOG)  # at once: tools connect as soon as there is a file
     except OSError as error:
         raise OperatorError(f"{what}: cannot listen there: {error.strerror}") from None
     finally:
@@ -144,7 +145,6 @@ def _listen(path: str, what: str, group: str | None, pid_file: PidFile) -> Liste
     listener = Listener(sock, True, str(Path(path).absolute()), inode, pid_file)
     if group:
         _give_to_group(listener, group)
-    sock.listen(BACKLOG)
     return listener
 
 

@@ -8,7 +8,6 @@ Each front-end gets a pool of its own, so nothing of one guest is left for the n
 
 import os
 import select
-import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -42,6 +41,7 @@ from vfsd.supervisor.pool_client import PoolDiedError
 from vfsd.supervisor.restart_policy import RestartPolicy
 from vfsd.supervisor.resume import CONSUMED, REPLIED, Outbox, StateFile, open_fds, sweep
 from vfsd.supervisor.session import Session
+from vfsd.supervisor.signals import ENDING
 from vfsd.transport.errors import OperatorError, ProtocolError, describe
 from vfsd.transport.message_socket import MessageSocket, RawMessage
 from vfsd.transport.passed_fds import close_fds
@@ -59,7 +59,6 @@ STATUS_CRASHED: Final = 70  # EX_SOFTWARE: the keeper creates the next superviso
 # Word for word: Kata Containers reads stderr until this comes. Both peers print it at this level.
 WAITING: Final = "Waiting for vhost-user socket connection..."
 ENDS_WITH_VMM: Final = "the share ends with it, as nobody gave --keep-listening"
-ENDING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 @dataclass(frozen=True)
