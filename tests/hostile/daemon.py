@@ -29,6 +29,17 @@ def as_user(uid: int, *capabilities: str) -> list[str]:
     return ["setpriv", *ids, f"--inh-caps={kept}", f"--ambient-caps={kept}"]
 
 
+def listens(path: str) -> bool:
+    """Does a socket listen at `path`? Connecting would use up the one connection that peers
+    accept."""
+    with suppress(OSError):
+        return any(
+            line.split()[-1] == path and line.split()[3] == "00010000"
+            for line in Path("/proc/net/unix").read_text().splitlines()[1:]
+        )
+    return False
+
+
 class Daemon:
     """A virtiofsd that serves a new directory, or `share`, until close().
 
@@ -67,7 +78,7 @@ class Daemon:
                 stderr=log,
             )
         try:
-            wait_until(lambda: self.exited() or self._listens(), 20, "the daemon listens")
+            wait_until(lambda: self.exited() or listens(self.socket), 20, "the daemon listens")
             assert not self.exited(), f"the daemon did not start:\n{self.log.read_text()}"
         except BaseException:
             self.close()
@@ -85,15 +96,6 @@ class Daemon:
     def await_pool(self) -> None:
         """Wait until it has its first pool and waits for a VMM."""
         wait_until(lambda: "Waiting for" in self.log.read_text(), 20, "it waits for a VMM")
-
-    def _listens(self) -> bool:
-        # Connecting would use up the one connection that peers accept.
-        with suppress(OSError):
-            return any(
-                line.split()[-1] == self.socket and line.split()[3] == "00010000"
-                for line in Path("/proc/net/unix").read_text().splitlines()[1:]
-            )
-        return False
 
     def processes(self) -> list[psutil.Process]:
         """Keeper, supervisor, pool and workers; in this order of creation."""
