@@ -2,6 +2,7 @@
 """The tables of SECURITY.md, made from the code and the tests that they are about."""
 
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -79,12 +80,13 @@ def attempts() -> str:
 
 
 class Attack(NamedTuple):
-    """A class of attack, what comes of it, in which modes it is tried, and the tests that try."""
+    """A class of attack, what comes of it, and the tests that try. `alike`: why a mode in which
+    none of them runs needs none."""
 
     name: str
     outcome: str
-    modes: str
     tests: tuple[str, ...]
+    alike: str = ""
 
 
 ATTACKS: Final = (
@@ -92,129 +94,118 @@ ATTACKS: Final = (
         "a guest names what is outside of the share (`..`, absolute, symbolic links, a directory"
         " that is moved away)",
         "nothing outside is seen or changed",
-        "namespace, chroot, none",
         ("hostile/test_escape.py",),
     ),
     Attack(
         "a guest replaces a file between two looks at the file (fifo, device, socket)",
         "the new file is never opened",
-        "namespace, none",
         ("hostile/test_two_looks.py",),
     ),
     Attack(
         "queues and two VMs race on few names, on ext4, xfs, btrfs and tmpfs, with each way to hold"
         " inodes",
         "no type is told wrongly, nothing but files and directories of the share is open",
-        "namespace",
         ("hostile/test_race.py",),
     ),
     Attack(
         "rings that cannot be, and memory that changes while it is read",
         "the guest harms only its own ring",
-        "namespace",
         ("hostile/test_rings.py",),
     ),
     Attack(
         "requests that cannot be: sizes, offsets, options, generated ones",
         "an error for the request",
-        "namespace",
         ("hostile/test_guest.py", "hostile/test_offsets.py", "hostile/test_fuzz.py"),
     ),
     Attack(
         "a guest acts with the rights of another user, or sets what is the host's to decide",
         "each request has its own ids, and the host's flags and project ids stay",
-        "namespace",
         ("hostile/test_credentials.py", "hostile/test_ioctl.py", "hostile/test_xattrmap.py"),
     ),
     Attack(
         "a daemon without root: the guest acts for other users, and makes devices",
         "refused; all files are the daemon's user's",
-        "namespace and none, unprivileged",
         ("hostile/test_unprivileged.py",),
+        alike="none is needed: root starts those daemons",
     ),
     Attack(
         "messages of a VMM: any order, size and number of fds",
         "the connection ends, and the daemon waits for the next one",
-        "namespace",
         ("hostile/test_socket.py", "supervisor/test_session.py"),
     ),
     Attack(
         "a worker that was taken over reaches for the host",
         "the table of attempts above",
-        "every one",
         ("hostile/test_taken_over.py",),
     ),
     Attack(
         "a worker that was taken over makes a call that its options do not need",
         "the worker dies (SIGSYS), and its queue stops",
-        "namespace; the filter is the same in all",
         ("worker/test_seccomp.py", "hostile/test_filters.py"),
     ),
     Attack(
         "a worker faults again and again, to guess addresses",
         "after `--worker-faults` its queue stops; each worker has a canary of its own",
-        "namespace",
         ("hostile/test_faults.py", "worker/test_fault_budget.py"),
     ),
     Attack(
         "a worker that was taken over asks the broker for what is not in the share",
         "refused",
-        "namespace, none",
         ("hostile/test_handle_broker.py", "hostile/test_handles.py", "worker/test_handles.py"),
     ),
     Attack(
         "a worker or pool that was taken over sends anything to the supervisor",
         "the link or the pool ends; memory and log stay bounded",
-        "namespace; the channels are the same in all",
         ("supervisor/test_taken_over.py", "supervisor/test_pool_channel.py"),
+        alike="the attacker stands in the pool's place, in no sandbox, so it sends what it likes",
     ),
     Attack(
         "a supervisor or keeper that was taken over reaches for the host",
         "denied, or the process dies",
-        "the same in all",
         ("hostile/test_confinement.py",),
     ),
     Attack(
         "a supervisor that was taken over misuses the launcher",
         "only pools of this share with these options are started or ended",
-        "the same in all",
         ("hostile/test_launcher.py",),
     ),
     Attack(
         "a host user moves a folder on the way to the share",
         "the share stays the directory that was opened at the start",
-        "namespace, chroot, none",
         ("hostile/test_shared_dir.py",),
     ),
     Attack(
         "a guest, a VMM or a worker fills the host's log",
         "a few KiB a minute",
-        "namespace",
         ("hostile/test_log.py", "hostile/test_stderr.py"),
     ),
     Attack(
         "a guest uses up files, or has requests hang in storage",
         "files are left for the host; the other requests go on",
-        "namespace",
         ("supervisor/test_file_limit.py", "hostile/test_hung_storage.py"),
     ),
     Attack(
         "work in a share, and a worker and a launcher that were taken over, under the systemd unit",
         "the daemon works; devices, files beside the share, networks and bpf are refused",
-        "namespace, userns, chroot, none",
         ("system/test_unit.py",),
     ),
     Attack(
         "the corpora of all fuzz targets, under ASan and UBSan",
         "no error",
-        "does not depend on the mode",
         ("fuzz/test_corpus.py",),
+        alike="the targets call the code, in no sandbox",
     ),
 )
 
 
-def collected() -> Counter[str]:
-    """How many tests pytest finds in each file of ATTACKS."""
+ANY: Final = "alike in all"  # the column of tests that run without a daemon
+NONE: Final = "-"
+COLUMNS: Final = ("namespace", "userns", "chroot", "none", "unprivileged", ANY)
+_MODE: Final = re.compile(r"sandbox=(\w+)")  # tests/sandbox_modes.py
+
+
+def collected() -> Counter[tuple[str, str]]:
+    """How many tests pytest finds in each file of ATTACKS, for each of COLUMNS."""
     names = sorted({f"tests/{name}" for attack in ATTACKS for name in attack.tests})
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *names],
@@ -224,7 +215,19 @@ def collected() -> Counter[str]:
         cwd=ROOT,
         env={key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")},
     )
-    return Counter(line.partition("::")[0] for line in done.stdout.splitlines() if "::" in line)
+    tests = [line.partition("::") for line in done.stdout.splitlines() if "::" in line]
+    return Counter((name, _column(test)) for name, _, test in tests)
+
+
+def _column(test: str) -> str:
+    found = _MODE.search(test)
+    return found[1] if found else ANY
+
+
+def cases(attack: Attack, counts: Counter[tuple[str, str]]) -> dict[str, int]:
+    """How many cases of a class there are, by column."""
+    files = [f"tests/{name}" for name in attack.tests]
+    return {column: sum(counts[name, column] for name in files) for column in COLUMNS}
 
 
 def attack_table() -> str:
@@ -233,11 +236,11 @@ def attack_table() -> str:
     rows = [
         (
             attack.name,
-            str(sum(counts[f"tests/{name}"] for name in attack.tests)),
             attack.outcome,
-            attack.modes,
+            *(str(number or NONE) for number in cases(attack, counts).values()),
+            attack.alike,
             ", ".join(f"`tests/{name}`" for name in attack.tests),
         )
         for attack in ATTACKS
     ]
-    return table(("attack", "cases", "outcome", "sandbox modes", "tests"), rows)
+    return table(("attack", "outcome", *COLUMNS, "where there is no number", "tests"), rows)

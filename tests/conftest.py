@@ -17,6 +17,8 @@ import psutil
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.sandbox_modes import NAMESPACE, SANDBOX_MODES, SandboxMode
+
 settings.register_profile(
     "ci",
     derandomize=True,
@@ -53,6 +55,21 @@ def child_processes() -> dict[int, str]:
         except psutil.Error:
             continue
     return found
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run what uses `sandbox_mode` in the modes of its marker: tests/sandbox_modes.py."""
+    if "sandbox_mode" in metafunc.fixturenames:
+        marker = metafunc.definition.get_closest_marker("sandbox_modes")
+        modes = [SANDBOX_MODES[name] for name in marker.args] if marker else [NAMESPACE]
+        metafunc.parametrize("sandbox_mode", modes, indirect=True, ids=str, scope="module")
+
+
+@pytest.fixture(scope="module")
+def sandbox_mode(request: pytest.FixtureRequest) -> SandboxMode:
+    """The mode that the daemons of a test are started in."""
+    mode: SandboxMode = request.param
+    return mode
 
 
 @pytest.fixture(autouse=True)

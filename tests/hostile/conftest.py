@@ -13,6 +13,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.conftest import cannot_run, require
+from tests.sandbox_modes import SandboxMode
 
 from .daemon import Daemon
 from .driver import Frontend, NoReplyError
@@ -61,8 +62,8 @@ def open_fds() -> dict[int, str]:
 
 
 @pytest.fixture(scope="module")
-def daemon() -> Iterator[Daemon]:
-    with Daemon(*OPTIONS) as running:
+def daemon(sandbox_mode: SandboxMode) -> Iterator[Daemon]:
+    with Daemon(*OPTIONS, mode=sandbox_mode) as running:
         yield running
 
 
@@ -130,6 +131,7 @@ def folder(daemon: Daemon, guest: Guest) -> Folder:
     path = daemon.share / name.decode()
     path.mkdir()
     path.chmod(0o777)
+    daemon.give(path)
     return Folder(guest.lookup(ROOT, name).nodeid, path, name)
 
 

@@ -13,6 +13,7 @@ from typing import Self
 
 import psutil
 
+from tests.sandbox_modes import NAMESPACE, SandboxMode
 from tests.waiting import LOADED, wait_until
 
 __all__ = ["OURS", "Daemon", "as_user", "wait_until"]
@@ -43,15 +44,15 @@ def listens(path: str) -> bool:
 class Daemon:
     """A virtiofsd that serves a new directory, or `share`, until close().
 
-    `uid`: it is started by that user, with `capabilities`. `is_shared_mount`: the directory is a
-    mount point from which mounts spread, as / is on a host with systemd.
+    `mode`: its sandbox, and who starts the daemon, with which `capabilities`. `is_shared_mount`:
+    the directory is a mount point from which mounts spread, as / is on a host with systemd.
     """
 
     def __init__(
         self,
         *options: str,
         program: Sequence[str] = OURS,
-        uid: int | None = None,
+        mode: SandboxMode = NAMESPACE,
         capabilities: Iterable[str] = (),
         is_shared_mount: bool = False,
         share: Path | None = None,
@@ -66,13 +67,15 @@ class Daemon:
             subprocess.run(["mount", "--make-shared", self.share], check=True)
         self.socket = str(self.folder / "socket")
         self.log = self.folder / "log"
-        if uid is not None:
-            program = [*as_user(uid, *capabilities), *program]
-            os.chown(self.folder, uid, uid)
-            os.chown(self.share, uid, uid)
+        self.mode = mode
+        if mode.uid is not None:
+            program = [*as_user(mode.uid, *capabilities), *program]
+        self.give(self.folder)
+        self.give(self.share)
+        arguments = [f"--socket-path={self.socket}", "-o", f"source={self.share}"]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [*program, f"--socket-path={self.socket}", "-o", f"source={self.share}", *options],
+                [*program, *arguments, *mode.options, *options],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -89,6 +92,12 @@ class Daemon:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def give(self, path: Path) -> Path:
+        """Make a file or directory that of the user who has started the daemon."""
+        if self.mode.uid is not None:
+            os.chown(path, self.mode.uid, self.mode.uid, follow_symlinks=False)
+        return path
 
     def exited(self) -> bool:
         return self.process.poll() is not None

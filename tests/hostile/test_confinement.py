@@ -23,6 +23,7 @@ import psutil
 import pytest
 
 from tests.conftest import require
+from tests.sandbox_modes import USER, SandboxMode, in_each_mode, in_every_mode
 from tests.worker.sandboxed import syscall
 from vfsd.supervisor import confinement
 from vfsd.supervisor.confinement import (
@@ -41,7 +42,6 @@ from .driver import GET_FEATURES, Frontend
 from .fuse import ROOT, Guest
 from .injector import AT_FDCWD, Injector, Killed
 
-UID: Final = 1000
 NOBODY: Final = 65534
 ROLES: Final = ("keeper", "supervisor")
 PACKAGE: Final = Path(confinement.__file__).parents[1]
@@ -113,9 +113,9 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def daemon() -> Iterator[Daemon]:
+def daemon(sandbox_mode: SandboxMode) -> Iterator[Daemon]:
     require("root")
-    with Daemon() as running:
+    with Daemon(mode=sandbox_mode) as running:
         running.await_pool()
         yield running
 
@@ -125,10 +125,11 @@ def status_of(pid: int) -> dict[str, str]:
     return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
 
 
-@pytest.mark.parametrize("uid", [None, UID])
+@in_every_mode
 @pytest.mark.parametrize("role", ROLES)
-def test_it_has_given_up_everything(role: str, uid: int | None) -> None:
-    with Daemon(uid=uid) as daemon:
+def test_it_has_given_up_everything(role: str, sandbox_mode: SandboxMode) -> None:
+    uid = sandbox_mode.uid
+    with Daemon(mode=sandbox_mode) as daemon:
         daemon.await_pool()
         (pid,) = daemon.titled(role)
         status = status_of(pid)
@@ -192,6 +193,7 @@ def test_an_attempt_fails(folder: Path, role: str, attempt: tuple[Any, ...]) -> 
     assert status == (-signal.SIGSYS if outcome == KILLED else outcome)
 
 
+@in_each_mode
 @pytest.mark.parametrize("role", ROLES)
 def test_an_attempt_is_denied_in_a_running_daemon(daemon: Daemon, role: str) -> None:
     (pid,) = daemon.titled(role)
@@ -318,7 +320,7 @@ def test_it_connects_to_no_abstract_socket(daemon: Daemon) -> None:
             process.call("close", fd)
 
 
-@pytest.mark.parametrize("uid", [NOBODY, UID])
+@pytest.mark.parametrize("uid", [NOBODY, USER])
 def test_other_users_reach_neither_process_nor_folder(daemon: Daemon, uid: int) -> None:
     """Other daemons are nobody, too: they must not be able to give orders to workers."""
     pids = [pid for role in ROLES for pid in daemon.titled(role)]

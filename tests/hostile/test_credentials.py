@@ -17,6 +17,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.conftest import require
+from tests.sandbox_modes import NAMESPACE, SANDBOX_MODES, SandboxMode
 from vfsd.worker.capabilities import KEPT
 
 from .conftest import OPTIONS, QUEUES, Folder
@@ -146,13 +147,13 @@ class Kind(NamedTuple):
     acts for others as root does."""
 
     options: tuple[str, ...] = ()
-    uid: int | None = None
+    mode: SandboxMode = NAMESPACE
 
 
 KINDS = {
     "threads": Kind(),
     "inline": Kind(("--thread-pool-size=0",)),  # what would go to a thread is done in the loop
-    "by capability": Kind(("--sandbox=none",), 1000),
+    "by capability": Kind(mode=SANDBOX_MODES["unprivileged, none"]),
 }
 
 
@@ -164,7 +165,7 @@ def kind(request: pytest.FixtureRequest) -> Kind:
 @pytest.fixture(scope="module")
 def daemon(kind: Kind) -> Iterator[Daemon]:
     options = (*OPTIONS, "--posix-acl=auto", *kind.options)
-    with Daemon(*options, uid=kind.uid, capabilities=KEPT) as running:
+    with Daemon(*options, mode=kind.mode, capabilities=KEPT) as running:
         yield running
 
 
@@ -506,7 +507,7 @@ def test_threads_are_root_whoever_they_were_started_for(
     (pid,) = daemon.titled("worker", "queue 1")
     for task in Path(f"/proc/{pid}/task").iterdir():
         if task.name != str(pid):
-            wait_until(partial(is_root, task, kind.uid or 0), 2, f"thread {task.name} is root")
+            wait_until(partial(is_root, task, kind.mode.uid or 0), 2, f"thread {task.name} is root")
 
 
 def is_root(task: Path, root: int) -> bool:

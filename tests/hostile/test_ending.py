@@ -11,6 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.sandbox_modes import SandboxMode
+
 from .daemon import Daemon, wait_until
 from .driver import VERSION, Frontend
 from .file_systems import file_system
@@ -66,11 +68,13 @@ def test_killing_the_keeper_leaves_nobody_once_the_vmm_goes() -> None:
         assert not psutil.wait_procs(family, 5)[1]
 
 
-@pytest.mark.parametrize("sandbox", ["chroot", "none"])
-def test_a_worker_that_is_being_created_does_not_outlive_its_pool(sandbox: str) -> None:
+@pytest.mark.sandbox_modes("chroot", "none")
+def test_a_worker_that_is_being_created_does_not_outlive_its_pool(
+    sandbox_mode: SandboxMode,
+) -> None:
     """The pool is killed while it replaces a worker. In a pid namespace that worker goes with it;
     here nobody but the supervisor sees to that."""
-    with Daemon("--keep-listening", f"--sandbox={sandbox}") as daemon:
+    with Daemon("--keep-listening", mode=sandbox_mode) as daemon:
         for i in range(8):
             with Frontend(daemon.socket) as frontend:
                 Guest(frontend.setup(8)).init()

@@ -3,12 +3,12 @@
 
 import os
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from .conftest import OPTIONS
+from tests.sandbox_modes import in_every_mode
+
 from .daemon import Daemon
 from .driver import Frontend
 from .fuse import (
@@ -25,19 +25,17 @@ from .fuse import (
     names,
 )
 
-
-@pytest.fixture(params=["namespace", "chroot", "none"], scope="module")
-def daemon(request: pytest.FixtureRequest) -> Iterator[Daemon]:
-    with Daemon(*OPTIONS, f"--sandbox={request.param}") as running:
-        yield running
+pytestmark = in_every_mode
 
 
 @pytest.fixture
 def outside(daemon: Daemon) -> Path:
-    """A file and a directory beside the share."""
+    """A file and a directory beside the share, which the daemon's user may change."""
     (daemon.folder / "victim").write_text("untouched")
     (daemon.folder / "victims").mkdir(exist_ok=True)
     (daemon.folder / "victims/child").write_text("untouched")
+    for theirs in ("victim", "victims", "victims/child"):
+        daemon.give(daemon.folder / theirs)
     return daemon.folder
 
 
@@ -79,6 +77,8 @@ def test_no_name_leads_out(guest: Guest, daemon: Daemon, outside: Path) -> None:
     (share / "mine").write_text("mine")
     (share / "link").symlink_to("../victims")
     (share / "filelink").symlink_to(outside / "victim")
+    for own in ("sub", "mine", "link", "filelink"):
+        daemon.give(share / own)
     mine = guest.lookup(ROOT, b"mine").nodeid
     sub = guest.lookup(ROOT, b"sub").nodeid
     before = tree(outside, share)
@@ -115,6 +115,7 @@ def test_symlinks_are_never_followed(guest: Guest, daemon: Daemon, outside: Path
     for name, target in ((b"file", outside / "victim"), (b"dir", outside / "victims")):
         path = share / f"out-{name.decode()}"
         path.symlink_to(target)
+        daemon.give(path)
         nodeid = guest.lookup(ROOT, b"out-" + name).nodeid
         assert stat.S_ISLNK(guest.getattr(nodeid).mode)
         for op in (Op.OPEN, Op.OPENDIR):
@@ -159,7 +160,7 @@ def test_a_directory_the_host_moves_out_of_the_share(
 
 
 def test_two_daemons_at_once_stay_apart(daemon: Daemon, guest: Guest) -> None:
-    with Daemon("--sandbox=chroot") as other, Frontend(other.socket) as frontend:
+    with Daemon(mode=daemon.mode) as other, Frontend(other.socket) as frontend:
         second = Guest(frontend.setup(1))
         second.init()
         (other.share / "theirs").touch()

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.sandbox_modes import USER, SandboxMode, unprivileged
+
 from .conftest import OPTIONS, Folder
 from .daemon import Daemon
 from .driver import Frontend
@@ -206,7 +208,7 @@ def test_a_squashed_root_has_roots_powers_where_it_needs_no_id(
     expect(errno.EPERM, guest.ask(Op.MKNOD, folder.nodeid, device))
 
 
-@pytest.mark.parametrize("sandbox", ["namespace", "none"])
+@unprivileged
 @pytest.mark.parametrize(
     ("rules", "ids", "shown"),
     [
@@ -215,17 +217,19 @@ def test_a_squashed_root_has_roots_powers_where_it_needs_no_id(
     ],
 )
 def test_an_unprivileged_daemon_translates_to_its_user(
-    sandbox: str, rules: str, ids: tuple[int, int], shown: int | None
+    sandbox_mode: SandboxMode, rules: str, ids: tuple[int, int], shown: int | None
 ) -> None:
-    uid = 1000
-    own = {"namespace": 0, "none": uid}[sandbox]
+    own = sandbox_mode.own_id
     rule = rules.format(own=own)
-    options = (f"--sandbox={sandbox}", f"--translate-uid={rule}", f"--translate-gid={rule}")
-    with Daemon(*OPTIONS, *options, uid=uid) as daemon, Frontend(daemon.socket) as frontend:
+    options = (f"--translate-uid={rule}", f"--translate-gid={rule}")
+    with (
+        Daemon(*OPTIONS, *options, mode=sandbox_mode) as daemon,
+        Frontend(daemon.socket) as frontend,
+    ):
         guest = Guest(frontend.setup(1))
         guest.init()
         made = mkdir(guest, ROOT, b"x", ids)
-        assert owner(daemon.share / "x") == (uid, uid)
+        assert owner(daemon.share / "x") == (USER, USER)
         assert made.attr[11:13] == (own if shown is None else shown,) * 2
         setattr_(guest, made.nodeid, FATTR_UID | FATTR_GID, owner=ids)
         assert guest.ask(Op.ACCESS, made.nodeid, ACCESS_IN.pack(os.W_OK, 0), ids=ids).error == 0

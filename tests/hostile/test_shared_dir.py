@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import require
+from tests.sandbox_modes import SandboxMode, in_every_mode
 
 from .daemon import Daemon, wait_until
 from .driver import Frontend
@@ -37,17 +38,17 @@ def swap_the_directory(share: Path, secret: Path) -> None:
     share.symlink_to(secret)
 
 
-@pytest.mark.parametrize("sandbox", ["namespace", "chroot", "none"])
+@in_every_mode
 @pytest.mark.parametrize("swap", [swap_the_folder_above, swap_the_directory])
 def test_a_later_vmm_gets_the_directory_that_was_opened_at_the_start(
-    sandbox: str, swap: Callable[[Path, Path], None], tmp_path: Path
+    sandbox_mode: SandboxMode, swap: Callable[[Path, Path], None], tmp_path: Path
 ) -> None:
     """Whoever owns a folder on the way to it moves it away and puts a symlink in its place."""
     share, secret = tmp_path / "owned/etc", tmp_path / "host/etc"
     for folder, name in ((share, "shared"), (secret, "secret")):
         folder.mkdir(parents=True)
         (folder / name).touch()
-    with Daemon("--keep-listening", f"--sandbox={sandbox}", share=share) as daemon:
+    with Daemon("--keep-listening", share=share, mode=sandbox_mode) as daemon:
         assert names_in_root(daemon) == {"shared"}
         swap(share, secret)
         # The pool of the first of these two may have been made before the swap.
@@ -55,9 +56,12 @@ def test_a_later_vmm_gets_the_directory_that_was_opened_at_the_start(
         assert names_in_root(daemon) == {"shared"}
 
 
-def test_no_process_of_the_sandbox_holds_an_fd_of_the_hosts_mount() -> None:
+@pytest.mark.sandbox_modes("namespace", "userns", "chroot")
+def test_no_process_of_the_sandbox_holds_an_fd_of_the_hosts_mount(
+    sandbox_mode: SandboxMode,
+) -> None:
     """The fd that the directory came by would lead out of the sandbox by `..`."""
-    with Daemon() as daemon, Frontend(daemon.socket) as frontend:
+    with Daemon(mode=sandbox_mode) as daemon, Frontend(daemon.socket) as frontend:
         Guest(frontend.setup(1)).init()
         ours = os.open(daemon.share, os.O_PATH)
         hosts = mount_of(os.getpid(), ours)

@@ -42,7 +42,7 @@ MODES: Final = {
     "chroot": ("--sandbox=chroot",),
     "none": ("--sandbox=none", "--inode-file-handles=never"),
     "none, handles": ("--sandbox=none", "--inode-file-handles=prefer"),
-    "signed": ("--inode-file-handles=signed",),
+    "namespace, signed": ("--inode-file-handles=signed",),
 }
 
 
@@ -57,7 +57,7 @@ class Scene:
     of_nobody: int
 
 
-@pytest.fixture(scope="module", params=MODES)
+@pytest.fixture(scope="module", params=MODES, ids=lambda name: f"sandbox={name}")
 def mode(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name

@@ -2,13 +2,13 @@
 """A daemon that an ordinary user starts: guest root is that user, and there is nobody else."""
 
 import errno
-import itertools
 import os
-from collections.abc import Iterator
 
 import pytest
 
-from .conftest import OPTIONS, Folder
+from tests.sandbox_modes import USER, SandboxMode, unprivileged
+
+from .conftest import Folder
 from .daemon import Daemon, wait_until
 from .driver import Frontend
 from .fuse import (
@@ -34,36 +34,14 @@ from .test_credentials import (
     write,
 )
 
-UID = 1000
 OVERFLOW = 65534
 
-_numbers = itertools.count(1)
-
-
-@pytest.fixture(scope="module", params=["namespace", "none"])
-def sandbox(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture(scope="module")
-def daemon(sandbox: str) -> Iterator[Daemon]:
-    with Daemon(*OPTIONS, f"--sandbox={sandbox}", uid=UID) as running:
-        yield running
+pytestmark = unprivileged
 
 
 @pytest.fixture
-def own(sandbox: str) -> int:
-    """What the guest sees as the owner of what the daemon's user owns."""
-    return {"namespace": 0, "none": UID}[sandbox]
-
-
-@pytest.fixture
-def folder(daemon: Daemon, guest: Guest) -> Folder:
-    path = daemon.share / f"folder{next(_numbers)}"
-    path.mkdir()
-    os.chown(path, UID, UID)
-    name = path.name.encode()
-    return Folder(guest.lookup(ROOT, name).nodeid, path, name)
+def own(sandbox_mode: SandboxMode) -> int:
+    return sandbox_mode.own_id
 
 
 def test_guest_root_is_the_daemons_user(guest: Guest, folder: Folder, own: int) -> None:
@@ -72,7 +50,7 @@ def test_guest_root_is_the_daemons_user(guest: Guest, folder: Folder, own: int) 
         ("file", create(guest, folder.nodeid, b"file", 0o2751, (0, 0))[0]),
     ):
         st = (folder.path / name).stat()
-        assert (st.st_uid, st.st_gid) == (UID, UID)
+        assert (st.st_uid, st.st_gid) == (USER, USER)
         assert (made.attr.uid, made.attr.gid) == (own, own)
         assert guest.lookup(folder.nodeid, name.encode()).attr.uid == own
     assert (folder.path / "file").stat().st_mode == 0o102751
@@ -94,11 +72,13 @@ def test_nobody_else_creates(guest: Guest, folder: Folder, ids: tuple[int, int])
 
 
 @pytest.mark.parametrize("op", [Op.MKDIR, Op.SETATTR])
-def test_the_first_refusal_names_cause_and_cure(sandbox: str, own: int, op: Op) -> None:
+def test_the_first_refusal_names_cause_and_cure(
+    sandbox_mode: SandboxMode, own: int, op: Op
+) -> None:
     body = MKDIR_IN.pack(0o755, 0) + names(b"x")
     if op == Op.SETATTR:
         body = SETATTR_IN.pack(FATTR_UID, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1234, 0, 0)
-    with Daemon(f"--sandbox={sandbox}", uid=UID) as daemon, Frontend(daemon.socket) as frontend:
+    with Daemon(mode=sandbox_mode) as daemon, Frontend(daemon.socket) as frontend:
         guest = Guest(frontend.setup(1))
         guest.init()
         guest.call(Op.MKDIR, ROOT, MKDIR_IN.pack(0o755, 0) + names(b"own"))
@@ -124,18 +104,20 @@ def test_files_are_given_to_nobody_else(guest: Guest, folder: Folder, own: int) 
     made = mkdir(guest, folder.nodeid, b"x", (0, 0))
     setattr_(guest, made.nodeid, FATTR_UID | FATTR_GID, owner=(0, 0))
     setattr_(guest, made.nodeid, FATTR_UID | FATTR_GID, owner=(own, own))
-    assert (folder.path / "x").stat().st_uid == UID
+    assert (folder.path / "x").stat().st_uid == USER
     for valid in (FATTR_UID, FATTR_GID):
         body = SETATTR_IN.pack(valid, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1234, 1234, 0)
         expect(errno.EPERM, guest.ask(Op.SETATTR, made.nodeid, body))
 
 
-def test_what_others_own_on_the_host_is_theirs(guest: Guest, folder: Folder, sandbox: str) -> None:
+def test_what_others_own_on_the_host_is_theirs(
+    guest: Guest, folder: Folder, sandbox_mode: SandboxMode
+) -> None:
     theirs = folder.path / "theirs"
     theirs.touch(0o644)
     os.chown(theirs, 4321, 4321)
     entry = guest.lookup(folder.nodeid, b"theirs")
-    shown = {"namespace": OVERFLOW, "none": 4321}[sandbox]
+    shown = OVERFLOW if sandbox_mode.has_user_namespace else 4321
     assert (entry.attr.uid, entry.attr.gid) == (shown, shown)
     guest.open(entry.nodeid, os.O_RDONLY)
     with pytest.raises(PermissionError):

@@ -35,13 +35,13 @@ REFUSED: Final = {
     "sched_setscheduler": "the worker's own filter answers it",
 }
 OPTIONS: Final = {
-    "default": "",
+    "namespace": "",
     "userns": "userns = true",
-    "other ids": 'uid-map = [":0:100000:65536:"]\ngid-map = [":0:100000:65536:"]',
+    "userns, other ids": 'uid-map = [":0:100000:65536:"]\ngid-map = [":0:100000:65536:"]',
     "chroot": 'sandbox = "chroot"',
     "none": 'sandbox = "none"',
 }
-NO_DEVICES: Final = ("userns", "other ids")
+NO_DEVICES: Final = ("userns", "userns, other ids")
 LOCKS_AND_XATTRS: Final = "xattr = true\nflock = true\nposix-lock = true"
 # A driver that every kernel with FUSE has; opening it does nothing.
 FUSE_DEVICE: Final = "c 10 229"
@@ -153,9 +153,9 @@ def started(booted: Booted, name: str, options: str = "") -> Iterator[str]:
         booted.run("systemctl", "kill", "--signal=KILL", unit)
 
 
-@pytest.mark.parametrize("kind", OPTIONS)
+@pytest.mark.parametrize("kind", OPTIONS, ids=lambda kind: f"sandbox={kind}")
 def test_work_is_done_in_a_share(booted: Booted, kind: str, tmp_path: Path) -> None:
-    name = kind.replace(" ", "-")
+    name = re.sub(r"\W+", "-", kind)
     with started(booted, name, OPTIONS[kind]) as unit:
         for attempt in ("first", "again"):
             (tmp_path / attempt).mkdir()
