@@ -98,7 +98,7 @@ ATTACKS: Final = (
     ),
     Attack(
         "a guest replaces a file between two looks at the file (fifo, device, socket)",
-        "the new file is never opened",
+        "the new file is never opened; where MKNOD of devices is refused, the host makes them",
         ("hostile/test_two_looks.py",),
     ),
     Attack(
@@ -119,7 +119,8 @@ ATTACKS: Final = (
     ),
     Attack(
         "a guest acts with the rights of another user, or sets what is the host's to decide",
-        "each request has its own ids, and the host's flags and project ids stay",
+        "each request has its own ids, and the host's flags and project ids stay; with `--userns`"
+        " each change of a file takes its set-id bits away, and the flag `immutable` is refused",
         ("hostile/test_credentials.py", "hostile/test_ioctl.py", "hostile/test_xattrmap.py"),
     ),
     Attack(

@@ -16,6 +16,8 @@ from typing import Final
 
 import pytest
 
+from vfsd.worker.capabilities import KEPT
+
 USER: Final = 1000
 
 
@@ -27,6 +29,7 @@ class SandboxMode:
     options: tuple[str, ...]
     has_user_namespace: bool = False
     uid: int | None = None  # of the user who starts the daemon; None: root does
+    capabilities: tuple[str, ...] = ()  # that the user has
 
     def __str__(self) -> str:
         return f"sandbox={self.name}"
@@ -44,6 +47,9 @@ class SandboxMode:
 
 
 NAMESPACE: Final = SandboxMode("namespace", ())  # the default
+BY_CAPABILITY: Final = SandboxMode(
+    "none, by capability", ("--sandbox=none",), uid=USER, capabilities=tuple(KEPT)
+)
 _EVERY: Final = (
     NAMESPACE,
     SandboxMode("userns", ("--userns",), has_user_namespace=True),
@@ -52,7 +58,7 @@ _EVERY: Final = (
     SandboxMode("unprivileged", (), has_user_namespace=True, uid=USER),
     SandboxMode("unprivileged, none", ("--sandbox=none",), uid=USER),
 )
-SANDBOX_MODES: Final = {mode.name: mode for mode in _EVERY}
+SANDBOX_MODES: Final = {mode.name: mode for mode in (*_EVERY, BY_CAPABILITY)}
 OF_ROOT: Final = tuple(mode.name for mode in _EVERY if mode.uid is None)
 
 

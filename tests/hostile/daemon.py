@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from shutil import rmtree
@@ -44,8 +44,8 @@ def listens(path: str) -> bool:
 class Daemon:
     """A virtiofsd that serves a new directory, or `share`, until close().
 
-    `mode`: its sandbox, and who starts the daemon, with which `capabilities`. `is_shared_mount`:
-    the directory is a mount point from which mounts spread, as / is on a host with systemd.
+    `mode`: its sandbox, and who starts the daemon. `is_shared_mount`: the directory is a mount
+    point from which mounts spread, as / is on a host with systemd.
     """
 
     def __init__(
@@ -53,7 +53,6 @@ class Daemon:
         *options: str,
         program: Sequence[str] = OURS,
         mode: SandboxMode = NAMESPACE,
-        capabilities: Iterable[str] = (),
         is_shared_mount: bool = False,
         share: Path | None = None,
     ) -> None:
@@ -69,7 +68,7 @@ class Daemon:
         self.log = self.folder / "log"
         self.mode = mode
         if mode.uid is not None:
-            program = [*as_user(mode.uid, *capabilities), *program]
+            program = [*as_user(mode.uid, *mode.capabilities), *program]
         self.give(self.folder)
         self.give(self.share)
         arguments = [f"--socket-path={self.socket}", "-o", f"source={self.share}"]

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.conftest import require
-from tests.sandbox_modes import NAMESPACE, SANDBOX_MODES, SandboxMode
+from tests.sandbox_modes import BY_CAPABILITY, OF_ROOT, SandboxMode, in_each_mode
 from vfsd.worker.capabilities import KEPT
 
 from .conftest import OPTIONS, QUEUES, Folder
@@ -52,6 +52,9 @@ from .fuse import (
 )
 
 ROOT_FOLDER = Path(__file__).resolve().parents[2]
+# With CAP_SETUID and CAP_SETGID the daemon of a user acts for others as root's does.
+pytestmark = pytest.mark.sandbox_modes(*OF_ROOT, BY_CAPABILITY.name)
+
 ALICE, BOB, CAROL = (1001, 2001), (1002, 2002), (1003, 2003)
 NOBODY_SAID = (0xFFFFFFFF, 0xFFFFFFFF)  # FUSE_INVALID_UIDGID: what Linux >= 6.12 sends with WRITE
 KILL_SUIDGID = 4  # FUSE_WRITE_KILL_SUIDGID
@@ -142,30 +145,11 @@ Leave = Callable[[Guest, Folder], None]
 STATES = pytest.mark.parametrize("leave", [end_as_user, end_without_fsetid])
 
 
-class Kind(NamedTuple):
-    """A way to start the daemon: its options, and by whom. With CAP_SETUID and CAP_SETGID a user
-    acts for others as root does."""
-
-    options: tuple[str, ...] = ()
-    mode: SandboxMode = NAMESPACE
-
-
-KINDS = {
-    "threads": Kind(),
-    "inline": Kind(("--thread-pool-size=0",)),  # what would go to a thread is done in the loop
-    "by capability": Kind(mode=SANDBOX_MODES["unprivileged, none"]),
-}
-
-
-@pytest.fixture(scope="module", params=KINDS)
-def kind(request: pytest.FixtureRequest) -> Kind:
-    return KINDS[request.param]
-
-
-@pytest.fixture(scope="module")
-def daemon(kind: Kind) -> Iterator[Daemon]:
-    options = (*OPTIONS, "--posix-acl=auto", *kind.options)
-    with Daemon(*options, mode=kind.mode, capabilities=KEPT) as running:
+@pytest.fixture(scope="module", params=["threads", "inline"])
+def daemon(request: pytest.FixtureRequest, sandbox_mode: SandboxMode) -> Iterator[Daemon]:
+    """With a thread pool, and with what would go to it done in the loop."""
+    pool = {"threads": (), "inline": ("--thread-pool-size=0",)}[request.param]
+    with Daemon(*OPTIONS, "--posix-acl=auto", *pool, mode=sandbox_mode) as running:
         yield running
 
 
@@ -180,22 +164,29 @@ def guest(frontend: Frontend) -> Guest:
 # CAP_FSETID: set-id bits go when the guest says so, and only then.
 
 
+@pytest.fixture
+def kept(sandbox_mode: SandboxMode) -> int:
+    """The set-id bits that a change of the content leaves. The host's kernel looks for the
+    capability in the initial user namespace: in another one each change takes the bits away."""
+    return 0 if sandbox_mode.has_user_namespace else SETID
+
+
 @STATES
 @pytest.mark.parametrize("ids", [(0, 0), NOBODY_SAID, ALICE])
 @pytest.mark.parametrize("flags", [0, os.O_DSYNC])
 def test_a_write_keeps_set_id_bits_unless_told(
-    guest: Guest, folder: Folder, leave: Leave, ids: tuple[int, int], flags: int
+    guest: Guest, folder: Folder, leave: Leave, ids: tuple[int, int], flags: int, kept: int
 ) -> None:
     file = set_id_file(guest, folder, "suid", flags)
     leave(guest, folder)
     write(guest, file, ids)
-    assert file.mode() == 0o6755
+    assert file.mode() == 0o755 | kept
 
 
 @pytest.mark.parametrize("second", [0, os.O_DSYNC])
 @pytest.mark.parametrize("first", [0, os.O_DSYNC])
 def test_a_write_takes_set_id_bits_away_when_told(
-    guest: Guest, folder: Folder, first: int, second: int
+    guest: Guest, folder: Folder, first: int, second: int, kept: int
 ) -> None:
     one, two, three = (
         set_id_file(guest, folder, name, flags)
@@ -204,11 +195,13 @@ def test_a_write_takes_set_id_bits_away_when_told(
     write(guest, one, ALICE, KILL_SUIDGID)
     write(guest, two, ALICE, KILL_SUIDGID)
     write(guest, three, (0, 0))
-    assert [file.mode() for file in (one, two, three)] == [0o755, 0o755, 0o6755]
+    assert [file.mode() for file in (one, two, three)] == [0o755, 0o755, 0o755 | kept]
 
 
 @STATES
-def test_fallocate_and_copy_keep_set_id_bits(guest: Guest, folder: Folder, leave: Leave) -> None:
+def test_fallocate_and_copy_keep_set_id_bits(
+    guest: Guest, folder: Folder, leave: Leave, kept: int
+) -> None:
     source = set_id_file(guest, folder, "source")
     grown = set_id_file(guest, folder, "grown")
     copied = set_id_file(guest, folder, "copied")
@@ -217,12 +210,12 @@ def test_fallocate_and_copy_keep_set_id_bits(guest: Guest, folder: Folder, leave
     leave(guest, folder.sub(guest, "again"))
     body = COPY_IN.pack(source.fh, 0, copied.nodeid, copied.fh, 0, 100, 0)
     guest.call(Op.COPY_FILE_RANGE, source.nodeid, body, room=8)
-    assert (grown.mode(), copied.mode()) == (0o6755, 0o6755)
+    assert (grown.mode(), copied.mode()) == (0o755 | kept, 0o755 | kept)
 
 
 @STATES
 def test_chmod_truncate_and_open_keep_set_id_bits(
-    guest: Guest, folder: Folder, leave: Leave
+    guest: Guest, folder: Folder, leave: Leave, kept: int
 ) -> None:
     file = set_id_file(guest, folder, "suid")
     leave(guest, folder)
@@ -230,10 +223,10 @@ def test_chmod_truncate_and_open_keep_set_id_bits(
     assert file.mode() == 0o6711
     leave(guest, folder.sub(guest, "two"))
     setattr_(guest, file.nodeid, FATTR_SIZE, size=1)
-    assert file.mode() == 0o6711
+    assert file.mode() == 0o711 | kept
     leave(guest, folder.sub(guest, "three"))
     guest.open(file.nodeid, os.O_WRONLY | os.O_TRUNC)
-    assert file.mode() == 0o6711
+    assert file.mode() == 0o711 | kept
 
 
 @STATES
@@ -346,11 +339,14 @@ def test_capabilities_of_the_programs_file_are_as_good(capable_program: list[str
             assert mkdir(guest, ROOT, b"%d" % i, ids).attr[11:13] == ids
 
 
+@in_each_mode
 @pytest.mark.parametrize("lost", ["-setuid", "-setgid", "-setuid:-setgid"])
-def test_a_switch_that_fails_half_way_fails_the_op_only(lost: str) -> None:
+def test_a_switch_that_fails_half_way_fails_the_op_only(
+    sandbox_mode: SandboxMode, lost: str, kept: int
+) -> None:
     """Without these capabilities nobody else can be acted for, or only his group."""
     with (
-        Daemon(*OPTIONS, f"--modcaps={lost}") as daemon,
+        Daemon(*OPTIONS, f"--modcaps={lost}", mode=sandbox_mode) as daemon,
         Frontend(daemon.socket).setup(1) as frontend,
     ):
         guest = Guest(frontend)
@@ -364,7 +360,7 @@ def test_a_switch_that_fails_half_way_fails_the_op_only(lost: str) -> None:
             expect(errno.EPERM, guest.ask(Op.ACCESS, ROOT, ACCESS_IN.pack(4, 0), ids=BOB))
             file = set_id_file(guest, Folder(ROOT, daemon.share, b""), f"suid{i}")
             write(guest, file, (0, 0))
-            assert file.mode() == 0o6755
+            assert file.mode() == 0o755 | kept
         assert not (daemon.share / "no").exists()
 
 
@@ -496,7 +492,7 @@ def test_a_sticky_directory_is_the_guests_to_guard(guest: Guest, folder: Folder)
 
 
 def test_threads_are_root_whoever_they_were_started_for(
-    guest: Guest, daemon: Daemon, folder: Folder, kind: Kind
+    guest: Guest, daemon: Daemon, folder: Folder, sandbox_mode: SandboxMode
 ) -> None:
     """A thread inherits the ids of the moment."""
     for i in range(10):
@@ -507,7 +503,9 @@ def test_threads_are_root_whoever_they_were_started_for(
     (pid,) = daemon.titled("worker", "queue 1")
     for task in Path(f"/proc/{pid}/task").iterdir():
         if task.name != str(pid):
-            wait_until(partial(is_root, task, kind.mode.uid or 0), 2, f"thread {task.name} is root")
+            wait_until(
+                partial(is_root, task, sandbox_mode.uid or 0), 2, f"thread {task.name} is root"
+            )
 
 
 def is_root(task: Path, root: int) -> bool:

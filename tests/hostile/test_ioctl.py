@@ -12,10 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.sandbox_modes import SandboxMode, in_each_mode
+
 from .daemon import Daemon
 from .driver import Frontend
 from .file_systems import file_system
 from .fuse import IOCTL_IN, IOCTL_OUT, ROOT, Guest, Op, Reply
+
+pytestmark = in_each_mode
 
 GETFLAGS, SETFLAGS = 0x80086601, 0x40086602
 FSGETXATTR, FSSETXATTR = 0x801C581F, 0x401C5820
@@ -23,6 +27,8 @@ INT = struct.Struct("<I")
 XATTR = struct.Struct("<IIIII8x")  # xflags extsize nextents projid cowextsize
 
 FLAGS = {"S": 0x8, "i": 0x10, "a": 0x20, "d": 0x40, "A": 0x80, "D": 0x1_0000}
+# CAP_LINUX_IMMUTABLE in a user namespace is nothing to the host.
+HOSTS_CAPABILITY = ("i", "a", "immutable", "append")
 FOREIGN_FLAGS = {"j": 0x4000, "T": 0x2_0000, "P": 0x2000_0000, "F": 0x4000_0000, "x": 0x200_0000}
 XFLAGS = {"append": 0x10, "immutable": 0x8, "sync": 0x20, "noatime": 0x40, "nodump": 0x80}
 FOREIGN_XFLAGS = {
@@ -87,14 +93,17 @@ class Opened:
 
 
 @contextmanager
-def opened(share: Path, name: str, *options: str) -> Iterator[Opened]:
+def opened(share: Path, mode: SandboxMode, name: str, *options: str) -> Iterator[Opened]:
     """A new file, or with a name that ends in / a directory; on xfs it has a project."""
     path = share / name
     path.mkdir() if name.endswith("/") else path.touch()
     if has_projects(share):
         subprocess.run(["chattr", "-p", str(PROJECT), str(path)], check=True)
     try:
-        with Daemon(*options, share=share) as daemon, Frontend(daemon.socket) as frontend:
+        with (
+            Daemon(*options, share=share, mode=mode) as daemon,
+            Frontend(daemon.socket) as frontend,
+        ):
             guest = Guest(frontend.setup(1))
             guest.init()
             yield Opened(guest, path)
@@ -103,17 +112,24 @@ def opened(share: Path, name: str, *options: str) -> Iterator[Opened]:
         path.rmdir() if path.is_dir() else path.unlink()
 
 
-def test_flags_of_its_own_are_set_and_cleared(share: Path) -> None:
-    with opened(share, "own", "--modcaps=+linux_immutable") as file:
+def test_flags_of_its_own_are_set_and_cleared(share: Path, sandbox_mode: SandboxMode) -> None:
+    refused = () if sandbox_mode.is_privileged else HOSTS_CAPABILITY
+    with opened(share, sandbox_mode, "own", "--modcaps=+linux_immutable") as file:
         before = file.flags()
         for letter, flag in FLAGS.items():
             if letter == "D":
                 continue  # of directories
+            if letter in refused:
+                assert file.set_flags(before | flag) == errno.EPERM, letter
+                continue
             assert file.set_flags(before | flag) == 0, letter
             assert file.flags() == before | flag, letter
             assert file.set_flags(before) == 0, letter
         xattr = file.xattr()
         for name, flag in XFLAGS.items():
+            if name in refused:
+                assert file.set_xattr([xattr[0] | flag, *xattr[1:]]) == errno.EPERM, name
+                continue
             assert file.set_xattr([xattr[0] | flag, *xattr[1:]]) == 0, name
             assert file.on_host()[0] == xattr[0] | flag, name
             assert file.set_xattr(xattr) == 0, name
@@ -121,8 +137,8 @@ def test_flags_of_its_own_are_set_and_cleared(share: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["file", "folder/"])
-def test_what_is_the_hosts_stays(share: Path, name: str) -> None:
-    with opened(share, name) as file:
+def test_what_is_the_hosts_stays(share: Path, sandbox_mode: SandboxMode, name: str) -> None:
+    with opened(share, sandbox_mode, name) as file:
         flags, xattr = file.flags(), file.xattr()
         before = file.on_host()
         for letter, flag in FOREIGN_FLAGS.items():
@@ -142,9 +158,9 @@ def test_what_is_the_hosts_stays(share: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("share", ["xfs"], indirect=True)
-def test_a_project_that_is_inherited_stays(share: Path) -> None:
+def test_a_project_that_is_inherited_stays(share: Path, sandbox_mode: SandboxMode) -> None:
     """As an operator limits a folder: the guest cannot end it, files are in the project."""
-    with opened(share, "folder/") as folder:
+    with opened(share, sandbox_mode, "folder/") as folder:
         subprocess.run(["chattr", "+P", str(folder.path)], check=True)
         xattr = folder.xattr()
         assert xattr[0] & 0x200
@@ -160,10 +176,15 @@ def test_a_project_that_is_inherited_stays(share: Path) -> None:
 
 
 @pytest.mark.parametrize("share", ["xfs"], indirect=True)
-def test_the_operator_may_allow_project_ids(share: Path) -> None:
-    with opened(share, "folder/", "--allow-project-ids") as folder:
-        xattr = folder.xattr()
-        assert folder.set_xattr([xattr[0] | 0x200, *xattr[1:3], 9, xattr[4]]) == 0
+def test_the_operator_may_allow_project_ids(share: Path, sandbox_mode: SandboxMode) -> None:
+    """Linux lets nobody change them in a user namespace."""
+    with opened(share, sandbox_mode, "folder/", "--allow-project-ids") as folder:
+        xattr, before = folder.xattr(), folder.on_host()
+        result = folder.set_xattr([xattr[0] | 0x200, *xattr[1:3], 9, xattr[4]])
+        if not sandbox_mode.is_privileged:
+            assert (result, folder.on_host()) == (errno.EINVAL, before)
+            return
+        assert result == 0
         assert folder.on_host()[0] & 0x200
         assert folder.on_host()[3] == 9
         assert folder.set_xattr([xattr[0] | 0x200, 1 << 20, xattr[2], 9, xattr[4]]) == errno.EPERM

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.sandbox_modes import in_every_mode
+
 from .conftest import Folder
 from .fuse import (
     COPY_IN,
@@ -23,7 +25,7 @@ from .fuse import (
     expect,
 )
 
-pytestmark = pytest.mark.usefixtures("nobody_dies")
+pytestmark = [pytest.mark.usefixtures("nobody_dies"), in_every_mode]
 
 MOST = (1 << 63) - 1  # of off_t
 BEYOND = (MOST + 1, (1 << 64) - 4096, (1 << 64) - 2, (1 << 64) - 1)

@@ -16,6 +16,8 @@ from typing import Self
 
 import pytest
 
+from tests.sandbox_modes import in_default_mode, in_every_mode
+
 from .conftest import Folder
 from .driver import D_INDIRECT, D_NEXT, D_WRITE, DESC, NoReplyError, Ring, Segment
 from .fuse import IN_HEADER, OUT_HEADER, READ_IN, ROOT, Guest, Op, names
@@ -23,7 +25,7 @@ from .fuse import IN_HEADER, OUT_HEADER, READ_IN, ROOT, Guest, Op, names
 OUTSIDE = [0, 0x1000, 0x4000_0000 - 8, 0x4200_0000 - 8, 0x4200_0000, 1 << 63, (1 << 64) - 8]
 
 
-pytestmark = pytest.mark.usefixtures("nobody_dies")
+pytestmark = [pytest.mark.usefixtures("nobody_dies"), in_every_mode]
 
 
 @pytest.fixture
@@ -348,6 +350,7 @@ def hammer(guest: Guest, bodies: Bodies, seconds: float = 2.0) -> int:
     return restarts
 
 
+@in_default_mode
 @pytest.mark.parametrize("indirect", [False, True])
 def test_descriptors_change_while_they_are_walked(
     guest: Guest, ring: Ring, bodies: Bodies, indirect: bool
@@ -370,6 +373,7 @@ def test_descriptors_change_while_they_are_walked(
     guest.frontend.restart_ring(1)
 
 
+@in_default_mode
 def test_headers_and_arguments_change_while_they_are_read(guest: Guest, bodies: Bodies) -> None:
     memory = guest.memory
     buffers = []
@@ -392,6 +396,7 @@ def test_headers_and_arguments_change_while_they_are_read(guest: Guest, bodies: 
     guest.init()  # a flipped opcode may have been DESTROY
 
 
+@in_default_mode
 def test_avail_ring_changes_while_it_is_read(guest: Guest, ring: Ring, bodies: Bodies) -> None:
     def write(chance: random.Random) -> None:
         if chance.random() < 0.02:

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import require
+from tests.sandbox_modes import SandboxMode, in_every_mode, with_handles, without_handles
 
 from .conftest import OPTIONS, Folder
 from .daemon import Daemon, wait_until
@@ -42,6 +43,7 @@ from .race_checks import check_fds
 
 HOLD_SECONDS = 100  # at the most: the test ends it
 SETTLE_SECONDS = 0.25
+REGULAR = (stat.S_IFREG, 0)
 KINDS = {
     "fifo": (stat.S_IFIFO, 0),
     "character device": (stat.S_IFCHR, os.makedev(1, 7)),
@@ -50,11 +52,14 @@ KINDS = {
 }
 
 
-@pytest.fixture(scope="module", params=["namespace", "none"])
-def daemon(request: pytest.FixtureRequest) -> Iterator[Daemon]:
+pytestmark = in_every_mode
+
+
+@pytest.fixture(scope="module")
+def daemon(sandbox_mode: SandboxMode) -> Iterator[Daemon]:
     """With sandbox=none no mount is nodev: the type alone keeps a device closed."""
-    options = ("--inode-file-handles=prefer", f"--sandbox={request.param}")
-    with Daemon(*OPTIONS, *options) as running:
+    handles = "prefer" if sandbox_mode.is_privileged else "never"
+    with Daemon(*OPTIONS, f"--inode-file-handles={handles}", mode=sandbox_mode) as running:
         yield running
 
 
@@ -101,15 +106,31 @@ def held_up(daemon: Daemon, guest: Guest, call: str, when: str = "enter") -> Ite
         hold.end()
 
 
-def replace(guest: Guest, folder: Folder, name: bytes, kind: tuple[int, int]) -> Entry:
-    """Put another file in the place of `name`, by queue 2, and let the guest forget that file."""
+def replace(
+    daemon: Daemon, guest: Guest, folder: Folder, name: bytes, kind: tuple[int, int]
+) -> int:
+    """Put another file in the place of `name`, by queue 2, and let the guest forget that file;
+    returns its inode number. A device that a guest may not make is made by the host."""
     guest.call(Op.UNLINK, folder.nodeid, names(name), queue=2)
     body = MKNOD_IN.pack(kind[0] | 0o666, kind[1], 0, 0) + names(name)
-    made = Entry.parse(guest.call(Op.MKNOD, folder.nodeid, body, queue=2))
-    guest.forget(made.nodeid, queue=2)  # hiprio is the worker that is held up
-    return made
+    made = guest.ask(Op.MKNOD, folder.nodeid, body, queue=2)
+    if kind[1] and not daemon.mode.is_privileged:
+        expect(errno.EPERM, made)
+        return make(daemon, folder, name, kind).stat().st_ino
+    entry = Entry.parse(made.data)
+    guest.forget(entry.nodeid, queue=2)  # hiprio is the worker that is held up
+    return entry.attr.ino
 
 
+def make(daemon: Daemon, folder: Folder, name: bytes, kind: tuple[int, int]) -> Path:
+    """Make a file from the host, for the daemon's user."""
+    path = folder.path / name.decode()
+    os.mknod(path, kind[0] | 0o666, kind[1])
+    path.chmod(0o666)
+    return daemon.give(path)
+
+
+@with_handles
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_lookup_races_mknod(
     daemon: Daemon, guest: Guest, folder: Folder, kind: tuple[int, int]
@@ -117,15 +138,14 @@ def test_lookup_races_mknod(
     """The attributes are of a regular file, the handle is of what got its inode number."""
     for attempt in range(50):
         name = b"%d" % attempt
-        (folder.path / name.decode()).write_text("regular")
-        ino = (folder.path / name.decode()).stat().st_ino
+        ino = make(daemon, folder, name, REGULAR).stat().st_ino
         with held_up(daemon, guest, "name_to_handle_at") as hold:
             pending = guest.submit(Op.LOOKUP, folder.nodeid, names(name), room=128)
             hold.wait()
-            made = replace(guest, folder, name, kind)
+            made = replace(daemon, guest, folder, name, kind)
             hold.end()
             entry = Entry.parse(guest.finish(pending).data)
-        if stat.S_ISREG(entry.attr.mode) and made.attr.ino == ino == entry.attr.ino:
+        if stat.S_ISREG(entry.attr.mode) and made == ino == entry.attr.ino:
             break
     else:
         pytest.fail("the file system never gave the number to the next file")
@@ -141,14 +161,34 @@ def test_lookup_races_mknod(
     check_fds(daemon)
 
 
+@without_handles
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_lookup_without_handles_races_mknod(
+    daemon: Daemon, guest: Guest, folder: Folder, kind: tuple[int, int]
+) -> None:
+    """The name is opened in place of being asked for a handle. The entry is what was opened."""
+    make(daemon, folder, b"x", REGULAR)
+    with held_up(daemon, guest, "openat") as hold:
+        pending = guest.submit(Op.LOOKUP, folder.nodeid, names(b"x"), room=128)
+        hold.wait()
+        made = replace(daemon, guest, folder, b"x", kind)
+        hold.end()
+        entry = Entry.parse(guest.finish(pending).data)
+    assert (entry.attr.ino, stat.S_IFMT(entry.attr.mode)) == (made, kind[0])
+    for flags in (os.O_RDWR, os.O_RDONLY, os.O_WRONLY | os.O_TRUNC):
+        expect(errno.ENXIO, guest.ask(Op.OPEN, entry.nodeid, OPEN_IN.pack(flags, 0), room=16))
+    assert guest.lookup(folder.nodeid, b"x").nodeid == entry.nodeid
+    check_fds(daemon)
+
+
 def test_listing_reports_one_type(daemon: Daemon, guest: Guest, folder: Folder) -> None:
-    (folder.path / "x").write_text("regular")
+    make(daemon, folder, b"x", REGULAR)
     fh = guest.open(folder.nodeid, os.O_RDONLY, op=Op.OPENDIR)
     with held_up(daemon, guest, "getdents64", "exit") as hold:
         body = READ_IN.pack(fh, 0, 4096, 0, 0, 0, 0)
         pending = guest.submit(Op.READDIRPLUS, folder.nodeid, body)
         hold.wait()
-        replace(guest, folder, b"x", KINDS["fifo"])
+        replace(daemon, guest, folder, b"x", KINDS["fifo"])
         hold.end()
         found = parse_dirents(guest.finish(pending).data, plus=True)
     (entry,) = [each for each in found if each.name == b"x"]
@@ -161,7 +201,7 @@ def test_listing_reports_one_type(daemon: Daemon, guest: Guest, folder: Folder) 
 def test_create_of_an_existing_device(
     daemon: Daemon, guest: Guest, folder: Folder, kind: tuple[int, int]
 ) -> None:
-    os.mknod(folder.path / "x", kind[0] | 0o666, kind[1])
+    make(daemon, folder, b"x", kind)
     body = CREATE_IN.pack(os.O_RDWR | os.O_CREAT, 0o100666, 0, 0) + names(b"x")
     expect(errno.ENXIO, guest.ask(Op.CREATE, folder.nodeid, body))
     check_fds(daemon)
@@ -169,24 +209,24 @@ def test_create_of_an_existing_device(
 
 def test_create_races_mknod(daemon: Daemon, guest: Guest, folder: Folder) -> None:
     """The name exists when CREATE tries to make it, and is a FIFO when CREATE opens it."""
-    (folder.path / "x").write_text("regular")
+    make(daemon, folder, b"x", REGULAR)
     body = CREATE_IN.pack(os.O_RDWR | os.O_CREAT, 0o100666, 0, 0) + names(b"x")
     with held_up(daemon, guest, "openat", "exit") as hold:
         pending = guest.submit(Op.CREATE, folder.nodeid, body)
         hold.wait()
-        replace(guest, folder, b"x", KINDS["fifo"])
+        replace(daemon, guest, folder, b"x", KINDS["fifo"])
         hold.end()
         expect(errno.ENXIO, guest.finish(pending))
     check_fds(daemon)
 
 
 def test_link_races_mknod(daemon: Daemon, guest: Guest, folder: Folder) -> None:
-    (folder.path / "x").write_text("regular")
+    make(daemon, folder, b"x", REGULAR)
     x = guest.lookup(folder.nodeid, b"x")
     with held_up(daemon, guest, "linkat", "exit") as hold:
         pending = guest.submit(Op.LINK, folder.nodeid, LINK_IN.pack(x.nodeid) + names(b"y"))
         hold.wait()
-        replace(guest, folder, b"y", KINDS["fifo"])
+        replace(daemon, guest, folder, b"y", KINDS["fifo"])
         hold.end()
         entry = Entry.parse(guest.finish(pending).data)
     assert entry.nodeid != x.nodeid
@@ -200,7 +240,7 @@ def test_size_and_attributes_of_devices(
     daemon: Daemon, guest: Guest, folder: Folder, kind: tuple[int, int]
 ) -> None:
     """What goes through a name below /proc/self/fd does not open the file either."""
-    os.mknod(folder.path / "x", kind[0] | 0o666, kind[1])
+    make(daemon, folder, b"x", kind)
     nodeid = guest.lookup(folder.nodeid, b"x").nodeid
     size = SETATTR_IN.pack(FATTR_SIZE, 0, 0, 0, *[0] * 12)
     expect(errno.EINVAL, guest.ask(Op.SETATTR, nodeid, size, room=104))

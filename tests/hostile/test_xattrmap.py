@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.sandbox_modes import SandboxMode, in_each_mode
+
 from .conftest import Folder
 from .daemon import Daemon
 from .fuse import (
@@ -28,6 +30,8 @@ from .fuse import (
     names,
 )
 
+pytestmark = in_each_mode
+
 RULES = """
   :map:security.capability:user.v.:
 """
@@ -42,8 +46,9 @@ VALUE = bytes.fromhex("01000002002000000000000000000000" + "00000000")
 
 
 @pytest.fixture(scope="module", params=[RULES])
-def daemon(request: pytest.FixtureRequest) -> Iterator[Daemon]:
-    with Daemon("--keep-listening", f"--xattrmap={request.param}") as running:
+def daemon(request: pytest.FixtureRequest, sandbox_mode: SandboxMode) -> Iterator[Daemon]:
+    rules = f"--xattrmap={request.param}"
+    with Daemon("--keep-listening", rules, mode=sandbox_mode) as running:
         yield running
 
 
