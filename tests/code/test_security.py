@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+import security_tables as tables
 
 from tests.hostile import race
 from tests.hostile.test_taken_over import ATTEMPTS, MODES
+from tests.sandbox_modes import OF_ROOT
 from vfsd.worker.isolation import EVERY
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -34,6 +36,16 @@ def test_loops_are_counted() -> None:
     text = " ".join(PAGE.split())
     assert f"makes {len(ATTEMPTS) * len(MODES)} attempts in {len(MODES)} modes" in text
     assert f"races in {len(race.settings())} settings" in text
+
+
+def test_each_class_of_attack_is_tried_in_each_mode_of_root() -> None:
+    """Or the table says why a mode needs no try of its own."""
+    rows = [line for line in PAGE.splitlines() if line.endswith(".py` |") and line.count("|") > 9]
+    assert len(rows) == len(tables.ATTACKS)
+    for attack, row in zip(tables.ATTACKS, rows, strict=True):
+        numbers = dict(zip(tables.COLUMNS, row.split(" | ")[2:], strict=False))
+        is_complete = all(numbers[mode] != tables.NONE for mode in OF_ROOT)
+        assert is_complete == (attack.alike == ""), (attack.name, numbers)
 
 
 @pytest.mark.parametrize("mode", [*EVERY, "namespace with `--userns`", "unprivileged"])

@@ -23,6 +23,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from tests.sandbox_modes import NAMESPACE, SANDBOX_MODES, SandboxMode
+
 from .daemon import Daemon
 from .driver import Frontend
 from .file_systems import file_system
@@ -45,7 +47,18 @@ from .race_checks import RaceError, check_fds, picture
 from .race_vm import CHANCE, Batch, Vm
 
 FILE_SYSTEMS: Final = ("ext4", "xfs", "btrfs", "tmpfs")
-HANDLE_MODES: Final = ("never", "signed", "prefer", "mandatory")
+# Inode handles, VMs, and queues of each: by sandbox mode.
+TRIED: Final[dict[str, list[tuple[str, int, int]]]] = {
+    "namespace": [
+        (handles, vms, queues)
+        for handles in ("never", "signed", "prefer", "mandatory")
+        for vms, queues in ((1, 3), (2, 1))
+    ],
+    "userns": [("never", 1, 3), ("never", 2, 1)],
+    "chroot": [("signed", 1, 3), ("prefer", 2, 1)],
+    "none": [("never", 1, 3), ("prefer", 2, 1)],
+    "unprivileged": [("never", 1, 3)],
+}
 NAMES: Final = (b"a", b"b", b"c", b"d")
 RING_SIZE: Final = 1024
 # So that each file which is looked up is signed at once, and opened by the broker when it is used.
@@ -245,18 +258,30 @@ class Setting:
     handles: str
     vms: int = 1
     queues: int = 3
-    options: tuple[str, ...] = ()
+    mode: SandboxMode = NAMESPACE
 
     def __str__(self) -> str:
-        return f"{self.kind}, handles {self.handles}, {self.vms} VM x {self.queues} queues"
+        return (
+            f"{self.kind}, {self.mode}, handles {self.handles},"
+            f" {self.vms} VM x {self.queues} queues"
+        )
+
+    @property
+    def folder(self) -> str:
+        """The name of the directory that is shared."""
+        return f"{self.mode.name}-{self.handles}-{self.vms}"
 
 
 @contextlib.contextmanager
 def race(setting: Setting, share: Path, outside: Path) -> Iterator[Race]:
     """Daemons and guests on `share`; `outside` is a folder that must not change."""
-    options = ("--keep-listening", f"--inode-file-handles={setting.handles}", *setting.options)
+    options = ["--keep-listening", f"--inode-file-handles={setting.handles}"]
+    options += FEW_FDS if setting.handles == "signed" else ()
     with contextlib.ExitStack() as stack:
-        daemons = [stack.enter_context(Daemon(*options, share=share)) for _ in range(setting.vms)]
+        daemons = [
+            stack.enter_context(Daemon(*options, share=share, mode=setting.mode))
+            for _ in range(setting.vms)
+        ]
         vms = []
         for daemon in daemons:
             frontend = stack.enter_context(Frontend(daemon.socket))
@@ -284,12 +309,12 @@ def run(setting: Setting, share: Path, outside: Path, seconds: float) -> Race:
 
 
 def settings(kinds: Sequence[str] = FILE_SYSTEMS) -> list[Setting]:
-    """Every file system and handle mode, with one VM of several queues and with two VMs."""
+    """Every file system, with all that is tried in each sandbox mode."""
     return [
-        Setting(kind, handles, vms, queues, FEW_FDS if handles == "signed" else ())
+        Setting(kind, *tried, SANDBOX_MODES[mode])
         for kind in kinds
-        for handles in HANDLE_MODES
-        for vms, queues in ((1, 3), (2, 1))
+        for mode, all_tried in TRIED.items()
+        for tried in all_tried
     ]
 
 
@@ -307,7 +332,7 @@ def main(arguments: Sequence[str]) -> int:
             with file_system(kind, folder) as mount_point:
                 for setting in (s for s in todo if s.kind == kind):
                     started = time.monotonic()
-                    share = mount_point / f"{setting.handles}-{setting.vms}"
+                    share = mount_point / setting.folder
                     running = run(setting, share, outside, seconds / len(todo))
                     opens = sum(vm.opens for vm in running.vms)
                     took = time.monotonic() - started

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import require
+from tests.sandbox_modes import SandboxMode, in_each_mode, in_every_mode
 
 from .conftest import OPTIONS, QUEUES
 from .daemon import Daemon, wait_until
@@ -24,11 +25,11 @@ NewDaemon = Callable[..., Daemon]
 
 
 @pytest.fixture
-def new_daemon() -> Iterator[NewDaemon]:
+def new_daemon(sandbox_mode: SandboxMode) -> Iterator[NewDaemon]:
     running: list[Daemon] = []
 
     def start(*options: str) -> Daemon:
-        running.append(Daemon(*OPTIONS, *options))
+        running.append(Daemon(*OPTIONS, *options, mode=sandbox_mode))
         return running[-1]
 
     yield start
@@ -112,6 +113,7 @@ def assert_only_that_queue_has_stopped(daemon: Daemon, guest: Guest, queue: int)
         assert other == queue or is_served(guest, other), f"queue {other} has stopped, too"
 
 
+@in_every_mode
 def test_a_forbidden_call_ends_the_slot_and_no_other(
     new_daemon: NewDaemon, new_guest: NewGuest
 ) -> None:
@@ -161,6 +163,7 @@ def test_a_supervisor_that_follows_knows_of_a_slot_that_has_ended(
     assert is_served(guest, 1)
 
 
+@in_each_mode
 def test_faults_of_all_workers_are_counted_together(
     new_daemon: NewDaemon, new_guest: NewGuest
 ) -> None:
@@ -187,6 +190,7 @@ def canary(pid: int) -> bytes:
         return process.read(process.thread_pointer + CANARY, 8)
 
 
+@in_each_mode
 def test_each_worker_has_a_canary_of_its_own(new_daemon: NewDaemon, new_guest: NewGuest) -> None:
     daemon = new_daemon()
     guest = new_guest(daemon)
@@ -200,6 +204,7 @@ def test_each_worker_has_a_canary_of_its_own(new_daemon: NewDaemon, new_guest: N
     assert all(word[0] == 0 for word in seen), "a string would go past it"
 
 
+@in_each_mode
 def test_no_process_of_the_sandbox_leaves_a_core(
     new_daemon: NewDaemon, new_guest: NewGuest
 ) -> None:

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests.sandbox_modes import NAMESPACE, SandboxMode, in_each_mode, in_every_mode
+
 from .daemon import Daemon, wait_until
 from .driver import Frontend
 from .fuse import Guest
@@ -65,17 +67,27 @@ READ_ONLY: dict[str, Attempt] = {
 }
 
 
+@in_every_mode
+def test_it_dies_of_trying(sandbox_mode: SandboxMode) -> None:
+    check_outcomes(ALWAYS, "-o", "xattr,flock,posix_lock", mode=sandbox_mode)
+
+
 @pytest.mark.parametrize(
-    ("options", "attempts"),
-    [
-        (["-o", "xattr,flock,posix_lock"], ALWAYS),
-        (["--inode-file-handles=never"], WITHOUT_OPTIONS),
-        (["--readonly"], READ_ONLY),
-    ],
-    ids=["always", "without-options", "read-only"],
+    ("option", "attempts"),
+    [("--inode-file-handles=never", WITHOUT_OPTIONS), ("--readonly", READ_ONLY)],
+    ids=["without-options", "read-only"],
 )
-def test_it_dies_of_trying(options: list[str], attempts: dict[str, Attempt]) -> None:
-    with Daemon(f"--request-queues={WORKERS}", *options) as daemon:
+def test_it_dies_of_trying_what_an_option_decides(
+    option: str, attempts: dict[str, Attempt]
+) -> None:
+    check_outcomes(attempts, option)
+
+
+def check_outcomes(
+    attempts: dict[str, Attempt], *options: str, mode: SandboxMode = NAMESPACE
+) -> None:
+    """Each attempt kills the worker that makes it, and changes nothing in the share."""
+    with Daemon(f"--request-queues={WORKERS}", *options, mode=mode) as daemon:
         (daemon.share / "old").write_bytes(b"kept")
         frontend = Frontend(daemon.socket).setup(WORKERS)
         Guest(frontend).init()
@@ -96,8 +108,9 @@ def attempted(pid: int, attempt: Attempt) -> str:
         return killed.signal.name
 
 
-def test_each_worker_has_one_filter_more_than_the_pool() -> None:
-    with Daemon() as daemon:
+@in_each_mode
+def test_each_worker_has_one_filter_more_than_the_pool(sandbox_mode: SandboxMode) -> None:
+    with Daemon(mode=sandbox_mode) as daemon:
         frontend = Frontend(daemon.socket).setup(2)
         (pool,) = daemon.titled("pool")
         wait_until(lambda: len(daemon.titled("worker")) == 2, SECONDS, "the workers")

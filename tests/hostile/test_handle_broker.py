@@ -17,14 +17,17 @@ from typing import Any, Final
 
 import pytest
 
+from tests.sandbox_modes import SandboxMode, with_handles
+
 from .conftest import OPTIONS, QUEUES, Folder
 from .daemon import Daemon, wait_until
 from .driver import Frontend
 from .fuse import GETATTR_IN, ROOT, Guest, Op
-from .injector import AT_FDCWD, Injector, Killed, error_name
-from .test_taken_over import handle_of
+from .injector import AT_FDCWD, Injector, Killed, error_name, fds
+from .test_taken_over import handle_of, is_root
 
 LIMIT: Final = 512  # open files of the daemon
+BY_NAME: Final = {"none": ("--inode-file-handles=signed",)}  # where it is not the default
 CROWD: Final = 600  # files: more than there can be fds for
 O_PATH: Final = 0o10000000
 MOUNT, SIGN, OPEN = 1, 2, 3
@@ -41,8 +44,9 @@ IOVEC: Final = struct.Struct("=QQ")
 
 
 @pytest.fixture(scope="module")
-def daemon() -> Iterator[Daemon]:
-    with Daemon(*OPTIONS, f"--rlimit-nofile={LIMIT}", is_shared_mount=True) as running:
+def daemon(sandbox_mode: SandboxMode) -> Iterator[Daemon]:
+    limit, by_name = f"--rlimit-nofile={LIMIT}", BY_NAME.get(sandbox_mode.name, ())
+    with Daemon(*OPTIONS, limit, *by_name, mode=sandbox_mode, is_shared_mount=True) as running:
         yield running
 
 
@@ -68,10 +72,10 @@ def guard_and_broker(daemon: Daemon) -> tuple[int, int]:
     return guard, broker
 
 
-def status(pid: int, key: str) -> str:
-    match = re.search(rf"^{key}:\s*(\S+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+def status(pid: int, key: str, field: int = 0) -> str:
+    match = re.search(rf"^{key}:(.*)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
     assert match is not None, key
-    return match[1]
+    return match[1].split()[field]
 
 
 def crowd(guest: Guest, folder: Folder, queue: int = 1) -> list[int]:
@@ -93,15 +97,17 @@ class Thief:
 
     def __init__(self, worker: Injector) -> None:
         self.worker = worker
+        self._pool = int(status(int(status(worker.pid, "PPid")), "NSpid", -1))
+        self.root = next(f for f, what in worker.fds().items() if is_root(worker.pid, f, what))
         sockets = [fd for fd, what in worker.fds().items() if what.startswith("socket:")]
         slot = int(re.findall(r"worker (\d+)", title(worker.pid))[0])
         self.sock = sorted(fd for fd in sockets if self._is_of_broker(fd))[slot]
         self._nonce = 0
 
     def _is_of_broker(self, fd: int) -> bool:
-        """It is a socket for packets, from a pair that the pool itself (pid 1) has made."""
+        """It is a socket for packets, from a pair that the pool itself has made."""
         return self._option(fd, socket.SO_TYPE) == socket.SOCK_SEQPACKET and (
-            self._option(fd, socket.SO_PEERCRED) == 1
+            self._option(fd, socket.SO_PEERCRED) == self._pool
         )
 
     def _option(self, fd: int, option: int) -> int:
@@ -175,11 +181,8 @@ class Thief:
         error, _, fds = self.ask(OPEN, identity, mac)
         return fds[0] if fds else error
 
-    def path(self, fd: int) -> str:
-        return self.worker.fds()[fd]
-
     def open_in_share(self, path: str, flags: int = O_PATH) -> int:
-        fd = self.worker.call("openat", AT_FDCWD, f"/{path}", flags)
+        fd = self.worker.call("openat", self.root, path or ".", flags)
         assert fd >= 0, error_name(fd)
         return fd
 
@@ -210,16 +213,18 @@ def fds_of(pid: int) -> list[str]:
 # ---- what a worker that was taken over gets ----
 
 
+@with_handles
 def test_it_opens_what_it_had_open_before(thief: Thief, folder: Folder) -> None:
     (folder.path / "file").touch()
     error, identity, mac = thief.sign(thief.open_in_share(f"{folder.path.name}/file"))
     assert error == 0
     fd = thief.open(identity, mac)
-    assert thief.path(fd) == f"/{folder.path.name}/file"
+    assert Path(f"/proc/{thief.worker.pid}/fd/{fd}").samefile(folder.path / "file")
     info = Path(f"/proc/{thief.worker.pid}/fdinfo/{fd}").read_text()
     assert int(info.split("flags:")[1].split()[0], 8) & O_PATH
 
 
+@with_handles
 def test_it_opens_nothing_else(thief: Thief, folder: Folder, tmp_path: Path) -> None:
     outside = tmp_path / "outside"  # on the same file system
     outside.touch()
@@ -242,6 +247,7 @@ def test_it_opens_nothing_else(thief: Thief, folder: Folder, tmp_path: Path) -> 
     assert found == dict.fromkeys(forged, "EACCES")
 
 
+@with_handles
 def test_what_is_not_of_the_share_is_not_signed(thief: Thief) -> None:
     others = {fd: what for fd, what in thief.worker.fds().items() if not what.startswith("/")}
     others |= {fd: what for fd, what in thief.worker.fds().items() if what.startswith("/memfd:")}
@@ -301,6 +307,7 @@ def test_odd_messages_change_nothing(daemon: Daemon, thief: Thief, folder: Folde
     wait_until(lambda: fds_of(broker) == before, 5, "all that was sent is closed")
 
 
+@with_handles
 def test_few_fds_wait_in_a_socket(daemon: Daemon, thief: Thief) -> None:
     """They count against a limit that all processes of a user share."""
     _, broker = guard_and_broker(daemon)
@@ -341,12 +348,13 @@ def open_fds(daemon: Daemon) -> int:
     return sum(1 for _ in Path(f"/proc/{pool}/fd").iterdir())
 
 
+@with_handles
 def test_a_worker_cannot_read_the_key(daemon: Daemon, thief: Thief) -> None:
     proc = next(fd for fd, what in thief.worker.fds().items() if what.endswith("/fd"))
     for pid in guard_and_broker(daemon):
-        inside = Path(f"/proc/{pid}/status").read_text().split("NSpid:")[1].split("\n")[0].split()
+        inside = status(pid, "NSpid", -1)
         for name in ("mem", "fd/0", "maps", "root/etc"):
-            path = f"../../{inside[-1]}/{name}"
+            path = f"../../{inside}/{name}"
             opened = thief.worker.call("openat", proc, path, os.O_RDONLY)
             assert error_name(opened) in ("EACCES", "ENOENT", "EPERM"), name
 
@@ -392,6 +400,7 @@ def test_the_broker_may_do_nothing_but_open_handles() -> None:
             assert killed.value.signal == signal.SIGSYS, name
 
 
+@with_handles
 def test_guard_and_broker_have_few_rights_and_few_fds(daemon: Daemon) -> None:
     guard, broker = guard_and_broker(daemon)
     for pid in (guard, broker):
@@ -400,8 +409,8 @@ def test_guard_and_broker_have_few_rights_and_few_fds(daemon: Daemon) -> None:
             "CapInh": f"{0:016x}",
         }  # fmt: skip
         assert status(pid, "NoNewPrivs") == "1"
-        links = fds_of(pid)
-        assert [link for link in links if not link.startswith("socket:")] == ["/"]
+        (root,) = (fd for fd, what in fds(pid).items() if not what.startswith("socket:"))
+        assert Path(f"/proc/{pid}/fd/{root}").samefile(daemon.share)
         maps = Path(f"/proc/{pid}/maps").read_text()
         assert "vfsd-inodes" not in maps
     assert int(status(broker, "Seccomp_filters")) == int(status(guard, "Seccomp_filters")) + 1
@@ -458,6 +467,7 @@ def test_a_mount_in_the_share_is_shown_again(daemon: Daemon, guest: Guest, folde
         subprocess.run(["umount", "-l", mount], check=True)
 
 
+@with_handles
 @pytest.mark.parametrize("times", range(2))
 def test_a_worker_is_killed_while_it_waits_for_the_broker(
     daemon: Daemon, guest: Guest, folder: Folder, times: int

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.sandbox_modes import SandboxMode, with_handles
+
 from .conftest import OPTIONS, QUEUES, Folder
 from .daemon import Daemon, wait_until
 from .fuse import READ_IN, Guest, Op, expect, names
@@ -22,9 +24,9 @@ only_raw = pytest.mark.parametrize("daemon", RAW, indirect=True)
 
 
 @pytest.fixture(scope="module", params=MODES)
-def daemon(request: pytest.FixtureRequest) -> Iterator[Daemon]:
-    asked = f"--inode-file-handles={request.param}"
-    with Daemon(*OPTIONS, asked, f"--rlimit-nofile={LIMIT}") as running:
+def daemon(request: pytest.FixtureRequest, sandbox_mode: SandboxMode) -> Iterator[Daemon]:
+    options = (f"--inode-file-handles={request.param}", f"--rlimit-nofile={LIMIT}")
+    with Daemon(*OPTIONS, *options, mode=sandbox_mode) as running:
         yield running
 
 
@@ -76,6 +78,7 @@ def test_directories_that_the_guest_makes_fit_into_the_limit(
     assert open_files(daemon) <= LIMIT
 
 
+@with_handles
 def test_a_removed_directory_lives_on_in_the_guest(guest: Guest, folder: Folder) -> None:
     made = guest.mkdir(folder.nodeid, b"made").nodeid
     (folder.path / "found").mkdir()
@@ -87,6 +90,7 @@ def test_a_removed_directory_lives_on_in_the_guest(guest: Guest, folder: Folder)
         guest.release(nodeid, guest.open(nodeid, op=Op.OPENDIR), op=Op.RELEASEDIR)
 
 
+@with_handles
 def test_too_many_open_files_are_one_requests_problem(guest: Guest, folder: Folder) -> None:
     (folder.path / "x").write_text("x")
     nodeid = guest.lookup(folder.nodeid, b"x").nodeid
@@ -108,6 +112,7 @@ def test_too_many_open_files_are_one_requests_problem(guest: Guest, folder: Fold
     )
 
 
+@with_handles
 @only_raw
 def test_a_deleted_file_is_stale_and_its_number_anothers(guest: Guest, folder: Folder) -> None:
     """The host reuses inode numbers at once; the guest must never see the new file as the old."""
@@ -166,6 +171,7 @@ def test_listing_with_attributes_uses_no_fds(daemon: Daemon, guest: Guest, folde
     assert open_files(daemon) < before + 10
 
 
+@with_handles
 def test_it_is_allowed_what_it_needs_and_no_more(daemon: Daemon) -> None:
     for pid in [*daemon.titled("pool"), *daemon.titled("worker")]:
         status = Path(f"/proc/{pid}/status").read_text()
@@ -176,6 +182,7 @@ def test_it_is_allowed_what_it_needs_and_no_more(daemon: Daemon) -> None:
         assert re.search(r"^Seccomp:\s*2$", status, re.MULTILINE)
 
 
+@with_handles
 def test_workers_die_and_handles_live_on(daemon: Daemon, guest: Guest, folder: Folder) -> None:
     (folder.path / "x").write_text("kept")
     nodeid = guest.lookup(folder.nodeid, b"x").nodeid
@@ -185,3 +192,18 @@ def test_workers_die_and_handles_live_on(daemon: Daemon, guest: Guest, folder: F
     fh = guest.open(nodeid, os.O_RDONLY)
     body = READ_IN.pack(fh, 0, 9, 0, 0, 0, 0)
     assert guest.ask(Op.READ, nodeid, body, queue=2).data == b"kept"
+
+
+@pytest.mark.sandbox_modes("userns", "unprivileged")
+@pytest.mark.parametrize("asked", ["auto", "signed", "prefer"])
+def test_a_user_namespace_has_neither_broker_nor_capability(
+    sandbox_mode: SandboxMode, asked: str
+) -> None:
+    with Daemon(f"--inode-file-handles={asked}", mode=sandbox_mode) as daemon:
+        daemon.await_pool()
+        (pool,) = daemon.titled("pool")
+        status = Path(f"/proc/{pool}/status").read_text()
+        permitted = re.search(r"^CapPrm:\s*(\w+)", status, re.MULTILINE)
+        assert permitted is not None
+        assert not int(permitted[1], 16) & DAC_READ_SEARCH
+        assert not daemon.titled(" handles")

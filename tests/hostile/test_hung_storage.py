@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from tests.conftest import require
+from tests.sandbox_modes import SandboxMode, in_each_mode
 
 from .daemon import Daemon, wait_until
 from .driver import SET_MEM_TABLE, Frontend, Region, Segment
@@ -66,13 +67,16 @@ def test_a_flood_of_releases_closes_no_file_that_a_request_waits_for(
         assert [guest.finish(pending).data for pending in waiting] == [b"first", b"second"]
 
 
-def test_a_worker_is_replaced_while_what_it_served_hangs(share: HungMount, tmp_path: Path) -> None:
+@in_each_mode
+def test_a_worker_is_replaced_while_what_it_served_hangs(
+    share: HungMount, sandbox_mode: SandboxMode, tmp_path: Path
+) -> None:
     """The pool asks nobody about the files that are open: it buries the dead, fills its place, and
     goes on taking orders."""
     for number in range(10):
         (tmp_path / "source" / str(number)).touch()
     with (
-        Daemon("--inode-file-handles=never", share=tmp_path / "share") as daemon,
+        Daemon("--inode-file-handles=never", share=tmp_path / "share", mode=sandbox_mode) as daemon,
         Frontend(daemon.socket) as frontend,
     ):
         guest = Guest(frontend.setup(2))
@@ -144,14 +148,15 @@ class ReadInto:
 
 
 @pytest.fixture
-def hung_read(share: HungMount, tmp_path: Path) -> Iterator[ReadInto]:
+def hung_read(share: HungMount, sandbox_mode: SandboxMode, tmp_path: Path) -> Iterator[ReadInto]:
     with (
-        Daemon("--cache=never", share=tmp_path / "share") as daemon,
+        Daemon("--cache=never", share=tmp_path / "share", mode=sandbox_mode) as daemon,
         Frontend(daemon.socket) as frontend,
     ):
         yield ReadInto(daemon, frontend, share, tmp_path)
 
 
+@in_each_mode
 def test_memory_that_was_taken_back_stays_as_it_is(hung_read: ReadInto, share: HungMount) -> None:
     """The request that hangs is answered before the acknowledgement, and what it reads later goes
     nowhere."""

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import pytest
 
+from tests.sandbox_modes import SandboxMode, in_each_mode
 from vfsd.supervisor.device import DEVICE_BYTES
 from vfsd.supervisor.job import Segments
 from vfsd.supervisor.launcher import (
@@ -45,8 +46,9 @@ _PEER: Final = struct.Struct("=iII")
 
 
 @pytest.fixture(scope="module")
-def daemon() -> Iterator[Daemon]:
-    with Daemon("--keep-listening", f"--request-queues={WORKERS}") as running:
+def daemon(sandbox_mode: SandboxMode) -> Iterator[Daemon]:
+    options = ("--keep-listening", f"--request-queues={WORKERS}")
+    with Daemon(*options, mode=sandbox_mode) as running:
         running.await_pool()
         yield running
 
@@ -137,6 +139,7 @@ def test_the_fds_of_a_pool_are_a_pools() -> None:
         check_fds(_pool_fds(stack), WORKERS)
 
 
+@in_each_mode
 def test_a_request_with_other_fds_is_refused(daemon: Daemon, line: socket.socket) -> None:
     before = _state(daemon)
     with ExitStack() as stack:
@@ -146,6 +149,7 @@ def test_a_request_with_other_fds_is_refused(daemon: Daemon, line: socket.socket
     _await_state(daemon, before)
 
 
+@in_each_mode
 @pytest.mark.parametrize("kind", [0, 3, 255])
 def test_another_kind_of_request_is_refused(daemon: Daemon, line: socket.socket, kind: int) -> None:
     before = _state(daemon)
@@ -212,6 +216,7 @@ def _has_children() -> bool:
     return True
 
 
+@in_each_mode
 def test_nobody_is_killed_but_children_of_the_launcher(daemon: Daemon, line: socket.socket) -> None:
     """The pool is the keeper's child by now."""
     before = _state(daemon)
@@ -238,6 +243,7 @@ def _pidfd_of_somebody_dead() -> int:
     return pidfd
 
 
+@in_each_mode
 def test_a_pool_that_starts_is_killed_by_the_launcher(daemon: Daemon, line: socket.socket) -> None:
     """Its first process is root's alone: the supervisor may not send it signals."""
     before = _state(daemon)
@@ -252,6 +258,7 @@ def test_a_pool_that_starts_is_killed_by_the_launcher(daemon: Daemon, line: sock
     _await_state(daemon, before)
 
 
+@in_each_mode
 def test_after_all_of_this_the_next_vmm_is_served(daemon: Daemon, line: socket.socket) -> None:
     del line
     launcher = _the(daemon, "launcher")

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.sandbox_modes import SandboxMode, in_each_mode
+
 from .daemon import Daemon, wait_until
 from .driver import F_VERSION_1, SET_FEATURES, SET_VRING_NUM, Frontend, NoReplyError
 from .fuse import INIT_IN, Guest, Op
@@ -19,8 +21,8 @@ MOST = 24576  # bytes of log: the bursts of all sources; a flood for hours adds 
 
 
 @pytest.fixture
-def daemon() -> Iterator[Daemon]:
-    with Daemon("--keep-listening") as running:
+def daemon(sandbox_mode: SandboxMode) -> Iterator[Daemon]:
+    with Daemon("--keep-listening", mode=sandbox_mode) as running:
         yield running
 
 
@@ -40,6 +42,7 @@ def test_init_in_a_loop(daemon: Daemon) -> None:
         assert daemon.log.read_text().count("the guest has mounted the share") == 1
 
 
+@in_each_mode
 def test_init_and_destroy_in_a_loop(daemon: Daemon) -> None:
     with Frontend(daemon.socket).setup() as frontend:
         guest = Guest(frontend)
@@ -67,6 +70,7 @@ def test_a_bad_init_in_a_loop(daemon: Daemon) -> None:
         assert len(daemon.log.read_text()) < MOST
 
 
+@in_each_mode
 def test_a_ring_that_is_broken_in_a_loop(daemon: Daemon) -> None:
     with Frontend(daemon.socket).setup(2) as frontend:
 
@@ -116,6 +120,7 @@ def test_a_vmm_that_comes_again_and_again(daemon: Daemon) -> None:
     assert len(text) < MOST
 
 
+@in_each_mode
 def test_what_a_worker_says_hides_nothing_that_it_does(daemon: Daemon) -> None:
     """It can write on the pool's channel, in the pool's name, until the pool has said enough."""
     with Frontend(daemon.socket).setup(1) as frontend:

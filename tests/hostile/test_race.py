@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.sandbox_modes import SandboxMode
+
 from . import race
 from .file_systems import file_system
 
-RACE_SECONDS = float(os.environ.get("VFSD_RACE_SECONDS", "30"))
+RACE_SECONDS = float(os.environ.get("VFSD_RACE_SECONDS", "45"))
 SETTINGS = race.settings()
 
 
@@ -22,11 +24,12 @@ def share(
         yield mount_point
 
 
+@pytest.mark.sandbox_modes(*race.TRIED)
 @pytest.mark.timeout(120 + RACE_SECONDS)
-def test_types_told_match(share: Path, tmp_path: Path) -> None:
+def test_types_told_match(share: Path, sandbox_mode: SandboxMode, tmp_path: Path) -> None:
     (tmp_path / "victim").write_text("untouched")
-    ours = [setting for setting in SETTINGS if setting.kind == share.name]
+    ours = [s for s in SETTINGS if (s.kind, s.mode) == (share.name, sandbox_mode)]
+    assert ours
     for setting in ours:
-        folder = share / f"{setting.handles}-{setting.vms}"
-        running = race.run(setting, folder, tmp_path, RACE_SECONDS / len(SETTINGS))
+        running = race.run(setting, share / setting.folder, tmp_path, RACE_SECONDS / len(SETTINGS))
         assert running.rounds, str(setting)

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A hostile front-end: whatever it sends, the daemon lives and the next front-end is served."""
+"""A hostile front-end: whatever it sends, the daemon lives and the next front-end is served.
+
+What ends in the sandbox (fds, memory, in-flight records) is tried in each sandbox mode. All else is
+read by the supervisor, which is the same in all.
+"""
 
 import errno
 import fcntl
@@ -15,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import cannot_run
+from tests.sandbox_modes import SandboxMode, in_each_mode, in_every_mode
 
 from . import driver
 from .daemon import Daemon, wait_until
@@ -163,6 +168,7 @@ def test_payloads_of_a_wrong_size(negotiated: Frontend, number: int) -> None:
         assert negotiated.ack(number, b"\x01" + bytes(size - 1) if size else b"") != 0
 
 
+@in_each_mode
 @pytest.mark.parametrize("count", [0, 1, 2, 8, 9, 16])
 def test_a_wrong_number_of_fds(daemon: Daemon, negotiated: Frontend, count: int) -> None:
     fds = [negotiated.memory.fd] * count
@@ -296,6 +302,7 @@ def test_features_nobody_offered(negotiated: Frontend) -> None:
         assert negotiated.ack(driver.SET_PROTOCOL_FEATURES, U64.pack(wanted)) != 0
 
 
+@in_each_mode
 @pytest.mark.parametrize("kind", ["pipe", "socket", "memfd", "directory", "null", "epoll", "path"])
 def test_a_kick_fd_that_is_no_eventfd(negotiated: Frontend, kind: str) -> None:
     read_end, write_end = os.pipe()
@@ -392,6 +399,7 @@ def deep_file(tmp_path: Path) -> Iterator[int]:
     os.close(file)
 
 
+@in_each_mode
 def test_a_file_whose_path_cannot_be_read(negotiated: Frontend, deep_file: int) -> None:
     os.ftruncate(deep_file, negotiated.memory.size)
     with pytest.raises(OSError, match=os.strerror(errno.ENAMETOOLONG)):
@@ -402,6 +410,7 @@ def test_a_file_whose_path_cannot_be_read(negotiated: Frontend, deep_file: int) 
     assert negotiated.ack(driver.ADD_MEM_REG, message, [deep_file]) == 0
 
 
+@in_every_mode
 def test_regions_of_what_is_no_memory(negotiated: Frontend) -> None:
     read_end, write_end = os.pipe()
     folder, path = os.open("/", os.O_RDONLY), os.open("/", os.O_PATH)
@@ -417,14 +426,15 @@ def test_regions_of_what_is_no_memory(negotiated: Frontend) -> None:
         os.close(fd)
 
 
-def test_memory_in_a_file_of_a_disk_works_and_is_warned_of() -> None:
+@in_each_mode
+def test_memory_in_a_file_of_a_disk_works_and_is_warned_of(sandbox_mode: SandboxMode) -> None:
     """A worker that opens file handles by itself reaches the file system of each fd that it has.
 
     The daemon is the test's own: the log of one that refuses much leaves lines of the VMM out."""
     warned = "warning: guest memory is in the file '/var/tmp/"
     with (
         tempfile.TemporaryFile(dir="/var/tmp") as file,
-        Daemon() as daemon,
+        Daemon(mode=sandbox_mode) as daemon,
         Frontend(daemon.socket) as frontend,
     ):
         frontend.negotiate()
@@ -438,6 +448,7 @@ def test_memory_in_a_file_of_a_disk_works_and_is_warned_of() -> None:
         assert daemon.log.read_text().count(warned) == 1
 
 
+@in_each_mode
 def test_memory_that_may_only_be_read(negotiated: Frontend) -> None:
     """It passes as memory until a worker maps it: then no ring runs, and that is all."""
     memory = negotiated.memory
@@ -453,6 +464,7 @@ def test_memory_that_may_only_be_read(negotiated: Frontend) -> None:
     Guest(negotiated).init()
 
 
+@in_each_mode
 @pytest.mark.parametrize("left", [0, 4096, 1 << 20, 16 << 20])
 def test_memory_that_is_cut_short_while_in_use(daemon: Daemon, running: Guest, left: int) -> None:
     """SIGBUS in a worker: rings, buffers or tables are suddenly not there."""
@@ -501,6 +513,7 @@ def test_more_regions_than_slots(negotiated: Frontend) -> None:
         assert bool(refused) == (i >= slots)
 
 
+@in_each_mode
 def test_the_memory_of_a_running_ring_is_taken_away(running: Guest) -> None:
     """REM_MEM_REG of the region the rings lie in: they stand still, and go on when it is back."""
     frontend = running.frontend
@@ -563,6 +576,7 @@ def test_inflight_records_that_cannot_be(negotiated: Frontend) -> None:
         assert refused
 
 
+@in_each_mode
 @pytest.mark.parametrize("pattern", [b"\xff", b"\x01", b"\x80\x7f"])
 def test_an_inflight_record_full_of_lies(negotiated: Frontend, pattern: bytes) -> None:
     """The front-end's memory: a worker may not believe any index in it."""
@@ -584,6 +598,7 @@ def test_an_inflight_record_full_of_lies(negotiated: Frontend, pattern: bytes) -
     os.close(fd)
 
 
+@in_each_mode
 def test_an_inflight_record_cut_short(daemon: Daemon, negotiated: Frontend) -> None:
     """Refused, as the fd lacks the seal that ours has, or survived."""
     fd = os.memfd_create("inflight")
@@ -659,6 +674,7 @@ def test_reconnecting_leaks_no_fds(daemon: Daemon) -> None:
     )
 
 
+@in_each_mode
 def test_resets_and_stops_leak_no_fds_in_workers(daemon: Daemon, running: Guest) -> None:
     frontend = running.frontend
     running.lookup(ROOT, b".")

@@ -10,18 +10,22 @@ from pathlib import Path
 
 import pytest
 
+from tests.sandbox_modes import SandboxMode, in_each_mode, in_every_mode
+
 from .daemon import Daemon, wait_until
 from .driver import Frontend
 from .fuse import ROOT, Guest
 from .injector import Injector, fds
+
+pytestmark = in_each_mode
 
 SOURCE = "stderr of the pool"
 LOG_BYTES = 32 << 10  # more than the budget for lines at once
 
 
 @pytest.fixture
-def daemon() -> Iterator[Daemon]:
-    with Daemon() as running:
+def daemon(sandbox_mode: SandboxMode) -> Iterator[Daemon]:
+    with Daemon(mode=sandbox_mode) as running:
         yield running
 
 
@@ -54,6 +58,7 @@ def test_lines_are_logged_with_their_source_and_escaped(daemon: Daemon) -> None:
     assert "\x1b" not in daemon.log.read_text()
 
 
+@in_every_mode
 def test_a_flood_is_cut_short_and_stops_nobody(daemon: Daemon, guest: Guest) -> None:
     with Injector(worker_of(daemon)) as worker:
         line = b"flood " * 80 + b"\n"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.sandbox_modes import SandboxMode, in_each_mode
 from vfsd.supervisor.file_limit import default_limit
 
 from .daemon import FAKE, Daemon, wait_until
@@ -39,17 +40,26 @@ def _limit(pid: int) -> int:
     return int(text.partition("Max open files")[2].split()[0])
 
 
+@in_each_mode
+def test_every_process_has_the_default_limit(tmp_path: Path, sandbox_mode: SandboxMode) -> None:
+    check_limits(tmp_path, sandbox_mode.options, 100_000)
+
+
 @pytest.mark.parametrize(
     ("options", "wanted"),
     [
-        ((), 100_000),
         (("--inode-file-handles=never",), 1_000_000),
         (("--rlimit-nofile=4321",), 4321),
         (("--rlimit-nofile=0",), resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
     ],
 )
 def test_every_process_has_the_limit(tmp_path: Path, options: tuple[str, ...], wanted: int) -> None:
-    with Daemon(tmp_path, *options) as daemon:
+    check_limits(tmp_path, options, wanted)
+
+
+def check_limits(folder: Path, options: tuple[str, ...], wanted: int) -> None:
+    """The limit of every process of a daemon; the log says if that is less than it should be."""
+    with Daemon(folder, *options) as daemon:
         wait_until(lambda: daemon.find("launcher"))
         family = [daemon.process_group, *daemon.process_group.children(recursive=True)]
         limits = {_limit(process.pid) for process in family}

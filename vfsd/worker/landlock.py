@@ -18,7 +18,7 @@ Why not always FILES. The kernel finds a rule by walking from the file up to the
 rule. A file that was opened by its handle, whoever did it, may have no way up (its dentry is
 disconnected once the cache has dropped its names), and is refused then although it is in the share.
 So FILES is for inodes that are held by fds. PROCESSES does not look at files: with --sandbox=chroot
-no path leads out anyway, because share and /proc are mounts that are attached nowhere.
+no path leads out anyway: the root directory is the root of a mount, and /proc is attached nowhere.
 
 What Landlock does not deny, in either kind: chmod, chown, utimes, xattrs, stat and O_PATH opens by
 a path. Nothing of the share's content can be had that way, but with --sandbox=none a worker with

@@ -18,9 +18,9 @@
  * unless another file is named):
  * - LOOKUP, and every op that makes a file by name (MKNOD, SYMLINK, MKDIR): attributes first, then
  *   the handle. The type is part of the key in the table, and the first opening of a handle
- *   compares the whole key (inode_fd.c). test_lookup_races_mknod. Where there are no handles the
- * name is opened, and attributes are read again through that fd.
- * test_lookup_without_handles_races_mknod
+ *   compares the whole key (inode_fd.c). test_lookup_races_mknod. Where there are no handles
+ *   the name is opened, and attributes are read again through that fd.
+ *   test_lookup_without_handles_races_mknod
  * - LOOKUP of a file that the guest knows: attributes, then the table. The number may have become
  *   another file's in between: the key has the type. test_types_told_match
  * - READDIRPLUS: what getdents64 returned, then LOOKUP. The type that is reported for a name is
