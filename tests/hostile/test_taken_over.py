@@ -23,6 +23,7 @@ from typing import Final
 import pytest
 
 from tests.conftest import require
+from tests.sandbox_modes import SANDBOX_MODES
 
 from .daemon import Daemon, wait_until
 from .driver import Frontend
@@ -37,12 +38,14 @@ TARGET: Final = "etc/hostname"
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 
 MODES: Final = {
-    "namespace": ("--sandbox=namespace",),
-    "userns": ("--userns",),
-    "chroot": ("--sandbox=chroot",),
-    "none": ("--sandbox=none", "--inode-file-handles=never"),
-    "none, handles": ("--sandbox=none", "--inode-file-handles=prefer"),
+    "namespace": (),
+    "userns": (),
+    "chroot": (),
+    "none": ("--inode-file-handles=never",),
+    "none, handles": ("--inode-file-handles=prefer",),
     "namespace, signed": ("--inode-file-handles=signed",),
+    "unprivileged": (),
+    "unprivileged, none": ("--inode-file-handles=never",),
 }
 
 
@@ -54,7 +57,7 @@ class Scene:
     victim: Path
     handle: bytes  # of TARGET, for open_by_handle_at
     of_root: int  # pid
-    of_nobody: int
+    of_user: int  # of the user who has started the daemon; of nobody where root has
 
 
 @pytest.fixture(scope="module", params=MODES, ids=lambda name: f"sandbox={name}")
@@ -66,14 +69,17 @@ def mode(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def scene(mode: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     require("root")
-    folder = tmp_path_factory.mktemp("taken-over")
-    share, victim = folder / "share", folder / "victim"
+    started = SANDBOX_MODES.get(mode) or SANDBOX_MODES[mode.partition(",")[0]]
+    share = tmp_path_factory.mktemp("taken-over") / "share"
     share.mkdir()
     with ExitStack() as stack:
         subprocess.run(["mount", "-t", "tmpfs", "share", share], check=True)
         stack.callback(lambda: subprocess.run(["umount", "-l", share], check=True))
-        pids = [stack.enter_context(sleeping(uid)) for uid in (0, NOBODY)]
-        daemon = stack.enter_context(Daemon("--keep-listening", *MODES[mode], share=share))
+        pids = [stack.enter_context(sleeping(uid)) for uid in (0, started.uid or NOBODY)]
+        daemon = stack.enter_context(
+            Daemon("--keep-listening", *MODES[mode], share=share, mode=started)
+        )
+        victim = daemon.folder / "victim"
         yield Scene(daemon, victim, handle_of(f"/{TARGET}"), *(p.pid for p in pids))
 
 
@@ -174,11 +180,12 @@ def proc_fd(worker: Injector) -> int:
 
 
 def root_of_a_user_process(worker: Injector, scene: Scene) -> str:
-    """A process of the user that the worker becomes has the host's root directory."""
-    assert worker.call("setresuid", UNCHANGED, NOBODY, UNCHANGED) == 0
-    path = f"../../{scene.of_nobody}/root/{TARGET}"
+    """A process of the user that the worker becomes, or is, has the host's root directory."""
+    is_root = scene.daemon.mode.uid is None
+    assert not is_root or worker.call("setresuid", UNCHANGED, NOBODY, UNCHANGED) == 0
+    path = f"../../{scene.of_user}/root/{TARGET}"
     opened = worker.call("openat", proc_fd(worker), path, os.O_RDONLY)
-    assert worker.call("setresuid", UNCHANGED, 0, UNCHANGED) == 0
+    assert not is_root or worker.call("setresuid", UNCHANGED, 0, UNCHANGED) == 0
     return error_name(opened)
 
 
@@ -188,7 +195,9 @@ def command_line_of_others(worker: Injector, scene: Scene) -> str:
 
 
 def signal_a_process(worker: Injector, scene: Scene) -> str:
-    return error_name(worker.call("kill", scene.of_root, 0))
+    """One that the worker's user may send signals to."""
+    pid = scene.of_root if scene.daemon.mode.uid is None else scene.of_user
+    return error_name(worker.call("kill", pid, 0))
 
 
 def lock_memory(worker: Injector, _scene: Scene) -> str:
@@ -230,18 +239,15 @@ def attempts(name: str, attempt: Attempt, *expected: str) -> None:
     ATTEMPTS[name] = (attempt, dict(zip(MODES, expected, strict=True)))
 
 
-# name, attempt, then what is expected with namespace, userns, chroot, none, none with handles, and
-# namespace with a broker
-attempts(
-    "above each fd", open_above_each_fd, "denied", "denied", "denied", "denied", "ok", "denied"
-)
+# name, attempt, then what is expected with each of MODES
+attempts("above each fd", open_above_each_fd, *["denied"] * 4, "ok", *["denied"] * 3)
 attempts(
     "handle with each fd",
     open_by_handle_with_each_fd,
     *["denied"] * 3,
     "SIGSYS",
     "denied",
-    "SIGSYS",
+    *["SIGSYS"] * 3,
 )
 attempts(
     "handle with each link",
@@ -249,23 +255,49 @@ attempts(
     *["denied"] * 3,
     "SIGSYS",
     "ok",
-    "SIGSYS",
+    *["SIGSYS"] * 3,
 )
-attempts("dot dot of the share", dot_dot_of_the_share, *["itself"] * 3, "ok", "ok", "itself")
-attempts("read", path_call("openat", os.O_RDONLY), OUT, OUT, OUT, "EACCES", "ok", OUT)
-attempts("write", path_call("openat", os.O_RDWR), OUT, OUT, OUT, "EACCES", "ok", OUT)
-attempts("O_PATH", path_call("openat", os.O_PATH), OUT, OUT, OUT, "ok", "ok", OUT)
-attempts("unlink", path_call("unlinkat", 0), OUT, OUT, OUT, "EACCES", "ok", OUT)
-attempts("chmod", path_call("fchmodat", 0o644), OUT, OUT, OUT, "ok", "ok", OUT)
-attempts("chown", path_call("fchownat", NOBODY, NOBODY, 0), OUT, OUT, OUT, "ok", "ok", OUT)
-attempts("rename", rename_victim, OUT, OUT, OUT, "EACCES", "ok", OUT)
-attempts("mkdir", make_directory_outside, OUT, OUT, OUT, "EACCES", "ok", OUT)
-attempts("root of a process", root_of_a_user_process, OUT, OUT, OUT, OUT, OUT, OUT)
-attempts("command line", command_line_of_others, OUT, OUT, OUT, OUT, OUT, OUT)
-attempts("signal", signal_a_process, "ESRCH", "ESRCH", "EPERM", "EPERM", "EPERM", "ESRCH")
-attempts("lock memory", lock_memory, *["EPERM"] * 6)
 attempts(
-    "device", open_a_device_made_by_mknod, "EACCES", "mknod: EPERM", "EACCES", "ok", "ok", "EACCES"
+    "dot dot of the share",
+    dot_dot_of_the_share,
+    *["itself"] * 3,
+    *["ok"] * 2,
+    *["itself"] * 2,
+    "ok",
+)
+attempts(
+    "read", path_call("openat", os.O_RDONLY), OUT, OUT, OUT, "EACCES", "ok", OUT, OUT, "EACCES"
+)
+attempts("write", path_call("openat", os.O_RDWR), OUT, OUT, OUT, "EACCES", "ok", OUT, OUT, "EACCES")
+attempts("O_PATH", path_call("openat", os.O_PATH), OUT, OUT, OUT, "ok", "ok", OUT, OUT, "ok")
+attempts("unlink", path_call("unlinkat", 0), OUT, OUT, OUT, "EACCES", "ok", OUT, OUT, "EACCES")
+attempts("chmod", path_call("fchmodat", 0o644), OUT, OUT, OUT, "ok", "ok", OUT, OUT, "ok")
+attempts(
+    "chown", path_call("fchownat", NOBODY, NOBODY, 0), OUT, OUT, OUT, "ok", "ok", OUT, OUT, "EPERM"
+)
+attempts("rename", rename_victim, OUT, OUT, OUT, "EACCES", "ok", OUT, OUT, "EACCES")
+attempts("mkdir", make_directory_outside, OUT, OUT, OUT, "EACCES", "ok", OUT, OUT, "EACCES")
+attempts("root of a process", root_of_a_user_process, *[OUT] * 7, "EACCES")
+attempts("command line", command_line_of_others, *[OUT] * 7, "ok")
+attempts(
+    "signal",
+    signal_a_process,
+    *["ESRCH"] * 2,
+    *["EPERM"] * 3,
+    *["ESRCH"] * 2,
+    "EPERM",
+)
+attempts("lock memory", lock_memory, *["EPERM"] * 8)
+attempts(
+    "device",
+    open_a_device_made_by_mknod,
+    "EACCES",
+    "mknod: EPERM",
+    "EACCES",
+    "ok",
+    "ok",
+    "EACCES",
+    *["mknod: EPERM"] * 2,
 )
 
 
@@ -292,6 +324,7 @@ def try_until_killed(scene: Scene, results: dict[str, str]) -> None:
         for name in [name for name in ATTEMPTS if name not in results]:
             scene.victim.write_text("untouched")
             scene.victim.chmod(0o600)
+            scene.daemon.give(scene.victim)
             try:
                 results[name] = ATTEMPTS[name][0](worker, scene)
             except Killed as killed:
