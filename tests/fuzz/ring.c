@@ -15,6 +15,7 @@
 #include "driver.h"
 #include "fuzz.h"
 
+#include "transport/csrc/bad_chain.h"
 #include "worker/csrc/worker.h"
 
 enum {
@@ -153,6 +154,16 @@ static void check_chain(const struct chain *chain)
 	CHECK(chain->readable_len <= UINT32_MAX);
 }
 
+static uint32_t answer_bad(void)
+{
+	struct bad_chain bad;
+
+	bad_chain_read(&vring, &w->memory, &r->chain, &bad);
+	check_chain(&r->chain);
+	request_parse_header(r);
+	return request_reply(r, -EIO);
+}
+
 static void check_labels(void)
 {
 	const uint8_t *at = r->labels;
@@ -252,7 +263,7 @@ static void take_over(void)
 		CHECK(heads[i] < vring.size && !seen[heads[i]]++);
 		got = vring_repop(&vring, &w->memory, &r->chain);
 		CHECK(got == 1 || got == CHAIN_BAD);
-		vring_push(&vring, heads[i], got == 1 ? serve_one() : 0);
+		vring_push(&vring, heads[i], got == 1 ? serve_one() : answer_bad());
 	}
 	vring_publish(&vring);
 }
@@ -271,7 +282,7 @@ static void run_ring(void)
 			take_over();
 			continue;
 		}
-		vring_push(&vring, r->chain.head, got == 1 ? serve_one() : 0);
+		vring_push(&vring, r->chain.head, got == 1 ? serve_one() : answer_bad());
 		vring_driver_sleeps(&vring);
 		if (!header.publish_every || vring.pending >= header.publish_every)
 			vring_publish(&vring);

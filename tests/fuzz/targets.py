@@ -75,7 +75,12 @@ def _all_of(*packages: str) -> tuple[str, ...]:
     )
 
 
-VRING: Final = ("transport/guest_memory", "transport/vring", "transport/inflight")
+VRING: Final = (
+    "transport/guest_memory",
+    "transport/vring",
+    "transport/bad_chain",
+    "transport/inflight",
+)
 OPS: Final = ("ops.c", "ops_reply.c", "ops_share.c", "ops_worker.c")
 SERVING: Final = _all_of("transport", "worker")
 

@@ -28,7 +28,7 @@ OPTIONS = {
 SECONDS = 300  # far more than any program takes: the machine may be loaded
 
 MEMORY = ("transport/guest_memory",)
-VRING = (*MEMORY, "transport/vring", "transport/inflight")
+VRING = (*MEMORY, "transport/vring", "transport/bad_chain", "transport/inflight")
 TABLES = (
     "worker/inode_table",
     "worker/inode_fd",

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "driver.h"
 
+#include "transport/csrc/bad_chain.h"
+
 enum {
 	SIZE = 16,
 	FEATURES = DRIVER_INDIRECT_DESC | DRIVER_EVENT_IDX,
@@ -293,6 +295,47 @@ static void test_huge_claims(void)
 	driver_end(&d);
 }
 
+/* ---- what is sound of a bad chain ---- */
+
+/* Pop it, and read what there is: so many readable and writable bytes. */
+static void expect_sound(uint16_t head, uint64_t readable, uint64_t writable, uint64_t outside)
+{
+	struct bad_chain bad;
+
+	driver_offer(&d, head);
+	CHECK_EQUAL(driver_pop(&d), CHAIN_BAD);
+	bad_chain_read(&d.vring, &d.memory, &d.chain, &bad);
+	CHECK_EQUAL(d.chain.readable_len, readable);
+	CHECK_EQUAL(d.chain.writable_len, writable);
+	CHECK_EQUAL(bad.is_outside, outside != 0);
+	if (outside)
+		CHECK_EQUAL(bad.gpa, outside);
+	vring_push(&d.vring, d.chain.head, 0);
+	vring_publish(&d.vring);
+}
+
+static void test_what_is_sound_of_a_bad_chain(void)
+{
+	driver_start(&d, SIZE, FEATURES);
+	driver_set(&d, 0, DRIVER_DATA, 40, DRIVER_NEXT, 1);
+	driver_set(&d, 1, DRIVER_BYTES - 10, 30, DRIVER_NEXT, 2); /* runs out of memory */
+	driver_set(&d, 2, DRIVER_DATA + 100, 7, DRIVER_NEXT, 3);
+	driver_set(&d, 3, DRIVER_DATA + 200, 16, DRIVER_NEXT | DRIVER_WRITE, 4);
+	driver_set(&d, 4, DRIVER_BYTES + 5, 16, DRIVER_NEXT | DRIVER_WRITE, 5);
+	driver_set(&d, 5, DRIVER_DATA + 300, 16, DRIVER_WRITE, 0);
+	expect_sound(0, 50, 16, DRIVER_BYTES);
+	driver_set(&d, 1, DRIVER_DATA + 50, 30, DRIVER_NEXT, 2);
+	expect_sound(0, 77, 16, DRIVER_BYTES + 5);
+	driver_set(&d, 4, DRIVER_DATA + 250, 1, DRIVER_NEXT, 5); /* readable after writable */
+	expect_sound(0, 77, 32, 0);
+	driver_set(&d, 5, DRIVER_DATA + 300, 16, DRIVER_NEXT | DRIVER_WRITE, 0); /* a loop */
+	driver_offer(&d, 0);
+	CHECK_EQUAL(driver_pop(&d), CHAIN_BAD);
+	driver_set(&d, 6, DRIVER_BYTES + 64, 32, DRIVER_INDIRECT, 0);
+	expect_sound(6, 0, 0, DRIVER_BYTES + 64);
+	driver_end(&d);
+}
+
 /* ---- broken rings ---- */
 
 static void expect_broken(void)
@@ -570,6 +613,7 @@ int main(void)
 	RUN(test_indirect_needs_its_feature);
 	RUN(test_more_pieces_than_preadv_takes);
 	RUN(test_huge_claims);
+	RUN(test_what_is_sound_of_a_bad_chain);
 	RUN(test_avail_index_too_far_ahead);
 	RUN(test_head_out_of_range);
 	RUN(test_head_offered_twice);

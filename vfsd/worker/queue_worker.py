@@ -96,6 +96,7 @@ class QueueWorker:
             lib.SERVE_CONTROL: self._control,
             lib.SERVE_COLD: self._cold,
             lib.SERVE_BROKEN: self._broken,
+            lib.SERVE_UNSHARED: self._unshared,
         }
 
     def _create(self) -> Any:
@@ -244,6 +245,16 @@ class QueueWorker:
         while (index := lib.worker_broken_ring(self._worker)) >= 0:
             reason = text(lib.worker_ring_error(self._worker, index)) or "no reason given"
             self._channel.send({"event": "ring-broken", "vring": index, "reason": reason})
+
+    # SERVE_UNSHARED
+
+    def _unshared(self) -> None:
+        gpa = ffi.new("uint64_t *")
+        count = lib.worker_unshared(self._worker, gpa)
+        self._log.warn(
+            f"guest memory at {gpa[0]:#x} is not shared with virtiofsd: {count} requests failed; "
+            "QEMU shares what has share=on, also of memory that is plugged in later"
+        )
 
     # SERVE_COLD
 

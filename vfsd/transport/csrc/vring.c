@@ -25,7 +25,8 @@
  * call, and after asking for kicks.
  *
  * Two kinds of failure. VRING_BROKEN: an index that cannot be; nothing on this ring can be trusted
- * any more. CHAIN_BAD: one chain is malformed; it is completed with length 0 and the ring lives.
+ * any more. CHAIN_BAD: one chain is malformed, or names memory that the VMM does not share; it is
+ * read once more for an answer (bad_chain.c), and the ring lives.
  *
  * Recovery. Next avail = used.idx + number in flight. What the front-end says (SET_VRING_BASE) is
  * not used: cloud-hypervisor sends avail.idx there, which would skip requests, and everybody

@@ -18,7 +18,7 @@ enum {
 	CHAIN_SEGMENTS_MAX = 1024, /* of one direction; preadv2's IOV_MAX. 1 MiB needs 256 + 2 */
 
 	VRING_BROKEN = -1000, /* the ring itself is unusable: stop it */
-	CHAIN_BAD = -1001,    /* this chain is unusable: complete it with length 0 */
+	CHAIN_BAD = -1001,    /* this chain is unusable: see bad_chain.h */
 };
 
 /* A descriptor chain after translation. Neighbouring pieces are merged; no piece is empty. */

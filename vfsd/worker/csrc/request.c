@@ -321,6 +321,25 @@ static void reset(struct request *r)
 	r->done_bytes = 0;
 }
 
+/* Return: false if there is no header; it is zero then. *iov and *count move behind it. */
+static inline bool parse_header(struct request *r, struct iovec **iov, uint32_t *count)
+{
+	reset(r);
+	split_writable(r);
+	if (take(&r->in, iov, count, sizeof(r->in)) == sizeof(r->in))
+		return true;
+	memset(&r->in, 0, sizeof(r->in));
+	return false;
+}
+
+void request_parse_header(struct request *r)
+{
+	struct iovec *iov = r->chain.readable;
+	uint32_t count = r->chain.readable_count;
+
+	(void)!parse_header(r, &iov, &count);
+}
+
 int request_parse(struct worker *w, struct request *r)
 {
 	struct iovec *iov = r->chain.readable;
@@ -328,12 +347,8 @@ int request_parse(struct worker *w, struct request *r)
 	const struct fuse_op *op;
 	uint64_t len;
 
-	reset(r);
-	split_writable(r);
-	if (take(&r->in, &iov, &count, sizeof(r->in)) < sizeof(r->in)) {
-		memset(&r->in, 0, sizeof(r->in));
+	if (!parse_header(r, &iov, &count))
 		return -EIO;
-	}
 	if (r->in.len < sizeof(r->in) || r->in.len > r->chain.readable_len)
 		return -EIO;
 	len = r->in.len - sizeof(r->in);

@@ -83,6 +83,7 @@ struct request {
 	int fd2;
 	uint64_t done_bytes; /* READ, WRITE: moved before it left the loop */
 	struct open_file *file2;
+	bool appends;	   /* WRITE: to the end, wherever that is */
 	bool kill_suidgid; /* its thread must not have CAP_FSETID */
 	bool held;	   /* its files are pinned */
 	bool holds_fd;	   /* its thread has an fd of its own, and closes it */
@@ -102,6 +103,10 @@ struct request {
  * may be 0 then), with in.opcode 0 if not even the header could be read.
  */
 int request_parse(struct worker *w, struct request *r) must_check;
+
+/* The same for a request that is refused whatever it says: only the header, zero if there is none,
+ * and where the reply's header goes. */
+void request_parse_header(struct request *r);
 
 /* Is `name` one component: 1..NAME_MAX bytes, no '/', not "." or ".."? Return: 0, -EINVAL, -ENOENT
  * (empty), -ENAMETOOLONG. */

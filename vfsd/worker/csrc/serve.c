@@ -26,6 +26,7 @@
  */
 #include "worker/csrc/serve.h"
 
+#include "transport/csrc/bad_chain.h"
 #include "worker/csrc/inode_trim.h"
 #include "worker/csrc/label.h"
 #include "worker/csrc/ops_open.h"
@@ -49,10 +50,11 @@ enum {
 	BATCH_NS = 100 * 1000, /* a turn ends earlier when requests are slow */
 	FDS_RESERVED = 1024,
 	FDS_UNLIMITED = 1 << 20,
-	CONTROL_NS = 1000 * 1000, /* look at control_fd this often while busy */
-	CLOSE_NS = 1000 * 1000,	  /* close what was retired this often while busy … */
-	CLOSE_FROM = 256,	  /* … or when so much was … */
-	CLOSE_PART = 4,		  /* … or one in so many of the fds that there can be */
+	CONTROL_NS = 1000 * 1000,	  /* look at control_fd this often while busy */
+	UNSHARED_NS = 1000 * 1000 * 1000, /* between two reports of memory that is not shared */
+	CLOSE_NS = 1000 * 1000,		  /* close what was retired this often while busy … */
+	CLOSE_FROM = 256,		  /* … or when so much was … */
+	CLOSE_PART = 4,			  /* … or one in so many of the fds that there can be */
 };
 
 #define op_NULL_HANDLER			    NULL /* cold ops have no home in C */
@@ -269,6 +271,34 @@ static void break_ring(struct worker *w, struct worker_ring *ring)
 	w->any_broken = true;
 }
 
+/* Chains that nobody could walk are counted, and now and then reported. */
+static void note_unshared(struct worker *w, uint64_t gpa)
+{
+	w->unshared_count++;
+	w->unshared_gpa = gpa;
+	if (!w->unshared_at_ns || w->now_ns - w->unshared_at_ns >= UNSHARED_NS)
+		w->unshared_untold = true;
+}
+
+/* A chain that is malformed, or names memory that the VMM does not share with us: EIO, where the
+ * header of the reply can be reached. Apart, so that no other chain pays for it. */
+static __attribute__((noinline, cold)) void refuse_chain(struct worker *w, struct request *r)
+{
+	struct worker_ring *ring = r->ring;
+	struct bad_chain bad;
+	uint32_t len = 0;
+
+	bad_chain_read(&ring->vring, &w->memory, &r->chain, &bad);
+	if (bad.is_outside)
+		note_unshared(w, bad.gpa);
+	request_parse_header(r);
+	if (!(fuse_op(r->in.opcode)->flags & OP_NO_REPLY))
+		len = request_reply(r, -EIO);
+	vring_push(&ring->vring, r->chain.head, len);
+	w->table->vrings[ring->vring.index].bad_chains++;
+	give_request(w, r);
+}
+
 /* Before the end of a turn that began at `start` and has served so many. */
 static bool publish_is_due(const struct worker *w, const struct worker_ring *ring, uint64_t start,
 			   uint32_t served)
@@ -302,15 +332,15 @@ static uint32_t serve_ring(struct worker *w, struct worker_ring *ring)
 				ring_publish(w, ring);
 			continue;
 		}
-		give_request(w, r);
-		if (got != CHAIN_BAD) {
-			if (got == VRING_BROKEN)
-				break_ring(w, ring);
-			break;
+		if (got == CHAIN_BAD) {
+			served++;
+			refuse_chain(w, r);
+			continue;
 		}
-		served++;
-		counter->bad_chains++;
-		vring_push(&ring->vring, r->chain.head, 0);
+		give_request(w, r);
+		if (got == VRING_BROKEN)
+			break_ring(w, ring);
+		break;
 	}
 	counter->requests += served;
 	direct_io_submit(w->direct_io);
@@ -452,6 +482,8 @@ static int reason_to_return(struct worker *w)
 		return SERVE_COLD;
 	if (w->any_broken && find_broken(w) >= 0)
 		return SERVE_BROKEN;
+	if (w->unshared_untold)
+		return SERVE_UNSHARED;
 	return control_wanted(w) ? SERVE_CONTROL : 0;
 }
 
@@ -760,6 +792,17 @@ bool worker_take_refusal(struct worker *w, struct refusal *ret)
 	w->refusal.is_taken = true;
 	*ret = w->refusal;
 	return true;
+}
+
+uint64_t worker_unshared(struct worker *w, uint64_t *ret_gpa)
+{
+	uint64_t count = w->unshared_count;
+
+	w->unshared_untold = false;
+	w->unshared_count = 0;
+	w->unshared_at_ns = w->now_ns;
+	*ret_gpa = w->unshared_gpa;
+	return count;
 }
 
 uint32_t worker_cold_request(struct worker *w, const uint8_t **ret_arg, uint32_t *ret_len)

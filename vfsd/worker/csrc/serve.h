@@ -13,9 +13,10 @@
 #include "worker/csrc/worker_table.h"
 
 enum serve_reason {
-	SERVE_CONTROL = 1, /* control_fd is readable, or the device state has a new generation */
-	SERVE_COLD = 2,	   /* an op for Python: worker_cold_*; serve() then goes on */
-	SERVE_BROKEN = 3,  /* a ring broke: worker_broken_* */
+	SERVE_CONTROL = 1,  /* control_fd is readable, or the device state has a new generation */
+	SERVE_COLD = 2,	    /* an op for Python: worker_cold_*; serve() then goes on */
+	SERVE_BROKEN = 3,   /* a ring broke: worker_broken_* */
+	SERVE_UNSHARED = 4, /* requests name memory that is not shared: worker_unshared */
 };
 
 enum {
@@ -80,6 +81,11 @@ struct refusal {
 
 /* After SERVE_CONTROL. Return: true once, with *ret, when there was a refusal. */
 bool worker_take_refusal(struct worker *w, struct refusal *ret);
+
+/* After SERVE_UNSHARED, once in a while at most: how many requests named memory outside of guest
+ * memory since the last time, and a guest address that one of them named. They were answered with
+ * EIO. */
+uint64_t worker_unshared(struct worker *w, uint64_t *ret_gpa);
 
 /* After SERVE_COLD: the op waiting (FUSE_INIT, FUSE_DESTROY) with its argument bytes (a private
  * copy, valid until the reply). Return: the opcode, or 0 when there is none. */

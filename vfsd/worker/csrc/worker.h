@@ -99,8 +99,12 @@ struct worker {
 	struct request *requests;    /* REQUESTS_MAX of them */
 	uint32_t requests_used;	     /* the first ones; the others are still untouched */
 	struct request *free_requests;
-	struct request *cold; /* waits for Python */
-	bool any_broken;      /* some ring has broken_unreported */
+	struct request *cold;	 /* waits for Python */
+	bool any_broken;	 /* some ring has broken_unreported */
+	bool unshared_untold;	 /* a chain named memory outside of guest memory … */
+	uint64_t unshared_gpa;	 /* … there */
+	uint64_t unshared_count; /* such chains since that was told … */
+	uint64_t unshared_at_ns; /* … at this time */
 	struct lock_waiters lock_waiters;
 	uint8_t *cold_arg;
 	uint32_t cold_len;
