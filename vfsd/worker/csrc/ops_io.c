@@ -139,7 +139,7 @@ static int do_write(struct request *r)
 {
 	const struct fuse_write_in *in = REQUEST_ARG(r, struct fuse_write_in);
 	ssize_t written = pwritev2(r->fd, r->data_in, (int)r->data_in_count, (off_t)in->offset,
-				   is_append(in, r->file) ? RWF_APPEND : 0);
+				   r->appends ? RWF_APPEND : 0);
 
 	if (written < 0 && r->done_bytes)
 		written = 0;
@@ -244,7 +244,8 @@ int op_write(struct worker *w, struct request *r)
 
 	if (!file)
 		return -EBADF;
-	if (file->flags & FILE_ONLY_GROWS && !is_append(in, file))
+	r->appends = is_append(in, file);
+	if (file->flags & FILE_ONLY_GROWS && !r->appends)
 		return -EPERM; /* of a mapping: its place is not the end */
 	if (!is_offset(in->offset) || in->size > r->data_in_len)
 		return -EINVAL;
@@ -258,7 +259,7 @@ int op_write(struct worker *w, struct request *r)
 	r->data_in_len = in->size;
 	r->fd = file->fd;
 	r->file = file;
-	if (is_append(in, file)) {
+	if (r->appends) {
 		err = begin_append(w, r);
 		if (err)
 			return err;
