@@ -462,7 +462,7 @@ def test_nothing_is_imported_after_the_start() -> None:
         if (names := _imported_late(path))
     }
     assert late == {
-        "cli.py": {"shutil"},
+        "cli.py": {"json", "shutil"},
         "config_file.py": {"tomllib"},
         "listener.py": {"grp"},
         "settings.py": {"difflib"},
