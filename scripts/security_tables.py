@@ -152,7 +152,12 @@ ATTACKS: Final = (
     Attack(
         "a worker that was taken over asks the broker for what is not in the share",
         "refused; with `--userns` there is no broker, as nobody can open handles",
-        ("hostile/test_handle_broker.py", "hostile/test_handles.py", "worker/test_handles.py"),
+        (
+            "hostile/test_handle_broker.py",
+            "hostile/test_broker_neighbours.py",
+            "hostile/test_handles.py",
+            "worker/test_handles.py",
+        ),
     ),
     Attack(
         "a worker or pool that was taken over sends anything to the supervisor",

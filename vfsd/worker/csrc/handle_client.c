@@ -32,7 +32,7 @@ static int send_request(const struct handle_client *c, const struct handle_reque
 		return 0;	  /* where there is no room, there is much to be answered */
 	if (err == -ETOOMANYREFS) /* this user has too many fds in sockets */
 		return -ENFILE;
-	return err == -EPIPE || err == -ECONNRESET ? -EIO : err;
+	return err ? -EIO : 0;
 }
 
 /* Take what has come in, if anything has. Return: bytes, 0 (the broker is gone), or -errno; *ret_fd
