@@ -224,7 +224,7 @@ def test_memory_on_a_file_system_that_hangs_holds_up_no_supervisor(
     size = 1 << 20
     (tmp_path / "source" / "memory").write_bytes(bytes(size))
     with (
-        Daemon(share=tmp_path / "share") as daemon,
+        Daemon("--inode-file-handles=prefer", share=tmp_path / "share") as daemon,
         Frontend(daemon.socket) as frontend,
         (share.path / "memory").open("r+b") as file,
     ):

@@ -78,7 +78,9 @@ def test_events_of_workers(content: dict[str, Any], event: object) -> None:
 @pytest.mark.parametrize(
     ("content", "event"),
     [
-        ({"event": "ready"}, PoolReady()),
+        ({"event": "ready"}, PoolReady(False)),
+        ({"event": "ready", "opens_handles": True}, PoolReady(True)),
+        ({"event": "ready", "opens_handles": 1}, PoolReady(False)),
         ({"event": "failed", "error": "why"}, PoolFailed("why")),
         (
             {"event": "worker-died", "slot": 3, "signal": 9, "respawned": True},

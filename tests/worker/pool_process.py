@@ -164,14 +164,14 @@ class PoolProcess:
         packet = self.channel.receive()
         assert packet is not None
         self._first.wait(SECONDS)
-        if packet.content == {"event": "ready"}:
+        if packet.content.get("event") == "ready":
             assert packet.pid is not None
             self.pid = packet.pid
             self._pidfd = os.pidfd_open(packet.pid)
         return packet.content
 
     def start(self) -> "PoolProcess":
-        assert self.first_event() == {"event": "ready"}
+        assert self.first_event()["event"] == "ready"
         return self
 
     def ask(self, op: str, passed: tuple[int, ...] = (), **content: Any) -> dict[str, Any]:

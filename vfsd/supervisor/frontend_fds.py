@@ -58,17 +58,17 @@ def _check(message: Message) -> None:
 
 
 def memory_hazard(message: Message) -> str | None:
-    """What the operator should know of the memory in `message`, whose fds check_fds() has seen.
-    Raises as check_fds()."""
+    """What the operator should know of the memory in `message`, whose fds check_fds() has seen, if
+    workers open file handles by themselves. Raises as check_fds()."""
     if not isinstance(message.payload, MemoryTable | MemoryRegion):
         return None
     with _looking(message):
         files = [_link(fd) for fd in message.fds if not _is_memory(fd)]
     return next(
         (
-            f"guest memory is in the file {path!r}: whoever takes a worker over can open"
-            " every file of its file system where workers open file handles; use a memfd"
-            " (memory-backend-memfd), tmpfs or hugetlbfs"
+            f"guest memory is in the file {path!r}, and workers open file handles: whoever takes a"
+            " worker over can open every file of that file system; use a memfd"
+            " (memory-backend-memfd), tmpfs or hugetlbfs, or --inode-file-handles=signed"
             for path in files
         ),
         None,

@@ -69,6 +69,7 @@ class Pool:
         self.pid: int | None = None
         self.pidfd: int | None = None
         self.ready = False
+        self.opens_handles = False  # as the pool said before it had a guest
         self.numbers: dict[int, int] = {}
         self.spawned: set[int] = set()
         self.ended: set[int] = set()  # slots whose worker is not created again
@@ -262,7 +263,7 @@ class Pool:
         if isinstance(event, PoolFailed):
             raise OperatorError(event.error)
         if isinstance(event, PoolReady) and packet.pid:
-            self.pid = packet.pid
+            self.pid, self.opens_handles = packet.pid, event.opens_handles
             self.watch(os.pidfd_open(packet.pid))
             if self._first is not None:  # it has made the pool and exits
                 if not _has_ended(self._first, START_SECONDS):
@@ -297,6 +298,7 @@ class Pool:
             "stderr": self.stderr.fd,
             "pid": self.pid,
             "pidfd": self.pidfd,
+            "opens_handles": self.opens_handles,
             "numbers": list(self.numbers.items()),
             "spawned": sorted(self.spawned),
             "ended": sorted(self.ended),
@@ -313,6 +315,7 @@ class Pool:
         pool = cls(loop, launcher, channel, segments, listeners, stderr)
         pool.pid = row["pid"]
         pool.watch(row["pidfd"])
+        pool.opens_handles = row["opens_handles"]
         pool.numbers = dict(row["numbers"])
         pool.spawned = set(row["spawned"])
         pool.ended = set(row["ended"])

@@ -288,7 +288,7 @@ class Service:
 
     def _hazards(self, message: Message) -> list[Effect]:
         """One line for each front-end whose memory widens what file handles reach."""
-        if self._is_warned or self._options.inode_file_handles in ("never", "signed"):
+        if self._is_warned or not (self._backend and self._backend.pool.opens_handles):
             return []
         hazard = memory_hazard(message)
         self._is_warned = hazard is not None

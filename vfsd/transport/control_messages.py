@@ -174,7 +174,10 @@ def _log_line(content: Content) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class PoolReady:
-    """Isolated, tables mapped, ready to create workers."""
+    """Isolated, tables mapped, ready to create workers. `opens_handles`: these open file handles by
+    themselves."""
+
+    opens_handles: bool
 
 
 @dataclass(frozen=True)
@@ -210,7 +213,7 @@ def decode_pool_event(content: Content, slots: int) -> PoolEvent:
         return PoolLog(*_log_line(content))
     match content.get("event"):
         case "ready":
-            return PoolReady()
+            return PoolReady(content.get("opens_handles") is True)
         case "failed":
             return PoolFailed(text(content, "error"))
         case "worker-died":

@@ -104,10 +104,10 @@ class Pool:
 
     def run(self) -> None:
         setproctitle(f"vfsd: {self._job.name} pool")
-        self._send({"event": "ready"})
+        held = self._sandbox.handles
+        self._send({"event": "ready", "opens_handles": held.outcome.is_raw})
         for note in self._sandbox.notes:
             self._log.warn(note)
-        held = self._sandbox.handles
         self._log.write("warn" if held.is_hazard else "info", held.line)
         while self._turn_safely():
             pass
