@@ -3,7 +3,7 @@
 
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -75,6 +75,42 @@ def mount_of(pid: int, fd: int) -> str:
     """The id of the mount that a process's fd belongs to."""
     info = Path(f"/proc/{pid}/fdinfo/{fd}").read_text()
     return info.partition("mnt_id:")[2].split()[0]
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Iterator[Path]:
+    """A file system with a file `shared` in it; the test unmounts it."""
+    require("root")
+    subprocess.run(["mount", "-t", "tmpfs", "share", str(tmp_path)], check=True)
+    (tmp_path / "shared").touch()
+    yield tmp_path
+    subprocess.run(["umount", "-l", tmp_path], check=False, capture_output=True)
+
+
+@pytest.mark.parametrize("options", ["--sandbox=namespace", "--userns", "--sandbox=chroot"])
+def test_a_share_that_was_unmounted_is_served_to_no_other_vmm(options: str, mounted: Path) -> None:
+    """The guest that is connected keeps the files."""
+    with Daemon("--keep-listening", options, share=mounted) as daemon:
+        with Frontend(daemon.socket) as frontend:
+            guest = Guest(frontend.setup(1))
+            guest.init()
+            assert subprocess.run(["umount", mounted], check=False, capture_output=True).returncode
+            subprocess.run(["umount", "-l", mounted], check=True)
+            guest.lookup(ROOT, b"shared")
+        assert daemon.process.wait(20) == 1
+        (line,) = (line for line in daemon.log.read_text().splitlines() if "error: " in line)
+        assert line.endswith(
+            f"'{mounted}' was unmounted on the host, so no sandbox can be made of it; mount it and"
+            " start virtiofsd again"
+        )
+
+
+def test_without_a_sandbox_a_share_that_was_unmounted_is_served(mounted: Path) -> None:
+    with Daemon("--keep-listening", "--sandbox=none", share=mounted) as daemon:
+        assert names_in_root(daemon) == {"shared"}
+        subprocess.run(["umount", "-l", mounted], check=True)
+        assert names_in_root(daemon) == {"shared"}
+        assert names_in_root(daemon) == {"shared"}
 
 
 @pytest.mark.parametrize("options", [(), ("--readonly",)])

@@ -41,9 +41,7 @@ def prepare(job: Job, sandbox: Sandbox) -> None:
 def _reach(sandbox: Sandbox) -> Reach:
     number = ffi.new("uint64_t *")
     is_root = bool(check(lib.isolate_mount_of(sandbox.root_fd, number)))
-    fd = os.open("self/mountinfo", os.O_RDONLY | os.O_CLOEXEC, dir_fd=sandbox.proc_fd)
-    with os.fdopen(fd, errors="backslashreplace") as file:
-        return handles.reach(file.read(), number[0], is_root)
+    return handles.reach(sandbox.mountinfo(), number[0], is_root)
 
 
 def _can_open(job: Job, sandbox: Sandbox) -> bool:

@@ -71,7 +71,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from vfsd.transport.errors import describe
-from vfsd.transport.native import check, lib
+from vfsd.transport.native import check, ffi, lib
 from vfsd.worker import handle_broker, id_map, restrictions
 from vfsd.worker.job import Job
 from vfsd.worker.sandbox import IS_ROOT, IsolationError, Sandbox, attempt
@@ -88,6 +88,7 @@ NAMESPACES: Final = (
     | lib.NAMESPACE_UTS
 )
 _OTHER_MODES: Final = f"try --sandbox=chroot{'' if IS_ROOT else ' (as root)'} or --sandbox=none"
+_NO_MOUNTS: Final = "try --sandbox=none"
 _CHROOT_HINT: Final = (
     "without CAP_SYS_ADMIN a chroot would not hold a worker that is taken over; "
     f"run {'' if IS_ROOT else 'as root '}with it, or try --sandbox=namespace or --sandbox=none"
@@ -256,13 +257,30 @@ def _restrict_tree(tree: int, job: Job, sandbox: Sandbox) -> None:
             " and nosuid for the sandbox; devices of the guest's are refused by their type alone"
         )
         return
-    attempt("make the mounts of the share nodev and nosuid", _OTHER_MODES, lambda: check(result))
+    attempt("make the mounts of the share nodev and nosuid", _NO_MOUNTS, lambda: check(result))
+
+
+def _is_mounted(sandbox: Sandbox) -> bool:
+    """Is the shared directory still on a mount of this namespace? After `umount -l` it is on none,
+    and the kernel copies no such mount (EINVAL)."""
+    number = ffi.new("uint64_t *")
+    fd = _open_root(".")
+    try:
+        check(lib.isolate_mount_of(fd, number))
+    finally:
+        os.close(fd)
+    return any(int(line.split()[0]) == number[0] for line in sandbox.mountinfo().splitlines())
 
 
 def _attach_copy(job: Job, sandbox: Sandbox) -> int:
     """Mount the shared directory on itself, with all that is mounted in it; an fd of that mount."""
-    what, hint = repr(job.shared_dir), _OTHER_MODES
+    what, hint = repr(job.shared_dir), _NO_MOUNTS
     attempt("keep mounts from the host", hint, lambda: check(lib.isolate_receive_mounts_only()))
+    if not _is_mounted(sandbox):
+        raise IsolationError(
+            f"{what} was unmounted on the host, so no sandbox can be made of it; mount it and start"
+            " virtiofsd again"
+        )
     tree = attempt(f"copy the mounts of {what}", hint, lambda: check(lib.isolate_copy_tree(b".")))
     _restrict_tree(tree, job, sandbox)
     attempt(f"mount {what} on itself", hint, lambda: check(lib.isolate_attach_tree(tree, b".")))

@@ -30,6 +30,12 @@ class Sandbox:
     has_capset: bool = True  # else a worker cannot give up CAP_FSETID for a request
     notes: list[str] = field(default_factory=list)
 
+    def mountinfo(self) -> str:
+        """/proc/self/mountinfo; what is not text in a path is escaped."""
+        fd = os.open("self/mountinfo", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.proc_fd)
+        with os.fdopen(fd, errors="backslashreplace") as file:
+            return file.read()
+
 
 def attempt(what: str, hint: str, action: Callable[[], int | None]) -> int:
     """Do one step; its failure says what was tried, why it failed, and what to do."""
