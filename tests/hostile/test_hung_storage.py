@@ -17,10 +17,21 @@ from tests.sandbox_modes import SandboxMode, in_each_mode
 
 from .daemon import Daemon, wait_until
 from .driver import SET_MEM_TABLE, Frontend, Region, Segment
-from .fuse import IN_HEADER, READ_IN, RELEASE_IN, ROOT, Guest, Op, Pending, parse_dirents
+from .fuse import (
+    IN_HEADER,
+    OPEN_IN,
+    READ_IN,
+    RELEASE_IN,
+    ROOT,
+    Guest,
+    Op,
+    Pending,
+    parse_dirents,
+)
 from .hung import HungMount, waits_for_a_server
 
 RETIRED_MAX = 4096  # RECLAIM_MAX of reclaim.h
+CLOSING_WAIT = 0.5  # seconds: CLOSING_WAIT_MS of inode_fd.c
 
 
 @pytest.fixture
@@ -93,6 +104,64 @@ def test_a_worker_is_replaced_while_what_it_served_hangs(
             frontend.restart_ring(2)
             guest.getattr(ROOT)
         guest.lookup(slow, b"1", queue=2)
+
+
+# No fd is left, as closing hangs.
+
+LIMIT = 512  # open files of the daemon
+GONE = 160
+KNOWN = 20
+
+
+@pytest.fixture
+def flushing(share: HungMount, tmp_path: Path) -> Iterator[HungMount]:
+    """A directory, tmp_path/other, with a mount `mnt` in it whose server is asked at each close(2):
+    its files are on `share`, which is no local file system."""
+    (tmp_path / "other").mkdir()
+    with HungMount(tmp_path / "other", share.path / "source") as mounted:
+        yield mounted
+
+
+def test_while_closing_hangs_not_every_request_waits_for_an_fd(
+    flushing: HungMount, tmp_path: Path
+) -> None:
+    """Each thread that closes takes several fds, and hangs with the first."""
+    for i in range(GONE):
+        (flushing.path / str(i)).touch()
+    for i in range(KNOWN):
+        (tmp_path / "other" / str(i)).touch()
+    options = (f"--rlimit-nofile={LIMIT}", "--inode-file-handles=prefer")
+    with (
+        Daemon(*options, share=tmp_path / "other") as daemon,
+        Frontend(daemon.socket) as frontend,
+    ):
+        guest = Guest(frontend.setup(1))
+        guest.init()
+        known = [guest.lookup(ROOT, b"%d" % i).nodeid for i in range(KNOWN)]
+        slow = guest.lookup(ROOT, b"mnt").nodeid
+        nodeids = [guest.lookup(slow, b"%d" % i).nodeid for i in range(GONE)]
+        opened = [(nodeid, guest.open(nodeid)) for nodeid in nodeids]
+        with flushing.hanging():
+            for nodeid, fh in opened:
+                guest.release(nodeid, fh)
+            use_up_fds(guest)
+            before = time.monotonic()
+            errors = {error_of_getattr(guest, nodeid) for nodeid in known}
+            seconds = time.monotonic() - before
+        assert errors == {errno.ENFILE}
+        assert seconds < KNOWN * CLOSING_WAIT / 2
+        wait_until(lambda: error_of_getattr(guest, known[-1]) == 0, 10, "fds are closed")
+
+
+def use_up_fds(guest: Guest) -> None:
+    body = OPEN_IN.pack(os.O_RDONLY | os.O_DIRECTORY, 0)
+    while not (error := guest.ask(Op.OPENDIR, ROOT, body, room=16).error):
+        pass
+    assert error == errno.ENFILE
+
+
+def error_of_getattr(guest: Guest, nodeid: int) -> int:
+    return guest.ask(Op.GETATTR, nodeid, bytes(16), room=104).error
 
 
 # The guest's memory changes.

@@ -16,7 +16,7 @@ enum {
 };
 
 /* Threads live as long as the process, so this is never freed. */
-static uint32_t loose; /* fds, counted down */
+static struct worker_row row; /* counts fds down */
 
 static struct offload *o;
 static struct request *requests;
@@ -154,7 +154,7 @@ static void test_closing(void)
 
 static void test_without_threads(void)
 {
-	struct offload *none = offload_create(0, &loose);
+	struct offload *none = offload_create(0, &row);
 	int32_t fd = dup(2);
 
 	CHECK(none);
@@ -169,7 +169,7 @@ static void test_without_threads(void)
 
 int main(void)
 {
-	o = offload_create(THREADS, &loose);
+	o = offload_create(THREADS, &row);
 	requests = calloc(REQUESTS, sizeof(*requests));
 	CHECK(o && requests);
 	RUN(test_a_slow_one_delays_nobody);

@@ -850,7 +850,7 @@ static void test_what_waits_to_be_closed_is_held_by_the_worker_if_by_no_table(vo
 	reclaim_quiescent(r);
 	CHECK_EQUAL(reclaim_collect(r), 2);
 	CHECK_EQUAL(b.workers->rows[0].loose_fds, 2);
-	reclaim_close(&b.workers->rows[0].loose_fds, cached.fd);
+	reclaim_close(&b.workers->rows[0], cached.fd);
 	CHECK(!worker_table_held_nothing(b.workers, 0, 0));
 	fd_close(&b, r->close[0]);
 	b.workers->rows[0].loose_fds--;

@@ -96,17 +96,37 @@ static int open_by_open_file(struct worker *w, const struct inode *inode)
 	return -ESTALE;
 }
 
-/* A thread closes the fds that were given up. While other programs keep that thread from the CPU,
+static uint64_t closed_fds(const struct worker *w)
+{
+	uint64_t count = 0;
+
+	for (uint32_t i = 0; i < w->table->slots && i < WORKER_SLOTS_MAX; i++)
+		count += __atomic_load_n(&w->table->rows[i].closed_fds, __ATOMIC_RELAXED);
+	return count;
+}
+
+/* May closing what was given up help? The tables are below their limit then. */
+static bool is_worth_a_wait(const struct worker *w)
+{
+	return !inode_fd_budget(w) && inode_fd_unclosed(w) && w->futile_wait != closed_fds(w) + 1;
+}
+
+/*
+ * A thread closes the fds that were given up. While other programs keep that thread from the CPU,
  * the process may have no fd left although the tables hold few: that passes within moments, and is
- * no reason for an error. */
+ * no reason for an error. But close(2) may hang in storage. So after a wait in vain no request of
+ * this worker waits until an fd has been closed.
+ */
 static int open_path(struct worker *w, const struct inode *inode)
 {
-	int fd = open_path_once(w, inode);
+	int ms = 0, fd = open_path_once(w, inode);
 
-	for (int ms = 0; fd == -ENFILE && inode_fd_unclosed(w) && ms < CLOSING_WAIT_MS; ms++) {
+	for (; fd == -ENFILE && is_worth_a_wait(w) && ms < CLOSING_WAIT_MS; ms++) {
 		nanosleep(&(struct timespec){.tv_nsec = 1000 * 1000}, NULL);
 		fd = open_path_once(w, inode);
 	}
+	if (ms == CLOSING_WAIT_MS)
+		w->futile_wait = closed_fds(w) + 1;
 	return fd == -ESTALE ? open_by_open_file(w, inode) : fd;
 }
 

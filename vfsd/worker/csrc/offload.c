@@ -38,7 +38,7 @@ struct offload {
 	uint32_t outstanding;	  /* only the loop touches it */
 	uint32_t completed_count; /* atomic */
 	int event_fd;
-	uint32_t *loose_fds;
+	struct worker_row *row;
 	pthread_mutex_t mutex;
 	pthread_cond_t work;
 	struct request_list queue;
@@ -72,14 +72,14 @@ static struct request *list_take(struct request_list *list)
 	return r;
 }
 
-struct offload *offload_create(uint32_t threads, uint32_t *loose_fds)
+struct offload *offload_create(uint32_t threads, struct worker_row *row)
 {
 	struct offload *o = calloc(1, sizeof(*o));
 
 	if (!o)
 		return NULL;
 	o->threads_max = threads;
-	o->loose_fds = loose_fds;
+	o->row = row;
 	o->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (o->event_fd < 0) {
 		free(o);
@@ -169,7 +169,7 @@ static void run_closes(struct offload *o)
 	}
 	pthread_mutex_unlock(&o->mutex);
 	for (uint32_t i = 0; i < count; i++)
-		reclaim_close(o->loose_fds, fds[i]);
+		reclaim_close(o->row, fds[i]);
 	pthread_mutex_lock(&o->mutex);
 }
 
@@ -269,7 +269,7 @@ void offload_close(struct offload *o, const int32_t *fds, uint32_t count)
 		o->close[(o->close_first + o->close_count++) % CLOSE_RING] = fds[i];
 	unlock_and_wake(o, wake);
 	for (uint32_t i = 0; !threads && i < count; i++)
-		reclaim_close(o->loose_fds, fds[i]);
+		reclaim_close(o->row, fds[i]);
 }
 
 struct request *offload_completed(struct offload *o)

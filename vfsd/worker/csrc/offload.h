@@ -11,12 +11,13 @@
 
 #include "transport/csrc/types.h"
 #include "worker/csrc/request.h"
+#include "worker/csrc/worker_table.h"
 
 struct offload;
 
-/* Threads are started when first needed, `threads` at the most; `loose_fds` counts down as fds are
- * closed (worker_table.h). Return: NULL without memory. */
-struct offload *offload_create(uint32_t threads, uint32_t *loose_fds);
+/* Threads are started when first needed, `threads` at the most; fds that are closed are counted
+ * in `row`. Return: NULL without memory. */
+struct offload *offload_create(uint32_t threads, struct worker_row *row);
 /* Readable (eventfd) when completions wait. */
 int offload_fd(const struct offload *o);
 

@@ -16,10 +16,11 @@ enum {
 
 _Static_assert(!(RECLAIM_MAX & (RECLAIM_MAX - 1)), "thing_at() takes the ring for a power of 2");
 
-void reclaim_close(uint32_t *loose_fds, int fd)
+void reclaim_close(struct worker_row *row, int fd)
 {
 	close(fd);
-	__atomic_sub_fetch(loose_fds, 1, __ATOMIC_ACQ_REL);
+	__atomic_add_fetch(&row->closed_fds, 1, __ATOMIC_RELAXED);
+	__atomic_sub_fetch(&row->loose_fds, 1, __ATOMIC_ACQ_REL);
 }
 
 void reclaim_init(struct reclaim *r, struct worker_table *workers, uint32_t slot)
@@ -229,7 +230,7 @@ static bool make_room(struct reclaim *r)
 		int fd = free_or_repay_first(r);
 
 		if (fd >= 0)
-			reclaim_close(&r->workers->rows[r->slot].loose_fds, fd);
+			reclaim_close(&r->workers->rows[r->slot], fd);
 	}
 	return oldest;
 }

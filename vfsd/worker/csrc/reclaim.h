@@ -68,8 +68,8 @@ void reclaim_quiescent(struct reclaim *r);
 /* It holds nothing and will not until reclaim_quiescent: before sleeping. */
 void reclaim_offline(struct reclaim *r);
 void reclaim_retire(struct reclaim *r, struct retired thing);
-/* Close one of r->close, or another fd that was counted as loose (worker_table.h). */
-void reclaim_close(uint32_t *loose_fds, int fd);
+/* Close one of r->close, or another fd that was counted in row->loose_fds. */
+void reclaim_close(struct worker_row *row, int fd);
 /* Free what may be freed; fds go to r->close until that is full. Return: fds in r->close. */
 uint32_t reclaim_collect(struct reclaim *r);
 

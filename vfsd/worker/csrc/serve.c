@@ -563,7 +563,7 @@ struct worker *worker_create(const struct worker_config *config)
 	w->records = config->records;
 	handle_client_init(&w->handles, config->handles_fd, clock_ns());
 	limit_fds(w);
-	w->offload = offload_create(config->threads, &w->row->loose_fds);
+	w->offload = offload_create(config->threads, w->row);
 	if (config->threads && config->policy.allow_direct_io)
 		w->direct_io = direct_io_create();
 	w->pins = file_pins_create(w->files);

@@ -84,6 +84,7 @@ struct worker {
 	uint64_t fds_max;	/* of inodes and open files */
 	uint64_t inode_fds_max; /* then those that are only cached are closed */
 	uint64_t trim_at_ns;	/* not before (inode_trim.c) */
+	uint64_t futile_wait;	/* fds closed until then, and 1; 0: none yet (inode_fd.c) */
 	uint16_t *pins;		/* requests in the thread pool by file slot */
 	uint8_t *records;
 

@@ -46,8 +46,9 @@ struct worker_row {
 	uint64_t offloaded; /* requests that left the loop */
 	int32_t private_fds[WORKER_PRIVATE_FDS_MAX]; /* zmq's: closed by the pool after a death */
 	uint32_t private_fd_count;
-	uint32_t loose_fds; /* atomic: fds in no table that this worker will close itself */
-	uint32_t pad[2];
+	uint32_t loose_fds;  /* atomic: fds in no table that this worker will close itself */
+	uint32_t closed_fds; /* atomic: how many of these this slot's workers have closed */
+	uint32_t pad;
 	struct op_counter ops[FUSE_OPCODE_MAX];
 	uint64_t guard[8]; /* keeps the neighbour's first cache line apart */
 };
