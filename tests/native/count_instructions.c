@@ -9,6 +9,7 @@
  */
 #include "worker_setup.h"
 
+#include <dlfcn.h>
 #include <sys/stat.h>
 #include <valgrind/callgrind.h>
 
@@ -24,7 +25,8 @@ enum {
 	REPLY = 16 * 1024,
 	REPLY_ROOM = 8 * 1024,
 	PAGE = 4096,
-	ENTRIES = 100, /* of the directory that is listed */
+	ENTRIES = 100,	     /* of the directory that is listed */
+	LOOK_NS = 10 * 1000, /* from one look at the clock to the next */
 };
 
 static struct driver d;
@@ -33,6 +35,27 @@ static struct worker *worker;
 static int folder;
 static uint16_t queued; /* requests of the batch */
 static uint64_t unique;
+
+/* ---- time ---- */
+
+/* A turn ends and fds are closed by the worker's clock. By this one they do so after the same
+ * number of requests each time, however slow the machine is. It costs what the real clock costs. */
+int clock_gettime(clockid_t clock, struct timespec *ret)
+{
+	static int (*real)(clockid_t, struct timespec *);
+	static uint64_t now_ns;
+	int err;
+
+	if (!real)
+		real = (int (*)(clockid_t, struct timespec *))dlsym(RTLD_NEXT, "clock_gettime");
+	err = real(clock, ret);
+	if (clock == CLOCK_MONOTONIC) {
+		now_ns += LOOK_NS;
+		ret->tv_sec = (time_t)(now_ns / 1000000000);
+		ret->tv_nsec = (long)(now_ns % 1000000000);
+	}
+	return err;
+}
 
 /* ---- requests ---- */
 

@@ -2,8 +2,8 @@
 """Instructions that the hot ops spend in user space, held to what is recorded.
 
 Time is too noisy to see a regression of a few percent; callgrind's counts differ by one or two
-instructions from run to run, and by 1 or 2 % where fds are closed late. They are of one
-request, so of CREATE, RELEASE, UNLINK and FORGET together for `create`. What the kernel does is
+instructions from run to run, as the program has a clock of its own. They are of one request, so
+of CREATE, RELEASE, UNLINK and FORGET together for `create`. What the kernel does is
 not in them: tests/hostile/test_syscalls.py counts its calls. The sources are compiled with the
 options that the extension ships with, its defences included.
 
