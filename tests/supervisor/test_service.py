@@ -213,10 +213,23 @@ def test_nonsense_that_is_to_be_acknowledged_is_refused(daemon: Daemon, frontend
 def test_nonsense_without_acknowledgement_ends_the_session(
     daemon: Daemon, frontend: Frontend
 ) -> None:
+    """With a status that makes systemd start the daemon again (Restart=on-failure)."""
     frontend.tell(Number.SET_VRING_NUM, VringState(9, 128))
     assert frontend.is_closed()
+    assert daemon.end() == 1
+    (line,) = [line for line in daemon.text().splitlines() if "disconnected the VMM" in line]
+    assert line.startswith("vfsd: vm001: error: ")
+    assert line.endswith("start virtiofsd with a larger --request-queues")
+
+
+def test_a_vmm_that_is_killed_has_gone_away(daemon: Daemon, frontend: Frontend) -> None:
+    """Its end resets the connection where it had not read everything."""
+    for _ in range(100):
+        frontend.socket.send(encode_message(Number.GET_QUEUE_NUM))
+    frontend.socket.close()
     assert daemon.end() == 0
-    assert "start virtiofsd with a larger --request-queues" in daemon.text()
+    assert "the VMM went away" in daemon.text()
+    assert "disconnected" not in daemon.text()
 
 
 def test_memory_beyond_the_end_of_its_file_is_refused(daemon: Daemon, frontend: Frontend) -> None:

@@ -59,6 +59,7 @@ STATUS_CRASHED: Final = 70  # EX_SOFTWARE: the keeper creates the next superviso
 # Word for word: Kata Containers reads stderr until this comes. Both peers print it at this level.
 WAITING: Final = "Waiting for vhost-user socket connection..."
 ENDS_WITH_VMM: Final = "the share ends with it, as nobody gave --keep-listening"
+WENT_AWAY: Final = "the VMM went away"
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,19 @@ class Boot:
 
 
 class FrontendGoneError(Exception):
-    """The front-end closed the connection, or was disconnected."""
+    """The front-end closed the connection, or was disconnected.
+
+    `status`: the exit status of a daemon that serves no other one; not 0 if it was disconnected, so
+    that a service manager with Restart=on-failure starts the daemon again.
+    """
+
+    def __init__(self, reason: str, status: int = 0) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+def _disconnected(reason: object) -> FrontendGoneError:
+    return FrontendGoneError(f"disconnected the VMM: {reason}", status=1)
 
 
 class EndedError(Exception):
@@ -146,8 +159,8 @@ class Service:
                     self._save()
                 self._talk(backend, frontend)
             except FrontendGoneError as gone:
-                if not self._end_session(str(gone)):
-                    return 0
+                if (status := self._end_session(gone)) is not None:
+                    return status
             except PoolDiedError as error:
                 self._lose_pool(str(error), policy)
 
@@ -221,8 +234,8 @@ class Service:
         connection, _ = listener.socket.accept()
         return connection
 
-    def _end_session(self, reason: str) -> bool:
-        """Forget the front-end; True if another one may come."""
+    def _end_session(self, gone: FrontendGoneError) -> int | None:
+        """Forget the front-end; returns the exit status, None if another one may come."""
         assert self._frontend is not None
         ended, fds, backend = self._frontend, self._session.fds(), self._backend
         is_probe = not self._has_spoken and self._boot.listener.listening
@@ -230,16 +243,18 @@ class Service:
         self._is_warned = False
         if not is_probe:
             self._backend = None  # it has the fds and files of a guest that is gone
-            self._ended = None if self._options.keep_listening and not self._is_alone else 0
+            is_kept = self._options.keep_listening and not self._is_alone
+            self._ended = None if is_kept else gone.status
         self._save()  # first: to a successor the numbers of closed fds mean something else
         ended.close()
         close_fds(fds)
         if not is_probe:
             goes_on = self._ended is None or not self._boot.listener.listening
-            self._log.write("info", reason if goes_on else f"{reason}; {ENDS_WITH_VMM}")
+            why = str(gone) if goes_on else f"{gone}; {ENDS_WITH_VMM}"
+            self._log.write("error" if gone.status else "info", why)
             if backend:
                 backend.kill()
-        return self._ended is None
+        return self._ended
 
     def _lose_pool(self, reason: str, policy: RestartPolicy) -> None:
         """Get ready for another pool, or give up where that would not help."""
@@ -260,10 +275,12 @@ class Service:
                 raw = frontend.peek()
             except BlockingIOError:
                 continue
+            except ConnectionError:  # it was killed, and had not read everything
+                raw = None
             except (OSError, ProtocolError) as error:
-                raise FrontendGoneError(f"disconnected the VMM: {error}") from None
+                raise _disconnected(error) from None
             if raw is None:
-                raise FrontendGoneError("the VMM went away")
+                raise FrontendGoneError(WENT_AWAY)
             self._has_spoken = True
             effects = self._handle(raw)
             self._save(effects, raw)
@@ -283,7 +300,7 @@ class Service:
             close_fds(raw.fds)
             reply = self._session.nack(raw.header)
             if reply is None:
-                raise FrontendGoneError(f"disconnected the VMM: {error}") from None
+                raise _disconnected(error) from None
             return [Log("error", f"refused: {error}"), reply]
 
     def _hazards(self, message: Message) -> list[Effect]:
@@ -298,8 +315,10 @@ class Service:
         try:
             for effect in effects:
                 self._carry_out_one(backend, frontend, effect, effects)
+        except ConnectionError:
+            raise FrontendGoneError(WENT_AWAY) from None
         except OSError as error:
-            raise FrontendGoneError(f"disconnected the VMM: {error.strerror}") from None
+            raise _disconnected(error.strerror) from None
 
     def _carry_out_one(
         self, backend: Backend, frontend: MessageSocket, effect: Effect, effects: list[Effect]
