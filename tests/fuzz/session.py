@@ -12,6 +12,7 @@ message changes nothing; what is stored for a successor and restored is the same
 
 import json
 import struct
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -60,9 +61,10 @@ class Frontend:
         before = self.state()
         try:
             effects = self.session.handle(decode_message(header, payload, fds))
-        except ProtocolError:
+        except ProtocolError as error:
             assert self.state() == before, "a refused message has changed something"
-            self.session.nack(header)
+            with suppress(ProtocolError):
+                self.session.refuse(header, error)
             return
         self.open |= set(fds)
         for effect in effects:

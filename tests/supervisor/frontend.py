@@ -94,10 +94,10 @@ class Frontend:
 
     # What QEMU does.
 
-    def realize(self, queues: int) -> None:
+    def realize(self, queues: int, unwanted: int = ProtocolFeature.CONFIG) -> None:
         self.ask(Number.GET_FEATURES)
         offered = self.ask(Number.GET_PROTOCOL_FEATURES).value
-        self.tell(Number.SET_PROTOCOL_FEATURES, U64(offered & ~ProtocolFeature.CONFIG))
+        self.tell(Number.SET_PROTOCOL_FEATURES, U64(offered & ~unwanted))
         self.ask(Number.GET_QUEUE_NUM)
         self.ask(Number.GET_MAX_MEM_SLOTS)
         self.tell(Number.SET_OWNER)

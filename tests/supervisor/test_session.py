@@ -23,8 +23,9 @@ from vfsd.supervisor.effects import (
     decode_effect,
     encode_effect,
 )
+from vfsd.supervisor.refusal import REFUSALS
 from vfsd.supervisor.session import FEATURES, PROTOCOL_FEATURES, Session, inflight_bytes
-from vfsd.transport.errors import ProtocolError
+from vfsd.transport.errors import ProtocolError, SetupError
 from vfsd.transport.vhost_user import (
     MESSAGES,
     U64,
@@ -279,14 +280,63 @@ def test_the_configuration_cannot_be_written_and_nobody_is_disconnected() -> Non
     assert len(reply.data) == 12  # without a payload: an error
 
 
+def refuse(session: Session, number: int, flags: int) -> list[Effect] | None:
+    """What a refused message leads to; None for the end of the connection."""
+    try:
+        return session.refuse(Header(number, flags, 8), ProtocolError("why"))
+    except ProtocolError:
+        return None
+
+
 def test_a_failure_is_acknowledged_only_where_that_was_agreed() -> None:
     session = Session(2)
-    assert session.nack(Header(N.SET_VRING_NUM, 0x9, 8)) is None
+    assert refuse(session, N.SET_VRING_NUM, 0x9) is None
     session.protocol_features = ProtocolFeature.REPLY_ACK
-    assert session.nack(Header(N.SET_VRING_NUM, 0x1, 8)) is None
-    assert session.nack(Header(N.GET_VRING_BASE, 0x9, 8)) is None
-    nack = session.nack(Header(99, 0x9, 8))
-    assert nack == Reply(bytes.fromhex("63000000 05000000 08000000 0100000000000000"))
+    assert refuse(session, N.SET_VRING_NUM, 0x1) is None
+    assert refuse(session, N.GET_VRING_BASE, 0x9) is None
+    nack = Reply(bytes.fromhex("63000000 05000000 08000000 0100000000000000"))
+    assert refuse(session, 99, 0x9) == [Log("error", "refused: why"), nack]
+    assert refuse(session, 99, 0x1) is None
+
+
+def test_each_message_has_a_refusal() -> None:
+    assert sorted(REFUSALS) == sorted(MESSAGES)
+
+
+def test_a_vring_that_nobody_serves_is_not_passed_over() -> None:
+    session = Session(2)
+    assert refuse(session, N.SET_VRING_CALL, 0x1)
+    with pytest.raises(SetupError):
+        session.refuse(Header(N.SET_VRING_CALL, 0x1, 8), SetupError("why"))
+
+
+@pytest.mark.parametrize(
+    ("number", "name"),
+    [(N.SET_VRING_KICK, "kick_fd"), (N.SET_VRING_CALL, "call_fd"), (N.SET_VRING_ERR, "err_fd")],
+)
+def test_a_vring_keeps_its_eventfd_where_another_gets_lost(number: Number, name: str) -> None:
+    talk = negotiated()
+    driver_ok(talk)
+    before = getattr(talk.session.vrings[1], name)
+    assert before is not None
+    (log,) = [e for e in talk.say(number, VringFd(1, True)) if not isinstance(e, Prepare)]
+    assert log == Log(
+        "warn", f"{number.name} for vring 1 came without its eventfd; the vring goes on as it is"
+    )
+    assert talk.ack(number, VringFd(1, True)) == 1
+    assert getattr(talk.session.vrings[1], name) == before
+    assert talk.running() == [0, 1, 2]
+
+
+def test_a_vring_starts_without_an_eventfd_for_kicks() -> None:
+    talk = negotiated()
+    driver_ok(talk)
+    stop(talk)
+    driver_ok(talk, queues=1)
+    talk.say(N.GET_VRING_BASE, VringState(0, 0))
+    talk.say(N.SET_VRING_KICK, VringFd(0, True))
+    (vring,) = talk.session.device.vrings
+    assert vring.kick_fd is None
 
 
 A_RING = VringAddr(1, 0, LOW.uva, LOW.uva + 0x2000, LOW.uva + 0x1000, 0)

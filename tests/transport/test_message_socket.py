@@ -3,6 +3,7 @@
 
 import array
 import os
+import resource
 import socket
 import struct
 from collections.abc import Callable, Iterator
@@ -166,6 +167,45 @@ def test_peeking_does_not_take_the_fds_of_the_next_message(pair: Pair, eventfds:
     assert is_same_file(second.fds[0], eventfds[0])
     close_fds(second.fds)
     ours.consume()
+
+
+def test_a_lost_fd_is_not_replaced_by_one_of_the_next_message(
+    pair: Pair, eventfds: list[int]
+) -> None:
+    peer, ours = pair
+    send(peer, KICK, [])
+    send(peer, KICK, eventfds[:1])
+    for count in (0, 1):
+        message = ours.peek()
+        assert message is not None
+        assert len(message.fds) == count
+        close_fds(message.fds)
+        ours.consume()
+
+
+@pytest.mark.parametrize("peeks", [True, False])
+def test_fds_for_which_there_is_no_room_are_lost(
+    pair: Pair, eventfds: list[int], peeks: bool
+) -> None:
+    """The message comes, and the process goes on as before once it may open files again."""
+    peer, ours = pair
+    before = open_fd_count()
+    send(peer, KICK, eventfds[:1])
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        message = ours.peek() if peeks else ours.receive()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert message is not None
+    assert message.fds == ()
+    ours.consume()
+    assert open_fd_count() == before
+    send(peer, KICK, eventfds[:1])
+    again = ours.peek()
+    assert again is not None
+    assert is_same_file(again.fds[0], eventfds[0])
+    close_fds(again.fds)
 
 
 def test_peeking_at_a_part_of_a_message_receives_it(pair: Pair, eventfds: list[int]) -> None:

@@ -210,13 +210,18 @@ def test_an_acknowledgement_decodes_as_a_number() -> None:
         (struct.pack("=IIIII", 5, 1, 8, 9, 0), "memory table of 9 regions"),
         (struct.pack("=IIIII", 5, 1, 8, 1, 0), "1 regions in 8 bytes"),
         (struct.pack("=IIIQ", 12, 1, 8, 0x200), "unknown bits"),
-        (struct.pack("=IIIQ", 12, 1, 8, 0), "comes with 0 fds, not 1"),
+        (struct.pack("=III5Q", 37, 1, 40, 0, 0, 4096, 0, 0), "comes with 0 fds, not 1"),
         (struct.pack("=IIIIII", 24, 1, 12, 0, 300, 0), "300 bytes carries 0"),
     ],
 )
 def test_each_kind_of_nonsense_has_its_own_message(data: bytes, complaint: str) -> None:
     with pytest.raises(ProtocolError, match=complaint):
         decode(data)
+
+
+def test_an_eventfd_may_have_got_lost() -> None:
+    lost = decode(encode_message(Number.SET_VRING_CALL, VringFd(1, True)))
+    assert (lost.payload, lost.fds) == (VringFd(1, True), ())
 
 
 def test_a_stray_fd_is_tolerated_only_where_peers_send_one() -> None:

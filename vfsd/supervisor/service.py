@@ -298,10 +298,13 @@ class Service:
             return [*self._hazards(message), *self._session.handle(message)]
         except ProtocolError as error:
             close_fds(raw.fds)
-            reply = self._session.nack(raw.header)
-            if reply is None:
-                raise _disconnected(error) from None
-            return [Log("error", f"refused: {error}"), reply]
+            return self._refuse(raw, error)
+
+    def _refuse(self, raw: RawMessage, error: ProtocolError) -> list[Effect]:
+        try:
+            return self._session.refuse(raw.header, error)
+        except ProtocolError:
+            raise _disconnected(error) from None
 
     def _hazards(self, message: Message) -> list[Effect]:
         """One line for each front-end whose memory widens what file handles reach."""

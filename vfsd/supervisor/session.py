@@ -34,9 +34,10 @@ Invariants.
     started again" from "unchanged".
   * An acknowledgement follows the Apply it acknowledges: after it the front-end may free memory.
 
-Failure. A front-end that breaks the protocol raises ProtocolError: the service answers "failed" if
-an acknowledgement was asked for, and closes the connection otherwise. What a guest can make an
-honest VMM send (a write to the configuration) is refused with a log line, never a reason to close.
+Failure. A message that cannot be obeyed raises ProtocolError, and refuse() says what becomes of
+it: "failed" if an acknowledgement was asked for; else, by the table in refusal.py, the message is
+passed over or the connection ends. What a guest can make an honest VMM send (a write to the
+configuration) is refused with a log line, never a reason to close.
 A supervisor that dies between handle() and the last effect leaves state and effects to its
 successor, which carries them out again: so each effect is idempotent (resume.py).
 
@@ -72,8 +73,9 @@ from vfsd.supervisor.effects import (
     ReplyInflight,
 )
 from vfsd.supervisor.memory_table import MAX_REGIONS, Memory
+from vfsd.supervisor.refusal import REFUSALS, Fate
 from vfsd.supervisor.vring_state import Vring
-from vfsd.transport.errors import ProtocolError
+from vfsd.transport.errors import ProtocolError, SetupError
 from vfsd.transport.vhost_user import (
     MAX_VRING_SIZE,
     MESSAGES,
@@ -159,12 +161,18 @@ class Session:
             effects.append(Reply(encode_reply(kind.number, U64(int(refused)))))
         return sorted(effects, key=lambda effect: ORDER.index(type(effect)))
 
-    def nack(self, header: Header) -> Reply | None:
-        """The answer "failed" to a message that cannot be obeyed; None if none was asked for."""
+    def refuse(self, header: Header, error: ProtocolError) -> list[Effect]:
+        """What to do about a message that cannot be obeyed; `error` if it ends the connection."""
         kind = MESSAGES.get(header.number)
-        if (kind and kind.reply) or not self.wants_ack(header.need_reply):
-            return None
-        return Reply(encode_reply(header.number, U64(1)))
+        refused = Log("error", f"refused: {error}")
+        if self.wants_ack(header.need_reply) and not (kind and kind.reply):
+            return [refused, Reply(encode_reply(header.number, U64(1)))]
+        refusal = REFUSALS.get(header.number)
+        if refusal is None or refusal.fate is Fate.ENDS or isinstance(error, SetupError):
+            raise error
+        if refusal.fate is Fate.ANSWERED:
+            return [refused, Reply(encode_reply(header.number, refusal.answer))]
+        return [Log("warn", f"{error}; passed over: {refusal.reason}")]
 
     def draining(self) -> list[int]:
         """Vrings that stopped, and nobody said yet where."""
@@ -245,7 +253,7 @@ class Session:
 
     def _vring(self, index: int) -> Vring:
         if index >= self.queue_count:
-            raise ProtocolError(
+            raise SetupError(
                 f"the front-end sets up queue {index}, but there are only queues 0 to"
                 f" {self.queue_count - 1}; start virtiofsd with a larger --request-queues"
             )
@@ -324,15 +332,23 @@ class Session:
         if not vring.areas():
             raise ProtocolError(f"SET_VRING_KICK for vring {index} before its size and addresses")
         vring.started = True
-        return [Prepare(index), *_close(vring.set_fd("kick_fd", message.fds))]
+        return [Prepare(index), *self._set_eventfd(message, "kick_fd")]
 
     def _set_vring_call(self, message: Message) -> list[Effect]:
-        vring = self._vring(_payload(message, VringFd).index)
-        return _close(vring.set_fd("call_fd", message.fds))
+        return self._set_eventfd(message, "call_fd")
 
     def _set_vring_err(self, message: Message) -> list[Effect]:
-        vring = self._vring(_payload(message, VringFd).index)
-        return _close(vring.set_fd("err_fd", message.fds))
+        return self._set_eventfd(message, "err_fd")
+
+    def _set_eventfd(self, message: Message, name: str) -> list[Effect]:
+        """An eventfd that did not arrive (one side has no fds left) does not stop the vring: it
+        keeps the one that it has, and without any for kicks it is polled."""
+        payload = _payload(message, VringFd)
+        vring = self._vring(payload.index)
+        if payload.has_fd and not message.fds:
+            text = f"{message.name} for vring {payload.index} came without its eventfd"
+            return [Log("warn", f"{text}; the vring goes on as it is")]
+        return _close(vring.set_fd(name, message.fds))
 
     def _set_vring_enable(self, message: Message) -> list[Effect]:
         state = _payload(message, VringState)

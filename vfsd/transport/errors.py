@@ -6,6 +6,10 @@ class ProtocolError(Exception):
     """The peer broke a protocol: what it sent cannot be obeyed. The session or vring stops."""
 
 
+class SetupError(ProtocolError):
+    """What the peer has set up cannot work: a guest would wait for ever. Never passed over."""
+
+
 class OperatorError(Exception):
     """Something only the operator can put right: one line saying what, on which object, what to do.
 

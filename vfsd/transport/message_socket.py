@@ -81,12 +81,14 @@ class MessageSocket:
         if not start:
             return None
         if len(start) == HEADER.size:
-            size = HEADER.size + decode_header(start).size
-            data, fds = self._receive_with_fds(size, socket.MSG_PEEK)
-            header, payload = decode_header(start), data[HEADER.size :]
-            complete = len(data) == size
-            if not complete or not expects_fds(header, payload):
-                # Linux hands out the fds of the next message too when it peeks at one without.
+            header = decode_header(start)
+            size = HEADER.size + header.size
+            # One byte more: peeking at a message without fds, Linux goes on to the next one, and
+            # hands out the fds of that. After a message that has fds it stops.
+            data, fds = self._receive_with_fds(size + 1, socket.MSG_PEEK)
+            payload = data[HEADER.size : size]
+            complete = len(data) >= size
+            if len(data) != size or not expects_fds(header, payload):
                 close_fds(fds)
                 fds = []
             if complete:
@@ -122,7 +124,9 @@ class MessageSocket:
         fds = decode_fds(ancillary)
         if result & socket.MSG_CTRUNC:
             close_fds(fds)
-            raise ProtocolError(f"more than {MAX_FDS} fds in one message")
+            if len(fds) >= MAX_FDS:
+                raise ProtocolError(f"more than {MAX_FDS} fds in one message")
+            fds = []  # this process may open no more: the message has come without its fds
         return data, fds
 
     def _drop(self) -> None:

@@ -250,7 +250,7 @@ class Fds(Enum):
     NONE = "none"
     ONE = "one"
     EACH = "one a region"
-    OPTIONAL = "one, unless the payload says there is none"
+    OPTIONAL = "one, unless the payload says there is none; it may have got lost"
     STRAY = "none, but one is closed without complaint"
 
 
@@ -455,7 +455,8 @@ def _decode_payload(payload: type[Payload] | None, data: bytes) -> Payload | Non
 
 def _check_fds(kind: MessageKind, payload: Payload | None, count: int) -> None:
     wanted = _fd_count(kind.fds, payload)
-    if count != wanted and not (kind.fds is Fds.STRAY and count <= 1):
+    is_allowed = {Fds.STRAY: count <= 1, Fds.OPTIONAL: count == 0}.get(kind.fds, False)
+    if count != wanted and not is_allowed:
         raise ProtocolError(f"comes with {count} fds, not {wanted}")
 
 

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What becomes of the connection when a message of the front-end cannot be obeyed.
+
+A front-end that asked for an acknowledgement gets "failed", whatever the message. Without that, a
+message is passed over where the running vrings stay as the front-end believes them to be, so that
+one message does not end a share. Where the front-end waits for an answer that says something, or
+goes on with a device that is not the one it set up, the connection ends: a guest would hang, or
+read and write the wrong memory.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from vfsd.transport.vhost_user import Inflight, Number, Payload
+
+
+class Fate(Enum):
+    """What a refused message leads to that asks for no acknowledgement."""
+
+    PASSED_OVER = "passed over"
+    ANSWERED = "answered with an error"
+    ENDS = "ends the connection"
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """`answer`: the payload of the reply that says "failed" (ANSWERED only); None: it has none."""
+
+    fate: Fate
+    reason: str
+    answer: Payload | None = None
+
+
+def _table() -> dict[int, Refusal]:
+    n = Number
+    passed_over, answered, ends = Fate
+    waits = "the VMM waits for an answer"
+    elsewhere = "the VMM would have the vring elsewhere than the workers"
+    rows = (
+        (n.GET_FEATURES, ends, waits),
+        (n.SET_FEATURES, ends, "the guest's driver would use other features than the workers"),
+        (n.SET_OWNER, passed_over, "it changes nothing"),
+        (n.RESET_OWNER, passed_over, "it is obsolete"),
+        (n.SET_MEM_TABLE, ends, "the VMM has other memory where the old table has memory"),
+        (n.SET_VRING_NUM, ends, elsewhere),
+        (n.SET_VRING_ADDR, ends, elsewhere),
+        (n.SET_VRING_BASE, ends, elsewhere),
+        (n.GET_VRING_BASE, ends, waits),
+        (n.SET_VRING_KICK, ends, "the vring would never start"),
+        (n.SET_VRING_CALL, passed_over, "the vring keeps the eventfd that it has"),
+        (n.SET_VRING_ERR, passed_over, "the vring keeps the eventfd that it has"),
+        (n.GET_PROTOCOL_FEATURES, ends, waits),
+        (n.SET_PROTOCOL_FEATURES, ends, "the VMM would use other messages than are understood"),
+        (n.GET_QUEUE_NUM, ends, waits),
+        (n.SET_VRING_ENABLE, ends, "the vring would never run, or never stop"),
+        (n.GET_CONFIG, answered, "an answer without content is an error", None),
+        (n.SET_CONFIG, passed_over, "the configuration is read-only"),
+        (n.GET_INFLIGHT_FD, answered, "a record of no size says that there is none", NO_RECORD),
+        (n.SET_INFLIGHT_FD, passed_over, "the workers have records of their own"),
+        (n.RESET_DEVICE, ends, "the guest would find the device as it left it"),
+        (n.GET_MAX_MEM_SLOTS, ends, waits),
+        (n.ADD_MEM_REG, passed_over, "only requests in that memory fail"),
+        (n.REM_MEM_REG, passed_over, "no request is in memory that the guest has lost"),
+    )
+    return {row[0].value: Refusal(*row[1:]) for row in rows}
+
+
+NO_RECORD: Final = Inflight(0, 0, 0, 0)
+REFUSALS: Final = _table()
