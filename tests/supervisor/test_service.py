@@ -23,7 +23,7 @@ from vfsd.transport.vhost_user import (
 )
 
 from .daemon import Daemon, has_ended, wait_until
-from .frontend import REGION, Frontend
+from .frontend import QEMU_FEATURES, REGION, Frontend
 
 QUEUES = 3
 DELAYS = (0, 0.0003, 0.0006, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.01)  # seconds
@@ -220,6 +220,27 @@ def test_nonsense_without_acknowledgement_ends_the_session(
     (line,) = [line for line in daemon.text().splitlines() if "disconnected the VMM" in line]
     assert line.startswith("vfsd: vm001: error: ")
     assert line.endswith("start virtiofsd with a larger --request-queues")
+
+
+@pytest.mark.parametrize("need_reply", [True, False])
+def test_a_vmm_that_shares_no_memory_is_refused(daemon: Daemon, need_reply: bool) -> None:
+    """As QEMU without share=on. Newer ones want an acknowledgement, and show that it failed."""
+    frontend = Frontend(daemon.path)
+    frontend.realize(QUEUES)
+    frontend.tell(Number.SET_FEATURES, U64(QEMU_FEATURES))
+    for index in range(QUEUES):
+        frontend.start_vring(index)
+    if need_reply:
+        assert frontend.ack(Number.SET_VRING_ENABLE, VringState(0, 1)) == 1
+        frontend.socket.socket.shutdown(socket.SHUT_RDWR)
+    else:
+        frontend.tell(Number.SET_VRING_ENABLE, VringState(0, 1))
+        assert frontend.is_closed()
+    assert daemon.end() == (0 if need_reply else 1)
+    frontend.close()
+    (line,) = [line for line in daemon.text().splitlines() if "shares no memory" in line]
+    assert "error: " in line
+    assert "QEMU needs memory-backend-memfd,…,share=on" in line
 
 
 def test_a_vmm_that_is_killed_has_gone_away(daemon: Daemon, frontend: Frontend) -> None:

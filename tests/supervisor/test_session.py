@@ -23,18 +23,15 @@ from vfsd.supervisor.effects import (
     decode_effect,
     encode_effect,
 )
-from vfsd.supervisor.refusal import REFUSALS
-from vfsd.supervisor.session import FEATURES, PROTOCOL_FEATURES, Session, inflight_bytes
-from vfsd.transport.errors import ProtocolError, SetupError
+from vfsd.supervisor.inflight_record import inflight_bytes
+from vfsd.supervisor.session import FEATURES, PROTOCOL_FEATURES, Session
+from vfsd.transport.errors import ProtocolError
 from vfsd.transport.vhost_user import (
-    MESSAGES,
     U64,
     Config,
-    Header,
     Inflight,
     MemoryRegion,
     MemoryTable,
-    Message,
     Number,
     Payload,
     ProtocolFeature,
@@ -43,109 +40,11 @@ from vfsd.transport.vhost_user import (
     VringAddr,
     VringFd,
     VringState,
-    decode_reply,
 )
 
-LOW = Region(0, 0xA0000, 0x7F0000000000, 0)
-HIGH = Region(0xC0000, 0x100000, 0x7F00000C0000, 0xC0000)
+from .conversation import HIGH, LOW, Conversation, driver_ok, negotiated, stop
+
 N = Number
-
-
-class Conversation:
-    """A session and the fds of its messages, which are numbers that nothing is behind."""
-
-    def __init__(self, queues: int = 3, tag: str | None = None) -> None:
-        self.session = Session(queues, tag)
-        self.next_fd = 100
-        self.open: set[int] = set()
-        self.effects: list[Effect] = []
-
-    def fds(self, count: int) -> tuple[int, ...]:
-        self.next_fd += count
-        return tuple(range(self.next_fd - count, self.next_fd))
-
-    def say(
-        self, number: Number, payload: Payload | None = None, fds: int = 0, need_reply: bool = False
-    ) -> list[Effect]:
-        message = Message(MESSAGES[number], payload, self.fds(fds), need_reply)
-        self.effects = self.session.handle(message)
-        self.open |= set(message.fds)
-        for effect in self.effects:
-            if isinstance(effect, Close):
-                assert set(effect.fds) <= self.open, "closes what it does not own"
-                self.open -= set(effect.fds)
-        return self.effects
-
-    def ask(self, number: Number, payload: Payload | None = None) -> Payload:
-        """The payload of the reply."""
-        (data,) = [e.data for e in self.say(number, payload) if isinstance(e, Reply)]
-        return decode_reply(number, Header(*memoryview(data[:12]).cast("I")), data[12:])
-
-    def ack(self, number: Number, payload: Payload | None = None, fds: int = 0) -> int:
-        replies = [e for e in self.say(number, payload, fds, True) if isinstance(e, Reply)]
-        assert len(replies) == 1
-        return int.from_bytes(replies[0].data[12:], "little")
-
-    def applies(self) -> bool:
-        return Apply() in self.effects
-
-    def start(self, index: int, need_reply: bool = False) -> None:
-        """The messages that start a vring, as every front-end sends them."""
-        base = LOW.uva + index * 0x10000
-        self.say(N.SET_VRING_NUM, VringState(index, 128), need_reply=need_reply)
-        self.say(N.SET_VRING_BASE, VringState(index, 0), need_reply=need_reply)
-        addr = VringAddr(index, 0, base, base + 0x2000, base + 0x1000, 0)
-        self.say(N.SET_VRING_ADDR, addr, need_reply=need_reply)
-        self.say(N.SET_VRING_KICK, VringFd(index, True), 1, need_reply)
-
-    def running(self) -> list[int]:
-        return [vring.index for vring in self.session.device.vrings]
-
-
-def negotiated(queues: int = 3, tag: str | None = None) -> Conversation:
-    """A conversation as QEMU has it until the driver is there."""
-    talk = Conversation(queues, tag)
-    talk.say(N.GET_FEATURES)
-    talk.say(N.GET_PROTOCOL_FEATURES)
-    talk.say(N.SET_PROTOCOL_FEATURES, U64(talk.session.offered_protocol_features()))
-    talk.say(N.GET_QUEUE_NUM)
-    talk.say(N.GET_MAX_MEM_SLOTS)
-    talk.say(N.SET_OWNER)
-    talk.say(N.GET_FEATURES)
-    for index in range(queues):
-        talk.say(N.SET_VRING_CALL, VringFd(index, True), 1)
-        talk.say(N.SET_VRING_ERR, VringFd(index, True), 1)
-    return talk
-
-
-def driver_ok(talk: Conversation, queues: int = 3) -> None:
-    """What QEMU sends when the guest's driver is ready."""
-    talk.say(N.SET_FEATURES, U64(FEATURES))
-    assert talk.ack(N.ADD_MEM_REG, MemoryRegion(LOW), 1) == 0
-    assert talk.ack(N.ADD_MEM_REG, MemoryRegion(HIGH), 1) == 0
-    for index in range(queues):
-        talk.start(index)
-    assert talk.running() == []
-    for index in range(queues):
-        assert talk.ack(N.SET_VRING_ENABLE, VringState(index, 1)) == 0
-        assert talk.applies()
-    for index in range(queues):
-        talk.say(N.SET_VRING_CALL, VringFd(index, True), 1)
-        assert talk.applies()
-
-
-def stop(talk: Conversation, queues: int = 3) -> None:
-    """What QEMU sends when the guest resets or pauses."""
-    for index in range(queues):
-        talk.say(N.SET_VRING_ENABLE, VringState(index, 0))
-    for index in range(queues):
-        assert ReplyBase(index) in talk.say(N.GET_VRING_BASE, VringState(index, 0))
-        talk.session.note_base(index, 17)
-        assert talk.session.base_reply(index).data.endswith(bytes([index, 0, 0, 0, 17, 0, 0, 0]))
-    for index in range(queues):
-        talk.say(N.SET_VRING_CALL, VringFd(index, True), 1)
-    for _ in range(3):
-        assert talk.ack(N.RESET_DEVICE) == 0
 
 
 def test_qemu_boots_reboots_and_goes_away() -> None:
@@ -278,65 +177,6 @@ def test_the_configuration_cannot_be_written_and_nobody_is_disconnected() -> Non
     (reply,) = talk.say(N.GET_CONFIG, Config(200, 100, 0, bytes(100)))
     assert isinstance(reply, Reply)
     assert len(reply.data) == 12  # without a payload: an error
-
-
-def refuse(session: Session, number: int, flags: int) -> list[Effect] | None:
-    """What a refused message leads to; None for the end of the connection."""
-    try:
-        return session.refuse(Header(number, flags, 8), ProtocolError("why"))
-    except ProtocolError:
-        return None
-
-
-def test_a_failure_is_acknowledged_only_where_that_was_agreed() -> None:
-    session = Session(2)
-    assert refuse(session, N.SET_VRING_NUM, 0x9) is None
-    session.protocol_features = ProtocolFeature.REPLY_ACK
-    assert refuse(session, N.SET_VRING_NUM, 0x1) is None
-    assert refuse(session, N.GET_VRING_BASE, 0x9) is None
-    nack = Reply(bytes.fromhex("63000000 05000000 08000000 0100000000000000"))
-    assert refuse(session, 99, 0x9) == [Log("error", "refused: why"), nack]
-    assert refuse(session, 99, 0x1) is None
-
-
-def test_each_message_has_a_refusal() -> None:
-    assert sorted(REFUSALS) == sorted(MESSAGES)
-
-
-def test_a_vring_that_nobody_serves_is_not_passed_over() -> None:
-    session = Session(2)
-    assert refuse(session, N.SET_VRING_CALL, 0x1)
-    with pytest.raises(SetupError):
-        session.refuse(Header(N.SET_VRING_CALL, 0x1, 8), SetupError("why"))
-
-
-@pytest.mark.parametrize(
-    ("number", "name"),
-    [(N.SET_VRING_KICK, "kick_fd"), (N.SET_VRING_CALL, "call_fd"), (N.SET_VRING_ERR, "err_fd")],
-)
-def test_a_vring_keeps_its_eventfd_where_another_gets_lost(number: Number, name: str) -> None:
-    talk = negotiated()
-    driver_ok(talk)
-    before = getattr(talk.session.vrings[1], name)
-    assert before is not None
-    (log,) = [e for e in talk.say(number, VringFd(1, True)) if not isinstance(e, Prepare)]
-    assert log == Log(
-        "warn", f"{number.name} for vring 1 came without its eventfd; the vring goes on as it is"
-    )
-    assert talk.ack(number, VringFd(1, True)) == 1
-    assert getattr(talk.session.vrings[1], name) == before
-    assert talk.running() == [0, 1, 2]
-
-
-def test_a_vring_starts_without_an_eventfd_for_kicks() -> None:
-    talk = negotiated()
-    driver_ok(talk)
-    stop(talk)
-    driver_ok(talk, queues=1)
-    talk.say(N.GET_VRING_BASE, VringState(0, 0))
-    talk.say(N.SET_VRING_KICK, VringFd(0, True))
-    (vring,) = talk.session.device.vrings
-    assert vring.kick_fd is None
 
 
 A_RING = VringAddr(1, 0, LOW.uva, LOW.uva + 0x2000, LOW.uva + 0x1000, 0)

@@ -12,7 +12,17 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from vfsd.transport.vhost_user import Inflight, Number, Payload
+from vfsd.supervisor.effects import Effect, Log, Reply
+from vfsd.transport.errors import ProtocolError, SetupError
+from vfsd.transport.vhost_user import (
+    MESSAGES,
+    U64,
+    Header,
+    Inflight,
+    Number,
+    Payload,
+    encode_reply,
+)
 
 
 class Fate(Enum):
@@ -68,3 +78,17 @@ def _table() -> dict[int, Refusal]:
 
 NO_RECORD: Final = Inflight(0, 0, 0, 0)
 REFUSALS: Final = _table()
+
+
+def refuse(header: Header, error: ProtocolError, wants_ack: bool) -> list[Effect]:
+    """What to do about a message that cannot be obeyed; `error` if it ends the connection."""
+    kind = MESSAGES.get(header.number)
+    refused = Log("error", f"refused: {error}")
+    if wants_ack and not (kind and kind.reply):
+        return [refused, Reply(encode_reply(header.number, U64(1)))]
+    refusal = REFUSALS.get(header.number)
+    if refusal is None or refusal.fate is Fate.ENDS or isinstance(error, SetupError):
+        raise error
+    if refusal.fate is Fate.ANSWERED:
+        return [refused, Reply(encode_reply(header.number, refusal.answer))]
+    return [Log("warn", f"{error}; passed over: {refusal.reason}")]

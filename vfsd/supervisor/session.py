@@ -50,6 +50,8 @@ What bites (each seen with a real front-end).
   * cloud-hypervisor sends SET_MEM_TABLE although ADD_MEM_REG was negotiated; crosvm asks for no
     acknowledgement at all.
   * SET_INFLIGHT_FD may come before or after ADDR; the record belongs to the vrings started later.
+  * QEMU whose memory is not shared (share=on) sends no region, and no error: its guest would wait
+    for ever. So a vring that comes to run outside of all regions is refused (_check_shared).
 
 Not done here: dirty logging, IOMMU, postcopy, packed rings, migration (not offered, so not
 negotiated). Requests of a virtio-fs device say nothing about queues; which worker serves a vring is
@@ -72,15 +74,13 @@ from vfsd.supervisor.effects import (
     ReplyBase,
     ReplyInflight,
 )
+from vfsd.supervisor.inflight_record import check_queues, check_record, inflight_bytes
 from vfsd.supervisor.memory_table import MAX_REGIONS, Memory
-from vfsd.supervisor.refusal import REFUSALS, Fate
+from vfsd.supervisor.refusal import refuse
 from vfsd.supervisor.vring_state import Vring
 from vfsd.transport.errors import ProtocolError, SetupError
 from vfsd.transport.vhost_user import (
-    MAX_VRING_SIZE,
-    MESSAGES,
     U64,
-    U64_MAX,
     Config,
     Header,
     Inflight,
@@ -116,12 +116,12 @@ PROTOCOL_FEATURES: Final = int(
     | ProtocolFeature.CONFIGURE_MEM_SLOTS
 )
 
+SHARING: Final = (
+    "QEMU needs memory-backend-memfd,…,share=on (or -file) for all of the guest's memory,"
+    " cloud-hypervisor --memory shared=on"
+)
+
 P = TypeVar("P", bound=Payload)
-
-
-def inflight_bytes(queue_size: int) -> int:
-    """Bytes of one queue's in-flight region (split ring), as the workers lay it out."""
-    return (16 + 16 * queue_size + 63) // 64 * 64
 
 
 @dataclass
@@ -163,16 +163,7 @@ class Session:
 
     def refuse(self, header: Header, error: ProtocolError) -> list[Effect]:
         """What to do about a message that cannot be obeyed; `error` if it ends the connection."""
-        kind = MESSAGES.get(header.number)
-        refused = Log("error", f"refused: {error}")
-        if self.wants_ack(header.need_reply) and not (kind and kind.reply):
-            return [refused, Reply(encode_reply(header.number, U64(1)))]
-        refusal = REFUSALS.get(header.number)
-        if refusal is None or refusal.fate is Fate.ENDS or isinstance(error, SetupError):
-            raise error
-        if refusal.fate is Fate.ANSWERED:
-            return [refused, Reply(encode_reply(header.number, refusal.answer))]
-        return [Log("warn", f"{error}; passed over: {refusal.reason}")]
+        return refuse(header, error, self.wants_ack(header.need_reply))
 
     def draining(self) -> list[int]:
         """Vrings that stopped, and nobody said yet where."""
@@ -226,9 +217,7 @@ class Session:
     def _refresh_device(self) -> bool:
         """Decide anew which vrings run; True if the device changed."""
         for vring in self.vrings:
-            areas = vring.areas()
-            mapped = bool(areas) and all(self.memory.covers(*area) for area in areas)
-            vring.run(vring.started and vring.enabled and mapped)
+            vring.run(vring.started and vring.enabled and self._is_mapped(vring))
         before, self.device = self.device, self._make_device()
         return self.device != before
 
@@ -331,6 +320,8 @@ class Session:
         vring = self._vring(index)
         if not vring.areas():
             raise ProtocolError(f"SET_VRING_KICK for vring {index} before its size and addresses")
+        if vring.enabled:
+            self._check_shared(vring)
         vring.started = True
         return [Prepare(index), *self._set_eventfd(message, "kick_fd")]
 
@@ -354,8 +345,21 @@ class Session:
         state = _payload(message, VringState)
         if state.num > 1:
             raise ProtocolError(f"SET_VRING_ENABLE: {state.num} is neither 0 nor 1")
-        self._vring(state.index).enabled = bool(state.num)
+        vring = self._vring(state.index)
+        if state.num and vring.started and not vring.enabled:
+            self._check_shared(vring)
+        vring.enabled = bool(state.num)
         return []
+
+    def _check_shared(self, vring: Vring) -> None:
+        """The vring is to run from now on: its areas must be in memory that the VMM shares."""
+        if not self._is_mapped(vring):
+            what = "not all of its memory" if self.memory.rows else "no memory"
+            raise SetupError(f"the VMM shares {what} with virtiofsd; {SHARING}")
+
+    def _is_mapped(self, vring: Vring) -> bool:
+        areas = vring.areas()
+        return bool(areas) and all(self.memory.covers(*area) for area in areas)
 
     def _get_protocol_features(self, message: Message) -> list[Effect]:
         return _answer(message, U64(self.offered_protocol_features()))
@@ -384,28 +388,18 @@ class Session:
 
     def _get_inflight_fd(self, message: Message) -> list[Effect]:
         asked = _payload(message, Inflight)
-        self._check_inflight(asked)
+        check_queues(asked, self.queue_count)
         size = asked.num_queues * inflight_bytes(asked.queue_size)
         return [ReplyInflight(replace(asked, mmap_size=size, mmap_offset=0))]
 
     def _set_inflight_fd(self, message: Message) -> list[Effect]:
         given = _payload(message, Inflight)
-        self._check_inflight(given)
-        if given.mmap_offset + given.mmap_size > U64_MAX:
-            raise ProtocolError("SET_INFLIGHT_FD: the record wraps")
-        if given.mmap_size < given.num_queues * inflight_bytes(given.queue_size):
-            raise ProtocolError("SET_INFLIGHT_FD: the record is too small for its queues")
+        check_record(given, self.queue_count)
         if any(vring.started for vring in self.vrings):
             raise ProtocolError("SET_INFLIGHT_FD under a started vring")
         dropped = (self.inflight[1],) if self.inflight else ()
         self.inflight = (given, message.fds[0])
         return _close(dropped)
-
-    def _check_inflight(self, inflight: Inflight) -> None:
-        if not 1 <= inflight.num_queues <= self.queue_count:
-            raise ProtocolError(f"an in-flight record of {inflight.num_queues} queues")
-        if not 1 <= inflight.queue_size <= MAX_VRING_SIZE:
-            raise ProtocolError(f"an in-flight record of queues of {inflight.queue_size} entries")
 
 
 def _payload(message: Message, layout: type[P]) -> P:
