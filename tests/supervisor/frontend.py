@@ -48,6 +48,7 @@ class Frontend:
         self.memory = os.memfd_create("guest", os.MFD_CLOEXEC)
         os.ftruncate(self.memory, MEMORY)
         self._fds = [self.memory]
+        self.err_fds: list[int] = []
 
     def close(self) -> None:
         self.socket.close()
@@ -104,7 +105,8 @@ class Frontend:
         self.ask(Number.GET_FEATURES)
         for index in range(queues):
             self.tell(Number.SET_VRING_CALL, VringFd(index, True), (self.eventfd(),))
-            self.tell(Number.SET_VRING_ERR, VringFd(index, True), (self.eventfd(),))
+            self.err_fds.append(self.eventfd())
+            self.tell(Number.SET_VRING_ERR, VringFd(index, True), (self.err_fds[-1],))
 
     def driver_ok(self, queues: int) -> None:
         self.tell(Number.SET_FEATURES, U64(QEMU_FEATURES))

@@ -200,10 +200,10 @@ class Backend:
             if self.slot_of(vring.index) == slot:
                 text = f"queue {vring.index} is stopped until the VMM connects again"
                 self._log.write("error", text, f"worker {slot}")
-                _signal(vring.err_fd)
+                signal_error(vring.err_fd)
 
 
-def _signal(err_fd: int | None) -> None:
+def signal_error(err_fd: int | None) -> None:
     """Write the VMM's eventfd for a queue that does not work, if that will not block."""
     if err_fd is None:
         return

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from vfsd.supervisor.backend import Backend, Setting
+from vfsd.supervisor.backend import Backend, Setting, signal_error
 from vfsd.supervisor.confinement import confine_supervisor
 from vfsd.supervisor.descendants import descendants
 from vfsd.supervisor.device import DeviceSegment
@@ -237,6 +237,9 @@ class Service:
     def _end_session(self, gone: FrontendGoneError) -> int | None:
         """Forget the front-end; returns the exit status, None if another one may come."""
         assert self._frontend is not None
+        if gone.status:  # QEMU does not notice the end of a connection; of this it prints a line
+            for vring in self._session.vrings:
+                signal_error(vring.err_fd)
         ended, fds, backend = self._frontend, self._session.fds(), self._backend
         is_probe = not self._has_spoken and self._boot.listener.listening
         self._frontend, self._session, self._has_spoken = None, self._new_session(), False
