@@ -15,6 +15,7 @@ from vfsd.supervisor.effects import (
     Close,
     Device,
     Effect,
+    EndFuseSession,
     Log,
     Prepare,
     Reply,
@@ -74,6 +75,7 @@ def test_reset_keeps_memory_features_call_and_err() -> None:
     driver_ok(talk)
     before = talk.session.snapshot()
     talk.ack(N.RESET_DEVICE)
+    assert EndFuseSession() in talk.effects
     after = talk.session.snapshot()
     assert talk.applies()
     assert (after["memory"], after["features"]) == (before["memory"], before["features"])
@@ -235,6 +237,7 @@ EFFECTS: Sequence[Effect] = (
     Log("warn", "text"),
     Prepare(3),
     Apply(),
+    EndFuseSession(),
     Close((4, 5)),
     Reply(b"\0\1\xff"),
     ReplyBase(2),

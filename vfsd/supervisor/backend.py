@@ -62,6 +62,7 @@ class Backend:
         self._patience = setting.patience
         self._links = WorkerLinks(setting.loop, self._vring_count, self)
         self._vrings: tuple[DeviceVring, ...] = ()  # that run
+        self._generation = 0  # of the device that was published last
         pool.on_event = self._on_pool_event
         pool.patience = setting.patience
 
@@ -108,8 +109,8 @@ class Backend:
         device = session.device
         self._vrings = device.vrings
         slots = [self.slot_of(index) for index in range(self._vring_count)]
-        generation = self._segment.write(device, self.pool.numbers, slots)
-        adopted = self._adopt(generation)
+        self._generation = self._segment.write(device, self.pool.numbers, slots)
+        adopted = self._adopt(sorted(self.pool.spawned))
         for vring in device.vrings:
             self.prepare(vring.index)
         for index in session.draining():
@@ -118,12 +119,16 @@ class Backend:
         self._tell_errors(adopted)
         self.pool.drop(sorted(self.pool.numbers.keys() - device.fds()))
 
-    def _adopt(self, generation: int) -> dict[int, Adopted]:
-        """Have every worker, or its successor, acknowledge `generation`."""
+    def end_fuse_session(self) -> None:
+        """Close what the guest had open; no vring runs. One worker does that for all."""
+        self._adopt(self._may_answer(sorted(self.pool.spawned))[:1], ends_session=True)
+
+    def _adopt(self, slots: list[int], ends_session: bool = False) -> dict[int, Adopted]:
+        """Have the workers of `slots`, or their successors, acknowledge the published device."""
         adopted: dict[int, Adopted] = {}
-        late, kills, start = self._may_answer(sorted(self.pool.spawned)), 0, monotonic()
+        late, kills, start = self._may_answer(slots), 0, monotonic()
         while late and kills <= KILLS:
-            answers, late = self._links.adopt(generation, late)
+            answers, late = self._links.adopt(self._generation, late, ends_session)
             adopted |= answers
             self._patience.give_up()
             late = self._may_answer(late)

@@ -56,6 +56,11 @@ class Apply:
 
 
 @dataclass(frozen=True)
+class EndFuseSession:
+    """No vring runs, and the guest's driver has gone: close its files, and release its locks."""
+
+
+@dataclass(frozen=True)
 class Close:
     """Close fds that nothing refers to any more."""
 
@@ -91,8 +96,8 @@ class Log:
     text: str
 
 
-Effect = Prepare | Apply | Close | Reply | ReplyBase | ReplyInflight | Log
-ORDER: Final = (Log, Prepare, Apply, Close, Reply, ReplyBase, ReplyInflight)
+Effect = Prepare | Apply | EndFuseSession | Close | Reply | ReplyBase | ReplyInflight | Log
+ORDER: Final = (Log, Prepare, Apply, EndFuseSession, Close, Reply, ReplyBase, ReplyInflight)
 
 
 def encode_effect(effect: Effect) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Guest memory as the front-end described it: regions and their fds. Never mapped here."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Final
@@ -46,9 +46,19 @@ class Memory:
                 return (row[1],)
         raise ProtocolError(f"REM_MEM_REG for no known region, guest address {region.gpa:#x}")
 
-    def covers(self, uva: int, size: int) -> bool:
-        """True if one region holds all of [uva, uva + size)."""
-        return any(region.contains_uva(uva, size) for region, _ in self.rows)
+    def has(self, areas: Sequence[tuple[int, int]]) -> bool:
+        """True if there are areas (user address, bytes) and each lies in one region."""
+        return bool(areas) and all(
+            any(region.contains_uva(uva, size) for region, _ in self.rows) for uva, size in areas
+        )
+
+    def complaint(self) -> str:
+        """What the operator is to do about a VMM whose vrings lie elsewhere."""
+        what = "not all of its memory" if self.rows else "no memory"
+        return (
+            f"the VMM shares {what} with virtiofsd; QEMU needs memory-backend-memfd,…,share=on"
+            " (or -file) for all of the guest's memory, cloud-hypervisor --memory shared=on"
+        )
 
 
 def check_regions(regions: list[Region]) -> None:

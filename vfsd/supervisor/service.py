@@ -22,6 +22,7 @@ from vfsd.supervisor.effects import (
     Apply,
     Close,
     Effect,
+    EndFuseSession,
     Log,
     Prepare,
     Reply,
@@ -32,6 +33,7 @@ from vfsd.supervisor.effects import (
 )
 from vfsd.supervisor.event_loop import EventLoop, StopError
 from vfsd.supervisor.frontend_fds import check_fds, memory_hazard
+from vfsd.supervisor.frontend_gone import FrontendGoneError, disconnected, went_away
 from vfsd.supervisor.launcher import Launcher
 from vfsd.supervisor.listener import Listener
 from vfsd.supervisor.log_collector import VMM, LogCollector
@@ -59,7 +61,6 @@ STATUS_CRASHED: Final = 70  # EX_SOFTWARE: the keeper creates the next superviso
 # Word for word: Kata Containers reads stderr until this comes. Both peers print it at this level.
 WAITING: Final = "Waiting for vhost-user socket connection..."
 ENDS_WITH_VMM: Final = "the share ends with it, as nobody gave --keep-listening"
-WENT_AWAY: Final = "the VMM went away"
 
 
 @dataclass(frozen=True)
@@ -76,22 +77,6 @@ class Boot:
     kept_fds: frozenset[int]  # open in the keeper
     log: LogCollector
     tell_ready: Callable[[], None]  # once a VMM can connect, or more often
-
-
-class FrontendGoneError(Exception):
-    """The front-end closed the connection, or was disconnected.
-
-    `status`: the exit status of a daemon that serves no other one; not 0 if it was disconnected, so
-    that a service manager with Restart=on-failure starts the daemon again.
-    """
-
-    def __init__(self, reason: str, status: int = 0) -> None:
-        super().__init__(reason)
-        self.status = status
-
-
-def _disconnected(reason: object) -> FrontendGoneError:
-    return FrontendGoneError(f"disconnected the VMM: {reason}", status=1)
 
 
 class EndedError(Exception):
@@ -214,7 +199,7 @@ class Service:
         poll = select.poll()
         poll.register(self._frontend.fileno(), select.POLLRDHUP)
         if poll.poll(0):
-            raise FrontendGoneError("the VMM went away while the sandbox was slow")
+            raise went_away(" while the sandbox was slow")
 
     def _ensure_frontend(self) -> MessageSocket:
         if self._frontend is None:
@@ -281,9 +266,9 @@ class Service:
             except ConnectionError:  # it was killed, and had not read everything
                 raw = None
             except (OSError, ProtocolError) as error:
-                raise _disconnected(error) from None
+                raise disconnected(error) from None
             if raw is None:
-                raise FrontendGoneError(WENT_AWAY)
+                raise went_away()
             self._has_spoken = True
             effects = self._handle(raw)
             self._save(effects, raw)
@@ -307,7 +292,7 @@ class Service:
         try:
             return self._session.refuse(raw.header, error)
         except ProtocolError:
-            raise _disconnected(error) from None
+            raise disconnected(error) from None
 
     def _hazards(self, message: Message) -> list[Effect]:
         """One line for each front-end whose memory widens what file handles reach."""
@@ -322,9 +307,9 @@ class Service:
             for effect in effects:
                 self._carry_out_one(backend, frontend, effect, effects)
         except ConnectionError:
-            raise FrontendGoneError(WENT_AWAY) from None
+            raise went_away() from None
         except OSError as error:
-            raise _disconnected(error.strerror) from None
+            raise disconnected(error.strerror) from None
 
     def _carry_out_one(
         self, backend: Backend, frontend: MessageSocket, effect: Effect, effects: list[Effect]
@@ -338,6 +323,8 @@ class Service:
                 if backend.share_fds(self._session):
                     self._save(effects)
                 backend.apply(self._session)
+            case EndFuseSession():
+                backend.end_fuse_session()
             case Close(fds):
                 close_fds(fds)
             case Reply(data):

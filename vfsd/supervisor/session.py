@@ -25,6 +25,10 @@ States of a vring; leaving a state is by message only.
             its three areas lie inside the memory table. QEMU takes regions away and adds them
             again under a live vring; one whose areas are gone is paused until they are back.
 
+RESET_DEVICE ends the FUSE session too: the guest's driver has gone, and others wait for its locks.
+GET_VRING_BASE of all vrings does not: a guest that was paused goes on with its open files. QEMU
+before 8.2 sends no more than that for a reset; the next INIT ends the session then.
+
 Invariants.
   * No order of messages makes a vring run without memory, features, size and addresses.
   * Every fd in the state is owned by the session and is there once. A message's fds become the
@@ -50,8 +54,8 @@ What bites (each seen with a real front-end).
   * cloud-hypervisor sends SET_MEM_TABLE although ADD_MEM_REG was negotiated; crosvm asks for no
     acknowledgement at all.
   * SET_INFLIGHT_FD may come before or after ADDR; the record belongs to the vrings started later.
-  * QEMU whose memory is not shared (share=on) sends no region, and no error: its guest would wait
-    for ever. So a vring that comes to run outside of all regions is refused (_check_shared).
+  * QEMU without share=on sends no region and no error; its guest would wait for ever. So a vring
+    that comes to run outside of all regions is refused (_check_shared).
 
 Not done here: dirty logging, IOMMU, postcopy, packed rings, migration (not offered, so not
 negotiated). Requests of a virtio-fs device say nothing about queues; which worker serves a vring is
@@ -68,6 +72,7 @@ from vfsd.supervisor.effects import (
     Close,
     Device,
     Effect,
+    EndFuseSession,
     Log,
     Prepare,
     Reply,
@@ -114,11 +119,6 @@ PROTOCOL_FEATURES: Final = int(
     | ProtocolFeature.INFLIGHT_SHMFD
     | ProtocolFeature.RESET_DEVICE
     | ProtocolFeature.CONFIGURE_MEM_SLOTS
-)
-
-SHARING: Final = (
-    "QEMU needs memory-backend-memfd,…,share=on (or -file) for all of the guest's memory,"
-    " cloud-hypervisor --memory shared=on"
 )
 
 P = TypeVar("P", bound=Payload)
@@ -217,7 +217,7 @@ class Session:
     def _refresh_device(self) -> bool:
         """Decide anew which vrings run; True if the device changed."""
         for vring in self.vrings:
-            vring.run(vring.started and vring.enabled and self._is_mapped(vring))
+            vring.run(vring.started and vring.enabled and self.memory.has(vring.areas()))
         before, self.device = self.device, self._make_device()
         return self.device != before
 
@@ -272,15 +272,16 @@ class Session:
     def _set_owner(self, _: Message) -> list[Effect]:
         return []
 
-    def _reset_device(self, _: Message) -> list[Effect]:
+    def _reset_device(self, message: Message) -> list[Effect]:
+        return [EndFuseSession(), *self._reset_owner(message)]
+
+    def _reset_owner(self, _: Message) -> list[Effect]:
         dropped: tuple[int, ...] = ()
         for vring in self.vrings:
             dropped += vring.stop()
             vring.enabled = False
             vring.base = 0
         return _close(dropped)
-
-    _reset_owner = _reset_device
 
     def _set_mem_table(self, message: Message) -> list[Effect]:
         regions = _payload(message, MemoryTable).regions
@@ -352,14 +353,9 @@ class Session:
         return []
 
     def _check_shared(self, vring: Vring) -> None:
-        """The vring is to run from now on: its areas must be in memory that the VMM shares."""
-        if not self._is_mapped(vring):
-            what = "not all of its memory" if self.memory.rows else "no memory"
-            raise SetupError(f"the VMM shares {what} with virtiofsd; {SHARING}")
-
-    def _is_mapped(self, vring: Vring) -> bool:
-        areas = vring.areas()
-        return bool(areas) and all(self.memory.covers(*area) for area in areas)
+        """A vring that comes to run must lie in memory that the VMM shares."""
+        if not self.memory.has(vring.areas()):
+            raise SetupError(self.memory.complaint())
 
     def _get_protocol_features(self, message: Message) -> list[Effect]:
         return _answer(message, U64(self.offered_protocol_features()))

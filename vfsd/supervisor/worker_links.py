@@ -78,16 +78,20 @@ class WorkerLinks:
             self._end(slot, request_id)
             self._late.append(slot)
 
-    def adopt(self, generation: int, slots: Iterable[int]) -> tuple[dict[int, Adopted], list[int]]:
+    def adopt(
+        self, generation: int, slots: Iterable[int], ends_session: bool = False
+    ) -> tuple[dict[int, Adopted], list[int]]:
         """Have the workers of `slots` work with this generation of the device state.
 
+        `ends_session`: as control_messages.adopt().
         Returns their answers by slot, and the slots that did not answer in time.
         """
         self._adopted, self._late = {}, []
+        command = adopt(generation, ends_session)
         for slot in slots:
             request_id = next(self._ids)
             self._waiting[request_id] = slot, generation
-            self._links[slot].command(request_id, adopt(generation), ADOPT_SECONDS)
+            self._links[slot].command(request_id, command, ADOPT_SECONDS)
         self._loop.wait(lambda: not self._waiting)
         return self._adopted, self._late
 

@@ -75,9 +75,15 @@ def is_logged(level: str, threshold: str) -> bool:
 # Supervisor -> worker.
 
 
-def adopt(generation: int) -> Content:
-    """Work with the device state of at least this generation; answered with Adopted."""
-    return {"command": "adopt", "generation": generation}
+def adopt(generation: int, ends_session: bool = False) -> Content:
+    """Work with the device state of at least this generation; answered with Adopted.
+
+    `ends_session`: the guest's driver has reset the device, so end the FUSE session; only while the
+    state is of this very generation, in which no vring runs: a command that is sent again must not
+    end the next session.
+    """
+    content: Content = {"command": "adopt", "generation": generation}
+    return content | {"ends_session": True} if ends_session else content
 
 
 def log_level(level: str) -> Content:

@@ -88,7 +88,8 @@ class QueueWorker:
         self._stopping = False
         self._is_mounted = False  # an INIT came here, and no DESTROY since
         self._generation = 0  # of the device state that is in force here
-        self._pending: dict[int, int] = {}  # id of an adopt command -> generation it asks for
+        # Id of an adopt command -> generation it asks for, and does it end the FUSE session?
+        self._pending: dict[int, tuple[int, bool]] = {}
         self._row = place.tables.workers.rows[place.slot]
         self._proc_self_fd = self._open_proc_self_fd()
         self._worker = self._create()
@@ -184,7 +185,7 @@ class QueueWorker:
     def _command(self, content: Content) -> None:
         match content.get("command"):
             case "adopt":
-                self._pending[content["id"]] = content["generation"]
+                self._pending[content["id"]] = content["generation"], "ends_session" in content
                 self._adopt()
             case "log-level":
                 self._log.set_level(content["level"])
@@ -208,10 +209,12 @@ class QueueWorker:
 
     def _acknowledge(self) -> None:
         """Answer the adopt commands whose generation is reached."""
-        for request_id, generation in list(self._pending.items()):
+        for request_id, (generation, ends_session) in list(self._pending.items()):
             if self._generation < generation:
                 continue
             del self._pending[request_id]
+            if ends_session and self._generation == generation:
+                self._end_session("the guest has reset the device")
             answer = {"generation": self._generation, "vrings": self._vrings()}
             self._channel.send({"id": request_id, **answer})
 
@@ -264,13 +267,18 @@ class QueueWorker:
         if opcode == FUSE_INIT:
             error, reply = self._init(bytes(ffi.buffer(argument[0], length[0])))
         elif opcode == FUSE_DESTROY:
-            lib.worker_session_end(self._worker)
-            self._is_mounted = False
-            self._log.info("the guest has unmounted the share")
+            self._end_session("the guest has unmounted the share")
             error, reply = 0, b""
         else:
             error, reply = errno.ENOSYS, b""
         lib.worker_cold_reply(self._worker, -error, reply, len(reply))
+
+    def _end_session(self, why: str) -> None:
+        """Close every file that the guest has open, and say so if it had mounted the share."""
+        if self._place.tables.workers.session.ready:
+            self._log.info(why)
+        lib.worker_session_end(self._worker)
+        self._is_mounted = False
 
     def _init(self, argument: bytes) -> tuple[int, bytes]:
         """INIT: an errno, or 0 and the reply. A second INIT begins a new session."""
