@@ -8,7 +8,6 @@ the ``with`` block leaves no process behind.
 """
 
 import base64
-import json
 import os
 import secrets
 import select
@@ -17,14 +16,15 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from . import initramfs, packages
+from .qmp import Qmp, QmpError
 
 BOOT_SECONDS = {"kvm": 30.0, "tcg": 60.0}  # several times what a boot takes
 BOOT_TRIES = 4
@@ -50,6 +50,7 @@ class Share:
     tag: str = "share"
     queues: int = 1
     queue_size: int = 1024
+    properties: str = ""  # more of the device, as "packed=on"
 
 
 @dataclass(frozen=True)
@@ -63,12 +64,16 @@ class Result:
 
 @dataclass(frozen=True)
 class Hardware:
-    """What the guest runs on; `append` goes to the kernel's command line."""
+    """What the guest runs on; `append` goes to the kernel's command line, `more` to QEMU's."""
 
     cpus: int = 4
     memory_mib: int = 1024
     kernel_suite: str = packages.KERNEL_SUITE
     append: str = ""
+    machine: str = "q35"
+    backend: str = "memory-backend-memfd,share=on"  # of the memory
+    slots: str = ""  # for memory to be plugged, as "slots=2,maxmem=4G"
+    more: tuple[str, ...] = ()
 
 
 ORDINARY = Hardware()
@@ -80,17 +85,20 @@ def qemu_argv(hardware: Hardware, accel: str, shares: Sequence[Share] = ()) -> l
     argv = [
         *packages.qemu().argv,
         *("-no-user-config", "-nodefaults", "-display", "none"),
-        *("-machine", "q35,memory-backend=memory", "-accel", accel, "-cpu", CPU[accel]),
-        *("-smp", str(hardware.cpus), "-m", size),
-        *("-object", f"memory-backend-memfd,id=memory,size={size},share=on"),
+        *("-machine", f"{hardware.machine},memory-backend=memory"),
+        *("-accel", accel, "-cpu", CPU[accel], "-smp", str(hardware.cpus)),
+        *("-m", ",".join(filter(None, (size, hardware.slots)))),
+        *("-object", f"{hardware.backend},id=memory,size={size}"),
         *("-kernel", str(packages.kernel(hardware.kernel_suite).image)),
         *("-initrd", str(initramfs.initramfs())),
         *("-append", f"{KERNEL_OPTIONS} {hardware.append}".strip()),
+        *hardware.more,
     ]
     for number, share in enumerate(shares):
         chardev = f"share{number}"
         queues = f"num-request-queues={share.queues},queue-size={share.queue_size}"
         device = f"vhost-user-fs-pci,chardev={chardev},tag={share.tag},{queues}"
+        device = ",".join(filter(None, (device, share.properties)))
         argv += ["-chardev", f"socket,id={chardev},path={share.socket}", "-device", device]
     return argv
 
@@ -104,7 +112,8 @@ class Machine:
         self.boot_seconds = 0.0
         self._received = bytearray()
         self._scripts, scripts_end = socket.socketpair()
-        self._control, control_end = socket.socketpair()
+        control, control_end = socket.socketpair()
+        self._control = Qmp(control)
         channels = [
             *("-chardev", f"file,id=console,path={console}", "-serial", "chardev:console"),
             *("-device", "virtio-serial-pci", "-chardev", f"socket,id=s,fd={scripts_end.fileno()}"),
@@ -177,7 +186,8 @@ class Machine:
             except GuestError:
                 if self.process.poll() is not None:
                     raise
-                self.control("system_reset")
+                with suppress(QmpError):
+                    self.control("system_reset")
         return self.wait_ready(BOOT_SECONDS[self.accel])
 
     def reboot(self) -> None:
@@ -208,10 +218,17 @@ class Machine:
 
     # --- the machine ---
 
-    def control(self, command: str) -> None:
-        """Send a QMP command without arguments; the answer is not awaited."""
-        for name in ("qmp_capabilities", command):
-            self._control.sendall(json.dumps({"execute": name}).encode() + b"\n")
+    def control(self, command: str, arguments: Mapping[str, Any] | None = None) -> Any:
+        """Have QEMU execute a QMP command; returns what it returns, or raises QmpError."""
+        return self._control.ask(command, arguments or {})
+
+    def wait_event(self, name: str) -> None:
+        """Wait until QEMU reports an event that no earlier call has waited for."""
+        self._control.wait_event(name)
+
+    def said(self) -> str:
+        """Return what QEMU printed so far."""
+        return self.console_path.with_suffix(".qemu").read_text(errors="replace")
 
     def console(self) -> str:
         """Return what the guest's kernel printed so far."""
@@ -242,8 +259,7 @@ class Machine:
             self.process.wait(timeout)
 
     def _tail(self) -> str:
-        said = self.console_path.with_suffix(".qemu").read_text(errors="replace")
-        lines = [*said.splitlines()[-5:], *self.console().splitlines()[-15:]]
+        lines = [*self.said().splitlines()[-5:], *self.console().splitlines()[-15:]]
         return "\n".join(f"  | {line}" for line in lines)
 
 
