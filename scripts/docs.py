@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Write what is made from tables in the code into the manual page, the README and SECURITY.md.
+"""Write what is made from tables in the code into the manual page, README.md, SECURITY.md and docs.
 
     .venv/bin/python scripts/docs.py
 
@@ -15,6 +15,8 @@ from typing import Final
 import security_tables as security
 
 from vfsd.supervisor.options import OPTIONS, Option, default_text, spellings
+from vfsd.supervisor.refusal import REFUSALS
+from vfsd.transport.vhost_user import Number
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 
@@ -61,6 +63,14 @@ def _line(row: Option) -> str:
     return "|" + "|".join(f" {cell} ".replace("|", "\\|") for cell in cells) + "|"
 
 
+def refusals() -> str:
+    """The table of messages in docs/vmms.md."""
+    lines = ["| message | without an acknowledgement | because |", "|---|---|---|"]
+    for number, refusal in REFUSALS.items():
+        lines.append(f"| {Number(number).name} | {refusal.fate.value} | {refusal.reason} |")
+    return "\n".join(lines) + "\n"
+
+
 Made = tuple[str, str, str, Callable[[], str]]
 
 # File, the lines around what is made, what makes it.
@@ -73,6 +83,7 @@ MADE: Final[tuple[Made, ...]] = (
         "<!-- end -->",
         security.capability_table,
     ),
+    ("docs/vmms.md", "<!-- refusals: scripts/docs.py -->", "<!-- end -->", refusals),
     ("SECURITY.md", "<!-- attempts: scripts/docs.py -->", "<!-- end -->", security.attempts),
     ("SECURITY.md", "<!-- attacks: scripts/docs.py -->", "<!-- end -->", security.attack_table),
     ("SECURITY.md", "<!-- sandbox: scripts/docs.py -->", "<!-- end -->", security.sandbox_calls),
