@@ -241,17 +241,6 @@ def short_lived(tmp_path: Path) -> Iterator[daemon.Daemon]:
         yield serving
 
 
-def test_a_microvm(short_lived: daemon.Daemon, tmp_path: Path) -> None:
-    hardware = machine.Hardware(
-        cpus=1,
-        memory_mib=512,
-        machine="microvm,pcie=on,pit=on,pic=on",
-        append="tsc_early_khz=1000000",  # an emulated one has no clock to find that out by
-    )
-    with running(tmp_path, short_lived, hardware) as guest, guest.load():
-        assert guest.works("microvm")
-
-
 def test_memory_that_is_not_shared_is_refused_at_the_start(short_lived: daemon.Daemon) -> None:
     hardware = machine.Hardware(cpus=1, memory_mib=512, backend="memory-backend-ram")
     with machine.boot([machine.Share(short_lived.socket, TAG)], hardware) as booted:
