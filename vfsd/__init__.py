@@ -8,9 +8,8 @@ from typing import Any, Final
 
 __version__ = "0.1.0"
 
-# Imported by dataclasses (for classes without a docstring: ours have one), zmq and logging (which
-# setproctitle imports), and seldom used. With what they import they took 3 MiB, all processes
-# together.
+# Imported by dataclasses (for classes without a docstring: ours have one) and zmq, and seldom used.
+# With what they import they took 3 MiB, all processes together.
 _SELDOM: Final = ("inspect", "random", "traceback")
 
 

@@ -24,12 +24,13 @@ ALLOWED = {
 NOT_IN_WORKER = {"argparse", "pathlib", "psutil", "subprocess", "tomllib"}
 # What few starts need is imported where they do: each of these takes memory in every process.
 FOR_FEW = {
-    "difflib", "inspect", "psutil", "random", "shutil", "subprocess", "tempfile", "tomllib",
-    "traceback",
+    "difflib", "inspect", "logging", "psutil", "random", "shutil", "subprocess", "tempfile",
+    "tomllib", "traceback",
 }  # fmt: skip
 # A module outside the standard library -> the only files that may import it.
 ONLY_IN = {
     "psutil": {"frontend/process_tree.py"},
+    "setproctitle": {"transport/process_title.py"},
     "zmq": {"transport/channel.py"},
     "vfsd._native": {"transport/native.py", "_native_build.py"},
 }

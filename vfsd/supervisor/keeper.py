@@ -19,8 +19,6 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from setproctitle import setproctitle
-
 from vfsd.supervisor.descendants import Process, await_end, descendants
 from vfsd.supervisor.launcher import Launcher
 from vfsd.supervisor.log_collector import Say
@@ -28,6 +26,7 @@ from vfsd.supervisor.restart_policy import RestartPolicy
 from vfsd.supervisor.service import STATUS_CRASHED
 from vfsd.supervisor.signals import ENDING, READY, WATCHED, hold_signals
 from vfsd.transport.native import check, lib
+from vfsd.transport.process_title import setproctitle
 
 STOP_SECONDS: Final = 0.8
 FIRST_PAUSE: Final = 0.05  # seconds

@@ -52,8 +52,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from setproctitle import setproctitle
-
 import vfsd
 from vfsd.supervisor.descendants import process_of
 from vfsd.supervisor.job import Segments, create_job
@@ -62,6 +60,7 @@ from vfsd.supervisor.options import Options
 from vfsd.transport.fd_table import close_all_but
 from vfsd.transport.native import lib
 from vfsd.transport.passed_fds import close_fds, decode_fds, encode_fds
+from vfsd.transport.process_title import setproctitle
 from vfsd.transport.shared_memory import is_segment
 
 # Behind these come the listeners.

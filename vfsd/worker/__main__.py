@@ -9,10 +9,9 @@ status is 1.
 import sys
 from dataclasses import replace
 
-from setproctitle import setproctitle
-
 from vfsd.transport.errors import describe
 from vfsd.transport.fd_channel import FdChannel
+from vfsd.transport.process_title import setproctitle
 from vfsd.transport.shared_memory import read_blob
 from vfsd.worker.isolation import isolate
 from vfsd.worker.job import Job, JobError, parse

@@ -13,10 +13,9 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final, NoReturn
 
-from setproctitle import setproctitle
-
 from vfsd.transport.fd_table import close_all_but
 from vfsd.transport.native import check, ffi, lib
+from vfsd.transport.process_title import setproctitle
 from vfsd.worker import capabilities, handles, seccomp
 from vfsd.worker.handles import Handles, NoHandlesError, Outcome, Reach
 from vfsd.worker.job import Job

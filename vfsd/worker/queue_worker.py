@@ -13,12 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from setproctitle import setproctitle
-
 from vfsd.transport.channel import WorkerEnd
 from vfsd.transport.control_messages import Content
 from vfsd.transport.errors import ProtocolError
 from vfsd.transport.native import ffi, lib, text
+from vfsd.transport.process_title import setproctitle
 from vfsd.worker import init, policy
 from vfsd.worker.job import Job
 from vfsd.worker.log_forward import LogForward
