@@ -35,7 +35,7 @@ class PidFile:
 
     @classmethod
     def claim(cls, path: str) -> Self:
-        """Create the file, or take over the one that a daemon left behind, with our pid in it.
+        """Create the file, or take over a file that a daemon left behind, with our pid in it.
 
         Raises InUseError, or OperatorError if the file cannot be ours.
         """

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-ADDRESS_MAX: Final = 107  # bytes; one more ends the text
+ADDRESS_MAX: Final = 107  # bytes; a zero ends the text
 
 
 @contextmanager
 def addressed(path: str) -> Iterator[str]:
-    """What bind() and connect() take for `path`: where that is too long, its last part, with its
-    folder as the working directory meanwhile. OSError if there is no such folder."""
+    """The address of `path` for bind() and connect(): its last part where `path` is too long, while
+    its folder is the working directory of this process. OSError if there is no such folder."""
     if len(os.fsencode(path)) <= ADDRESS_MAX:
         yield path
         return

@@ -18,12 +18,12 @@ int capabilities_permitted(uint64_t *ret) must_check;
  */
 int capabilities_limit(uint64_t keep) must_check;
 
-/* Have the permitted set outlive it when an id that was 0 becomes another, as the effective set
- * does not. Until the next exec. Return: 0 or -errno. */
+/* Keep the permitted set, which the kernel empties otherwise, when the last user id that is 0
+ * becomes another. In force until the next exec. Return: 0 or -errno. */
 int capabilities_keep(void) must_check;
 
-/* Have what is executed next hold what this process holds (ambient set), although its user is not
- * root and its file has no capabilities. Return: 0 or -errno. */
+/* Make the permitted set the ambient set, so that a program executed next holds the same although
+ * its user is not root and its file has no capabilities. Return: 0 or -errno. */
 int capabilities_pass_on(void) must_check;
 
 #endif

@@ -30,7 +30,8 @@ int entry_as_requester(struct worker *w, const struct request *r, uint32_t umask
 int entry_checked_as_requester(struct worker *w, const struct request *r) must_check;
 /* The same with the host's group `gid` as the only supplementary group. */
 int entry_checked_as_member(struct worker *w, const struct request *r, uint32_t gid) must_check;
-/* Have it told, once, that the host does not let this worker act for these ids of the guest. */
+/* Note that the host does not let this worker act for these ids of the guest; the first note of a
+ * worker becomes a line in the log. */
 void entry_note_refusal(struct worker *w, uint32_t uid, uint32_t gid);
 /* Before creating a file of `mode`: guest root keeps the sgid that its kernel let pass; a user must
  * be in the group, even one who is root on the host. */

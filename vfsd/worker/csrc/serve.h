@@ -71,12 +71,12 @@ const char *worker_ring_error(const struct worker *w, uint32_t index);
  * is started anew. The reason is worker_ring_error's. err_fd has been written. */
 int32_t worker_broken_ring(struct worker *w);
 
-/* The first ids of the guest that the host did not let this worker act for, or give a file to. */
+/* The first user of the guest that this worker could not act for, or could not give a file to. */
 struct refusal {
 	bool is_noted;
 	bool is_taken;
 	uint32_t uid, gid;
-	uint32_t own_uid, own_gid; /* what the worker acts as instead */
+	uint32_t own_uid, own_gid; /* of the daemon, as the sandbox sees them */
 };
 
 /* After SERVE_CONTROL. Return: true once, with *ret, when there was a refusal. */
