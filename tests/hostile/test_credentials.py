@@ -38,6 +38,7 @@ from .fuse import (
     LINUX_FLAGS,
     MKDIR_IN,
     MKNOD_IN,
+    OPEN_IN,
     OPEN_OUT,
     READ_IN,
     ROOT,
@@ -58,6 +59,7 @@ pytestmark = pytest.mark.sandbox_modes(*OF_ROOT, BY_CAPABILITY.name)
 ALICE, BOB, CAROL = (1001, 2001), (1002, 2002), (1003, 2003)
 NOBODY_SAID = (0xFFFFFFFF, 0xFFFFFFFF)  # FUSE_INVALID_UIDGID: what Linux >= 6.12 sends with WRITE
 KILL_SUIDGID = 4  # FUSE_WRITE_KILL_SUIDGID
+FATTR_KILL_SUIDGID, OPEN_KILL_SUIDGID = 1 << 11, 1
 DONT_MASK, POSIX_ACL = 1 << 6, 1 << 20  # INIT
 CAP_FSETID = 1 << 4  # as the last write needed it
 SETID = stat.S_ISUID | stat.S_ISGID
@@ -196,6 +198,38 @@ def test_a_write_takes_set_id_bits_away_when_told(
     write(guest, two, ALICE, KILL_SUIDGID)
     write(guest, three, (0, 0))
     assert [file.mode() for file in (one, two, three)] == [0o755, 0o755, 0o755 | kept]
+
+
+@pytest.mark.parametrize("flags", [0, os.O_DSYNC])
+@pytest.mark.parametrize(
+    ("ids", "left"),
+    [((4321, 8765), 0o2644), ((1, 8765), 0o2644), ((4321, 1), 0o644), (NOBODY_SAID, 0o2644)],
+)
+def test_the_requesters_group_decides_about_set_gid_without_execution(
+    guest: Guest, folder: Folder, ids: tuple[int, int], left: int, flags: int
+) -> None:
+    """Whatever the worker did before, in the loop and in a thread."""
+    file = set_id_file(guest, folder, "suid", flags)
+
+    def after(change: Callable[[], object]) -> int:
+        setattr_(guest, file.nodeid, FATTR_MODE, mode=0o6644)
+        change()
+        return file.mode()
+
+    def truncate() -> None:
+        body = SETATTR_IN.pack(FATTR_SIZE | FATTR_KILL_SUIDGID, *[0] * 15)
+        guest.call(Op.SETATTR, file.nodeid, body, ids=ids)
+
+    def open_truncating() -> None:
+        body = OPEN_IN.pack(os.O_WRONLY | os.O_TRUNC, OPEN_KILL_SUIDGID)
+        guest.call(Op.OPEN, file.nodeid, body, ids=ids)
+
+    changes = (lambda: write(guest, file, ids, KILL_SUIDGID), truncate, open_truncating)
+    for change in (*changes, *changes):
+        assert after(change) == left
+        end_as_user(guest, folder.sub(guest, str(len(list(folder.path.iterdir())))))
+    write(guest, file, (0, 0))
+    assert after(lambda: write(guest, file, (0, 0))) == 0o6644
 
 
 @STATES

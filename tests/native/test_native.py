@@ -57,6 +57,7 @@ WORKER = (
     "transport/fuse_ops",
     "worker/direct_io",
     "worker/file_capability",
+    "worker/set_id",
     "worker/inode_trim",
     "worker/intent",
     "worker/label",

@@ -21,6 +21,7 @@ DEEP = os.environ.get("VFSD_POSIX_DEEP") == "1"
 ONE_QUEUE = Setup("1-queue", 1, ALL_FEATURES)
 FOUR_QUEUES = Setup("4-queues", 4, ALL_FEATURES)
 NO_KILLPRIV = Setup("no-killpriv-v2", 4, (*ALL_FEATURES, "--no-killpriv-v2"))
+NO_IDMAPPED = Setup("no-idmapped-mounts", 4, (*ALL_FEATURES, "--no-idmapped-mounts"))
 NEVER = Setup("cache-never", 4, (*ALL_FEATURES, "--cache=never", "--allow-mmap"))
 ALWAYS = Setup("cache-always", 4, (*ALL_FEATURES, "--cache=always"))
 WRITEBACK = Setup("writeback", 4, (*ALL_FEATURES, "-o", "writeback"))

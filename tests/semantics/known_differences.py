@@ -4,24 +4,26 @@
 from dataclasses import dataclass
 from typing import Final
 
-from .rules_attributes import CHANGES, CLEARED, CLEARED_OF_OTHERS
+from .rules_set_id import CHANGES, CLEARED, CLEARED_OF_OTHERS
 
 FUSE: Final = ""  # every share
-NO_KILLPRIV: Final = "no-killpriv-v2"
+NO_IDMAPPED: Final = "no-idmapped-mounts"
 WRITEBACK: Final = "writeback"
 USERNS: Final = "userns"
 UNSETTLED: Final = object()  # it depends on when the guest writes back
 AS_THE_HOST: Final = object()
 
-# The ops whose requests say that set-id bits go, but not who asks and what groups he is in.
-TOLD_TO_KILL: Final = {
-    "write",
-    "append",
-    "truncate",
-    "truncate to the same size",
-    "ftruncate",
-    "O_TRUNC",
-}
+BY_OTHERS: Final = (
+    "what somebody else changes loses set id bits",
+    "what somebody else changes of roots group loses set id bits",
+)
+# These ops do not say that set-id bits go; SETATTR of nothing comes before if some do.
+SILENT: Final = {"fallocate", "keep size", "punch", "zero", "copy"}
+KEPT_UNASKED: Final = {mode: oct(mode) for mode in (0o2767, 0o2666)}
+NOBODY_SAYS_WHO: Final = (
+    "with ALLOW_IDMAP requests do not say whose they are, and without HANDLE_KILLPRIV_V2"
+    " fuse_setattr() makes the mode: both take setgid from group executables only"
+)
 KEEPS_NO_SET_ID: Final = (
     "the host's kernel takes set-id bits from what is written without its own CAP_FSETID, which"
     " nobody in a user namespace has"
@@ -56,21 +58,14 @@ KNOWN: Final[dict[tuple[str, str], Difference]] = {
         "LISTXATTR does not tell who asks (ids are -1 with ALLOW_IDMAP, capabilities never), and"
         " fuse_listxattr() hides nothing; a worker without SYS_ADMIN, the default, lists none",
     ),
-    ("what somebody else changes loses set id bits", FUSE): Difference(
-        {name: CLEARED_OF_OTHERS if name in TOLD_TO_KILL else CLEARED for name in CHANGES},
-        "SETATTR of nothing, which comes before the other ops, does not tell who asks",
-    ),
-    ("what somebody else changes loses set id bits", NO_KILLPRIV): Difference(
-        dict.fromkeys(CHANGES, CLEARED),
-        "without HANDLE_KILLPRIV_V2 fuse_setattr() makes the mode itself, and takes setgid from"
-        " group executables only; the VFS takes it from every file of a group of others",
-    ),
-    ("what the owner changes loses set id bits", FUSE): Difference(
-        {name: CLEARED_OF_OTHERS if name in TOLD_TO_KILL else CLEARED for name in CHANGES},
-        "KILL_SUIDGID does not tell groups: setgid without group execution goes, to be safe",
-    ),
-    ("what the owner changes loses set id bits", NO_KILLPRIV): Difference(
-        AS_THE_HOST, "the guest's kernel knows the groups"
+    **{
+        (name, FUSE): Difference(dict.fromkeys(CHANGES, CLEARED), NOBODY_SAYS_WHO)
+        for name in BY_OTHERS
+    },
+    **{(name, NO_IDMAPPED): Difference(AS_THE_HOST, "requests say whose") for name in BY_OTHERS},
+    ("what a supplementary member changes loses set id bits", NO_IDMAPPED): Difference(
+        {name: CLEARED_OF_OTHERS | (KEPT_UNASKED if name in SILENT else {}) for name in CHANGES},
+        "no request says which supplementary groups the requester is in",
     ),
     ("what changes a file changes its times", WRITEBACK): Difference(
         UNSETTLED,
@@ -84,9 +79,13 @@ KNOWN: Final[dict[tuple[str, str], Difference]] = {
         ["ok", 1, b"", "ok", "EINVAL", "EFBIG"],
         "the host refuses such an offset when the guest writes back: fsync(2) tells",
     ),
-    ("what root changes keeps set id bits", USERNS): Difference(
-        dict.fromkeys(CHANGES, CLEARED), KEEPS_NO_SET_ID
-    ),
+    **{
+        (name, USERNS): Difference(dict.fromkeys(CHANGES, CLEARED), KEEPS_NO_SET_ID)
+        for name in (
+            "what root changes keeps set id bits",
+            "what is changed with fsetid keeps set id bits",
+        )
+    },
     ("what root writes keeps set id bits whoever asked before", USERNS): Difference(
         "0o777", KEEPS_NO_SET_ID
     ),

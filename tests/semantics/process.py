@@ -14,9 +14,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
+from .syscalls import CAP_FSETID, raise_capability
+
 _libc: Final = ctypes.CDLL(None)
 CHILD_SECONDS: Final = 20.0
 PR_SET_PDEATHSIG: Final = 1
+_hold_fsetid: Final[list[bool]] = []
 
 
 class ChildFailedError(AssertionError):
@@ -66,12 +69,24 @@ def acting_as(user: User) -> Iterator[None]:
     os.setgroups(user.groups)
     os.setresgid(user.gid, user.gid, 0)
     os.setresuid(user.uid, user.uid, 0)
+    if _hold_fsetid:
+        raise_capability(CAP_FSETID)
     try:
         yield
     finally:
         os.setresuid(0, 0, 0)
         os.setresgid(0, 0, 0)
         os.setgroups([])
+
+
+@contextmanager
+def holding_fsetid() -> Iterator[None]:
+    """acting_as() keeps CAP_FSETID, as a process does that was started with it."""
+    _hold_fsetid.append(True)
+    try:
+        yield
+    finally:
+        _hold_fsetid.pop()
 
 
 def as_user(user: User, call: Callable[..., object], *args: Any, **options: Any) -> str:

@@ -21,7 +21,10 @@ UTIME_NOW, UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2
 F_OFD_GETLK, F_OFD_SETLK, F_OFD_SETLKW = 36, 37, 38
 FS_IOC_GETFLAGS, FS_IOC_SETFLAGS = 0x80086601, 0x40086602
 FS_IMMUTABLE, FS_APPEND, FS_NODUMP, FS_NOATIME = 0x10, 0x20, 0x40, 0x80
+CAP_FSETID: Final = 4
 
+_SYS_CAPGET, _SYS_CAPSET = 125, 126
+_CAPABILITY_VERSION: Final = 0x20080522
 _SYS_GETDENTS64: Final = 217
 _SYS_FACCESSAT2: Final = 439
 
@@ -64,6 +67,15 @@ def utimensat(
 def access(path: str, mode: int, flags: int = 0) -> None:
     """faccessat2, whose answer is an errno."""
     _check(_libc.syscall(_SYS_FACCESSAT2, AT_FDCWD, os.fsencode(path), mode, flags))
+
+
+def raise_capability(number: int) -> None:
+    """Make one of the first 32 capabilities, which is permitted, effective in this thread."""
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0)
+    sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable: low halves, then high ones
+    _check(_libc.syscall(_SYS_CAPGET, header, sets))
+    sets[0] |= 1 << number
+    _check(_libc.syscall(_SYS_CAPSET, header, sets))
 
 
 def getdents(fd: int, size: int = 32768) -> list[tuple[int, int, int, bytes]]:

@@ -5,11 +5,19 @@ from functools import cache
 
 import pytest
 
-from . import rules_attributes, rules_create, rules_data, rules_locks, rules_xattrs
+from . import (
+    rules_attributes,
+    rules_create,
+    rules_data,
+    rules_locks,
+    rules_set_id,
+    rules_xattrs,
+)
 from .conftest import (
     ALWAYS,
     FOUR_QUEUES,
     NEVER,
+    NO_IDMAPPED,
     NO_KILLPRIV,
     ONE_QUEUE,
     PLAIN,
@@ -21,7 +29,7 @@ from .known_differences import UNSETTLED, expected
 from .rules import RULES, outcome
 from .share import Place
 
-assert all((rules_attributes, rules_create, rules_data, rules_locks, rules_xattrs))
+assert all((rules_attributes, rules_create, rules_data, rules_locks, rules_set_id, rules_xattrs))
 
 
 @cache
@@ -45,7 +53,7 @@ def check(place: Place, host: Place, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in RULES if "set id bits" in name])
-@shares(PLAIN, NO_KILLPRIV)
+@shares(PLAIN, NO_KILLPRIV, NO_IDMAPPED)
 def test_a_share_with_other_options_does_as_the_host(share: Place, host: Place, name: str) -> None:
     check(share, host, name)
 

@@ -62,6 +62,8 @@ def value_of(field: str, *arguments: str) -> object:
         ("allow_direct_io", True, [["--allow-direct-io"], ["-o", "allow_direct_io"]]),
         ("announce_submounts", True, [[], ["-o", "announce_submounts"], ["--announce-submounts"]]),
         ("announce_submounts", False, [["--no-announce-submounts"]]),
+        ("idmapped_mounts", True, [[], ["--idmapped-mounts"]]),
+        ("idmapped_mounts", False, [["--no-idmapped-mounts"]]),
         ("killpriv_v2", True, [[], ["--killpriv-v2"], ["-o", "killpriv_v2"]]),
         ("killpriv_v2", False, [["-o", "no_killpriv_v2"], ["--no-killpriv-v2"]]),
         ("flock", True, [["-o", "flock"], ["--flock"]]),

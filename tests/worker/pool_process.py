@@ -35,6 +35,7 @@ FS: Final[dict[str, Any]] = {
     "readdirplus": True,
     "allow_direct_io": False,
     "announce_submounts": True,
+    "idmapped_mounts": True,
     "killpriv_v2": True,
     "killpriv_v2_asked": False,
     "flock": False,

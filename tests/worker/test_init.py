@@ -146,6 +146,7 @@ def test_a_guest_that_is_not_linux_has_readdirplus(wanted: bool) -> None:
     [
         ({"DO_READDIRPLUS", "READDIRPLUS_AUTO"}, {"readdirplus": False}),
         ({"SUBMOUNTS"}, {"announce_submounts": False}),
+        ({"ALLOW_IDMAP"}, {"idmapped_mounts": False}),
         ({"HANDLE_KILLPRIV_V2", "ATOMIC_O_TRUNC"}, {"killpriv_v2": False}),
     ],
 )

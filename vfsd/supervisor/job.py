@@ -20,7 +20,7 @@ WORKERS_BYTES: Final = ffi.sizeof("struct worker_table")
 _FS_FLAGS: Final = (
     "xattr", "posix_acl", "writeback", "readdirplus", "allow_direct_io", "announce_submounts",
     "killpriv_v2", "flock", "posix_lock", "readonly", "allow_mmap", "preserve_noatime",
-    "allow_project_ids", "security_label",
+    "allow_project_ids", "security_label", "idmapped_mounts",
 )  # fmt: skip
 
 

@@ -74,6 +74,7 @@ class Options:
     allow_direct_io: bool = False
     allow_mmap: bool = False
     announce_submounts: bool = True
+    idmapped_mounts: bool = True
     killpriv_v2: bool = True
     flock: bool = False
     posix_lock: bool = False
@@ -289,6 +290,9 @@ OPTIONS: Final = (
     _switch("killpriv-v2", "the host clears set-id bits and capabilities when a file is written",
             "on, if the guest can",
             "if off, with --xattr, the guest asks for a capability before each write"),
+    _long_switch("idmapped-mounts", "the guest can mount the share with mapped ids",
+                "Linux 6.12 and later then do not say who changes a file: see SET-ID BITS in"
+                " virtiofsd(1)", "on, if the guest can"),
     _switch("flock", "flock() locks hold on the host and for other guests, too", "off",
             "a process that waits for one cannot be interrupted, see --lock-wait"),
     _switch("posix-lock", "fcntl() locks hold on the host and for other guests, too", "off",

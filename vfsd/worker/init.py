@@ -74,7 +74,7 @@ FEATURES: Final = (
     Feature(32, "SECURITY_CTX", lambda fs: fs.security_label != "never", 36),
     Feature(34, "CREATE_SUPP_GROUP", _always, 38),
     Feature(36, "DIRECT_IO_ALLOW_MMAP", lambda fs: fs.allow_mmap, 39),
-    Feature(40, "ALLOW_IDMAP", _always, 41),
+    Feature(40, "ALLOW_IDMAP", lambda fs: fs.idmapped_mounts, 41),
 )
 _BITS: Final = {feature.name: 1 << feature.bit for feature in FEATURES}
 # Without the others a guest that enforces ACLs would get modes wrong: the umask over a default ACL,

@@ -44,6 +44,7 @@ class Filesystem:
     readdirplus: bool
     allow_direct_io: bool
     announce_submounts: bool
+    idmapped_mounts: bool
     killpriv_v2: bool  # if the guest can
     killpriv_v2_asked: bool  # the operator wants to know if it cannot
     flock: bool

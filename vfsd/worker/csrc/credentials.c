@@ -284,6 +284,20 @@ int credentials_fsetid(struct credentials *c, bool keep)
 	return err;
 }
 
+int credentials_set_id(struct credentials *c, bool kill, uint32_t group)
+{
+	int err;
+
+	if (!kill || group == CREDENTIALS_ANY_GROUP)
+		return credentials_fsetid(c, !kill);
+	err = credentials_root(c);
+	if (!err && c->privileged)
+		err = change_gid(c, group);
+	if (err && err != -EINVAL) /* EINVAL: nobody here is in a group that is not known */
+		return err;
+	return credentials_fsetid(c, false);
+}
+
 void credentials_umask(struct credentials *c, uint32_t mask)
 {
 	if (c->umask == (mask & 0777))

@@ -26,6 +26,8 @@ enum {
 	SUPPLEMENTARY_GROUPS_MAX = 32,
 };
 
+#define CREDENTIALS_ANY_GROUP UINT32_MAX /* for credentials_set_id */
+
 struct credentials {
 	uint32_t uid, gid; /* effective */
 	uint32_t group_count;
@@ -63,6 +65,9 @@ int credentials_root(struct credentials *c) must_check;
 int credentials_user(struct credentials *c, const struct requester *who) must_check;
 /* With CAP_FSETID writing, truncating and chown leave suid and sgid bits alone. */
 int credentials_fsetid(struct credentials *c, bool keep) must_check;
+/* The same, where the host's kernel decides by a group what goes (set_id.h): `kill` leaves root in
+ * that group, without CAP_FSETID. With CREDENTIALS_ANY_GROUP no group decides. */
+int credentials_set_id(struct credentials *c, bool kill, uint32_t group) must_check;
 void credentials_umask(struct credentials *c, uint32_t mask);
 
 /* For a new thread, which inherits whatever its creator acted as: root, all permitted capabilities.

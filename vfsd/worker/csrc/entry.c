@@ -399,8 +399,10 @@ static int reopen(struct worker *w, const struct inode *inode, int flags)
 	int fd;
 
 	/* Faster than by fd. But a handle that may be another file's is opened as O_PATH first:
-	 * opening a device of the host would be harm enough. */
-	if (w->policy.file_handles >= FILE_HANDLES_PREFER && inode_table_is_checked(inode)) {
+	 * opening a device of the host would be harm enough. And handles are opened as root in its
+	 * own group, which need not be the one that decides what truncating takes (set_id.h). */
+	if (!(flags & O_TRUNC) && w->policy.file_handles >= FILE_HANDLES_PREFER &&
+	    inode_table_is_checked(inode)) {
 		int opened = inode_fd_open_handle(w, inode, flags);
 
 		/* Some file systems do not find what is unlinked. */

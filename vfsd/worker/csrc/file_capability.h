@@ -9,24 +9,14 @@
 #define VFSD_FILE_CAPABILITY_H
 
 #include "transport/csrc/types.h"
+#include "worker/csrc/absence.h"
 #include "worker/csrc/xattrmap.h"
 
 struct worker;
 
-enum {
-	CAPABILITY_ABSENCES = 64,
-};
-
-/* A file that had none a moment ago. */
-struct capability_absence {
-	uint64_t nodeid;
-	uint64_t sets;	   /* worker_table.capability_sets then */
-	uint64_t until_ns; /* CLOCK_MONOTONIC; believed until then */
-};
-
 struct file_capability {
 	char name[XATTRMAP_NAME]; /* the host's; empty if it is not remapped */
-	struct capability_absence absences[CAPABILITY_ABSENCES]; /* by nodeid, direct-mapped */
+	struct absences absences; /* worker_table.capability_sets counts */
 };
 
 void file_capability_init(struct file_capability *c, const struct xattrmap *map);

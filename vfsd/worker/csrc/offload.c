@@ -136,7 +136,7 @@ static int prepare_identity(struct thread_identity *self, const struct request *
 {
 	int err = become_root(self);
 
-	return err ? err : credentials_fsetid(&self->credentials, !r->kill_suidgid);
+	return err ? err : credentials_set_id(&self->credentials, r->kill_suidgid, r->kill_group);
 }
 
 /* With the mutex held; returns with it held. */
@@ -150,6 +150,8 @@ static void run_request(struct offload *o, struct thread_identity *self, struct 
 	if (err && r->holds_fd)
 		close(r->fd);
 	r->result = err ? err : r->run(r);
+	self->is_root =
+		self->is_root && !credentials_root(&self->credentials); /* in its own group */
 	pthread_mutex_lock(&o->mutex);
 	list_append(&o->completed, r);
 	if (!__atomic_fetch_add(&o->completed_count, 1, __ATOMIC_RELEASE))

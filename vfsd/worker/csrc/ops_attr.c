@@ -8,6 +8,7 @@
 #include "worker/csrc/agreed.h"
 #include "worker/csrc/entry.h"
 #include "worker/csrc/inode_fd.h"
+#include "worker/csrc/set_id.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -60,13 +61,14 @@ static int owner_wanted(const struct idmap *map, uint32_t id, uint32_t *ret)
 
 /* Changing the owner drops suid, and sgid of group executables, whoever asks (the host's kernel
  * does it), so the mode is set after it. */
-static int set_owner(struct worker *w, int fd, const struct fuse_setattr_in *in)
+static int set_owner(struct worker *w, const struct request *r, int fd)
 {
+	const struct fuse_setattr_in *in = REQUEST_ARG(r, struct fuse_setattr_in);
 	uid_t uid = (uid_t)-1;
 	gid_t gid = (gid_t)-1;
-	int err = 0;
+	int err = set_id_before_chown(w, r, fd);
 
-	if (in->valid & FATTR_UID)
+	if (!err && in->valid & FATTR_UID)
 		err = owner_wanted(&w->policy.uids.to_host, in->uid, &uid);
 	if (!err && in->valid & FATTR_GID)
 		err = owner_wanted(&w->policy.gids.to_host, in->gid, &gid);
@@ -88,30 +90,38 @@ static int set_owner(struct worker *w, int fd, const struct fuse_setattr_in *in)
  * that changes a file and has no flag to say so (FALLOCATE, COPY_FILE_RANGE, a write to a mapping):
  * set-id bits and capabilities of the file go. The host's kernel does that at chown(2), too.
  */
-static int kill_privileges(int fd)
+static int kill_privileges(struct worker *w, const struct request *r, int fd)
 {
 	int flags = AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW;
+	int err = set_id_before_chown(w, r, fd);
 
+	if (err)
+		return err;
 	return fchownat(fd, "", (uid_t)-1, (gid_t)-1, flags) < 0 ? -errno : 0;
 }
 
-static int set_mode(const struct worker *w, int fd, uint32_t mode)
+/* The guest's kernel has taken away from the mode what its caller may not set. */
+static int set_mode(struct worker *w, int fd, uint32_t mode)
 {
+	int err = credentials_fsetid(&w->credentials, true);
 	char name[FD_NAME];
 
-	return fchmodat(w->proc_self_fd, entry_fd_name(fd, name), mode & MODE_BITS, 0) < 0 ? -errno
-											   : 0;
+	if (err)
+		return err;
+	if (fchmodat(w->proc_self_fd, entry_fd_name(fd, name), mode & MODE_BITS, 0) < 0)
+		return -errno;
+	set_id_note_mode(w, mode);
+	return 0;
 }
 
 /* The working directory is /proc/self/fd (worker_create), so truncate(2) takes the fd's name: no
  * open, no close. */
-static int set_size(struct worker *w, const struct inode *inode, int fd,
-		    const struct open_file *file, const struct fuse_setattr_in *in)
+static int set_size(struct worker *w, const struct request *r, const struct inode *inode, int fd,
+		    const struct open_file *file)
 {
-	/* Without CAP_FSETID the host's kernel drops suid and sgid. */
-	bool kill_suidgid =
-		in->valid & FATTR_KILL_SUIDGID && is_agreed(w->session, &AGREED_KILLPRIV);
-	int err = credentials_fsetid(&w->credentials, !kill_suidgid);
+	const struct fuse_setattr_in *in = REQUEST_ARG(r, struct fuse_setattr_in);
+	bool kill = in->valid & FATTR_KILL_SUIDGID && is_agreed(w->session, &AGREED_KILLPRIV);
+	int err = set_id_before_truncate(w, r, fd, kill);
 	char name[FD_NAME];
 
 	if (err)
@@ -153,26 +163,24 @@ static int set_times(int fd, const struct fuse_setattr_in *in)
 	return utimensat(fd, "", times, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) < 0 ? -errno : 0;
 }
 
-static int set_attributes(struct worker *w, const struct inode *inode, int fd,
-			  const struct open_file *file, const struct fuse_setattr_in *in)
+static int set_attributes(struct worker *w, const struct request *r, const struct inode *inode,
+			  int fd, const struct open_file *file)
 {
+	const struct fuse_setattr_in *in = REQUEST_ARG(r, struct fuse_setattr_in);
 	uint32_t valid = in->valid;
 	int err = credentials_root(&w->credentials);
 
-	/* The guest's kernel has taken away from the mode what its caller may not set. */
-	if (!err && (valid & (FATTR_MODE | FATTR_UID | FATTR_GID) || !(valid & CHANGES)))
-		err = credentials_fsetid(&w->credentials, true);
 	if (!err && (valid & (FATTR_UID | FATTR_GID | FATTR_SIZE) || !(valid & CHANGES)) &&
 	    S_ISREG(inode->mode))
 		err = file_capability_drop(w, inode_nodeid(w->inodes, inode), fd);
 	if (!err && !(valid & CHANGES))
-		err = kill_privileges(fd);
+		err = kill_privileges(w, r, fd);
 	if (!err && valid & (FATTR_UID | FATTR_GID))
-		err = set_owner(w, fd, in);
+		err = set_owner(w, r, fd);
 	if (!err && valid & FATTR_MODE)
 		err = set_mode(w, fd, in->mode);
 	if (!err && valid & FATTR_SIZE)
-		err = set_size(w, inode, fd, file, in);
+		err = set_size(w, r, inode, fd, file);
 	if (!err && valid & (FATTR_ATIME | FATTR_MTIME))
 		err = set_times(fd, in);
 	return err; /* FATTR_CTIME: the host's kernel keeps ctime itself */
@@ -192,7 +200,7 @@ int op_setattr(struct worker *w, struct request *r)
 	 * 0. The inode is the same file. */
 	if (in->valid & FATTR_FH)
 		file = file_table_get(w->files, in->fh, r->in.nodeid);
-	err = set_attributes(w, inode, fd, file, in);
+	err = set_attributes(w, r, inode, fd, file);
 	return err ? err : reply_attr(w, fd, r);
 }
 

@@ -14,6 +14,7 @@
  */
 #include "worker/csrc/agreed.h"
 #include "worker/csrc/entry.h"
+#include "worker/csrc/set_id.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -221,19 +222,20 @@ static int begin_append(struct worker *w, struct request *r)
 	r->done_bytes = appended_bytes(r, fd, note.size);
 	close(fd);
 	r->data_in_count = iovec_advance(&r->data_in, r->data_in_count, r->done_bytes);
-	return credentials_fsetid(&w->credentials, !r->kill_suidgid);
+	return credentials_set_id(&w->credentials, r->kill_suidgid, r->kill_group);
 }
 
-/* Set-id bits go when the guest says so, and stay else, whoever writes: in.uid is nobody's on Linux
- * >= 6.12 (FUSE_ALLOW_IDMAP), and users have had them taken away by the guest's kernel. */
-static int prepare_write(struct worker *w, struct request *r)
+/* Set-id bits go when the guest says so, and stay else, whoever writes. */
+static int prepare_write(struct worker *w, struct request *r, int fd)
 {
 	const struct fuse_write_in *in = REQUEST_ARG(r, struct fuse_write_in);
 	int err = request_need_room(r, sizeof(struct fuse_write_out));
 
-	r->kill_suidgid = in->write_flags & FUSE_WRITE_KILL_SUIDGID &&
-			  is_agreed(w->session, &AGREED_WRITE_KILL);
-	return err ? err : credentials_fsetid(&w->credentials, !r->kill_suidgid);
+	if (err)
+		return err;
+	return set_id_before_write(w, r, fd,
+				   in->write_flags & FUSE_WRITE_KILL_SUIDGID &&
+					   is_agreed(w->session, &AGREED_WRITE_KILL));
 }
 
 int op_write(struct worker *w, struct request *r)
@@ -252,7 +254,7 @@ int op_write(struct worker *w, struct request *r)
 	if (in->size)
 		err = file_capability_drop(w, r->in.nodeid, file->fd);
 	if (!err)
-		err = prepare_write(w, r);
+		err = prepare_write(w, r, file->fd);
 	if (err)
 		return err;
 	r->data_in_count = iovec_truncate(r->data_in, r->data_in_count, in->size);

@@ -24,6 +24,7 @@
 #include "worker/csrc/open_cache.h"
 #include "worker/csrc/ops_lock.h"
 #include "worker/csrc/ops_open.h"
+#include "worker/csrc/set_id.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -108,8 +109,29 @@ static void fill_open_file(const struct worker *w, const struct open_file *file,
 	fill_open(w, fh, w->policy.file_open_flags | (no_flush ? FOPEN_NOFLUSH : 0), ret);
 }
 
-static int open_regular(struct worker *w, const struct inode *inode, int flags)
+/* Does the guest say that truncating takes set-id bits away? */
+static bool kills_set_id(const struct worker *w, const struct request *r)
 {
+	uint32_t flags = r->in.opcode == FUSE_OPEN
+				 ? REQUEST_ARG(r, struct fuse_open_in)->open_flags
+				 : REQUEST_ARG(r, struct fuse_create_in)->open_flags;
+
+	return flags & FUSE_OPEN_KILL_SUIDGID && is_agreed(w->session, &AGREED_KILLPRIV);
+}
+
+static int prepare_truncate(struct worker *w, const struct request *r, const struct inode *inode)
+{
+	int fd = inode_fd(w, inode);
+	int err = fd < 0 ? fd : file_capability_drop(w, inode_nodeid(w->inodes, inode), fd);
+
+	return err ? err : set_id_before_truncate(w, r, fd, kills_set_id(w, r));
+}
+
+static int open_regular(struct worker *w, const struct request *r, const struct inode *inode,
+			int flags)
+{
+	int err;
+
 	if (S_ISDIR(inode->mode))
 		return -EISDIR;
 	if (S_ISLNK(inode->mode))
@@ -117,14 +139,8 @@ static int open_regular(struct worker *w, const struct inode *inode, int flags)
 	/* Devices and FIFOs are the guest's own affair: their host twins are never opened. */
 	if (!S_ISREG(inode->mode))
 		return -ENXIO;
-	if (flags & O_TRUNC) {
-		int fd = inode_fd(w, inode);
-		int err = fd < 0 ? fd : file_capability_drop(w, inode_nodeid(w->inodes, inode), fd);
-
-		if (err)
-			return err;
-	}
-	return entry_reopen(w, inode, flags);
+	err = flags & O_TRUNC ? prepare_truncate(w, r, inode) : 0;
+	return err ? err : entry_reopen(w, inode, flags);
 }
 
 /*
@@ -132,20 +148,21 @@ static int open_regular(struct worker *w, const struct inode *inode, int flags)
  * marked, since every write to it appends. Not with a write-back cache: what that writes has its
  * place.
  */
-static int open_guests(struct worker *w, const struct inode *inode, int flags, uint32_t guest,
-		       uint32_t *ret_file_flags)
+static int open_guests(struct worker *w, const struct request *r, const struct inode *inode,
+		       int flags, uint32_t *ret_file_flags)
 {
-	int fd = open_regular(w, inode, flags);
+	uint32_t guest = REQUEST_ARG(r, struct fuse_open_in)->flags;
+	int fd = open_regular(w, r, inode, flags);
 
 	*ret_file_flags = 0;
 	if (fd != -EPERM || !(guest & O_APPEND) || flags & O_TRUNC || has_writeback(w))
 		return fd;
 	*ret_file_flags = FILE_ONLY_GROWS;
-	return open_regular(w, inode, flags | O_APPEND);
+	return open_regular(w, r, inode, flags | O_APPEND);
 }
 
-static int open_or_share(struct worker *w, const struct inode *inode, int flags, uint32_t guest,
-			 uint32_t *ret_file_flags)
+static int open_or_share(struct worker *w, const struct request *r, const struct inode *inode,
+			 int flags, uint32_t *ret_file_flags)
 {
 	bool may_share = open_cache_may_share(w, inode, flags);
 	int fd = may_share ? open_cache_get(w, inode) : -1;
@@ -153,26 +170,20 @@ static int open_or_share(struct worker *w, const struct inode *inode, int flags,
 	*ret_file_flags = 0;
 	if (fd >= 0)
 		return fd;
-	fd = open_guests(w, inode, flags, guest, ret_file_flags);
+	fd = open_guests(w, r, inode, flags, ret_file_flags);
 	if (fd >= 0 && may_share)
 		open_cache_note_opened(w, inode, fd);
 	return fd;
 }
 
-/* As root: the guest's kernel has checked who may open it. `open_flags`: FUSE_OPEN_*. */
-static int prepare_open(struct worker *w, const struct request *r, int flags, uint32_t open_flags)
+/* As root: the guest's kernel has checked who may open it. */
+static int prepare_open(struct worker *w, const struct request *r)
 {
-	bool kill_suidgid =
-		open_flags & FUSE_OPEN_KILL_SUIDGID && is_agreed(w->session, &AGREED_KILLPRIV);
 	int err = request_need_room(r, sizeof(struct fuse_open_out));
 
 	if (!err)
 		err = inode_fd_budget(w);
-	if (!err)
-		err = credentials_root(&w->credentials);
-	if (!err && flags & O_TRUNC)
-		err = credentials_fsetid(&w->credentials, !kill_suidgid);
-	return err;
+	return err ? err : credentials_root(&w->credentials);
 }
 
 int op_open(struct worker *w, struct request *r)
@@ -189,13 +200,13 @@ int op_open(struct worker *w, struct request *r)
 		return -ESTALE;
 	if (flags < 0)
 		return flags;
-	err = prepare_open(w, r, flags, in->open_flags);
+	err = prepare_open(w, r);
 	if (err)
 		return err;
 	file = file_table_reserve(w->files, w->slot);
 	if (!file)
 		return -ENFILE;
-	fd = open_or_share(w, inode, flags, in->flags, &more);
+	fd = open_or_share(w, r, inode, flags, &more);
 	if (fd < 0) {
 		file_table_abandon(w->files, w->slot, file);
 		return fd;
@@ -218,7 +229,7 @@ int op_opendir(struct worker *w, struct request *r)
 		return dir_fd;
 	if (!S_ISDIR(inode->mode))
 		return -ENOTDIR;
-	err = prepare_open(w, r, 0, 0);
+	err = prepare_open(w, r);
 	if (err)
 		return err;
 	file = file_table_reserve(w->files, w->slot);
@@ -289,13 +300,13 @@ static int open_existing(struct worker *w, struct request *r, const struct inode
 	uint64_t fh;
 	int fd, err;
 
-	err = prepare_open(w, r, flags, in->open_flags);
+	err = prepare_open(w, r);
 	if (!err)
 		err = entry_lookup(w, parent, r->name, &ret->entry);
 	if (err)
 		return err;
 	inode = inode_table_get(w->inodes, ret->entry.nodeid);
-	fd = inode ? open_regular(w, inode, flags) : -ESTALE;
+	fd = inode ? open_regular(w, r, inode, flags) : -ESTALE;
 	/* The attributes are from before it was opened, and perhaps truncated. */
 	err = fd < 0 ? fd : entry_refresh(w, inode, &ret->entry);
 	if (err) {

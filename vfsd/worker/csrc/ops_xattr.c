@@ -16,6 +16,7 @@
 #include "worker/csrc/agreed.h"
 #include "worker/csrc/entry.h"
 #include "worker/csrc/inode_fd.h"
+#include "worker/csrc/set_id.h"
 
 #include <errno.h>
 #include <linux/limits.h>
@@ -229,6 +230,8 @@ int op_setxattr(struct worker *w, struct request *r)
 	    !(errno == EEXIST && r->replayed))
 		return -errno;
 	file_capability_set(w, host);
+	if (is_access_acl(host)) /* it may take group execution away */
+		set_id_note_mode(w, S_ISGID);
 	return in.setxattr_flags & FUSE_SETXATTR_ACL_KILL_SGID && is_access_acl(host)
 		       ? kill_sgid(w, inode, path)
 		       : 0;

@@ -83,11 +83,12 @@ struct request {
 	int fd2;
 	uint64_t done_bytes; /* READ, WRITE: moved before it left the loop */
 	struct open_file *file2;
-	bool appends;	   /* WRITE: to the end, wherever that is */
-	bool kill_suidgid; /* its thread must not have CAP_FSETID */
-	bool held;	   /* its files are pinned */
-	bool holds_fd;	   /* its thread has an fd of its own, and closes it */
-	bool abandoned;	   /* its ring was stopped: the result is nobody's any more */
+	bool appends;	     /* WRITE: to the end, wherever that is */
+	bool kill_suidgid;   /* its thread must not have CAP_FSETID, and … */
+	uint32_t kill_group; /* … acts in this group: credentials_set_id */
+	bool held;	     /* its files are pinned */
+	bool holds_fd;	     /* its thread has an fd of its own, and closes it */
+	bool abandoned;	     /* its ring was stopped: the result is nobody's any more */
 
 	struct request *next; /* free list, completion list */
 	struct chain chain;

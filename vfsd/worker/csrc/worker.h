@@ -70,6 +70,7 @@ struct worker {
 	int control_fd;
 	struct fs_policy policy;
 	struct file_capability capability;
+	struct absences set_ids; /* worker_table.set_id_modes counts */
 
 	struct device_state *device;	 /* shared */
 	struct device_state *adopted;	 /* our copy: in force */

@@ -72,7 +72,8 @@ struct worker_table {
 	 * a burst must fit: when a guest ends all its processes, each may interrupt a request. */
 	uint64_t interrupts[INTERRUPTS_MAX];
 	uint32_t interrupt_count;
-	uint32_t pad[13];
+	uint32_t pad[11];
+	uint64_t set_id_modes;	  /* counts the modes that set_id.h is about */
 	uint64_t capability_sets; /* counts what file_capability.h is about */
 	char staging[64];	  /* how names of label.h begin; set once, a secret */
 	struct vring_counter vrings[DEVICE_VRINGS_MAX];
