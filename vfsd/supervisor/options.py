@@ -280,7 +280,8 @@ OPTIONS: Final = (
     _switch("readdirplus", "names and attributes in one request", "on; off with --cache=never",
             "other guests than Linux, as UEFI firmware, have it even where it is off"),
     _switch("writeback", "the guest may delay writes (write-back cache)", "off",
-            "what others write into the same files is lost or unseen; so may be what it delays"),
+            "what others write into the same files is lost or unseen; so may be what it delays."
+            " Where files have holes is not told, and no file has fewer blocks than one"),
     _switch("allow-direct-io", "pass O_DIRECT on to the host file system", "off",
             "a file system without O_DIRECT refuses to open"),
     _switch("allow-mmap", "shared mmap also of files that the guest does not cache", "off",

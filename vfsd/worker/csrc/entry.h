@@ -22,6 +22,8 @@ struct inode_key entry_key(const struct statx *st);
 int64_t entry_birth_time(const struct statx *st);
 /* fuse_attr with flags 0; `entry_*` add FUSE_ATTR_SUBMOUNT where it belongs. */
 void entry_attr(const struct worker *w, const struct statx *st, struct fuse_attr *ret);
+/* Blocks of 512 bytes, as the guest is told of them. */
+uint64_t entry_blocks(const struct worker *w, const struct statx *st);
 void entry_timeout(uint64_t ns, uint64_t *ret_sec, uint32_t *ret_nsec);
 
 /* Act as the requesting user, with `umask` where the guest leaves that to us. */

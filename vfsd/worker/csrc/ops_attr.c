@@ -231,7 +231,7 @@ static void fill_statx(const struct worker *w, const struct statx *st, struct fu
 		.mode = st->stx_mode,
 		.ino = st->stx_ino,
 		.size = st->stx_size,
-		.blocks = st->stx_blocks,
+		.blocks = entry_blocks(w, st),
 		.attributes_mask = st->stx_attributes_mask & ~attributes_hidden,
 		.atime = statx_time(&st->stx_atime),
 		.btime = statx_time(&st->stx_btime),

@@ -238,6 +238,28 @@ static int prepare_write(struct worker *w, struct request *r, int fd)
 					   is_agreed(w->session, &AGREED_WRITE_KILL));
 }
 
+static int run_write_and_close(struct request *r)
+{
+	int result = do_write(r);
+
+	close(r->fd);
+	return result;
+}
+
+/* What the guest's page cache writes back comes by any open file of the inode. Its end need not fit
+ * O_DIRECT, so it is written through an fd without. */
+static int write_cached(struct worker *w, struct request *r)
+{
+	const struct inode *inode = inode_table_get(w->inodes, r->in.nodeid);
+	int err = credentials_root(&w->credentials);
+
+	if (err)
+		return err;
+	r->fd = inode ? entry_reopen(w, inode, O_WRONLY) : -ESTALE;
+	r->holds_fd = r->fd >= 0;
+	return r->fd < 0 ? r->fd : request_offload(w, r, run_write_and_close);
+}
+
 int op_write(struct worker *w, struct request *r)
 {
 	const struct fuse_write_in *in = REQUEST_ARG(r, struct fuse_write_in);
@@ -268,6 +290,8 @@ int op_write(struct worker *w, struct request *r)
 		if (r->done_bytes == in->size)
 			return write_reply(r, in->size);
 	}
+	if (file->flags & FILE_DIRECT && in->write_flags & FUSE_WRITE_CACHE)
+		return write_cached(w, r);
 	if (file->flags & (FILE_DIRECT | FILE_SYNC))
 		return request_offload(w, r, do_write);
 	return do_write(r);
@@ -327,6 +351,10 @@ int op_syncfs(struct worker *w, struct request *r)
  * READ and WRITE name their offsets, and the host's fd may be shared. So a guest that has the
  * daemon seek for it (Zephyr) stands where its latest LSEEK has ended. SEEK_SET of more than
  * INT64_MAX is what lseek(2) takes for less than 0.
+ *
+ * Where data is cannot be said while the guest has some that it has not written yet. With a
+ * write-back cache that is always so, and Linux takes ENOSYS for "all is data", up to the size that
+ * it knows.
  */
 int op_lseek(struct worker *w, struct request *r)
 {
@@ -340,6 +368,8 @@ int op_lseek(struct worker *w, struct request *r)
 		return -EBADF;
 	if (whence > SEEK_HOLE)
 		return -EINVAL;
+	if (whence >= SEEK_DATA && w->session->flags & FUSE_WRITEBACK_CACHE)
+		return -ENOSYS;
 	if (whence == SEEK_CUR) {
 		wanted += __atomic_load_n(&file->position, __ATOMIC_RELAXED);
 		whence = SEEK_SET;
