@@ -4,6 +4,7 @@
 from dataclasses import dataclass
 from typing import Final
 
+from .rules_data import PAGE
 from .rules_set_id import CHANGES, CLEARED, CLEARED_OF_OTHERS
 
 FUSE: Final = ""  # every share
@@ -71,6 +72,10 @@ KNOWN: Final[dict[tuple[str, str], Difference]] = {
         UNSETTLED,
         "the guest keeps mtime and ctime itself, leaves them alone when a truncate(2) changes no"
         " size, and reads a page (atime) to write to a part of it",
+    ),
+    ("holes are found", WRITEBACK): Difference(
+        ["ENXIO", 0, 16 * PAGE, 8 * PAGE, 12 * PAGE, 16 * PAGE, 16 * PAGE],
+        "the guest may hold data back, so all is data",
     ),
     ("times do not depend on how they are asked for", WRITEBACK): Difference(
         UNSETTLED, "ctime moves when the guest writes back"
