@@ -419,7 +419,7 @@ def test_without_a_filter_the_rest_is_given_up() -> None:
 
 
 HIDING: Final = (
-    "unshare", "--mount", "sh", "-c",
+    "unshare", "--mount", "--propagation=slave", "sh", "-c",
     'mount -t proc -o hidepid=invisible proc /proc && exec "$0" "$@"',
 )  # fmt: skip
 

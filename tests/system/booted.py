@@ -3,7 +3,8 @@
 
 It sees this machine's files, with folders of its own as /etc, /run, /srv and /usr/local/sbin. Its
 processes are in a pid namespace and in a cgroup (version 2, as its devices rules need it) below
-ours. Of units it knows the targets that a service waits for, the journal, and what add_unit() adds.
+ours. What is unmounted here is unmounted there. Of units it knows the targets that a service waits
+for, the journal, and what add_unit() adds.
 """
 
 import os
@@ -39,7 +40,7 @@ exec env -i container=vfsd SYSTEMD_UNIT_PATH="$1/units" {SYSTEMD} --unit=booted.
 """
 _ENTER: Final = (
     'echo $$ >"$1/cgroup.procs"; shift; exec unshare --mount --pid --ipc --uts --cgroup --fork'
-    ' --kill-child --propagation private "$@"'
+    ' --kill-child --propagation slave "$@"'
 )
 
 

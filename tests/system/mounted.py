@@ -16,11 +16,18 @@ END_SECONDS = 20.0
 
 
 class Mounted:
-    """A running `vfsd mount`; its mount point, and what it prints."""
+    """A running `vfsd mount`; its mount point, and what it prints.
+
+    `folder` becomes a shared mount as long as this lives. A mount namespace that somebody makes in
+    the meantime has a copy of the mount, and the kernel's client goes on until that is gone, too:
+    so an unmount has to reach the copy.
+    """
 
     def __init__(self, folder: Path, *arguments: str, passed_on: Sequence[str] = ()) -> None:
+        self._folder = folder
         self.path = folder / "mnt"
         self.path.mkdir()
+        subprocess.run(["mount", "--bind", "--make-shared", folder, folder], check=True)
         self._errors = folder / "vfsd-mount.log"
         rest = ["--", *passed_on] if passed_on else []
         with self._errors.open("wb") as errors:
@@ -79,6 +86,7 @@ class Mounted:
             self.process.stdout.close()
         while self.is_mounted():
             subprocess.run(["umount", "-l", str(self.path)], timeout=END_SECONDS, check=True)
+        subprocess.run(["umount", "-l", self._folder], check=True)
 
 
 def _mountinfo() -> list[str]:
