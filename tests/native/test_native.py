@@ -33,6 +33,7 @@ TABLES = (
     "worker/inode_table",
     "worker/inode_fd",
     "worker/fhandle",
+    "worker/file_system",
     "worker/handle_client",
     "worker/handle_protocol",
     "worker/file_table",

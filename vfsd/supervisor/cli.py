@@ -63,7 +63,7 @@ def _serve(options: Options) -> int:
     root = open_shared_dir(options)
     _check_ids(options)
     _check_cpus(options)
-    notes = [_note_of_mount(options, root), set_file_limit(options)]
+    notes = [_note_of_mount(options, root), set_file_limit(options, root)]
     hold_signals()  # from here on there is a socket file to be removed
     listener = open_listener(options)
     try:

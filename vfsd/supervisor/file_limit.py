@@ -13,6 +13,7 @@ from typing import Final
 
 from vfsd.supervisor.options import RLIMIT_DEFAULT, Options
 from vfsd.transport.errors import OperatorError
+from vfsd.transport.native import lib
 
 WANTED: Final = 1_000_000  # where each inode that the guest knows is an fd
 WANTED_WITH_HANDLES: Final = 100_000
@@ -28,8 +29,9 @@ def default_limit(with_handles: bool, of_a_process: int, of_the_system: int) -> 
     return min(WANTED_WITH_HANDLES if with_handles else WANTED, of_a_process, for_us)
 
 
-def set_file_limit(options: Options) -> str | None:
+def set_file_limit(options: Options, shared_dir: int) -> str | None:
     """Set the limit of this process; returns what the operator should know about it, or None.
+    `shared_dir`: its fd.
 
     OperatorError if what the operator asked for is not allowed, and --strict is given.
     """
@@ -38,7 +40,7 @@ def set_file_limit(options: Options) -> str | None:
         return None
     of_a_process = int(_OF_A_PROCESS.read_text())
     if wanted == RLIMIT_DEFAULT:
-        with_handles = options.inode_file_handles != "never"
+        with_handles = options.inode_file_handles != "never" and _has_lasting_handles(shared_dir)
         wanted = default_limit(with_handles, of_a_process, int(_OF_THE_SYSTEM.read_text()))
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if _set(wanted, max(hard, wanted)):
@@ -52,6 +54,10 @@ def set_file_limit(options: Options) -> str | None:
         _set(hard, hard)
     most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return f"only {most} files can be open at a time, not {wanted} (hard limit RLIMIT_NOFILE)"
+
+
+def _has_lasting_handles(shared_dir: int) -> bool:
+    return bool(lib.file_system_facts(shared_dir) & lib.FS_LASTING_HANDLES)
 
 
 def _set(soft: int, hard: int) -> bool:

@@ -197,9 +197,10 @@ OPTIONS: Final = (
            " default"),
     Option("rlimit_nofile", {"--rlimit-nofile": None}, {},
            "open files at the most", "N", read.number(0, MAX_FILES), "100000, or what is allowed",
-           "with --inode-file-handles=never every file that the guest knows is one, and the default"
-           " 1000000; the default leaves 16384 of the host's fs.file-max to others; a number beyond"
-           " the hard limit becomes that limit, with a warning; 0: leave the limit as it is"),
+           "with --inode-file-handles=never, or on a file system without handles that last (FUSE),"
+           " every file that the guest knows is one, and the default 1000000; the default leaves"
+           " 16384 of the host's fs.file-max to others; a number beyond the hard limit becomes that"
+           " limit, with a warning; 0: leave the limit as it is"),
     _long_switch("strict", "refuse to start where --rlimit-nofile is more than what is allowed"),
     Option("sandbox", {"--sandbox": None}, {"sandbox": None},
            "how the workers are locked in: namespace, chroot or none", "MODE",

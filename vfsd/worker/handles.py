@@ -97,8 +97,8 @@ def reach(mountinfo: str, mount_id: int, is_mount_root: bool) -> Reach:
 
 
 _NO_HANDLES: Final = (
-    "the file system has none, or CAP_DAC_READ_SEARCH is missing (it is worth nothing in a user "
-    "namespace)"
+    "the file system has none that last (FUSE, virtio-fs), or CAP_DAC_READ_SEARCH is missing (it is"
+    " worth nothing in a user namespace)"
 )
 
 

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "worker/csrc/fhandle.h"
 
+#include "worker/csrc/file_system.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -84,13 +86,19 @@ int fhandle_open(int mount_fd, const struct fhandle *handle, int flags)
 	return errno == EMFILE ? -ENFILE : -errno;
 }
 
+bool fhandle_lasts(int fd)
+{
+	return file_system_facts(fd) & FS_LASTING_HANDLES;
+}
+
 bool fhandle_works(int fd)
 {
 	struct fhandle handle;
-	int opened = fhandle_get(fd, "", &handle)
-			     ? -1
-			     : fhandle_open(fd, &handle, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	int opened;
 
+	if (!fhandle_lasts(fd) || fhandle_get(fd, "", &handle))
+		return false;
+	opened = fhandle_open(fd, &handle, O_PATH | O_NOFOLLOW | O_CLOEXEC);
 	if (opened < 0)
 		return false;
 	close(opened);

@@ -35,8 +35,11 @@ bool fhandle_equal(const struct fhandle *a, const struct fhandle *b);
  * no fd is to be had). */
 int fhandle_open(int mount_fd, const struct fhandle *handle, int flags) must_check;
 
-/* Has the file system of this directory handles, and may this process open them? An attempt tells.
- * `fd`: open for reading. */
+/* Would a handle from the file system of `fd` go on opening its file (file_system.c)? */
+bool fhandle_lasts(int fd);
+
+/* Has the file system of this directory handles that last, and may this process open them? An
+ * attempt tells. `fd`: open for reading. */
 bool fhandle_works(int fd);
 
 #endif

@@ -232,7 +232,8 @@ int inode_table_expect_signatures(void *memory, int root_fd, int handles_fd)
 
 static void show_mount(struct worker *w, uint64_t mnt_id, int dir_fd)
 {
-	int err = handle_client_show_mount(&w->handles, dir_fd);
+	int err =
+		fhandle_lasts(dir_fd) ? handle_client_show_mount(&w->handles, dir_fd) : -EOPNOTSUPP;
 
 	if (!err)
 		keep_mount(w->inodes, w->slot, mnt_id, dir_fd);

@@ -131,7 +131,7 @@
 	X(fdatasync, L | T, 0, ANY, "ops_io.c", "FSYNC of data only")                             \
 	X(syncfs, L | T, 0, ANY, "ops_io.c", "SYNCFS")                                            \
 	X(copy_file_range, L | T, IF_WRITABLE, ANY, "ops_io.c", "COPY_FILE_RANGE")                \
-	X(fstatfs, L, 0, ANY, "ops_attr.c mount_facts.c guest_memory.c",                          \
+	X(fstatfs, L, 0, ANY, "ops_attr.c file_system.c guest_memory.c",                          \
 	  "STATFS; what kind of file system a file is on")                                        \
 	X(flock, L, IF_FLOCK, ANY, "ops_lock.c ops_open.c", "SETLK, SETLKW; RELEASE")             \
 	X(fcntl, L, IF_POSIX_LOCK, IS(1, F_OFD_GETLK), "ops_lock.c", "GETLK")                     \
