@@ -151,4 +151,6 @@ def test_listing_with_attributes(watch: Watch, guest: Guest, folder: Folder) -> 
         body = READ_IN.pack(fh, 0, 65536, 0, 0, 0, 0)
         assert guest.call(Op.READDIRPLUS, folder.nodeid, body, room=65536)
 
+    read(0)
+    time.sleep(3)  # fds that are not used are given up
     allow(watch(read), 50 + 2)  # one per entry, getdents64, lseek back to the start

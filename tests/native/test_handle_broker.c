@@ -20,6 +20,7 @@ static const struct siphash_key KEY = {1, 2};
 struct scene {
 	struct handle_client client;
 	int theirs;
+	int mount; /* a directory of the share */
 	pid_t pid;
 };
 
@@ -43,6 +44,17 @@ static void start_broker(struct scene *s)
 	}
 }
 
+/* Through a directory of the share's own mount. */
+static int sign(struct scene *s, const int *fds, uint32_t count, struct handle_signature *ret)
+{
+	return handle_client_sign(&s->client, s->mount, fds, count, ret);
+}
+
+static int open_signed(struct scene *s, struct inode_key key, const struct fhandle *handle)
+{
+	return handle_client_open(&s->client, s->mount, key, handle);
+}
+
 static void begin(struct scene *s)
 {
 	int pair[2];
@@ -50,6 +62,8 @@ static void begin(struct scene *s)
 	CHECK(!socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair));
 	handle_client_init(&s->client, pair[0], 1000);
 	s->theirs = pair[1];
+	s->mount = open(".", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	CHECK(s->mount >= 0);
 	start_broker(s);
 }
 
@@ -65,6 +79,7 @@ static void end(struct scene *s)
 {
 	close(s->theirs);
 	close(s->client.fd);
+	close(s->mount);
 	await_broker(s);
 }
 
@@ -116,10 +131,10 @@ static void test_what_is_signed_can_be_opened(void)
 		snprintf(name, sizeof(name), "f%d", i);
 		fds[i] = make_file(name);
 	}
-	CHECK(!handle_client_sign(&s.client, fds, HANDLE_BATCH, signatures));
+	CHECK(!sign(&s, fds, HANDLE_BATCH, signatures));
 	for (int i = 0; i < HANDLE_BATCH; i++) {
 		struct fhandle handle = handle_of_signature(&signatures[i]);
-		int fd = handle_client_open(&s.client, key_of(&signatures[i]), &handle);
+		int fd = open_signed(&s, key_of(&signatures[i]), &handle);
 		char name[16];
 
 		snprintf(name, sizeof(name), "f%d", i);
@@ -143,28 +158,28 @@ static void test_nothing_else_can(void)
 	struct scene s;
 
 	begin(&s);
-	CHECK(!handle_client_sign(&s.client, &fd, 1, &signature));
-	CHECK(!handle_client_sign(&s.client, &other_fd, 1, &other));
+	CHECK(!sign(&s, &fd, 1, &signature));
+	CHECK(!sign(&s, &other_fd, 1, &other));
 	key = key_of(&signature);
 	handle = handle_of_signature(&other); /* of another file */
-	CHECK_EQUAL(handle_client_open(&s.client, key, &handle), -EACCES);
+	CHECK_EQUAL(open_signed(&s, key, &handle), -EACCES);
 	handle = handle_of_signature(&signature);
 	handle.mac = other.mac;
-	CHECK_EQUAL(handle_client_open(&s.client, key, &handle), -EACCES);
+	CHECK_EQUAL(open_signed(&s, key, &handle), -EACCES);
 	handle = handle_of_signature(&signature);
 	handle.len = FHANDLE_BYTES_MAX + 1;
-	CHECK_EQUAL(handle_client_open(&s.client, key, &handle), -EACCES);
+	CHECK_EQUAL(open_signed(&s, key, &handle), -EACCES);
 	for (unsigned int bit = 0; bit < 64; bit++) {
 		handle = handle_of_signature(&signature);
 		handle.mac ^= UINT64_C(1) << bit;
-		CHECK_EQUAL(handle_client_open(&s.client, key, &handle), -EACCES);
+		CHECK_EQUAL(open_signed(&s, key, &handle), -EACCES);
 		key.mnt_id ^= UINT64_C(1) << bit;
 		handle = handle_of_signature(&signature);
-		CHECK_EQUAL(handle_client_open(&s.client, key, &handle), -EACCES);
+		CHECK_EQUAL(open_signed(&s, key, &handle), -EACCES);
 		key = key_of(&signature);
 	}
 	key.type = S_IFBLK;
-	CHECK_EQUAL(handle_client_open(&s.client, key, &handle), -EACCES);
+	CHECK_EQUAL(open_signed(&s, key, &handle), -EACCES);
 	close(fd);
 	close(other_fd);
 	end(&s);
@@ -175,7 +190,7 @@ static int sign_error(struct scene *s, int fd)
 	struct handle_signature signature;
 
 	CHECK(fd >= 0);
-	CHECK(!handle_client_sign(&s->client, &fd, 1, &signature));
+	CHECK(!sign(s, &fd, 1, &signature));
 	close(fd);
 	CHECK(!signature.mac == !!signature.error);
 	return signature.error;
@@ -188,28 +203,31 @@ static void test_what_is_not_of_the_share_is_not_signed(void)
 
 	begin(&s);
 	CHECK_EQUAL(sign_error(&s, make_file("x")), 0);
-	CHECK_EQUAL(sign_error(&s, make_memfd(1)), -ENXIO);
-	CHECK_EQUAL(sign_error(&s, open("/proc/self", O_PATH | O_DIRECTORY)), -ENXIO);
+	CHECK_EQUAL(sign_error(&s, make_memfd(1)), -EXDEV);
+	CHECK_EQUAL(sign_error(&s, open("/proc/self", O_PATH | O_DIRECTORY)), -EXDEV);
 	CHECK(sign_error(&s, dup(s.client.fd)) < 0);
-	CHECK(sign_error(&s, make_file("gone")) == 0 && !unlink("gone"));
-	fd = make_file("gone");
-	CHECK(!unlink("gone"));
+	CHECK(!mkdir("gone", 0700));
+	fd = open("gone", O_PATH | O_DIRECTORY);
+	CHECK_EQUAL(sign_error(&s, dup(fd)), 0);
+	CHECK(!rmdir("gone"));
 	CHECK_EQUAL(sign_error(&s, fd), -ENOENT); /* its handle would keep nothing */
 	end(&s);
 }
 
-static void test_a_mount_is_known_by_the_way_up_to_the_share(void)
+static void test_a_mount_is_of_the_share_if_the_way_up_leads_there(void)
 {
-	int inside = open(".", O_PATH | O_DIRECTORY), outside = open("/proc", O_PATH | O_DIRECTORY);
-	int file = make_file("x");
+	int outside = open("/proc", O_PATH | O_DIRECTORY), file = make_file("x");
+	struct handle_signature signature;
+	struct fhandle handle;
 	struct scene s;
 
 	begin(&s);
-	CHECK(!handle_client_show_mount(&s.client, inside));
-	CHECK_EQUAL(handle_client_show_mount(&s.client, outside), -EXDEV);
-	CHECK_EQUAL(sign_error(&s, dup(outside)), -ENXIO);
-	CHECK(!handle_client_show_mount(&s.client, file)); /* it is of the root's, which is known */
-	close(inside);
+	CHECK(!sign(&s, &file, 1, &signature));
+	handle = handle_of_signature(&signature);
+	CHECK_EQUAL(handle_client_sign(&s.client, outside, &outside, 1, &signature), -EXDEV);
+	CHECK_EQUAL(handle_client_sign(&s.client, outside, &file, 1, &signature), -EXDEV);
+	CHECK_EQUAL(handle_client_open(&s.client, outside, key_of(&signature), &handle), -EXDEV);
+	CHECK(handle_client_sign(&s.client, file, &file, 1, &signature) < 0); /* no directory */
 	close(outside);
 	close(file);
 	end(&s);
@@ -226,11 +244,12 @@ static void test_a_removed_file_is_stale(void)
 		return;
 	begin(&s);
 	fd = make_file("x"); /* after it: the broker has what is open at its birth */
-	CHECK(!handle_client_sign(&s.client, &fd, 1, &signature));
-	close(fd);
+	CHECK(!sign(&s, &fd, 1, &signature));
 	CHECK(!unlink("x"));
+	CHECK(!sign(&s, &fd, 1, &signature) && !signature.error);
+	close(fd);
 	handle = handle_of_signature(&signature);
-	CHECK_EQUAL(handle_client_open(&s.client, key_of(&signature), &handle), -ESTALE);
+	CHECK_EQUAL(open_signed(&s, key_of(&signature), &handle), -ESTALE);
 	end(&s);
 }
 
@@ -247,7 +266,7 @@ static void ask_and_die(struct scene *s)
 	CHECK(pid >= 0);
 	if (!pid) {
 		alarm(1); /* the broker is stopped: no answer comes */
-		(void)!handle_client_sign(&dead, &fd, 1, &signature);
+		(void)!handle_client_sign(&dead, s->mount, &fd, 1, &signature);
 		_exit(1);
 	}
 	CHECK(waitpid(pid, &status, 0) == pid && WIFSIGNALED(status));
@@ -265,12 +284,12 @@ static void test_the_answer_for_a_dead_worker_is_passed_over(void)
 	ask_and_die(&s);
 	handle_client_init(&s.client, s.client.fd, 2000); /* the next worker */
 	kill(s.pid, SIGCONT);
-	CHECK(!handle_client_sign(&s.client, &fd, 1, &signature));
+	CHECK(!sign(&s, &fd, 1, &signature));
 	CHECK(is_file(fd, "x") && signature.identity.ino);
 	for (int i = 0; i < 10; i++) {
 		struct stat st;
 
-		CHECK(!handle_client_sign(&s.client, &fd, 1, &signature));
+		CHECK(!sign(&s, &fd, 1, &signature));
 		CHECK(!fstat(fd, &st) && st.st_ino == signature.identity.ino);
 	}
 	close(fd);
@@ -285,7 +304,7 @@ static void test_a_request_survives_its_broker(void)
 	pid_t killer;
 
 	begin(&s);
-	CHECK(!handle_client_sign(&s.client, &fd, 1, &before));
+	CHECK(!sign(&s, &fd, 1, &before));
 	kill(s.pid, SIGKILL);
 	CHECK(waitpid(s.pid, NULL, 0) == s.pid);
 	start_broker(&s);
@@ -296,7 +315,7 @@ static void test_a_request_survives_its_broker(void)
 		kill(s.pid, SIGCONT);
 		_exit(0);
 	}
-	CHECK(!handle_client_sign(&s.client, &fd, 1, &after));
+	CHECK(!sign(&s, &fd, 1, &after));
 	CHECK(before.mac == after.mac);
 	CHECK(waitpid(killer, NULL, 0) == killer);
 	close(fd);
@@ -313,9 +332,10 @@ static void test_without_a_broker_it_is_an_error(void)
 	kill(s.pid, SIGKILL);
 	CHECK(waitpid(s.pid, NULL, 0) == s.pid);
 	close(s.theirs);
-	CHECK_EQUAL(handle_client_sign(&s.client, &fd, 1, &signature), -EIO);
+	CHECK_EQUAL(sign(&s, &fd, 1, &signature), -EIO);
 	close(fd);
 	close(s.client.fd);
+	close(s.mount);
 }
 
 /* ---- messages that no client sends ---- */
@@ -347,13 +367,13 @@ static void test_odd_messages_change_nothing(void)
 
 	begin(&s);
 	for (uint32_t op = 0; op < 6; op++)
-		for (uint32_t fds = 0; fds <= HANDLE_BATCH; fds += 8) {
+		for (uint32_t fds = 0; fds <= HANDLE_FDS; fds += 8) {
 			request.op = op;
 			send_raw(s.client.fd, &request, sizeof(request), fd, fds);
 			send_raw(s.client.fd, &request, sizeof(request) - 1, fd, fds);
 			send_raw(s.client.fd, large, sizeof(large), fd, fds);
 			send_raw(s.client.fd, "", 0, fd, fds);
-			CHECK(!handle_client_sign(&s.client, &fd, 1, &signature));
+			CHECK(!sign(&s, &fd, 1, &signature));
 		}
 	close(fd);
 	end(&s);
@@ -367,6 +387,7 @@ static void test_who_does_not_read_stops_nobody(void)
 	struct handle_client client;
 	struct handle_signature signature;
 	int greedy[2], honest[2], fd = make_file("x"), status;
+	int mount = open(".", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	pid_t pid;
 
 	CHECK(!socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0, greedy));
@@ -387,12 +408,13 @@ static void test_who_does_not_read_stops_nobody(void)
 	for (int i = 0; i < 2000; i++) {
 		(void)!send(greedy[0], &request, sizeof(request), MSG_DONTWAIT);
 		if (i % 100 == 0)
-			CHECK(!handle_client_sign(&client, &fd, 1, &signature));
+			CHECK(!handle_client_sign(&client, mount, &fd, 1, &signature));
 	}
 	close(greedy[0]);
 	close(greedy[1]);
 	close(honest[0]);
 	close(honest[1]);
+	close(mount);
 	close(fd);
 	CHECK(waitpid(pid, &status, 0) == pid && WIFEXITED(status) && !WEXITSTATUS(status));
 }
@@ -402,7 +424,7 @@ int main(void)
 	RUN(test_what_is_signed_can_be_opened);
 	RUN(test_nothing_else_can);
 	RUN(test_what_is_not_of_the_share_is_not_signed);
-	RUN(test_a_mount_is_known_by_the_way_up_to_the_share);
+	RUN(test_a_mount_is_of_the_share_if_the_way_up_leads_there);
 	RUN(test_a_removed_file_is_stale);
 	RUN(test_the_answer_for_a_dead_worker_is_passed_over);
 	RUN(test_a_request_survives_its_broker);

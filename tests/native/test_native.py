@@ -32,6 +32,7 @@ VRING = (*MEMORY, "transport/vring", "transport/bad_chain", "transport/inflight"
 TABLES = (
     "worker/inode_table",
     "worker/inode_fd",
+    "worker/mount_table",
     "worker/fhandle",
     "worker/file_system",
     "worker/handle_client",

@@ -309,7 +309,8 @@ static int enter_signed(struct worker *w, const struct inode *parent, int path_f
 			const struct statx *st, struct fuse_entry_out *ret)
 {
 	struct handle_signature signature;
-	int err = handle_client_sign(&w->handles, &path_fd, 1, &signature);
+	int mount_fd = inode_table_mount_fd(w->inodes, entry_key(st).mnt_id);
+	int err = handle_client_sign(&w->handles, mount_fd, &path_fd, 1, &signature);
 	struct fhandle handle;
 	struct inode *inode;
 
@@ -342,6 +343,34 @@ static int enter_until_scarce(struct worker *w, const struct inode *parent, int 
 	return enter_owned(w, parent, path_fd, NULL, st, ret);
 }
 
+/* Take back that `ret` was entered. */
+static void take_back(struct worker *w, const struct fuse_entry_out *ret)
+{
+	inode_table_forget(w->inodes, &w->reclaim, ret->nodeid, 1);
+}
+
+/*
+ * The same for the first directory that is seen of a mount: what is found out by the directory is
+ * known as long as the guest knows an inode on that mount, so the directory is entered first, and
+ * held by its fd.
+ */
+static int enter_first_of_mount(struct worker *w, const struct inode *parent, int path_fd,
+				const struct statx *st, struct fuse_entry_out *ret)
+{
+	bool used_fd = false;
+	int err = enter(w, parent, path_fd, 0, NULL, st, ret, &used_fd);
+
+	if (!err)
+		inode_fd_note_mount(w, entry_key(st).mnt_id, path_fd);
+	if (!used_fd)
+		close(path_fd);
+	if (err || w->policy.file_handles != FILE_HANDLES_MANDATORY ||
+	    inode_fd_uses_handles(w, entry_key(st).mnt_id))
+		return err;
+	take_back(w, ret);
+	return -EOPNOTSUPP;
+}
+
 /* path_fd becomes the inode's or is closed. */
 static int enter_path_fd(struct worker *w, const struct inode *parent, int path_fd,
 			 const struct statx *st, struct fuse_entry_out *ret)
@@ -349,10 +378,8 @@ static int enter_path_fd(struct worker *w, const struct inode *parent, int path_
 	struct fhandle handle;
 	int err = -EOPNOTSUPP;
 
-	/* Whether files of its mount can be held by handles is found out when a directory of it is
-	 * seen. */
-	if (S_ISDIR(st->stx_mode))
-		inode_fd_note_mount(w, entry_key(st).mnt_id, path_fd);
+	if (S_ISDIR(st->stx_mode) && inode_fd_is_new_mount(w, entry_key(st).mnt_id))
+		return enter_first_of_mount(w, parent, path_fd, st, ret);
 	if (w->policy.file_handles == FILE_HANDLES_SIGNED)
 		return enter_until_scarce(w, parent, path_fd, st, ret);
 	if (inode_fd_uses_handles(w, entry_key(st).mnt_id))
@@ -509,7 +536,14 @@ static int lookup_unknown(struct worker *w, const struct inode *parent, int dir_
 	if (err)
 		return err;
 	inode = inode_table_insert_handle(w->inodes, w->slot, key, entry_birth_time(st), &handle);
-	return inode ? fill(w, parent, inode, st, ret) : -ENFILE;
+	if (!inode)
+		return -ENFILE;
+	fill(w, parent, inode, st, ret);
+	if (inode_fd_uses_handles(w, key.mnt_id))
+		return 0;
+	/* The guest has forgotten `parent`, and with it the mount. */
+	take_back(w, ret);
+	return -ESTALE;
 }
 
 int entry_lookup_new(struct worker *w, const struct inode *parent, const char *name, mode_t type,

@@ -145,14 +145,14 @@ void file_table_abandon(struct file_table *t, uint32_t worker, struct open_file 
 	push_free(t, worker, file);
 }
 
-static void free_slot(void *table, uint32_t worker, uint32_t slot)
+static void free_slot(void *table, struct reclaim *reclaim, uint32_t slot)
 {
 	struct file_table *t = table;
 	struct open_file *file = &t->files[slot];
 
 	file->fd = -1;
 	file->retired_by = 0;
-	push_free(t, worker, file);
+	push_free(t, reclaim->slot, file);
 	__atomic_sub_fetch(&t->in_use, 1, __ATOMIC_RELAXED);
 }
 

@@ -20,11 +20,11 @@
  * host moved out of the share later included (".." of such a directory leads nowhere, as for an fd
  * that was kept).
  *
- * What is not signed: a file on a mount that is not known (memory of the VMM's, /proc, memfds), and
- * a file without a name, which would be gone when its last fd is closed. A mount is known if it is
- * the root's, or was shown by a directory from which ".." leads up to the shared directory: that
- * the kernel decides, by mounts and not by names. The broker keeps an fd of each known mount, so
- * that no other mount can get its id, and opens handles through that fd.
+ * What is not signed: a file on a mount that is not the share's (memory of the VMM's, /proc,
+ * memfds), and a file without a name, which would be gone when its last fd is closed. Each request
+ * comes with a directory of the mount that it is about, and ".." of that directory must lead up to
+ * the shared directory: that the kernel decides, by mounts and not by names. Handles are opened
+ * through that directory. So the broker keeps nothing of a mount, and no mount busy.
  *
  * What is opened is compared with what was signed: inode number, device, mount and type. It is
  * opened with O_PATH alone, so no device is ever opened here; that flag is part of the filter.
@@ -39,8 +39,8 @@
  * the same socket. Each request has a number that comes back (handle_client.c).
  *
  * Death. The guard (handle_guard.c) has the key and the sockets, too, and starts another broker. A
- * request that was being answered is lost and is sent again by the worker. Known mounts but the
- * root's are shown again when they are needed. What a dead broker signed stays signed.
+ * request that was being answered is lost and is sent again by the worker. What a dead broker
+ * signed stays signed.
  *
  * What this does not do: keep a VMM and a worker that conspire from holding the broker up with an
  * fd of a file system that the VMM serves. They hold up their own share.
@@ -79,26 +79,11 @@ static int look(int fd, struct inode_key *ret)
 	return 0;
 }
 
-static int mount_fd(const struct handle_broker *b, uint32_t mount_id)
-{
-	for (uint32_t i = 0; i < b->mount_count; i++)
-		if (b->mounts[i].mount_id == mount_id)
-			return b->mounts[i].fd;
-	return -1;
-}
-
 int handle_broker_init(struct handle_broker *b, const struct siphash_key *key, int root_fd)
 {
-	int err;
-
 	memset(b, 0, sizeof(*b));
 	b->key = *key;
-	err = look(root_fd, &b->root);
-	if (err)
-		return err;
-	b->mounts[0] = (struct broker_mount){inode_key_mount_id(b->root), root_fd};
-	b->mount_count = 1;
-	return 0;
+	return look(root_fd, &b->root);
 }
 
 /* Does ".." of this directory lead up to the shared directory? Return: 0, -EXDEV if not, or
@@ -130,25 +115,14 @@ static int climb(const struct handle_broker *b, int dir_fd)
 	return err;
 }
 
-static int add_mount(struct handle_broker *b, int dir_fd)
+/* The mount of this directory, if it is one of the share. Return: 0, -EXDEV, or -errno. */
+static int find_mount(const struct handle_broker *b, int dir_fd, uint32_t *ret)
 {
 	struct inode_key key;
-	int fd, err = look(dir_fd, &key);
+	int err = look(dir_fd, &key);
 
-	if (err)
-		return err;
-	if (mount_fd(b, inode_key_mount_id(key)) >= 0)
-		return 0;
-	if (b->mount_count == BROKER_MOUNTS_MAX)
-		return -ENOSPC;
-	err = climb(b, dir_fd);
-	if (err)
-		return err;
-	fd = openat(dir_fd, ".", OPEN_MOUNT);
-	if (fd < 0)
-		return -errno;
-	b->mounts[b->mount_count++] = (struct broker_mount){inode_key_mount_id(key), fd};
-	return 0;
+	*ret = inode_key_mount_id(key);
+	return err ? err : climb(b, dir_fd);
 }
 
 /* ---- signatures ---- */
@@ -160,28 +134,27 @@ static uint64_t sign(const struct handle_broker *b, const struct handle_identity
 
 /* The handle comes first: it tells the mount, and nothing is asked of a file system that is not of
  * the share. */
-static int get_handle(const struct handle_broker *b, int fd, struct fhandle *ret)
+static int get_handle(int fd, uint32_t mount_id, struct fhandle *ret)
 {
 	struct inode_key key;
 	int err = look(fd, &key);
 
-	if (err)
-		return err;
-	if (mount_fd(b, inode_key_mount_id(key)) < 0)
-		return -ENXIO;
-	return fhandle_get_on_mount(fd, "", inode_key_mount_id(key), ret);
+	if (!err && inode_key_mount_id(key) != mount_id)
+		err = -EXDEV;
+	return err ? err : fhandle_get_on_mount(fd, "", mount_id, ret);
 }
 
-static void sign_one(const struct handle_broker *b, int fd, struct handle_signature *ret)
+static void sign_one(const struct handle_broker *b, int fd, uint32_t mount_id,
+		     struct handle_signature *ret)
 {
 	struct handle_identity *identity = &ret->identity;
 	struct fhandle handle;
 	struct statx st;
 
-	ret->error = get_handle(b, fd, &handle);
+	ret->error = get_handle(fd, mount_id, &handle);
 	if (!ret->error)
 		ret->error = entry_stat_fd(fd, &st);
-	if (!ret->error && !st.stx_nlink)
+	if (!ret->error && !st.stx_nlink && S_ISDIR(st.stx_mode))
 		ret->error = -ENOENT;
 	if (ret->error)
 		return;
@@ -195,21 +168,25 @@ static void sign_one(const struct handle_broker *b, int fd, struct handle_signat
 	ret->mac = sign(b, identity);
 }
 
-/* Return: an fd or -errno. */
-static int open_signed(const struct handle_broker *b, const struct handle_request *request)
+/* `mount_id`: of the directory `dir_fd`. Return: an fd or -errno. */
+static int open_signed(const struct handle_broker *b, const struct handle_request *request,
+		       int dir_fd, uint32_t mount_id)
 {
 	const struct handle_identity *identity = &request->identity;
 	struct inode_key key = {identity->ino, identity->mnt_id, identity->type}, found;
 	struct fhandle handle = {.type = identity->handle_type, .len = identity->handle_len};
-	int fd, err;
+	int mount_fd, fd, err;
 
 	if (sign(b, identity) != request->mac || handle.len > sizeof(handle.bytes))
 		return -EACCES;
-	fd = mount_fd(b, inode_key_mount_id(key));
-	if (fd < 0)
-		return -ENXIO;
+	if (inode_key_mount_id(key) != mount_id)
+		return -EXDEV;
+	mount_fd = openat(dir_fd, ".", OPEN_MOUNT);
+	if (mount_fd < 0)
+		return -errno;
 	memcpy(handle.bytes, identity->handle_bytes, sizeof(handle.bytes));
-	fd = fhandle_open(fd, &handle, OPEN_TO_LOOK);
+	fd = fhandle_open(mount_fd, &handle, OPEN_TO_LOOK);
+	close(mount_fd);
 	if (fd < 0)
 		return fd;
 	err = look(fd, &found);
@@ -223,26 +200,29 @@ static int open_signed(const struct handle_broker *b, const struct handle_reques
 
 /* ---- one request ---- */
 
-static int obey(struct handle_broker *b, const struct handle_request *request, const int *fds,
+static int obey(const struct handle_broker *b, const struct handle_request *request, const int *fds,
 		uint32_t fd_count, struct handle_answer *ret, int *ret_fd)
 {
+	uint32_t mount_id;
+	int err = fd_count ? find_mount(b, fds[0], &mount_id) : -EINVAL;
+
+	if (err)
+		return err;
 	switch (request->op) {
-	case HANDLE_MOUNT:
-		return fd_count == 1 ? add_mount(b, fds[0]) : -EINVAL;
 	case HANDLE_SIGN:
-		if (!fd_count || fd_count > HANDLE_BATCH)
+		if (fd_count > HANDLE_FDS)
 			return -EINVAL;
-		for (; ret->count < fd_count; ret->count++)
-			sign_one(b, fds[ret->count], &ret->signatures[ret->count]);
+		for (; ret->count + 1 < fd_count; ret->count++)
+			sign_one(b, fds[ret->count + 1], mount_id, &ret->signatures[ret->count]);
 		return 0;
 	case HANDLE_OPEN:
-		*ret_fd = fd_count ? -EINVAL : open_signed(b, request);
+		*ret_fd = fd_count > 1 ? -EINVAL : open_signed(b, request, fds[0], mount_id);
 		return *ret_fd < 0 ? *ret_fd : 0;
 	}
 	return -EINVAL;
 }
 
-size_t handle_broker_answer(struct handle_broker *b, const void *request, size_t len,
+size_t handle_broker_answer(const struct handle_broker *b, const void *request, size_t len,
 			    const int *fds, uint32_t fd_count, struct handle_answer *ret,
 			    int *ret_fd)
 {
@@ -261,7 +241,7 @@ size_t handle_broker_answer(struct handle_broker *b, const void *request, size_t
 
 /* ---- the sockets ---- */
 
-static uint32_t passed_fds(struct msghdr *message, int fds[static HANDLE_BATCH])
+static uint32_t passed_fds(struct msghdr *message, int fds[static HANDLE_FDS])
 {
 	const struct cmsghdr *header = CMSG_FIRSTHDR(message);
 	size_t bytes;
@@ -283,7 +263,7 @@ static void send_answer(int sock, struct handle_answer *answer, size_t len, int 
 }
 
 /* Take one message and answer it. Return: was there one? */
-static bool serve_one(struct handle_broker *b, int sock)
+static bool serve_one(const struct handle_broker *b, int sock)
 {
 	uint8_t room[sizeof(struct handle_request) + 1];
 	struct iovec data = {room, sizeof(room)};
@@ -295,7 +275,7 @@ static bool serve_one(struct handle_broker *b, int sock)
 	ssize_t len = recvmsg(sock, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
 	bool whole = !(message.msg_flags & (MSG_TRUNC | MSG_CTRUNC));
 	struct handle_answer answer;
-	int fds[HANDLE_BATCH], ret_fd = -1;
+	int fds[HANDLE_FDS], ret_fd = -1;
 	uint32_t fd_count;
 	size_t answer_len;
 
@@ -314,7 +294,7 @@ static bool serve_one(struct handle_broker *b, int sock)
 	return len > 0 || fd_count;
 }
 
-void handle_broker_serve(struct handle_broker *b, const int32_t *sockets, uint32_t count)
+void handle_broker_serve(const struct handle_broker *b, const int32_t *sockets, uint32_t count)
 {
 	struct pollfd polled[SOCKETS_MAX];
 	uint32_t open = count < SOCKETS_MAX ? count : SOCKETS_MAX;

@@ -8,24 +8,12 @@
 #include "worker/csrc/inode_table.h"
 #include "worker/csrc/siphash.h"
 
-enum {
-	BROKER_MOUNTS_MAX = 64,
-};
-
-struct broker_mount {
-	uint32_t mount_id; /* STATX_MNT_ID */
-	int32_t fd;	   /* of a directory on it, open for reading */
-};
-
 struct handle_broker {
 	struct siphash_key key;
 	struct inode_key root; /* the shared directory */
-	uint32_t mount_count;
-	struct broker_mount mounts[BROKER_MOUNTS_MAX];
 };
 
-/* `root_fd`: the shared directory, open for reading; the broker's from here on. Return: 0 or
- * -errno. */
+/* `root_fd`: the shared directory, open for reading. Return: 0 or -errno. */
 int handle_broker_init(struct handle_broker *b, const struct siphash_key *key,
 		       int root_fd) must_check;
 
@@ -33,11 +21,11 @@ int handle_broker_init(struct handle_broker *b, const struct siphash_key *key,
  * Obey a request of `len` bytes that came with `fds`, which stay the caller's. *ret_fd is an fd for
  * the answer, the caller's, or -1. Return: bytes of the answer; 0: there is none to give.
  */
-size_t handle_broker_answer(struct handle_broker *b, const void *request, size_t len,
+size_t handle_broker_answer(const struct handle_broker *b, const void *request, size_t len,
 			    const int *fds, uint32_t fd_count, struct handle_answer *ret,
 			    int *ret_fd);
 
 /* Serve these sockets until the other ends of all of them are closed. */
-void handle_broker_serve(struct handle_broker *b, const int32_t *sockets, uint32_t count);
+void handle_broker_serve(const struct handle_broker *b, const int32_t *sockets, uint32_t count);
 
 #endif

@@ -100,13 +100,16 @@ static int exchange(struct handle_client *c, struct handle_request *request, con
 	return err ? err : ret->error;
 }
 
-int handle_client_sign(struct handle_client *c, const int *fds, uint32_t count,
+int handle_client_sign(struct handle_client *c, int mount_fd, const int *fds, uint32_t count,
 		       struct handle_signature *ret)
 {
 	struct handle_request request = {.op = HANDLE_SIGN};
 	struct handle_answer answer;
-	int fd, err = exchange(c, &request, fds, count, &answer, &fd);
+	int passed[HANDLE_FDS] = {mount_fd};
+	int fd, err;
 
+	memcpy(&passed[1], fds, count * sizeof(*fds));
+	err = exchange(c, &request, passed, 1 + count, &answer, &fd);
 	if (fd >= 0)
 		close(fd);
 	if (!err && answer.count != count)
@@ -116,7 +119,8 @@ int handle_client_sign(struct handle_client *c, const int *fds, uint32_t count,
 	return err;
 }
 
-int handle_client_open(struct handle_client *c, struct inode_key key, const struct fhandle *handle)
+int handle_client_open(struct handle_client *c, int mount_fd, struct inode_key key,
+		       const struct fhandle *handle)
 {
 	struct handle_request request = {
 		.op = HANDLE_OPEN,
@@ -131,20 +135,9 @@ int handle_client_open(struct handle_client *c, struct inode_key key, const stru
 	int fd, err;
 
 	memcpy(request.identity.handle_bytes, handle->bytes, sizeof(handle->bytes));
-	err = exchange(c, &request, NULL, 0, &answer, &fd);
+	err = exchange(c, &request, &mount_fd, 1, &answer, &fd);
 	if (!err)
 		return fd < 0 ? -ENFILE : fd; /* there was no room for it here */
-	if (fd >= 0)
-		close(fd);
-	return err;
-}
-
-int handle_client_show_mount(struct handle_client *c, int dir_fd)
-{
-	struct handle_request request = {.op = HANDLE_MOUNT};
-	struct handle_answer answer;
-	int fd, err = exchange(c, &request, &dir_fd, 1, &answer, &fd);
-
 	if (fd >= 0)
 		close(fd);
 	return err;

@@ -16,19 +16,16 @@ struct handle_client {
  * worker before it in its slot made. */
 void handle_client_init(struct handle_client *c, int fd, uint64_t now_ns);
 
-/* Sign the files of `count` fds, at most HANDLE_BATCH. Return: 0, with as many signatures in ret,
- * or -errno (-EIO: the broker is gone). */
-int handle_client_sign(struct handle_client *c, const int *fds, uint32_t count,
+/* Sign the files of `count` fds, at most HANDLE_BATCH. `mount_fd`: a directory on their mount.
+ * Return: 0, with as many signatures in ret, or -errno (-EIO: the broker is gone; -EXDEV: the mount
+ * is not one of the share). */
+int handle_client_sign(struct handle_client *c, int mount_fd, const int *fds, uint32_t count,
 		       struct handle_signature *ret) must_check;
 
-/* Open the file of `key` by its signed handle. Return: an O_PATH fd; -ESTALE (the file is gone),
- * -ENXIO (its mount must be shown), or -errno. */
-int handle_client_open(struct handle_client *c, struct inode_key key,
+/* Open the file of `key` by its signed handle. `mount_fd` as above. Return: an O_PATH fd; -ESTALE
+ * (the file is gone), or -errno. */
+int handle_client_open(struct handle_client *c, int mount_fd, struct inode_key key,
 		       const struct fhandle *handle) must_check;
-
-/* Show the mount that the directory `dir_fd` is on. Return: 0, or -errno (-EXDEV: it is not one of
- * the share). */
-int handle_client_show_mount(struct handle_client *c, int dir_fd) must_check;
 
 /* What was signed, as a handle. */
 struct fhandle handle_of_signature(const struct handle_signature *signature);

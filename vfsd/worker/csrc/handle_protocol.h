@@ -4,8 +4,8 @@
  * What a worker and the broker of file handles say to each other: one packet for a request, one for
  * its answer, on a socket pair of each worker slot. The theory is in handle_broker.c.
  *
- * HANDLE_MOUNT: with one fd, of a directory. Its mount becomes known.
- * HANDLE_SIGN: with up to HANDLE_BATCH fds; as many signatures come back.
+ * The first fd of a request is of a directory, and says which mount the request is about.
+ * HANDLE_SIGN: with up to HANDLE_BATCH fds more; as many signatures come back.
  * HANDLE_OPEN: with `identity` and `mac` as they were signed; an O_PATH fd comes back.
  */
 #ifndef VFSD_HANDLE_PROTOCOL_H
@@ -16,13 +16,13 @@
 #include <sys/socket.h>
 
 enum handle_op {
-	HANDLE_MOUNT = 1,
-	HANDLE_SIGN = 2,
-	HANDLE_OPEN = 3,
+	HANDLE_SIGN = 1,
+	HANDLE_OPEN = 2,
 };
 
 enum {
-	HANDLE_BATCH = 64, /* fds in one request */
+	HANDLE_FDS = 64,	       /* in one request */
+	HANDLE_BATCH = HANDLE_FDS - 1, /* files in one request */
 };
 
 /* What is signed: which file (inode_table.h) and its handle. No byte of it is padding. */
@@ -63,12 +63,15 @@ struct handle_answer {
 /* Room for the fds of one packet. */
 union handle_fds {
 	struct cmsghdr header;
-	uint8_t room[CMSG_SPACE(HANDLE_BATCH * sizeof(int))];
+	uint8_t room[CMSG_SPACE(HANDLE_FDS * sizeof(int))];
 };
 
-/* Send one packet with `count` fds, at most HANDLE_BATCH, without waiting. Return: 0 or -errno. */
+/* Send one packet with `count` fds, at most HANDLE_FDS, without waiting. Return: 0 or -errno.
+ */
 int handle_send(int sock, const void *data, size_t len, const int *fds, uint32_t count) must_check;
 
+_Static_assert(CMSG_SPACE(HANDLE_FDS * sizeof(int)) == CMSG_LEN(HANDLE_FDS * sizeof(int)),
+	       "room for one fd more, which the kernel would use");
 _Static_assert(sizeof(struct handle_identity) == 64, "a byte that is not signed");
 
 #endif

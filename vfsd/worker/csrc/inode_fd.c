@@ -51,18 +51,13 @@ int inode_fd_open_handle(struct worker *w, const struct inode *inode, int flags)
 	return err;
 }
 
-/* The broker knows the mounts that were shown to it; another broker than last time does not. */
 static int open_signed(struct worker *w, const struct inode *inode)
 {
-	int fd = handle_client_open(&w->handles, inode_key_of(inode), &inode->handle);
-	int mount_fd;
+	int mount_fd = inode_table_mount_fd(w->inodes, inode->mnt_id);
 
-	if (fd != -ENXIO)
-		return fd;
-	mount_fd = inode_table_mount_fd(w->inodes, inode->mnt_id);
-	if (mount_fd < 0 || handle_client_show_mount(&w->handles, mount_fd))
+	if (mount_fd < 0)
 		return -ESTALE;
-	return handle_client_open(&w->handles, inode_key_of(inode), &inode->handle);
+	return handle_client_open(&w->handles, mount_fd, inode_key_of(inode), &inode->handle);
 }
 
 static int open_path_once(struct worker *w, const struct inode *inode)
@@ -183,73 +178,80 @@ uint64_t inode_fd_unclosed(const struct worker *w)
 	return count;
 }
 
-static bool try_mount(struct inode_table *t, uint32_t worker, uint64_t mnt_id, int dir_fd)
+/* An fd to open handles of the mount of `dir_fd` through, if that works. Return: MOUNT_FD_*
+ * without. */
+static int try_handles(int dir_fd)
 {
 	int fd = openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_NONBLOCK | O_CLOEXEC);
-	bool work;
 
 	if (fd < 0)
-		return false; /* not now */
-	work = fhandle_works(fd);
-	if (!inode_table_add_mount(t, worker, mnt_id, work ? fd : MOUNT_FD_NONE) || !work)
-		close(fd);
-	return work;
+		return MOUNT_FD_UNKNOWN; /* not now */
+	if (fhandle_works(fd))
+		return fd;
+	close(fd);
+	return MOUNT_FD_NONE;
 }
 
 int inode_table_try_handles(void *memory, int root_fd)
 {
 	struct statx st;
+	int fd = entry_stat_fd(root_fd, &st) ? MOUNT_FD_UNKNOWN : try_handles(root_fd);
 
-	return !entry_stat_fd(root_fd, &st) && try_mount(memory, 0, entry_key(&st).mnt_id, root_fd);
+	return fd >= 0 && inode_table_set_mount_fd(memory, 0, entry_key(&st).mnt_id, fd);
 }
 
-/* Keep an fd of the mount, to show it again. */
-static bool keep_mount(struct inode_table *t, uint32_t worker, uint64_t mnt_id, int dir_fd)
+/* An fd of the mount of `dir_fd` to show the broker, if that signs what is on it. Return: likewise,
+ * MOUNT_FD_UNKNOWN as well without a broker. */
+static int try_signatures(struct handle_client *client, int dir_fd)
 {
-	int fd = openat(dir_fd, ".", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	struct handle_signature signature;
+	int fd, err;
 
-	if (fd < 0)
-		return false; /* not now */
-	if (inode_table_add_mount(t, worker, mnt_id, fd))
-		return true;
-	close(fd);
-	return inode_table_mount_fd(t, mnt_id) >= 0;
+	if (!fhandle_lasts(dir_fd))
+		return MOUNT_FD_NONE;
+	err = handle_client_sign(client, dir_fd, &dir_fd, 1, &signature);
+	if (err)
+		return MOUNT_FD_UNKNOWN; /* not now */
+	if (signature.error)
+		return MOUNT_FD_NONE;
+	fd = openat(dir_fd, ".", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	return fd < 0 ? MOUNT_FD_UNKNOWN : fd;
 }
 
 int inode_table_expect_signatures(void *memory, int root_fd, int handles_fd)
 {
 	struct handle_client client;
 	struct statx st;
-	int err = entry_stat_fd(root_fd, &st);
+	int fd, err = entry_stat_fd(root_fd, &st);
 
+	if (err)
+		return err;
 	handle_client_init(&client, handles_fd, 0);
-	if (!err)
-		err = handle_client_show_mount(&client, root_fd);
-	if (!err && !keep_mount(memory, 0, entry_key(&st).mnt_id, root_fd))
-		err = -EMFILE;
-	return err;
+	fd = try_signatures(&client, root_fd);
+	if (fd < 0)
+		return -EIO;
+	(void)!inode_table_set_mount_fd(memory, 0, entry_key(&st).mnt_id, fd);
+	return 0;
 }
 
-static void show_mount(struct worker *w, uint64_t mnt_id, int dir_fd)
+bool inode_fd_is_new_mount(const struct worker *w, uint64_t mnt_id)
 {
-	int err =
-		fhandle_lasts(dir_fd) ? handle_client_show_mount(&w->handles, dir_fd) : -EOPNOTSUPP;
-
-	if (!err)
-		keep_mount(w->inodes, w->slot, mnt_id, dir_fd);
-	else if (err != -EIO)
-		(void)!inode_table_add_mount(w->inodes, w->slot, mnt_id, MOUNT_FD_NONE);
+	return w->policy.file_handles != FILE_HANDLES_NEVER &&
+	       inode_table_mount_fd(w->inodes, mnt_id) == MOUNT_FD_UNKNOWN;
 }
 
 void inode_fd_note_mount(struct worker *w, uint64_t mnt_id, int dir_fd)
 {
-	if (w->policy.file_handles == FILE_HANDLES_NEVER ||
-	    inode_table_mount_fd(w->inodes, mnt_id) != MOUNT_FD_UNKNOWN)
+	int fd;
+
+	if (credentials_root(&w->credentials))
 		return;
-	if (w->policy.file_handles == FILE_HANDLES_SIGNED)
-		show_mount(w, mnt_id, dir_fd);
-	else if (!credentials_root(&w->credentials))
-		try_mount(w->inodes, w->slot, mnt_id, dir_fd);
+	fd = w->policy.file_handles == FILE_HANDLES_SIGNED ? try_signatures(&w->handles, dir_fd)
+							   : try_handles(dir_fd);
+	if (fd == MOUNT_FD_UNKNOWN)
+		return;
+	if (!inode_table_set_mount_fd(w->inodes, w->slot, mnt_id, fd) && fd >= 0)
+		close(fd);
 }
 
 int inode_fd_budget(const struct worker *w)

@@ -34,7 +34,10 @@ bool inode_fd_is_scarce(const struct worker *w);
 /* Fds that inodes and files of all workers have given up and that are still to be closed. */
 uint64_t inode_fd_unclosed(const struct worker *w);
 
-/* A directory of a mount is seen: find out whether its files can be held by handles. */
+/* Is it to be found out whether files of this mount can be held by handles? */
+bool inode_fd_is_new_mount(const struct worker *w, uint64_t mnt_id);
+
+/* Find that out by a directory of the mount, whose inode is known. */
 void inode_fd_note_mount(struct worker *w, uint64_t mnt_id, int dir_fd);
 
 /* Is there an fd to spare for one more inode or file? Else -ENFILE for the request at hand, so that

@@ -28,13 +28,19 @@
  * after we last knew the old one alive. So if the old one was older than YOUNG_NS then, equal birth
  * times mean the same file; if it was young, or nothing is known of births, its handle is compared.
  *
+ * Each inode is counted by its mount (mount_table.c), from before it is entered until its slot is
+ * free again.
+ *
  * Fds. `held` counts the fds that inodes own. Where a handle holds the inode the fd is a cache:
  * opened by whoever needs it, closed by inode_trim.c, a clock that spares what was used since its
- * last round. An inode may be held by its fd alone although its mount has handles: every inode
- * where the broker opens handles (handle_broker.c), a directory elsewhere. It gets its handle, and
- * the broker's signature, when its fd is to go, and keeps both. fd changes under the stripe's lock
- * and, but for one that takes the place of another (a readable one, open_cache.c, and back), only
- * between -1 and a number; what is closed goes through reclaim.h like everything else.
+ * last round. Nobody's file is to be kept from being deleted on the host by that, so another
+ * clock closes what was not used for a second or two, however few there are. It finds them by a
+ * mark for each block of slots, which is set before an fd is cached there. An inode may be held by
+ * its fd alone although its mount has handles: every inode where the broker opens handles
+ * (handle_broker.c), a directory elsewhere. It gets its handle, and the broker's signature, when
+ * its fd is to go, and keeps both. fd changes under the stripe's lock and, but for one that takes
+ * the place of another (a readable one, open_cache.c, and back), only between -1 and a number; what
+ * is closed goes through reclaim.h like everything else.
  *
  * Death of a worker at any store:
  * - insert: the slot is filled, then published by one store (bucket head). Before it the slot and
@@ -67,18 +73,11 @@ enum {
 	ROOT_SLOT = 1,
 	ROOT_NODEID = 1,
 	FIRST_SLOT = 2,
-	MOUNTS_MAX = 64,
 	RUN_BITS = 10,
 };
 
 /* Coarser than any clock that file systems take birth times from. */
 #define YOUNG_NS INT64_C(1000000000)
-
-struct mount_fd {
-	uint64_t mnt_id;
-	int32_t fd;
-	uint32_t pad;
-};
 
 struct inode_table {
 	uint32_t capacity;    /* slots */
@@ -88,12 +87,13 @@ struct inode_table {
 	uint32_t free_lock;
 	uint32_t in_use;
 	uint32_t held;
-	uint32_t hand; /* of the clock */
-	uint32_t mounts_lock;
-	uint32_t mount_count;
-	uint64_t slots_at; /* bytes from the head to slot 0 */
-	uint32_t pad[4];
-	struct mount_fd mounts[MOUNTS_MAX];
+	uint32_t hand;	    /* of the clock */
+	uint64_t slots_at;  /* bytes from the head to slot 0 */
+	uint64_t cached_at; /* bytes from the head to the marks of blocks with cached fds */
+	uint64_t swept_at_ns;
+	uint32_t marks; /* counts the blocks that were marked */
+	uint32_t pad[1];
+	struct mount_table mounts;
 	uint32_t stripes[STRIPES];
 	uint32_t buckets[];
 };
@@ -107,10 +107,14 @@ static uint32_t bucket_count(uint32_t capacity)
 	return count;
 }
 
+static uint64_t cached_offset(uint32_t capacity)
+{
+	return sizeof(struct inode_table) + (uint64_t)bucket_count(capacity) * sizeof(uint32_t);
+}
+
 static uint64_t slots_offset(uint32_t capacity)
 {
-	uint64_t bytes =
-		sizeof(struct inode_table) + (uint64_t)bucket_count(capacity) * sizeof(uint32_t);
+	uint64_t bytes = cached_offset(capacity) + capacity / INODE_BLOCK + 1;
 
 	return (bytes + 63) & ~UINT64_C(63);
 }
@@ -128,6 +132,29 @@ static struct inode *slot_at(const struct inode_table *t, uint32_t slot)
 static uint32_t slot_of(const struct inode_table *t, const struct inode *inode)
 {
 	return (uint32_t)(inode - slot_at(t, 0));
+}
+
+static uint8_t *mark_of(const struct inode_table *t, uint32_t block)
+{
+	return (uint8_t *)t + t->cached_at + block;
+}
+
+/* A directory of the share's own file system keeps its fd: one that a process of the guest works in
+ * must not become stale when it is removed, and it takes no room worth speaking of. */
+static bool keeps_fd(const struct inode_table *t, const struct inode *inode)
+{
+	return S_ISDIR(inode->mode) &&
+	       (uint32_t)inode->mnt_id == (uint32_t)slot_at(t, ROOT_SLOT)->mnt_id;
+}
+
+/* This inode is about to own an fd, which is to be given up when it is not used. */
+static void note_cached(struct inode_table *t, const struct inode *inode)
+{
+	uint8_t *mark = mark_of(t, slot_of(t, inode) / INODE_BLOCK);
+
+	if (keeps_fd(t, inode) || __atomic_exchange_n(mark, 1, __ATOMIC_ACQ_REL))
+		return;
+	__atomic_add_fetch(&t->marks, 1, __ATOMIC_RELAXED);
 }
 
 /* The inode numbers of a directory's files are often dense: a run of them lies in neighbouring
@@ -178,6 +205,7 @@ int inode_table_init(void *memory, uint32_t capacity, int root_fd)
 		return err;
 	t->capacity = capacity;
 	t->bucket_mask = bucket_count(capacity) - 1;
+	t->cached_at = cached_offset(capacity);
 	t->slots_at = slots_offset(capacity);
 	t->next_unused = FIRST_SLOT;
 	root = slot_at(t, ROOT_SLOT);
@@ -187,6 +215,7 @@ int inode_table_init(void *memory, uint32_t capacity, int root_fd)
 	root->fd = root_fd;
 	root->lookup_count = 1;
 	link_slot(t, bucket_of(t, inode_key_of(root)), root);
+	mount_table_init(&t->mounts, inode_key_mount_id(inode_key_of(root)));
 	return 0;
 }
 
@@ -251,14 +280,16 @@ static struct inode *take_free_slot(struct inode_table *t, uint32_t worker)
 	return inode;
 }
 
-static void free_slot(void *table, uint32_t worker, uint32_t slot)
+static void free_slot(void *table, struct reclaim *reclaim, uint32_t slot)
 {
 	struct inode_table *t = table;
 	struct inode *inode = slot_at(t, slot);
+	uint32_t mount_id = inode_key_mount_id(inode_key_of(inode));
 
 	inode->fd = -1;
 	inode->retired_by = 0;
-	owner_lock(&t->free_lock, worker);
+	mount_table_leave(&t->mounts, reclaim, mount_id);
+	owner_lock(&t->free_lock, reclaim->slot);
 	inode->next = t->free_head;
 	__atomic_store_n(&t->free_head, slot, __ATOMIC_RELEASE);
 	owner_unlock(&t->free_lock);
@@ -272,6 +303,7 @@ static struct inode *enter(struct inode_table *t, uint32_t worker, uint32_t buck
 
 	if (!inode)
 		return NULL;
+	mount_table_enter(&t->mounts, worker, (uint32_t)(values->mnt_id >> 32));
 	inode->ino = values->ino;
 	inode->mnt_id = values->mnt_id;
 	inode->mode = values->mode;
@@ -343,6 +375,7 @@ struct inode *inode_table_insert(struct inode_table *t, uint32_t worker, struct 
 	}
 	if (inode) {
 		if (*ret_used_fd) {
+			note_cached(t, inode);
 			inode->is_readable = 0;
 			__atomic_store_n(&inode->fd, fd, __ATOMIC_RELEASE);
 		}
@@ -353,8 +386,10 @@ struct inode *inode_table_insert(struct inode_table *t, uint32_t worker, struct 
 	owner_unlock(stripe_of(t, bucket));
 	if (!inode)
 		*ret_used_fd = false;
-	if (*ret_used_fd && !lender)
+	if (*ret_used_fd && !lender) {
+		note_cached(t, inode);
 		__atomic_add_fetch(&t->held, 1, __ATOMIC_RELAXED);
+	}
 	return inode;
 }
 
@@ -418,6 +453,7 @@ int inode_table_cache_fd(struct inode_table *t, struct reclaim *reclaim, const s
 		if (own->fd >= 0) {
 			use = own->fd;
 		} else if (!own->lender) { /* else: repaid by half, and whoever did that died */
+			note_cached(t, own);
 			own->is_readable = 0;
 			__atomic_store_n(&own->fd, fd, __ATOMIC_RELEASE);
 			__atomic_add_fetch(&t->held, 1, __ATOMIC_RELAXED);
@@ -459,6 +495,7 @@ static int replace_fd(struct inode_table *t, struct inode *inode, int fd, bool i
 {
 	int old = inode->fd;
 
+	note_cached(t, inode);
 	if (old < 0)
 		__atomic_add_fetch(&t->held, 1, __ATOMIC_RELAXED);
 	inode->is_readable = 0;
@@ -533,17 +570,71 @@ static void set_handle(struct inode *inode, int64_t btime, const struct fhandle 
 	inode_table_note_checked(inode);
 }
 
+static bool owns_fd(const struct inode *inode)
+{
+	return __atomic_load_n(&inode->generation, __ATOMIC_ACQUIRE) & 1 &&
+	       __atomic_load_n(&inode->fd, __ATOMIC_RELAXED) >= 0 &&
+	       !__atomic_load_n(&inode->lender, __ATOMIC_RELAXED);
+}
+
 struct inode *inode_table_next_idle(struct inode_table *t)
 {
 	uint32_t end = __atomic_load_n(&t->next_unused, __ATOMIC_ACQUIRE);
 	uint32_t at = __atomic_fetch_add(&t->hand, 1, __ATOMIC_RELAXED) % end;
 	struct inode *inode = slot_at(t, at);
 
-	if (at < FIRST_SLOT || !(__atomic_load_n(&inode->generation, __ATOMIC_ACQUIRE) & 1) ||
-	    __atomic_load_n(&inode->fd, __ATOMIC_RELAXED) < 0 ||
-	    __atomic_load_n(&inode->lender, __ATOMIC_RELAXED))
+	if (at < FIRST_SLOT || !owns_fd(inode))
 		return NULL;
 	return __atomic_exchange_n(&inode->used, 0, __ATOMIC_RELAXED) ? NULL : inode;
+}
+
+uint32_t inode_table_marks(const struct inode_table *t)
+{
+	return __atomic_load_n(&t->marks, __ATOMIC_RELAXED);
+}
+
+bool inode_table_begin_sweep(struct inode_table *t, uint64_t now_ns, uint64_t pause_ns)
+{
+	uint64_t last = __atomic_load_n(&t->swept_at_ns, __ATOMIC_RELAXED);
+
+	if (now_ns < last + pause_ns)
+		return false;
+	return __atomic_compare_exchange_n(&t->swept_at_ns, &last, now_ns, false, __ATOMIC_RELAXED,
+					   __ATOMIC_RELAXED);
+}
+
+static uint32_t blocks_used(const struct inode_table *t)
+{
+	return __atomic_load_n(&t->next_unused, __ATOMIC_ACQUIRE) / INODE_BLOCK + 1;
+}
+
+bool inode_table_is_marked(const struct inode_table *t)
+{
+	return memchr(mark_of(t, 0), 1, blocks_used(t));
+}
+
+bool inode_table_take_mark(struct inode_table *t, uint32_t *block)
+{
+	uint32_t end = blocks_used(t);
+
+	for (; *block < end; ++*block)
+		if (*mark_of(t, *block) &&
+		    __atomic_exchange_n(mark_of(t, *block), 0, __ATOMIC_ACQ_REL))
+			return true;
+	return false;
+}
+
+struct inode *inode_table_idle_at(struct inode_table *t, uint32_t block, uint32_t place)
+{
+	uint32_t at = block * INODE_BLOCK + place;
+	struct inode *inode = slot_at(t, at);
+
+	if (at < FIRST_SLOT || at >= t->capacity || !owns_fd(inode) || keeps_fd(t, inode))
+		return NULL;
+	if (!__atomic_exchange_n(&inode->used, 0, __ATOMIC_RELAXED))
+		return inode;
+	note_cached(t, inode);
+	return NULL;
 }
 
 void inode_table_give_handle(struct inode_table *t, uint32_t worker, struct inode *inode,
@@ -569,33 +660,19 @@ bool inode_table_drop_fd(struct inode_table *t, struct reclaim *reclaim, struct 
 
 uint64_t inode_table_held(const struct inode_table *t)
 {
-	return table_count(&t->held);
+	return table_count(&t->held) + table_count(&t->mounts.held);
 }
 
 /* ---- mounts ---- */
 
 int inode_table_mount_fd(const struct inode_table *t, uint64_t mnt_id)
 {
-	uint32_t count = __atomic_load_n(&t->mount_count, __ATOMIC_ACQUIRE);
-
-	for (uint32_t i = 0; i < count && i < MOUNTS_MAX; i++)
-		if (t->mounts[i].mnt_id == mnt_id)
-			return t->mounts[i].fd;
-	return MOUNT_FD_UNKNOWN;
+	return mount_table_fd(&t->mounts, (uint32_t)(mnt_id >> 32));
 }
 
-bool inode_table_add_mount(struct inode_table *t, uint32_t worker, uint64_t mnt_id, int fd)
+bool inode_table_set_mount_fd(struct inode_table *t, uint32_t worker, uint64_t mnt_id, int fd)
 {
-	bool added = false;
-
-	owner_lock(&t->mounts_lock, worker);
-	if (inode_table_mount_fd(t, mnt_id) == MOUNT_FD_UNKNOWN && t->mount_count < MOUNTS_MAX) {
-		t->mounts[t->mount_count] = (struct mount_fd){.mnt_id = mnt_id, .fd = fd};
-		__atomic_store_n(&t->mount_count, t->mount_count + 1, __ATOMIC_RELEASE);
-		added = true;
-	}
-	owner_unlock(&t->mounts_lock);
-	return added;
+	return mount_table_set_fd(&t->mounts, worker, (uint32_t)(mnt_id >> 32), fd);
 }
 
 /* ---- leaving ---- */
@@ -694,6 +771,7 @@ bool inode_table_repay(struct inode_table *t, uint32_t worker, uint64_t nodeid, 
 
 	if (!inode)
 		return false;
+	note_cached(t, inode);
 	if (path_fd >= 0)
 		__atomic_store_n(&inode->fd, path_fd, __ATOMIC_RELEASE);
 	__atomic_add_fetch(&t->held, 1, __ATOMIC_RELAXED);
@@ -760,7 +838,10 @@ void inode_table_adopt_retired(struct inode_table *t, struct reclaim *reclaim)
 		if (__atomic_load_n(&inode->retired_by, __ATOMIC_RELAXED) == reclaim->slot + 1 &&
 		    adopt(t, reclaim->slot, inode))
 			retire(t, reclaim, inode);
+		else if (owns_fd(inode)) /* the mark may have been taken by one who died */
+			note_cached(t, inode);
 	}
+	mount_table_adopt_retired(&t->mounts, reclaim);
 }
 
 void inode_table_bury(void *memory, uint32_t slot)
@@ -768,7 +849,7 @@ void inode_table_bury(void *memory, uint32_t slot)
 	struct inode_table *t = memory;
 
 	owner_lock_bury(&t->free_lock, slot);
-	owner_lock_bury(&t->mounts_lock, slot);
+	mount_table_bury(&t->mounts, slot);
 	for (uint32_t i = 0; i < STRIPES; i++)
 		owner_lock_bury(&t->stripes[i], slot);
 }
@@ -788,14 +869,7 @@ uint64_t inode_table_fds(const void *memory, int32_t *ret, uint64_t room)
 			ret[count] = inode->fd;
 		count++;
 	}
-	for (uint32_t i = 0; i < t->mount_count && i < MOUNTS_MAX; i++) {
-		if (t->mounts[i].fd < 0)
-			continue;
-		if (count < room)
-			ret[count] = t->mounts[i].fd;
-		count++;
-	}
-	return count;
+	return mount_table_fds(&t->mounts, ret, room, count);
 }
 
 uint64_t inode_table_count(const void *memory)

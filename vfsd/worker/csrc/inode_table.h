@@ -8,6 +8,7 @@
 
 #include "transport/csrc/types.h"
 #include "worker/csrc/fhandle.h"
+#include "worker/csrc/mount_table.h"
 #include "worker/csrc/reclaim.h"
 #include "worker/csrc/tables.h"
 
@@ -34,12 +35,6 @@ static inline bool inode_key_equal(struct inode_key a, struct inode_key b)
 {
 	return a.ino == b.ino && a.mnt_id == b.mnt_id && a.type == b.type;
 }
-
-/* The answers of inode_table_mount_fd that are no fd. */
-enum {
-	MOUNT_FD_NONE = -1,    /* files of this mount cannot be held by handles */
-	MOUNT_FD_UNKNOWN = -2, /* it has not been tried */
-};
 
 struct inode {
 	uint64_t ino;
@@ -121,6 +116,24 @@ void inode_table_drop_readable(struct inode_table *t, struct reclaim *reclaim, u
 /* Look at the next inode. Return: it, if it owns an fd that was not used since the last look; else
  * NULL. */
 struct inode *inode_table_next_idle(struct inode_table *t);
+/*
+ * The same for fds that are given up soon, whether they are many or not. Slots are in blocks of
+ * INODE_BLOCK, and a block is marked when an fd is cached in it. inode_table_marks() changes when
+ * one is marked. inode_table_is_marked(): any is. inode_table_take_mark() takes the next mark from
+ * *block on away; false: there is none. inode_table_idle_at() is as inode_table_next_idle() for one
+ * place of the block, marks the block again if the fd was used, and spares directories of the
+ * share's own file system. inode_table_begin_sweep() returns true to one worker only, and not
+ * within `pause_ns` of the last time.
+ */
+enum {
+	INODE_BLOCK = 64,
+};
+uint32_t inode_table_marks(const struct inode_table *t);
+bool inode_table_begin_sweep(struct inode_table *t, uint64_t now_ns, uint64_t pause_ns);
+bool inode_table_is_marked(const struct inode_table *t);
+bool inode_table_take_mark(struct inode_table *t, uint32_t *block);
+struct inode *inode_table_idle_at(struct inode_table *t, uint32_t block, uint32_t place);
+
 /* `handle` is of the file that `fd` is: the inode that was seen with this generation and fd, and no
  * handle, has that handle from now on. `btime`: ns, 0: unknown. */
 void inode_table_give_handle(struct inode_table *t, uint32_t worker, struct inode *inode,
@@ -128,7 +141,7 @@ void inode_table_give_handle(struct inode_table *t, uint32_t worker, struct inod
 			     const struct fhandle *handle);
 /* Close the fd of an inode that has a handle. Return: had it one? */
 bool inode_table_drop_fd(struct inode_table *t, struct reclaim *reclaim, struct inode *inode);
-/* Fds that inodes own. */
+/* Fds that inodes and mounts own. */
 uint64_t inode_table_held(const struct inode_table *t);
 
 static inline void inode_table_touch(const struct inode *inode)
@@ -164,11 +177,10 @@ static inline void inode_table_note_checked(const struct inode *inode)
 	__atomic_store_n((uint8_t *)&inode->is_checked, 1, __ATOMIC_RELEASE);
 }
 
-/* The fd that handles of this mount are opened through, or MOUNT_FD_*. */
+/* The fd that handles of this mount are opened through, or MOUNT_FD_* (mount_table.h). */
 int inode_table_mount_fd(const struct inode_table *t, uint64_t mnt_id);
-/* Set it, once: an fd, which is the table's then, or MOUNT_FD_NONE. Return: false if it was set
- * already or there are too many mounts. */
-bool inode_table_add_mount(struct inode_table *t, uint32_t worker, uint64_t mnt_id, int fd);
+/* As mount_table_set_fd. */
+bool inode_table_set_mount_fd(struct inode_table *t, uint32_t worker, uint64_t mnt_id, int fd);
 
 /* Take `count` lookups back (saturating). At zero the inode leaves the table; its slot and fd are
  * reclaimed after every worker's quiescent point. The root is never forgotten. */

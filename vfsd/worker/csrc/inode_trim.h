@@ -5,8 +5,8 @@
 
 #include "worker/csrc/worker.h"
 
-/* Close fds of inodes that were not used lately, if there are too many and handles can hold these
- * inodes. Between two batches. */
+/* Close fds of inodes that were not used lately, where handles can hold these inodes: at once if
+ * there are too many, else soon. Between two batches. */
 void inode_trim(struct worker *w);
 
 #endif

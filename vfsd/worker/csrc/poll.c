@@ -168,6 +168,17 @@ static void add_fd(struct poll_set *set, int fd, struct worker_ring *ring)
 	set->fds[set->count++] = (struct pollfd){.fd = fd, .events = POLLIN};
 }
 
+static void wait_at_most(struct poll_set *set, int ms)
+{
+	if (set->timeout < 0 || set->timeout > ms)
+		set->timeout = ms;
+}
+
+static int ms_until(const struct worker *w, uint64_t ns)
+{
+	return ns > w->now_ns ? (int)((ns - w->now_ns) / 1000000) + 1 : 0;
+}
+
 /* Ask for kicks. Return: false if a ring got work meanwhile. */
 static bool arm(struct worker *w, struct poll_set *set)
 {
@@ -176,8 +187,10 @@ static bool arm(struct worker *w, struct poll_set *set)
 
 	set->count = 0;
 	set->timeout = lock_wait_timeout(w);
-	if (w->reclaim.count && (set->timeout < 0 || set->timeout > RECLAIM_MS))
-		set->timeout = RECLAIM_MS;
+	if (w->reclaim.count)
+		wait_at_most(set, RECLAIM_MS);
+	if (w->sweep_at_ns)
+		wait_at_most(set, ms_until(w, w->sweep_at_ns));
 	add_fd(set, w->control_fd, NULL);
 	add_fd(set, offload_fd(w->offload), NULL);
 	add_fd(set, direct_io_fd(w->direct_io), NULL);

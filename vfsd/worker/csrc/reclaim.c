@@ -147,7 +147,7 @@ static int free_thing(struct reclaim *r, const struct retired *thing)
 {
 	if (thing->free_slot) {
 		note_loose(r, thing->fd); /* before it leaves the table */
-		thing->free_slot(thing->table, r->slot, thing->slot);
+		thing->free_slot(thing->table, r, thing->slot);
 	}
 	return thing->fd;
 }

@@ -26,6 +26,7 @@
 #include "worker/csrc/worker_table.h"
 
 struct worker;
+struct reclaim;
 
 enum {
 	RECLAIM_MAX = 4096, /* things that wait at one worker before its list grows; a power of 2 */
@@ -39,7 +40,7 @@ struct retired {
 	int32_t fd; /* -1: none */
 	uint32_t slot;
 	uint64_t *pinned_by; /* not before *pinned_by is 0; NULL: never pinned */
-	void (*free_slot)(void *table, uint32_t worker, uint32_t slot); /* NULL: no slot */
+	void (*free_slot)(void *table, struct reclaim *r, uint32_t slot); /* NULL: no slot */
 	void *table;
 };
 

@@ -561,6 +561,7 @@ struct worker *worker_create(const struct worker_config *config)
 	w->inodes = config->inodes;
 	w->files = config->files;
 	w->records = config->records;
+	w->marks_seen = inode_table_marks(w->inodes) - 1; /* those of a worker that died, too */
 	handle_client_init(&w->handles, config->handles_fd, clock_ns());
 	limit_fds(w);
 	w->offload = offload_create(config->threads, w->row);

@@ -93,7 +93,7 @@
 	X(open_by_handle_at, B, 0, IS(2, O_PATH | O_NOFOLLOW | O_CLOEXEC), "fhandle.c",           \
 	  "opening what was signed")                                                              \
 	X(openat, B, 0, MASKED(2, OPEN_CHANGES, O_RDONLY), "handle_broker.c",                     \
-	  "the way up from a mount to the share; an fd of that mount")                            \
+	  "the way up from a mount to the share; that mount")                            \
 	X(statx, B, 0, ANY, "handle_broker.c entry.c", "which file an fd is")                     \
 	X(name_to_handle_at, B, 0, ANY, "fhandle.c", "the handle that is signed")                 \
 	X(recvmsg, B, 0, ANY, "handle_broker.c", "requests of workers")                           \

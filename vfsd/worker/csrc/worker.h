@@ -88,6 +88,10 @@ struct worker {
 	uint64_t futile_wait;	/* fds closed until then, and 1; 0: none yet (inode_fd.c) */
 	uint16_t *pins;		/* requests in the thread pool by file slot */
 	uint8_t *records;
+	uint32_t marks_seen; /* of inode_table_marks() */
+	uint64_t
+		sweep_at_ns; /* when idle fds are given up next; 0: there are none (inode_trim.c) */
+	uint32_t sweep_block; /* where the sweep under way goes on; 0: none is */
 
 	struct guest_memory memory;
 	bool divert_due; /* requests that were abandoned may still write to it */
