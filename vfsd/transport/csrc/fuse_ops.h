@@ -13,7 +13,7 @@
 #include "transport/csrc/fuse_newer.h"
 
 enum fuse_op_flag {
-	OP_NAME = 1,	  /* a file name follows: not empty, no '/', at most NAME_MAX, '\0' */
+	OP_NAME = 1,	  /* a file name follows: not empty, no "/", '\0' */
 	OP_NAMES = 2,	  /* two of them */
 	OP_PAYLOAD = 4,	  /* anything else follows (names with other rules, values, lists) */
 	OP_DATA_IN = 8,	  /* file data follows: left in guest memory */

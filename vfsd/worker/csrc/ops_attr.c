@@ -346,7 +346,7 @@ int op_statfs(struct worker *w, struct request *r)
 		.files = fs.f_files,
 		.ffree = fs.f_ffree,
 		.bsize = is_linux(w->session) ? (uint32_t)fs.f_bsize : unit,
-		.namelen = fs.f_namelen < NAME_MAX ? (uint32_t)fs.f_namelen : NAME_MAX,
+		.namelen = fs.f_namelen < PATH_MAX ? (uint32_t)fs.f_namelen : PATH_MAX - 1,
 		.frsize = unit,
 	};
 	return (int)sizeof(*ret);

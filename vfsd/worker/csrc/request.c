@@ -122,11 +122,11 @@ static void split_writable(struct request *r)
 
 int request_check_name(const char *name)
 {
-	size_t len = strnlen(name, NAME_MAX + 1);
+	size_t len = strnlen(name, PATH_MAX);
 
 	if (!len)
 		return -ENOENT;
-	if (len > NAME_MAX)
+	if (len == PATH_MAX)
 		return -ENAMETOOLONG;
 	if (name[0] == '.' && (len == 1 || (len == 2 && name[1] == '.')))
 		return -EINVAL;

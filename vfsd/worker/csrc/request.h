@@ -31,7 +31,7 @@ enum op_result {
 
 enum {
 	REQUEST_ARG_MAX = 128, /* the largest fixed argument is fuse_setattr_in, 88 */
-	REQUEST_PAYLOAD_MAX = 2 * 1024 + 65536 + 16384, /* names + XATTR_SIZE_MAX + extensions */
+	REQUEST_PAYLOAD_MAX = 2 * 4096 + 65536 + 16384, /* names + XATTR_SIZE_MAX + extensions */
 	REQUEST_SMALL_REPLY = 320,     /* statx_out 288, entry_out + open_out 144 */
 	REQUEST_LARGE_REPLY = 1 << 20, /* READDIR, GETXATTR, LISTXATTR */
 };
@@ -109,8 +109,8 @@ int request_parse(struct worker *w, struct request *r) must_check;
  * and where the reply's header goes. */
 void request_parse_header(struct request *r);
 
-/* Is `name` one component: 1..NAME_MAX bytes, no '/', not "." or ".."? Return: 0, -EINVAL, -ENOENT
- * (empty), -ENAMETOOLONG. */
+/* Is `name` one component: not empty, no '/', not "." or ".."? How long it may be the file system
+ * decides, below PATH_MAX bytes. Return: 0, -EINVAL, -ENOENT (empty), -ENAMETOOLONG. */
 int request_check_name(const char *name) must_check;
 
 /* A security label for the file to be created. */

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A small FUSE file system of one directory, for what no local file system does.
+
+Its server is a thread of the test. The layouts are those of fuse.py, read from the other side.
+"""
+
+import ctypes
+import errno
+import os
+import stat
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from tests.conftest import require
+
+from .fuse import (
+    ATTR,
+    ATTR_OUT,
+    DIRENT,
+    ENTRY,
+    IN_HEADER,
+    INIT_OUT,
+    OPEN_OUT,
+    OUT_HEADER,
+    READ_IN,
+    ROOT,
+    STATFS_OUT,
+    Op,
+)
+
+BUFFER: Final = 1 << 20
+DIRECTORY, FILE = stat.S_IFDIR | 0o755, stat.S_IFREG | 0o644
+NO_ANSWER: Final = (Op.FORGET, Op.BATCH_FORGET, Op.INTERRUPT)
+
+Cookie = Callable[[int], int]
+
+
+class FlatFileSystem:
+    """Files with contents; `cookie(n)` is the directory offset after the n-th entry (from 1)."""
+
+    def __init__(self, files: dict[bytes, bytes], cookie: Cookie, name_max: int = 255) -> None:
+        self.files = files
+        self._cookie = cookie
+        self._name_max = name_max
+        self._numbers: dict[bytes, int] = {}
+        self._ops: dict[int, Callable[[int, bytes], bytes]] = {
+            Op.INIT: self._init,
+            Op.LOOKUP: lambda _, body: self._entry(body[:-1]),
+            Op.GETATTR: lambda node, _: ATTR_OUT.pack(0, 0, 0) + self._attr(node),
+            Op.OPEN: lambda *_: OPEN_OUT.pack(1, 0, 0),
+            Op.OPENDIR: lambda *_: OPEN_OUT.pack(1, 0, 0),
+            Op.READ: self._read,
+            Op.READDIR: self._list,
+            Op.UNLINK: lambda _, body: self._unlink(body[:-1]),
+            Op.RENAME: lambda _, body: self._rename(*body[8:-1].split(b"\0")),
+            Op.RENAME2: lambda _, body: self._rename(*body[16:-1].split(b"\0")),
+            Op.STATFS: lambda *_: STATFS_OUT.pack(1, 1, 1, 1, 1, 4096, self._name_max, 4096, 0),
+            Op.RELEASE: lambda *_: b"",
+            Op.RELEASEDIR: lambda *_: b"",
+        }
+
+    def serve(self, fd: int) -> None:
+        """Until the mount is gone."""
+        while True:
+            try:
+                request = os.read(fd, BUFFER)
+            except OSError as error:
+                if error.errno in (errno.ENOENT, errno.EINTR):
+                    continue
+                return
+            _, opcode, unique, node, *_ = IN_HEADER.unpack_from(request)
+            if opcode not in NO_ANSWER:
+                answer, code = self._answer(opcode, node, request[IN_HEADER.size :])
+                head = OUT_HEADER.pack(OUT_HEADER.size + len(answer), -code, unique)
+                with suppress(OSError):
+                    os.write(fd, head + answer)
+
+    def _answer(self, opcode: int, node: int, body: bytes) -> tuple[bytes, int]:
+        try:
+            return self._ops[opcode](node, body), 0
+        except OSError as error:
+            return b"", error.errno or errno.EIO
+        except KeyError:
+            return b"", errno.ENOSYS
+
+    def _init(self, _: int, body: bytes) -> bytes:
+        readahead = int.from_bytes(body[8:12], "little")
+        flags = 1 << 22  # MAX_PAGES, without which Linux allows no long names
+        return INIT_OUT.pack(7, 31, readahead, flags, 16, 12, 1 << 17, 1, 32, 0, 0, 0, 0)
+
+    def _number(self, name: bytes) -> int:
+        if name not in self.files:
+            raise OSError(errno.ENOENT, name)
+        return self._numbers.setdefault(name, ROOT + 1 + len(self._numbers))
+
+    def _name(self, node: int) -> bytes:
+        return next((name for name, number in self._numbers.items() if number == node), b"")
+
+    def _attr(self, node: int) -> bytes:
+        mode = DIRECTORY if node == ROOT else FILE
+        size = 0 if node == ROOT else len(self.files.get(self._name(node), b""))
+        return ATTR.pack(node, size, 0, 0, 0, 0, 0, 0, 0, mode, 1, 0, 0, 0, 4096, 0)
+
+    def _entry(self, name: bytes) -> bytes:
+        node = self._number(name)
+        return ENTRY.pack(node, 0, 0, 0, 0, 0) + self._attr(node)
+
+    def _read(self, node: int, body: bytes) -> bytes:
+        _, offset, size, *_ = READ_IN.unpack_from(body)
+        return self.files[self._name(node)][offset : offset + size]
+
+    def _list(self, _: int, body: bytes) -> bytes:
+        _, offset, size, *_ = READ_IN.unpack_from(body)
+        names = list(self.files)
+        start = next((n for n in range(len(names) + 1) if n and self._cookie(n) == offset), 0)
+        if offset and not start:
+            raise OSError(errno.EINVAL, "a cookie of nobody")
+        told = b""
+        for n, name in enumerate(names[start:], start + 1):
+            entry = DIRENT.pack(self._number(name), self._cookie(n), len(name), stat.S_IFREG >> 12)
+            entry += name + bytes(-len(name) % 8)
+            if len(told) + len(entry) > size:
+                break
+            told += entry
+        return told
+
+    def _unlink(self, name: bytes) -> bytes:
+        if self.files.pop(name, None) is None:
+            raise OSError(errno.ENOENT, name)
+        return b""
+
+    def _rename(self, old: bytes, new: bytes) -> bytes:
+        number = self._number(old)
+        self.files[new] = self.files.pop(old)
+        self._numbers[new] = number
+        del self._numbers[old]
+        return b""
+
+
+@contextmanager
+def served(file_system: FlatFileSystem, mount_point: Path) -> Iterator[Path]:
+    """It is mounted there as long as the context lives."""
+    require("root")
+    require("/dev/fuse")
+    mount_point.mkdir(exist_ok=True)
+    fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    options = f"fd={fd},rootmode=40000,user_id=0,group_id=0,allow_other"
+    libc = ctypes.CDLL(None, use_errno=True)
+    server = threading.Thread(target=file_system.serve, args=(fd,), daemon=True)
+    try:
+        mounted = libc.mount(b"flat", bytes(mount_point), b"fuse", 0, options.encode())
+        assert mounted == 0, os.strerror(ctypes.get_errno())
+        server.start()
+        yield mount_point
+    finally:
+        subprocess.run(["umount", "-l", mount_point], check=False)
+        server.join(60)
+        os.close(fd)
