@@ -532,6 +532,8 @@ def test_a_broker_that_fails_again_and_again_is_not_replaced_for_ever() -> None:
             wait_until(lambda: len(daemon.titled(" handles")) != 1, 5, "the next, or none")
         assert not daemon.titled(" handles")
         wait_until(lambda: "broker of file handles is gone" in daemon.log.read_text(), 5, "a line")
+        guest.ask(Op.GETATTR, known, GETATTR_IN.pack(0, 0, 0), room=104)  # stale if it has no fd
+        assert guest.lookup(ROOT, b"file").nodeid == known
         assert asked(guest, known)
         for i in range(CROWD):
             (daemon.share / f"f{i}").touch()

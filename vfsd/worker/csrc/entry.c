@@ -607,6 +607,11 @@ int entry_lookup(struct worker *w, const struct inode *parent, const char *name,
 	if (err)
 		return err;
 	inode = inode_table_acquire(w->inodes, w->slot, entry_key(&st), entry_birth_time(&st));
+	if (inode && w->handles.is_gone && __atomic_load_n(&inode->fd, __ATOMIC_ACQUIRE) < 0) {
+		/* Nobody opens its handle any more: it is to be held by an fd again. */
+		inode_table_forget(w->inodes, &w->reclaim, inode_nodeid(w->inodes, inode), 1);
+		inode = NULL;
+	}
 	w->new_names = inode ? 0 : w->new_names + 1;
 	return inode ? fill(w, parent, inode, &st, ret)
 		     : lookup_unknown(w, parent, dir_fd, name, &st, ret);

@@ -90,13 +90,14 @@ static int exchange(struct handle_client *c, struct handle_request *request, con
 	while (err == -EAGAIN) {
 		err = send_request(c, request, fds, count);
 		if (err)
-			return err;
+			break;
 		/* What comes first may be for somebody else. */
 		while ((err = take_answer(c, ret, ret_fd)) == -EAGAIN &&
 		       poll(&polled, 1, wait_ms) > 0)
 			continue;
 		wait_ms = wait_ms * 2 < LONGEST_WAIT_MS ? wait_ms * 2 : LONGEST_WAIT_MS;
 	}
+	c->is_gone |= err == -EIO;
 	return err ? err : ret->error;
 }
 
@@ -140,7 +141,7 @@ int handle_client_open(struct handle_client *c, int mount_fd, struct inode_key k
 		return fd < 0 ? -ENFILE : fd; /* there was no room for it here */
 	if (fd >= 0)
 		close(fd);
-	return err;
+	return c->is_gone ? -ESTALE : err;
 }
 
 struct fhandle handle_of_signature(const struct handle_signature *signature)

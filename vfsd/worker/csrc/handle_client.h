@@ -10,6 +10,7 @@
 struct handle_client {
 	int fd;		/* of this worker's slot; -1: there is no broker */
 	uint64_t nonce; /* of the latest request */
+	bool is_gone;	/* the broker is, for good */
 };
 
 /* `now_ns` (a clock that all workers have): no request of this worker has the number of one that a
@@ -23,7 +24,7 @@ int handle_client_sign(struct handle_client *c, int mount_fd, const int *fds, ui
 		       struct handle_signature *ret) must_check;
 
 /* Open the file of `key` by its signed handle. `mount_fd` as above. Return: an O_PATH fd; -ESTALE
- * (the file is gone), or -errno. */
+ * (the file or the broker is gone), or -errno. */
 int handle_client_open(struct handle_client *c, int mount_fd, struct inode_key key,
 		       const struct fhandle *handle) must_check;
 
