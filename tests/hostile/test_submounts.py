@@ -12,10 +12,11 @@ import pytest
 from .conftest import OPTIONS, Folder
 from .daemon import Daemon
 from .driver import Frontend
-from .fuse import ROOT, Guest, Op, expect, names
+from .fuse import ROOT, STATX_IN, Guest, Op, expect, names
 
 SUBMOUNTS = 1 << 27  # INIT
 ATTR_SUBMOUNT = 1
+STATX_INO_AT = 64  # in struct fuse_statx_out
 
 MODES = (
     ("--sandbox=chroot", "--inode-file-handles=prefer"),
@@ -67,7 +68,6 @@ def test_it_is_not_announced_to_who_does_not_know(
     home = guest.lookup(ROOT, folder.name).nodeid
     entry = guest.lookup(home, submount.name.encode())
     assert entry.attr.flags == 0
-    assert entry.attr.ino == submount.stat().st_ino
 
 
 def test_files_are_made_and_used_beyond_it(guest: Guest, folder: Folder, submount: Path) -> None:
@@ -120,6 +120,47 @@ def test_equal_inode_numbers_on_two_mounts_are_two_files(guest: Guest, folder: F
             unmount(path)
 
 
+def numbers(guest: Guest, nodeid: int, name: bytes) -> set[int]:
+    """The inode numbers of a file, by every way in which a guest learns them."""
+    entry = guest.lookup(nodeid, name)
+    (listed,) = (e for e in guest.list(nodeid) if e.name == name)
+    (plus,) = (e for e in guest.list(nodeid, plus=True) if e.name == name)
+    assert plus.entry is not None
+    body = STATX_IN.pack(0, 0, 0, 0, 0x7FF)
+    statx = guest.call(Op.STATX, entry.nodeid, body, room=288)
+    return {
+        entry.attr.ino, listed.ino, plus.ino, plus.entry.attr.ino, guest.getattr(entry.nodeid).ino,
+        int.from_bytes(statx[STATX_INO_AT : STATX_INO_AT + 8], "little"),
+    }  # fmt: skip
+
+
+def test_a_guest_without_submounts_sees_one_file_system(guest: Guest, folder: Folder) -> None:
+    """Then no two files have one number, and the share's own keep theirs."""
+    guest.init(flags=guest.flags & ~SUBMOUNTS)
+    home = guest.lookup(ROOT, folder.name).nodeid
+    paths = [folder.path / "one", folder.path / "two"]
+    try:
+        for path in paths:
+            path.mkdir()
+            mount(path)
+            (path / "a").touch()
+        (folder.path / "own").touch()
+        assert numbers(guest, home, b"own") == {(folder.path / "own").stat().st_ino}
+        found = []
+        for path in paths:
+            inside = guest.lookup(home, path.name.encode())
+            found += numbers(guest, inside.nodeid, b"a")
+            assert inside.attr.ino == guest.getattr(inside.nodeid).ino
+            found.append(inside.attr.ino)
+        assert len(found) == len(set(found)) == 4, "one number for each file, the same each time"
+        assert all(0 < number < 1 << 63 for number in found)
+        again = [numbers(guest, guest.lookup(home, p.name.encode()).nodeid, b"a") for p in paths]
+        assert [*again[0], *again[1]] == [found[0], found[2]]
+    finally:
+        for path in paths:
+            unmount(path)
+
+
 def test_what_was_unmounted_shows_what_is_below(guest: Guest, folder: Folder) -> None:
     path = folder.path / "mount"
     path.mkdir()
@@ -147,7 +188,9 @@ def test_a_share_that_is_told_not_to_announces_nothing() -> None:
                 guest = Guest(frontend.setup(1))
                 guest.init()
                 assert not guest.flags & SUBMOUNTS
-                entry = guest.lookup(ROOT, b"mount")
-                assert (entry.attr.flags, entry.attr.ino) == (0, path.stat().st_ino)
+                assert guest.lookup(ROOT, b"mount").attr.flags == 0
+                (path / "file").touch()
+                home = guest.lookup(ROOT, b"mount").nodeid
+                assert guest.lookup(home, b"file").attr.ino != (path / "file").stat().st_ino
         finally:
             unmount(path)

@@ -288,7 +288,7 @@ OPTIONS: Final = (
     _switch("allow-mmap", "shared mmap also of files that the guest does not cache", "off",
             "for --cache=never and metadata; needs Linux 6.6 in the guest"),
     _switch("announce-submounts", "mount points in the share are mount points in the guest", "on",
-            "if off, files of two file systems can have one inode number in the guest"),
+            "if off, or if the guest knows none, files of other mounts have numbers of our making"),
     _switch("killpriv-v2", "the host clears set-id bits and capabilities when a file is written",
             "on, if the guest can",
             "if off, with --xattr, the guest asks for a capability before each write"),

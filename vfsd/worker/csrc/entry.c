@@ -49,6 +49,7 @@
 
 #include "worker/csrc/agreed.h"
 #include "worker/csrc/inode_fd.h"
+#include "worker/csrc/mix.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -91,16 +92,19 @@ int entry_stat_name(int dir_fd, const char *name, struct statx *ret)
 	return statx(dir_fd, name, flags, STATX_WANTED, ret) < 0 ? -errno : 0;
 }
 
+static uint32_t device_of(const struct statx *st)
+{
+	return st->stx_dev_major << 20 | st->stx_dev_minor;
+}
+
 /*
  * The device number is part of it: the subvolumes of one btrfs mount have one mount id, their own
  * device numbers, and equal inode numbers. Mount ids and device numbers have 32 bits each.
  */
 struct inode_key entry_key(const struct statx *st)
 {
-	uint64_t device = (uint64_t)(st->stx_dev_major << 20 | st->stx_dev_minor) & UINT32_MAX;
-
 	return (struct inode_key){.ino = st->stx_ino,
-				  .mnt_id = st->stx_mnt_id << 32 | device,
+				  .mnt_id = st->stx_mnt_id << 32 | device_of(st),
 				  .type = st->stx_mode & S_IFMT};
 }
 
@@ -126,10 +130,29 @@ uint64_t entry_blocks(const struct worker *w, const struct statx *st)
 	return more && !st->stx_blocks ? 1 : st->stx_blocks;
 }
 
+bool entry_announces_mounts(const struct worker *w)
+{
+	return w->policy.announce_submounts && is_agreed(w->session, &AGREED_SUBMOUNTS);
+}
+
+/* Numbers of our making have 62 bits that look random, so that no two meet, and are larger than any
+ * that a file system counts up to. They depend on nothing that another worker does not know. */
+static __attribute__((noinline)) uint64_t made_number(uint64_t ino, uint32_t device)
+{
+	return mix64(ino + mix64(device)) >> 2 | UINT64_C(1) << 62;
+}
+
+uint64_t entry_number(const struct worker *w, uint64_t ino, uint32_t device)
+{
+	if (device == w->root_device || entry_announces_mounts(w))
+		return ino;
+	return made_number(ino, device);
+}
+
 void entry_attr(const struct worker *w, const struct statx *st, struct fuse_attr *ret)
 {
 	*ret = (struct fuse_attr){
-		.ino = st->stx_ino,
+		.ino = entry_number(w, st->stx_ino, device_of(st)),
 		.size = st->stx_size,
 		.blocks = entry_blocks(w, st),
 		.atime = (uint64_t)st->stx_atime.tv_sec,
@@ -230,8 +253,8 @@ int entry_keep_sgid(struct worker *w, const struct request *r, uint32_t mode)
 /* The guest mounts such a directory as a file system of its own, with its own device number. */
 static bool is_submount(const struct worker *w, const struct inode *parent, const struct statx *st)
 {
-	return parent && S_ISDIR(st->stx_mode) && w->policy.announce_submounts &&
-	       is_agreed(w->session, &AGREED_SUBMOUNTS) && entry_key(st).mnt_id != parent->mnt_id;
+	return parent && S_ISDIR(st->stx_mode) && entry_announces_mounts(w) &&
+	       entry_key(st).mnt_id != parent->mnt_id;
 }
 
 /* Every field is written, and there is nothing between them: the guest gets these bytes. */

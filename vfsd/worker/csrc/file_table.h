@@ -24,11 +24,12 @@ enum open_file_flag {
 	FILE_ONLY_GROWS = 1024, /* O_APPEND of a file that cannot be opened otherwise (chattr +a) */
 	FILE_LOCK_OWNER = 512,	/* not the guest's: fd holds the record locks of `owner` */
 	FILE_APPENDS = 2048,	/* opened with O_APPEND: see is_append() of ops_io.c */
+	FILE_WIDE_OFFSETS = 4096, /* a directory with offsets of 64 bits (ops_dir.c) */
 };
 
 struct open_file {
 	uint64_t nodeid;
-	uint64_t position;   /* of a directory: the d_off the fd stands at; else: of LSEEK */
+	uint64_t position;   /* of a directory: the offset the fd stands at; else: of LSEEK */
 	uint32_t generation; /* odd: in use; fh = slot | generation << 32 */
 	int32_t fd;
 	uint32_t flags;	     /* enum open_file_flag */

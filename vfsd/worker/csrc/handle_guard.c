@@ -5,8 +5,8 @@
  *
  * A broker that is killed is replaced however often that happens. One that ends by a fault of its
  * own, or by a forbidden system call, may have been attacked: after FAULTS_MAX of these there is no
- * other. Inodes that only a handle holds
- * are stale then, until they are looked up again; what is held by fds goes on.
+ * other. Inodes that only a handle holds are stale then, until they are looked up again; what is
+ * held by fds goes on.
  */
 #include "worker/csrc/handle_guard.h"
 

@@ -58,6 +58,7 @@
 #include "worker/csrc/inode_table.h"
 
 #include "worker/csrc/entry.h"
+#include "worker/csrc/mix.h"
 #include "worker/csrc/owner_lock.h"
 #include "worker/csrc/table_count.h"
 
@@ -144,7 +145,8 @@ static uint8_t *mark_of(const struct inode_table *t, uint32_t block)
 static bool keeps_fd(const struct inode_table *t, const struct inode *inode)
 {
 	return S_ISDIR(inode->mode) &&
-	       (uint32_t)inode->mnt_id == (uint32_t)slot_at(t, ROOT_SLOT)->mnt_id;
+	       inode_key_device(inode_key_of(inode)) ==
+		       inode_key_device(inode_key_of(slot_at(t, ROOT_SLOT)));
 }
 
 /* This inode is about to own an fd, which is to be given up when it is not used. */
@@ -158,14 +160,12 @@ static void note_cached(struct inode_table *t, const struct inode *inode)
 }
 
 /* The inode numbers of a directory's files are often dense: a run of them lies in neighbouring
- * buckets, which a listing finds in the cache. The runs are scattered (finalizer of splitmix64). */
+ * buckets, which a listing finds in the cache. The runs are scattered. */
 static uint32_t bucket_of(const struct inode_table *t, struct inode_key key)
 {
 	uint64_t h = (key.ino >> RUN_BITS) + key.mnt_id * UINT64_C(0x9e3779b97f4a7c15);
 
-	h = (h ^ (h >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
-	h = (h ^ (h >> 27)) * UINT64_C(0x94d049bb133111eb);
-	return (uint32_t)((h ^ (h >> 31)) + key.ino) & t->bucket_mask;
+	return (uint32_t)(mix64(h) + key.ino) & t->bucket_mask;
 }
 
 static uint32_t *stripe_of(struct inode_table *t, uint32_t bucket)

@@ -31,6 +31,11 @@ static inline uint32_t inode_key_mount_id(struct inode_key key)
 	return (uint32_t)(key.mnt_id >> 32);
 }
 
+static inline uint32_t inode_key_device(struct inode_key key)
+{
+	return (uint32_t)key.mnt_id;
+}
+
 static inline bool inode_key_equal(struct inode_key a, struct inode_key b)
 {
 	return a.ino == b.ino && a.mnt_id == b.mnt_id && a.type == b.type;

@@ -229,7 +229,7 @@ static void fill_statx(const struct worker *w, const struct statx *st, struct fu
 		.uid = idmap_translate(&w->policy.uids.to_guest, st->stx_uid),
 		.gid = idmap_translate(&w->policy.gids.to_guest, st->stx_gid),
 		.mode = st->stx_mode,
-		.ino = st->stx_ino,
+		.ino = entry_number(w, st->stx_ino, inode_key_device(entry_key(st))),
 		.size = st->stx_size,
 		.blocks = entry_blocks(w, st),
 		.attributes_mask = st->stx_attributes_mask & ~attributes_hidden,

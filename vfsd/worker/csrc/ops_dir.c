@@ -12,12 +12,19 @@
  * open_file.reads counts those moves; entries that wait belong to the latest read of the directory
  * or are not told (the guest may have rewound it through another queue).
  *
- * Offset 0 always reads anew: rewinddir(3) shows what has changed.
+ * Offset 0 always reads anew: rewinddir(3) shows what has changed. Another one that lies within
+ * what was read last is answered from there: a guest that did not use all that it was told asks
+ * again.
+ *
+ * Some file systems (NFS, FUSE) have offsets of 64 bits, to which no lseek leads. The guest is told
+ * others in their place, which have 63 bits and look random, and such a directory is read from its
+ * beginning until the offset is found. open_file.flags says so, to every worker.
  */
 #include "worker/csrc/agreed.h"
 #include "worker/csrc/entry.h"
 #include "worker/csrc/inode_fd.h"
 #include "worker/csrc/label.h"
+#include "worker/csrc/mix.h"
 #include "worker/csrc/owner_lock.h"
 
 #include <dirent.h>
@@ -26,6 +33,19 @@
 #include <unistd.h>
 
 #define POSITION_UNKNOWN UINT64_MAX
+
+static const struct dirent64 *entry_at(const uint8_t *buffer, uint32_t at)
+{
+	return (const struct dirent64 *)(const void *)(buffer + at);
+}
+
+/* The offset after this entry, as the guest is told. */
+static uint64_t told_offset(const struct dirent64 *entry)
+{
+	uint64_t offset = (uint64_t)entry->d_off;
+
+	return offset <= INT64_MAX ? offset : mix64(offset) & INT64_MAX;
+}
 
 /* ---- entries that wait ---- */
 
@@ -38,13 +58,39 @@ static struct dirent64 *next_entry(const struct dir_cache *cache)
 static void entry_told(struct dir_cache *cache, const struct dirent64 *entry)
 {
 	cache->begin += entry->d_reclen;
-	cache->position = (uint64_t)entry->d_off;
+	cache->position = told_offset(entry);
 }
 
-static bool answers(const struct dir_cache *cache, const struct open_file *file, uint64_t offset)
+/* The bytes of `buffer` up to and with the entry that has this offset; 0: none has. */
+static uint32_t find_offset(const uint8_t *buffer, uint32_t end, uint64_t offset)
 {
-	return offset && cache->position == offset && next_entry(cache) &&
-	       cache->reads == __atomic_load_n(&file->reads, __ATOMIC_ACQUIRE);
+	for (uint32_t at = 0; at < end;) {
+		const struct dirent64 *entry = entry_at(buffer, at);
+
+		at += entry->d_reclen;
+		if (told_offset(entry) == offset)
+			return at;
+	}
+	return 0;
+}
+
+/* Answer an offset within what was read before. */
+static bool seek_in_cache(struct dir_cache *cache, uint64_t offset)
+{
+	uint32_t begin = find_offset(cache->buffer, cache->end, offset);
+
+	if (offset != cache->start && !begin)
+		return false;
+	cache->begin = offset == cache->start ? 0 : begin;
+	cache->position = offset;
+	return true;
+}
+
+static bool answers(struct dir_cache *cache, const struct open_file *file, uint64_t offset)
+{
+	if (!offset || cache->reads != __atomic_load_n(&file->reads, __ATOMIC_ACQUIRE))
+		return false;
+	return (cache->position == offset || seek_in_cache(cache, offset)) && next_entry(cache);
 }
 
 /* The cache of `fh`, or the one to give up for it: the one unused for longest. */
@@ -62,68 +108,104 @@ static struct dir_cache *cache_of(struct worker *w, uint64_t fh)
 	if (cache->fh != fh) {
 		cache->fh = fh;
 		cache->begin = cache->end = 0;
+		cache->start = 0;
 	}
 	cache->age = ++w->dir_cache_age;
 	return cache;
 }
 
-/* The d_off of the last entry in the buffer. */
-static uint64_t last_offset(const uint8_t *buffer, uint32_t end)
+/* Read on from `offset`, where the fd stands. Under the file's lock. Return: bytes, 0 at the end,
+ * or -errno. */
+static ssize_t read_on(struct open_file *file, uint64_t offset, uint8_t *buffer)
 {
-	uint64_t offset = 0;
-
-	for (uint32_t at = 0; at < end;) {
-		const struct dirent64 *entry = (const struct dirent64 *)(const void *)(buffer + at);
-
-		offset = (uint64_t)entry->d_off;
-		at += entry->d_reclen;
-	}
-	return offset;
-}
-
-/* Read from `offset` on. Under the file's lock. Return: bytes, 0 at the end, or -errno. */
-static ssize_t read_entries(struct open_file *file, uint64_t offset, uint8_t *buffer)
-{
-	bool move = file->position != offset || offset == POSITION_UNKNOWN;
 	ssize_t got;
 
 	__atomic_store_n(&file->position, POSITION_UNKNOWN, __ATOMIC_RELEASE);
-	__atomic_store_n(&file->reads, file->reads + 1, __ATOMIC_RELEASE);
-	if (move && lseek(file->fd, (off_t)offset, SEEK_SET) < 0)
-		return -errno;
 	got = getdents64(file->fd, buffer, DIR_BUFFER);
 	if (got < 0)
 		return -errno;
-	if (got)
-		offset = last_offset(buffer, (uint32_t)got);
+	for (uint32_t at = 0; at < (uint32_t)got;) {
+		const struct dirent64 *entry = entry_at(buffer, at);
+
+		if (entry->d_off < 0)
+			__atomic_or_fetch(&file->flags, FILE_WIDE_OFFSETS, __ATOMIC_RELAXED);
+		offset = told_offset(entry);
+		at += entry->d_reclen;
+	}
 	__atomic_store_n(&file->position, offset, __ATOMIC_RELEASE);
 	return got;
+}
+
+/* Read from the beginning on, until there is the entry with this offset. *ret_begin: the bytes up
+ * to and with that. */
+static ssize_t find_and_read(struct open_file *file, uint64_t offset, uint8_t *buffer,
+			     uint32_t *ret_begin)
+{
+	uint64_t at = 0;
+	ssize_t got;
+
+	if (lseek(file->fd, 0, SEEK_SET) < 0)
+		return -errno;
+	do {
+		got = read_on(file, at, buffer);
+		at = file->position;
+		*ret_begin = got > 0 ? find_offset(buffer, (uint32_t)got, offset) : 0;
+	} while (got > 0 && !*ret_begin);
+	if (!got)
+		return -EINVAL; /* its name was removed */
+	if (got < 0 || *ret_begin < (uint32_t)got)
+		return got;
+	*ret_begin = 0; /* it is the last one in the buffer */
+	return read_on(file, at, buffer);
+}
+
+/* Read from `offset` on. Under the file's lock. Return: bytes, of which the first *ret_begin come
+ * before that offset; 0 at the end; or -errno. */
+static ssize_t read_entries(struct open_file *file, uint64_t offset, uint8_t *buffer,
+			    uint32_t *ret_begin)
+{
+	bool move = file->position != offset;
+
+	*ret_begin = 0;
+	if (offset > INT64_MAX)
+		return -EINVAL; /* none that we told */
+	__atomic_store_n(&file->position, POSITION_UNKNOWN, __ATOMIC_RELEASE);
+	__atomic_store_n(&file->reads, file->reads + 1, __ATOMIC_RELEASE);
+	if (move && offset && file->flags & FILE_WIDE_OFFSETS)
+		return find_and_read(file, offset, buffer, ret_begin);
+	if (move && lseek(file->fd, (off_t)offset, SEEK_SET) < 0)
+		return -errno;
+	return read_on(file, offset, buffer);
 }
 
 static int fill_cache(struct worker *w, struct dir_cache *cache, struct open_file *file,
 		      uint64_t offset)
 {
+	uint32_t begin;
 	ssize_t got;
 
 	cache->begin = cache->end = 0;
 	cache->position = offset;
 	owner_lock(&file->lock, w->slot);
-	got = read_entries(file, offset, cache->buffer);
+	got = read_entries(file, offset, cache->buffer, &begin);
 	cache->reads = file->reads;
 	owner_unlock(&file->lock);
 	if (got < 0)
 		return (int)got;
+	cache->start = begin ? 0 : offset;
+	cache->begin = begin;
 	cache->end = (uint32_t)got;
 	return 0;
 }
 
 /* ---- entries told ---- */
 
-static void put_dirent(const struct dirent64 *entry, uint32_t type, uint32_t name_len, uint8_t *to)
+static void put_dirent(const struct dirent64 *entry, uint64_t ino, uint32_t type, uint32_t name_len,
+		       uint8_t *to)
 {
 	struct fuse_dirent head = {
-		.ino = entry->d_ino,
-		.off = (uint64_t)entry->d_off,
+		.ino = ino,
+		.off = told_offset(entry),
 		.namelen = name_len,
 		.type = type,
 	};
@@ -183,10 +265,18 @@ static uint32_t put_entry(struct worker *w, const struct inode *dir, const struc
 	return IFTODT(out->attr.mode);
 }
 
+/* Something may be mounted on the name. */
+static uint64_t number_of_entry(const uint8_t *reply, uint64_t ino)
+{
+	const struct fuse_entry_out *entry = (const void *)reply;
+
+	return entry->nodeid ? entry->attr.ino : ino;
+}
+
 /* Tell the entries that wait, as many as fit `room`; with `dir` each with its fuse_entry_out.
- * Return: bytes, or -EINVAL when not even the first one fits. */
-static int tell_entries(struct worker *w, const struct inode *dir, struct dir_cache *cache,
-			uint8_t *reply, uint64_t room)
+ * `device`: of the directory. Return: bytes, or -EINVAL when not even the first one fits. */
+static int tell_entries(struct worker *w, const struct inode *dir, uint32_t device,
+			struct dir_cache *cache, uint8_t *reply, uint64_t room)
 {
 	uint32_t head = dir ? sizeof(struct fuse_entry_out) : 0;
 	const struct dirent64 *entry;
@@ -196,13 +286,17 @@ static int tell_entries(struct worker *w, const struct inode *dir, struct dir_ca
 		uint32_t name_len = (uint32_t)strlen(entry->d_name);
 		uint64_t len = head + FUSE_DIRENT_ALIGN(FUSE_NAME_OFFSET + name_len);
 		uint32_t type;
+		uint64_t ino;
 
 		if (label_hides(w, entry->d_name))
 			continue;
 		if (len > room - used)
 			return used ? (int)used : -EINVAL;
+		ino = entry_number(w, entry->d_ino, device);
 		type = dir ? put_entry(w, dir, entry, reply + used) : entry->d_type;
-		put_dirent(entry, type, name_len, reply + used + head);
+		if (dir && !entry_announces_mounts(w))
+			ino = number_of_entry(reply + used, ino);
+		put_dirent(entry, ino, type, name_len, reply + used + head);
 		used += len;
 	}
 	return (int)used;
@@ -215,12 +309,20 @@ static uint64_t reply_room(const struct request *r, uint32_t size)
 	return room < REQUEST_LARGE_REPLY ? room : REQUEST_LARGE_REPLY;
 }
 
+static uint32_t device_of(struct worker *w, uint64_t nodeid)
+{
+	const struct inode *inode = inode_table_get(w->inodes, nodeid);
+
+	return inode ? inode_key_device(inode_key_of(inode)) : w->root_device;
+}
+
 /* One read of the directory per request, more only while all that is read is hidden: a short reply
  * is not the end, an empty one is. */
 static int list(struct worker *w, struct request *r, const struct inode *dir)
 {
 	const struct fuse_read_in *in = REQUEST_ARG(r, struct fuse_read_in);
 	struct open_file *file = file_table_get(w->files, in->fh, r->in.nodeid);
+	uint32_t device = device_of(w, r->in.nodeid);
 	uint64_t offset = in->offset;
 	struct dir_cache *cache;
 	int told;
@@ -236,7 +338,7 @@ static int list(struct worker *w, struct request *r, const struct inode *dir)
 			if (err)
 				return err;
 		}
-		told = tell_entries(w, dir, cache, r->reply, reply_room(r, in->size));
+		told = tell_entries(w, dir, device, cache, r->reply, reply_room(r, in->size));
 		if (told || cache->position == offset)
 			return told;
 		offset = cache->position;

@@ -49,7 +49,8 @@ struct worker_ring {
 /* Directory entries read from the kernel and not yet told (ops_dir.c). */
 struct dir_cache {
 	uint64_t fh;
-	uint64_t position;   /* d_off before the first unread entry: the offset it answers */
+	uint64_t start;	     /* offset before the first entry in buffer; 0: not known */
+	uint64_t position;   /* … before the first unread entry: the offset it answers */
 	uint32_t begin, end; /* unread bytes in buffer */
 	uint32_t reads;	     /* open_file.reads when buffer was filled: since then unmoved */
 	uint32_t age;
@@ -79,6 +80,7 @@ struct worker {
 	struct worker_row *row;
 	struct fuse_session *session;
 	struct inode_table *inodes;
+	uint32_t root_device; /* of the share: inode_key_device() */
 	struct file_table *files;
 	struct handle_client handles;
 	uint32_t new_names;	/* LOOKUPs in a row of files that the guest did not know */
