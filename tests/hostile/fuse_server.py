@@ -110,11 +110,11 @@ class FlatFileSystem:
         return ENTRY.pack(node, 0, 0, 0, 0, 0) + self._attr(node)
 
     def _read(self, node: int, body: bytes) -> bytes:
-        _, offset, size, *_ = READ_IN.unpack_from(body)
+        offset, size = READ_IN.unpack_from(body)[1:3]
         return self.files[self._name(node)][offset : offset + size]
 
     def _list(self, _: int, body: bytes) -> bytes:
-        _, offset, size, *_ = READ_IN.unpack_from(body)
+        offset, size = READ_IN.unpack_from(body)[1:3]
         names = list(self.files)
         start = next((n for n in range(len(names) + 1) if n and self._cookie(n) == offset), 0)
         if offset and not start:

@@ -146,7 +146,7 @@ def test_a_guest_without_submounts_sees_one_file_system(guest: Guest, folder: Fo
             (path / "a").touch()
         (folder.path / "own").touch()
         assert numbers(guest, home, b"own") == {(folder.path / "own").stat().st_ino}
-        found = []
+        found: list[int] = []
         for path in paths:
             inside = guest.lookup(home, path.name.encode())
             found += numbers(guest, inside.nodeid, b"a")

@@ -119,7 +119,7 @@ FCNTLS: Final = {
 Need = tuple[tuple[Any, ...], dict[str, Any], dict[str, Any]]
 CHANGES: Final = (
     "mkdirat", "mknodat", "symlinkat", "linkat", "unlinkat", "renameat", "renameat2", "fchmodat",
-    "fchownat", "utimensat", "ftruncate", "truncate", "fallocate", "pwritev2", "copy_file_range",
+    "fchownat", "utimensat", "ftruncate", "fallocate", "pwritev2", "copy_file_range",
     "removexattr", "pwritev",
 )  # fmt: skip
 NEED_OPTION: Final[dict[str, Need]] = {

@@ -137,16 +137,11 @@ bool entry_announces_mounts(const struct worker *w)
 
 /* Numbers of our making have 62 bits that look random, so that no two meet, and are larger than any
  * that a file system counts up to. They depend on nothing that another worker does not know. */
-static __attribute__((noinline)) uint64_t made_number(uint64_t ino, uint32_t device)
+uint64_t entry_foreign_number(const struct worker *w, uint64_t ino, uint32_t device)
 {
-	return mix64(ino + mix64(device)) >> 2 | UINT64_C(1) << 62;
-}
-
-uint64_t entry_number(const struct worker *w, uint64_t ino, uint32_t device)
-{
-	if (device == w->root_device || entry_announces_mounts(w))
+	if (entry_announces_mounts(w))
 		return ino;
-	return made_number(ino, device);
+	return mix64(ino + mix64(device)) >> 2 | UINT64_C(1) << 62;
 }
 
 void entry_attr(const struct worker *w, const struct statx *st, struct fuse_attr *ret)

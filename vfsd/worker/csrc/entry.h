@@ -20,15 +20,20 @@ int entry_stat_name(int dir_fd, const char *name, struct statx *ret) must_check;
 struct inode_key entry_key(const struct statx *st);
 /* In ns; 0 where the file system does not tell. */
 int64_t entry_birth_time(const struct statx *st);
+/* Are mounts in the share mounts in the guest? */
+bool entry_announces_mounts(const struct worker *w);
+uint64_t entry_foreign_number(const struct worker *w, uint64_t ino, uint32_t device);
 /*
  * The inode number that the guest is told for `ino` of a file system with this device number
  * (inode_key_device). A guest to which no mounts are announced sees all of them as one file system,
  * in which two files must not have one number: what is not on the share's own gets a number of our
  * making.
  */
-uint64_t entry_number(const struct worker *w, uint64_t ino, uint32_t device);
-/* Are mounts in the share mounts in the guest? */
-bool entry_announces_mounts(const struct worker *w);
+static inline uint64_t entry_number(const struct worker *w, uint64_t ino, uint32_t device)
+{
+	return device == w->root_device ? ino : entry_foreign_number(w, ino, device);
+}
+
 /* fuse_attr with flags 0; `entry_*` add FUSE_ATTR_SUBMOUNT where it belongs. */
 void entry_attr(const struct worker *w, const struct statx *st, struct fuse_attr *ret);
 /* Blocks of 512 bytes, as the guest is told of them. */

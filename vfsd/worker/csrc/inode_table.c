@@ -93,7 +93,7 @@ struct inode_table {
 	uint64_t cached_at; /* bytes from the head to the marks of blocks with cached fds */
 	uint64_t swept_at_ns;
 	uint32_t marks; /* counts the blocks that were marked */
-	uint32_t pad[1];
+	uint32_t root_device;
 	struct mount_table mounts;
 	uint32_t stripes[STRIPES];
 	uint32_t buckets[];
@@ -144,9 +144,7 @@ static uint8_t *mark_of(const struct inode_table *t, uint32_t block)
  * must not become stale when it is removed, and it takes no room worth speaking of. */
 static bool keeps_fd(const struct inode_table *t, const struct inode *inode)
 {
-	return S_ISDIR(inode->mode) &&
-	       inode_key_device(inode_key_of(inode)) ==
-		       inode_key_device(inode_key_of(slot_at(t, ROOT_SLOT)));
+	return S_ISDIR(inode->mode) && (uint32_t)inode->mnt_id == t->root_device;
 }
 
 /* This inode is about to own an fd, which is to be given up when it is not used. */
@@ -208,6 +206,7 @@ int inode_table_init(void *memory, uint32_t capacity, int root_fd)
 	t->cached_at = cached_offset(capacity);
 	t->slots_at = slots_offset(capacity);
 	t->next_unused = FIRST_SLOT;
+	t->root_device = inode_key_device(entry_key(&st));
 	root = slot_at(t, ROOT_SLOT);
 	root->ino = entry_key(&st).ino;
 	root->mnt_id = entry_key(&st).mnt_id;
@@ -288,7 +287,8 @@ static void free_slot(void *table, struct reclaim *reclaim, uint32_t slot)
 
 	inode->fd = -1;
 	inode->retired_by = 0;
-	mount_table_leave(&t->mounts, reclaim, mount_id);
+	if (mount_id != t->mounts.root_id)
+		mount_table_leave(&t->mounts, reclaim, mount_id);
 	owner_lock(&t->free_lock, reclaim->slot);
 	inode->next = t->free_head;
 	__atomic_store_n(&t->free_head, slot, __ATOMIC_RELEASE);
@@ -303,7 +303,8 @@ static struct inode *enter(struct inode_table *t, uint32_t worker, uint32_t buck
 
 	if (!inode)
 		return NULL;
-	mount_table_enter(&t->mounts, worker, (uint32_t)(values->mnt_id >> 32));
+	if (values->mnt_id >> 32 != t->mounts.root_id)
+		mount_table_enter(&t->mounts, worker, (uint32_t)(values->mnt_id >> 32));
 	inode->ino = values->ino;
 	inode->mnt_id = values->mnt_id;
 	inode->mode = values->mode;

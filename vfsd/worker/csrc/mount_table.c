@@ -94,8 +94,6 @@ void mount_table_enter(struct mount_table *t, uint32_t worker, uint32_t id)
 {
 	uint32_t at;
 
-	if (id == t->root_id)
-		return;
 	owner_lock(&t->lock, worker);
 	at = find(t, id);
 	if (at)
@@ -169,8 +167,6 @@ void mount_table_leave(struct mount_table *t, struct reclaim *reclaim, uint32_t 
 	uint32_t at;
 	bool is_last;
 
-	if (id == t->root_id)
-		return;
 	owner_lock(&t->lock, reclaim->slot);
 	at = find(t, id);
 	is_last = at && t->mounts[at].inodes && !--t->mounts[at].inodes;

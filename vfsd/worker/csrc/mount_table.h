@@ -44,7 +44,7 @@ void mount_table_init(struct mount_table *t, uint32_t root_id);
 /* The fd of this mount, good until this worker's next quiescent point; or MOUNT_FD_*. */
 int mount_table_fd(const struct mount_table *t, uint32_t id);
 
-/* One more inode is on this mount, or one less. */
+/* One more inode is on this mount, or one less. Not for the mount of the share. */
 void mount_table_enter(struct mount_table *t, uint32_t worker, uint32_t id);
 void mount_table_leave(struct mount_table *t, struct reclaim *reclaim, uint32_t id);
 

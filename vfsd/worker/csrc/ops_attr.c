@@ -8,6 +8,7 @@
 #include "worker/csrc/agreed.h"
 #include "worker/csrc/entry.h"
 #include "worker/csrc/inode_fd.h"
+#include "worker/csrc/lease.h"
 #include "worker/csrc/set_id.h"
 
 #include <errno.h>
@@ -114,15 +115,27 @@ static int set_mode(struct worker *w, int fd, uint32_t mode)
 	return 0;
 }
 
-/* The working directory is /proc/self/fd (worker_create), so truncate(2) takes the fd's name: no
- * open, no close. */
+/* truncate(2) would wait for whoever has the file under a lease. Return also: -EAGAIN (it is). */
+static int truncate_unleased(const struct worker *w, int path_fd, off_t size)
+{
+	int flags = O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC;
+	char name[FD_NAME];
+	int fd = openat(w->proc_self_fd, entry_fd_name(path_fd, name), flags);
+	int err;
+
+	if (fd < 0)
+		return errno == EMFILE ? -ENFILE : -errno;
+	err = ftruncate(fd, size) < 0 ? -errno : 0;
+	close(fd);
+	return err;
+}
+
 static int set_size(struct worker *w, const struct request *r, const struct inode *inode, int fd,
 		    const struct open_file *file)
 {
 	const struct fuse_setattr_in *in = REQUEST_ARG(r, struct fuse_setattr_in);
 	bool kill = in->valid & FATTR_KILL_SUIDGID && is_agreed(w->session, &AGREED_KILLPRIV);
 	int err = set_id_before_truncate(w, r, fd, kill);
-	char name[FD_NAME];
 
 	if (err)
 		return err;
@@ -134,7 +147,7 @@ static int set_size(struct worker *w, const struct request *r, const struct inod
 		return -EISDIR;
 	if (!S_ISREG(inode->mode))
 		return -EINVAL;
-	return truncate(entry_fd_name(fd, name), (off_t)in->size) < 0 ? -errno : 0;
+	return truncate_unleased(w, fd, (off_t)in->size);
 }
 
 /* *ret for utimensat. A nanosecond field of the guest must not become UTIME_NOW or UTIME_OMIT. */
@@ -200,7 +213,9 @@ int op_setattr(struct worker *w, struct request *r)
 	 * 0. The inode is the same file. */
 	if (in->valid & FATTR_FH)
 		file = file_table_get(w->files, in->fh, r->in.nodeid);
-	err = set_attributes(w, r, inode, fd, file);
+	do
+		err = set_attributes(w, r, inode, fd, file);
+	while (err == -EAGAIN && in->valid & FATTR_SIZE && !(err = lease_wait(w, r, fd, O_WRONLY)));
 	return err ? err : reply_attr(w, fd, r);
 }
 

@@ -118,20 +118,17 @@ static struct dir_cache *cache_of(struct worker *w, uint64_t fh)
  * or -errno. */
 static ssize_t read_on(struct open_file *file, uint64_t offset, uint8_t *buffer)
 {
+	const struct dirent64 *entry = NULL;
 	ssize_t got;
 
 	__atomic_store_n(&file->position, POSITION_UNKNOWN, __ATOMIC_RELEASE);
 	got = getdents64(file->fd, buffer, DIR_BUFFER);
 	if (got < 0)
 		return -errno;
-	for (uint32_t at = 0; at < (uint32_t)got;) {
-		const struct dirent64 *entry = entry_at(buffer, at);
-
-		if (entry->d_off < 0)
-			__atomic_or_fetch(&file->flags, FILE_WIDE_OFFSETS, __ATOMIC_RELAXED);
+	for (uint32_t at = 0; at < (uint32_t)got; at += entry->d_reclen)
+		entry = entry_at(buffer, at);
+	if (entry)
 		offset = told_offset(entry);
-		at += entry->d_reclen;
-	}
 	__atomic_store_n(&file->position, offset, __ATOMIC_RELEASE);
 	return got;
 }
@@ -265,6 +262,13 @@ static uint32_t put_entry(struct worker *w, const struct inode *dir, const struc
 	return IFTODT(out->attr.mode);
 }
 
+static uint32_t device_of(struct worker *w, uint64_t nodeid)
+{
+	const struct inode *inode = inode_table_get(w->inodes, nodeid);
+
+	return inode ? inode_key_device(inode_key_of(inode)) : w->root_device;
+}
+
 /* Something may be mounted on the name. */
 static uint64_t number_of_entry(const uint8_t *reply, uint64_t ino)
 {
@@ -274,11 +278,13 @@ static uint64_t number_of_entry(const uint8_t *reply, uint64_t ino)
 }
 
 /* Tell the entries that wait, as many as fit `room`; with `dir` each with its fuse_entry_out.
- * `device`: of the directory. Return: bytes, or -EINVAL when not even the first one fits. */
-static int tell_entries(struct worker *w, const struct inode *dir, uint32_t device,
+ * Return: bytes, or -EINVAL when not even the first one fits. */
+static int tell_entries(struct worker *w, const struct inode *dir, struct open_file *file,
 			struct dir_cache *cache, uint8_t *reply, uint64_t room)
 {
 	uint32_t head = dir ? sizeof(struct fuse_entry_out) : 0;
+	bool has_numbers = dir && !entry_announces_mounts(w);
+	uint32_t device = device_of(w, file->nodeid);
 	const struct dirent64 *entry;
 	uint64_t used = 0;
 
@@ -292,11 +298,13 @@ static int tell_entries(struct worker *w, const struct inode *dir, uint32_t devi
 			continue;
 		if (len > room - used)
 			return used ? (int)used : -EINVAL;
-		ino = entry_number(w, entry->d_ino, device);
 		type = dir ? put_entry(w, dir, entry, reply + used) : entry->d_type;
-		if (dir && !entry_announces_mounts(w))
+		ino = entry_number(w, entry->d_ino, device);
+		if (has_numbers)
 			ino = number_of_entry(reply + used, ino);
 		put_dirent(entry, ino, type, name_len, reply + used + head);
+		if (entry->d_off < 0)
+			__atomic_or_fetch(&file->flags, FILE_WIDE_OFFSETS, __ATOMIC_RELAXED);
 		used += len;
 	}
 	return (int)used;
@@ -309,20 +317,12 @@ static uint64_t reply_room(const struct request *r, uint32_t size)
 	return room < REQUEST_LARGE_REPLY ? room : REQUEST_LARGE_REPLY;
 }
 
-static uint32_t device_of(struct worker *w, uint64_t nodeid)
-{
-	const struct inode *inode = inode_table_get(w->inodes, nodeid);
-
-	return inode ? inode_key_device(inode_key_of(inode)) : w->root_device;
-}
-
 /* One read of the directory per request, more only while all that is read is hidden: a short reply
  * is not the end, an empty one is. */
 static int list(struct worker *w, struct request *r, const struct inode *dir)
 {
 	const struct fuse_read_in *in = REQUEST_ARG(r, struct fuse_read_in);
 	struct open_file *file = file_table_get(w->files, in->fh, r->in.nodeid);
-	uint32_t device = device_of(w, r->in.nodeid);
 	uint64_t offset = in->offset;
 	struct dir_cache *cache;
 	int told;
@@ -338,7 +338,7 @@ static int list(struct worker *w, struct request *r, const struct inode *dir)
 			if (err)
 				return err;
 		}
-		told = tell_entries(w, dir, device, cache, r->reply, reply_room(r, in->size));
+		told = tell_entries(w, dir, file, cache, r->reply, reply_room(r, in->size));
 		if (told || cache->position == offset)
 			return told;
 		offset = cache->position;

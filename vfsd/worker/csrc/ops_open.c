@@ -20,6 +20,7 @@
 #include "worker/csrc/entry.h"
 #include "worker/csrc/inode_fd.h"
 #include "worker/csrc/label.h"
+#include "worker/csrc/lease.h"
 #include "worker/csrc/mount_facts.h"
 #include "worker/csrc/open_cache.h"
 #include "worker/csrc/ops_lock.h"
@@ -161,6 +162,12 @@ static int open_guests(struct worker *w, const struct request *r, const struct i
 	return open_regular(w, r, inode, flags | O_APPEND);
 }
 
+/* What of a file under a lease (lease.h). */
+static int access_wanted(int flags)
+{
+	return flags & O_TRUNC ? O_WRONLY : flags & O_ACCMODE;
+}
+
 static int open_or_share(struct worker *w, const struct request *r, const struct inode *inode,
 			 int flags, uint32_t *ret_file_flags)
 {
@@ -174,6 +181,23 @@ static int open_or_share(struct worker *w, const struct request *r, const struct
 	if (fd >= 0 && may_share)
 		open_cache_note_opened(w, inode, fd);
 	return fd;
+}
+
+/* Return: an fd, -errno, or OP_RESULT_PENDING, which is below 0 as well. */
+static int open_waiting(struct worker *w, struct request *r, const struct inode *inode, int flags,
+			uint32_t *ret_file_flags)
+{
+	for (;;) {
+		int fd = open_or_share(w, r, inode, flags, ret_file_flags);
+		int path_fd, err;
+
+		if (fd != -EAGAIN)
+			return fd;
+		path_fd = inode_fd(w, inode);
+		err = path_fd < 0 ? path_fd : lease_wait(w, r, path_fd, access_wanted(flags));
+		if (err)
+			return err;
+	}
 }
 
 /* As root: the guest's kernel has checked who may open it. */
@@ -206,7 +230,7 @@ int op_open(struct worker *w, struct request *r)
 	file = file_table_reserve(w->files, w->slot);
 	if (!file)
 		return -ENFILE;
-	fd = open_or_share(w, r, inode, flags, &more);
+	fd = open_waiting(w, r, inode, flags, &more);
 	if (fd < 0) {
 		file_table_abandon(w->files, w->slot, file);
 		return fd;

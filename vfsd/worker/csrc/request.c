@@ -314,6 +314,8 @@ static void reset(struct request *r)
 	r->data_in_count = 0;
 	r->data_in_len = 0;
 	r->replayed = r->abandoned = r->held = r->holds_fd = r->kill_suidgid = false;
+	r->run_again = false;
+	r->waits = 0;
 	r->intent = NULL;
 	r->run = NULL;
 	r->file = r->file2 = NULL;

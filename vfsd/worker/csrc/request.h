@@ -88,6 +88,8 @@ struct request {
 	uint32_t kill_group; /* … acts in this group: credentials_set_id */
 	bool held;	     /* its files are pinned */
 	bool holds_fd;	     /* its thread has an fd of its own, and closes it */
+	bool run_again;	     /* what its thread did was to wait: the op is run again */
+	uint8_t waits;	     /* how often (lease.c) */
 	bool abandoned;	     /* its ring was stopped: the result is nobody's any more */
 
 	struct request *next; /* free list, completion list */

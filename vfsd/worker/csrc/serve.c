@@ -184,16 +184,6 @@ int request_read_direct(struct worker *w, struct request *r, uint64_t offset,
 	return OP_RESULT_PENDING;
 }
 
-static void finish_offloaded(struct worker *w, struct request *r)
-{
-	if (r->held)
-		let_go(w, r);
-	if (!r->abandoned)
-		r->ring->outstanding--;
-	r->offloaded = false;
-	finish(w, r, r->result);
-}
-
 /* ---- one request, from header to reply ---- */
 
 static int run_op(struct worker *w, struct request *r)
@@ -214,6 +204,38 @@ static int run_op(struct worker *w, struct request *r)
 	if (once && result != OP_RESULT_NO_REPLY && result != OP_RESULT_PENDING)
 		intent_done(r, result);
 	return result;
+}
+
+/* The op has returned. */
+static void finish_or_wait(struct worker *w, struct request *r, int result)
+{
+	if (result != OP_RESULT_PENDING) {
+		finish(w, r, result);
+		return;
+	}
+	r->offloaded = true;
+	r->ring->outstanding++;
+	w->row->offloaded++;
+}
+
+/* Its thread has waited for what the op needs. */
+static void run_again(struct worker *w, struct request *r)
+{
+	r->run_again = r->held = r->holds_fd = false;
+	finish_or_wait(w, r, run_op(w, r));
+}
+
+static void finish_offloaded(struct worker *w, struct request *r)
+{
+	if (r->held)
+		let_go(w, r);
+	if (!r->abandoned)
+		r->ring->outstanding--;
+	r->offloaded = false;
+	if (r->run_again && !r->result && !r->abandoned && r->ring_life == r->ring->life)
+		run_again(w, r);
+	else
+		finish(w, r, r->result);
 }
 
 /* INIT and DESTROY wait for Python with a private copy of their argument. */
@@ -254,14 +276,7 @@ static void serve_request(struct worker *w, struct request *r)
 		park_cold(w, r);
 		return;
 	}
-	result = run_op(w, r);
-	if (result != OP_RESULT_PENDING) {
-		finish(w, r, result);
-		return;
-	}
-	r->offloaded = true;
-	r->ring->outstanding++;
-	w->row->offloaded++;
+	finish_or_wait(w, r, run_op(w, r));
 }
 
 /* ---- rings ---- */

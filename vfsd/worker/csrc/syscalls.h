@@ -65,10 +65,12 @@
 
 #define VFSD_SYSCALLS(X)                                                                          \
 	/* Ops: names */                                                                          \
-	X(openat, P | L | T, IF_WRITABLE, ANY, "inode_fd.c ops_open.c entry.c descriptors.py",    \
+	X(openat, P | L | T, IF_WRITABLE, ANY,                                                    \
+	  "inode_fd.c ops_open.c ops_attr.c lease.c entry.c descriptors.py",                      \
 	  "LOOKUP, OPEN, OPENDIR, CREATE; /proc/self/status and /proc/self/fd")                   \
 	X(openat, P | L | T, IF_READONLY, MASKED(2, OPEN_CHANGES, O_RDONLY),                      \
-	  "inode_fd.c ops_open.c entry.c descriptors.py", "LOOKUP, OPEN, OPENDIR, as above")      \
+	  "inode_fd.c ops_open.c lease.c entry.c descriptors.py",                                 \
+	  "LOOKUP, OPEN, OPENDIR, as above")                                                      \
 	X(openat, L, IF_READONLY, ANSWERED(MASKED(2, OPEN_CHANGES, O_RDWR), EROFS), "entry.c",    \
 	  "SETLK, where O_RDONLY is refused")                                                     \
 	X(statx, P | L | T, 0, ANY, "entry.c ops_attr.c", "LOOKUP, GETATTR, STATX, READDIRPLUS")  \
@@ -93,7 +95,7 @@
 	X(open_by_handle_at, B, 0, IS(2, O_PATH | O_NOFOLLOW | O_CLOEXEC), "fhandle.c",           \
 	  "opening what was signed")                                                              \
 	X(openat, B, 0, MASKED(2, OPEN_CHANGES, O_RDONLY), "handle_broker.c",                     \
-	  "the way up from a mount to the share; that mount")                            \
+	  "the way up from a mount to the share; that mount")                                     \
 	X(statx, B, 0, ANY, "handle_broker.c entry.c", "which file an fd is")                     \
 	X(name_to_handle_at, B, 0, ANY, "fhandle.c", "the handle that is signed")                 \
 	X(recvmsg, B, 0, ANY, "handle_broker.c", "requests of workers")                           \
@@ -125,7 +127,6 @@
 	X(getdents64, P | L, 0, ANY, "ops_dir.c sweep.py", "READDIR, READDIRPLUS; /proc/self/fd") \
 	X(lseek, P | L, 0, ANY, "ops_io.c ops_dir.c", "LSEEK, READDIR at an offset")              \
 	X(ftruncate, L, IF_WRITABLE, ANY, "ops_attr.c", "SETATTR size")                           \
-	X(truncate, L, IF_WRITABLE, ANY, "ops_attr.c", "SETATTR size of a file not opened")       \
 	X(fallocate, L | T, IF_WRITABLE, ANY, "ops_io.c", "FALLOCATE")                            \
 	X(fsync, L | T, 0, ANY, "ops_io.c", "FSYNC, FSYNCDIR")                                    \
 	X(fdatasync, L | T, 0, ANY, "ops_io.c", "FSYNC of data only")                             \
