@@ -52,13 +52,10 @@ static uint32_t find(const struct mount_table *t, uint32_t id)
 	return at;
 }
 
-int mount_table_fd(const struct mount_table *t, uint32_t id)
+int mount_table_fd_below(const struct mount_table *t, uint32_t id)
 {
-	uint32_t at;
+	uint32_t at = find(t, id);
 
-	if (id == t->root_id)
-		return __atomic_load_n(&t->root_fd, __ATOMIC_ACQUIRE);
-	at = find(t, id);
 	return at ? __atomic_load_n(&t->mounts[at].fd, __ATOMIC_ACQUIRE) : MOUNT_FD_UNKNOWN;
 }
 

@@ -42,7 +42,12 @@ struct mount_table {
 void mount_table_init(struct mount_table *t, uint32_t root_id);
 
 /* The fd of this mount, good until this worker's next quiescent point; or MOUNT_FD_*. */
-int mount_table_fd(const struct mount_table *t, uint32_t id);
+int mount_table_fd_below(const struct mount_table *t, uint32_t id);
+static inline int mount_table_fd(const struct mount_table *t, uint32_t id)
+{
+	return id == t->root_id ? __atomic_load_n(&t->root_fd, __ATOMIC_ACQUIRE)
+				: mount_table_fd_below(t, id);
+}
 
 /* One more inode is on this mount, or one less. Not for the mount of the share. */
 void mount_table_enter(struct mount_table *t, uint32_t worker, uint32_t id);

@@ -186,7 +186,8 @@ int request_read_direct(struct worker *w, struct request *r, uint64_t offset,
 
 /* ---- one request, from header to reply ---- */
 
-static int run_op(struct worker *w, struct request *r)
+/* Inline for the sake of serve_request(), not of run_again(). */
+static inline __attribute__((always_inline)) int run_op(struct worker *w, struct request *r)
 {
 	const struct fuse_op *op = fuse_op(r->in.opcode);
 	bool once = op->flags & OP_ONCE;
@@ -207,7 +208,7 @@ static int run_op(struct worker *w, struct request *r)
 }
 
 /* The op has returned. */
-static void finish_or_wait(struct worker *w, struct request *r, int result)
+static inline void finish_or_wait(struct worker *w, struct request *r, int result)
 {
 	if (result != OP_RESULT_PENDING) {
 		finish(w, r, result);
@@ -219,7 +220,7 @@ static void finish_or_wait(struct worker *w, struct request *r, int result)
 }
 
 /* Its thread has waited for what the op needs. */
-static void run_again(struct worker *w, struct request *r)
+static __attribute__((noinline, cold)) void run_again(struct worker *w, struct request *r)
 {
 	r->run_again = r->held = r->holds_fd = false;
 	finish_or_wait(w, r, run_op(w, r));
