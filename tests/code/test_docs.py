@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 from typing import Final
 
-import docs
 import pytest
 
+import docs
 from vfsd.supervisor.options import OPTIONS, help_text, spellings
 from vfsd.tool.cli import COMMANDS
 
