@@ -37,7 +37,7 @@ ONLY_IN = {
 
 
 BEFORE_LISTENING = {
-    "cli", "command_line", "config_file", "file_limit", "listener", "option_values", "options",
+    "cli", "command_line", "config_file", "listener", "option_values", "options",
     "pid_file", "settings", "signals",
 }  # fmt: skip
 

@@ -4,7 +4,7 @@
 #include "worker/csrc/worker.h"
 
 enum {
-	BYTES_MAX = 512,
+	BYTES_MAX = 2 * PATH_MAX,
 	MKDIR_LEN = sizeof(struct fuse_in_header) + sizeof(struct fuse_mkdir_in),
 };
 
@@ -155,14 +155,14 @@ static void expect_name(const char *name, uint32_t len, int err)
 
 static void test_names(void)
 {
-	char longest[NAME_MAX + 2];
+	char longest[PATH_MAX + 1];
 
 	memset(longest, 'x', sizeof(longest));
-	longest[NAME_MAX] = '\0';
-	expect_name(longest, NAME_MAX + 1, 0);
-	longest[NAME_MAX] = 'x';
-	longest[NAME_MAX + 1] = '\0';
-	expect_name(longest, NAME_MAX + 2, -ENAMETOOLONG);
+	longest[PATH_MAX - 1] = '\0';
+	expect_name(longest, PATH_MAX, 0);
+	longest[PATH_MAX - 1] = 'x';
+	longest[PATH_MAX] = '\0';
+	expect_name(longest, PATH_MAX + 1, -ENAMETOOLONG);
 	expect_name("", 0, -EINVAL);
 	expect_name("", 1, -ENOENT);
 	expect_name("abc", 3, -EINVAL); /* not terminated */

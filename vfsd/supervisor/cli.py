@@ -14,7 +14,6 @@ from typing import Final
 
 from vfsd import __version__
 from vfsd.supervisor.command_line import parse
-from vfsd.supervisor.file_limit import set_file_limit
 from vfsd.supervisor.listener import open_listener
 from vfsd.supervisor.options import Options, help_text
 from vfsd.supervisor.signals import hold_signals
@@ -63,12 +62,15 @@ def _serve(options: Options) -> int:
     root = open_shared_dir(options)
     _check_ids(options)
     _check_cpus(options)
-    notes = [_note_of_mount(options, root), set_file_limit(options, root)]
+    notes = [_note_of_mount(options, root)]
     hold_signals()  # from here on there is a socket file to be removed
     listener = open_listener(options)
     try:
         # Most of the start's CPU time, which a VMM that waits for the socket need not wait for.
+        from vfsd.supervisor.file_limit import set_file_limit  # noqa: PLC0415
         from vfsd.supervisor.serving import serve  # noqa: PLC0415
+
+        notes.append(set_file_limit(options, root))
     except BaseException:
         listener.remove()
         raise

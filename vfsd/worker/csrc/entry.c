@@ -147,7 +147,7 @@ uint64_t entry_foreign_number(const struct worker *w, uint64_t ino, uint32_t dev
 void entry_attr(const struct worker *w, const struct statx *st, struct fuse_attr *ret)
 {
 	*ret = (struct fuse_attr){
-		.ino = entry_number(w, st->stx_ino, device_of(st)),
+		.ino = st->stx_ino,
 		.size = st->stx_size,
 		.blocks = entry_blocks(w, st),
 		.atime = (uint64_t)st->stx_atime.tv_sec,
@@ -163,6 +163,8 @@ void entry_attr(const struct worker *w, const struct statx *st, struct fuse_attr
 		.rdev = encode_device(st->stx_rdev_major, st->stx_rdev_minor),
 		.blksize = st->stx_blksize,
 	};
+	if (__builtin_expect(device_of(st) != w->root_device, 0))
+		ret->ino = entry_foreign_number(w, st->stx_ino, device_of(st));
 }
 
 void entry_timeout(uint64_t ns, uint64_t *ret_sec, uint32_t *ret_nsec)

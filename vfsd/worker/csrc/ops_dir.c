@@ -40,11 +40,14 @@ static const struct dirent64 *entry_at(const uint8_t *buffer, uint32_t at)
 }
 
 /* The offset after this entry, as the guest is told. */
+static __attribute__((noinline, cold)) uint64_t wide_offset(uint64_t offset)
+{
+	return mix64(offset) & INT64_MAX;
+}
+
 static uint64_t told_offset(const struct dirent64 *entry)
 {
-	uint64_t offset = (uint64_t)entry->d_off;
-
-	return offset <= INT64_MAX ? offset : mix64(offset) & INT64_MAX;
+	return entry->d_off >= 0 ? (uint64_t)entry->d_off : wide_offset((uint64_t)entry->d_off);
 }
 
 /* ---- entries that wait ---- */
