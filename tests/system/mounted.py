@@ -71,7 +71,7 @@ class Mounted:
 
     def is_mounted(self) -> bool:
         """From the table: nobody has to answer."""
-        return any(line.split()[4] == str(self.path) for line in _mountinfo())
+        return is_mount_point(self.path)
 
     def close(self) -> None:
         """End it whatever has happened, and leave no mount behind."""
@@ -86,7 +86,13 @@ class Mounted:
             self.process.stdout.close()
         while self.is_mounted():
             subprocess.run(["umount", "-l", str(self.path)], timeout=END_SECONDS, check=True)
-        subprocess.run(["umount", "-l", self._folder], check=True)
+        # What else is mounted in this folder has gone with the first one to be closed.
+        while is_mount_point(self._folder):
+            subprocess.run(["umount", "-l", self._folder], check=True)
+
+
+def is_mount_point(path: Path) -> bool:
+    return any(line.split()[4] == str(path) for line in _mountinfo())
 
 
 def _mountinfo() -> list[str]:

@@ -44,7 +44,7 @@ from vfsd.supervisor.restart_policy import RestartPolicy
 from vfsd.supervisor.resume import CONSUMED, REPLIED, Outbox, StateFile, open_fds, sweep
 from vfsd.supervisor.session import Session
 from vfsd.supervisor.signals import ENDING
-from vfsd.transport.errors import OperatorError, ProtocolError, describe
+from vfsd.transport.errors import OperatorError, ProtocolError, TruncatedError, describe
 from vfsd.transport.message_socket import MessageSocket, RawMessage
 from vfsd.transport.passed_fds import close_fds
 from vfsd.transport.shared_memory import create_segment
@@ -237,8 +237,8 @@ class Service:
         ended.close()
         close_fds(fds)
         if not is_probe:
-            goes_on = self._ended is None or not self._boot.listener.listening
-            why = str(gone) if goes_on else f"{gone}; {ENDS_WITH_VMM}"
+            ends = not gone.status and self._ended is not None and self._boot.listener.listening
+            why = f"{gone}; {ENDS_WITH_VMM}" if ends else str(gone)
             self._log.write("error" if gone.status else "info", why)
             if backend:
                 backend.kill()
@@ -263,7 +263,7 @@ class Service:
                 raw = frontend.peek()
             except BlockingIOError:
                 continue
-            except ConnectionError:  # it was killed, and had not read everything
+            except (ConnectionError, TruncatedError):  # it was killed
                 raw = None
             except (OSError, ProtocolError) as error:
                 raise disconnected(error) from None

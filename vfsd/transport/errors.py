@@ -6,6 +6,10 @@ class ProtocolError(Exception):
     """The peer broke a protocol: what it sent cannot be obeyed. The session or vring stops."""
 
 
+class TruncatedError(ProtocolError):
+    """The peer has closed the connection in the middle of a message."""
+
+
 class SetupError(ProtocolError):
     """What the peer has set up cannot work: a guest would wait for ever. Never passed over."""
 

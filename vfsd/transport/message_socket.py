@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from vfsd.transport.errors import ProtocolError
+from vfsd.transport.errors import ProtocolError, TruncatedError
 from vfsd.transport.passed_fds import close_fds, decode_fds, encode_fds
 from vfsd.transport.vhost_user import HEADER, MAX_FDS, Header, decode_header, expects_fds
 
@@ -114,7 +114,7 @@ class MessageSocket:
             if not data:
                 if not self._received:
                     return False
-                raise ProtocolError("the peer closed the socket in the middle of a message")
+                raise TruncatedError("the peer closed the socket in the middle of a message")
             self._received += data
         return True
 
