@@ -49,8 +49,8 @@ def kill_worker(daemon: Daemon) -> None:
 
 
 def test_its_socket_is_closed() -> None:
-    """Its own requests fail, and so do those of the next worker in its place, until the pool
-    ends; what has an fd is served there as well."""
+    """Inodes without an fd are stale on its own queue, also for the next worker in its place, until
+    they are looked up again; what has an fd is served there as well."""
     daemon, frontend, guest = start()
     with daemon, frontend:
         files = known_by_handle(guest, daemon)
@@ -60,7 +60,7 @@ def test_its_socket_is_closed() -> None:
             assert taken.call("close", Thief(taken).sock) == 0
         for _ in range(2):
             nodeid, number = files.popitem()
-            assert error_of(guest, nodeid, 1) == errno.EIO
+            assert error_of(guest, nodeid, 1) == errno.ESTALE
             assert asked(guest, nodeid, 2) == number
             assert error_of(guest, ROOT, 1) == 0
             kill_worker(daemon)

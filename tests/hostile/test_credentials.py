@@ -200,6 +200,8 @@ def test_a_write_takes_set_id_bits_away_when_told(
     assert [file.mode() for file in (one, two, three)] == [0o755, 0o755, 0o755 | kept]
 
 
+# In a user namespace each change takes the bits away.
+@pytest.mark.sandbox_modes(*(mode for mode in OF_ROOT if mode != "userns"), BY_CAPABILITY.name)
 @pytest.mark.parametrize("flags", [0, os.O_DSYNC])
 @pytest.mark.parametrize(
     ("ids", "left"),

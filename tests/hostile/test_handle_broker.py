@@ -543,13 +543,12 @@ def test_a_broker_that_fails_again_and_again_is_not_replaced_for_ever() -> None:
 
 
 def test_the_broker_is_not_asked_in_vain_in_every_turn() -> None:
-    """A guest holds more deleted files, which are not signed, than there should be fds."""
+    """A guest holds more removed directories, which are not signed, than there should be fds."""
     daemon, frontend, guest = start()
     with daemon, frontend:
         for i in range(LIMIT // 2):
-            entry, fh = guest.create(ROOT, b"f%d" % i)
-            (daemon.share / f"f{i}").unlink()
-            guest.release(entry.nodeid, fh)
+            guest.mkdir(ROOT, b"d%d" % i)
+            (daemon.share / f"d{i}").rmdir()
         _, broker = guard_and_broker(daemon)
         wait_until(lambda: guest.getattr(ROOT) and switches(broker) > 100, 5, "it was asked")
         before = switches(broker)
