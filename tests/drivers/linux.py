@@ -5,8 +5,8 @@ is in pages of its own, and FORGET goes through the hiprio queue as one piece.
 
 import errno
 import os
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Callable, Sequence
+from typing import Final
 
 from tests.hostile.fuse import (
     COPY_IN,
@@ -62,7 +62,6 @@ class Linux(Driver):
 
     SOURCE = "Linux, fs/fuse"
     FORGET_QUEUE = 0
-    EXTRA: ClassVar[tuple[str, ...]] = ()  # methods with the requests that are not everywhere
 
     agreed: InitReply
 
@@ -101,8 +100,10 @@ class Linux(Driver):
         self._attributes(folder)
         self._names(folder)
         self._list(folder)
-        for extra in self.EXTRA:
-            getattr(self, extra)(folder)
+        for since, request in LATER.items():
+            if since <= self.MINOR:
+                for send in request:
+                    send(self, folder)
         for path in sorted(self.path(b"home").iterdir()):
             name = os.fsencode(path.name)
             self.forget(self.lookup(folder.nodeid, name).nodeid)
@@ -268,6 +269,17 @@ class Linux(Driver):
         assert len(self.read(entry.nodeid, fh, 0, 64 * PAGE)) == size
         self.release(entry.nodeid, fh)
         self.forget(entry.nodeid)
+
+
+# The requests that not every version knows, by the minor version of FUSE that they came with. The
+# versions here with 7.45 and more also read as described at many_descriptors().
+LATER: Final[dict[int, tuple[Callable[[Linux, Entry], None], ...]]] = {
+    34: (Linux.syncfs,),
+    37: (Linux.tmpfile,),
+    38: (Linux.create_with_groups,),
+    39: (Linux.statx,),
+    45: (Linux.copy_file_range_64, Linux.many_descriptors),
+}
 
 
 def _pages(data: bytes) -> list[bytes]:

@@ -10,4 +10,3 @@ class Linux61(Linux):
     MINOR = 37
     FLAGS = OFFERED_6_1
     INIT_BYTES = INIT_LONG
-    EXTRA = ("syncfs", "tmpfile")

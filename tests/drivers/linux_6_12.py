@@ -10,4 +10,3 @@ class Linux612(Linux):
     MINOR = 41
     FLAGS = OFFERED_6_12
     INIT_BYTES = INIT_LONG
-    EXTRA = ("syncfs", "tmpfile", "create_with_groups", "statx")

@@ -10,4 +10,3 @@ class Linux66(Linux):
     MINOR = 39
     FLAGS = OFFERED_6_6
     INIT_BYTES = INIT_LONG
-    EXTRA = ("syncfs", "tmpfile", "create_with_groups", "statx")

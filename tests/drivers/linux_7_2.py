@@ -10,11 +10,3 @@ class Linux72(Linux):
     MINOR = 45
     FLAGS = OFFERED_7_2
     INIT_BYTES = INIT_LONG
-    EXTRA = (
-        "syncfs",
-        "tmpfile",
-        "create_with_groups",
-        "statx",
-        "copy_file_range_64",
-        "many_descriptors",
-    )

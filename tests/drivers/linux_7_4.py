@@ -10,11 +10,3 @@ class Linux74(Linux):
     MINOR = 46
     FLAGS = OFFERED_7_2
     INIT_BYTES = INIT_LONG
-    EXTRA = (
-        "syncfs",
-        "tmpfile",
-        "create_with_groups",
-        "statx",
-        "copy_file_range_64",
-        "many_descriptors",
-    )
