@@ -32,6 +32,8 @@ static int send_request(const struct handle_client *c, const struct handle_reque
 		return 0;	  /* where there is no room, there is much to be answered */
 	if (err == -ETOOMANYREFS) /* this user has too many fds in sockets */
 		return -ENFILE;
+	if (err == -ENOMEM || err == -ENOBUFS) /* passes, and says nothing of the broker */
+		return err;
 	return err ? -EIO : 0;
 }
 
