@@ -59,19 +59,13 @@ static bool drop(struct worker *w, struct inode *inode)
 	return inode_table_drop_fd(w->inodes, &w->reclaim, inode);
 }
 
-/* Have a batch signed and close its fds. Return: how many were closed. */
-static uint32_t sign_and_drop(struct worker *w, struct batch *batch)
+/* Give a batch its signatures and close its fds. Return: how many were closed. */
+static uint32_t drop_signed(struct worker *w, const struct batch *batch,
+			    const struct handle_signature *signatures)
 {
-	struct handle_signature signatures[HANDLE_BATCH];
-	uint32_t count = batch->count, closes = 0;
-	int mount_fd = inode_table_mount_fd(w->inodes, batch->mnt_id);
+	uint32_t closes = 0;
 
-	batch->count = 0;
-	batch->is_vain = count == HANDLE_BATCH;
-	if (!count || mount_fd < 0 ||
-	    handle_client_sign(&w->handles, mount_fd, batch->fds, count, signatures))
-		return 0;
-	for (uint32_t i = 0; i < count; i++) {
+	for (uint32_t i = 0; i < batch->count; i++) {
 		struct fhandle handle = handle_of_signature(&signatures[i]);
 
 		if (signatures[i].error)
@@ -80,7 +74,21 @@ static uint32_t sign_and_drop(struct worker *w, struct batch *batch)
 					batch->fds[i], signatures[i].btime, &handle);
 		closes += drop(w, batch->inodes[i]);
 	}
-	batch->is_vain = count == HANDLE_BATCH && closes < TRIM_LITTLE;
+	return closes;
+}
+
+/* Have a batch signed and close its fds. Return: how many were closed. */
+static uint32_t sign_and_drop(struct worker *w, struct batch *batch)
+{
+	struct handle_signature signatures[HANDLE_BATCH];
+	int mount_fd = inode_table_mount_fd(w->inodes, batch->mnt_id);
+	uint32_t closes = 0;
+
+	if (batch->count && mount_fd >= 0 &&
+	    !handle_client_sign(&w->handles, mount_fd, batch->fds, batch->count, signatures))
+		closes = drop_signed(w, batch, signatures);
+	batch->is_vain = batch->count == HANDLE_BATCH && closes < TRIM_LITTLE;
+	batch->count = 0;
 	return closes;
 }
 

@@ -9,7 +9,6 @@
 #include <unistd.h>
 
 enum {
-	ROOT_NODEID = 1,
 	DEPTH_MAX = 4096, /* directories between a file and the root */
 };
 
@@ -52,7 +51,7 @@ static int check_below(int dir_fd, struct inode_key root)
 /* ".." of a directory: a guest that exports the share by NFS asks for it. */
 static int lookup_parent(struct worker *w, const struct inode *dir, struct fuse_entry_out *ret)
 {
-	const struct inode *root = inode_table_get(w->inodes, ROOT_NODEID);
+	const struct inode *root = inode_table_get(w->inodes, FUSE_ROOT_ID);
 	struct inode_key root_key, key;
 	struct statx st;
 	int fd, err;

@@ -44,7 +44,6 @@
 #include <unistd.h>
 
 enum {
-	ROOT_NODEID = 1,
 	BATCH = 64,
 	PUBLISH = 8,	       /* replies worth to be published before the end of a turn */
 	WAKE_NS = 20 * 1000,   /* from the call of a driver that sleeps to its next request */
@@ -576,7 +575,7 @@ struct worker *worker_create(const struct worker_config *config)
 	w->row = &w->table->rows[w->slot];
 	w->session = &w->table->session;
 	w->inodes = config->inodes;
-	w->root_device = inode_key_device(inode_key_of(inode_table_get(w->inodes, ROOT_NODEID)));
+	w->root_device = inode_key_device(inode_key_of(inode_table_get(w->inodes, FUSE_ROOT_ID)));
 	w->files = config->files;
 	w->records = config->records;
 	w->marks_seen = inode_table_marks(w->inodes) - 1; /* those of a worker that died, too */
