@@ -23,7 +23,7 @@ from typing import Any
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
-CSRC = ("transport", "worker", "frontend")
+CSRC = ("transport", "worker", "frontend", "bench")
 LIBRARIES = ("seccomp",)
 WARNINGS = ("-Wall", "-Wextra", "-Wshadow", "-Wvla", "-Wno-unused-parameter")
 # A header that says this on a line of its own is not shown to Python: inline functions,

@@ -18,7 +18,8 @@ ALLOWED = {
     "worker": {"worker", "transport"},
     "supervisor": {"supervisor", "transport"},
     "frontend": {"frontend", "transport"},
-    "tool": {"tool", "frontend", "transport"},
+    "bench": {"bench", "frontend", "transport"},
+    "tool": {"tool", "bench", "frontend", "transport"},
 }
 # What is in a worker must be trusted and stays resident once per worker.
 NOT_IN_WORKER = {"argparse", "pathlib", "psutil", "subprocess", "tomllib"}
@@ -29,7 +30,7 @@ FOR_FEW = {
 }  # fmt: skip
 # A module outside the standard library -> the only files that may import it.
 ONLY_IN = {
-    "psutil": {"frontend/process_tree.py"},
+    "psutil": {"bench/process_tree.py"},
     "setproctitle": {"transport/process_title.py"},
     "zmq": {"transport/channel.py"},
     "vfsd._native": {"transport/native.py", "_native_build.py"},

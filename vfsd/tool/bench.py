@@ -13,13 +13,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from vfsd.frontend.bench import ROWS, Contender, Row, measure
-from vfsd.frontend.compare import Comparison, Plan, compare
-from vfsd.frontend.load import LoadShape, Session
-from vfsd.frontend.load_ops import OPS, Op, Share, pages_of, set_plans
-from vfsd.frontend.process_tree import ProcessTree, daemon_tree
-from vfsd.frontend.real_work import Work, compare_real_work
-from vfsd.frontend.report import COLUMNS, cells, chart, markdown, table
+from vfsd.bench.compare import Comparison, Plan, compare
+from vfsd.bench.load import LoadShape, Session
+from vfsd.bench.load_ops import OPS, Op, Share, pages_of, set_plans
+from vfsd.bench.process_tree import ProcessTree, daemon_tree
+from vfsd.bench.real_work import Work, compare_real_work
+from vfsd.bench.report import COLUMNS, cells, chart, markdown, table
+from vfsd.bench.rows import ROWS, Contender, Row, measure
 from vfsd.frontend.vmm import connect
 from vfsd.transport.errors import OperatorError
 

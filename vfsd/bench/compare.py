@@ -7,8 +7,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar
 
-from vfsd.frontend.bench import Arena, Contender, NotOfferedError, Row, Sample, memory_or
-from vfsd.frontend.floor import bare_calls_us
+from vfsd.bench.floor import bare_calls_us
+from vfsd.bench.rows import Arena, Contender, NotOfferedError, Row, Sample, memory_or
 from vfsd.transport.errors import OperatorError
 
 T = TypeVar("T")

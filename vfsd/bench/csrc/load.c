@@ -22,7 +22,7 @@
  * Counting. Kicks are those we write. Calls are what the device adds to the eventfd, read when
  * we wake and at the end; so they are exact even if several come between two looks.
  */
-#include "frontend/csrc/load.h"
+#include "bench/csrc/load.h"
 #include "frontend/csrc/request_layout.h"
 
 #include <errno.h>

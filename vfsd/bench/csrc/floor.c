@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "frontend/csrc/floor.h"
+#include "bench/csrc/floor.h"
 
 #include <dirent.h>
 #include <errno.h>

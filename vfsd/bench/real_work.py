@@ -25,9 +25,9 @@ from io import BytesIO
 from pathlib import Path
 from typing import Final
 
+from vfsd.bench.compare import Comparison, RowResult, rotated
+from vfsd.bench.rows import Arena, Contender, Row, Sample, Target
 from vfsd.frontend.backend import STOP_SECONDS
-from vfsd.frontend.bench import Arena, Contender, Row, Sample, Target
-from vfsd.frontend.compare import Comparison, RowResult, rotated
 from vfsd.transport.errors import OperatorError
 
 BARE: Final = "bare directory"

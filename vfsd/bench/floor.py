@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vfsd.frontend.load_ops import CACHED_BYTES
+from vfsd.bench.load_ops import CACHED_BYTES
 from vfsd.transport.native import check, ffi, lib
 
 

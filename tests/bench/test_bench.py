@@ -12,18 +12,17 @@ from xml.etree import ElementTree
 
 import pytest
 
-from vfsd.frontend import real_work
-from vfsd.frontend.bench import MEMORY, ROWS, Arena, Contender, Sample, measure
-from vfsd.frontend.compare import Comparison, RowResult
-from vfsd.frontend.load import ROOT, LoadShape, Outcome, Plan, Session, Step, bucket_ns
-from vfsd.frontend.load_ops import NULL_OPCODE, OPS, Share, pages_of, set_plans
-from vfsd.frontend.report import chart, markdown, table
+from tests.frontend.backend import Answer, Backend, reply
+from tests.frontend.test_command import complaint
+from vfsd.bench import real_work
+from vfsd.bench.compare import Comparison, RowResult
+from vfsd.bench.load import ROOT, LoadShape, Outcome, Plan, Session, Step, bucket_ns
+from vfsd.bench.load_ops import NULL_OPCODE, OPS, Share, pages_of, set_plans
+from vfsd.bench.report import chart, markdown, table
+from vfsd.bench.rows import MEMORY, ROWS, Arena, Contender, Sample, measure
 from vfsd.frontend.vmm import connect
 from vfsd.transport.errors import OperatorError
 from vfsd.transport.native import lib
-
-from .backend import Answer, Backend, reply
-from .test_command import complaint
 
 PROGRAM = str(Path(sys.executable).parent / "virtiofsd")
 VFSD = str(Path(sys.executable).parent / "vfsd")

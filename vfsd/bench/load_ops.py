@@ -12,7 +12,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Final, Self
 
-from vfsd.frontend.load import PAGE, ROOT, Plan, Session, Step, struct
+from vfsd.bench.load import PAGE, ROOT, Plan, Session, Step, struct
 from vfsd.transport.errors import OperatorError
 from vfsd.transport.native import ffi, lib
 

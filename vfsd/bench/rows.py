@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from vfsd.frontend.backend import START_SECONDS, end
-from vfsd.frontend.floor import Floor
-from vfsd.frontend.load import PAGE, LoadShape, Outcome, Plan, Session
-from vfsd.frontend.load_ops import (
+from vfsd.bench.floor import Floor
+from vfsd.bench.load import PAGE, LoadShape, Outcome, Plan, Session
+from vfsd.bench.load_ops import (
     CACHED_BYTES,
     COLD_BYTES,
     DIRENT,
@@ -34,7 +33,8 @@ from vfsd.frontend.load_ops import (
     read_plan,
     set_plans,
 )
-from vfsd.frontend.process_tree import ProcessTree
+from vfsd.bench.process_tree import ProcessTree
+from vfsd.frontend.backend import START_SECONDS, end
 from vfsd.frontend.vmm import connect
 from vfsd.transport.errors import OperatorError
 from vfsd.transport.native import lib
