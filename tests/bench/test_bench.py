@@ -26,6 +26,7 @@ from vfsd.transport.native import lib
 
 PROGRAM = str(Path(sys.executable).parent / "virtiofsd")
 VFSD = str(Path(sys.executable).parent / "vfsd")
+BENCH_PEERS = str(Path(__file__).resolve().parents[2] / "scripts" / "bench-peers")
 ARGV = (PROGRAM, "--socket-path={socket}", "--shared-dir={dir}")
 OURS = Contender("vfsd", ARGV, is_ours=True)
 
@@ -306,9 +307,32 @@ def test_a_peer_that_does_not_start(tmp_path: Path, requires: Callable[[str], st
     assert "ended with 1 before it listened" in text
 
 
-def run(*arguments: str) -> str:
+def test_without_a_peer_ours_is_measured_alone(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    run("bench", "--compare", "--rows", "start", "--rounds", "1", "--json", str(report),
+        "--ours-args=--sandbox=none")  # fmt: skip
+    content = json.loads(report.read_text())
+    assert content["contenders"] == ["vfsd"]
+    assert content["rows"][0]["samples"]["vfsd"][0]["value"] > 1
+
+
+@pytest.mark.peer
+def test_the_script_names_the_peers(tmp_path: Path, requires: Callable[[str], str]) -> None:
+    requires("root")
+    report = tmp_path / "report.json"
+    run("--rows", "start", "--rounds", "1", "--json", str(report), program=BENCH_PEERS)
+    content = json.loads(report.read_text())
+    ours, c, rust, no_handles = content["contenders"]
+    assert ours == "vfsd"
+    assert c.startswith("C 7.2.")
+    assert rust.startswith("Rust 1.")
+    assert no_handles == f"{rust} no handles"
+    assert content["rows"][0]["errors"] == {}
+
+
+def run(*arguments: str, program: str = VFSD) -> str:
     done = subprocess.run(
-        [VFSD, *arguments], capture_output=True, text=True, timeout=60, check=False
+        [program, *arguments], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -2,7 +2,6 @@
 """`vfsd bench`: its command line."""
 
 import argparse
-import importlib
 import json
 import os
 import shlex
@@ -29,11 +28,10 @@ DEPTH_MAX: Final = 256
 SECONDS_MAX: Final = 3600.0
 ROUNDS_MAX: Final = 100
 OURS: Final = "vfsd"
-SCRIPTS: Final = Path(__file__).resolve().parents[2] / "scripts"
 
 EPILOG: Final = (
     "vfsd bench SOCKET     any vhost-user virtio-fs socket: it gets a new directory in the share\n"
-    "vfsd bench --compare  our virtiofsd and its peers, each started for each row and round\n"
+    "vfsd bench --compare  our virtiofsd and each --peer, started for each row and round\n"
     "\noperations:\n"
     + "".join(f"  {op.name:<24}{op.summary}\n" for op in OPS.values())
     + "\nrows of --compare:\n"
@@ -53,13 +51,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--poll", action="store_true", help="look for replies all the time instead of sleeping")
     add("--pid", type=int, metavar="PID", help="the back-end (default: whoever listens)")
     add("--json", metavar="FILE", help="write the results there, too")
-    add("--compare", action="store_true", help="measure our virtiofsd and its peers")
+    add("--compare", action="store_true", help="measure our virtiofsd and the peers")
     add("--rows", metavar="LIST", help="rows to compare (all)")
     add("--rounds", type=int, metavar="N", default=3, help="rounds to compare (3)")
     add(
         "--peer", action="append", metavar="NAME=COMMAND", default=[],
-        help="a peer; {socket} and {dir} are filled in (default: the C and the Rust virtiofsd, "
-        "fetched from Debian by a source tree's scripts)",
+        help="a peer to compare with; {socket} and {dir} are filled in (none)",
     )  # fmt: skip
     add("--ours-args", metavar="ARGUMENTS", default="", help="further arguments for our virtiofsd")
     add("--dir", metavar="DIR", help="where to make the directories that are shared")
@@ -197,8 +194,6 @@ def _ours(arguments: str) -> Contender:
 
 
 def _peers(given: Sequence[str]) -> list[Contender]:
-    if not given:
-        return _debian_peers()
     peers: list[Contender] = []
     for text in given:
         name, _, command = text.partition("=")
@@ -210,25 +205,3 @@ def _peers(given: Sequence[str]) -> list[Contender]:
             raise OperatorError(f"--peer: there are two of the name '{name}'", status=2)
         peers.append(Contender(name, tuple(shlex.split(command))))
     return peers
-
-
-def _debian_peers() -> list[Contender]:
-    """The peers, from the cache of scripts/guest/packages.py, or fetched into it."""
-    if not (SCRIPTS / "guest" / "packages.py").is_file():
-        raise OperatorError("name peers with --peer NAME=COMMAND: this is no source tree", status=2)
-    sys.path.insert(0, str(SCRIPTS))
-    try:
-        packages = importlib.import_module("guest.packages")
-    finally:
-        sys.path.remove(str(SCRIPTS))
-    try:
-        c, rust = packages.c_virtiofsd(), packages.rust_virtiofsd()
-    except packages.FetchError as error:
-        raise OperatorError(f"cannot fetch the peers: {error}") from None
-    c_argv = (*c.argv, "--socket-path={socket}", "-o", "source={dir}")
-    rust_argv = (*rust.argv, "--socket-path={socket}", "--shared-dir={dir}")
-    return [
-        Contender(f"C {c.version}", c_argv),
-        Contender(f"Rust {rust.version}", rust_argv),
-        Contender(f"Rust {rust.version} no handles", (*rust_argv, "--inode-file-handles=never")),
-    ]
