@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from guest import packages
-from vfsd.tool import cli
+from vfsd.tool import commands
 
 
 def peers() -> Iterator[str]:
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> int:
     except packages.FetchError as error:
         print(f"scripts/bench-peers: cannot fetch the peers: {error}", file=sys.stderr)
         return 1
-    return cli.main(["bench", "--compare", *options, *arguments])
+    return commands.main(["bench", "--compare", *options, *arguments])
 
 
 if __name__ == "__main__":

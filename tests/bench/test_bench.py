@@ -16,7 +16,7 @@ from tests.frontend.backend import Answer, Backend, reply
 from tests.frontend.test_command import complaint
 from vfsd.bench import real_work
 from vfsd.bench.compare import Comparison, RowResult
-from vfsd.bench.load import ROOT, LoadShape, Outcome, Plan, Session, Step, bucket_ns
+from vfsd.bench.load import ROOT, LoadResult, LoadSession, LoadShape, Plan, Step, bucket_ns
 from vfsd.bench.load_ops import NULL_OPCODE, OPS, Share, pages_of, set_plans
 from vfsd.bench.report import chart, markdown, table
 from vfsd.bench.rows import MEMORY, ROWS, Arena, Contender, Sample, measure
@@ -86,14 +86,14 @@ def test_memory_is_plausible(arena: Arena) -> None:
 
 
 @contextmanager
-def answering(path: Path, answer: Answer) -> Iterator[Session]:
+def answering(path: Path, answer: Answer) -> Iterator[LoadSession]:
     """A session with a back-end that answers the null operation like this."""
     with (
         Backend(path, {NULL_OPCODE: answer}, {}) as backend,
         connect(backend.path) as vmm,
     ):
         vmm.negotiate()
-        with Session(vmm, LoadShape()) as session:
+        with LoadSession(vmm, LoadShape()) as session:
             session.set_plan(0, 0, Plan([Step(NULL_OPCODE, ROOT, bytes(16), error=-38)]))
             yield session
 
@@ -127,12 +127,12 @@ def test_right_answers_of_another_back_end(tmp_path: Path) -> None:
 
 
 def test_percentiles_come_from_the_histogram() -> None:
-    outcome = Outcome()
+    outcome = LoadResult()
     outcome.histogram[16] = 98  # 16 ns
     outcome.histogram[6 * 16] = 2  # from 512 ns
     assert outcome.percentile_us(0.5) == pytest.approx(0.016, rel=0.05)
     assert outcome.percentile_us(0.99) == pytest.approx(0.528, rel=0.05)
-    assert Outcome().percentile_us(0.5) == 0
+    assert LoadResult().percentile_us(0.5) == 0
     middles = [bucket_ns(bucket) for bucket in range(int(lib.LOAD_BUCKETS))]
     assert middles == sorted(middles)
 

@@ -11,7 +11,7 @@ import pytest
 
 import docs
 from vfsd.supervisor.options import OPTIONS, help_text, spellings
-from vfsd.tool.cli import COMMANDS
+from vfsd.tool.commands import COMMANDS
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 README: Final = (ROOT / "README.md").read_text()
@@ -60,7 +60,7 @@ def test_the_table_has_a_row_for_each_option() -> None:
 @pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_the_manual_of_the_tool_has_its_options(command: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "vfsd.tool.cli", command, "--help"],
+        [sys.executable, "-m", "vfsd.tool.commands", command, "--help"],
         capture_output=True, text=True, check=True, cwd=ROOT,
     )  # fmt: skip
     manual = plain("vfsd.1")
@@ -72,7 +72,7 @@ def test_the_manual_of_the_tool_has_no_others() -> None:
     known = {"--version", "--help"}
     for command in COMMANDS:
         done = subprocess.run(
-            [sys.executable, "-m", "vfsd.tool.cli", command, "--help"],
+            [sys.executable, "-m", "vfsd.tool.commands", command, "--help"],
             capture_output=True, text=True, check=True, cwd=ROOT,
         )  # fmt: skip
         known |= set(LONG.findall(done.stdout))

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from vfsd.frontend.guest_memory import UVA
-from vfsd.frontend.vmm import Vring
+from vfsd.frontend.vmm import DriverVring
 from vfsd.transport.message_socket import MessageSocket
 from vfsd.transport.vhost_user import (
     U64,
@@ -171,7 +171,7 @@ class Backend:
             for name in ("desc", "avail", "used"):
                 state[name] = getattr(payload, name) - UVA
         elif number is Number.SET_VRING_ENABLE and payload.num:
-            self._devices[payload.index] = Device(self._memory, Vring(**state))
+            self._devices[payload.index] = Device(self._memory, DriverVring(**state))
 
     def _serve_ring(self, device: Device) -> None:
         device.set_avail_event(device.avail_idx)

@@ -6,7 +6,7 @@ import struct
 from typing import Any, NamedTuple
 
 from vfsd.frontend.guest_memory import GPA
-from vfsd.frontend.vmm import Vring
+from vfsd.frontend.vmm import DriverVring
 
 NEXT, WRITE, INDIRECT = 1, 2, 4
 DESC = struct.Struct("<QIHH")
@@ -27,7 +27,7 @@ class Descriptor(NamedTuple):
 class Device:
     """Takes chains off a vring and gives them back. `memory`: bytes that can be written."""
 
-    def __init__(self, memory: Any, vring: Vring) -> None:
+    def __init__(self, memory: Any, vring: DriverVring) -> None:
         self._memory = memory
         self.vring = vring
         self.last_avail = 0

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from vfsd.frontend.guest_memory import GPA, GuestMemory
-from vfsd.frontend.vmm import Vring
+from vfsd.frontend.vmm import DriverVring
 from vfsd.transport.native import ffi, lib, text
 
 from .device import Device
@@ -22,7 +22,7 @@ BROKEN = lib.DRIVER_RING_BROKEN
 class Driver:
     """A struct driver_ring, and a device at its other end."""
 
-    def __init__(self, memory: GuestMemory, vring: Vring, event_idx: bool) -> None:
+    def __init__(self, memory: GuestMemory, vring: DriverVring, event_idx: bool) -> None:
         config: Any = ffi.new("struct driver_ring_config *")
         vring.fill(config, memory, event_idx)
         self.ring: Any = ffi.new("struct driver_ring *")
@@ -71,7 +71,7 @@ class Driver:
 def driver(request: pytest.FixtureRequest) -> Iterator[Driver]:
     with ExitStack() as stack:
         memory = stack.enter_context(GuestMemory(1 << 20))
-        vring = Vring.create(0, SIZE, memory)
+        vring = DriverVring.create(0, SIZE, memory)
         stack.callback(vring.close)
         driver = Driver(memory, vring, request.param)
         stack.callback(lib.driver_ring_deinit, driver.ring)

@@ -15,7 +15,7 @@ from vfsd.supervisor.job import Segments
 from vfsd.supervisor.launcher import Launcher
 from vfsd.supervisor.log_collector import LogCollector
 from vfsd.supervisor.patience import Patience
-from vfsd.supervisor.pool_client import Pool, PoolDiedError
+from vfsd.supervisor.pool_client import PoolClient, PoolDiedError
 from vfsd.supervisor.stderr_relay import StderrRelay, stderr_pipe
 from vfsd.transport.errors import OperatorError
 from vfsd.transport.fd_channel import FdChannel
@@ -38,7 +38,7 @@ class Line:
         reader, self.stderr = stderr_pipe()
         stderr = StderrRelay(self.loop, log, reader)
         launcher = Launcher(0, -1)  # it is not asked for anything
-        self.pool = Pool(self.loop, launcher, ours, nobody, [("/none", -1)] * SLOTS, stderr)
+        self.pool = PoolClient(self.loop, launcher, ours, nobody, [("/none", -1)] * SLOTS, stderr)
         self.pool.patience = Patience(self.loop, log)
         self.pool.ready = is_ready
         self.pool.pid = os.getpid() if is_ready else None

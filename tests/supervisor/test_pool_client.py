@@ -16,7 +16,7 @@ from vfsd.supervisor.event_loop import EventLoop
 from vfsd.supervisor.job import Segments
 from vfsd.supervisor.launcher import Launcher
 from vfsd.supervisor.log_collector import LogCollector, stderr_sink
-from vfsd.supervisor.pool_client import Pool
+from vfsd.supervisor.pool_client import PoolClient
 from vfsd.supervisor.stderr_relay import StderrRelay
 from vfsd.transport.fd_channel import FdChannel
 from vfsd.transport.shared_memory import create_segment
@@ -61,7 +61,7 @@ def test_only_a_living_pools_workers_are_killed(
     log = LogCollector("test", "off", stderr_sink)
     relay = StderrRelay(loop, log, os.open(os.devnull, os.O_RDONLY))
     device = create_segment("vfsd-device", DEVICE_BYTES)
-    pool = Pool(loop, launcher, ours, Segments.create(device), [], relay)
+    pool = PoolClient(loop, launcher, ours, Segments.create(device), [], relay)
     pool.pid = process.pid
     pool.watch(_pidfd_of_somebody_dead() if is_pool_dead else os.pidfd_open(process.pid))
     pool.kill()

@@ -55,7 +55,7 @@ IN_PYTHON: Final = {
 ROWS: Final = seccomp.table()
 
 
-def row_id(row: seccomp.Row) -> str:
+def row_id(row: seccomp.SyscallRow) -> str:
     return f"{row.name}-{row.rule}" if row.rule else row.name
 
 
@@ -68,7 +68,7 @@ def calls_it(caller: str, name: str) -> bool:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=row_id)
-def test_each_caller_makes_the_call(row: seccomp.Row) -> None:
+def test_each_caller_makes_the_call(row: seccomp.SyscallRow) -> None:
     ours = [caller for caller in row.callers if caller not in LIBRARIES]
     assert [caller for caller in ours if not calls_it(caller, row.name)] == []
     if not ours:
@@ -76,7 +76,7 @@ def test_each_caller_makes_the_call(row: seccomp.Row) -> None:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=row_id)
-def test_each_opcode_in_a_reason_is_served_by_a_caller(row: seccomp.Row) -> None:
+def test_each_opcode_in_a_reason_is_served_by_a_caller(row: seccomp.SyscallRow) -> None:
     named = set(re.findall(r"\b[A-Z][A-Z0-9_]{2,}\b", row.why)) - NOT_OPS
     assert named <= OPCODES.keys(), "there is no such opcode"
     ops = [SOURCES[caller] for caller in row.callers if caller.startswith("ops_")]

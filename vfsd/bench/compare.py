@@ -116,7 +116,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ComparisonPlan:
     """What to compare, and how long."""
 
     contenders: Sequence[Contender]
@@ -133,7 +133,7 @@ def rotated(contenders: Sequence[T], number: int) -> Sequence[T]:
     return (*contenders[shift:], *contenders[:shift])
 
 
-def compare(plan: Plan, tell: Callable[[str], object]) -> Comparison:
+def compare(plan: ComparisonPlan, tell: Callable[[str], object]) -> Comparison:
     """Measure; `tell` hears what is under way."""
     results = {row.name: RowResult(row) for row in plan.rows}
     for number in range(plan.rounds):
@@ -144,7 +144,7 @@ def compare(plan: Plan, tell: Callable[[str], object]) -> Comparison:
     return Comparison(ours, tuple(c.name for c in plan.contenders), tuple(results.values()))
 
 
-def _measure_row(plan: Plan, row: Row, result: RowResult, number: int) -> None:
+def _measure_row(plan: ComparisonPlan, row: Row, result: RowResult, number: int) -> None:
     if row.floor is not None:
         folder = memory_or(plan.folder) if row.in_memory else plan.folder
         seconds = min(plan.seconds, 0.5)

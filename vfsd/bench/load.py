@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
 from vfsd.frontend.guest_memory import GuestMemory, round_to_pages
-from vfsd.frontend.vmm import Vmm, Vring
+from vfsd.frontend.vmm import DriverVring, Vmm
 from vfsd.transport.errors import OperatorError
 from vfsd.transport.native import check, ffi, lib, text
 
@@ -57,7 +57,7 @@ class LoadShape:
 
     @property
     def memory_bytes(self) -> int:
-        vrings = (self.queues + 1) * Vring.bytes(QUEUE_SIZE)
+        vrings = (self.queues + 1) * DriverVring.bytes(QUEUE_SIZE)
         loads = self.queues * round_to_pages(self.load_bytes)
         return vrings + round_to_pages(self.hiprio_bytes) + loads
 
@@ -91,7 +91,7 @@ class Plan:
 
 
 @dataclass
-class Outcome:
+class LoadResult:
     """What loads have done, all queues together."""
 
     cycles: int = 0
@@ -134,7 +134,7 @@ def struct(name: str, **fields: int) -> bytes:
     return bytes(ffi.buffer(ffi.new(f"struct {name} *", fields)))
 
 
-class Session:
+class LoadSession:
     """A started session; close() leaves the back-end without one."""
 
     def __init__(self, vmm: Vmm, shape: LoadShape) -> None:
@@ -196,9 +196,9 @@ class Session:
         state.listed = 0
         self._plans[queue, stream] = program
 
-    def run(self, seconds: float, cpus: set[int] | None = None) -> Outcome:
+    def run(self, seconds: float, cpus: set[int] | None = None) -> LoadResult:
         """Run every queue's load, each in a thread, on `cpus`."""
-        outcome = Outcome()
+        outcome = LoadResult()
         ends: list[int] = []
 
         def body(load: Any) -> None:
@@ -263,12 +263,12 @@ class Session:
         )  # fmt: skip
         self.call(lib.FUSE_INIT, 0, body)
 
-    def _vring(self, index: int) -> Vring:
-        vring = Vring.create(index, QUEUE_SIZE, self._memory)
+    def _vring(self, index: int) -> DriverVring:
+        vring = DriverVring.create(index, QUEUE_SIZE, self._memory)
         self._stack.callback(vring.close)
         return vring
 
-    def _create_hiprio(self, vring: Vring) -> Any:
+    def _create_hiprio(self, vring: DriverVring) -> Any:
         config: Any = ffi.new("struct hiprio_config *")
         ret = ffi.new("struct hiprio **")
         vring.fill(config.ring, self._memory, self._vmm.event_idx)
@@ -278,7 +278,7 @@ class Session:
         self._stack.callback(lib.hiprio_destroy, ret[0])
         return ret[0]
 
-    def _create_load(self, vring: Vring) -> Any:
+    def _create_load(self, vring: DriverVring) -> Any:
         config: Any = ffi.new("struct load_config *")
         load: Any = ffi.new("struct load *")
         vring.fill(config.ring, self._memory, self._vmm.event_idx)

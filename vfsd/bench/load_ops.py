@@ -12,7 +12,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Final, Self
 
-from vfsd.bench.load import PAGE, ROOT, Plan, Session, Step, struct
+from vfsd.bench.load import PAGE, ROOT, LoadSession, Plan, Step, struct
 from vfsd.transport.errors import OperatorError
 from vfsd.transport.native import ffi, lib
 
@@ -48,7 +48,7 @@ class File:
 class Share:
     """A directory of our own in the share."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: LoadSession) -> None:
         self.session = session
         self._undo = ExitStack()
         self._names = 0

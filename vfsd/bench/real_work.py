@@ -27,7 +27,7 @@ from typing import Final
 
 from vfsd.bench.compare import Comparison, RowResult, rotated
 from vfsd.bench.rows import Arena, Contender, Row, Sample, Target
-from vfsd.frontend.backend import STOP_SECONDS
+from vfsd.frontend.backend_process import STOP_SECONDS
 from vfsd.transport.errors import OperatorError
 
 BARE: Final = "bare directory"

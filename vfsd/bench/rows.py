@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from vfsd.bench.floor import Floor
-from vfsd.bench.load import PAGE, LoadShape, Outcome, Plan, Session
+from vfsd.bench.load import PAGE, LoadResult, LoadSession, LoadShape, Plan
 from vfsd.bench.load_ops import (
     CACHED_BYTES,
     COLD_BYTES,
@@ -34,7 +34,7 @@ from vfsd.bench.load_ops import (
     set_plans,
 )
 from vfsd.bench.process_tree import ProcessTree
-from vfsd.frontend.backend import START_SECONDS, end
+from vfsd.frontend.backend_process import START_SECONDS, end
 from vfsd.frontend.vmm import connect
 from vfsd.transport.errors import OperatorError
 from vfsd.transport.native import lib
@@ -106,7 +106,7 @@ def memory_or(folder: Path | None) -> Path | None:
 
 
 @dataclass(frozen=True)
-class Backend:
+class RunningBackend:
     """A running back-end."""
 
     socket: Path
@@ -126,7 +126,7 @@ class Arena:
     @contextmanager
     def backend(
         self, options: Sequence[str] = (), extra: Sequence[str] = (), in_memory: bool = False
-    ) -> Iterator[Backend]:
+    ) -> Iterator[RunningBackend]:
         """The contender serving a new directory. `options` go after -o, `extra` as they are."""
         folder = memory_or(self.folder) if in_memory else self.folder
         with tempfile.TemporaryDirectory(prefix="vfsd-bench-", dir=folder) as name:
@@ -138,17 +138,17 @@ class Arena:
                 yield backend
 
     @contextmanager
-    def session(self, backend: Backend, shape: LoadShape) -> Iterator[Session]:
+    def session(self, backend: RunningBackend, shape: LoadShape) -> Iterator[LoadSession]:
         with connect(str(backend.socket)) as vmm:
             vmm.negotiate()
             if shape.queues >= vmm.queues_offered:
                 raise NotOfferedError
-            with Session(vmm, shape) as session:
+            with LoadSession(vmm, shape) as session:
                 yield session
 
 
 @contextmanager
-def _running(command: Sequence[str], socket: Path, log_path: Path) -> Iterator[Backend]:
+def _running(command: Sequence[str], socket: Path, log_path: Path) -> Iterator[RunningBackend]:
     start = time.monotonic()
     with log_path.open("wb") as log:
         try:
@@ -159,7 +159,7 @@ def _running(command: Sequence[str], socket: Path, log_path: Path) -> Iterator[B
             raise OperatorError(f"cannot start '{command[0]}': {error.strerror}") from None
     try:
         _wait_listening(process, socket, log_path)
-        yield Backend(socket, ProcessTree(process.pid), time.monotonic() - start)
+        yield RunningBackend(socket, ProcessTree(process.pid), time.monotonic() - start)
     finally:
         end(process)
 
@@ -188,7 +188,7 @@ def _is_listening(socket: Path) -> bool:
 
 
 def measure(
-    session: Session, tree: ProcessTree | None, seconds: float, cpus: Cpus | None
+    session: LoadSession, tree: ProcessTree | None, seconds: float, cpus: Cpus | None
 ) -> Sample:
     """Run what is planned: briefly to warm up, then for `seconds`."""
     if tree and cpus:
@@ -201,7 +201,7 @@ def measure(
     return _sample(outcome, cpu_ns)
 
 
-def _sample(outcome: Outcome, cpu_ns: int | None) -> Sample:
+def _sample(outcome: LoadResult, cpu_ns: int | None) -> Sample:
     units = max(1, outcome.units)
     return Sample(
         rate=outcome.units / max(outcome.seconds, 1e-9),
@@ -264,7 +264,9 @@ def _load(op_name: str, shape: LoadShape) -> Callable[[Arena], Sample]:
     return run
 
 
-def _measure_op(arena: Arena, backend: Backend, op: Op, shape: LoadShape, cpus: Cpus) -> Sample:
+def _measure_op(
+    arena: Arena, backend: RunningBackend, op: Op, shape: LoadShape, cpus: Cpus
+) -> Sample:
     shape = LoadShape(shape.depth, shape.queues, shape.poll, pages_of([op]))
     with arena.session(backend, shape) as session, Share(session) as share:
         set_plans(share, [op])

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Self
 
 from vfsd.frontend.guest_memory import GuestMemory, round_to_pages
-from vfsd.frontend.vmm import Vmm, Vring
+from vfsd.frontend.vmm import DriverVring, Vmm
 from vfsd.transport.native import check, ffi, lib, text
 
 SLOTS_MAX: Final = 256  # requests under way in one queue
@@ -47,7 +47,7 @@ class Shape:
 
     @property
     def memory_bytes(self) -> int:
-        vrings = (self.queues + 1) * Vring.bytes(self.queue_size)
+        vrings = (self.queues + 1) * DriverVring.bytes(self.queue_size)
         return vrings + round_to_pages(self.hiprio_bytes) + self.queues * self.slots_bytes
 
 
@@ -119,8 +119,8 @@ class Bridges:
         self._stack.callback(os.close, fd)
         return fd
 
-    def _vring(self, index: int) -> Vring:
-        vring = Vring.create(index, self._shape.queue_size, self.memory)
+    def _vring(self, index: int) -> DriverVring:
+        vring = DriverVring.create(index, self._shape.queue_size, self.memory)
         self._stack.callback(vring.close)
         return vring
 
@@ -134,7 +134,7 @@ class Bridges:
         self._stack.callback(lib.hiprio_destroy, ret[0])
         return ret[0]
 
-    def _create_bridge(self, vring: Vring, fuse_fd: int, slots: int) -> Any:
+    def _create_bridge(self, vring: DriverVring, fuse_fd: int, slots: int) -> Any:
         config: Any = ffi.new("struct bridge_config *")
         bridge: Any = ffi.new("struct bridge *")
         vring.fill(config.ring, self.memory, self._vmm.event_idx)

@@ -39,7 +39,7 @@ _EVENTFD: Final = os.EFD_NONBLOCK | os.EFD_CLOEXEC
 
 
 @dataclass(frozen=True)
-class Vring:
+class DriverVring:
     """One virtqueue: where it lies in guest memory (offsets), and its eventfds."""
 
     index: int
@@ -135,7 +135,7 @@ class Vmm:
                 f" {request_queues}; ask for fewer, or start the back-end with more"
             )
 
-    def start(self, memory: GuestMemory, vrings: list[Vring]) -> None:
+    def start(self, memory: GuestMemory, vrings: list[DriverVring]) -> None:
         """Hand over the memory and let every vring run."""
         self._tell(Number.SET_MEM_TABLE, MemoryTable((memory.region(),)), (memory.fd,))
         for vring in vrings:
@@ -144,7 +144,7 @@ class Vmm:
         for vring in vrings:
             self._tell(Number.SET_VRING_ENABLE, VringState(vring.index, 1))
 
-    def _start_vring(self, vring: Vring) -> None:
+    def _start_vring(self, vring: DriverVring) -> None:
         index = vring.index
         self._tell(Number.SET_VRING_NUM, VringState(index, vring.size))
         self._tell(Number.SET_VRING_BASE, VringState(index, 0))

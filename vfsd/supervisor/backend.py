@@ -22,7 +22,7 @@ from vfsd.supervisor.launcher import Launcher
 from vfsd.supervisor.log_collector import LogCollector
 from vfsd.supervisor.options import Options
 from vfsd.supervisor.patience import Patience
-from vfsd.supervisor.pool_client import Pool
+from vfsd.supervisor.pool_client import PoolClient
 from vfsd.supervisor.session import Session
 from vfsd.supervisor.worker_links import VIOLATIONS, WorkerEvent, WorkerLinks
 from vfsd.transport.control_messages import (
@@ -39,7 +39,7 @@ KILLS: Final = 3  # of a worker that does not acknowledge, before the change goe
 
 
 @dataclass(frozen=True)
-class Setting:
+class BackendContext:
     """What a backend needs of the supervisor that has it."""
 
     loop: EventLoop
@@ -53,32 +53,34 @@ class Setting:
 class Backend:
     """A pool that is ready, the links to its workers, and the device segment."""
 
-    def __init__(self, setting: Setting, pool: Pool) -> None:
+    def __init__(self, context: BackendContext, pool: PoolClient) -> None:
         self.pool = pool
-        self._slots = setting.options.workers
-        self._vring_count = setting.options.request_queues + 1
-        self._log = setting.log
-        self._segment = setting.device
-        self._patience = setting.patience
-        self._links = WorkerLinks(setting.loop, self._vring_count, self)
+        self._slots = context.options.workers
+        self._vring_count = context.options.request_queues + 1
+        self._log = context.log
+        self._segment = context.device
+        self._patience = context.patience
+        self._links = WorkerLinks(context.loop, self._vring_count, self)
         self._vrings: tuple[DeviceVring, ...] = ()  # that run
         self._generation = 0  # of the device that was published last
         pool.on_event = self._on_pool_event
-        pool.patience = setting.patience
+        pool.patience = context.patience
 
     @classmethod
-    def start(cls, setting: Setting) -> "Backend":
+    def start(cls, context: BackendContext) -> "Backend":
         """Start a pool; OperatorError says why it cannot."""
-        device, options = setting.device, setting.options
+        device, options = context.device, context.options
         device.reset(options.request_queues + 1)
-        pool = Pool.start(setting.loop, setting.log, setting.launcher, options.workers, device.fd)
-        return cls(setting, pool)
+        pool = PoolClient.start(
+            context.loop, context.log, context.launcher, options.workers, device.fd
+        )
+        return cls(context, pool)
 
     @classmethod
-    def restore(cls, setting: Setting, snapshot: dict[str, Any]) -> "Backend":
+    def restore(cls, context: BackendContext, snapshot: dict[str, Any]) -> "Backend":
         """Go on with the pool of another supervisor."""
-        pool = Pool.restore(setting.loop, setting.launcher, setting.log, snapshot)
-        backend = cls(setting, pool)
+        pool = PoolClient.restore(context.loop, context.launcher, context.log, snapshot)
+        backend = cls(context, pool)
         for slot in backend.pool.spawned:
             backend._connect(slot)
         return backend

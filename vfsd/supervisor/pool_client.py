@@ -50,7 +50,7 @@ class PoolDiedError(Exception):
     """The pool is gone, and with it every file it held open."""
 
 
-class Pool:
+class PoolClient:
     """One pool, from start to kill. `numbers` maps the supervisor's fds to the pool's."""
 
     def __init__(
@@ -87,7 +87,7 @@ class Pool:
     @classmethod
     def start(
         cls, loop: EventLoop, log: LogCollector, launcher: Launcher, workers: int, device: int
-    ) -> "Pool":
+    ) -> "PoolClient":
         """Start a pool and wait until it is isolated and ready, or say why not (OperatorError)."""
         ours, theirs = FdChannel.pair()
         listeners = [_listen(Path(f"worker-{i}")) for i in range(workers)]
@@ -307,7 +307,7 @@ class Pool:
     @classmethod
     def restore(
         cls, loop: EventLoop, launcher: Launcher, log: LogCollector, row: dict[str, Any]
-    ) -> "Pool":
+    ) -> "PoolClient":
         listeners = [(str(path), int(fd)) for path, fd in row["listeners"]]
         segments = Segments(**row["segments"])
         stderr = StderrRelay(loop, log, row["stderr"])

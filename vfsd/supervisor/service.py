@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from vfsd.supervisor.backend import Backend, Setting, signal_error
+from vfsd.supervisor.backend import Backend, BackendContext, signal_error
 from vfsd.supervisor.confinement import confine_supervisor
 from vfsd.supervisor.descendants import descendants
 from vfsd.supervisor.device import DeviceSegment
@@ -182,15 +182,17 @@ class Service:
 
     def _ensure_backend(self) -> Backend:
         if self._backend is None:
-            self._backend = Backend.start(self._setting())
+            self._backend = Backend.start(self._context())
             self._save()
         return self._backend
 
-    def _setting(self) -> Setting:
+    def _context(self) -> BackendContext:
         patience = Patience(self._loop, self._log)
         patience.give_up = self._check_frontend
         boot = self._boot
-        return Setting(self._loop, boot.launcher, boot.options, boot.device, self._log, patience)
+        return BackendContext(
+            self._loop, boot.launcher, boot.options, boot.device, self._log, patience
+        )
 
     def _check_frontend(self) -> None:
         """Raise FrontendGoneError if nobody waits for us any more, whatever is still unread."""
@@ -378,7 +380,7 @@ class Service:
         self._loop = EventLoop()
         self._log.write("warn", f"goes on for a supervisor that died; {len(orphans)} fds swept")
         if backend:
-            self._backend = Backend.restore(self._setting(), backend)
+            self._backend = Backend.restore(self._context(), backend)
         if frontend is None:
             return []
         self._frontend = MessageSocket(socket.socket(fileno=frontend))

@@ -36,7 +36,7 @@ VIOLATIONS: Final = 5
 WorkerEvent = LogLine | RingBroken | Hello
 
 
-class Listener(Protocol):
+class WorkerListener(Protocol):
     """Who is told what workers send; called by the event loop, so it must not wait."""
 
     def on_worker_event(self, slot: int, event: WorkerEvent) -> None: ...
@@ -48,7 +48,7 @@ class Listener(Protocol):
 class WorkerLinks:
     """`vring_count`: how many vrings the device has, hiprio included."""
 
-    def __init__(self, loop: EventLoop, vring_count: int, listener: Listener) -> None:
+    def __init__(self, loop: EventLoop, vring_count: int, listener: WorkerListener) -> None:
         self._loop = loop
         self._vring_count = vring_count
         self._listener = listener

@@ -21,7 +21,7 @@ landlock.py says how much). Capabilities, no_new_privs and seccomp are in force 
 
 Not root. A user namespace in which only our own uid and gid exist, as 0, gives the right to make
 the others. The guest's other users cannot own files then, unless the operator has ids of his own
-(subuid(5)) and gives them with --uid-map and --gid-map (id_map.py).
+(subuid(5)) and gives them with --uid-map and --gid-map (user_namespace.py).
 
 Root with a user namespace (--userns). Every user exists in it as himself, so files look as without.
 But a capability is worth something only for what belongs to the namespace: for files by owner, and
@@ -72,7 +72,7 @@ from typing import Final
 
 from vfsd.transport.errors import describe
 from vfsd.transport.native import check, ffi, lib
-from vfsd.worker import handle_broker, id_map, restrictions
+from vfsd.worker import handle_broker, restrictions, user_namespace
 from vfsd.worker.job import Job
 from vfsd.worker.sandbox import IS_ROOT, IsolationError, Sandbox, attempt
 
@@ -181,7 +181,7 @@ def _become_root_of_user_namespace(job: Job) -> None:
         "allow them (sysctl user.max_user_namespaces), "
         f"run {'' if IS_ROOT else 'as root '}without --userns, or try --sandbox=none"
     )
-    with id_map.Mapper(job) as mapper:
+    with user_namespace.Mapper(job) as mapper:
         if os.geteuid() == 0:
             # The kernel lets a user namespace mount /proc only where one can be seen as a whole.
             # If this fails and the old /proc is covered in part, stage "root" says so.

@@ -104,7 +104,7 @@ class Job:
     worker_faults: int  # in an hour, before a worker is not created again; 0: any number
     userns: bool  # a user namespace although started by root
     supervisor: int  # its user id
-    uid_map: tuple["IdRange", ...]  # of the user namespace; none: see id_map.py
+    uid_map: tuple["IdRange", ...]  # of the user namespace; none: see user_namespace.py
     gid_map: tuple["IdRange", ...]
     queue_cpus: tuple[int, ...]  # worker i runs on the i-th; none: anywhere
     inode_capacity: int

@@ -43,7 +43,7 @@ CONDITIONS: Final[Mapping[int, Condition]] = {
 
 
 @dataclass(frozen=True)
-class Row:
+class SyscallRow:
     """One row of the table. `rule`: what is asked of the arguments; "" for nothing. `roles`,
     `conditions`: in words. `callers`: files of ours, or libraries."""
 
@@ -59,9 +59,9 @@ def _words(bits: int, words: Mapping[int, str]) -> tuple[str, ...]:
     return tuple(word for bit, word in words.items() if bits & bit)
 
 
-def _row(row: Any) -> Row:
+def _row(row: Any) -> SyscallRow:
     rule = text(row.text) or ""
-    return Row(
+    return SyscallRow(
         name=text(row.rule.name) or "",
         why=text(row.why) or "",
         rule="" if rule == "ANY" else rule,
@@ -71,7 +71,7 @@ def _row(row: Any) -> Row:
     )
 
 
-def table() -> list[Row]:
+def table() -> list[SyscallRow]:
     ret = ffi.new("struct syscall_row const **")
     count = lib.seccomp_table(ret)
     return [_row(row) for row in ret[0][0:count]]

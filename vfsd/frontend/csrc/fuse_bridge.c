@@ -282,7 +282,7 @@ static int read_error(struct bridge *b)
 }
 
 /* Take one request from the kernel. Return: 0; enum bridge_end; -EAGAIN: there is none. */
-static int take_request(struct bridge *b)
+static int read_request(struct bridge *b)
 {
 	struct fuse_in_header *request = slot_request(b, b->free[b->free_count - 1]);
 	ssize_t len = read(b->config.fuse_fd, request, slot_layout_request_room(b->layout));
@@ -312,7 +312,7 @@ static int take_requests(struct bridge *b, bool *more)
 	int end = 0;
 
 	while (!end && ring_has_room(b))
-		end = take_request(b);
+		end = read_request(b);
 	driver_ring_kick(&b->ring);
 	*more = end != -EAGAIN;
 	return end == -EAGAIN ? 0 : end;

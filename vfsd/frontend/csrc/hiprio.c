@@ -71,7 +71,7 @@ const char *hiprio_reason(const struct hiprio *h)
 	return h->ring.reason;
 }
 
-static int reclaim(struct hiprio *h)
+static int take_used(struct hiprio *h)
 {
 	struct driver_used used;
 	int taken;
@@ -104,12 +104,12 @@ static int add(struct hiprio *h, const struct message *message)
 {
 	struct driver_segment segment = {.len = MESSAGE_BYTES};
 	struct driver_chain chain = {.segments = &segment, .readable = 1};
-	int err = reclaim(h);
+	int err = take_used(h);
 
 	while (!err && !h->free_count) {
 		err = wait_for_room(h);
 		if (!err)
-			err = reclaim(h);
+			err = take_used(h);
 	}
 	if (err)
 		return err;

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from vfsd.frontend.backend import own_backend
+from vfsd.frontend.backend_process import own_backend
 from vfsd.frontend.bridge import Shape
 from vfsd.frontend.fuse_mount import check_mountpoint
 from vfsd.frontend.mount import Signals, mount

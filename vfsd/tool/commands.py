@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final, NoReturn
 
 from vfsd import __version__
-from vfsd.tool import bench, mount
+from vfsd.tool import bench_command, mount_command
 from vfsd.transport.errors import OperatorError
 
 INTERRUPTED: Final = 130  # as a shell says "ended by SIGINT"
@@ -27,8 +27,8 @@ class Command:
 COMMANDS: Final = {
     command.name: command
     for command in (
-        Command("mount", mount.SUMMARY, mount.add_options, mount.run),
-        Command("bench", bench.SUMMARY, bench.add_options, bench.run),
+        Command("mount", mount_command.SUMMARY, mount_command.add_options, mount_command.run),
+        Command("bench", bench_command.SUMMARY, bench_command.add_options, bench_command.run),
     )
 }
 

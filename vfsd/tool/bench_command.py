@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from vfsd.bench.compare import Comparison, Plan, compare
-from vfsd.bench.load import LoadShape, Session
+from vfsd.bench.compare import Comparison, ComparisonPlan, compare
+from vfsd.bench.load import LoadSession, LoadShape
 from vfsd.bench.load_ops import OPS, Op, Share, pages_of, set_plans
 from vfsd.bench.process_tree import ProcessTree, daemon_tree
 from vfsd.bench.real_work import Work, compare_real_work
@@ -119,7 +119,7 @@ def _bench(options: argparse.Namespace) -> int:
         tree = ProcessTree(options.pid) if options.pid else _listener(path, vmm.fileno())
         vmm.negotiate()
         vmm.check_queues(options.queues)
-        with Session(vmm, shape) as session, Share(session) as share:
+        with LoadSession(vmm, shape) as session, Share(session) as share:
             set_plans(share, ops)
             sample = measure(session, tree, options.seconds, None)
     print("".join(f"{column:>11}" for column in COLUMNS[:-1]))
@@ -149,7 +149,7 @@ def _compare(options: argparse.Namespace) -> int:
         rows = _chosen(options.rows, ROWS, "--rows") if options.rows else []
     folder = None if options.dir is None else Path(options.dir)
     contenders = [_ours(options.ours_args), *_peers(options.peer)]
-    plan = Plan(contenders, rows, options.rounds, options.seconds, folder)
+    plan = ComparisonPlan(contenders, rows, options.rounds, options.seconds, folder)
     comparison = compare(plan, _progress())
     if rows:
         print(table(comparison), end="")
