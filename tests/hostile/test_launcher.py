@@ -19,7 +19,6 @@ import pytest
 
 from tests.sandbox_modes import SandboxMode, in_each_mode
 from vfsd.supervisor.device import DEVICE_BYTES
-from vfsd.supervisor.job import Segments
 from vfsd.supervisor.launcher import (
     ANSWER,
     KILL,
@@ -30,6 +29,7 @@ from vfsd.supervisor.launcher import (
     serve,
     spawn,
 )
+from vfsd.supervisor.segments import Segments
 from vfsd.transport.fd_channel import FdChannel
 from vfsd.transport.shared_memory import create_segment
 

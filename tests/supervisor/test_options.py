@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vfsd.supervisor.command_line import parse
-from vfsd.supervisor.job import fs_policy
 from vfsd.supervisor.options import (
     KEYS,
     OPTIONS,
@@ -21,6 +20,7 @@ from vfsd.supervisor.options import (
     instance_name,
     spellings,
 )
+from vfsd.supervisor.pool_job import filesystem
 from vfsd.transport.errors import OperatorError
 
 BASE = ["--socket-path=/run/vm001.sock", "--shared-dir=/srv"]
@@ -245,18 +245,18 @@ def test_every_row_sets_a_field_and_is_in_the_help() -> None:
 
 
 def test_the_job_says_what_the_options_say() -> None:
-    policy = fs_policy(parse([*BASE, "-o", "cache=none,posix_acl,flock", "--readonly"]))
-    assert policy["cache"] == "never"
-    assert (policy["entry_timeout"], policy["attr_timeout"]) == (0.0, 0.0)
-    assert (policy["xattr"], policy["posix_acl"], policy["flock"]) == (True, "always", True)
-    assert (policy["readonly"], policy["readdirplus"], policy["posix_lock"]) == (True, False, False)
+    fs = filesystem(parse([*BASE, "-o", "cache=none,posix_acl,flock", "--readonly"]))
+    assert fs.cache == "never"
+    assert (fs.entry_timeout, fs.attr_timeout) == (0.0, 0.0)
+    assert (fs.xattr, fs.posix_acl, fs.flock) == (True, "always", True)
+    assert (fs.readonly, fs.readdirplus, fs.posix_lock) == (True, False, False)
 
 
 def test_the_job_has_the_rules_of_ids() -> None:
     rules = ["map:0:1000:1", "forbid-guest:1:9"]
     options = parse([*BASE, "--no-posix-acl", *(f"--translate-uid={rule}" for rule in rules)])
-    assert list(fs_policy(options)["translate_uid"]) == rules
-    assert list(fs_policy(options)["translate_gid"]) == []
+    assert list(filesystem(options).translate_uid) == rules
+    assert list(filesystem(options).translate_gid) == []
 
 
 def test_an_instance_is_called_after_its_socket() -> None:
@@ -275,10 +275,10 @@ def test_a_backslash_quotes_as_it_does_for_the_c_virtiofsd() -> None:
 
 
 def test_parts_of_the_timeout_win_over_it() -> None:
-    policy = fs_policy(parse([*BASE, "--timeout=7", "--attr-timeout=2"]))
-    assert (policy["entry_timeout"], policy["attr_timeout"]) == (7.0, 2.0)
-    policy = fs_policy(parse([*BASE, "--cache=always", "--entry-timeout=0"]))
-    assert (policy["entry_timeout"], policy["attr_timeout"]) == (0.0, 86400.0)
+    fs = filesystem(parse([*BASE, "--timeout=7", "--attr-timeout=2"]))
+    assert (fs.entry_timeout, fs.attr_timeout) == (7.0, 2.0)
+    fs = filesystem(parse([*BASE, "--cache=always", "--entry-timeout=0"]))
+    assert (fs.entry_timeout, fs.attr_timeout) == (0.0, 86400.0)
 
 
 def test_every_row_can_be_told_from_the_next() -> None:

@@ -11,11 +11,11 @@ import psutil
 import pytest
 
 from vfsd.supervisor.event_loop import EventLoop
-from vfsd.supervisor.job import Segments
 from vfsd.supervisor.launcher import Launcher
 from vfsd.supervisor.log_collector import LogCollector
 from vfsd.supervisor.patience import Patience
 from vfsd.supervisor.pool_client import PoolClient, PoolDiedError
+from vfsd.supervisor.segments import Segments
 from vfsd.supervisor.stderr_relay import StderrRelay, stderr_pipe
 from vfsd.transport.errors import OperatorError
 from vfsd.transport.fd_channel import FdChannel

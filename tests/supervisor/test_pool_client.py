@@ -13,10 +13,10 @@ from tests.waiting import wait_until
 from vfsd.supervisor.descendants import Process, descendants, process_of
 from vfsd.supervisor.device import DEVICE_BYTES
 from vfsd.supervisor.event_loop import EventLoop
-from vfsd.supervisor.job import Segments
 from vfsd.supervisor.launcher import Launcher
 from vfsd.supervisor.log_collector import LogCollector, stderr_sink
 from vfsd.supervisor.pool_client import PoolClient
+from vfsd.supervisor.segments import Segments
 from vfsd.supervisor.stderr_relay import StderrRelay
 from vfsd.transport.fd_channel import FdChannel
 from vfsd.transport.shared_memory import create_segment

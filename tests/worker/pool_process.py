@@ -11,48 +11,41 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
 from vfsd.supervisor.worker_link import WorkerLink
 from vfsd.transport.fd_channel import FdChannel
+from vfsd.transport.job import Filesystem
 from vfsd.transport.native import ffi, lib
 from vfsd.transport.shared_memory import create_blob, create_segment, map_segment
 
 CAPACITY: Final = 1 << 12
 SECONDS: Final = 10.0
 
-FS: Final[dict[str, Any]] = {
-    "cache": "auto",
-    "entry_timeout": 1.0,
-    "attr_timeout": 1,
-    "inode_file_handles": "never",
-    "negative_timeout": 0,
-    "lock_wait": None,
-    "xattr": True,
-    "posix_acl": "never",
-    "writeback": False,
-    "readdirplus": True,
-    "allow_direct_io": False,
-    "announce_submounts": True,
-    "idmapped_mounts": True,
-    "killpriv_v2": True,
-    "killpriv_v2_asked": False,
-    "flock": False,
-    "posix_lock": False,
-    "security_label": "never",
-    "readonly": False,
-    "allow_mmap": False,
-    "preserve_noatime": False,
-    "allow_project_ids": False,
-    "translate_uid": [],
-    "translate_gid": [],
-    "xattrmap": "",
-}
+FS: Final[dict[str, Any]] = asdict(
+    Filesystem(
+        cache="auto",
+        entry_timeout=1.0,
+        attr_timeout=1.0,
+        negative_timeout=0.0,
+        lock_wait=None,
+        inode_file_handles="never",
+        xattr=True,
+        posix_acl="never",
+        security_label="never",
+        readdirplus=True,
+        killpriv_v2_asked=False,
+        translate_uid=(),
+        translate_gid=(),
+        xattrmap="",
+    )
+)
 
 
 def job_content(**changes: Any) -> dict[str, Any]:
-    """A job that parse() takes, with placeholder fds."""
+    """A job that decode() takes, with placeholder fds."""
     return {
         "name": "test",
         "shared_dir": "/tmp",

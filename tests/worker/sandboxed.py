@@ -13,9 +13,9 @@ from typing import Any, Final, NoReturn
 
 from tests.worker.pool_process import job_content
 from vfsd.transport.fd_channel import FdChannel
+from vfsd.transport.job import Job, decode
 from vfsd.transport.shared_memory import create_segment
 from vfsd.worker.isolation import isolate
-from vfsd.worker.job import Job, parse
 from vfsd.worker.sandbox import IsolationError, Sandbox
 
 LIBC: Final = ctypes.CDLL(None, use_errno=True)
@@ -138,4 +138,4 @@ def _job(folder: Path, channel: FdChannel, changes: dict[str, Any]) -> Job:
     fds |= {"root": os.open(folder, os.O_PATH), "channel": channel.fileno()}
     fds |= {"listeners": [create_segment("listener", 1)]}
     content = job_content(shared_dir=str(folder), slots=1, fds=fds) | changes
-    return parse(json.dumps(content).encode())
+    return decode(json.dumps(content).encode())

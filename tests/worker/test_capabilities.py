@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from tests.worker.pool_process import FS, job_content
+from vfsd.transport.job import Job, decode
 from vfsd.worker import capabilities
 from vfsd.worker.handles import Outcome
-from vfsd.worker.job import Job, parse
 
 
 def test_the_table_is_these_eight() -> None:
@@ -34,7 +34,7 @@ def test_nonsense_in_modcaps_is_refused(modcaps: str) -> None:
 
 
 def job(**fs: Any) -> Job:
-    return parse(json.dumps(job_content(fs=FS | fs)).encode())
+    return decode(json.dumps(job_content(fs=FS | fs)).encode())
 
 
 ALL = set(capabilities.KEPT)

@@ -7,8 +7,8 @@ from typing import Any, Final
 import pytest
 
 from tests.worker.pool_process import FS, job_content
+from vfsd.transport.job import Job, decode
 from vfsd.worker.handles import NoHandlesError, Outcome, Reach, decide, may_use, reach
-from vfsd.worker.job import Job, parse
 
 WHOLE: Final = Reach("ext4 of /dev/vdb", "")
 PART: Final = Reach("ext4 of /dev/vda", "all that is beside the share on it")
@@ -16,7 +16,7 @@ PART: Final = Reach("ext4 of /dev/vda", "all that is beside the share on it")
 
 def job(asked: str, **changes: Any) -> Job:
     fs = FS | {"inode_file_handles": asked}
-    return parse(json.dumps(job_content(fs=fs, **changes)).encode())
+    return decode(json.dumps(job_content(fs=fs, **changes)).encode())
 
 
 # asked, what handles reach, whether they can be opened: the outcome, and whether that is a hazard

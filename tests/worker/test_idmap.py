@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from tests.worker.pool_process import FS
 from vfsd.transport import idmap
+from vfsd.transport.job import Filesystem
 from vfsd.transport.native import ffi, lib
 from vfsd.worker import policy
 from vfsd.worker.handles import Outcome
-from vfsd.worker.job import Filesystem
 
 IDS = st.integers(0, idmap.NO_ID)
 KINDS = ("guest", "host", "map", "squash-guest", "squash-host", "forbid-guest")

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.worker.pool_process import FS
+from vfsd.transport.job import Filesystem
 from vfsd.worker import init
-from vfsd.worker.job import Filesystem
 
 PLAIN: Final = Filesystem(**FS)
 ALL_FLAGS: Final = 0xFFFFFFFF_FFFFFFFF

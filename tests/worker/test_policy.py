@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from tests.worker.pool_process import FS
+from vfsd.transport.job import Filesystem
 from vfsd.transport.native import ffi, lib
 from vfsd.worker import policy
 from vfsd.worker.handles import Outcome
-from vfsd.worker.job import Filesystem
 
 
 def filled(**changes: Any) -> Any:
@@ -55,7 +55,7 @@ def test_a_lock_is_waited_for_so_long() -> None:
     assert filled(lock_wait=None).lock_wait_ns == (1 << 64) - 1
 
 
-@pytest.mark.parametrize("name", policy.COPIED)
+@pytest.mark.parametrize("name", policy.SWITCHES)
 def test_each_switch_is_copied(name: str) -> None:
     assert getattr(filled(**{name: True}), name) is True
     assert getattr(filled(**{name: False}), name) is False

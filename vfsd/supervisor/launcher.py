@@ -50,14 +50,16 @@ from contextlib import suppress
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Final, NoReturn
 
 import vfsd
 from vfsd.supervisor.descendants import process_of
-from vfsd.supervisor.job import Segments, create_job
 from vfsd.supervisor.loader import copy_loader
 from vfsd.supervisor.options import Options
+from vfsd.supervisor.pool_job import create_job
+from vfsd.supervisor.segments import Segments
 from vfsd.transport.fd_table import close_all_but
+from vfsd.transport.job import JobFds
 from vfsd.transport.native import lib
 from vfsd.transport.passed_fds import close_fds, decode_fds, encode_fds
 from vfsd.transport.process_title import setproctitle
@@ -271,10 +273,10 @@ def _start_pool(
 ) -> list[int]:
     """Start the first process of a pool; returns its pidfd. OSError if `fds` are not a pool's."""
     check_fds(fds, options.workers)
-    named: dict[str, Any] = {"root": root, **dict(zip(POOL_FDS, fds, strict=False))}
-    named["listeners"] = list(fds[len(POOL_FDS) :])
+    named = dict(zip(POOL_FDS, fds, strict=False))
     stderr = named.pop("stderr")
-    job = create_job(name, options, supervisor, named)
+    job_fds = JobFds(root=root, listeners=tuple(fds[len(POOL_FDS) :]), **named)
+    job = create_job(name, options, supervisor, job_fds)
     try:
         passed = [job, root, *(fd for fd in fds if fd != stderr)]
         return [spawn([*POOL_COMMAND, str(job)], loader, passed, stderr)]

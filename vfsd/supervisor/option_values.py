@@ -10,16 +10,17 @@ from collections.abc import Callable
 from typing import Final
 
 from vfsd.transport import idmap
+from vfsd.transport.option_types import (
+    CPU_MAX,
+    ID_MAX,
+    MICROSECONDS_MAX,
+    POLL_AUTO,
+    SECONDS_MAX,
+    IdRange,
+)
 from vfsd.transport.xattrmap import parse as parse_xattrmap
 
-MAX_SECONDS: Final = 10 * 365 * 86400.0
-MAX_MICROSECONDS: Final = 1_000_000
-MAX_CPU: Final = 1 << 16
-MAX_ID: Final = (1 << 32) - 2
-POLL_AUTO: Final = -1
 FOR_EVER: Final = math.inf  # seconds
-
-IdRange = tuple[int, int, int]  # inside, outside, count
 
 
 def choice(*names: str, **aliases: str) -> Callable[[str], str]:
@@ -56,11 +57,11 @@ def number(low: int, high: int) -> Callable[[str], int]:
 
 
 def poll(value: str) -> int:
-    return POLL_AUTO if value == "auto" else number(0, MAX_MICROSECONDS)(value)
+    return POLL_AUTO if value == "auto" else number(0, MICROSECONDS_MAX)(value)
 
 
 def seconds(value: str) -> float:
-    if not re.fullmatch(r"[0-9]{1,12}(\.[0-9]{0,9})?", value) or float(value) > MAX_SECONDS:
+    if not re.fullmatch(r"[0-9]{1,12}(\.[0-9]{0,9})?", value) or float(value) > SECONDS_MAX:
         raise ValueError("is not a number of seconds, 0 or more")
     return float(value)
 
@@ -99,7 +100,7 @@ def cpus(value: str) -> tuple[int, ...]:
     for item in value.split(","):
         match = re.fullmatch(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", item)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-        if not first <= last <= MAX_CPU:
+        if not first <= last <= CPU_MAX:
             raise ValueError("is not a list of CPUs like 0-3,8")
         found += range(first, last + 1)
     if len(set(found)) != len(found):
@@ -113,6 +114,6 @@ def id_range(value: str) -> IdRange:
     if len(numbers) != 3 or not all(re.fullmatch("[0-9]{1,10}", text) for text in numbers):
         raise ValueError("is not of the form :INSIDE:OUTSIDE:COUNT:")
     inside, outside, count = map(int, numbers)
-    if count < 1 or max(inside, outside) + count - 1 > MAX_ID:
+    if count < 1 or max(inside, outside) + count - 1 > ID_MAX:
         raise ValueError("has an id that does not exist, or counts none")
-    return inside, outside, count
+    return IdRange(inside, outside, count)

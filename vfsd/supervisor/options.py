@@ -7,7 +7,9 @@ first long spelling of a row is its key in a --config file (config_file.py). Wha
 table is refused. Nothing is read and then ignored, but for the options of migration: tools pass
 them with every share, and no VMM is offered a migration.
 
-To add an option: a field of Options, a row of OPTIONS, `scripts/docs.py`, and what acts upon it.
+To add an option: a field of Options, a row of OPTIONS, and what acts upon it; for a switch that
+workers act upon, a field of Switches (transport/option_types.py) is in the place of the first. Then
+`scripts/docs.py` writes the documents.
 """
 
 import os
@@ -17,12 +19,21 @@ from pathlib import Path
 from typing import Any, Final
 
 from vfsd.supervisor import option_values as read
-from vfsd.supervisor.option_values import IdRange
+from vfsd.transport.option_types import (
+    CACHE_MODES,
+    FAULTS_MAX,
+    HANDLE_MODES,
+    NEGOTIATION_MODES,
+    POLL_AUTO,
+    REQUEST_QUEUES_MAX,
+    SANDBOXES,
+    SECCOMP_ACTIONS,
+    THREADS_MAX,
+    IdRange,
+    Switches,
+)
 
-MAX_REQUEST_QUEUES: Final = 64
-MAX_THREADS: Final = 1024
 MAX_FILES: Final = 1 << 30
-MAX_FAULTS: Final = 1_000_000
 RLIMIT_DEFAULT: Final = -1
 NAMELESS: Final = ("sock",)  # names of sockets that have a folder of their own
 LOCK_WAIT_SECONDS: Final = 3600.0
@@ -33,8 +44,9 @@ MIGRATION: Final = (
 
 
 @dataclass(frozen=True)
-class Options:
-    """What the operator asked for, checked. None: not given, the default depends on something."""
+class Options(Switches):
+    """What the operator asked for, checked. None: not given, the default depends on something.
+    Switches has what workers are given as it is."""
 
     shared_dir: str | None = None
     socket_path: str | None = None
@@ -46,7 +58,7 @@ class Options:
     request_queues: int = 0  # 0: default_request_queues()
     workers: int = 0  # 0: one per request queue
     queue_cpus: tuple[int, ...] = ()
-    poll_us: int = read.POLL_AUTO
+    poll_us: int = POLL_AUTO
     thread_pool_size: int = 16
     rlimit_nofile: int = RLIMIT_DEFAULT  # 0: leave it
     strict: bool = False
@@ -70,18 +82,7 @@ class Options:
     posix_acl: str = "never"
     security_label: str = "never"
     readdirplus: bool | None = None
-    writeback: bool = False
-    allow_direct_io: bool = False
-    allow_mmap: bool = False
-    announce_submounts: bool = True
-    idmapped_mounts: bool = True
-    killpriv_v2: bool = True
-    flock: bool = False
-    posix_lock: bool = False
-    readonly: bool = False
     inode_file_handles: str = "auto"
-    preserve_noatime: bool = False
-    allow_project_ids: bool = False
     translate_uid: tuple[str, ...] = ()
     translate_gid: tuple[str, ...] = ()
     migration_mode: str = "find-paths"
@@ -176,10 +177,10 @@ OPTIONS: Final = (
            "read options from a TOML file", "FILE", read.path,
            hazard="the command line wins over the file"),
     Option("request_queues", {"--request-queues": None}, {},
-           "request queues offered to the VMM", "N", read.number(1, MAX_REQUEST_QUEUES),
+           "request queues offered to the VMM", "N", read.number(1, REQUEST_QUEUES_MAX),
            "the larger of 8 and the CPUs, at most 64"),
     Option("workers", {"--workers": None}, {},
-           "worker processes at the most", "N", read.number(1, MAX_REQUEST_QUEUES),
+           "worker processes at the most", "N", read.number(1, REQUEST_QUEUES_MAX),
            "one per request queue that the VMM enables",
            "with fewer than queues, a worker serves several"),
     Option("queue_cpus", {"--queue-cpus": None}, {},
@@ -192,7 +193,7 @@ OPTIONS: Final = (
            " where nothing is gained by it; 0: never poll"),
     Option("thread_pool_size", {"--thread-pool-size": None}, {},
            "requests that may wait for storage at a time, in each worker", "N",
-           read.number(0, MAX_THREADS), "16",
+           read.number(0, THREADS_MAX), "16",
            "reads with O_DIRECT need no thread; with 0, each holds up the queue, as the peers do by"
            " default"),
     Option("rlimit_nofile", {"--rlimit-nofile": None}, {},
@@ -204,12 +205,12 @@ OPTIONS: Final = (
     _long_switch("strict", "refuse to start where --rlimit-nofile is more than what is allowed"),
     Option("sandbox", {"--sandbox": None}, {"sandbox": None},
            "how the workers are locked in: namespace, chroot or none", "MODE",
-           read.choice("namespace", "chroot", "none"), "namespace",
+           read.choice(*SANDBOXES), "namespace",
            "chroot needs CAP_SYS_ADMIN and Landlock (Linux 5.19); with none, whoever takes a worker"
            " over is much like its user on the host: see SANDBOX in the man page"),
     Option("seccomp", {"--seccomp": None}, {},
            "what a forbidden system call does: kill, log, trap; none: no filter", "ACTION",
-           read.choice("kill", "log", "trap", "none"), "kill",
+           read.choice(*SECCOMP_ACTIONS), "kill",
            "it is for keeper and supervisor, too; with log or none, nothing is forbidden"),
     Option("modcaps", {"--modcaps": None}, {"modcaps": None},
            "capabilities of the workers to add and remove", "+NAME:-NAME", read.modcaps,
@@ -219,7 +220,7 @@ OPTIONS: Final = (
                  " host-wide file capabilities then", "off; on if not root"),
     Option("worker_faults", {"--worker-faults": None}, {},
            "faults of workers within an hour that are answered with a new worker; 0: any number",
-           "N", read.number(0, MAX_FAULTS), "10",
+           "N", read.number(0, FAULTS_MAX), "10",
            "a fault is a death by SIGSEGV or the like; after more, or a forbidden system call, the"
            " queues of that worker stop until the VMM connects again"),
     Option("uid_map", {"--uid-map": None}, {},
@@ -244,7 +245,7 @@ OPTIONS: Final = (
                 "lines are lost while no syslog daemon runs", "off; on with --daemonize"),
     Option("cache", {"--cache": None}, {"cache": None},
            "what the guest may cache: never (or none), metadata, auto, always", "MODE",
-           read.choice("never", "metadata", "auto", "always", none="never"), "auto",
+           read.choice(*CACHE_MODES, none="never"), "auto",
            "with metadata and always, what the host or another guest changes is seen late, up to a"
            " day; with never and metadata there is no shared mmap but by --allow-mmap"),
     _seconds("timeout", "for how long the guest may trust names and attributes",
@@ -257,7 +258,7 @@ OPTIONS: Final = (
            "hold inodes by file handles where fds are too few: auto, never, signed, prefer (or"
            " fallback), mandatory",
            "MODE",
-           read.choice("auto", "never", "signed", "prefer", "mandatory", fallback="prefer"), "auto",
+           read.choice(*HANDLE_MODES, fallback="prefer"), "auto",
            "with prefer and mandatory, whoever takes a worker over can open every file of the same"
            " file system; see FILE HANDLES in virtiofsd(1)"),
     _switch("xattr", "extended attributes", "off; on with the next three"),
@@ -268,14 +269,14 @@ OPTIONS: Final = (
            {"--posix-acl": Bare("always"), "--no-posix-acl": "never"},
            {"posix_acl": "always", "no_posix_acl": "never"},
            "POSIX ACLs: never, auto (if the guest can) or always, which is also --posix-acl alone",
-           "MODE", read.choice("never", "auto", "always"), "never",
+           "MODE", read.choice(*NEGOTIATION_MODES), "never",
            "it turns --xattr on; with always, the mount of a guest that cannot is refused;"
            " with never, the attributes are hidden"),
     Option("security_label",
            {"--security-label": Bare("always"), "--no-security-label": "never"},
            {"security_label": "always", "no_security_label": "never"},
            "new files have the guest's security label from the beginning: never, auto (if the guest"
-           " tells it) or always", "MODE", read.choice("never", "auto", "always"), "never",
+           " tells it) or always", "MODE", read.choice(*NEGOTIATION_MODES), "never",
            "needs --modcaps=+sys_admin, but where --xattrmap gives another name; with always, the"
            " mount of a guest that cannot is refused"),
     _switch("readdirplus", "names and attributes in one request", "on; off with --cache=never",
@@ -335,7 +336,7 @@ KEYS: Final = {row.key: row for row in OPTIONS if row.key is not None}
 
 
 def default_request_queues() -> int:
-    return min(MAX_REQUEST_QUEUES, max(8, os.cpu_count() or 1))
+    return min(REQUEST_QUEUES_MAX, max(8, os.cpu_count() or 1))
 
 
 CACHE_SECONDS: Final = {"never": 0.0, "auto": 1.0, "metadata": 86400.0, "always": 86400.0}

@@ -19,10 +19,10 @@ from typing import Any, Final
 
 from vfsd.supervisor.descendants import Process, descendants, state_of
 from vfsd.supervisor.event_loop import EventLoop
-from vfsd.supervisor.job import Segments
 from vfsd.supervisor.launcher import Launcher, LauncherGoneError
 from vfsd.supervisor.log_collector import LogCollector
 from vfsd.supervisor.patience import Patience
+from vfsd.supervisor.segments import Segments
 from vfsd.supervisor.stderr_relay import StderrRelay, stderr_pipe
 from vfsd.transport.control_messages import (
     Content,

@@ -11,10 +11,10 @@ from dataclasses import replace
 
 from vfsd.transport.errors import describe
 from vfsd.transport.fd_channel import FdChannel
+from vfsd.transport.job import Job, JobError, decode
 from vfsd.transport.process_title import setproctitle
 from vfsd.transport.shared_memory import read_blob
 from vfsd.worker.isolation import isolate
-from vfsd.worker.job import Job, JobError, parse
 from vfsd.worker.pool import Pool
 from vfsd.worker.sandbox import IsolationError
 from vfsd.worker.tables import Tables
@@ -22,7 +22,7 @@ from vfsd.worker.tables import Tables
 
 def main(arguments: list[str]) -> int:
     try:
-        job = parse(read_blob(int(arguments[0])))
+        job = decode(read_blob(int(arguments[0])))
     except (IndexError, ValueError, OSError, JobError) as error:
         sys.stderr.write(f"vfsd.worker: this is started by virtiofsd, with a job's fd: {error}\n")
         return 2

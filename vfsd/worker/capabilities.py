@@ -9,11 +9,11 @@ can be gained again by exec.
 from collections.abc import Mapping
 from typing import Final
 
+from vfsd.transport.job import Job
 from vfsd.transport.native import check, ffi, lib
 from vfsd.worker import condition
 from vfsd.worker.condition import Condition
 from vfsd.worker.handles import Outcome
-from vfsd.worker.job import Job
 
 KEPT: Final = {
     "CHOWN": "SETATTR of owner and group, on the guest's authority",

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from vfsd.transport.job import Job
 from vfsd.transport.native import check, ffi, lib
 from vfsd.worker.handles import Outcome
-from vfsd.worker.job import Job
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from dataclasses import replace
 from typing import Any, Final, NoReturn
 
 from vfsd.transport.fd_table import close_all_but
+from vfsd.transport.job import Job
 from vfsd.transport.native import check, ffi, lib
 from vfsd.transport.process_title import setproctitle
 from vfsd.worker import capabilities, handles, seccomp
 from vfsd.worker.handles import Handles, NoHandlesError, Outcome, Reach
-from vfsd.worker.job import Job
 from vfsd.worker.sandbox import IsolationError, Sandbox, attempt
 
 KEPT: Final = frozenset({"DAC_READ_SEARCH"})

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from vfsd.worker.job import Job
+from vfsd.transport.job import Job
 
 
 class Outcome(Enum):

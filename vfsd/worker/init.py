@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from vfsd.transport.job import Filesystem
 from vfsd.transport.native import ffi
-from vfsd.worker.job import Filesystem
 
 MAJOR: Final = 7
 MINOR: Final = 45  # the newest protocol all of whose requests are known

@@ -71,9 +71,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from vfsd.transport.errors import describe
+from vfsd.transport.job import Job
 from vfsd.transport.native import check, ffi, lib
 from vfsd.worker import handle_broker, restrictions, user_namespace
-from vfsd.worker.job import Job
 from vfsd.worker.sandbox import IS_ROOT, IsolationError, Sandbox, attempt
 
 NAMESPACE: Final = "namespace"

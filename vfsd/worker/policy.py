@@ -4,11 +4,10 @@
 from collections.abc import Sequence
 from typing import Any, Final
 
-from vfsd.transport import idmap
-from vfsd.transport.native import lib
-from vfsd.transport.xattrmap import Rule
+from vfsd.transport import idmap, xattrmap
+from vfsd.transport.job import Filesystem
+from vfsd.transport.native import ffi, lib
 from vfsd.worker.handles import Outcome
-from vfsd.worker.job import Filesystem
 
 # FOPEN_* of <linux/fuse.h>.
 DIRECT_IO: Final = 1 << 0
@@ -31,15 +30,11 @@ FILE_HANDLES: Final = {
     Outcome.MANDATORY: lib.FILE_HANDLES_MANDATORY,
 }
 FOR_EVER: Final = (1 << 64) - 1  # ns
-COPIED: Final = (
-    "readonly",
-    "xattr",
-    "flock",
-    "posix_lock",
-    "allow_direct_io",
-    "announce_submounts",
-    "preserve_noatime",
-    "allow_project_ids",
+# The on-off options that C acts upon: they have the same names there.
+SWITCHES: Final = tuple(
+    name
+    for name, member in ffi.typeof("struct fs_policy").fields
+    if member.type is ffi.typeof("_Bool")
 )
 
 
@@ -66,16 +61,16 @@ def fill(policy: Any, fs: Filesystem, outcome: Outcome) -> None:
     policy.negative_timeout_ns = int(fs.negative_timeout * 1e9)
     policy.lock_wait_ns = FOR_EVER if fs.lock_wait is None else int(fs.lock_wait * 1e9)
     policy.file_open_flags, policy.dir_open_flags = OPEN_FLAGS[fs.cache]
-    for name in COPIED:
+    for name in SWITCHES:
         setattr(policy, name, getattr(fs, name))
     for pair, rules in ((policy.uids, fs.translate_uid), (policy.gids, fs.translate_gid)):
         maps = idmap.combine(rules)
         _fill_idmap(pair.to_host, maps.to_host)
         _fill_idmap(pair.to_guest, maps.to_guest)
-    fill_xattrmap(policy.xattrmap, fs.xattrmap)
+    fill_xattrmap(policy.xattrmap, xattrmap.parse(fs.xattrmap) if fs.xattrmap else ())
 
 
-def fill_xattrmap(table: Any, rules: tuple[Rule, ...]) -> None:
+def fill_xattrmap(table: Any, rules: tuple[xattrmap.Rule, ...]) -> None:
     """Compile the rules into a struct xattrmap."""
     table.rule_count = len(rules)
     for row, rule in zip(table.rules[0 : len(rules)], rules, strict=True):

@@ -30,12 +30,12 @@ from typing import Final, NoReturn
 from vfsd.transport.control_messages import Content, number
 from vfsd.transport.errors import ProtocolError, describe
 from vfsd.transport.fd_channel import FdChannel, Packet
+from vfsd.transport.job import Job
 from vfsd.transport.native import check, ffi, lib
 from vfsd.transport.process_title import setproctitle
 from vfsd.worker import queue_worker, seccomp
 from vfsd.worker.descriptors import anonymous, bound_name, is_fd_folder, outside_tables
 from vfsd.worker.fault_budget import FaultBudget
-from vfsd.worker.job import Job
 from vfsd.worker.log_forward import LogForward
 from vfsd.worker.sandbox import Sandbox
 from vfsd.worker.sweep import Sweep

@@ -16,10 +16,10 @@ from typing import Any, Final
 from vfsd.transport.channel import WorkerEnd
 from vfsd.transport.control_messages import Content
 from vfsd.transport.errors import ProtocolError
+from vfsd.transport.job import Job
 from vfsd.transport.native import ffi, lib, text
 from vfsd.transport.process_title import setproctitle
 from vfsd.worker import init, policy
-from vfsd.worker.job import Job
 from vfsd.worker.log_forward import LogForward
 from vfsd.worker.sandbox import Sandbox
 from vfsd.worker.tables import Tables

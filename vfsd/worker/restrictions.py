@@ -3,10 +3,10 @@
 
 import os
 
+from vfsd.transport.job import Job
 from vfsd.transport.native import check, lib
 from vfsd.worker import capabilities, fd_check, landlock, seccomp
 from vfsd.worker.handles import Outcome
-from vfsd.worker.job import Job
 from vfsd.worker.sandbox import IsolationError, Sandbox, attempt
 
 # Stage "landlock".

@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from vfsd.transport.job import Job
 from vfsd.transport.native import check, ffi, lib, text
 from vfsd.worker import condition
 from vfsd.worker.condition import Condition
 from vfsd.worker.handles import Outcome
-from vfsd.worker.job import Job
 
 ACTIONS: Final = {"kill": lib.SECCOMP_KILL, "trap": lib.SECCOMP_TRAP, "log": lib.SECCOMP_LOG}
 ROLES: Final = {

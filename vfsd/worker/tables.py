@@ -5,10 +5,10 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+from vfsd.transport.job import Job
 from vfsd.transport.native import check, ffi, lib
 from vfsd.transport.shared_memory import map_segment
 from vfsd.worker.handles import Outcome
-from vfsd.worker.job import Job
 from vfsd.worker.sandbox import IsolationError, Sandbox, attempt
 
 

@@ -15,8 +15,9 @@ from contextlib import AbstractContextManager
 from functools import partial
 from typing import Final
 
+from vfsd.transport.job import Job
 from vfsd.transport.native import check, lib
-from vfsd.worker.job import IdRange, Job
+from vfsd.transport.option_types import IdRange
 
 PROGRAMS: Final = {"uid": "newuidmap", "gid": "newgidmap"}  # found in /bin and /usr/bin
 MESSAGE_MAX: Final = 500
@@ -140,11 +141,11 @@ def _all_ids(kind: str) -> tuple[IdRange, ...]:
 
 def _write_map(path: str, ranges: tuple[IdRange, ...]) -> None:
     """All ranges at once: the kernel takes one write(2)."""
-    _write(path, "".join(f"{r.inside} {r.outside} {r.count}\n" for r in ranges))
+    _write(path, "".join(f"{r.inside} {r.outside} {r.length}\n" for r in ranges))
 
 
 def _numbers(ranges: tuple[IdRange, ...]) -> list[str]:
-    return [str(number) for r in ranges for number in (r.inside, r.outside, r.count)]
+    return [str(number) for r in ranges for number in (r.inside, r.outside, r.length)]
 
 
 def _write(path: str, text: str) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tests.worker.pool_process import FS, job_content
-from vfsd.worker.job import JobError, parse
+from vfsd.transport.job import JobError, decode, encode
 
 
 def encoded(**changes: Any) -> bytes:
@@ -13,7 +13,7 @@ def encoded(**changes: Any) -> bytes:
 
 
 def test_a_whole_job() -> None:
-    job = parse(encoded())
+    job = decode(encoded())
     assert job.slots == 2
     assert job.fds.listeners == (10, 11)
     assert job.fds.kept() == (4, 5, 6, 7, 8, 9, 10, 11)
@@ -21,8 +21,16 @@ def test_a_whole_job() -> None:
     assert job.fs.killpriv_v2 is True
 
 
+def test_what_is_encoded_is_decoded() -> None:
+    ranges = [[0, 1000, 1], [1, 100000, 65536]]
+    fs = FS | {"translate_uid": ["map:0:1000:1"], "xattrmap": ":map::user.:", "flock": True}
+    job = decode(encoded(uid_map=ranges, queue_cpus=[1, 0], fs=fs))
+    assert job.uid_map[1].outside == 100000
+    assert decode(encode(job)) == job
+
+
 def test_a_path_that_is_not_utf8_survives() -> None:
-    assert parse(encoded(shared_dir="/srv/\udcff")).shared_dir == "/srv/\udcff"
+    assert decode(encoded(shared_dir="/srv/\udcff")).shared_dir == "/srv/\udcff"
 
 
 @pytest.mark.parametrize(
@@ -70,7 +78,7 @@ def test_a_path_that_is_not_utf8_survives() -> None:
 )
 def test_a_wrong_value_is_named(changes: dict[str, Any], text: str) -> None:
     with pytest.raises(JobError) as wrong:
-        parse(encoded(**changes))
+        decode(encoded(**changes))
     assert text in str(wrong.value)
     assert "\n" not in str(wrong.value)
 
@@ -80,10 +88,10 @@ def test_a_missing_value_is_named(name: str) -> None:
     content = job_content()
     del content[name]
     with pytest.raises(JobError, match=f"^job: {name} is missing$"):
-        parse(json.dumps(content).encode())
+        decode(json.dumps(content).encode())
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"\xff", b"[" * 100000])
 def test_what_is_no_object_is_refused(data: bytes) -> None:
     with pytest.raises(JobError):
-        parse(data)
+        decode(data)

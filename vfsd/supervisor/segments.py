@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The shared segments of one pool: the tables that outlive its workers, and the device state."""
+
+import os
+from dataclasses import asdict, dataclass
+from typing import Final
+
+from vfsd.transport.native import ffi, lib
+from vfsd.transport.shared_memory import create_segment
+
+INODE_CAPACITY: Final = 1 << 20
+FILE_CAPACITY: Final = 1 << 18
+WORKERS_BYTES: Final = ffi.sizeof("struct worker_table")
+
+
+@dataclass(frozen=True)
+class Segments:
+    """The shared segments of one pool (fds): device state, tables, ring records, worker table.
+
+    The device's is the keeper's, and every pool's (device.py); the others are the pool's own.
+    """
+
+    device: int
+    inodes: int
+    files: int
+    rings: int
+    workers: int
+
+    @classmethod
+    def create(cls, device: int) -> "Segments":
+        return cls(
+            device=device,
+            inodes=create_segment("vfsd-inodes", lib.inode_table_bytes(INODE_CAPACITY)),
+            files=create_segment("vfsd-files", lib.file_table_bytes(FILE_CAPACITY)),
+            rings=create_segment("vfsd-rings", lib.ring_records_bytes()),
+            workers=create_segment("vfsd-workers", WORKERS_BYTES),
+        )
+
+    def fds(self) -> list[int]:
+        return list(asdict(self).values())
+
+    def close(self) -> None:
+        """Close the pool's own."""
+        for fd in self.fds():
+            if fd != self.device:
+                os.close(fd)

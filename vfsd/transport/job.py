@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The job: what a pool is to do, given once, at its start, as JSON in a sealed memfd.
+
+This is its one declaration: the dataclasses are its fields, encode() writes it for the launcher,
+decode() reads it for the pool. The command line was checked before there was a launcher. decode()
+checks every value once more, since a process that is about to give up its privileges should not
+start from a misunderstanding. The pool parses no options and reads no configuration.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from typing import Annotated, Any, Final
+
+from vfsd.transport import idmap, option_types
+from vfsd.transport.control_messages import LOG_THRESHOLDS
+from vfsd.transport.option_types import IdRange, Switches
+from vfsd.transport.xattrmap import parse as parse_xattrmap
+
+CAPACITY_MAX: Final = 1 << 28
+ID_RANGES_MAX: Final = 340  # user_namespaces(7)
+
+
+class JobError(Exception):
+    """The job is not as described; one line says where."""
+
+
+def _one_of(*choices: str) -> Callable[[Any], str]:
+    def check(value: Any) -> str:
+        if not isinstance(value, str) or value not in choices:
+            raise ValueError(f"is not one of {', '.join(choices)}")
+        return value
+
+    return check
+
+
+def _whole(low: int, high: int) -> Callable[[Any], int]:
+    def check(value: Any) -> int:
+        if type(value) is not int or not low <= value <= high:
+            raise ValueError(f"is not a whole number from {low} to {high}")
+        return value
+
+    return check
+
+
+def _seconds(value: Any) -> float:
+    if type(value) not in (int, float) or not 0 <= value <= option_types.SECONDS_MAX:
+        raise ValueError("is not a number of seconds")
+    return float(value)
+
+
+def _seconds_or_none(value: Any) -> float | None:
+    return None if value is None else _seconds(value)
+
+
+def _switch(value: Any) -> bool:
+    if type(value) is not bool:
+        raise ValueError("is not true or false")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or "\0" in value:
+        raise ValueError("is not text")
+    return value
+
+
+def _xattrmap(value: Any) -> str:
+    if _text(value):
+        parse_xattrmap(value)
+    return str(value)
+
+
+def _path(value: Any) -> str:
+    if not _text(value).startswith("/"):
+        raise ValueError("is not an absolute path")
+    return str(value)
+
+
+_fd: Final = _whole(3, 1 << 20)
+_id: Final = _whole(0, option_types.ID_MAX)
+_cpu: Final = _whole(0, option_types.CPU_MAX)
+
+
+def _id_map(value: Any) -> tuple[IdRange, ...]:
+    if not isinstance(value, list) or len(value) > ID_RANGES_MAX:
+        raise TypeError(f"is not a list of up to {ID_RANGES_MAX} ranges")
+    try:
+        return tuple(IdRange(*map(_id, item)) for item in value)
+    except (TypeError, ValueError):
+        raise ValueError("has an item that is not [inside, outside, count]") from None
+
+
+def _cpus(value: Any) -> tuple[int, ...]:
+    if not isinstance(value, list):
+        raise TypeError("is not a list")
+    return tuple(_cpu(item) for item in value)
+
+
+def _fds(value: Any) -> tuple[int, ...]:
+    if not isinstance(value, list):
+        raise TypeError("is not a list")
+    return tuple(_fd(item) for item in value)
+
+
+def _translation(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise TypeError("is not a list")
+    rules = tuple(_text(rule) for rule in value)
+    idmap.combine(rules)
+    return rules
+
+
+# A field is Annotated with its check: that turns a value, as JSON has it, into ours or refuses it
+# (ValueError). These are the checks of plain types.
+_OF_TYPE: Final[dict[Any, Callable[[Any], Any]]] = {bool: _switch, str: _text}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filesystem(Switches):
+    """What the operator's options say about the share (`fs` in the job)."""
+
+    cache: Annotated[str, _one_of(*option_types.CACHE_MODES)]
+    entry_timeout: Annotated[float, _seconds]  # seconds
+    attr_timeout: Annotated[float, _seconds]
+    negative_timeout: Annotated[float, _seconds]
+    lock_wait: Annotated[float | None, _seconds_or_none]  # seconds; None: for ever
+    inode_file_handles: Annotated[str, _one_of(*option_types.HANDLE_MODES)]
+    xattr: bool
+    posix_acl: Annotated[str, _one_of(*option_types.NEGOTIATION_MODES)]
+    security_label: Annotated[str, _one_of(*option_types.NEGOTIATION_MODES)]
+    readdirplus: bool
+    killpriv_v2_asked: bool  # the operator wants to know if the guest cannot
+    translate_uid: Annotated[tuple[str, ...], _translation]  # rules of transport/idmap.py
+    translate_gid: Annotated[tuple[str, ...], _translation]
+    xattrmap: Annotated[str, _xattrmap]  # the text of transport/xattrmap.py; "": no rules
+
+
+@dataclass(frozen=True)
+class JobFds:
+    """The inherited fds: the shared directory (O_PATH), the fd channel, the shared segments, one
+    listener per worker slot. Isolation uses up the first; the pool keeps the others."""
+
+    root: Annotated[int, _fd]
+    channel: Annotated[int, _fd]
+    device: Annotated[int, _fd]
+    inodes: Annotated[int, _fd]
+    files: Annotated[int, _fd]
+    rings: Annotated[int, _fd]
+    workers: Annotated[int, _fd]
+    listeners: Annotated[tuple[int, ...], _fds]
+
+    def kept(self) -> tuple[int, ...]:
+        """All but the shared directory's."""
+        segments = (self.device, self.inodes, self.files, self.rings, self.workers)
+        return (self.channel, *segments, *self.listeners)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """Everything a pool is given."""
+
+    name: str
+    shared_dir: Annotated[str, _path]
+    sandbox: Annotated[str, _one_of(*option_types.SANDBOXES)]
+    seccomp: Annotated[str, _one_of(*option_types.SECCOMP_ACTIONS)]
+    slots: Annotated[int, _whole(1, option_types.REQUEST_QUEUES_MAX)]
+    log_level: Annotated[str, _one_of(*LOG_THRESHOLDS)]
+    poll_us: Annotated[int, _whole(option_types.POLL_AUTO, option_types.MICROSECONDS_MAX)]
+    thread_pool_size: Annotated[int, _whole(0, option_types.THREADS_MAX)]
+    modcaps: str
+    worker_faults: Annotated[int, _whole(0, option_types.FAULTS_MAX)]  # in an hour; 0: any number
+    userns: bool  # a user namespace although started by root
+    supervisor: Annotated[int, _id]  # its user id
+    uid_map: Annotated[tuple[IdRange, ...], _id_map]  # none: see user_namespace.py
+    gid_map: Annotated[tuple[IdRange, ...], _id_map]
+    queue_cpus: Annotated[tuple[int, ...], _cpus]  # worker i runs on the i-th; none: anywhere
+    inode_capacity: Annotated[int, _whole(2, CAPACITY_MAX)]
+    file_capacity: Annotated[int, _whole(2, CAPACITY_MAX)]
+    fs: Annotated[Filesystem, lambda value: _read(Filesystem, value, "fs.")]
+    fds: Annotated[JobFds, lambda value: _read(JobFds, value, "fds.")]
+
+
+def _read(kind: type[Any], content: Any, prefix: str) -> Any:
+    """Build the dataclass `kind` from a JSON object that must have exactly its fields."""
+    if not isinstance(content, dict):
+        raise JobError(f"job: {prefix.rstrip('.') or 'it'} is not an object")
+    known = {field.name: field.type for field in fields(kind)}
+    for what, odd in (
+        ("missing", known.keys() - content.keys()),
+        ("unknown", content.keys() - known.keys()),
+    ):
+        if odd:
+            raise JobError(f"job: {prefix}{min(odd)} is {what}")
+    values = {}
+    for name, value in content.items():
+        try:
+            values[name] = _check_of(known[name])(value)
+        except (TypeError, ValueError) as error:
+            raise JobError(f"job: {prefix}{name} {error}") from None
+    return kind(**values)
+
+
+def _check_of(kind: Any) -> Callable[[Any], Any]:
+    """The check of a field of this type."""
+    check: Callable[[Any], Any] = _OF_TYPE[kind] if kind in _OF_TYPE else kind.__metadata__[0]
+    return check
+
+
+def encode(job: Job) -> bytes:
+    """The job as decode() reads it."""
+    return json.dumps(asdict(job)).encode()
+
+
+def decode(data: bytes) -> Job:
+    """Read a job; JobError says in one line what is wrong with it."""
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError):
+        raise JobError("job: it is not JSON") from None
+    job: Job = _read(Job, content, "")
+    if len(job.fds.listeners) != job.slots:
+        raise JobError(f"job: fds.listeners are not {job.slots}, one per worker slot")
+    numbers = (job.fds.root, *job.fds.kept())
+    if len(set(numbers)) != len(numbers):
+        raise JobError("job: fds has one fd twice")
+    return job
