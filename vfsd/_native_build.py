@@ -29,6 +29,10 @@ WARNINGS = ("-Wall", "-Wextra", "-Wshadow", "-Wvla", "-Wno-unused-parameter")
 # A header that says this on a line of its own is not shown to Python: inline functions,
 # attributes, or system headers cffi cannot parse.
 PRIVATE = "/* PRIVATE: C only */"
+# INIT and FOPEN flags and other numbers of <linux/fuse.h>.
+FUSE_MACRO = re.compile(
+    r"^#define ((?:FUSE|FOPEN)_\w+) (?:\d+|\(1(?:ULL)? << \d+\))$", re.MULTILINE
+)
 
 
 def sources() -> list[Path]:
@@ -49,10 +53,11 @@ def compiler() -> list[str]:
     return shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
 
 
-def preprocess(text: str) -> str:
+def preprocess(text: str, *options: str) -> str:
     command = [
         compiler()[0],
         "-E",
+        *options,
         "-P",
         "-DVFSD_CDEF",
         "-D_GNU_SOURCE",
@@ -65,12 +70,19 @@ def preprocess(text: str) -> str:
     return subprocess.run(command, input=text, check=True, capture_output=True, text=True).stdout
 
 
+def macros() -> str:
+    """The constants of the FUSE protocol that are macros, for the cdef: preprocessing drops them,
+    and the compiler knows their values."""
+    names = FUSE_MACRO.findall(preprocess(stub(), "-dM"))
+    return "".join(f"#define {name} ...\n" for name in sorted(names))
+
+
 def emit(path: Path) -> None:
     """Write the generated C of the extension to `path`."""
     import cffi  # noqa: PLC0415 - only where an extension is built
 
     ffi = cffi.FFI()
-    ffi.cdef(preprocess(stub()))
+    ffi.cdef(preprocess(stub()) + macros())
     ffi.set_source("vfsd._native", stub(), py_limited_api=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     ffi.emit_c_code(str(path))

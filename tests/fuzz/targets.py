@@ -78,6 +78,7 @@ def _all_of(*packages: str) -> tuple[str, ...]:
 VRING: Final = (
     "transport/guest_memory",
     "transport/vring",
+    "transport/split_ring",
     "transport/bad_chain",
     "transport/inflight",
 )
@@ -131,7 +132,7 @@ TARGETS: Final = {
             "the used ring as a hostile device writes it, seen by our own driver",
             1024,
             ("driver_ring.c",),
-            ("frontend/driver_ring",),
+            ("frontend/driver_ring", "transport/split_ring"),
         ),
         Target("stream", "bytes and fds on the vhost-user socket", 1024),
         Target("session", "vhost-user messages: codec and session", 1024),

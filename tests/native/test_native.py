@@ -28,7 +28,13 @@ OPTIONS = {
 SECONDS = 300  # far more than any program takes: the machine may be loaded
 
 MEMORY = ("transport/guest_memory",)
-VRING = (*MEMORY, "transport/vring", "transport/bad_chain", "transport/inflight")
+VRING = (
+    *MEMORY,
+    "transport/vring",
+    "transport/split_ring",
+    "transport/bad_chain",
+    "transport/inflight",
+)
 TABLES = (
     "worker/inode_table",
     "worker/inode_fd",
@@ -51,6 +57,7 @@ BRIDGE = (
     "frontend/hiprio",
     "frontend/init_request",
     "frontend/request_layout",
+    "transport/split_ring",
 )
 WORKER = (
     *VRING,

@@ -6,5 +6,15 @@ from vfsd.transport.native import lib
 
 
 def test_a_worker_serves_each_request_queue_that_can_be_asked_for() -> None:
-    assert option_types.REQUEST_QUEUES_MAX == lib.WORKER_SLOTS_MAX
-    assert option_types.REQUEST_QUEUES_MAX + 1 == lib.DEVICE_VRINGS_MAX  # and the hiprio queue
+    assert option_types.REQUEST_QUEUES_MAX == lib.REQUEST_QUEUES_MAX
+
+
+def test_flags_that_an_older_header_lacks_have_the_kernels_numbers() -> None:
+    """transport/csrc/fuse_newer.h; the numbers are those of the kernel's <linux/fuse.h>, 7.45."""
+    bits = {
+        "DIRECT_IO_ALLOW_MMAP": 36, "PASSTHROUGH": 37, "HAS_RESEND": 39, "ALLOW_IDMAP": 40,
+        "OVER_IO_URING": 41, "REQUEST_TIMEOUT": 42,
+    }  # fmt: skip
+    assert {name: getattr(lib, f"FUSE_{name}") for name in bits} == {
+        name: 1 << bit for name, bit in bits.items()
+    }

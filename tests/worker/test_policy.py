@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-import re
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -59,11 +57,3 @@ def test_a_lock_is_waited_for_so_long() -> None:
 def test_each_switch_is_copied(name: str) -> None:
     assert getattr(filled(**{name: True}), name) is True
     assert getattr(filled(**{name: False}), name) is False
-
-
-def test_the_open_flags_are_those_of_the_kernel() -> None:
-    header = Path("/usr/include/linux/fuse.h").read_text()
-    bits = dict(re.findall(r"#define FOPEN_(\w+)\s+\(1 << (\d+)\)", header))
-    assert 1 << int(bits["DIRECT_IO"]) == policy.DIRECT_IO
-    assert 1 << int(bits["KEEP_CACHE"]) == policy.KEEP_CACHE
-    assert 1 << int(bits["CACHE_DIR"]) == policy.CACHE_DIR

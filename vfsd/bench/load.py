@@ -17,7 +17,7 @@ from vfsd.frontend.vmm import DriverVring, Vmm
 from vfsd.transport.errors import OperatorError
 from vfsd.transport.native import check, ffi, lib, text
 
-ROOT: Final = 1
+ROOT: Final = lib.FUSE_ROOT_ID
 HEADER_BYTES: Final = 16
 QUEUE_SIZE: Final = 1024  # allows requests of 1 MiB
 PAGE: Final = 4096
@@ -25,17 +25,19 @@ SILENCE_SECONDS: Final = 10.0
 GRACE_SECONDS: Final = 30.0
 LOAD_CALL_ERROR: Final = 1000  # load_call() returns minus this, less its enum load_end
 
-# What a Linux guest offers that has to do with what is measured; numbers of <linux/fuse.h>.
-_ASYNC_READ, _ATOMIC_O_TRUNC, _BIG_WRITES = 0, 3, 5
-_READDIRPLUS, _READDIRPLUS_AUTO, _ASYNC_DIO, _PARALLEL_DIROPS = 13, 14, 15, 18
-_MAX_PAGES, _INIT_EXT, _CREATE_SUPP_GROUP = 22, 30, 34
-_OFFER: Final = sum(
-    1 << bit
-    for bit in (
-        _ASYNC_READ, _ATOMIC_O_TRUNC, _BIG_WRITES, _READDIRPLUS, _READDIRPLUS_AUTO, _ASYNC_DIO,
-        _PARALLEL_DIROPS, _MAX_PAGES, _INIT_EXT, _CREATE_SUPP_GROUP,
-    )
-)  # fmt: skip
+# What a Linux guest offers that has to do with what is measured.
+_OFFER: Final = (
+    lib.FUSE_ASYNC_READ
+    | lib.FUSE_ATOMIC_O_TRUNC
+    | lib.FUSE_BIG_WRITES
+    | lib.FUSE_DO_READDIRPLUS
+    | lib.FUSE_READDIRPLUS_AUTO
+    | lib.FUSE_ASYNC_DIO
+    | lib.FUSE_PARALLEL_DIROPS
+    | lib.FUSE_MAX_PAGES
+    | lib.FUSE_INIT_EXT
+    | lib.FUSE_CREATE_SUPP_GROUP
+)
 
 
 @dataclass(frozen=True)
@@ -258,7 +260,7 @@ class LoadSession:
 
     def _init(self) -> None:
         body = struct(
-            "fuse_init_in", major=7, minor=38, max_readahead=1 << 20,
+            "fuse_init_in", major=lib.FUSE_KERNEL_VERSION, minor=38, max_readahead=1 << 20,
             flags=_OFFER & 0xFFFFFFFF, flags2=_OFFER >> 32,
         )  # fmt: skip
         self.call(lib.FUSE_INIT, 0, body)

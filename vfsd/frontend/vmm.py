@@ -13,6 +13,7 @@ from typing import Any, Final, Self
 from vfsd.frontend.guest_memory import UVA, GuestMemory, round_to_pages
 from vfsd.transport.errors import OperatorError, ProtocolError
 from vfsd.transport.message_socket import MessageSocket
+from vfsd.transport.native import lib
 from vfsd.transport.passed_fds import close_fds
 from vfsd.transport.socket_path import addressed
 from vfsd.transport.vhost_user import (
@@ -75,8 +76,9 @@ class DriverVring:
 
 
 def _areas(size: int) -> tuple[int, int, int]:
-    """Bytes of descriptor table, avail ring and used ring (virtio 1.2 §2.7)."""
-    return 16 * size, 6 + 2 * size, 6 + 8 * size
+    """Bytes of descriptor table, avail ring and used ring."""
+    areas: Any = lib.split_ring_areas(size, True)
+    return areas.desc, areas.avail, areas.used
 
 
 class Vmm:

@@ -3,19 +3,20 @@
 Never mapped here."""
 
 from vfsd.transport.errors import ProtocolError
-from vfsd.transport.vhost_user import MAX_VRING_SIZE, U64_MAX, Inflight
+from vfsd.transport.native import lib
+from vfsd.transport.vhost_user import U64_MAX, Inflight
 
 
 def inflight_bytes(queue_size: int) -> int:
-    """Bytes of one queue's in-flight region (split ring), as the workers lay it out."""
-    return (16 + 16 * queue_size + 63) // 64 * 64
+    """Bytes of one queue's in-flight region (split ring)."""
+    return int(lib.inflight_region_bytes(queue_size))
 
 
 def check_queues(record: Inflight, queue_count: int) -> None:
     """Refuse a record of queues that the device does not have."""
     if not 1 <= record.num_queues <= queue_count:
         raise ProtocolError(f"an in-flight record of {record.num_queues} queues")
-    if not 1 <= record.queue_size <= MAX_VRING_SIZE:
+    if not 1 <= record.queue_size <= lib.VRING_SIZE_MAX:
         raise ProtocolError(f"an in-flight record of queues of {record.queue_size} entries")
 
 

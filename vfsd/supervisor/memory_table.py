@@ -4,12 +4,10 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import Final
 
 from vfsd.transport.errors import ProtocolError
+from vfsd.transport.native import lib
 from vfsd.transport.vhost_user import Region
-
-MAX_REGIONS: Final = 509
 
 Row = tuple[Region, int]  # a region and the fd it is mapped from
 
@@ -63,8 +61,8 @@ class Memory:
 
 def check_regions(regions: list[Region]) -> None:
     """Refuse a set of regions that cannot be: too many, wrapping, or overlapping."""
-    if len(regions) > MAX_REGIONS:
-        raise ProtocolError(f"more than {MAX_REGIONS} memory regions")
+    if len(regions) > lib.DEVICE_REGIONS_MAX:
+        raise ProtocolError(f"more than {lib.DEVICE_REGIONS_MAX} memory regions")
     ordered = sorted(regions, key=lambda region: region.gpa)
     for region in ordered:
         region.check()

@@ -80,10 +80,11 @@ from vfsd.supervisor.effects import (
     ReplyInflight,
 )
 from vfsd.supervisor.inflight_record import check_queues, check_record, inflight_bytes
-from vfsd.supervisor.memory_table import MAX_REGIONS, Memory
+from vfsd.supervisor.memory_table import Memory
 from vfsd.supervisor.refusal import refuse
 from vfsd.supervisor.vring_state import Vring
 from vfsd.transport.errors import ProtocolError, SetupError
+from vfsd.transport.native import lib
 from vfsd.transport.vhost_user import (
     U64,
     Config,
@@ -104,7 +105,6 @@ from vfsd.transport.vhost_user import (
     encode_reply,
 )
 
-MAX_VRINGS: Final = 65
 CONFIG_SPACE: Final = 256  # what is readable; beyond tag and queue count it is zero
 # Plain integers: ~ of an IntFlag is not a mask of all the other bits.
 FEATURES: Final = int(
@@ -295,7 +295,7 @@ class Session:
         return _close(dropped + message.fds)
 
     def _get_max_mem_slots(self, message: Message) -> list[Effect]:
-        return _answer(message, U64(MAX_REGIONS))
+        return _answer(message, U64(lib.DEVICE_REGIONS_MAX))
 
     def _set_vring_num(self, message: Message) -> list[Effect]:
         state = _payload(message, VringState)

@@ -2,11 +2,16 @@
 """One vring as the front-end set it up. Its states are told in session.py."""
 
 from dataclasses import asdict, astuple, dataclass
-from typing import Any
+from typing import Any, Final
 
 from vfsd.supervisor.effects import DeviceVring
 from vfsd.transport.errors import ProtocolError
-from vfsd.transport.vhost_user import MAX_VRING_SIZE, U64_MAX, VringAddr
+from vfsd.transport.native import lib
+from vfsd.transport.vhost_user import U64_MAX, VringAddr
+
+# Bytes of a descriptor table, which is the largest area of a ring.
+_LARGEST: Any = lib.split_ring_areas(lib.VRING_SIZE_MAX, True)
+LARGEST_TABLE: Final = int(_LARGEST.desc)
 
 
 @dataclass
@@ -29,10 +34,11 @@ class Vring:
         """(user address, bytes) of descriptor table, avail and used ring; empty if not known."""
         if self.addr is None or not self.size:
             return ()
+        areas: Any = lib.split_ring_areas(self.size, True)
         return (
-            (self.addr.desc, 16 * self.size),
-            (self.addr.avail, 6 + 2 * self.size),
-            (self.addr.used, 6 + 8 * self.size),
+            (self.addr.desc, areas.desc),
+            (self.addr.avail, areas.avail),
+            (self.addr.used, areas.used),
         )
 
     def run(self, runs: bool) -> None:
@@ -53,7 +59,7 @@ class Vring:
         return () if old is None else (old,)
 
     def set_size(self, size: int) -> None:
-        if not 1 <= size <= MAX_VRING_SIZE or size & (size - 1):
+        if not 1 <= size <= lib.VRING_SIZE_MAX or size & (size - 1):
             raise ProtocolError(f"SET_VRING_NUM: {size} is no size of a split ring")
         self.size = size
 
@@ -69,7 +75,7 @@ class Vring:
             raise ProtocolError("SET_VRING_ADDR asks for dirty logging, which is not offered")
         if addr.desc % 16 or addr.avail % 2 or addr.used % 4:
             raise ProtocolError(f"SET_VRING_ADDR: an area of vring {addr.index} is not aligned")
-        if max(addr.desc, addr.avail, addr.used) > U64_MAX - 16 * MAX_VRING_SIZE:
+        if max(addr.desc, addr.avail, addr.used) > U64_MAX - LARGEST_TABLE:
             raise ProtocolError(f"SET_VRING_ADDR: an area of vring {addr.index} wraps")
         self.addr = addr
 

@@ -21,9 +21,9 @@ from vfsd.bench.report import COLUMNS, cells, chart, markdown, table
 from vfsd.bench.rows import ROWS, Contender, Row, measure
 from vfsd.frontend.vmm import connect
 from vfsd.transport.errors import OperatorError
+from vfsd.transport.option_types import REQUEST_QUEUES_MAX
 
 SUMMARY: Final = "measure a virtio-fs back-end, or several against each other"
-QUEUES_MAX: Final = 64
 DEPTH_MAX: Final = 256
 SECONDS_MAX: Final = 3600.0
 ROUNDS_MAX: Final = 100
@@ -84,7 +84,7 @@ def _check(options: argparse.Namespace) -> None:
         what = "bench --compare takes no SOCKET" if options.compare else "bench takes one SOCKET"
         raise OperatorError(f"{what}; see vfsd bench --help", status=2)
     _check_range(options.depth, "--depth", 1, DEPTH_MAX)
-    _check_range(options.queues, "--queues", 1, QUEUES_MAX)
+    _check_range(options.queues, "--queues", 1, REQUEST_QUEUES_MAX)
     _check_range(options.rounds, "--rounds", 1, ROUNDS_MAX)
     _check_range(options.seconds, "--seconds", 0.01, SECONDS_MAX)
     if not options.compare and (options.real_work or options.peer or options.rows):

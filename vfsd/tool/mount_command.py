@@ -15,9 +15,9 @@ from vfsd.frontend.mount import Signals, mount
 from vfsd.frontend.vmm import Vmm, connect
 from vfsd.transport.errors import OperatorError
 from vfsd.transport.native import lib
+from vfsd.transport.option_types import REQUEST_QUEUES_MAX
 
 SUMMARY: Final = "mount a virtio-fs back-end on this host, without a VM"
-QUEUES_MAX: Final = 64
 QUEUE_SIZES: Final = tuple(1 << bit for bit in range(3, 16))
 QUEUE_SIZE: Final = 1024  # allows requests of 1 MiB
 SPIN_MAX: Final = 10000
@@ -74,8 +74,8 @@ def _paths(options: argparse.Namespace) -> tuple[str, str]:
 
 
 def _check_numbers(options: argparse.Namespace) -> None:
-    if options.queues is not None and not 1 <= options.queues <= QUEUES_MAX:
-        raise OperatorError(f"--queues: give a number from 1 to {QUEUES_MAX}", status=2)
+    if options.queues is not None and not 1 <= options.queues <= REQUEST_QUEUES_MAX:
+        raise OperatorError(f"--queues: give a number from 1 to {REQUEST_QUEUES_MAX}", status=2)
     if options.queue_size not in QUEUE_SIZES:
         first, last = QUEUE_SIZES[0], QUEUE_SIZES[-1]
         raise OperatorError(f"--queue-size: give a power of 2 from {first} to {last}", status=2)
@@ -108,6 +108,6 @@ def _backend(options: argparse.Namespace, socket: str) -> Iterator[Vmm]:
 def _queues(options: argparse.Namespace, vmm: Vmm) -> int:
     if options.queues is None:
         cpus = len(os.sched_getaffinity(0))  # a queue keeps two busy: one here, one there
-        return max(1, min(vmm.queues_offered - 1, cpus // 2, QUEUES_MAX))
+        return max(1, min(vmm.queues_offered - 1, cpus // 2, REQUEST_QUEUES_MAX))
     vmm.check_queues(options.queues)
     return int(options.queues)

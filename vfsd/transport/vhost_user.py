@@ -23,7 +23,6 @@ MAX_PAYLOAD: Final = 4096  # the largest message of the table is 268 bytes
 MAX_FDS: Final = 8
 MAX_TABLE_REGIONS: Final = 8  # SET_MEM_TABLE
 MAX_CONFIG: Final = 256
-MAX_VRING_SIZE: Final = 32768
 U64_MAX: Final = (1 << 64) - 1
 
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from vfsd.transport.job import Filesystem
-from vfsd.transport.native import ffi
+from vfsd.transport.native import ffi, lib
 
-MAJOR: Final = 7
+MAJOR: Final = lib.FUSE_KERNEL_VERSION
 MINOR: Final = 45  # the newest protocol all of whose requests are known
 MINOR_MIN: Final = 27
 
@@ -24,19 +24,22 @@ MAX_BACKGROUND: Final = 256  # readahead and write-back requests under way, all 
 CONGESTION: Final = MAX_BACKGROUND * 3 // 4
 TIME_GRANULARITY: Final = 1  # ns
 
-INIT_EXT: Final = 30
 _KILLPRIV: Final = "HANDLE_KILLPRIV_V2"
 
 
 @dataclass(frozen=True)
 class Feature:
-    """One INIT flag. `bit` is its number in flags | flags2 << 32 of <linux/fuse.h>; `since` is the
-    minor version that named it, where that is younger than the oldest that is served."""
+    """One INIT flag, FUSE_<name> in <linux/fuse.h>. `since` is the minor version that named it,
+    where that is younger than the oldest that is served."""
 
-    bit: int
     name: str
     wanted: Callable[[Filesystem], bool]
     since: int = MINOR_MIN
+
+    @property
+    def flag(self) -> int:
+        """Its bit in flags | flags2 << 32."""
+        return int(getattr(lib, f"FUSE_{self.name}"))
 
 
 def _always(_fs: Filesystem) -> bool:
@@ -50,33 +53,33 @@ def _always(_fs: Filesystem) -> bool:
 # HAS_INODE_DAX and MAP_ALIGNMENT (no DAX window), PASSTHROUGH and OVER_IO_URING (no virtio-fs),
 # REQUEST_TIMEOUT and ABORT_ERROR.
 FEATURES: Final = (
-    Feature(0, "ASYNC_READ", _always),
-    Feature(1, "POSIX_LOCKS", lambda fs: fs.posix_lock),
-    Feature(3, "ATOMIC_O_TRUNC", _always),  # with HANDLE_KILLPRIV_V2 only: see negotiate()
-    Feature(4, "EXPORT_SUPPORT", _always),  # LOOKUP of "." and ".." by nodeid works
-    Feature(5, "BIG_WRITES", _always),
-    Feature(6, "DONT_MASK", _always),  # the ops apply the umask, since a default ACL overrides it
-    Feature(10, "FLOCK_LOCKS", lambda fs: fs.flock),
-    Feature(11, "HAS_IOCTL_DIR", _always),
-    Feature(12, "AUTO_INVAL_DATA", _always),
-    Feature(13, "DO_READDIRPLUS", lambda fs: fs.readdirplus),
-    Feature(14, "READDIRPLUS_AUTO", lambda fs: fs.readdirplus),
-    Feature(15, "ASYNC_DIO", _always),
-    Feature(16, "WRITEBACK_CACHE", lambda fs: fs.writeback),
-    Feature(18, "PARALLEL_DIROPS", _always),
-    Feature(20, "POSIX_ACL", lambda fs: fs.posix_acl != "never"),
-    Feature(22, "MAX_PAGES", _always, 28),
-    Feature(23, "CACHE_SYMLINKS", lambda fs: fs.cache == "always", 28),
-    Feature(27, "SUBMOUNTS", lambda fs: fs.announce_submounts, 32),
-    Feature(28, _KILLPRIV, lambda fs: fs.killpriv_v2, 33),
-    Feature(29, "SETXATTR_EXT", _always, 33),
-    Feature(INIT_EXT, "INIT_EXT", _always, 36),
-    Feature(32, "SECURITY_CTX", lambda fs: fs.security_label != "never", 36),
-    Feature(34, "CREATE_SUPP_GROUP", _always, 38),
-    Feature(36, "DIRECT_IO_ALLOW_MMAP", lambda fs: fs.allow_mmap, 39),
-    Feature(40, "ALLOW_IDMAP", lambda fs: fs.idmapped_mounts, 41),
+    Feature("ASYNC_READ", _always),
+    Feature("POSIX_LOCKS", lambda fs: fs.posix_lock),
+    Feature("ATOMIC_O_TRUNC", _always),  # with HANDLE_KILLPRIV_V2 only: see negotiate()
+    Feature("EXPORT_SUPPORT", _always),  # LOOKUP of "." and ".." by nodeid works
+    Feature("BIG_WRITES", _always),
+    Feature("DONT_MASK", _always),  # the ops apply the umask, since a default ACL overrides it
+    Feature("FLOCK_LOCKS", lambda fs: fs.flock),
+    Feature("HAS_IOCTL_DIR", _always),
+    Feature("AUTO_INVAL_DATA", _always),
+    Feature("DO_READDIRPLUS", lambda fs: fs.readdirplus),
+    Feature("READDIRPLUS_AUTO", lambda fs: fs.readdirplus),
+    Feature("ASYNC_DIO", _always),
+    Feature("WRITEBACK_CACHE", lambda fs: fs.writeback),
+    Feature("PARALLEL_DIROPS", _always),
+    Feature("POSIX_ACL", lambda fs: fs.posix_acl != "never"),
+    Feature("MAX_PAGES", _always, 28),
+    Feature("CACHE_SYMLINKS", lambda fs: fs.cache == "always", 28),
+    Feature("SUBMOUNTS", lambda fs: fs.announce_submounts, 32),
+    Feature(_KILLPRIV, lambda fs: fs.killpriv_v2, 33),
+    Feature("SETXATTR_EXT", _always, 33),
+    Feature("INIT_EXT", _always, 36),
+    Feature("SECURITY_CTX", lambda fs: fs.security_label != "never", 36),
+    Feature("CREATE_SUPP_GROUP", _always, 38),
+    Feature("DIRECT_IO_ALLOW_MMAP", lambda fs: fs.allow_mmap, 39),
+    Feature("ALLOW_IDMAP", lambda fs: fs.idmapped_mounts, 41),
 )
-_BITS: Final = {feature.name: 1 << feature.bit for feature in FEATURES}
+_BITS: Final = {feature.name: feature.flag for feature in FEATURES}
 # Without the others a guest that enforces ACLs would get modes wrong: the umask over a default ACL,
 # set-group-id over a new access ACL.
 _FOR_ACLS: Final = ("POSIX_ACL", "DONT_MASK", "SETXATTR_EXT")
@@ -124,7 +127,7 @@ def read_offer(argument: bytes) -> Offer:
 
 def _named_by(minor: int) -> int:
     """The flags that have a meaning in this minor version."""
-    return sum(1 << feature.bit for feature in FEATURES if feature.since <= minor)
+    return sum(feature.flag for feature in FEATURES if feature.since <= minor)
 
 
 def negotiate(offer: Offer, fs: Filesystem) -> Agreement:
@@ -135,7 +138,7 @@ def negotiate(offer: Offer, fs: Filesystem) -> Agreement:
             f"the guest speaks FUSE {offer.major}.{offer.minor}; "
             f"{MAJOR}.{MINOR_MIN} is the oldest that is served"
         )
-    wanted = sum(1 << feature.bit for feature in FEATURES if feature.wanted(fs))
+    wanted = sum(feature.flag for feature in FEATURES if feature.wanted(fs))
     offered = offer.flags & _named_by(offer.minor)
     flags = offered & wanted & ~_acls_not_enforced(offered, fs)
     if fs.security_label == "always" and not flags & _BITS["SECURITY_CTX"]:

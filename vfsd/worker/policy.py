@@ -9,19 +9,15 @@ from vfsd.transport.job import Filesystem
 from vfsd.transport.native import ffi, lib
 from vfsd.worker.handles import Outcome
 
-# FOPEN_* of <linux/fuse.h>.
-DIRECT_IO: Final = 1 << 0
-KEEP_CACHE: Final = 1 << 1
-CACHE_DIR: Final = 1 << 3
-PARALLEL_DIRECT_WRITES: Final = 1 << 6
-UNCACHED: Final = DIRECT_IO | PARALLEL_DIRECT_WRITES  # the host orders writes as it must
+# The host orders writes as it must.
+UNCACHED: Final = lib.FOPEN_DIRECT_IO | lib.FOPEN_PARALLEL_DIRECT_WRITES
 
 # cache mode -> open flags of files, of directories. FOPEN_NOFLUSH depends on the file: ops_open.c.
 OPEN_FLAGS: Final = {
     "never": (UNCACHED, 0),
-    "metadata": (UNCACHED, CACHE_DIR | KEEP_CACHE),
+    "metadata": (UNCACHED, lib.FOPEN_CACHE_DIR | lib.FOPEN_KEEP_CACHE),
     "auto": (0, 0),
-    "always": (KEEP_CACHE, CACHE_DIR | KEEP_CACHE),
+    "always": (lib.FOPEN_KEEP_CACHE, lib.FOPEN_CACHE_DIR | lib.FOPEN_KEEP_CACHE),
 }
 FILE_HANDLES: Final = {
     Outcome.FDS: lib.FILE_HANDLES_NEVER,

@@ -29,9 +29,6 @@ EXIT_FAILED: Final = 3  # we are wrong, or without memory; the line on stderr sa
 DRAIN_MS: Final = 2000  # for the requests of a ring that is stopped
 BUSY_WRITER_SECONDS: Final = 0.001  # between two looks at a device state that is being written
 
-FUSE_INIT: Final = 26
-FUSE_DESTROY: Final = 38
-
 
 @dataclass(frozen=True)
 class Place:
@@ -263,9 +260,9 @@ class QueueWorker:
     def _cold(self) -> None:
         argument, length = ffi.new("uint8_t const **"), ffi.new("uint32_t *")
         opcode = lib.worker_cold_request(self._worker, argument, length)
-        if opcode == FUSE_INIT:
+        if opcode == lib.FUSE_INIT:
             error, reply = self._init(bytes(ffi.buffer(argument[0], length[0])))
-        elif opcode == FUSE_DESTROY:
+        elif opcode == lib.FUSE_DESTROY:
             self._end_session("the guest has unmounted the share")
             error, reply = 0, b""
         else:

@@ -66,14 +66,15 @@ static uint64_t gpa_of(const struct driver_ring *r, const void *addr)
 int driver_ring_init(struct driver_ring *r, const struct driver_ring_config *config)
 {
 	uint32_t size = config->size;
+	struct split_ring areas = split_ring_areas(size, true);
 
 	memset(r, 0, sizeof(*r));
-	if (!size || size > DRIVER_RING_SIZE_MAX || size & (size - 1))
+	if (!size || size > VRING_SIZE_MAX || size & (size - 1))
 		return -EINVAL;
 	r->memory = config->memory;
-	r->desc = at_offset(&r->memory, config->desc, size * sizeof(struct vring_desc), 16);
-	r->avail = at_offset(&r->memory, config->avail, 6 + size * 2, 2);
-	r->used = at_offset(&r->memory, config->used, 6 + size * sizeof(struct vring_used_elem), 4);
+	r->desc = at_offset(&r->memory, config->desc, areas.desc, 16);
+	r->avail = at_offset(&r->memory, config->avail, areas.avail, 2);
+	r->used = at_offset(&r->memory, config->used, areas.used, 4);
 	if (!r->desc || !r->avail || !r->used)
 		return -EINVAL;
 	r->heads = calloc(size, sizeof(*r->heads));

@@ -6,10 +6,10 @@
 #ifndef VFSD_DRIVER_RING_H
 #define VFSD_DRIVER_RING_H
 
+#include "transport/csrc/split_ring.h"
 #include "transport/csrc/types.h"
 
 enum {
-	DRIVER_RING_SIZE_MAX = 32768,
 	DRIVER_RING_DESC_BYTES = 16, /* one entry of a table */
 	DRIVER_RING_BROKEN = -1000,  /* the device wrote what cannot be: `reason` says what */
 };

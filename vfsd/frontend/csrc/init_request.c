@@ -6,14 +6,10 @@
 
 enum {
 	ONLY_DEVICE = FUSE_SPLICE_WRITE | FUSE_SPLICE_MOVE | FUSE_SPLICE_READ,
-	/* Their numbers, less 32: Debian 12's <linux/fuse.h> does not have all of them. */
-	HAS_EXPIRE_ONLY = 1 << 3,
-	PASSTHROUGH = 1 << 5,
-	HAS_RESEND = 1 << 7,
-	OVER_IO_URING = 1 << 9,
-	REQUEST_TIMEOUT = 1 << 10,
-	ONLY_DEVICE_2 =
-		HAS_EXPIRE_ONLY | PASSTHROUGH | HAS_RESEND | OVER_IO_URING | REQUEST_TIMEOUT,
+	/* Of flags2. */
+	ONLY_DEVICE_2 = (FUSE_HAS_EXPIRE_ONLY | FUSE_PASSTHROUGH | FUSE_HAS_RESEND |
+			 FUSE_OVER_IO_URING | FUSE_REQUEST_TIMEOUT) >>
+			32,
 
 	DEFAULT_PAGES = 32, /* of the kernel, when the reply does not say */
 };

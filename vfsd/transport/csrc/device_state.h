@@ -18,7 +18,8 @@
 enum {
 	DEVICE_STATE_LAYOUT = 1,  /* bump with every change below */
 	DEVICE_REGIONS_MAX = 509, /* vhost-user: what GET_MAX_MEM_SLOTS answers */
-	DEVICE_VRINGS_MAX = 65,	  /* hiprio + 64 request queues */
+	REQUEST_QUEUES_MAX = 64,
+	DEVICE_VRINGS_MAX = REQUEST_QUEUES_MAX + 1, /* and the hiprio queue */
 };
 
 /* One region of guest memory (vhost-user: memory region). Bytes. */

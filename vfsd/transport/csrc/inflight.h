@@ -1,5 +1,4 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* PRIVATE: C only */
 /*
  * The in-flight record of one split virtqueue, laid out as vhost-user's "Inflight I/O tracking"
  * says, so that our own memory and a front-end's memfd are served by the same code.

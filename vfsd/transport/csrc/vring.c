@@ -74,21 +74,22 @@ int vring_map(struct vring *v, const struct device_vring *device, struct guest_m
 	      uint64_t features)
 {
 	uint32_t size = device->size;
-	uint64_t event = (features >> FEATURE_EVENT_IDX & 1) * sizeof(uint16_t);
+	bool event_idx = features >> FEATURE_EVENT_IDX & 1;
+	struct split_ring areas = split_ring_areas(size, event_idx);
 	void *desc, *avail, *used;
 
 	if (!size || size > VRING_SIZE_MAX || size & (size - 1))
 		return -EINVAL;
-	desc = map_part(memory, device->desc, size * sizeof(struct vring_desc), 16);
-	avail = map_part(memory, device->avail, 4 + size * 2 + event, 2);
-	used = map_part(memory, device->used, 4 + size * sizeof(struct vring_used_elem) + event, 4);
+	desc = map_part(memory, device->desc, areas.desc, 16);
+	avail = map_part(memory, device->avail, areas.avail, 2);
+	used = map_part(memory, device->used, areas.used, 4);
 	if (!desc || !avail || !used)
 		return -EINVAL;
 	v->desc = desc;
 	v->avail = avail;
 	v->used = used;
 	v->size = size;
-	v->event_idx = event;
+	v->event_idx = event_idx;
 	v->indirect = features >> FEATURE_INDIRECT_DESC & 1;
 	return 0;
 }

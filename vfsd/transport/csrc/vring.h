@@ -10,11 +10,11 @@
 #include "transport/csrc/device_state.h"
 #include "transport/csrc/guest_memory.h"
 #include "transport/csrc/inflight.h"
+#include "transport/csrc/split_ring.h"
 
 #include <sys/uio.h>
 
 enum {
-	VRING_SIZE_MAX = 32768,
 	CHAIN_SEGMENTS_MAX = 1024, /* of one direction; preadv2's IOV_MAX. 1 MiB needs 256 + 2 */
 
 	VRING_BROKEN = -1000, /* the ring itself is unusable: stop it */

@@ -15,7 +15,7 @@
 
 enum {
 	WORKER_TABLE_LAYOUT = 1,
-	WORKER_SLOTS_MAX = 64,
+	WORKER_SLOTS_MAX = REQUEST_QUEUES_MAX,
 	WORKER_PRIVATE_FDS_MAX = 32,
 	INTERRUPTS_MAX = 1024,
 	LATENCY_BUCKETS = 24, /* bucket i: below 2^i * 256 ns; the last one: everything above */
