@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What one supervisor leaves to the next."""
 
+import json
 import os
 import socket
 from collections.abc import Iterator
@@ -9,9 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vfsd.supervisor.effects import Apply, Close, Reply
 from vfsd.supervisor.resume import (
     CONSUMED,
     HALF,
+    LAYOUT,
     OUTBOX_BYTES,
     REPLIED,
     Outbox,
@@ -19,6 +22,12 @@ from vfsd.supervisor.resume import (
     open_fds,
     sweep,
 )
+from vfsd.supervisor.saved_state import SavedMessage, SavedPool, SavedState
+from vfsd.supervisor.segments import Segments
+
+
+def numbered(number: int) -> SavedState:
+    return SavedState(reply_start=number)
 
 
 @pytest.fixture
@@ -29,39 +38,55 @@ def state() -> Iterator[StateFile]:
 
 
 def test_a_new_file_holds_nothing(state: StateFile) -> None:
-    assert state.load() == (None, 0)
+    assert state.load() == (SavedState(), 0)
 
 
 def test_the_state_saved_last_is_loaded_by_another(state: StateFile) -> None:
     for number in range(5):
-        state.save({"number": number})
-        assert StateFile(state.fd).load() == ({"layout": 1, "number": number}, 0)
+        state.save(numbered(number))
+        assert StateFile(state.fd).load() == (numbered(number), 0)
+
+
+def test_all_that_is_saved_is_loaded(state: StateFile) -> None:
+    pool = SavedPool(
+        channel=3, stderr=4, pid=1000, pidfd=5, segments=Segments(6, 7, 8, 9, 10),
+        listeners=(("/run/worker-0", 11),), opens_handles=True, numbers={12: 7},
+        spawned=frozenset({0}), ended=frozenset({1}),
+    )  # fmt: skip
+    saved = SavedState(
+        reply_start=8, frontend=13, has_spoken=True, ended=0, session={"tag": "a", "memory": []},
+        pool=pool, effects=(Reply(b"\0\xff"), Close((14,)), Apply()),
+        message=SavedMessage(5, 1, b"\xfe"),
+    )  # fmt: skip
+    state.save(saved)
+    assert StateFile(state.fd).load() == (saved, 0)
+    assert pool.fds() == set(range(3, 12))
 
 
 def test_progress_belongs_to_one_state(state: StateFile) -> None:
-    state.save({"number": 1})
+    state.save(numbered(1))
     state.mark(CONSUMED)
-    assert StateFile(state.fd).load() == ({"layout": 1, "number": 1}, CONSUMED)
+    assert StateFile(state.fd).load() == (numbered(1), CONSUMED)
     state.mark(REPLIED)
-    assert StateFile(state.fd).load() == ({"layout": 1, "number": 1}, REPLIED)
-    state.save({"number": 2})
-    assert StateFile(state.fd).load() == ({"layout": 1, "number": 2}, 0)
+    assert StateFile(state.fd).load() == (numbered(1), REPLIED)
+    state.save(numbered(2))
+    assert StateFile(state.fd).load() == (numbered(2), 0)
 
 
 def test_a_successor_goes_on_counting(state: StateFile) -> None:
     """Each has the object as the keeper had it when it created the supervisor."""
     for number in (1, 2, 3):
-        state.save({"number": number})
+        state.save(numbered(number))
     for number in (4, 5, 6, 7):
         successor = StateFile(state.fd)
-        assert successor.load() == ({"layout": 1, "number": number - 1}, 0)
-        successor.save({"number": number})
+        assert successor.load() == (numbered(number - 1), 0)
+        successor.save(numbered(number))
 
 
 def test_no_generation_comes_twice(state: StateFile) -> None:
     seen = [state.next_generation() for _ in range(3)]
     seen += [StateFile(state.fd).next_generation() for _ in range(3)]
-    state.save({"number": 1})
+    state.save(numbered(1))
     seen.append(state.next_generation())
     assert seen == [2, 4, 6, 8, 10, 12, 14]
 
@@ -70,22 +95,22 @@ def test_no_generation_comes_twice(state: StateFile) -> None:
 def test_a_half_written_state_is_passed_over(offset: int, garbage: bytes) -> None:
     fd = StateFile.create().fd
     state = StateFile(fd)
-    state.save({"number": 1})
-    state.save({"number": 2})
-    size = 16 + len('{"layout":1,"number":2}')
+    state.save(numbered(1))
+    state.save(numbered(2))
+    size = 16 + len(json.dumps([LAYOUT, numbered(2).encode()], separators=(",", ":")))
     written = os.pread(fd, size, 0)  # the half where number 2 is
     os.pwrite(fd, garbage, offset)
     loaded = StateFile(fd).load()
     is_intact = os.pread(fd, size, 0) == written
     os.close(fd)
-    assert loaded == ({"layout": 1, "number": 2 if is_intact else 1}, 0)
+    assert loaded == (numbered(2 if is_intact else 1), 0)
 
 
 def test_a_state_that_does_not_fit_is_refused(state: StateFile) -> None:
-    state.save({"number": 1})
+    state.save(numbered(1))
     with pytest.raises(ValueError, match="a state of"):
-        state.save({"text": "x" * HALF})
-    assert state.load() == ({"layout": 1, "number": 1}, 0)
+        state.save(SavedState(effects=(Reply(bytes(HALF)),)))
+    assert state.load() == (numbered(1), 0)
 
 
 def test_a_reply_is_sent_once_whoever_sends_it() -> None:

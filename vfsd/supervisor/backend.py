@@ -13,7 +13,7 @@ import select
 from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any, Final
+from typing import Final
 
 from vfsd.supervisor.device import DeviceSegment
 from vfsd.supervisor.effects import DeviceVring
@@ -23,6 +23,7 @@ from vfsd.supervisor.log_collector import LogCollector
 from vfsd.supervisor.options import Options
 from vfsd.supervisor.patience import Patience
 from vfsd.supervisor.pool_client import PoolClient
+from vfsd.supervisor.saved_state import SavedPool
 from vfsd.supervisor.session import Session
 from vfsd.supervisor.worker_links import VIOLATIONS, WorkerEvent, WorkerLinks
 from vfsd.transport.control_messages import (
@@ -77,9 +78,9 @@ class Backend:
         return cls(context, pool)
 
     @classmethod
-    def restore(cls, context: BackendContext, snapshot: dict[str, Any]) -> "Backend":
+    def restore(cls, context: BackendContext, saved: SavedPool) -> "Backend":
         """Go on with the pool of another supervisor."""
-        pool = PoolClient.restore(context.loop, context.launcher, context.log, snapshot)
+        pool = PoolClient.restore(context.loop, context.launcher, context.log, saved)
         backend = cls(context, pool)
         for slot in backend.pool.spawned:
             backend._connect(slot)

@@ -15,13 +15,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from vfsd.supervisor.descendants import Process, descendants, state_of
 from vfsd.supervisor.event_loop import EventLoop
 from vfsd.supervisor.launcher import Launcher, LauncherGoneError
 from vfsd.supervisor.log_collector import LogCollector
 from vfsd.supervisor.patience import Patience
+from vfsd.supervisor.saved_state import SavedPool
 from vfsd.supervisor.segments import Segments
 from vfsd.supervisor.stderr_relay import StderrRelay, stderr_pipe
 from vfsd.transport.control_messages import (
@@ -290,35 +291,36 @@ class PoolClient:
 
     # Handing over to another supervisor.
 
-    def snapshot(self) -> dict[str, Any]:
-        return {
-            "channel": self.channel.fileno(),
-            "segments": vars(self.segments),
-            "listeners": self.listeners,
-            "stderr": self.stderr.fd,
-            "pid": self.pid,
-            "pidfd": self.pidfd,
-            "opens_handles": self.opens_handles,
-            "numbers": list(self.numbers.items()),
-            "spawned": sorted(self.spawned),
-            "ended": sorted(self.ended),
-        }
+    def saved(self) -> SavedPool:
+        """What restore() needs; the pool must be ready."""
+        assert self.pid is not None
+        assert self.pidfd is not None
+        return SavedPool(
+            channel=self.channel.fileno(),
+            stderr=self.stderr.fd,
+            pid=self.pid,
+            pidfd=self.pidfd,
+            segments=self.segments,
+            listeners=tuple(self.listeners),
+            opens_handles=self.opens_handles,
+            numbers=self.numbers,
+            spawned=frozenset(self.spawned),
+            ended=frozenset(self.ended),
+        )
 
     @classmethod
     def restore(
-        cls, loop: EventLoop, launcher: Launcher, log: LogCollector, row: dict[str, Any]
+        cls, loop: EventLoop, launcher: Launcher, log: LogCollector, saved: SavedPool
     ) -> "PoolClient":
-        listeners = [(str(path), int(fd)) for path, fd in row["listeners"]]
-        segments = Segments(**row["segments"])
-        stderr = StderrRelay(loop, log, row["stderr"])
-        channel = FdChannel.of_supervisor(row["channel"])
-        pool = cls(loop, launcher, channel, segments, listeners, stderr)
-        pool.pid = row["pid"]
-        pool.watch(row["pidfd"])
-        pool.opens_handles = row["opens_handles"]
-        pool.numbers = dict(row["numbers"])
-        pool.spawned = set(row["spawned"])
-        pool.ended = set(row["ended"])
+        stderr = StderrRelay(loop, log, saved.stderr)
+        channel = FdChannel.of_supervisor(saved.channel)
+        pool = cls(loop, launcher, channel, saved.segments, list(saved.listeners), stderr)
+        pool.pid = saved.pid
+        pool.watch(saved.pidfd)
+        pool.opens_handles = saved.opens_handles
+        pool.numbers = dict(saved.numbers)
+        pool.spawned = set(saved.spawned)
+        pool.ended = set(saved.ended)
         pool.ready = True
         return pool
 

@@ -45,9 +45,11 @@ import struct
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+from vfsd.supervisor.saved_state import SavedMessage, SavedState
 from vfsd.transport.shared_memory import create_segment
+from vfsd.transport.vhost_user import HEADER
 
 _HEADER: Final = struct.Struct("=QII")  # sequence, length, CRC-32
 _PROGRESS: Final = struct.Struct("=QQ")  # sequence, stage
@@ -57,7 +59,7 @@ REPLIED: Final = 2
 HALF: Final = 1 << 20
 OUTBOX_BYTES: Final = 1 << 16
 OUTBOX_REPLY: Final = 4096  # bytes: more than any reply has
-LAYOUT: Final = 1
+LAYOUT: Final = 2
 _PROGRESS_AT: Final = 2 * HALF
 _GENERATION_AT: Final = _PROGRESS_AT + _PROGRESS.size
 
@@ -73,8 +75,8 @@ class StateFile:
     def create(cls) -> "StateFile":
         return cls(create_segment("vfsd-supervisor-state", _GENERATION_AT + _GENERATION.size))
 
-    def save(self, state: dict[str, Any]) -> None:
-        text = json.dumps({"layout": LAYOUT, **state}, separators=(",", ":")).encode()
+    def save(self, state: SavedState) -> None:
+        text = json.dumps([LAYOUT, state.encode()], separators=(",", ":")).encode()
         if len(text) > HALF - _HEADER.size:
             raise ValueError(f"a state of {len(text)} bytes")
         self._sequence += 1
@@ -92,17 +94,17 @@ class StateFile:
         os.pwrite(self.fd, _GENERATION.pack(generation), _GENERATION_AT)
         return int(generation)
 
-    def load(self) -> tuple[dict[str, Any] | None, int]:
-        """The state saved last (None if there is none that can be read), and its stage."""
+    def load(self) -> tuple[SavedState, int]:
+        """The state saved last, if there is one that can be read, and its stage."""
         best = max(self._halves(), default=None)
         if best is None:
-            return None, 0
+            return SavedState(), 0
         self._sequence = best[0]  # go on counting where the supervisor before has stopped
-        state: dict[str, Any] = json.loads(best[1])
+        layout, content = json.loads(best[1])
         sequence, stage = _PROGRESS.unpack(os.pread(self.fd, _PROGRESS.size, _PROGRESS_AT))
-        if state.get("layout") != LAYOUT:
-            return None, 0
-        return state, stage if sequence == best[0] else 0
+        if layout != LAYOUT:
+            return SavedState(), 0
+        return SavedState.decode(content), stage if sequence == best[0] else 0
 
     def _halves(self) -> Iterable[tuple[int, bytes]]:
         for start in (0, HALF):
@@ -146,6 +148,16 @@ class Outbox:
 
 def _checksum(sequence: int, text: bytes) -> int:
     return zlib.crc32(text, zlib.crc32(sequence.to_bytes(8, "little")))
+
+
+def consume_again(sock: socket.socket, message: SavedMessage) -> None:
+    """Take a message off the socket if it is still there."""
+    data = HEADER.pack(message.number, message.flags, len(message.payload)) + message.payload
+    try:
+        if sock.recv(len(data), socket.MSG_PEEK) == data:
+            sock.recv(len(data))
+    except OSError:
+        pass  # nothing there, or the VMM has gone: the next look at the socket tells
 
 
 def open_fds() -> set[int]:

@@ -10,14 +10,13 @@ import os
 import select
 import socket
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Final
 
 from vfsd.supervisor.backend import Backend, BackendContext, signal_error
+from vfsd.supervisor.boot import Boot
 from vfsd.supervisor.confinement import confine_supervisor
 from vfsd.supervisor.descendants import descendants
-from vfsd.supervisor.device import DeviceSegment
 from vfsd.supervisor.effects import (
     Apply,
     Close,
@@ -28,20 +27,22 @@ from vfsd.supervisor.effects import (
     Reply,
     ReplyBase,
     ReplyInflight,
-    decode_effect,
-    encode_effect,
 )
 from vfsd.supervisor.event_loop import EventLoop, StopError
 from vfsd.supervisor.frontend_fds import check_fds, memory_hazard
 from vfsd.supervisor.frontend_gone import FrontendGoneError, disconnected, went_away
-from vfsd.supervisor.launcher import Launcher
-from vfsd.supervisor.listener import Listener
-from vfsd.supervisor.log_collector import VMM, LogCollector
-from vfsd.supervisor.options import Options
+from vfsd.supervisor.log_collector import VMM
 from vfsd.supervisor.patience import Patience
 from vfsd.supervisor.pool_client import PoolDiedError
 from vfsd.supervisor.restart_policy import RestartPolicy
-from vfsd.supervisor.resume import CONSUMED, REPLIED, Outbox, StateFile, open_fds, sweep
+from vfsd.supervisor.resume import (
+    CONSUMED,
+    REPLIED,
+    consume_again,
+    open_fds,
+    sweep,
+)
+from vfsd.supervisor.saved_state import SavedMessage, SavedState
 from vfsd.supervisor.session import Session
 from vfsd.supervisor.signals import ENDING
 from vfsd.transport.errors import OperatorError, ProtocolError, TruncatedError, describe
@@ -49,7 +50,6 @@ from vfsd.transport.message_socket import MessageSocket, RawMessage
 from vfsd.transport.passed_fds import close_fds
 from vfsd.transport.shared_memory import create_segment
 from vfsd.transport.vhost_user import (
-    HEADER,
     Inflight,
     Message,
     Number,
@@ -61,22 +61,6 @@ STATUS_CRASHED: Final = 70  # EX_SOFTWARE: the keeper creates the next superviso
 # Word for word: Kata Containers reads stderr until this comes. Both peers print it at this level.
 WAITING: Final = "Waiting for vhost-user socket connection..."
 ENDS_WITH_VMM: Final = "the share ends with it, as nobody gave --keep-listening"
-
-
-@dataclass(frozen=True)
-class Boot:
-    """What exists before the first supervisor does, and outlives each of them."""
-
-    name: str
-    options: Options
-    launcher: Launcher
-    listener: Listener
-    state: StateFile
-    outbox: Outbox
-    device: DeviceSegment
-    kept_fds: frozenset[int]  # open in the keeper
-    log: LogCollector
-    tell_ready: Callable[[], None]  # once a VMM can connect, or more often
 
 
 class EndedError(Exception):
@@ -343,52 +327,61 @@ class Service:
 
     def _save(self, effects: Sequence[Effect] = (), raw: RawMessage | None = None) -> None:
         self._reply_start = self._boot.outbox.start()
+        message = SavedMessage(raw.header.number, raw.header.flags, raw.payload) if raw else None
         self._boot.state.save(
-            {
-                "reply_start": self._reply_start,
-                "frontend": self._frontend.fileno() if self._frontend else None,
-                "has_spoken": self._has_spoken,
-                "ended": self._ended,
-                "session": self._session.snapshot(),
-                "backend": self._backend.pool.snapshot() if self._backend else None,
-                "effects": [encode_effect(effect) for effect in effects],
-                "message": raw and [raw.header.number, raw.header.flags, raw.payload.hex()],
-            }
+            SavedState(
+                reply_start=self._reply_start,
+                frontend=self._frontend.fileno() if self._frontend else None,
+                has_spoken=self._has_spoken,
+                ended=self._ended,
+                session=self._session.snapshot(),
+                pool=self._backend.pool.saved() if self._backend else None,
+                effects=tuple(effects),
+                message=message,
+            )
         )
 
     def _take_over(self) -> list[Effect]:
         """Go on where another supervisor died; returns what it had still to carry out."""
-        state, stage = self._boot.state.load()
-        state = state or {}
-        keep = {0, 1, 2, *self._boot.kept_fds}
-        if backend := state.get("backend"):
-            keep |= {backend["channel"], backend["pidfd"], backend["stderr"]}
-            keep |= {*backend["segments"].values(), *(fd for _, fd in backend["listeners"])}
-        else:
+        saved, stage = self._boot.state.load()
+        if saved.pool is None:
             self._kill_siblings()
-        if (status := state.get("ended")) is not None:
-            raise EndedError(status)
-        if (frontend := state.get("frontend")) is not None:
-            keep.add(frontend)
-            self._session = Session.restore(state["session"])
-            keep |= set(self._session.fds())
+        if saved.ended is not None:
+            raise EndedError(saved.ended)
+        accepted = self._sweep(saved)
+        if saved.pool:
+            self._backend = Backend.restore(self._context(), saved.pool)
+        if saved.frontend is not None:
+            return self._resume_session(saved, saved.frontend, stage)
+        if accepted is not None:
+            self._frontend = _unblocking(socket.socket(fileno=accepted))
+        return []
+
+    def _sweep(self, saved: SavedState) -> int | None:
+        """Close what the other supervisor had open and did not save; returns a connection that it
+        had accepted and not saved."""
+        keep = {0, 1, 2, *self._boot.kept_fds}
+        if saved.pool:
+            keep |= saved.pool.fds()
+        accepted = None
+        if saved.frontend is not None:
+            keep |= {saved.frontend, *Session.restore(saved.session).fds()}
         elif (accepted := self._boot.listener.accepted(open_fds() - keep)) is not None:
             keep.add(accepted)
-            self._frontend = _unblocking(socket.socket(fileno=accepted))
         self._loop.close()
         orphans = sweep(keep)
         self._loop = EventLoop()
         self._log.write("warn", f"goes on for a supervisor that died; {len(orphans)} fds swept")
-        if backend:
-            self._backend = Backend.restore(self._context(), backend)
-        if frontend is None:
-            return []
+        return accepted
+
+    def _resume_session(self, saved: SavedState, frontend: int, stage: int) -> list[Effect]:
+        self._session = Session.restore(saved.session)
         self._frontend = MessageSocket(socket.socket(fileno=frontend))
-        self._has_spoken = state["has_spoken"]
-        self._reply_start = state["reply_start"]
-        if state["message"] and stage < CONSUMED:
-            _consume_again(self._frontend, *state["message"])
-        rest = [decode_effect(content) for content in state["effects"] if stage < REPLIED]
+        self._has_spoken = saved.has_spoken
+        self._reply_start = saved.reply_start
+        if saved.message and stage < CONSUMED:
+            consume_again(self._frontend.socket, saved.message)
+        rest = saved.effects if stage < REPLIED else ()
         return [Apply(), *(effect for effect in rest if not isinstance(effect, Close | Apply))]
 
     def _kill_siblings(self) -> None:
@@ -411,14 +404,3 @@ def _send_inflight(frontend: MessageSocket, inflight: Inflight) -> None:
         frontend.send(encode_reply(Number.GET_INFLIGHT_FD, inflight), [fd])
     finally:
         os.close(fd)
-
-
-def _consume_again(frontend: MessageSocket, number: int, flags: int, payload: str) -> None:
-    """Take a message off the socket if it is still there."""
-    data = bytes.fromhex(payload)
-    data = HEADER.pack(number, flags, len(data)) + data
-    try:
-        if frontend.socket.recv(len(data), socket.MSG_PEEK) == data:
-            frontend.socket.recv(len(data))
-    except OSError:
-        pass  # nothing there, or the VMM has gone: the next look at the socket tells

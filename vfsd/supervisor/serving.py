@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from vfsd.supervisor.background import Background, daemonize
+from vfsd.supervisor.boot import Boot
 from vfsd.supervisor.confinement import confine, own_id
 from vfsd.supervisor.device import DeviceSegment
 from vfsd.supervisor.keeper import keep
@@ -18,7 +19,7 @@ from vfsd.supervisor.listener import Listener
 from vfsd.supervisor.log_collector import LogCollector, SyslogSink, stderr_sink
 from vfsd.supervisor.options import MIGRATION, Options, instance_name
 from vfsd.supervisor.resume import Outbox, StateFile, open_fds
-from vfsd.supervisor.service import Boot, supervise
+from vfsd.supervisor.service import supervise
 from vfsd.supervisor.signals import READY
 from vfsd.supervisor.systemd import ReadyNotifier
 from vfsd.transport.errors import OperatorError

@@ -62,7 +62,7 @@ negotiated). Requests of a virtio-fs device say nothing about queues; which work
 the service's business.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import astuple, dataclass, field, replace
 from typing import Any, Final, TypeVar
 
@@ -198,11 +198,11 @@ class Session:
         }
 
     @classmethod
-    def restore(cls, snapshot: dict[str, Any]) -> "Session":
+    def restore(cls, snapshot: Mapping[str, Any]) -> "Session":
         memory = Memory((Region(*row[:4]), row[4]) for row in snapshot["memory"])
         row = snapshot["inflight"]
         session = cls(
-            **snapshot
+            **dict(snapshot)
             | {
                 "memory": memory,
                 "inflight": (Inflight(*row[:5]), row[5]) if row else None,

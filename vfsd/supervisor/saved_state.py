@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a supervisor is, for its successor: plain values and numbers of fds. See resume.py."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from vfsd.supervisor.effects import Effect, decode_effect, encode_effect
+from vfsd.supervisor.segments import Segments
+
+
+class SavedMessage(NamedTuple):
+    """A vhost-user message that is being handled."""
+
+    number: int
+    flags: int
+    payload: bytes
+
+    def encode(self) -> tuple[int, int, str]:
+        """As JSON can hold it."""
+        return self.number, self.flags, self.payload.hex()
+
+    @classmethod
+    def decode(cls, number: int, flags: int, payload: str) -> "SavedMessage":
+        """What encode() encoded."""
+        return cls(number, flags, bytes.fromhex(payload))
+
+
+@dataclass(frozen=True)
+class SavedPool:
+    """A pool that is ready."""
+
+    channel: int
+    stderr: int
+    pid: int
+    pidfd: int
+    segments: Segments
+    listeners: tuple[tuple[str, int], ...]  # by slot: path, fd
+    opens_handles: bool
+    numbers: Mapping[int, int]  # fd of ours -> that of the pool
+    spawned: frozenset[int]  # slots
+    ended: frozenset[int]
+
+    def fds(self) -> set[int]:
+        listeners = (fd for _, fd in self.listeners)
+        return {self.channel, self.stderr, self.pidfd, *self.segments.fds(), *listeners}
+
+    def encode(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        return vars(self) | {
+            "segments": vars(self.segments),
+            "numbers": list(self.numbers.items()),
+            "spawned": sorted(self.spawned),
+            "ended": sorted(self.ended),
+        }
+
+    @classmethod
+    def decode(cls, content: Mapping[str, Any]) -> "SavedPool":
+        """What encode() encoded."""
+        changed = {
+            "segments": Segments(**content["segments"]),
+            "listeners": tuple((str(path), int(fd)) for path, fd in content["listeners"]),
+            "numbers": dict(content["numbers"]),
+            "spawned": frozenset(content["spawned"]),
+            "ended": frozenset(content["ended"]),
+        }
+        return cls(**{**content, **changed})
+
+
+@dataclass(frozen=True)
+class SavedState:
+    """The defaults are what a supervisor that saved nothing leaves."""
+
+    reply_start: int = 0  # where in the outbox the reply belongs
+    frontend: int | None = None  # the socket of the VMM
+    has_spoken: bool = False  # the VMM sent a message
+    ended: int | None = None  # the exit status, once there is nothing more to serve
+    session: Mapping[str, Any] = field(default_factory=dict)  # Session.snapshot()
+    pool: SavedPool | None = None
+    effects: tuple[Effect, ...] = ()  # to be carried out
+    message: SavedMessage | None = None
+
+    def encode(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        return vars(self) | {
+            "pool": self.pool and self.pool.encode(),
+            "effects": [encode_effect(effect) for effect in self.effects],
+            "message": self.message and self.message.encode(),
+        }
+
+    @classmethod
+    def decode(cls, content: Mapping[str, Any]) -> "SavedState":
+        """What encode() encoded."""
+        pool, message = content["pool"], content["message"]
+        changed = {
+            "pool": pool and SavedPool.decode(pool),
+            "effects": tuple(map(decode_effect, content["effects"])),
+            "message": message and SavedMessage.decode(*message),
+        }
+        return cls(**{**content, **changed})
