@@ -20,6 +20,7 @@ ALLOWED = {
     "frontend": {"frontend", "transport"},
     "bench": {"bench", "frontend", "transport"},
     "tool": {"tool", "bench", "frontend", "transport"},
+    "virtiofsd.py": {"supervisor"},
 }
 # What is in a worker must be trusted and stays resident once per worker.
 NOT_IN_WORKER = {"argparse", "pathlib", "psutil", "subprocess", "tomllib"}
@@ -84,10 +85,39 @@ def test_c_includes_follow_the_directions(path: Path) -> None:
 
 def test_no_start_imports_what_few_need() -> None:
     loaded = "print(*(n for n, m in sys.modules.items() if getattr(m, '__spec__', None)))"
-    code = f"import sys, vfsd.supervisor.serving, vfsd.worker.__main__; {loaded}"
+    start = "import sys; from vfsd import lean_start; lean_start.load_seldom_used_later()"
+    code = f"{start}; import vfsd.supervisor.serving, vfsd.worker.pool_start; {loaded}"
     argv = [sys.executable, "-I", "-c", code]
     done = subprocess.run(argv, check=True, capture_output=True, text=True)
     assert not set(done.stdout.split()) & FOR_FEW
+
+
+def test_the_package_replaces_no_module_of_others() -> None:
+    """A program that imports vfsd, or any part of it, finds sys.modules as the import system made
+    it: each module has the file that its name stands for."""
+    code = """
+import importlib, pkgutil, sys, vfsd
+for module in pkgutil.walk_packages(vfsd.__path__, "vfsd."):
+    importlib.import_module(module.name)
+print(*(name for name in ("inspect", "random", "traceback")
+        if name in sys.modules and sys.modules[name].__spec__ is None))
+"""
+    argv = [sys.executable, "-I", "-c", code]
+    done = subprocess.run(argv, check=True, capture_output=True, text=True)
+    assert not done.stdout.split()
+
+
+def test_a_module_that_is_loaded_later_is_there_when_it_is_used() -> None:
+    code = """
+import sys
+from vfsd import lean_start
+lean_start.load_seldom_used_later()
+import random
+assert random.__spec__ is None
+assert 0 <= random.random() < 1
+assert sys.modules["random"].__spec__ is not None
+"""
+    subprocess.run([sys.executable, "-I", "-c", code], check=True)
 
 
 def test_a_socket_listens_before_what_serves_is_imported() -> None:
@@ -99,7 +129,7 @@ def test_a_socket_listens_before_what_serves_is_imported() -> None:
                 check=True, capture_output=True, text=True,
             ).stdout.split()
         )
-        for module in ("", ", vfsd.supervisor.cli")
+        for module in ("", ", vfsd.virtiofsd, vfsd.supervisor.cli")
     )  # fmt: skip
     ours = {name.rpartition(".")[2] for name in listening if name.startswith("vfsd.supervisor.")}
     assert ours == BEFORE_LISTENING
@@ -108,7 +138,7 @@ def test_a_socket_listens_before_what_serves_is_imported() -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "is_there"), [("vfsd.supervisor.serving", False), ("vfsd.worker.__main__", True)]
+    ("module", "is_there"), [("vfsd.supervisor.serving", False), ("vfsd.worker.pool_start", True)]
 )
 def test_only_the_sandbox_has_libzmq(module: str, is_there: bool) -> None:
     """What parses the bytes of a worker is ours, and Python: supervisor/worker_link.py."""

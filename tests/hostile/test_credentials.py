@@ -360,7 +360,7 @@ def capable_program() -> Iterator[list[str]]:
         paths = ":".join([str(ROOT_FOLDER), *filter(None, sys.path)])
         found = ["env", f"PYTHONHOME={sys.base_prefix}", f"PYTHONPATH={paths}", str(python)]
         ids = ["--reuid=1000", "--regid=1000", "--clear-groups"]
-        yield ["setpriv", *ids, *found, "-m", "vfsd.supervisor.cli"]
+        yield ["setpriv", *ids, *found, "-m", "vfsd.virtiofsd"]
 
 
 def test_capabilities_of_the_programs_file_are_as_good(capable_program: list[str]) -> None:

@@ -17,7 +17,7 @@ from vfsd.supervisor import cli
 
 from .daemon import ROOT, Daemon
 
-VIRTIOFSD = (sys.executable, "-m", "vfsd.supervisor.cli")
+VIRTIOFSD = (sys.executable, "-m", "vfsd.virtiofsd")
 
 
 def run(*arguments: str, **more: object) -> subprocess.CompletedProcess[str]:

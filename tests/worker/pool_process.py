@@ -81,7 +81,7 @@ def job_content(**changes: Any) -> dict[str, Any]:
 _AS_USER: Final = """
 import sys
 from tests.worker.sandboxed import become
-from vfsd.worker.__main__ import main
+from vfsd.worker.pool_start import main
 become(int(sys.argv[1]))
 sys.exit(main(sys.argv[2:]))
 """

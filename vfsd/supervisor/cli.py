@@ -153,7 +153,3 @@ def _check_cpus(options: Options) -> None:
             f"{options.given['queue_cpus']}: CPU {missing[0]} is not there, or not for this"
             " process; see taskset(1), or the service's cpuset"
         )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The entry point of the virtiofsd command; what it does is in supervisor/cli.py."""
+
+import sys
+
+from vfsd import lean_start
+
+
+def main() -> int:
+    lean_start.load_seldom_used_later()
+    from vfsd.supervisor import cli  # noqa: PLC0415 - its imports are those that can be later
+
+    return cli.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

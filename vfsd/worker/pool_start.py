@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m vfsd.worker JOB_FD`: become the pool of the job in the sealed memfd JOB_FD.
+
+The launcher starts this with the job's fds; what else it inherits is closed first. What fails
+before the pool is ready goes to the supervisor as one line ({"event": "failed"}), and the exit
+status is 1.
+"""
+
+import sys
+from dataclasses import replace
+
+from vfsd.transport.errors import describe
+from vfsd.transport.fd_channel import FdChannel
+from vfsd.transport.job import Job, JobError, decode
+from vfsd.transport.process_title import setproctitle
+from vfsd.transport.shared_memory import read_blob
+from vfsd.worker.isolation import isolate
+from vfsd.worker.pool import Pool
+from vfsd.worker.sandbox import IsolationError
+from vfsd.worker.tables import Tables
+
+
+def main(arguments: list[str]) -> int:
+    try:
+        job = decode(read_blob(int(arguments[0])))
+    except (IndexError, ValueError, OSError, JobError) as error:
+        sys.stderr.write(f"vfsd.worker: this is started by virtiofsd, with a job's fd: {error}\n")
+        return 2
+    channel = FdChannel.from_fd(job.fds.channel)
+    try:
+        pool = _prepare(job, channel)
+    except IsolationError as error:
+        return _fail(channel, str(error))
+    except Exception as error:  # whatever it is, the supervisor has to hear of it
+        return _fail(channel, f"the pool cannot start: {describe(error)}")
+    pool.run()
+    return 0
+
+
+def _prepare(job: Job, channel: FdChannel) -> Pool:
+    setproctitle(f"vfsd: {job.name} pool")
+    sandbox = isolate(job)
+    tables = Tables.map(job)  # not before: the broker of file handles has no part in them
+    tables.lay_out(job, sandbox)
+    return Pool(_without_killpriv(job) if not sandbox.has_capset else job, sandbox, channel, tables)
+
+
+def _without_killpriv(job: Job) -> Job:
+    """Have the guest clear set-id bits by itself."""
+    return replace(job, fs=replace(job.fs, killpriv_v2=False))
+
+
+def _fail(channel: FdChannel, error: str) -> int:
+    channel.send({"event": "failed", "error": error})
+    return 1
