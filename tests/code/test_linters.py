@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Formatting, lint and types are tests like any other."""
+"""Formatting, lint, types and spelling are tests like any other."""
 
 import subprocess
 import sys
@@ -15,10 +15,20 @@ C_FILES = sorted(
     for p in ROOT.glob(pattern)
 )
 
+SHELL_FILES = sorted(
+    str(p.relative_to(ROOT))
+    for pattern in ("scripts/*", ".ci/*")
+    for p in ROOT.glob(pattern)
+    if p.is_file() and p.read_text().startswith(("#!/usr/bin/env bash", "#!/bin/sh"))
+)
+TEXTS = ("vfsd", "tests", "scripts", "docs", "contrib", "pyproject.toml", *ROOT.glob("*.md"))
+
 LINTERS = {
     "ruff-format": [sys.executable, "-m", "ruff", "format", "--check", *PYTHON],
     "ruff-check": [sys.executable, "-m", "ruff", "check", *PYTHON],
     "mypy": [sys.executable, "-m", "mypy", *PYTHON],
+    "codespell": [sys.executable, "-m", "codespell_lib", *map(str, TEXTS)],
+    "shellcheck": ["shellcheck", *SHELL_FILES],
     "clang-format": ["clang-format", "--dry-run", "-Werror", *C_FILES],
 }
 
