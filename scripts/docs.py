@@ -7,6 +7,7 @@
 tests/code/test_docs.py fails when the result is not committed.
 """
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,10 +20,16 @@ from vfsd.supervisor.refusal import REFUSALS
 from vfsd.transport.vhost_user import Number
 
 ROOT: Final = Path(__file__).resolve().parents[1]
+_WORD: Final = re.compile(r"[a-z][a-z-]*")  # and not flock(), guest:G:H:N or -f
 
 
 def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:].rstrip(".") + "." if text else ""
+    """Text as a sentence. A word begins with a capital then, and syntax stays as it is typed."""
+    if not text:
+        return ""
+    first = text.split(maxsplit=1)[0].rstrip(",;:.")
+    begin = text[0].upper() if _WORD.fullmatch(first) else text[0]
+    return begin + text[1:].rstrip(".") + "."
 
 
 def _troff(text: str) -> str:

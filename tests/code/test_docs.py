@@ -53,6 +53,14 @@ def test_no_option_is_written_about_that_there_is_not(text: str) -> None:
     assert set(LONG.findall(text)) - set(SPELLINGS) <= {"--name"}
 
 
+@pytest.mark.parametrize("syntax", ["flock()", "fcntl()", "guest:G:H:N"])
+def test_syntax_at_the_beginning_of_a_sentence_stays_as_it_is_typed(syntax: str) -> None:
+    wrong = syntax[0].upper() + syntax[1:]
+    for text in (docs.table(), plain("virtiofsd.1")):
+        assert syntax in text
+        assert wrong not in text
+
+
 def test_the_table_has_a_row_for_each_option() -> None:
     assert len(table()) == len(OPTIONS)
 

@@ -206,8 +206,8 @@ OPTIONS: Final = (
     Option("sandbox", {"--sandbox": None}, {"sandbox": None},
            "how the workers are locked in: namespace, chroot or none", "MODE",
            read.choice(*SANDBOXES), "namespace",
-           "chroot needs CAP_SYS_ADMIN and Landlock (Linux 5.19); with none, whoever takes a worker"
-           " over is much like its user on the host: see SANDBOX in the man page"),
+           "the mode chroot needs CAP_SYS_ADMIN and Landlock (Linux 5.19); with none, whoever takes"
+           " a worker over is much like its user on the host: see SANDBOX in the man page"),
     Option("seccomp", {"--seccomp": None}, {},
            "what a forbidden system call does: kill, log, trap; none: no filter", "ACTION",
            read.choice(*SECCOMP_ACTIONS), "kill",
