@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 CSRC = ("transport", "worker", "frontend", "bench")
@@ -104,6 +105,14 @@ class BuildExt(build_ext):
         super().run()
         if self.inplace:
             write_pyi(ROOT / "_native.pyi")
+
+
+class BuildPy(build_py):
+    """setuptools' build_py, without this file: what is installed builds nothing."""
+
+    def find_package_modules(self, package: str, package_dir: str) -> list[tuple[str, str, str]]:
+        found = super().find_package_modules(package, package_dir)  # type: ignore[no-untyped-call]
+        return [row for row in found if row[1] != __name__.rpartition(".")[2]]
 
 
 @dataclass(frozen=True)
