@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+import protocol_tables as protocol
 import security_tables as security
 
 from vfsd.supervisor.options import OPTIONS, Option, default_text, spellings
@@ -91,6 +92,10 @@ MADE: Final[tuple[Made, ...]] = (
         security.capability_table,
     ),
     ("docs/vmms.md", "<!-- refusals: scripts/docs.py -->", "<!-- end -->", refusals),
+    *(
+        ("docs/protocol.md", f"<!-- {name}: scripts/docs.py -->", "<!-- end -->", make)
+        for name, make in protocol.TABLES.items()
+    ),
     ("SECURITY.md", "<!-- attempts: scripts/docs.py -->", "<!-- end -->", security.attempts),
     ("SECURITY.md", "<!-- attacks: scripts/docs.py -->", "<!-- end -->", security.attack_table),
     ("SECURITY.md", "<!-- sandbox: scripts/docs.py -->", "<!-- end -->", security.sandbox_calls),

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
+import protocol_tables
 import pytest
 
 import docs
@@ -33,7 +34,7 @@ def table() -> list[str]:
     return [line for line in text.splitlines() if line.startswith("| `-")]
 
 
-@pytest.mark.parametrize("row", docs.MADE, ids=lambda row: row[0])
+@pytest.mark.parametrize("row", docs.MADE, ids=lambda row: f"{row[0]}, {row[1]}")
 def test_what_is_made_from_the_table_is_up_to_date(row: docs.Made) -> None:
     complaint = "run .venv/bin/python scripts/docs.py"
     assert (ROOT / row[0]).read_text() == docs.written(*row), complaint
@@ -63,6 +64,16 @@ def test_syntax_at_the_beginning_of_a_sentence_stays_as_it_is_typed(syntax: str)
 
 def test_the_table_has_a_row_for_each_option() -> None:
     assert len(table()) == len(OPTIONS)
+
+
+def test_each_part_of_the_protocols_is_in_one_table() -> None:
+    assert protocol_tables.protocol_gaps() == []
+
+
+def test_a_part_of_the_protocols_in_no_table_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(protocol_tables.OPCODES_NOT_SERVED, 40)
+    monkeypatch.setitem(protocol_tables.MESSAGES_NOT_SERVED, 1, ("GET_FEATURES", ""))
+    assert protocol_tables.protocol_gaps() == ["message 1", "opcode 40"]
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Every FUSE opcode served, once. The table feeds dispatch, the length check, names, counters and
- * the README's list.
+ * the table in docs/protocol.md.
  *
  * X(NAME, handler, argument size, flags): the request is fuse_in_header, `argument size` bytes of
  * fixed argument, then what the flags say.
