@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Write what is made from tables in the code into the manual page, README.md, SECURITY.md and docs.
+"""Write what is made from tables in the code into the manual page, SECURITY.md and docs.
 
     .venv/bin/python scripts/docs.py
 
@@ -56,10 +56,40 @@ def _paragraph(row: Option) -> str:
     return "\n".join(lines) + "\n"
 
 
-def table() -> str:
-    """The table of Options in the README."""
-    lines = ["| option | `-o` | default | what it does; what to know |", "|---|---|---|---|"]
-    return "\n".join([*lines, *map(_line, OPTIONS)]) + "\n"
+# A topic of docs/operations.md, and the field of the option that it begins with.
+TOPICS: Final = (
+    ("The share and its socket", "shared_dir"),
+    ("Queues, workers, polling", "request_queues"),
+    ("Open files", "rlimit_nofile"),
+    ("The sandbox and its users", "sandbox"),
+    ("Logs", "log_level"),
+    ("What the guest may cache", "cache"),
+    ("How inodes are held", "inode_file_handles"),
+    ("Extended attributes, ACLs, labels", "xattr"),
+    ("What guest and host agree on", "readdirplus"),
+    ("Locks", "flock"),
+    ("What the guest may do", "readonly"),
+    ("Users and groups", "translate_uid"),
+    ("Migration", "migration_mode"),
+    ("Instead of serving", "action"),
+)
+
+
+def options() -> str:
+    """The options by topic, a table for each."""
+    titles = {first: title for title, first in TOPICS}
+    lines: list[str] = []
+    for row in OPTIONS:
+        if title := titles.pop(row.field, None):
+            heads = [
+                "| option | `-o` | default | what it does; what to know |",
+                "|---|---|---|---|",
+            ]
+            lines += ["", f"### {title}", "", *heads]
+        lines.append(_line(row))
+    if titles:
+        raise ValueError(f"no option begins the topics {', '.join(titles.values())}")
+    return "\n".join([*lines, "", ""])
 
 
 def _line(row: Option) -> str:
@@ -83,7 +113,7 @@ Made = tuple[str, str, str, Callable[[], str]]
 
 # File, the lines around what is made, what makes it.
 MADE: Final[tuple[Made, ...]] = (
-    ("README.md", "<!-- options: scripts/docs.py -->", "<!-- end -->", table),
+    ("docs/operations.md", "<!-- options: scripts/docs.py -->", "<!-- end -->", options),
     ("contrib/man/virtiofsd.1", '.\\" options: scripts/docs.py', '.\\" end', manual),
     (
         "SECURITY.md",

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is written about options and what there is are the same."""
+"""What the documents say about options, protocols and files, and what there is, are the same."""
 
 import re
 import subprocess
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +17,16 @@ from vfsd.tool.commands import COMMANDS
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 README: Final = (ROOT / "README.md").read_text()
-SECTION: Final = README.partition("\n## Options\n")[2].partition("\n## ")[0]
+OPERATIONS: Final = (ROOT / "docs/operations.md").read_text()
+SECTION: Final = OPERATIONS.partition("\n## Options by topic\n")[2].partition("\n## ")[0]
+# Pages for people, and what they say.
+PAGES: Final = {
+    str(path.relative_to(ROOT)): path.read_text()
+    for pattern in ("*.md", "docs/*.md", "tests/*.md")
+    for path in sorted(ROOT.glob(pattern))
+}
+LINK: Final = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)")
+FILE: Final = re.compile(r"`([\w./*@-]+\.(?:c|h|py|json))`")
 SPELLINGS: Final = sorted(name for row in OPTIONS for name, _ in spellings(row))
 # A long option in running text; `--migration-*` and "--no-" are no options.
 LONG: Final = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*[a-z0-9](?![\w*-])")
@@ -29,9 +39,20 @@ def plain(name: str) -> str:
 
 
 def table() -> list[str]:
-    """The rows of the table of options in the README."""
-    text = SECTION.partition("\n### ")[0]
-    return [line for line in text.splitlines() if line.startswith("| `-")]
+    """The rows of the tables of options in docs/operations.md."""
+    return [line for line in SECTION.splitlines() if line.startswith("| `-")]
+
+
+def anchors(page: str) -> set[str]:
+    """What a link to a heading of a page can name."""
+    heads = re.findall(r"^#+ (.+)$", PAGES[page], re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+def repository() -> list[str]:
+    """The files of the repository that a page may name."""
+    folders = ("vfsd", "tests", "scripts", "contrib")
+    return [str(p.relative_to(ROOT)) for folder in folders for p in (ROOT / folder).rglob("*.*")]
 
 
 @pytest.mark.parametrize("row", docs.MADE, ids=lambda row: f"{row[0]}, {row[1]}")
@@ -57,13 +78,20 @@ def test_no_option_is_written_about_that_there_is_not(text: str) -> None:
 @pytest.mark.parametrize("syntax", ["flock()", "fcntl()", "guest:G:H:N"])
 def test_syntax_at_the_beginning_of_a_sentence_stays_as_it_is_typed(syntax: str) -> None:
     wrong = syntax[0].upper() + syntax[1:]
-    for text in (docs.table(), plain("virtiofsd.1")):
+    for text in (docs.options(), plain("virtiofsd.1")):
         assert syntax in text
         assert wrong not in text
 
 
-def test_the_table_has_a_row_for_each_option() -> None:
+def test_the_tables_have_a_row_for_each_option() -> None:
     assert len(table()) == len(OPTIONS)
+
+
+def test_the_readme_is_short_and_has_ten_options() -> None:
+    assert len(README.encode()) <= 10_000
+    found = re.findall(r"^\| `(--[a-z-]+)", README, re.MULTILINE)
+    assert len(found) == 10
+    assert set(found) <= set(SPELLINGS)
 
 
 def test_each_part_of_the_protocols_is_in_one_table() -> None:
@@ -74,6 +102,37 @@ def test_a_part_of_the_protocols_in_no_table_is_found(monkeypatch: pytest.Monkey
     monkeypatch.delitem(protocol_tables.OPCODES_NOT_SERVED, 40)
     monkeypatch.setitem(protocol_tables.MESSAGES_NOT_SERVED, 1, ("GET_FEATURES", ""))
     assert protocol_tables.protocol_gaps() == ["message 1", "opcode 40"]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_each_link_of_a_page_leads_somewhere(page: str) -> None:
+    for name, anchor in LINK.findall(PAGES[page]):
+        target = (ROOT / page).parent / name if name else ROOT / page
+        assert target.exists(), f"{name} is not there"
+        if anchor:
+            assert anchor in anchors(str(target.resolve().relative_to(ROOT)))
+
+
+@pytest.mark.parametrize("page", sorted(set(PAGES) - {"docs/tools.md"}))  # of other projects
+def test_each_file_that_a_page_names_is_in_the_repository(page: str) -> None:
+    files = repository()
+    names = set(FILE.findall(PAGES[page]))
+    there = {n for n in names if any(fnmatch(f, n) or fnmatch(f, f"*/{n}") for f in files)}
+    assert names == there
+
+
+def test_the_walk_names_the_files_that_have_the_op() -> None:
+    """The newcomer's walk of docs/hacking.md."""
+    walk = PAGES["docs/hacking.md"].partition("### A newcomer's walk: STATX\n")[2]
+    named = set(FILE.findall(walk.partition("\n## ")[0]))
+    having = {
+        path.name
+        for folder in ("vfsd", "tests")
+        for path in (ROOT / folder).rglob("*.[chp]*")
+        if path.suffix in (".c", ".h", ".py")
+        and re.search(r"\b(?:FUSE_)?STATX\b", path.read_text())
+    }
+    assert named == having - {Path(__file__).name}
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))

@@ -2,8 +2,8 @@
 """Hermit: every name is an absolute path of the root, `unique` is always 1, a file that was opened
 to append is appended to whatever offset a WRITE has, and RELEASE closes directories as well.
 
-A name with more than one component is refused (README); what a Hermit unikernel does with files in
-the share's root works by names with one component.
+A name with more than one component is refused (docs/guests.md); what a Hermit unikernel does with
+files in the share's root works by names with one component.
 """
 
 import errno

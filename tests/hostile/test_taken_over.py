@@ -3,7 +3,7 @@
 
 The share is a file system of its own, so whatever is reached beside it was reached by a hole. Each
 attempt returns the name of an errno, "ok", or the signal that ended the worker. Where the table has
-"ok", README and man page say that the mode does not stop it.
+"ok", SECURITY.md and man page say that the mode does not stop it.
 """
 
 import ctypes
