@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Write what is made from tables in the code into the manual page, SECURITY.md and docs.
+"""Write what is made from tables in the code into manual, completion and documents.
 
     .venv/bin/python scripts/docs.py
 
@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+import completion
 import protocol_tables as protocol
 import security_tables as security
 
@@ -114,6 +115,14 @@ Made = tuple[str, str, str, Callable[[], str]]
 # File, the lines around what is made, what makes it.
 MADE: Final[tuple[Made, ...]] = (
     ("docs/operations.md", "<!-- options: scripts/docs.py -->", "<!-- end -->", options),
+    *(
+        (f"contrib/completion/{name}", f"        # {part}: scripts/docs.py", "        # end", make)
+        for name, part, make in (
+            ("virtiofsd", "values", completion.values),
+            ("virtiofsd", "options", completion.options),
+            ("vfsd", "commands", completion.commands),
+        )
+    ),
     ("contrib/man/virtiofsd.1", '.\\" options: scripts/docs.py', '.\\" end', manual),
     (
         "SECURITY.md",

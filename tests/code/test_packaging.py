@@ -29,6 +29,8 @@ LEFT_OVER: Final = ("vfsd/_native.pyi", "vfsd/_native.abi3.so", "vfsd/worker/lef
 DATA: Final = {
     "share/man/man1/vfsd.1",
     "share/man/man1/virtiofsd.1",
+    "share/bash-completion/completions/vfsd",
+    "share/bash-completion/completions/virtiofsd",
     "lib/systemd/system/virtiofsd@.service",
 }
 

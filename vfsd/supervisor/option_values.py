@@ -7,6 +7,7 @@ The error goes on where "--option: 'value' " ends. Every reader takes any text.
 import math
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 from vfsd.transport import idmap
@@ -23,16 +24,22 @@ from vfsd.transport.xattrmap import parse as parse_xattrmap
 FOR_EVER: Final = math.inf  # seconds
 
 
-def choice(*names: str, **aliases: str) -> Callable[[str], str]:
-    """One of `names` in any case; an alias stands for one of them."""
+@dataclass(frozen=True)
+class Choice:
+    """Reads one of `names` in any case; an alias stands for one of them."""
 
-    def read(value: str) -> str:
-        value = aliases.get(value.lower(), value.lower())
-        if value not in names:
-            raise ValueError(f"is not one of {', '.join(names)}")
+    names: tuple[str, ...]
+    aliases: dict[str, str]
+
+    def __call__(self, value: str) -> str:
+        value = self.aliases.get(value.lower(), value.lower())
+        if value not in self.names:
+            raise ValueError(f"is not one of {', '.join(self.names)}")
         return value
 
-    return read
+
+def choice(*names: str, **aliases: str) -> Choice:
+    return Choice(names, aliases)
 
 
 def id_rule(value: str) -> str:
