@@ -37,7 +37,7 @@ MAX_FILES: Final = 1 << 30
 RLIMIT_DEFAULT: Final = -1
 NAMELESS: Final = ("sock",)  # names of sockets that have a folder of their own
 LOCK_WAIT_SECONDS: Final = 3600.0
-NO_MIGRATION: Final = "accepted for tools that pass it; there is no migration yet"
+NO_MIGRATION: Final = "accepted because tools pass it; there is no migration yet"
 MIGRATION: Final = (
     "migration_mode", "migration_on_error", "migration_verify_handles", "migration_confirm_paths",
 )  # fmt: skip
@@ -150,29 +150,32 @@ def _seconds(name: str, help_text: str, default: str, hazard: str = "") -> Optio
 OPTIONS: Final = (
     Option("shared_dir", {"--shared-dir": None}, {"source": None},
            "directory to share", "DIR", read.path, "required",
-           "a symbolic link is refused, but with a / at its end; so is a file"),
+           "a file is refused; so is a symbolic link, unless a / follows its name"),
     Option("socket_path", {"--socket-path": None, "--socket": None}, {},
            "unix socket to listen on for the VMM", "PATH", read.path, "required, or --fd",
-           "a socket file that nobody listens on is replaced; PATH.pid beside it has the pid of the"
-           " daemon, which holds a lock on it, as the Rust virtiofsd does; both are removed at the"
-           " end"),
+           "a socket file without a listener is replaced; PATH.pid beside it has the pid of the"
+           " daemon, and a lock that the daemon holds, as with the Rust virtiofsd; both files are"
+           " removed at the end"),
     Option("fd", {"--fd": None}, {},
-           "inherited unix socket instead, listening or connected", "N", read.number(0, 1 << 20),
+           "inherited unix socket, listening or connected, in the place of --socket-path", "N",
+           read.number(0, 1 << 20),
            hazard="not together with --socket-path or --socket-group"),
     Option("socket_group", {"--socket-group": None}, {},
            "group that may connect to the socket", "GROUP", default="nobody but the owner",
-           hazard="whoever may connect acts as the guest"),
+           hazard="a process that may connect can act as the guest"),
     Option("tag", {"--tag": None}, {},
            "tag of the share, for a VMM that reads it from its back-end", "TAG", read.tag,
-           "the VMM's", "for crosvm; QEMU has its own, and 7.1 to 8.0 crash of this one"),
+           "the VMM's", "needed by crosvm; QEMU sets the tag itself, and QEMU 7.1 to 8.0 crash if"
+                        " it is also given here"),
     _long_switch("keep-listening", "accept the next VMM when one goes away",
                  "without it the daemon ends with its VMM, as both peers do and as tools expect;"
-                 " Cloud Hypervisor goes away and comes back at each reboot of the guest, so that"
-                 " the share is gone then"),
+                 " Cloud Hypervisor disconnects at each reboot of the guest, so its guest loses"
+                 " the share then"),
     Option("daemonize", {"--daemonize": True, "--no-daemonize": False, "-f": False}, {},
-           "go to the background once the socket listens; -f: stay", default="off",
-           hazard="the log goes to syslog then, or with --no-syslog to stderr, which is else"
-                  " /dev/null"),
+           "go to the background once the socket listens; -f: stay in the foreground",
+           default="off",
+           hazard="the log then goes to syslog; with --no-syslog it goes to stderr, which"
+                  " otherwise becomes /dev/null"),
     Option("config", {"--config": None}, {},
            "read options from a TOML file", "FILE", read.path,
            hazard="the command line wins over the file"),
@@ -180,140 +183,153 @@ OPTIONS: Final = (
            "request queues offered to the VMM", "N", read.number(1, REQUEST_QUEUES_MAX),
            "the larger of 8 and the CPUs, at most 64"),
     Option("workers", {"--workers": None}, {},
-           "worker processes at the most", "N", read.number(1, REQUEST_QUEUES_MAX),
+           "maximum number of worker processes", "N", read.number(1, REQUEST_QUEUES_MAX),
            "one per request queue that the VMM enables",
-           "with fewer than queues, a worker serves several"),
+           "with fewer workers than queues, a worker serves several queues"),
     Option("queue_cpus", {"--queue-cpus": None}, {},
            "worker i runs on the i-th of these CPUs", "LIST", read.cpus, "anywhere",
-           "a list like 0-3,8; with more workers than CPUs the list begins anew; a CPU that a vCPU"
-           " needs is shared with it"),
+           "a list like 0-3,8; with more workers than CPUs the list begins again; a vCPU that"
+           " needs the same CPU has to share it"),
     Option("poll_us", {"--poll-us": None}, {},
            "microseconds for which an idle worker polls its queues before it sleeps", "auto|N",
-           read.poll, "auto", "who waits for the CPU gets it between two looks; a number polls even"
-           " where nothing is gained by it; 0: never poll"),
+           read.poll, "auto", "a worker yields the CPU between polls; with a number it polls for"
+                              " that long even when polling does not pay; 0: never poll"),
     Option("thread_pool_size", {"--thread-pool-size": None}, {},
-           "requests that may wait for storage at a time, in each worker", "N",
+           "requests that may wait for storage at the same time, in each worker", "N",
            read.number(0, THREADS_MAX), "16",
-           "reads with O_DIRECT need no thread; with 0, each holds up the queue, as the peers do by"
-           " default"),
+           "reads with O_DIRECT need no thread; with 0 a request that blocks stalls its whole"
+           " queue, which is the default of both peers"),
     Option("rlimit_nofile", {"--rlimit-nofile": None}, {},
-           "open files at the most", "N", read.number(0, MAX_FILES), "100000, or what is allowed",
-           "with --inode-file-handles=never, or on a file system without handles that last (FUSE),"
-           " every file that the guest knows is one, and the default 1000000; the default leaves"
-           " 16384 of the host's fs.file-max to others; a number beyond the hard limit becomes that"
-           " limit, with a warning; 0: leave the limit as it is"),
-    _long_switch("strict", "refuse to start where --rlimit-nofile is more than what is allowed"),
+           "maximum number of open files", "N", read.number(0, MAX_FILES),
+           "100000, or what is allowed",
+           "every file that the guest knows is an open file with --inode-file-handles=never, or"
+           " on a file system without lasting handles (FUSE), so the default is 1000000 there;"
+           " the default leaves 16384 of the host's fs.file-max to others; a number beyond the"
+           " hard limit becomes that limit, with a warning; 0: leave the limit as it is"),
+    _long_switch("strict", "refuse to start if --rlimit-nofile is more than the hard limit allows"),
     Option("sandbox", {"--sandbox": None}, {"sandbox": None},
-           "how the workers are locked in: namespace, chroot or none", "MODE",
+           "how the workers are confined: namespace, chroot or none", "MODE",
            read.choice(*SANDBOXES), "namespace",
-           "the mode chroot needs CAP_SYS_ADMIN and Landlock (Linux 5.19); with none, whoever takes"
-           " a worker over is much like its user on the host: see SANDBOX in the man page"),
+           "the mode chroot needs CAP_SYS_ADMIN and Landlock (Linux 5.19); with none, an attacker"
+           " who has taken over a worker has much of what the daemon's user has on the host: see"
+           " SANDBOX in virtiofsd(1)"),
     Option("seccomp", {"--seccomp": None}, {},
            "what a forbidden system call does: kill, log, trap; none: no filter", "ACTION",
            read.choice(*SECCOMP_ACTIONS), "kill",
-           "it is for keeper and supervisor, too; with log or none, nothing is forbidden"),
+           "also for keeper and supervisor; with log or none, no call is stopped"),
     Option("modcaps", {"--modcaps": None}, {"modcaps": None},
            "capabilities of the workers to add and remove", "+NAME:-NAME", read.modcaps,
-           hazard="each one added is one more for whoever takes a worker over"),
-    _long_switch("userns", "a user namespace of the sandbox's own for root, too",
-                 "needs --sandbox=namespace; no device nodes, file handles, trusted.* xattrs and"
-                 " host-wide file capabilities then", "off; on if not root"),
+           hazard="an attacker who has taken over a worker has each capability that is added"),
+    _long_switch("userns", "give the sandbox its own user namespace also if root starts the"
+                           " daemon",
+                 "needs --sandbox=namespace; then there are no device nodes, file handles,"
+                 " trusted.* xattrs and host-wide file capabilities", "off; on if not root"),
     Option("worker_faults", {"--worker-faults": None}, {},
-           "faults of workers within an hour that are answered with a new worker; 0: any number",
-           "N", read.number(0, FAULTS_MAX), "10",
-           "a fault is a death by SIGSEGV or the like; after more, or a forbidden system call, the"
-           " queues of that worker stop until the VMM connects again"),
+           "faults of workers within an hour after which a new worker is created; 0: any number",
+           "N", read.number(0, MAX_FAULTS), "10",
+           "a fault is a death by SIGSEGV or a similar signal; after more faults, or after a"
+           " forbidden system call, the queues of that worker stop until the VMM connects again"),
     Option("uid_map", {"--uid-map": None}, {},
-           "users of the host that the sandbox has",
+           "users of the host that exist in the sandbox",
            ":INSIDE:OUTSIDE:COUNT:", read.id_range, "our own, as 0; with root, all",
            "needs --sandbox=namespace and a range for INSIDE 0; implies --userns; if not started"
            " by root, needs newuidmap (package uidmap) and subuid(5)",
            repeatable=True),
     Option("gid_map", {"--gid-map": None}, {},
-           "groups, likewise", ":INSIDE:OUTSIDE:COUNT:", read.id_range,
+           "groups of the host that exist in the sandbox", ":INSIDE:OUTSIDE:COUNT:", read.id_range,
            "our own, as 0; with root, all",
-           "as for --uid-map; newgidmap, subgid(5)", repeatable=True),
+           "as for --uid-map, with newgidmap and subgid(5)", repeatable=True),
     Option("log_level", {"--log-level": None, "-d": "debug"},
            {"log_level": None, "loglevel": None, "debug": "debug"},
            "how much to log: error, warn, info or debug; off: nothing; -d: debug", "LEVEL",
            read.choice("off", "error", "warn", "info", "debug", err="error", warning="warn",
                        trace="debug"),
-           "info", "also err and warning; trace is debug; RUST_LOG is not looked at. Lines that"
-           " repeat are left out and counted: a guest can write a few KiB a minute, thirty times as"
-           " much at debug"),
-    _long_switch("syslog", "log to syslog, not to stderr",
-                "lines are lost while no syslog daemon runs", "off; on with --daemonize"),
+           "info", "other names are err, warning, and trace for debug; RUST_LOG has no effect."
+                   " Lines that repeat are left out and counted: a guest can write a few KiB a"
+                   " minute, thirty times as much at debug"),
+    _long_switch("syslog", "log to syslog instead of stderr",
+                "lines are lost while there is no syslog daemon", "off; on with --daemonize"),
     Option("cache", {"--cache": None}, {"cache": None},
            "what the guest may cache: never (or none), metadata, auto, always", "MODE",
-           read.choice(*CACHE_MODES, none="never"), "auto",
-           "with metadata and always, what the host or another guest changes is seen late, up to a"
-           " day; with never and metadata there is no shared mmap but by --allow-mmap"),
-    _seconds("timeout", "for how long the guest may trust names and attributes",
+           read.choice("never", "metadata", "auto", "always", none="never"), "auto",
+           "with metadata and always, the guest may see changes of the host or of another guest a"
+           " day late; with never and metadata, shared mmap needs --allow-mmap"),
+    _seconds("timeout", "how long the guest may trust names and attributes",
              "never: 0, auto: 1, metadata and always: 86400"),
-    _seconds("entry-timeout", "the same for names alone", "--timeout"),
-    _seconds("attr-timeout", "the same for attributes alone", "--timeout"),
-    _seconds("negative-timeout", "for how long it may trust that a name does not exist", "0",
-             "what the host or another guest creates appears that much later"),
+    _seconds("entry-timeout", "how long the guest may trust names", "--timeout"),
+    _seconds("attr-timeout", "how long the guest may trust attributes", "--timeout"),
+    _seconds("negative-timeout", "how long the guest may trust that a name does not exist", "0",
+             "files that the host or another guest creates may appear that much later"),
     Option("inode_file_handles", {"--inode-file-handles": None}, {"inode_file_handles": None},
-           "hold inodes by file handles where fds are too few: auto, never, signed, prefer (or"
+           "hold inodes by file handles if there are too few fds: auto, never, signed, prefer (or"
            " fallback), mandatory",
            "MODE",
-           read.choice(*HANDLE_MODES, fallback="prefer"), "auto",
-           "with prefer and mandatory, whoever takes a worker over can open every file of the same"
-           " file system; see FILE HANDLES in virtiofsd(1)"),
-    _switch("xattr", "extended attributes", "off; on with the next three"),
+           read.choice("auto", "never", "signed", "prefer", "mandatory", fallback="prefer"), "auto",
+           "with prefer and mandatory, an attacker who has taken over a worker can open every"
+           " file of the same file system; see FILE HANDLES in virtiofsd(1)"),
+    _switch("xattr", "serve extended attributes", "off; on with the next three"),
     Option("xattrmap", {"--xattrmap": None}, {"xattrmap": None},
-           "what the guest's extended attributes are called on the host", "RULES", read.xattrmap,
+           "names on the host of the guest's extended attributes", "RULES", read.xattrmap,
            "the same", "see EXTENDED ATTRIBUTES in virtiofsd(1)"),
     Option("posix_acl",
            {"--posix-acl": Bare("always"), "--no-posix-acl": "never"},
            {"posix_acl": "always", "no_posix_acl": "never"},
-           "POSIX ACLs: never, auto (if the guest can) or always, which is also --posix-acl alone",
-           "MODE", read.choice(*NEGOTIATION_MODES), "never",
-           "it turns --xattr on; with always, the mount of a guest that cannot is refused;"
-           " with never, the attributes are hidden"),
+           "POSIX ACLs: never, auto (if the guest supports them) or always; --posix-acl alone is"
+           " always",
+           "MODE", read.choice("never", "auto", "always"), "never",
+           "turns --xattr on; with always, a guest that does not support ACLs cannot mount; with"
+           " never, the attributes are hidden"),
     Option("security_label",
            {"--security-label": Bare("always"), "--no-security-label": "never"},
            {"security_label": "always", "no_security_label": "never"},
-           "new files have the guest's security label from the beginning: never, auto (if the guest"
-           " tells it) or always", "MODE", read.choice(*NEGOTIATION_MODES), "never",
-           "needs --modcaps=+sys_admin, but where --xattrmap gives another name; with always, the"
-           " mount of a guest that cannot is refused"),
-    _switch("readdirplus", "names and attributes in one request", "on; off with --cache=never",
-            "other guests than Linux, as UEFI firmware, have it even where it is off"),
+           "new files have the guest's security label from the beginning: never, auto (if the"
+           " guest sends labels) or always", "MODE", read.choice("never", "auto", "always"),
+           "never",
+           "needs --modcaps=+sys_admin unless --xattrmap renames the attribute; with always, a"
+           " guest that does not send labels cannot mount"),
+    _switch("readdirplus", "list names and attributes in one request", "on; off with --cache=never",
+            "guests other than Linux, such as UEFI firmware, have it even if it is off"),
     _switch("writeback", "the guest may delay writes (write-back cache)", "off",
-            "what others write into the same files is lost or unseen; so may be what it delays."
-            " Where files have holes is not told, and no file has fewer blocks than one"),
+            "what others write into the same files may be lost or stay unseen; so may writes that"
+            " the guest delays. The guest cannot ask where files have holes, and every file has"
+            " at least one block"),
     _switch("allow-direct-io", "pass O_DIRECT on to the host file system", "off",
-            "a file system without O_DIRECT refuses to open"),
-    _switch("allow-mmap", "shared mmap also of files that the guest does not cache", "off",
+            "a file system without O_DIRECT then fails to open files"),
+    _switch("allow-mmap", "allow shared mmap of files that the guest does not cache", "off",
             "for --cache=never and metadata; needs Linux 6.6 in the guest"),
-    _switch("announce-submounts", "mount points in the share are mount points in the guest", "on",
-            "if off, or if the guest knows none, files of other mounts have numbers of our making"),
-    _switch("killpriv-v2", "the host clears set-id bits and capabilities when a file is written",
+    _switch("announce-submounts", "show mount points in the share as mount points in the guest",
+            "on",
+            "if off, or if the guest does not support them, files of other mounts have inode"
+            " numbers that the daemon makes"),
+    _switch("killpriv-v2", "let the host clear set-id bits and capabilities when a file is"
+                           " written",
             "on, if the guest can",
             "if off, with --xattr, the guest asks for a capability before each write"),
-    _long_switch("idmapped-mounts", "the guest can mount the share with mapped ids",
-                "Linux 6.12 and later then do not say who changes a file: see SET-ID BITS in"
-                " virtiofsd(1)", "on, if the guest can"),
-    _switch("flock", "flock() locks hold on the host and for other guests, too", "off",
-            "a process that waits for one cannot be interrupted, see --lock-wait"),
-    _switch("posix-lock", "fcntl() locks hold on the host and for other guests, too", "off",
+    _long_switch("idmapped-mounts", "let the guest mount the share with mapped ids",
+                "Linux 6.12 and later then do not name the user who changes a file: see SET-ID"
+                " BITS in virtiofsd(1)", "on, if the guest can"),
+    _switch("flock", "flock() locks hold also on the host and for other guests", "off",
+            "a process that waits for a lock cannot be interrupted, see --lock-wait"),
+    _switch("posix-lock", "fcntl() locks hold also on the host and for other guests", "off",
             "as for --flock"),
     Option("lock_wait", {"--lock-wait": None}, {},
-           "how long a process may wait for such a lock; none: for ever", "SECONDS|none",
-           read.seconds_or_none, "3600", "then it gets EDEADLK; see LOCKS in virtiofsd(1)"),
-    _switch("readonly", "refuse every change (EROFS)", "off", "reading still sets access times"),
+           "how long a process may wait for such a lock; none: without a limit", "SECONDS|none",
+           read.seconds_or_none, "3600", "after that time the process gets EDEADLK; see LOCKS in"
+                                         " virtiofsd(1)"),
+    _switch("readonly", "refuse every change with EROFS", "off", "reading a file still sets its"
+                                                              " access time"),
     _long_switch("allow-project-ids", "let the guest change project ids of files (chattr -p, +P)",
-                "the guest then takes files out of the project whose quota limits it"),
+                "the guest can then take files out of the project whose quota limits it"),
     _long_switch("preserve-noatime", "pass O_NOATIME on to the host file system",
-                "a daemon that is not root may use it on its own files only (else EPERM)"),
+                "a daemon that is not root may use O_NOATIME on its own files only, and gets"
+                " EPERM for others"),
     Option("translate_uid", {"--translate-uid": None}, {},
-           "what a user id of the guest is on the host", "RULE", read.id_rule, "the same",
+           "translate user ids between guest and host", "RULE", read.id_rule, "the same",
            "guest:G:H:N, host:H:G:N, map:G:H:N (both ways), squash-guest:G:H:N, squash-host:H:G:N"
            " or forbid-guest:G:N; not with --posix-acl; see IDS in virtiofsd(1)", repeatable=True),
     Option("translate_gid", {"--translate-gid": None}, {},
-           "the same for group ids", "RULE", read.id_rule, "the same", "as for --translate-uid",
+           "translate group ids between guest and host", "RULE", read.id_rule, "the same",
+           "as for --translate-uid",
            repeatable=True),
     Option("migration_mode", {"--migration-mode": None}, {},
            "how a migration would describe inodes: find-paths or file-handles", "MODE",
@@ -327,7 +343,7 @@ OPTIONS: Final = (
                  NO_MIGRATION),
     Option("action", {"--print-capabilities": "capabilities"}, {},
            "print what this program can do as JSON, for libvirt"),
-    Option("action", {"-h": "help", "--help": "help"}, {}, "print this"),
+    Option("action", {"-h": "help", "--help": "help"}, {}, "print this text"),
     Option("action", {"-V": "version", "--version": "version"}, {}, "print the version"),
 )  # fmt: skip
 
