@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Build `vfsd._native`: one cffi API-mode extension from every csrc/*.c.
+"""Build `vfsd._native`: one cffi API-mode extension from every .c below a csrc folder.
 
 No layout is declared twice. The public headers (`*.h` beside the sources, less those named
 PRIVATE) are run through the C preprocessor and handed to cffi as they come out; the same
@@ -37,11 +37,11 @@ FUSE_MACRO = re.compile(
 
 
 def sources() -> list[Path]:
-    return [path for part in CSRC for path in sorted((ROOT / part / "csrc").glob("*.c"))]
+    return [path for part in CSRC for path in sorted((ROOT / part / "csrc").rglob("*.c"))]
 
 
 def public_headers() -> list[Path]:
-    headers = [path for part in CSRC for path in sorted((ROOT / part / "csrc").glob("*.h"))]
+    headers = [path for part in CSRC for path in sorted((ROOT / part / "csrc").rglob("*.h"))]
     return [path for path in headers if PRIVATE not in path.read_text()]
 
 
@@ -97,7 +97,7 @@ class BuildExt(build_ext):
         emit(generated)
         for extension in self.extensions:
             extension.sources = [str(generated), *(str(p) for p in sources())]
-            extension.depends = [str(p) for p in ROOT.glob("*/csrc/*.h")]
+            extension.depends = [str(p) for p in ROOT.glob("*/csrc/**/*.h")]
             extension.include_dirs = [str(ROOT)]
             extension.libraries = list(LIBRARIES)
             extension.define_macros = [("_GNU_SOURCE", None)]

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PYTHON = ("vfsd", "tests", "scripts/guest", "scripts/docs.py")
 C_FILES = sorted(
     str(p.relative_to(ROOT))
-    for pattern in ("vfsd/*/csrc/*.[ch]", "tests/native/*.[ch]", "tests/fuzz/*.[ch]")
+    for pattern in ("vfsd/*/csrc/**/*.[ch]", "tests/native/*.[ch]", "tests/fuzz/*.[ch]")
     for p in ROOT.glob(pattern)
 )
 

@@ -9,7 +9,7 @@
 #include "fuzz.h"
 
 #include "transport/csrc/fuse_newer.h"
-#include "worker/csrc/credentials.h"
+#include "worker/csrc/host/credentials.h"
 
 enum {
 	EXTENSIONS_MAX = 2048, /* bytes of an area */

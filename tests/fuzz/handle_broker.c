@@ -11,7 +11,7 @@
  */
 #include "fuzz.h"
 
-#include "worker/csrc/handle_broker.h"
+#include "worker/csrc/broker/handle_broker.h"
 
 #include <dirent.h>
 #include <fcntl.h>

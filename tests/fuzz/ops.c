@@ -20,7 +20,7 @@
 #include "ops_share.h"
 #include "ops_worker.h"
 
-#include "worker/csrc/ring.h"
+#include "worker/csrc/loop/ring.h"
 
 #include <fcntl.h>
 

@@ -5,7 +5,7 @@
 #include "ops_share.h"
 #include "worker_setup.h"
 
-#include "worker/csrc/inode_fd.h"
+#include "worker/csrc/fs/inode_fd.h"
 
 #include <signal.h>
 #include <sys/resource.h>

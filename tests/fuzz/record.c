@@ -13,8 +13,8 @@
 #include "driver.h"
 #include "fuzz.h"
 
-#include "worker/csrc/intent.h"
-#include "worker/csrc/request.h"
+#include "worker/csrc/request/intent.h"
+#include "worker/csrc/request/request.h"
 
 #include <stddef.h>
 

@@ -11,7 +11,7 @@
 #include "extensions.h"
 #include "fuzz.h"
 
-#include "worker/csrc/worker.h"
+#include "worker/csrc/loop/worker.h"
 
 enum {
 	BODY_MAX = 512,

@@ -16,7 +16,7 @@
 #include "fuzz.h"
 
 #include "transport/csrc/bad_chain.h"
-#include "worker/csrc/worker.h"
+#include "worker/csrc/loop/worker.h"
 
 enum {
 	REGIONS = 3,

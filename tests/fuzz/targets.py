@@ -53,7 +53,7 @@ class Target:
     name: str
     about: str
     max_len: int
-    # In C: files below tests/fuzz, and of ours as "worker/ring" (vfsd/worker/csrc/ring.c).
+    # In C: files below tests/fuzz, and of ours as "transport/vring" (csrc/vring.c in there).
     sources: tuple[str, ...] = ()
     ours: tuple[str, ...] = field(default=(), repr=False)
 
@@ -68,9 +68,9 @@ class Target:
 
 def _all_of(*packages: str) -> tuple[str, ...]:
     return tuple(
-        f"{package}/{path.stem}"
+        f"{package}/{path.relative_to(ROOT / 'vfsd' / package / 'csrc').with_suffix('')}"
         for package in packages
-        for path in sorted((ROOT / "vfsd" / package / "csrc").glob("*.c"))
+        for path in sorted((ROOT / "vfsd" / package / "csrc").rglob("*.c"))
         if path.name not in NOT_ON_THE_PATH
     )
 
@@ -93,21 +93,21 @@ TARGETS: Final = {
             "a guest's ring, indirect tables and requests, of any bytes",
             2048,
             ("ring.c",),
-            (*VRING, "transport/fuse_ops", "worker/request"),
+            (*VRING, "transport/fuse_ops", "worker/request/request"),
         ),
         Target(
             "request",
             "requests with any arguments, names and extensions",
             1024,
             ("request.c",),
-            ("transport/fuse_ops", "transport/guest_memory", "worker/request"),
+            ("transport/fuse_ops", "transport/guest_memory", "worker/request/request"),
         ),
         Target(
             "record",
             "in-flight record and intents, of any bytes",
             1024,
             ("record.c",),
-            (*VRING, "transport/fuse_ops", "worker/intent"),
+            (*VRING, "transport/fuse_ops", "worker/request/intent"),
         ),
         Target(
             "memory",
@@ -152,14 +152,14 @@ def _run(argv: Iterable[str]) -> None:
 
 def _headers() -> bytes:
     """Changes when any header does."""
-    paths = [*(ROOT / "vfsd").glob("*/csrc/*.h"), *HERE.glob("*.h"), *HERE.glob("../native/*.h")]
+    paths = [*(ROOT / "vfsd").glob("*/csrc/**/*.h"), *HERE.glob("*.h"), *HERE.glob("../native/*.h")]
     return b"".join(path.read_bytes() for path in sorted(paths))
 
 
 def path_of(source: str) -> Path:
-    """Where "worker/ring" or, of a target's own files, "ring.c" is."""
-    package, _, stem = source.rpartition("/")
-    return ROOT / "vfsd" / package / "csrc" / f"{stem}.c" if package else HERE / source
+    """Where "worker/loop/ring" or, of a target's own files, "ring.c" is."""
+    package, _, stem = source.partition("/")
+    return ROOT / "vfsd" / package / "csrc" / f"{stem}.c" if stem else HERE / source
 
 
 def _compile(kind: Kind, path: Path, headers: bytes, folder: Path) -> Path:

@@ -9,9 +9,9 @@
 
 #include "check.h"
 
-#include "worker/csrc/file_table.h"
-#include "worker/csrc/inode_table.h"
-#include "worker/csrc/owner_lock.h"
+#include "worker/csrc/tables/file_table.h"
+#include "worker/csrc/tables/inode_table.h"
+#include "worker/csrc/tables/owner_lock.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>

@@ -2,8 +2,8 @@
 /* Handles of names: whose mount they are of. */
 #include "check.h"
 
-#include "worker/csrc/entry.h"
-#include "worker/csrc/fhandle.h"
+#include "worker/csrc/fs/entry.h"
+#include "worker/csrc/host/fhandle.h"
 
 #include <errno.h>
 #include <fcntl.h>

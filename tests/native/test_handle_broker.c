@@ -6,8 +6,8 @@
  */
 #include "check.h"
 
-#include "worker/csrc/handle_broker.h"
-#include "worker/csrc/handle_client.h"
+#include "worker/csrc/broker/handle_broker.h"
+#include "worker/csrc/broker/handle_client.h"
 
 #include <fcntl.h>
 #include <signal.h>

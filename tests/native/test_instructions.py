@@ -65,7 +65,7 @@ def build(folder: Path) -> Path:
     sources = [
         str(path)
         for part in ("transport", "worker")
-        for path in sorted((ROOT / "vfsd" / part / "csrc").glob("*.c"))
+        for path in sorted((ROOT / "vfsd" / part / "csrc").rglob("*.c"))
         if path.name not in NOT_ON_THE_PATH
     ]
     compiling, linking = _native_build.flags()

@@ -36,20 +36,20 @@ VRING = (
     "transport/inflight",
 )
 TABLES = (
-    "worker/inode_table",
-    "worker/inode_fd",
-    "worker/mount_table",
-    "worker/fhandle",
-    "worker/file_system",
-    "worker/handle_client",
-    "worker/handle_protocol",
-    "worker/file_table",
-    "worker/reclaim",
-    "worker/siphash",
-    "worker/worker_table",
-    "worker/entry",
-    "worker/idmap",
-    "worker/credentials",
+    "worker/tables/inode_table",
+    "worker/fs/inode_fd",
+    "worker/tables/mount_table",
+    "worker/host/fhandle",
+    "worker/host/file_system",
+    "worker/broker/handle_client",
+    "worker/broker/handle_protocol",
+    "worker/tables/file_table",
+    "worker/tables/reclaim",
+    "worker/host/siphash",
+    "worker/tables/worker_table",
+    "worker/fs/entry",
+    "worker/fs/idmap",
+    "worker/host/credentials",
 )
 BRIDGE = (
     "frontend/driver_ring",
@@ -64,20 +64,20 @@ WORKER = (
     *TABLES,
     "transport/device_state",
     "transport/fuse_ops",
-    "worker/direct_io",
-    "worker/file_capability",
-    "worker/set_id",
-    "worker/inode_trim",
-    "worker/intent",
-    "worker/label",
-    "worker/xattrmap",
-    "worker/lock_wait",
-    "worker/offload",
-    "worker/poll",
-    "worker/request",
-    "worker/ring",
-    "worker/serve",
-    "worker/sigbus",
+    "worker/loop/direct_io",
+    "worker/fs/file_capability",
+    "worker/fs/set_id",
+    "worker/fs/inode_trim",
+    "worker/request/intent",
+    "worker/fs/label",
+    "worker/fs/xattrmap",
+    "worker/loop/lock_wait",
+    "worker/loop/offload",
+    "worker/loop/poll",
+    "worker/request/request",
+    "worker/loop/ring",
+    "worker/loop/serve",
+    "worker/loop/sigbus",
 )
 
 
@@ -99,25 +99,29 @@ PROGRAMS = (
     Program("vring_model", VRING),
     Program("vring_race", VRING),
     Program("inflight", VRING),
-    Program("request", (*MEMORY, "transport/fuse_ops", "worker/request")),
+    Program("request", (*MEMORY, "transport/fuse_ops", "worker/request/request")),
     Program("tables", TABLES),
     Program("fhandle", TABLES),
     Program("unlinked", TABLES),
     Program("tables_threads", TABLES),
     Program("tables_threads", TABLES, THREAD),
     Program("tables_death", TABLES, UNDEFINED),
-    Program("siphash", ("worker/siphash",)),
-    Program("handle_broker", (*TABLES, "worker/handle_broker")),
-    Program("offload", ("worker/offload", "worker/credentials", "worker/reclaim")),
-    Program("offload", ("worker/offload", "worker/credentials", "worker/reclaim"), THREAD),
+    Program("siphash", ("worker/host/siphash",)),
+    Program("handle_broker", (*TABLES, "worker/broker/handle_broker")),
+    Program("offload", ("worker/loop/offload", "worker/host/credentials", "worker/tables/reclaim")),
+    Program(
+        "offload",
+        ("worker/loop/offload", "worker/host/credentials", "worker/tables/reclaim"),
+        THREAD,
+    ),
     Program("serve", WORKER),
     Program("fuse_bridge", BRIDGE),
 )
 
 
 def source(name: str) -> str:
-    """`worker/ring` is vfsd/worker/csrc/ring.c."""
-    package, stem = name.split("/")
+    """`worker/loop/ring` is vfsd/worker/csrc/loop/ring.c."""
+    package, _, stem = name.partition("/")
     return str(ROOT / "vfsd" / package / "csrc" / f"{stem}.c")
 
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "check.h"
 
-#include "worker/csrc/offload.h"
+#include "worker/csrc/loop/offload.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "check.h"
 
-#include "worker/csrc/worker.h"
+#include "worker/csrc/loop/worker.h"
 
 enum {
 	BYTES_MAX = 2 * PATH_MAX,

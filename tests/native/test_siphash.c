@@ -2,7 +2,7 @@
 /* SipHash-2-4: the vector of the paper's appendix A, and those of its authors' package. */
 #include "check.h"
 
-#include "worker/csrc/siphash.h"
+#include "worker/csrc/host/siphash.h"
 
 enum {
 	LENGTHS = 64,

@@ -2,8 +2,8 @@
 /* Inodes that their handles do not open any more, on a file system that finds nothing unlinked. */
 #include "check.h"
 
-#include "worker/csrc/entry.h"
-#include "worker/csrc/inode_fd.h"
+#include "worker/csrc/fs/entry.h"
+#include "worker/csrc/fs/inode_fd.h"
 
 #include <errno.h>
 #include <fcntl.h>

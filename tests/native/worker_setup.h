@@ -5,7 +5,7 @@
 
 #include "driver.h"
 
-#include "worker/csrc/worker.h"
+#include "worker/csrc/loop/worker.h"
 
 #include <fcntl.h>
 #include <sys/eventfd.h>

@@ -13,7 +13,7 @@ from vfsd.worker import seccomp
 CSRC: Final = [
     Path(seccomp.__file__).parents[1] / part / "csrc" for part in ("worker", "transport")
 ]
-SOURCES: Final = {path.name: path.read_text() for folder in CSRC for path in folder.glob("*.[ch]")}
+SOURCES: Final = {path.name: path.read_text() for folder in CSRC for path in folder.rglob("*.[ch]")}
 MODULES: Final = {
     path.name: path.read_text() for path in Path(seccomp.__file__).parent.glob("*.py")
 }

@@ -27,7 +27,7 @@ KEPT: Final = {
 }
 # It opens any inode of the file systems that the share is on, so it is kept only where it is used.
 # With --readonly it does what DAC_OVERRIDE does otherwise, but for writing; no call opens an inode
-# then (csrc/syscalls.h).
+# then (syscalls.h).
 FOR_HANDLES: Final = {
     "DAC_READ_SEARCH": "inodes held by file handles; files of every owner on a read-only share"
 }

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stage "handles" of isolation: find out how inodes are held, and start the broker if there is one.
 
-The broker and its guard (csrc/handle_guard.c) are siblings of the workers, with an fd table of
+The broker and its guard (handle_guard.c) are siblings of the workers, with an fd table of
 their own. They leave the pool's way here: of what the pool gets later they have nothing, neither
 the shared tables nor the guest's memory.
 """

@@ -4,7 +4,7 @@
 A process that may open file handles reaches every file of a file system (open_by_handle_at(2)). So
 workers open handles themselves only where that file system is the share and nothing else, or where
 the operator says so. Elsewhere the broker opens for them what they had open before
-(csrc/handle_broker.c). Where nobody may open handles each inode that the guest knows costs an fd.
+(handle_broker.c). Where nobody may open handles each inode that the guest knows costs an fd.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from vfsd.transport.job import Job
 
 
 class Outcome(Enum):
-    """What came of --inode-file-handles. The values are what csrc/policy.h has."""
+    """What came of --inode-file-handles. The values are what policy.h has."""
 
     FDS = "never"
     SIGNED = "signed"

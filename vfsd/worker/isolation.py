@@ -405,7 +405,7 @@ STAGES: Final = (
     ),
     Stage(
         "seccomp",
-        "no_new_privs; the table of system calls (csrc/syscalls.h); a worker adds its own part",
+        "no_new_privs; the table of system calls (syscalls.h); a worker adds its own part",
         "be followed by anything that opens a namespace, mounts or execs",
         EVERY,
         restrictions.filter_calls,

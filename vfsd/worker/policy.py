@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the options mean for the ops: struct fs_policy (csrc/policy.h), filled once per worker."""
+"""What the options mean for the ops: struct fs_policy (policy.h), filled once per worker."""
 
 from collections.abc import Sequence
 from typing import Any, Final

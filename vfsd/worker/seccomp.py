@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The seccomp filters of the pool and its workers; the table is csrc/syscalls.h.
+"""The seccomp filters of the pool and its workers; the table is syscalls.h.
 
 The pool is confined once, at the end of its isolation, to the calls of every role. Each worker puts
 a second filter in force before it does anything else; that one is compiled in the pool, since

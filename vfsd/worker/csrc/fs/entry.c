@@ -1,0 +1,695 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * THEORY
+ *
+ * Purpose. A name becomes a nodeid in two steps. statx of the name says which file the name is; if
+ * the guest knows that file, nothing is opened. A file that the guest does not know is opened with
+ * O_PATH, and statx of that fd fills the table. Where handles are in use the name is asked for its
+ * handle instead of being opened.
+ *
+ * Rule. Two looks at a name are two files: between two system calls another queue, another guest
+ * or the host may put a file of another type in its place, and the file system may give that file
+ * the same inode number. So what is decided about a file is decided by what was read through the
+ * very fd (or handle) that is then used, and a file is opened for I/O only here, in entry_reopen:
+ * the fd that was opened must be of the type that the inode has, a regular file or a directory.
+ * Devices, FIFOs, sockets and symbolic links are only ever held by O_PATH.
+ *
+ * Every place that looks twice, what makes it safe, and the test (tests/hostile/test_two_looks.py,
+ * unless another file is named):
+ * - LOOKUP, and every op that makes a file by name (MKNOD, SYMLINK, MKDIR): attributes first, then
+ *   the handle. The type is part of the key in the table, and the first opening of a handle
+ *   compares the whole key (inode_fd.c). test_lookup_races_mknod. Where there are no handles
+ *   the name is opened, and attributes are read again through that fd.
+ *   test_lookup_without_handles_races_mknod
+ * - LOOKUP of a file that the guest knows: attributes, then the table. The number may have become
+ *   another file's in between: the key has the type. test_types_told_match
+ * - READDIRPLUS: what getdents64 returned, then LOOKUP. The type that is reported for a name is
+ *   the one of its entry. test_listing_reports_one_type
+ * - the mount of a name: attributes, then the handle. The handle must be of the mount that the
+ *   attributes named (fhandle_get_on_mount); else the name is opened. test_fhandle.c
+ * - CREATE of a name that exists: O_EXCL fails, then LOOKUP and OPEN of that inode, not of the
+ *   name; its attributes are read again through the inode. test_create_of_an_existing_device
+ * - CREATE, TMPFILE, and a file that gets its label before its name: everything is read through
+ *   the fd that created the file. tests/hostile/test_label.py
+ * - LINK: the inode's fd is linked, then LOOKUP of the new name, which is an entry of its own
+ *   whatever it is. test_link_races_mknod
+ * - a staged name (label.c): made, then opened with O_PATH, labelled through that fd and renamed.
+ * The name is a secret of the pool. tests/hostile/test_label.py
+ * - SETATTR of the size, xattrs, chmod and READLINK by the name below /proc/self/fd: that name is a
+ *   link to the file which the fd holds; the number stays the inode's until the worker's next
+ *   quiescent point (reclaim.h). test_size_and_attributes_of_devices
+ * - "..": opened with O_PATH; where it is and what it is are read through that fd. What the host
+ *   moves out of the share later is held like everything that the guest knew. test_escape.py
+ * - a request that is run again after a death: what exists must be of the type that the request
+ *   makes, by the entry that is returned. tests/hostile/test_recovery.py
+ * - OPEN by a handle that was compared before: the fd is compared once more, since not every file
+ *   system keeps its word about handles. test_lookup_races_mknod
+ */
+#include "worker/csrc/fs/entry.h"
+
+#include "worker/csrc/request/agreed.h"
+#include "worker/csrc/fs/inode_fd.h"
+#include "worker/csrc/host/mix.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+enum {
+	STATX_WANTED = STATX_BASIC_STATS | STATX_BTIME | STATX_MNT_ID,
+	NS_PER_SEC = 1000 * 1000 * 1000,
+	NEW_NAMES_WORTH =
+		4, /* LOOKUPs of unknown files in a row before the next is guessed to be one */
+};
+
+/* Nothing here mounts a file system just because a guest looks at its mount point. */
+static int stat_fd(int fd, const char *empty, struct statx *ret)
+{
+	int flags = AT_EMPTY_PATH | AT_NO_AUTOMOUNT;
+
+	return syscall(SYS_statx, fd, empty, flags, STATX_WANTED, ret) < 0 ? -errno : 0;
+}
+
+int entry_stat_fd(int fd, struct statx *ret)
+{
+	static bool must_be_string; /* before Linux 6.11; NULL is a tenth faster */
+	int err = -EFAULT;
+
+	if (!__atomic_load_n(&must_be_string, __ATOMIC_RELAXED))
+		err = stat_fd(fd, NULL, ret);
+	if (err != -EFAULT)
+		return err;
+	__atomic_store_n(&must_be_string, true, __ATOMIC_RELAXED);
+	return stat_fd(fd, "", ret);
+}
+
+int entry_stat_name(int dir_fd, const char *name, struct statx *ret)
+{
+	int flags = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT;
+
+	return statx(dir_fd, name, flags, STATX_WANTED, ret) < 0 ? -errno : 0;
+}
+
+static uint32_t device_of(const struct statx *st)
+{
+	return st->stx_dev_major << 20 | st->stx_dev_minor;
+}
+
+/*
+ * The device number is part of it: the subvolumes of one btrfs mount have one mount id, their own
+ * device numbers, and equal inode numbers. Mount ids and device numbers have 32 bits each.
+ */
+struct inode_key entry_key(const struct statx *st)
+{
+	return (struct inode_key){.ino = st->stx_ino,
+				  .mnt_id = st->stx_mnt_id << 32 | device_of(st),
+				  .type = st->stx_mode & S_IFMT};
+}
+
+int64_t entry_birth_time(const struct statx *st)
+{
+	if (!(st->stx_mask & STATX_BTIME))
+		return 0;
+	return st->stx_btime.tv_sec * NS_PER_SEC + st->stx_btime.tv_nsec;
+}
+
+/* A device number in the kernel's 32-bit form. */
+static uint32_t encode_device(uint32_t major, uint32_t minor)
+{
+	return (minor & 0xff) | major << 8 | (minor & ~0xffu) << 12;
+}
+
+/* A guest with a write-back cache may have data of the file that is not here yet. Programs that are
+ * told of no block at all (GNU tar) do not read the file. */
+uint64_t entry_blocks(const struct worker *w, const struct statx *st)
+{
+	bool more = S_ISREG(st->stx_mode) && w->session->flags & FUSE_WRITEBACK_CACHE;
+
+	return more && !st->stx_blocks ? 1 : st->stx_blocks;
+}
+
+bool entry_announces_mounts(const struct worker *w)
+{
+	return w->policy.announce_submounts && is_agreed(w->session, &AGREED_SUBMOUNTS);
+}
+
+/* Numbers of our making have 62 bits that look random, so that no two meet, and are larger than any
+ * that a file system counts up to. They depend on nothing that another worker does not know. */
+uint64_t entry_foreign_number(const struct worker *w, uint64_t ino, uint32_t device)
+{
+	if (entry_announces_mounts(w))
+		return ino;
+	return mix64(ino + mix64(device)) >> 2 | UINT64_C(1) << 62;
+}
+
+void entry_attr(const struct worker *w, const struct statx *st, struct fuse_attr *ret)
+{
+	*ret = (struct fuse_attr){
+		.ino = st->stx_ino,
+		.size = st->stx_size,
+		.blocks = entry_blocks(w, st),
+		.atime = (uint64_t)st->stx_atime.tv_sec,
+		.mtime = (uint64_t)st->stx_mtime.tv_sec,
+		.ctime = (uint64_t)st->stx_ctime.tv_sec,
+		.atimensec = st->stx_atime.tv_nsec,
+		.mtimensec = st->stx_mtime.tv_nsec,
+		.ctimensec = st->stx_ctime.tv_nsec,
+		.mode = st->stx_mode,
+		.nlink = st->stx_nlink,
+		.uid = idmap_translate(&w->policy.uids.to_guest, st->stx_uid),
+		.gid = idmap_translate(&w->policy.gids.to_guest, st->stx_gid),
+		.rdev = encode_device(st->stx_rdev_major, st->stx_rdev_minor),
+		.blksize = st->stx_blksize,
+	};
+	if (__builtin_expect(device_of(st) != w->root_device, 0))
+		ret->ino = entry_foreign_number(w, st->stx_ino, device_of(st));
+}
+
+void entry_timeout(uint64_t ns, uint64_t *ret_sec, uint32_t *ret_nsec)
+{
+	*ret_sec = ns / NS_PER_SEC;
+	*ret_nsec = (uint32_t)(ns % NS_PER_SEC);
+}
+
+void entry_note_refusal(struct worker *w, uint32_t uid, uint32_t gid)
+{
+	if (w->refusal.is_noted)
+		return;
+	w->refusal = (struct refusal){
+		.is_noted = true,
+		.uid = uid,
+		.gid = gid,
+		.own_uid = w->credentials.root_uid,
+		.own_gid = w->credentials.root_gid,
+	};
+	w->control_ready = true; /* Python logs it */
+}
+
+static int act_as_requester(struct worker *w, const struct request *r, bool override)
+{
+	uint32_t groups[SUPPLEMENTARY_GROUPS_MAX];
+	struct requester who = {
+		.uid = idmap_translate(&w->policy.uids.to_host, r->in.uid),
+		.gid = idmap_translate(&w->policy.gids.to_host, r->in.gid),
+		.groups = groups,
+		.group_count = r->group_count,
+		.override = override,
+	};
+	int err;
+
+	for (uint32_t i = 0; i < r->group_count; i++)
+		groups[i] = idmap_translate(&w->policy.gids.to_host, r->groups[i]);
+	err = credentials_user(&w->credentials, &who);
+	if (err == -EPERM && who.uid != UINT32_MAX && who.gid != UINT32_MAX)
+		entry_note_refusal(w, r->in.uid, r->in.gid);
+	return err;
+}
+
+int entry_checked_as_requester(struct worker *w, const struct request *r)
+{
+	return act_as_requester(w, r, false);
+}
+
+int entry_checked_as_member(struct worker *w, const struct request *r, uint32_t gid)
+{
+	const struct requester who = {
+		.uid = idmap_translate(&w->policy.uids.to_host, r->in.uid),
+		.gid = idmap_translate(&w->policy.gids.to_host, r->in.gid),
+		.groups = &gid,
+		.group_count = 1,
+	};
+
+	return credentials_user(&w->credentials, &who);
+}
+
+/* Older guests tell no groups at all, and none tells those that an ACL names. */
+static bool tells_all_groups(const struct worker *w)
+{
+	return (w->session->flags & (FUSE_CREATE_SUPP_GROUP | FUSE_POSIX_ACL)) ==
+	       FUSE_CREATE_SUPP_GROUP;
+}
+
+int entry_as_requester(struct worker *w, const struct request *r, uint32_t umask)
+{
+	int err = act_as_requester(w, r, !tells_all_groups(w));
+
+	/* Else the guest's kernel has applied its umask already. */
+	credentials_umask(&w->credentials, is_agreed(w->session, &AGREED_UMASK) ? umask : 0);
+	return err;
+}
+
+int entry_keep_sgid(struct worker *w, const struct request *r, uint32_t mode)
+{
+	if (!(mode & S_ISGID) || w->credentials.uid != w->credentials.root_uid)
+		return 0;
+	return credentials_fsetid(&w->credentials, r->in.uid == 0);
+}
+
+/* The guest mounts such a directory as a file system of its own, with its own device number. */
+static bool is_submount(const struct worker *w, const struct inode *parent, const struct statx *st)
+{
+	return parent && S_ISDIR(st->stx_mode) && entry_announces_mounts(w) &&
+	       entry_key(st).mnt_id != parent->mnt_id;
+}
+
+/* Every field is written, and there is nothing between them: the guest gets these bytes. */
+_Static_assert(sizeof(struct fuse_entry_out) == 5 * 8 + sizeof(struct fuse_attr), "padding");
+_Static_assert(sizeof(struct fuse_attr) == 6 * 8 + 10 * 4, "padding");
+
+static int fill(const struct worker *w, const struct inode *parent, const struct inode *inode,
+		const struct statx *st, struct fuse_entry_out *ret)
+{
+	ret->nodeid = inode_nodeid(w->inodes, inode);
+	ret->generation = 0;
+	entry_timeout(w->policy.entry_timeout_ns, &ret->entry_valid, &ret->entry_valid_nsec);
+	entry_timeout(w->policy.attr_timeout_ns, &ret->attr_valid, &ret->attr_valid_nsec);
+	entry_attr(w, st, &ret->attr);
+	if (is_submount(w, parent, st))
+		ret->attr.flags |= FUSE_ATTR_SUBMOUNT;
+	return 0;
+}
+
+/* Enter the file that `fd` is, without owning fd yet: *ret_used_fd says whether the inode holds it
+ * now. */
+static int enter(struct worker *w, const struct inode *parent, int fd, uint32_t lender,
+		 const struct fhandle *proof, const struct statx *st, struct fuse_entry_out *ret,
+		 bool *ret_used_fd)
+{
+	struct inode *inode = inode_table_insert(w->inodes, w->slot, entry_key(st), fd, lender,
+						 proof, ret_used_fd);
+
+	return inode ? fill(w, parent, inode, st, ret) : -ENFILE;
+}
+
+int entry_from_fd(struct worker *w, const struct inode *parent, int fd, uint32_t lender,
+		  struct fuse_entry_out *ret)
+{
+	struct statx st;
+	bool used_fd;
+	int err = entry_stat_fd(fd, &st);
+
+	return err ? err : enter(w, parent, fd, lender, NULL, &st, ret, &used_fd);
+}
+
+/* The same for an fd that becomes the inode's or is closed. */
+static int enter_owned(struct worker *w, const struct inode *parent, int path_fd,
+		       const struct fhandle *proof, const struct statx *st,
+		       struct fuse_entry_out *ret)
+{
+	bool used_fd = false;
+	int err = enter(w, parent, path_fd, 0, proof, st, ret, &used_fd);
+
+	if (!used_fd)
+		close(path_fd);
+	return err;
+}
+
+/* The same for an O_PATH fd whose file has a handle: the fd is only cached. */
+static int enter_handle(struct worker *w, const struct inode *parent, int path_fd,
+			const struct fhandle *handle, const struct statx *st,
+			struct fuse_entry_out *ret)
+{
+	struct inode *inode;
+
+	inode = inode_table_insert_handle(w->inodes, w->slot, entry_key(st), entry_birth_time(st),
+					  handle);
+	if (!inode) {
+		close(path_fd);
+		return -ENFILE;
+	}
+	inode_table_note_checked(inode); /* the handle is of the very fd that st is of */
+	inode_table_cache_fd(w->inodes, &w->reclaim, inode, path_fd);
+	return fill(w, parent, inode, st, ret);
+}
+
+/* The same where fds are scarce: a signed handle is to hold the inode. */
+static int enter_signed(struct worker *w, const struct inode *parent, int path_fd,
+			const struct statx *st, struct fuse_entry_out *ret)
+{
+	struct handle_signature signature;
+	int mount_fd = inode_table_mount_fd(w->inodes, entry_key(st).mnt_id);
+	int err = handle_client_sign(&w->handles, mount_fd, &path_fd, 1, &signature);
+	struct fhandle handle;
+	struct inode *inode;
+
+	if ((err || signature.error) && !inode_fd_budget(w))
+		return enter_owned(w, parent, path_fd, NULL, st, ret);
+	close(path_fd);
+	if (err || signature.error)
+		return -ENFILE;
+	handle = handle_of_signature(&signature);
+	inode = inode_table_insert_handle(w->inodes, w->slot, entry_key(st), signature.btime,
+					  &handle);
+	if (!inode)
+		return -ENFILE;
+	inode_table_note_checked(inode); /* the handle is of the very fd that st is of */
+	return fill(w, parent, inode, st, ret);
+}
+
+/* The same where handles are signed when fds become scarce. An inode of this key may be held by its
+ * handle alone by now: the file's own handle tells whether it is this file. */
+static int enter_until_scarce(struct worker *w, const struct inode *parent, int path_fd,
+			      const struct statx *st, struct fuse_entry_out *ret)
+{
+	struct inode_key key = entry_key(st);
+	struct fhandle proof;
+
+	if (inode_fd_is_scarce(w) && inode_fd_can_be_signed(w, key.mnt_id))
+		return enter_signed(w, parent, path_fd, st, ret);
+	if (inode_table_knows(w->inodes, w->slot, key) && !fhandle_get(path_fd, "", &proof))
+		return enter_owned(w, parent, path_fd, &proof, st, ret);
+	return enter_owned(w, parent, path_fd, NULL, st, ret);
+}
+
+/* Take back that `ret` was entered. */
+static void take_back(struct worker *w, const struct fuse_entry_out *ret)
+{
+	inode_table_forget(w->inodes, &w->reclaim, ret->nodeid, 1);
+}
+
+/*
+ * The same for the first directory that is seen of a mount: what is found out by the directory is
+ * known as long as the guest knows an inode on that mount, so the directory is entered first, and
+ * held by its fd.
+ */
+static int enter_first_of_mount(struct worker *w, const struct inode *parent, int path_fd,
+				const struct statx *st, struct fuse_entry_out *ret)
+{
+	bool used_fd = false;
+	int err = enter(w, parent, path_fd, 0, NULL, st, ret, &used_fd);
+
+	if (!err)
+		inode_fd_note_mount(w, entry_key(st).mnt_id, path_fd);
+	if (!used_fd)
+		close(path_fd);
+	if (err || w->policy.file_handles != FILE_HANDLES_MANDATORY ||
+	    inode_fd_uses_handles(w, entry_key(st).mnt_id))
+		return err;
+	take_back(w, ret);
+	return -EOPNOTSUPP;
+}
+
+/* path_fd becomes the inode's or is closed. */
+static int enter_path_fd(struct worker *w, const struct inode *parent, int path_fd,
+			 const struct statx *st, struct fuse_entry_out *ret)
+{
+	struct fhandle handle;
+	int err = -EOPNOTSUPP;
+
+	if (S_ISDIR(st->stx_mode) && inode_fd_is_new_mount(w, entry_key(st).mnt_id))
+		return enter_first_of_mount(w, parent, path_fd, st, ret);
+	if (w->policy.file_handles == FILE_HANDLES_SIGNED)
+		return enter_until_scarce(w, parent, path_fd, st, ret);
+	if (inode_fd_uses_handles(w, entry_key(st).mnt_id))
+		err = fhandle_get(path_fd, "", &handle);
+	if (!err)
+		return enter_handle(w, parent, path_fd, &handle, st, ret);
+	/* Not every file of a file system need have one. */
+	if (err == -EOPNOTSUPP && w->policy.file_handles != FILE_HANDLES_MANDATORY)
+		return enter_owned(w, parent, path_fd, NULL, st, ret);
+	close(path_fd);
+	return err;
+}
+
+int entry_from_path_fd(struct worker *w, const struct inode *parent, int path_fd,
+		       struct fuse_entry_out *ret)
+{
+	struct statx st;
+	int err = entry_stat_fd(path_fd, &st);
+
+	if (!err)
+		return enter_path_fd(w, parent, path_fd, &st, ret);
+	close(path_fd);
+	return err;
+}
+
+const char *entry_fd_name(int fd, char name[static FD_NAME])
+{
+	char *at = &name[FD_NAME - 1];
+
+	*at = '\0';
+	do
+		*--at = (char)('0' + fd % 10);
+	while (fd /= 10);
+	return memmove(name, at, (size_t)(&name[FD_NAME] - at));
+}
+
+/* The limit of this process is, to the guest, the limit of the system. */
+static int fd_or_error(int fd)
+{
+	if (fd >= 0)
+		return fd;
+	return errno == EMFILE ? -ENFILE : -errno;
+}
+
+int entry_open_path(int dir_fd, const char *name)
+{
+	return fd_or_error(openat(dir_fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC));
+}
+
+static int reopen(struct worker *w, const struct inode *inode, int flags)
+{
+	char name[FD_NAME];
+	int fd;
+
+	/* Faster than by fd. But a handle that may be another file's is opened as O_PATH first:
+	 * opening a device of the host would be harm enough. And handles are opened as root in its
+	 * own group, which need not be the one that decides what truncating takes (set_id.h). */
+	if (!(flags & O_TRUNC) && w->policy.file_handles >= FILE_HANDLES_PREFER &&
+	    inode_table_is_checked(inode)) {
+		int opened = inode_fd_open_handle(w, inode, flags);
+
+		/* Some file systems do not find what is unlinked. */
+		if (opened != -ESTALE)
+			return opened;
+	}
+	fd = inode_fd(w, inode);
+	if (fd < 0)
+		return fd;
+	return fd_or_error(openat(w->proc_self_fd, entry_fd_name(fd, name), flags));
+}
+
+static bool is_of_type(int fd, uint32_t type)
+{
+	struct stat st;
+
+	return !fstat(fd, &st) && (st.st_mode & S_IFMT) == type;
+}
+
+int entry_reopen(struct worker *w, const struct inode *inode, int flags)
+{
+	int fd;
+
+	if (!S_ISREG(inode->mode) && !S_ISDIR(inode->mode))
+		return -ENXIO;
+	fd = reopen(w, inode, flags | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
+	if (fd < 0 || is_of_type(fd, inode->mode))
+		return fd;
+	close(fd);
+	return -ESTALE;
+}
+
+/* A directory gets its fd at once: most are used, and one that the guest works in must not become
+ * stale when it is removed. Not when fds are scarce: then its handle must do. */
+static bool gets_fd(const struct worker *w, mode_t mode)
+{
+	return S_ISDIR(mode) && inode_table_held(w->inodes) < w->inode_fds_max &&
+	       !inode_fd_budget(w);
+}
+
+static int open_to_enter(struct worker *w, int dir_fd, const char *name)
+{
+	/* Where handles are signed the fd is closed at once if there are too many. */
+	int fd = w->policy.file_handles == FILE_HANDLES_SIGNED ? 0 : inode_fd_budget(w);
+
+	if (!fd)
+		fd = entry_open_path(dir_fd, name);
+	/* Created as a user who may not search the directory. */
+	if (fd == -EACCES && !credentials_root(&w->credentials))
+		fd = entry_open_path(dir_fd, name);
+	return fd;
+}
+
+static int lookup_by_fd(struct worker *w, const struct inode *parent, int dir_fd, const char *name,
+			struct fuse_entry_out *ret)
+{
+	int fd = open_to_enter(w, dir_fd, name);
+
+	return fd < 0 ? fd : entry_from_path_fd(w, parent, fd, ret);
+}
+
+/* The same for a directory that was created just now: nobody knows it, so there is no handle to
+ * compare with its; inode_trim() asks for that if it must. */
+static int lookup_created(struct worker *w, const struct inode *parent, int dir_fd,
+			  const char *name, struct fuse_entry_out *ret)
+{
+	int fd = open_to_enter(w, dir_fd, name);
+	struct statx st;
+	int err;
+
+	if (fd < 0)
+		return fd;
+	err = entry_stat_fd(fd, &st);
+	if (!err)
+		return enter_owned(w, parent, fd, NULL, &st, ret);
+	close(fd);
+	return err;
+}
+
+/* As entry_lookup_new, for a name whose attributes are known: without an fd where that can be. */
+static int lookup_unknown(struct worker *w, const struct inode *parent, int dir_fd,
+			  const char *name, const struct statx *st, struct fuse_entry_out *ret)
+{
+	struct inode_key key = entry_key(st);
+	struct fhandle handle;
+	struct inode *inode;
+	int err;
+
+	if (key.mnt_id != parent->mnt_id || !inode_fd_uses_handles(w, key.mnt_id) ||
+	    gets_fd(w, st->stx_mode))
+		return lookup_by_fd(w, parent, dir_fd, name, ret);
+	err = fhandle_get_on_mount(dir_fd, name, inode_key_mount_id(key), &handle);
+	if (err == -EOPNOTSUPP || err == -EXDEV)
+		return lookup_by_fd(w, parent, dir_fd, name, ret);
+	if (err)
+		return err;
+	inode = inode_table_insert_handle(w->inodes, w->slot, key, entry_birth_time(st), &handle);
+	if (!inode)
+		return -ENFILE;
+	fill(w, parent, inode, st, ret);
+	if (inode_fd_uses_handles(w, key.mnt_id))
+		return 0;
+	/* The guest has forgotten `parent`, and with it the mount. */
+	take_back(w, ret);
+	return -ESTALE;
+}
+
+int entry_lookup_new(struct worker *w, const struct inode *parent, const char *name, mode_t type,
+		     struct fuse_entry_out *ret)
+{
+	int dir_fd = inode_fd(w, parent);
+	struct statx st;
+	int err;
+
+	if (dir_fd < 0)
+		return dir_fd;
+	if (gets_fd(w, type))
+		return lookup_created(w, parent, dir_fd, name, ret);
+	if (!inode_fd_uses_handles(w, parent->mnt_id))
+		return lookup_by_fd(w, parent, dir_fd, name, ret);
+	err = entry_stat_name(dir_fd, name, &st);
+	if (err == -EACCES && !credentials_root(&w->credentials))
+		err = entry_stat_name(dir_fd, name, &st);
+	return err ? err : lookup_unknown(w, parent, dir_fd, name, &st, ret);
+}
+
+/* A guess that the file is new to the guest, because the latest ones were: open it at once, which
+ * saves the statx of the name where the guess is right. */
+static int lookup_guessed_new(struct worker *w, const struct inode *parent, int dir_fd,
+			      const char *name, struct fuse_entry_out *ret)
+{
+	const struct inode *inode;
+	int fd = entry_open_path(dir_fd, name);
+	struct statx st;
+	int err;
+
+	if (fd < 0) {
+		w->new_names = 0;
+		return fd;
+	}
+	err = entry_stat_fd(fd, &st);
+	inode = err ? NULL
+		    : inode_table_acquire(w->inodes, w->slot, entry_key(&st),
+					  entry_birth_time(&st));
+	if (!err && !inode)
+		return enter_path_fd(w, parent, fd, &st, ret);
+	close(fd);
+	w->new_names = 0;
+	return err ? err : fill(w, parent, inode, &st, ret);
+}
+
+int entry_lookup(struct worker *w, const struct inode *parent, const char *name,
+		 struct fuse_entry_out *ret)
+{
+	int dir_fd = inode_fd(w, parent);
+	const struct inode *inode;
+	struct statx st;
+	int err;
+
+	if (dir_fd < 0)
+		return dir_fd;
+	if (w->new_names >= NEW_NAMES_WORTH && w->policy.file_handles < FILE_HANDLES_PREFER &&
+	    !inode_fd_budget(w))
+		return lookup_guessed_new(w, parent, dir_fd, name, ret);
+	err = entry_stat_name(dir_fd, name, &st);
+	if (err)
+		return err;
+	inode = inode_table_acquire(w->inodes, w->slot, entry_key(&st), entry_birth_time(&st));
+	if (inode && w->handles.is_gone && __atomic_load_n(&inode->fd, __ATOMIC_ACQUIRE) < 0) {
+		/* Nobody opens its handle any more: it is to be held by an fd again. */
+		inode_table_forget(w->inodes, &w->reclaim, inode_nodeid(w->inodes, inode), 1);
+		inode = NULL;
+	}
+	w->new_names = inode ? 0 : w->new_names + 1;
+	return inode ? fill(w, parent, inode, &st, ret)
+		     : lookup_unknown(w, parent, dir_fd, name, &st, ret);
+}
+
+int entry_lookup_dirent(struct worker *w, const struct inode *parent, const char *name,
+			uint64_t ino, mode_t type, struct fuse_entry_out *ret)
+{
+	struct inode_key key = {.ino = ino, .mnt_id = parent->mnt_id, .type = type};
+	const struct inode *inode;
+	struct statx st;
+	int dir_fd, err;
+
+	if (!type || inode_fd_uses_handles(w, parent->mnt_id))
+		return entry_lookup(w, parent, name, ret);
+	inode = inode_table_acquire(w->inodes, w->slot, key, 0);
+	/* What only its handle holds may be known all the same: its attributes tell. */
+	if (!inode && w->policy.file_handles == FILE_HANDLES_SIGNED &&
+	    inode_table_knows(w->inodes, w->slot, key))
+		return entry_lookup(w, parent, name, ret);
+	if (!inode)
+		return entry_lookup_new(w, parent, name, 0, ret);
+	dir_fd = inode_fd(w, parent);
+	err = dir_fd < 0 ? dir_fd : entry_stat_name(dir_fd, name, &st);
+	if (!err && inode_key_equal(entry_key(&st), inode_key_of(inode)))
+		return fill(w, parent, inode, &st, ret);
+	/* Replaced since it was listed, or something is mounted there. */
+	inode_table_forget(w->inodes, &w->reclaim, inode_nodeid(w->inodes, inode), 1);
+	return err ? err : entry_lookup(w, parent, name, ret);
+}
+
+int entry_again(struct worker *w, const struct inode *inode, struct fuse_entry_out *ret)
+{
+	const struct inode *same;
+	struct statx st;
+	int fd = inode_fd(w, inode);
+	int err = fd < 0 ? fd : entry_stat_fd(fd, &st);
+
+	if (err)
+		return err;
+	same = inode_table_acquire(w->inodes, w->slot, inode_key_of(inode), entry_birth_time(&st));
+	if (same == inode)
+		return fill(w, NULL, same, &st, ret);
+	if (same)
+		inode_table_forget(w->inodes, &w->reclaim, inode_nodeid(w->inodes, same), 1);
+	return -ESTALE;
+}
+
+int entry_refresh(struct worker *w, const struct inode *inode, struct fuse_entry_out *ret)
+{
+	uint32_t flags = ret->attr.flags;
+	struct statx st;
+	int fd = inode_fd(w, inode);
+	int err = fd < 0 ? fd : entry_stat_fd(fd, &st);
+
+	if (err)
+		return err;
+	entry_attr(w, &st, &ret->attr);
+	ret->attr.flags = flags;
+	return 0;
+}

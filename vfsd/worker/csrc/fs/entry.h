@@ -1,0 +1,99 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* PRIVATE: C only */
+/*
+ * From a name or a descriptor to what LOOKUP, CREATE, MKDIR … reply: an inode with its lookup count
+ * raised, and a filled fuse_entry_out. All statx calls for identity go through here.
+ */
+#ifndef VFSD_ENTRY_H
+#define VFSD_ENTRY_H
+
+#include "transport/csrc/types.h"
+#include "worker/csrc/loop/worker.h"
+
+#include <sys/stat.h>
+
+/* statx of an open descriptor or of dir/name (never following), asking for what identity and
+ * fuse_attr need (STATX_BASIC_STATS | STATX_MNT_ID). Return: 0 or -errno. */
+int entry_stat_fd(int fd, struct statx *ret) must_check;
+int entry_stat_name(int dir_fd, const char *name, struct statx *ret) must_check;
+
+struct inode_key entry_key(const struct statx *st);
+/* In ns; 0 where the file system does not tell. */
+int64_t entry_birth_time(const struct statx *st);
+/* Are mounts in the share mounts in the guest? */
+bool entry_announces_mounts(const struct worker *w);
+uint64_t entry_foreign_number(const struct worker *w, uint64_t ino, uint32_t device);
+/*
+ * The inode number that the guest is told for `ino` of a file system with this device number
+ * (inode_key_device). A guest to which no mounts are announced sees all of them as one file system,
+ * in which two files must not have one number: what is not on the share's own gets a number of our
+ * making.
+ */
+static inline uint64_t entry_number(const struct worker *w, uint64_t ino, uint32_t device)
+{
+	return device == w->root_device ? ino : entry_foreign_number(w, ino, device);
+}
+
+/* fuse_attr with flags 0; `entry_*` add FUSE_ATTR_SUBMOUNT where it belongs. */
+void entry_attr(const struct worker *w, const struct statx *st, struct fuse_attr *ret);
+/* Blocks of 512 bytes, as the guest is told of them. */
+uint64_t entry_blocks(const struct worker *w, const struct statx *st);
+void entry_timeout(uint64_t ns, uint64_t *ret_sec, uint32_t *ret_nsec);
+
+/* Act as the requesting user, with `umask` where the guest leaves that to us. */
+int entry_as_requester(struct worker *w, const struct request *r, uint32_t umask) must_check;
+/* Act as the requesting user to find out what he may do (ACCESS). */
+int entry_checked_as_requester(struct worker *w, const struct request *r) must_check;
+/* The same with the host's group `gid` as the only supplementary group. */
+int entry_checked_as_member(struct worker *w, const struct request *r, uint32_t gid) must_check;
+/* Note that the host does not let this worker act for these ids of the guest; the first note of a
+ * worker becomes a line in the log. */
+void entry_note_refusal(struct worker *w, uint32_t uid, uint32_t gid);
+/* Before creating a file of `mode`: guest root keeps the sgid that its kernel let pass; a user must
+ * be in the group, even one who is root on the host. */
+int entry_keep_sgid(struct worker *w, const struct request *r, uint32_t mode) must_check;
+
+/* LOOKUP of one component. Return: 0 or -errno; on success the guest owns one more lookup. */
+int entry_lookup(struct worker *w, const struct inode *parent, const char *name,
+		 struct fuse_entry_out *ret) must_check;
+/* The same for a name that was created just now, of this type (S_IFMT; 0: whatever it is): it
+ * cannot be known, so it is not looked for among what is. */
+int entry_lookup_new(struct worker *w, const struct inode *parent, const char *name, mode_t type,
+		     struct fuse_entry_out *ret) must_check;
+/* For a file that was created open: identity from the same fd, which the inode borrows from the
+ * open file `lender` until that is released. */
+int entry_from_fd(struct worker *w, const struct inode *parent, int fd, uint32_t lender,
+		  struct fuse_entry_out *ret) must_check;
+/* For an O_PATH fd, which becomes the inode's or is closed. `parent` may be NULL. */
+int entry_from_path_fd(struct worker *w, const struct inode *parent, int path_fd,
+		       struct fuse_entry_out *ret) must_check;
+
+/* LOOKUP of a name just listed with inode number `ino` and `type` (S_IFMT; 0: not known): known or
+ * not is decided by these, which saves an unknown file one statx. */
+int entry_lookup_dirent(struct worker *w, const struct inode *parent, const char *name,
+			uint64_t ino, mode_t type, struct fuse_entry_out *ret) must_check;
+/* One more lookup of an inode the guest knows. Return: 0 or -errno (-ESTALE: just forgotten). */
+int entry_again(struct worker *w, const struct inode *inode, struct fuse_entry_out *ret) must_check;
+/* New attributes for an entry told of this inode. Return: 0 or -errno. */
+int entry_refresh(struct worker *w, const struct inode *inode,
+		  struct fuse_entry_out *ret) must_check;
+
+/* The name of an fd below /proc/self/fd (proc_self_fd, which is the working directory, too). */
+enum {
+	FD_NAME = 16,
+};
+const char *entry_fd_name(int fd, char name[static FD_NAME]);
+
+/*
+ * Open the file of an inode with `flags`. What was opened is a regular file or a directory, as the
+ * inode says; nothing becomes a controlling terminal, nothing waits for a peer. Return: the fd,
+ * -ENXIO (the inode is of another type), -ESTALE (the file is of another type than the inode), or
+ * -errno (-ENFILE when no fd is to be had).
+ */
+int entry_reopen(struct worker *w, const struct inode *inode, int flags) must_check;
+
+/* dir/name opened O_PATH, never following. Return: the fd, or -errno (-ENFILE when no fd is to be
+ * had). */
+int entry_open_path(int dir_fd, const char *name) must_check;
+
+#endif

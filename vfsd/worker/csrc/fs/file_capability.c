@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Nearly every file written has no capability: absence.h. SETXATTR counts those that it sets.
+ *
+ * The capability goes before the data changes. A worker that dies between the two has dropped one
+ * too many; never does it leave changed data with a capability.
+ */
+#include "worker/csrc/fs/file_capability.h"
+
+#include "worker/csrc/fs/entry.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/xattr.h>
+
+static const char capability[] = "security.capability";
+
+void file_capability_init(struct file_capability *c, const struct xattrmap *map)
+{
+	if (xattrmap_to_host(map, capability, c->name) < 0 || !strcmp(c->name, capability))
+		c->name[0] = '\0';
+}
+
+/* Seldom called, and its array would have every WRITE check its stack. */
+static __attribute__((noinline)) int remove_if_set(const char *name, int fd)
+{
+	char path[FD_NAME];
+
+	entry_fd_name(fd, path);
+	/* Asking takes no lock of the inode, removing does. */
+	if (getxattr(path, name, NULL, 0) < 0)
+		return errno == ENODATA || errno == EOPNOTSUPP ? 0 : -errno;
+	return removexattr(path, name) < 0 && errno != ENODATA ? -errno : 0;
+}
+
+int file_capability_drop(struct worker *w, uint64_t nodeid, int fd)
+{
+	struct file_capability *c = &w->capability;
+	uint64_t sets;
+	int err;
+
+	if (!c->name[0])
+		return 0;
+	sets = __atomic_load_n(&w->table->capability_sets, __ATOMIC_ACQUIRE);
+	if (absence_is_known(&c->absences, nodeid, sets, w->now_ns))
+		return 0;
+	err = credentials_root(&w->credentials);
+	if (!err)
+		err = remove_if_set(c->name, fd);
+	if (!err)
+		absence_note(&c->absences, nodeid, sets, w->now_ns);
+	return err;
+}
+
+void file_capability_set(struct worker *w, const char *name)
+{
+	if (w->capability.name[0] && !strcmp(name, w->capability.name))
+		__atomic_add_fetch(&w->table->capability_sets, 1, __ATOMIC_ACQ_REL);
+}

@@ -1,0 +1,262 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "worker/csrc/fs/inode_fd.h"
+
+#include "worker/csrc/fs/entry.h"
+#include "worker/csrc/host/fhandle.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <time.h>
+#include <unistd.h>
+
+enum {
+	CLOSING_WAIT_MS = 500,
+};
+
+/* What the handle opens must be what was entered, its type above all: the name may have been one
+ * file's when its attributes were read, and another file's when it was asked for the handle. One
+ * comparison is enough, since a handle never becomes another file's. */
+static int check_identity(const struct inode *inode, int fd)
+{
+	struct statx st;
+	int err;
+
+	if (inode_table_is_checked(inode))
+		return 0;
+	err = entry_stat_fd(fd, &st);
+	if (err)
+		return err;
+	if (!inode_key_equal(entry_key(&st), inode_key_of(inode)))
+		return -ESTALE;
+	inode_table_note_checked(inode);
+	return 0;
+}
+
+int inode_fd_open_handle(struct worker *w, const struct inode *inode, int flags)
+{
+	int mount_fd = inode_table_mount_fd(w->inodes, inode->mnt_id);
+	int fd, err = mount_fd < 0 ? -ESTALE : credentials_root(&w->credentials);
+
+	if (!err)
+		err = inode_fd_budget(w);
+	if (err)
+		return err;
+	fd = fhandle_open(mount_fd, &inode->handle, flags);
+	if (fd < 0)
+		return fd;
+	err = check_identity(inode, fd);
+	if (!err)
+		return fd;
+	close(fd);
+	return err;
+}
+
+static int open_signed(struct worker *w, const struct inode *inode)
+{
+	int mount_fd = inode_table_mount_fd(w->inodes, inode->mnt_id);
+
+	if (mount_fd < 0)
+		return -ESTALE;
+	return handle_client_open(&w->handles, mount_fd, inode_key_of(inode), &inode->handle);
+}
+
+static int open_path_once(struct worker *w, const struct inode *inode)
+{
+	int err;
+
+	if (w->policy.file_handles != FILE_HANDLES_SIGNED)
+		return inode_fd_open_handle(w, inode, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	err = inode_fd_budget(w);
+	return err ? err : open_signed(w, inode);
+}
+
+/* Not every file system finds by its handle what is unlinked (ZFS does not). What the guest still
+ * has open can be reached all the same; fstat(2) and fchmod(2) in the guest name no open file. */
+static int open_by_open_file(struct worker *w, const struct inode *inode)
+{
+	const struct open_file *file =
+		file_table_of_inode(w->files, inode_nodeid(w->inodes, inode));
+	char name[FD_NAME];
+	struct statx st;
+	int fd;
+
+	if (!file)
+		return -ESTALE;
+	fd = openat(w->proc_self_fd, entry_fd_name(file->fd, name), O_PATH | O_CLOEXEC);
+	if (fd < 0)
+		return errno == EMFILE ? -ENFILE : -ESTALE;
+	if (!entry_stat_fd(fd, &st) && inode_key_equal(entry_key(&st), inode_key_of(inode)))
+		return fd;
+	close(fd);
+	return -ESTALE;
+}
+
+static uint64_t closed_fds(const struct worker *w)
+{
+	uint64_t count = 0;
+
+	for (uint32_t i = 0; i < w->table->slots && i < WORKER_SLOTS_MAX; i++)
+		count += __atomic_load_n(&w->table->rows[i].closed_fds, __ATOMIC_RELAXED);
+	return count;
+}
+
+/* May closing what was given up help? The tables are below their limit then. */
+static bool is_worth_a_wait(const struct worker *w)
+{
+	return !inode_fd_budget(w) && inode_fd_unclosed(w) && w->futile_wait != closed_fds(w) + 1;
+}
+
+/*
+ * A thread closes the fds that were given up. While other programs keep that thread from the CPU,
+ * the process may have no fd left although the tables hold few: that passes within moments, and is
+ * no reason for an error. But close(2) may hang in storage. So after a wait in vain no request of
+ * this worker waits until an fd has been closed.
+ */
+static int open_path(struct worker *w, const struct inode *inode)
+{
+	int ms = 0, fd = open_path_once(w, inode);
+
+	for (; fd == -ENFILE && is_worth_a_wait(w) && ms < CLOSING_WAIT_MS; ms++) {
+		nanosleep(&(struct timespec){.tv_nsec = 1000 * 1000}, NULL);
+		fd = open_path_once(w, inode);
+	}
+	if (ms == CLOSING_WAIT_MS)
+		w->futile_wait = closed_fds(w) + 1;
+	return fd == -ESTALE ? open_by_open_file(w, inode) : fd;
+}
+
+/* Apart, so that what an inode holds costs no stack frame. */
+static __attribute__((noinline)) int open_and_cache(struct worker *w, const struct inode *inode)
+{
+	int fd = open_path(w, inode);
+
+	if (fd >= 0)
+		fd = inode_table_cache_fd(w->inodes, &w->reclaim, inode, fd);
+	if (fd >= 0)
+		inode_table_touch(inode);
+	return fd;
+}
+
+int inode_fd(struct worker *w, const struct inode *inode)
+{
+	int fd = __atomic_load_n(&inode->fd, __ATOMIC_ACQUIRE);
+
+	if (fd < 0)
+		return open_and_cache(w, inode);
+	inode_table_touch(inode);
+	return fd;
+}
+
+bool inode_fd_uses_handles(struct worker *w, uint64_t mnt_id)
+{
+	return w->policy.file_handles >= FILE_HANDLES_PREFER &&
+	       inode_table_mount_fd(w->inodes, mnt_id) >= 0;
+}
+
+bool inode_fd_can_be_signed(const struct worker *w, uint64_t mnt_id)
+{
+	return w->policy.file_handles == FILE_HANDLES_SIGNED &&
+	       inode_table_mount_fd(w->inodes, mnt_id) >= 0;
+}
+
+bool inode_fd_is_scarce(const struct worker *w)
+{
+	uint64_t held = inode_table_held(w->inodes);
+
+	if (inode_fd_budget(w))
+		return true;
+	return held >= w->inode_fds_max &&
+	       held + inode_fd_unclosed(w) >= (w->inode_fds_max + w->fds_max) / 2;
+}
+
+uint64_t inode_fd_unclosed(const struct worker *w)
+{
+	uint64_t count = 0;
+
+	for (uint32_t i = 0; i < w->table->slots && i < WORKER_SLOTS_MAX; i++)
+		count += __atomic_load_n(&w->table->rows[i].loose_fds, __ATOMIC_RELAXED);
+	return count;
+}
+
+/* An fd to open handles of the mount of `dir_fd` through, if that works. Return: MOUNT_FD_*
+ * without. */
+static int try_handles(int dir_fd)
+{
+	int fd = openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_NONBLOCK | O_CLOEXEC);
+
+	if (fd < 0)
+		return MOUNT_FD_UNKNOWN; /* not now */
+	if (fhandle_works(fd))
+		return fd;
+	close(fd);
+	return MOUNT_FD_NONE;
+}
+
+int inode_table_try_handles(void *memory, int root_fd)
+{
+	struct statx st;
+	int fd = entry_stat_fd(root_fd, &st) ? MOUNT_FD_UNKNOWN : try_handles(root_fd);
+
+	return fd >= 0 && inode_table_set_mount_fd(memory, 0, entry_key(&st).mnt_id, fd);
+}
+
+/* An fd of the mount of `dir_fd` to show the broker, if that signs what is on it. Return: likewise,
+ * MOUNT_FD_UNKNOWN as well without a broker. */
+static int try_signatures(struct handle_client *client, int dir_fd)
+{
+	struct handle_signature signature;
+	int fd, err;
+
+	if (!fhandle_lasts(dir_fd))
+		return MOUNT_FD_NONE;
+	err = handle_client_sign(client, dir_fd, &dir_fd, 1, &signature);
+	if (err)
+		return MOUNT_FD_UNKNOWN; /* not now */
+	if (signature.error)
+		return MOUNT_FD_NONE;
+	fd = openat(dir_fd, ".", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	return fd < 0 ? MOUNT_FD_UNKNOWN : fd;
+}
+
+int inode_table_expect_signatures(void *memory, int root_fd, int handles_fd)
+{
+	struct handle_client client;
+	struct statx st;
+	int fd, err = entry_stat_fd(root_fd, &st);
+
+	if (err)
+		return err;
+	handle_client_init(&client, handles_fd, 0);
+	fd = try_signatures(&client, root_fd);
+	if (fd < 0)
+		return -EIO;
+	(void)!inode_table_set_mount_fd(memory, 0, entry_key(&st).mnt_id, fd);
+	return 0;
+}
+
+bool inode_fd_is_new_mount(const struct worker *w, uint64_t mnt_id)
+{
+	return w->policy.file_handles != FILE_HANDLES_NEVER &&
+	       inode_table_mount_fd(w->inodes, mnt_id) == MOUNT_FD_UNKNOWN;
+}
+
+void inode_fd_note_mount(struct worker *w, uint64_t mnt_id, int dir_fd)
+{
+	int fd;
+
+	if (credentials_root(&w->credentials))
+		return;
+	fd = w->policy.file_handles == FILE_HANDLES_SIGNED ? try_signatures(&w->handles, dir_fd)
+							   : try_handles(dir_fd);
+	if (fd == MOUNT_FD_UNKNOWN)
+		return;
+	if (!inode_table_set_mount_fd(w->inodes, w->slot, mnt_id, fd) && fd >= 0)
+		close(fd);
+}
+
+int inode_fd_budget(const struct worker *w)
+{
+	uint64_t used = inode_table_held(w->inodes) + file_table_count(w->files);
+
+	return used < w->fds_max ? 0 : -ENFILE;
+}

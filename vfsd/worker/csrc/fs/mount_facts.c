@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "worker/csrc/fs/mount_facts.h"
+
+#include "worker/csrc/host/file_system.h"
+#include "worker/csrc/fs/inode_fd.h"
+
+static __attribute__((noinline)) void learn(struct worker *w, const struct inode *inode,
+					    struct mount_fact *ret)
+{
+	int fd = inode_fd(w, inode);
+	uint32_t facts = fd < 0 ? 0 : file_system_facts(fd);
+
+	*ret = (struct mount_fact){.mnt_id = inode->mnt_id,
+				   .needs_flush = !(facts & FS_SILENT_CLOSE),
+				   .in_memory = facts & FS_IN_MEMORY};
+}
+
+const struct mount_fact *mount_fact_of(struct worker *w, const struct inode *inode)
+{
+	struct mount_fact *fact = &w->mounts[(inode->mnt_id >> 32 ^ inode->mnt_id) % MOUNT_FACTS];
+
+	if (fact->mnt_id != inode->mnt_id)
+		learn(w, inode, fact);
+	return fact;
+}

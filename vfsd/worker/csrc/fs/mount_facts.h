@@ -1,0 +1,11 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* PRIVATE: C only */
+#ifndef VFSD_MOUNT_FACTS_H
+#define VFSD_MOUNT_FACTS_H
+
+#include "worker/csrc/loop/worker.h"
+
+/* What is known of the mount that this inode is on; asked for once per mount. */
+const struct mount_fact *mount_fact_of(struct worker *w, const struct inode *inode);
+
+#endif

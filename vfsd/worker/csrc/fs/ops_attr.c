@@ -1,0 +1,368 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * GETATTR, SETATTR, STATX, ACCESS, READLINK, STATFS.
+ *
+ * An inode's fd is O_PATH. What does not work on such an fd goes through its name below
+ * /proc/self/fd, which is a link to the very file, not to a path: nothing is resolved anew.
+ */
+#include "worker/csrc/request/agreed.h"
+#include "worker/csrc/fs/entry.h"
+#include "worker/csrc/fs/inode_fd.h"
+#include "worker/csrc/fs/lease.h"
+#include "worker/csrc/fs/set_id.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <string.h>
+#include <sys/vfs.h>
+#include <time.h>
+#include <unistd.h>
+
+enum {
+	NS_PER_SEC = 1000 * 1000 * 1000,
+	MODE_BITS = 07777,
+	CHANGES = FATTR_MODE | FATTR_UID | FATTR_GID | FATTR_SIZE | FATTR_ATIME | FATTR_MTIME |
+		  FATTR_CTIME,
+};
+
+static int reply_attr(const struct worker *w, int fd, struct request *r)
+{
+	struct fuse_attr_out *ret = REQUEST_REPLY(r, struct fuse_attr_out);
+	struct statx st;
+	int err = entry_stat_fd(fd, &st);
+
+	if (err)
+		return err;
+	memset(ret, 0, sizeof(*ret));
+	entry_timeout(w->policy.attr_timeout_ns, &ret->attr_valid, &ret->attr_valid_nsec);
+	entry_attr(w, &st, &ret->attr);
+	return (int)sizeof(*ret);
+}
+
+/* An fh, if one comes along, is the same file: the inode's fd will do. */
+int op_getattr(struct worker *w, struct request *r)
+{
+	const struct inode *inode = inode_table_get(w->inodes, r->in.nodeid);
+	int fd = inode ? inode_fd(w, inode) : -ESTALE;
+
+	return fd < 0 ? fd : reply_attr(w, fd, r);
+}
+
+/* ---- SETATTR ---- */
+
+/* The host's id of the new owner or group, which no guest must make -1: "do not change it". */
+static int owner_wanted(const struct idmap *map, uint32_t id, uint32_t *ret)
+{
+	*ret = idmap_translate(map, id);
+	if (*ret != UINT32_MAX)
+		return 0;
+	return id == UINT32_MAX ? -EINVAL : -EPERM; /* EPERM: it is forbidden */
+}
+
+/* Changing the owner drops suid, and sgid of group executables, whoever asks (the host's kernel
+ * does it), so the mode is set after it. */
+static int set_owner(struct worker *w, const struct request *r, int fd)
+{
+	const struct fuse_setattr_in *in = REQUEST_ARG(r, struct fuse_setattr_in);
+	uid_t uid = (uid_t)-1;
+	gid_t gid = (gid_t)-1;
+	int err = set_id_before_chown(w, r, fd);
+
+	if (!err && in->valid & FATTR_UID)
+		err = owner_wanted(&w->policy.uids.to_host, in->uid, &uid);
+	if (!err && in->valid & FATTR_GID)
+		err = owner_wanted(&w->policy.gids.to_host, in->gid, &gid);
+	if (err)
+		return err;
+	uid = credentials_uid(&w->credentials, uid);
+	gid = credentials_gid(&w->credentials, gid);
+	if (!fchownat(fd, "", uid, gid, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW))
+		return 0;
+	err = errno == EINVAL ? -EPERM : -errno; /* EINVAL: as in credentials_user */
+	if (errno == EINVAL || (err == -EPERM && !w->credentials.privileged))
+		entry_note_refusal(w, in->valid & FATTR_UID ? in->uid : 0,
+				   in->valid & FATTR_GID ? in->gid : 0);
+	return err;
+}
+
+/*
+ * A SETATTR of nothing is chown(2) of nothing, or Linux with FUSE_HANDLE_KILLPRIV_V2 before an op
+ * that changes a file and has no flag to say so (FALLOCATE, COPY_FILE_RANGE, a write to a mapping):
+ * set-id bits and capabilities of the file go. The host's kernel does that at chown(2), too.
+ */
+static int kill_privileges(struct worker *w, const struct request *r, int fd)
+{
+	int flags = AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW;
+	int err = set_id_before_chown(w, r, fd);
+
+	if (err)
+		return err;
+	return fchownat(fd, "", (uid_t)-1, (gid_t)-1, flags) < 0 ? -errno : 0;
+}
+
+/* The guest's kernel has taken away from the mode what its caller may not set. */
+static int set_mode(struct worker *w, int fd, uint32_t mode)
+{
+	int err = credentials_fsetid(&w->credentials, true);
+	char name[FD_NAME];
+
+	if (err)
+		return err;
+	if (fchmodat(w->proc_self_fd, entry_fd_name(fd, name), mode & MODE_BITS, 0) < 0)
+		return -errno;
+	set_id_note_mode(w, mode);
+	return 0;
+}
+
+/* truncate(2) would wait for whoever has the file under a lease. Return also: -EAGAIN (it is). */
+static int truncate_unleased(const struct worker *w, int path_fd, off_t size)
+{
+	int flags = O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC;
+	char name[FD_NAME];
+	int fd = openat(w->proc_self_fd, entry_fd_name(path_fd, name), flags);
+	int err;
+
+	if (fd < 0)
+		return errno == EMFILE ? -ENFILE : -errno;
+	err = ftruncate(fd, size) < 0 ? -errno : 0;
+	close(fd);
+	return err;
+}
+
+static int set_size(struct worker *w, const struct request *r, const struct inode *inode, int fd,
+		    const struct open_file *file)
+{
+	const struct fuse_setattr_in *in = REQUEST_ARG(r, struct fuse_setattr_in);
+	bool kill = in->valid & FATTR_KILL_SUIDGID && is_agreed(w->session, &AGREED_KILLPRIV);
+	int err = set_id_before_truncate(w, r, fd, kill);
+
+	if (err)
+		return err;
+	if (in->size > INT64_MAX)
+		return -EFBIG;
+	if (file && file->flags & FILE_WRITABLE)
+		return ftruncate(file->fd, (off_t)in->size) < 0 ? -errno : 0;
+	if (S_ISDIR(inode->mode))
+		return -EISDIR;
+	if (!S_ISREG(inode->mode))
+		return -EINVAL;
+	return truncate_unleased(w, fd, (off_t)in->size);
+}
+
+/* *ret for utimensat. A nanosecond field of the guest must not become UTIME_NOW or UTIME_OMIT. */
+static int time_wanted(bool set, bool now, uint64_t sec, uint32_t nsec, struct timespec *ret)
+{
+	*ret = (struct timespec){.tv_nsec = set ? UTIME_NOW : UTIME_OMIT};
+	if (!set || now)
+		return 0;
+	if (nsec >= NS_PER_SEC)
+		return -EINVAL;
+	*ret = (struct timespec){.tv_sec = (time_t)sec, .tv_nsec = nsec};
+	return 0;
+}
+
+static int set_times(int fd, const struct fuse_setattr_in *in)
+{
+	struct timespec times[2];
+	int err = time_wanted(in->valid & FATTR_ATIME, in->valid & FATTR_ATIME_NOW, in->atime,
+			      in->atimensec, &times[0]);
+
+	if (!err)
+		err = time_wanted(in->valid & FATTR_MTIME, in->valid & FATTR_MTIME_NOW, in->mtime,
+				  in->mtimensec, &times[1]);
+	if (err)
+		return err;
+	return utimensat(fd, "", times, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) < 0 ? -errno : 0;
+}
+
+static int set_attributes(struct worker *w, const struct request *r, const struct inode *inode,
+			  int fd, const struct open_file *file)
+{
+	const struct fuse_setattr_in *in = REQUEST_ARG(r, struct fuse_setattr_in);
+	uint32_t valid = in->valid;
+	int err = credentials_root(&w->credentials);
+
+	if (!err && (valid & (FATTR_UID | FATTR_GID | FATTR_SIZE) || !(valid & CHANGES)) &&
+	    S_ISREG(inode->mode))
+		err = file_capability_drop(w, inode_nodeid(w->inodes, inode), fd);
+	if (!err && !(valid & CHANGES))
+		err = kill_privileges(w, r, fd);
+	if (!err && valid & (FATTR_UID | FATTR_GID))
+		err = set_owner(w, r, fd);
+	if (!err && valid & FATTR_MODE)
+		err = set_mode(w, fd, in->mode);
+	if (!err && valid & FATTR_SIZE)
+		err = set_size(w, r, inode, fd, file);
+	if (!err && valid & (FATTR_ATIME | FATTR_MTIME))
+		err = set_times(fd, in);
+	return err; /* FATTR_CTIME: the host's kernel keeps ctime itself */
+}
+
+int op_setattr(struct worker *w, struct request *r)
+{
+	const struct fuse_setattr_in *in = REQUEST_ARG(r, struct fuse_setattr_in);
+	const struct inode *inode = inode_table_get(w->inodes, r->in.nodeid);
+	const struct open_file *file = NULL;
+	int fd = inode ? inode_fd(w, inode) : -ESTALE;
+	int err;
+
+	if (fd < 0)
+		return fd;
+	/* An fh that is none: Windows has not opened the symbolic links that it changes, and sends
+	 * 0. The inode is the same file. */
+	if (in->valid & FATTR_FH)
+		file = file_table_get(w->files, in->fh, r->in.nodeid);
+	do
+		err = set_attributes(w, r, inode, fd, file);
+	while (err == -EAGAIN && in->valid & FATTR_SIZE && !(err = lease_wait(w, r, fd, O_WRONLY)));
+	return err ? err : reply_attr(w, fd, r);
+}
+
+/* ---- STATX ---- */
+
+enum {
+	STATX_TOLD = STATX_BASIC_STATS | STATX_BTIME,
+};
+
+/* Attributes of the host's mount are not the guest's. */
+static const uint64_t attributes_hidden =
+	STATX_ATTR_AUTOMOUNT | STATX_ATTR_MOUNT_ROOT | STATX_ATTR_DAX;
+
+static struct fuse_sx_time statx_time(const struct statx_timestamp *time)
+{
+	return (struct fuse_sx_time){.tv_sec = time->tv_sec, .tv_nsec = time->tv_nsec};
+}
+
+static void fill_statx(const struct worker *w, const struct statx *st, struct fuse_statx *ret)
+{
+	*ret = (struct fuse_statx){
+		.mask = st->stx_mask & STATX_TOLD,
+		.blksize = st->stx_blksize,
+		.attributes = st->stx_attributes & ~attributes_hidden,
+		.nlink = st->stx_nlink,
+		.uid = idmap_translate(&w->policy.uids.to_guest, st->stx_uid),
+		.gid = idmap_translate(&w->policy.gids.to_guest, st->stx_gid),
+		.mode = st->stx_mode,
+		.ino = entry_number(w, st->stx_ino, inode_key_device(entry_key(st))),
+		.size = st->stx_size,
+		.blocks = entry_blocks(w, st),
+		.attributes_mask = st->stx_attributes_mask & ~attributes_hidden,
+		.atime = statx_time(&st->stx_atime),
+		.btime = statx_time(&st->stx_btime),
+		.ctime = statx_time(&st->stx_ctime),
+		.mtime = statx_time(&st->stx_mtime),
+		.rdev_major = st->stx_rdev_major,
+		.rdev_minor = st->stx_rdev_minor,
+		.dev_major = st->stx_dev_major,
+		.dev_minor = st->stx_dev_minor,
+	};
+}
+
+int op_statx(struct worker *w, struct request *r)
+{
+	const struct fuse_statx_in *in = REQUEST_ARG(r, struct fuse_statx_in);
+	const struct inode *inode = inode_table_get(w->inodes, r->in.nodeid);
+	struct fuse_statx_out *ret = REQUEST_REPLY(r, struct fuse_statx_out);
+	unsigned int mask = in->sx_mask & STATX_TOLD;
+	int flags = AT_EMPTY_PATH | AT_NO_AUTOMOUNT | ((int)in->sx_flags & AT_STATX_SYNC_TYPE);
+	struct statx st;
+	int fd = inode ? inode_fd(w, inode) : -ESTALE;
+
+	if (fd < 0)
+		return fd;
+	if (statx(fd, "", flags, mask, &st) < 0)
+		return -errno;
+	memset(ret, 0, sizeof(*ret));
+	entry_timeout(w->policy.attr_timeout_ns, &ret->attr_valid, &ret->attr_valid_nsec);
+	fill_statx(w, &st, &ret->stat);
+	return (int)sizeof(*ret);
+}
+
+/* ---- ACCESS, READLINK, STATFS ---- */
+
+/*
+ * No guest tells the supplementary groups of its user with ACCESS. Linux does not ask: it has
+ * checked by itself. Another guest asks because nobody else checks (FreeBSD without
+ * default_permissions), and the user may be in the file's group: so what the group may do is
+ * allowed, too. Else nobody could use what a supplementary group opens; the peers allow everything.
+ */
+static int access_as_member(struct worker *w, const struct request *r, int fd, int mask, int flags)
+{
+	struct statx st;
+	int err = entry_stat_fd(fd, &st);
+
+	if (!err)
+		err = entry_checked_as_member(w, r, st.stx_gid);
+	if (err)
+		return err;
+	return faccessat(fd, "", mask, flags) < 0 ? -errno : 0;
+}
+
+/* The host's kernel decides, with ACLs and all, for the requesting user. */
+int op_access(struct worker *w, struct request *r)
+{
+	const struct inode *inode = inode_table_get(w->inodes, r->in.nodeid);
+	uint32_t mask = REQUEST_ARG(r, struct fuse_access_in)->mask;
+	int flags = AT_EMPTY_PATH | AT_EACCESS | AT_SYMLINK_NOFOLLOW;
+	int fd = inode ? inode_fd(w, inode) : -ESTALE;
+	int err;
+
+	if (fd < 0)
+		return fd;
+	if (mask & ~(uint32_t)(R_OK | W_OK | X_OK))
+		return -EINVAL;
+	err = entry_checked_as_requester(w, r);
+	if (err)
+		return err;
+	if (!faccessat(fd, "", (int)mask, flags))
+		return 0;
+	if (errno != EACCES || r->group_count || is_linux(w->session))
+		return -errno;
+	return access_as_member(w, r, fd, (int)mask, flags);
+}
+
+int op_readlink(struct worker *w, struct request *r)
+{
+	const struct inode *inode = inode_table_get(w->inodes, r->in.nodeid);
+	int fd = inode ? inode_fd(w, inode) : -ESTALE;
+	ssize_t len;
+
+	if (fd < 0)
+		return fd;
+	if (!S_ISLNK(inode->mode))
+		return -EINVAL;
+	r->reply = w->large_reply;
+	len = readlinkat(fd, "", (char *)r->reply, PATH_MAX);
+	if (len < 0)
+		return -errno;
+	return len == PATH_MAX ? -ENAMETOOLONG : (int)len;
+}
+
+int op_statfs(struct worker *w, struct request *r)
+{
+	const struct inode *inode = inode_table_get(w->inodes, r->in.nodeid);
+	struct fuse_statfs_out *ret = REQUEST_REPLY(r, struct fuse_statfs_out);
+	int fd = inode ? inode_fd(w, inode) : -ESTALE;
+	struct statfs fs;
+	uint32_t unit;
+
+	if (fd < 0)
+		return fd;
+	if (fstatfs(fd, &fs) < 0)
+		return -errno;
+	/* Blocks are counted in units of frsize. Windows knows bsize only. */
+	unit = (uint32_t)(fs.f_frsize ? fs.f_frsize : fs.f_bsize);
+	memset(ret, 0, sizeof(*ret));
+	ret->st = (struct fuse_kstatfs){
+		.blocks = fs.f_blocks,
+		.bfree = fs.f_bfree,
+		.bavail = fs.f_bavail,
+		.files = fs.f_files,
+		.ffree = fs.f_ffree,
+		.bsize = is_linux(w->session) ? (uint32_t)fs.f_bsize : unit,
+		.namelen = fs.f_namelen < PATH_MAX ? (uint32_t)fs.f_namelen : PATH_MAX - 1,
+		.frsize = unit,
+	};
+	return (int)sizeof(*ret);
+}

@@ -1,0 +1,482 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * READ, WRITE, FSYNC, FSYNCDIR, SYNCFS, LSEEK, FALLOCATE, COPY_FILE_RANGE.
+ *
+ * Data goes between the file and guest pages without a copy. What may wait for storage leaves the
+ * loop: a read that the page cache cannot answer (RWF_NOWAIT says so), direct and synchronous I/O,
+ * and everything that flushes or moves much.
+ *
+ * Appends. A WRITE of an O_APPEND file goes to the end as the host sees it at that moment
+ * (RWF_APPEND), so several writers, other virtual machines among them, do not overwrite each other.
+ * What the guest's page cache writes back has its place already. An append is the one WRITE that
+ * must not happen twice: the size before it is noted, and a worker that takes over looks how much
+ * of the data is there. (A signal that kills ends a write between two pages.)
+ */
+#include "worker/csrc/request/agreed.h"
+#include "worker/csrc/fs/entry.h"
+#include "worker/csrc/fs/set_id.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#ifndef RWF_APPEND
+#define RWF_APPEND 0x10
+#endif
+
+static struct open_file *regular_file(struct worker *w, uint64_t fh, uint64_t nodeid)
+{
+	struct open_file *file = file_table_get(w->files, fh, nodeid);
+
+	return file && !(file->flags & FILE_IS_DIR) ? file : NULL;
+}
+
+/*
+ * The guest's offsets have 64 bits, the host's 63. preadv2(2) and pwritev2(2) take one of all ones
+ * for "where the fd stands" and make of an eventfd or a socket what can be read; the calls without
+ * a "2" and those of the other ops refuse everything below 0 themselves.
+ */
+static bool is_offset(uint64_t offset)
+{
+	return offset <= INT64_MAX;
+}
+
+/* ---- READ ---- */
+
+enum {
+	READ_MAX = 1 << 30, /* at a time: what an op returns is an int */
+};
+
+/* Read on from where the loop stopped; the pieces are what is left of the request's. */
+static int run_read(struct request *r)
+{
+	uint64_t offset = REQUEST_ARG(r, struct fuse_read_in)->offset + r->done_bytes;
+	ssize_t got = preadv(r->fd, r->data_out, (int)r->data_out_count, (off_t)offset);
+
+	if (got < 0)
+		return r->done_bytes ? (int)r->done_bytes : -errno;
+	return (int)r->done_bytes + (int)got;
+}
+
+/*
+ * Read what is in the page cache. A short read is the end of the file or the end of what is cached:
+ * only the next read tells. Return: 1 if that is all there is (*ret_done bytes), 0 if the rest must
+ * wait, or -errno.
+ */
+static int read_cached(struct request *r, uint64_t offset)
+{
+	while (r->data_out_count) {
+		ssize_t got = preadv2(r->fd, r->data_out, (int)r->data_out_count, (off_t)offset,
+				      RWF_NOWAIT);
+
+		if (got < 0 && (errno == EAGAIN || errno == EOPNOTSUPP))
+			return errno == EAGAIN ? 0 : -EOPNOTSUPP;
+		if (got < 0)
+			return r->done_bytes ? 1 : -errno;
+		if (!got)
+			break;
+		r->done_bytes += (uint64_t)got;
+		offset += (uint64_t)got;
+		r->data_out_count = iovec_advance(&r->data_out, r->data_out_count, (uint64_t)got);
+	}
+	return 1;
+}
+
+int op_read(struct worker *w, struct request *r)
+{
+	const struct fuse_read_in *in = REQUEST_ARG(r, struct fuse_read_in);
+	struct open_file *file = regular_file(w, in->fh, r->in.nodeid);
+	uint32_t size = in->size < READ_MAX ? in->size : READ_MAX;
+	int done;
+
+	if (!file)
+		return -EBADF;
+	if (!is_offset(in->offset))
+		return -EINVAL;
+	r->data_out_count = iovec_truncate(r->data_out, r->data_out_count, size);
+	r->fd = file->fd;
+	r->file = file;
+	if (file->flags & FILE_IN_MEMORY)
+		return run_read(r);
+	if (file->flags & FILE_DIRECT && !(file->flags & FILE_NO_NOWAIT))
+		return request_read_direct(w, r, in->offset, run_read);
+	if (file->flags & FILE_NO_NOWAIT)
+		return request_offload(w, r, run_read);
+	done = read_cached(r, in->offset);
+	if (done == -EOPNOTSUPP)
+		__atomic_or_fetch(&file->flags, FILE_NO_NOWAIT, __ATOMIC_RELAXED);
+	else if (done)
+		return done < 0 ? done : (int)r->done_bytes;
+	return request_offload(w, r, run_read);
+}
+
+/* ---- WRITE ---- */
+
+static int write_reply(struct request *r, ssize_t written)
+{
+	if (written < 0)
+		return -errno;
+	*REQUEST_REPLY(r, struct fuse_write_out) =
+		(struct fuse_write_out){.size = (uint32_t)written};
+	return (int)sizeof(struct fuse_write_out);
+}
+
+/*
+ * Linux tells with each WRITE the flags that its file has now, which fcntl(2) changes, the access
+ * mode among them. A guest that tells none (Hermit, Zephyr) means what it opened the file with.
+ */
+static bool is_append(const struct fuse_write_in *in, const struct open_file *file)
+{
+	if (in->write_flags & FUSE_WRITE_CACHE)
+		return false;
+	return in->flags & O_APPEND || (file->flags & FILE_APPENDS && !(in->flags & O_ACCMODE));
+}
+
+/* Write what is left of the request; with done_bytes it is an append that is there in part. */
+static int do_write(struct request *r)
+{
+	const struct fuse_write_in *in = REQUEST_ARG(r, struct fuse_write_in);
+	ssize_t written = pwritev2(r->fd, r->data_in, (int)r->data_in_count, (off_t)in->offset,
+				   r->appends ? RWF_APPEND : 0);
+
+	if (written < 0 && r->done_bytes)
+		written = 0;
+	return write_reply(r, written < 0 ? written : written + (ssize_t)r->done_bytes);
+}
+
+enum {
+	APPEND_PAGE = 4096, /* or a part of one */
+};
+
+struct append_note {
+	uint64_t size; /* of the file before */
+};
+
+/* Return: how many bytes of one piece are at `offset` of the file. */
+static uint64_t equal_bytes(int fd, const struct iovec *piece, uint64_t offset)
+{
+	const uint8_t *data = piece->iov_base;
+	uint8_t buffer[APPEND_PAGE];
+	uint64_t same = 0;
+
+	while (same < piece->iov_len) {
+		uint64_t left = piece->iov_len - same;
+		size_t want = left < sizeof(buffer) ? left : sizeof(buffer);
+		ssize_t got = pread(fd, buffer, want, (off_t)(offset + same));
+
+		for (ssize_t i = 0; i < got; i++)
+			if (buffer[i] != data[same++])
+				return same - 1;
+		if (got < (ssize_t)want)
+			break;
+	}
+	return same;
+}
+
+/*
+ * How many bytes of an append that began at `offset` are there? A part of one ends with a page of
+ * the file; what ends elsewhere is somebody else's, and like ours by chance.
+ */
+static uint64_t appended_bytes(const struct request *r, int fd, uint64_t offset)
+{
+	uint64_t done = 0, pages;
+
+	for (uint32_t i = 0; i < r->data_in_count; i++) {
+		uint64_t same = equal_bytes(fd, &r->data_in[i], offset + done);
+
+		done += same;
+		if (same < r->data_in[i].iov_len)
+			break;
+	}
+	if (done == r->data_in_len)
+		return done;
+	pages = (offset + done) / APPEND_PAGE * APPEND_PAGE;
+	return pages > offset ? pages - offset : 0;
+}
+
+/* Note the size before an append, or take away what a dead worker has appended of it already
+ * (done_bytes). Return: 0, or -errno. */
+static int begin_append(struct worker *w, struct request *r)
+{
+	const struct inode *inode = inode_table_get(w->inodes, r->in.nodeid);
+	struct append_note note;
+	struct stat st;
+	int fd;
+
+	if (!intent_noted(r, &note, sizeof(note))) {
+		if (fstat(r->fd, &st) < 0)
+			return -errno;
+		note = (struct append_note){.size = (uint64_t)st.st_size};
+		intent_note(r, &note, sizeof(note));
+		return 0;
+	}
+	/* The guest may have opened it for writing only; and we may be a user, or become root. */
+	fd = credentials_root(&w->credentials);
+	if (!fd)
+		fd = inode ? entry_reopen(w, inode, O_RDONLY) : -ESTALE;
+	if (fd < 0)
+		return fd;
+	r->done_bytes = appended_bytes(r, fd, note.size);
+	close(fd);
+	r->data_in_count = iovec_advance(&r->data_in, r->data_in_count, r->done_bytes);
+	return credentials_set_id(&w->credentials, r->kill_suidgid, r->kill_group);
+}
+
+/* Set-id bits go when the guest says so, and stay else, whoever writes. */
+static int prepare_write(struct worker *w, struct request *r, int fd)
+{
+	const struct fuse_write_in *in = REQUEST_ARG(r, struct fuse_write_in);
+	int err = request_need_room(r, sizeof(struct fuse_write_out));
+
+	if (err)
+		return err;
+	return set_id_before_write(w, r, fd,
+				   in->write_flags & FUSE_WRITE_KILL_SUIDGID &&
+					   is_agreed(w->session, &AGREED_WRITE_KILL));
+}
+
+static int run_write_and_close(struct request *r)
+{
+	int result = do_write(r);
+
+	close(r->fd);
+	return result;
+}
+
+/* What the guest's page cache writes back comes by any open file of the inode. Its end need not fit
+ * O_DIRECT, so it is written through an fd without. */
+static int write_cached(struct worker *w, struct request *r)
+{
+	const struct inode *inode = inode_table_get(w->inodes, r->in.nodeid);
+	int err = credentials_root(&w->credentials);
+
+	if (err)
+		return err;
+	r->fd = inode ? entry_reopen(w, inode, O_WRONLY) : -ESTALE;
+	r->holds_fd = r->fd >= 0;
+	return r->fd < 0 ? r->fd : request_offload(w, r, run_write_and_close);
+}
+
+int op_write(struct worker *w, struct request *r)
+{
+	const struct fuse_write_in *in = REQUEST_ARG(r, struct fuse_write_in);
+	struct open_file *file = regular_file(w, in->fh, r->in.nodeid);
+	int err = 0;
+
+	if (!file)
+		return -EBADF;
+	r->appends = is_append(in, file);
+	if (file->flags & FILE_ONLY_GROWS && !r->appends)
+		return -EPERM; /* of a mapping: its place is not the end */
+	if (!is_offset(in->offset) || in->size > r->data_in_len)
+		return -EINVAL;
+	if (in->size)
+		err = file_capability_drop(w, r->in.nodeid, file->fd);
+	if (!err)
+		err = prepare_write(w, r, file->fd);
+	if (err)
+		return err;
+	r->data_in_count = iovec_truncate(r->data_in, r->data_in_count, in->size);
+	r->data_in_len = in->size;
+	r->fd = file->fd;
+	r->file = file;
+	if (r->appends) {
+		err = begin_append(w, r);
+		if (err)
+			return err;
+		if (r->done_bytes == in->size)
+			return write_reply(r, in->size);
+	}
+	if (file->flags & FILE_DIRECT && in->write_flags & FUSE_WRITE_CACHE)
+		return write_cached(w, r);
+	if (file->flags & (FILE_DIRECT | FILE_SYNC))
+		return request_offload(w, r, do_write);
+	return do_write(r);
+}
+
+/* ---- FSYNC, FSYNCDIR, SYNCFS ---- */
+
+static int run_fsync(struct request *r)
+{
+	bool data_only = REQUEST_ARG(r, struct fuse_fsync_in)->fsync_flags & FUSE_FSYNC_FDATASYNC;
+
+	return (data_only ? fdatasync(r->fd) : fsync(r->fd)) < 0 ? -errno : 0;
+}
+
+int op_fsync(struct worker *w, struct request *r)
+{
+	r->file = file_table_get(w->files, REQUEST_ARG(r, struct fuse_fsync_in)->fh, r->in.nodeid);
+	if (!r->file)
+		return -EBADF;
+	r->fd = r->file->fd;
+	return request_offload(w, r, run_fsync);
+}
+
+int op_fsyncdir(struct worker *w, struct request *r)
+{
+	return op_fsync(w, r);
+}
+
+static int run_syncfs(struct request *r)
+{
+	int err = syncfs(r->fd) < 0 ? -errno : 0;
+
+	close(r->fd);
+	return err;
+}
+
+int op_syncfs(struct worker *w, struct request *r)
+{
+	const struct inode *inode = inode_table_get(w->inodes, r->in.nodeid);
+	int err;
+
+	if (!inode)
+		return -ESTALE;
+	if (!S_ISDIR(inode->mode) && !S_ISREG(inode->mode))
+		return -EINVAL;
+	err = credentials_root(&w->credentials);
+	if (err)
+		return err;
+	r->fd = entry_reopen(w, inode, O_RDONLY);
+	r->holds_fd = r->fd >= 0;
+	return r->fd < 0 ? r->fd : request_offload(w, r, run_syncfs);
+}
+
+/* ---- LSEEK, FALLOCATE ---- */
+
+/*
+ * READ and WRITE name their offsets, and the host's fd may be shared. So a guest that has the
+ * daemon seek for it (Zephyr) stands where its latest LSEEK has ended. SEEK_SET of more than
+ * INT64_MAX is what lseek(2) takes for less than 0.
+ *
+ * Where data is cannot be said while the guest has some that it has not written yet. With a
+ * write-back cache that is always so, and Linux takes ENOSYS for "all is data", up to the size that
+ * it knows.
+ */
+int op_lseek(struct worker *w, struct request *r)
+{
+	const struct fuse_lseek_in *in = REQUEST_ARG(r, struct fuse_lseek_in);
+	struct open_file *file = regular_file(w, in->fh, r->in.nodeid);
+	uint64_t wanted = in->offset;
+	uint32_t whence = in->whence;
+	off_t offset;
+
+	if (!file)
+		return -EBADF;
+	if (whence > SEEK_HOLE)
+		return -EINVAL;
+	if (whence >= SEEK_DATA && w->session->flags & FUSE_WRITEBACK_CACHE)
+		return -ENOSYS;
+	if (whence == SEEK_CUR) {
+		wanted += __atomic_load_n(&file->position, __ATOMIC_RELAXED);
+		whence = SEEK_SET;
+	}
+	offset = lseek(file->fd, (off_t)wanted, (int)whence);
+	if (offset < 0)
+		return -errno;
+	__atomic_store_n(&file->position, (uint64_t)offset, __ATOMIC_RELAXED);
+	*REQUEST_REPLY(r, struct fuse_lseek_out) =
+		(struct fuse_lseek_out){.offset = (uint64_t)offset};
+	return (int)sizeof(struct fuse_lseek_out);
+}
+
+enum {
+	/* Those that may be done twice: a worker's death must not collapse or insert a range more.
+	 */
+	FALLOCATE_MODES = FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE,
+};
+
+static int run_fallocate(struct request *r)
+{
+	const struct fuse_fallocate_in *in = REQUEST_ARG(r, struct fuse_fallocate_in);
+
+	return fallocate(r->fd, (int)in->mode, (off_t)in->offset, (off_t)in->length) < 0 ? -errno
+											 : 0;
+}
+
+int op_fallocate(struct worker *w, struct request *r)
+{
+	int err;
+
+	if (REQUEST_ARG(r, struct fuse_fallocate_in)->mode & ~(uint32_t)FALLOCATE_MODES)
+		return -EOPNOTSUPP;
+	/* As for a WRITE; it may run in the loop. */
+	err = credentials_fsetid(&w->credentials, true);
+	if (err)
+		return err;
+	r->file = regular_file(w, REQUEST_ARG(r, struct fuse_fallocate_in)->fh, r->in.nodeid);
+	if (!r->file)
+		return -EBADF;
+	r->fd = r->file->fd;
+	err = file_capability_drop(w, r->in.nodeid, r->fd);
+	if (err)
+		return err;
+	return request_offload(w, r, run_fallocate);
+}
+
+/* ---- COPY_FILE_RANGE ---- */
+
+enum {
+	COPY_MAX = 1 << 30, /* at a time: the older reply has 32 bits; who wants more asks again */
+};
+
+static ssize_t copy_range(const struct request *r)
+{
+	const struct fuse_copy_file_range_in *in = REQUEST_ARG(r, struct fuse_copy_file_range_in);
+	size_t len = in->len < COPY_MAX ? (size_t)in->len : COPY_MAX;
+	off_t from = (off_t)in->off_in, to = (off_t)in->off_out;
+
+	return copy_file_range(r->fd, &from, r->fd2, &to, len, 0);
+}
+
+static int run_copy(struct request *r)
+{
+	return write_reply(r, copy_range(r));
+}
+
+static int run_copy_64(struct request *r)
+{
+	ssize_t copied = copy_range(r);
+
+	if (copied < 0)
+		return -errno;
+	*REQUEST_REPLY(r, struct fuse_copy_file_range_out) =
+		(struct fuse_copy_file_range_out){.bytes_copied = (uint64_t)copied};
+	return (int)sizeof(struct fuse_copy_file_range_out);
+}
+
+static int copy(struct worker *w, struct request *r, int (*run)(struct request *))
+{
+	const struct fuse_copy_file_range_in *in = REQUEST_ARG(r, struct fuse_copy_file_range_in);
+	struct open_file *from = regular_file(w, in->fh_in, r->in.nodeid);
+	struct open_file *to = regular_file(w, in->fh_out, in->nodeid_out);
+	int err;
+
+	if (!from || !to)
+		return -EBADF;
+	if (in->flags)
+		return -EINVAL;
+	err = credentials_fsetid(&w->credentials, true); /* as FALLOCATE */
+	if (!err)
+		err = file_capability_drop(w, in->nodeid_out, to->fd);
+	if (err)
+		return err;
+	r->file = from;
+	r->file2 = to;
+	r->fd = from->fd;
+	r->fd2 = to->fd;
+	return request_offload(w, r, run);
+}
+
+int op_copy_file_range(struct worker *w, struct request *r)
+{
+	return copy(w, r, run_copy);
+}
+
+int op_copy_file_range_64(struct worker *w, struct request *r)
+{
+	return copy(w, r, run_copy_64);
+}

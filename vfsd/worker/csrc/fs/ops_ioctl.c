@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * IOCTL: the inode flags of chattr and lsattr, from a table. What is not in it is ENOTTY, so a
+ * guest reaches no driver and no file system through an ioctl that nobody thought of.
+ *
+ * What sets flags sets all of them, and some are the host's: a project id is how it limits the
+ * disk space of a folder, a hint of extents allocates gigabytes for a byte. So what is set is
+ * compared with what the file has, on the same fd, and may differ in the bits below only. A guest
+ * cannot get between the two: what it could change meanwhile are the bits that it may change.
+ */
+#include "worker/csrc/loop/worker.h"
+
+#include <errno.h>
+#include <linux/fs.h>
+#include <string.h>
+#include <sys/ioctl.h>
+
+/* FS_IOC_*FLAGS says long and means int. */
+union ioctl_value {
+	uint32_t flags;
+	struct fsxattr xattr;
+};
+
+struct known_ioctl {
+	uint32_t command;
+	uint32_t in_size;     /* bytes that come with the request … */
+	uint32_t out_size;    /* … and go with the reply */
+	uint32_t get_command; /* what reads what this one sets; 0: it sets nothing */
+	bool (*may_set)(const struct fs_policy *policy, const union ioctl_value *now,
+			const union ioctl_value *wanted);
+};
+
+enum {
+	/* FS_*_FL that concern how this file is kept, and nobody's limits. */
+	GUEST_FLAGS = FS_SYNC_FL | FS_DIRSYNC_FL | FS_NOATIME_FL | FS_NODUMP_FL | FS_APPEND_FL |
+		      FS_IMMUTABLE_FL | FS_NOCOW_FL | FS_COMPR_FL | FS_NOCOMP_FL,
+	GUEST_XFLAGS = FS_XFLAG_SYNC | FS_XFLAG_NOATIME | FS_XFLAG_NODUMP | FS_XFLAG_APPEND |
+		       FS_XFLAG_IMMUTABLE,
+};
+
+static bool may_set_flags(const struct fs_policy *policy, const union ioctl_value *now,
+			  const union ioctl_value *wanted)
+{
+	uint32_t allowed = GUEST_FLAGS | (policy->allow_project_ids ? FS_PROJINHERIT_FL : 0);
+
+	return !((now->flags ^ wanted->flags) & ~allowed);
+}
+
+/* fsx_nextents only tells, and changes with every write. */
+static bool may_set_xattr(const struct fs_policy *policy, const union ioctl_value *now,
+			  const union ioctl_value *wanted)
+{
+	uint32_t allowed = GUEST_XFLAGS | (policy->allow_project_ids ? FS_XFLAG_PROJINHERIT : 0);
+	const struct fsxattr *old = &now->xattr, *next = &wanted->xattr;
+
+	return !((old->fsx_xflags ^ next->fsx_xflags) & ~allowed) &&
+	       (old->fsx_projid == next->fsx_projid || policy->allow_project_ids) &&
+	       old->fsx_extsize == next->fsx_extsize && old->fsx_cowextsize == next->fsx_cowextsize;
+}
+
+static const struct known_ioctl table[] = {
+	{FS_IOC_GETFLAGS, 0, sizeof(int), 0, NULL},
+	{FS_IOC_SETFLAGS, sizeof(int), 0, FS_IOC_GETFLAGS, may_set_flags},
+	{FS_IOC_FSGETXATTR, 0, sizeof(struct fsxattr), 0, NULL},
+	{FS_IOC_FSSETXATTR, sizeof(struct fsxattr), 0, FS_IOC_FSGETXATTR, may_set_xattr},
+};
+
+static const struct known_ioctl *find(uint32_t command)
+{
+	for (unsigned int i = 0; i < sizeof(table) / sizeof(table[0]); i++)
+		if (table[i].command == command)
+			return &table[i];
+	return NULL;
+}
+
+static int check(const struct worker *w, const struct request *r, const struct known_ioctl *known)
+{
+	const struct fuse_ioctl_in *in = REQUEST_ARG(r, struct fuse_ioctl_in);
+
+	if (!known)
+		return -ENOTTY;
+	if (in->in_size < known->in_size || r->payload_len < known->in_size ||
+	    in->out_size < known->out_size)
+		return -EINVAL;
+	if (known->in_size && w->policy.readonly)
+		return -EROFS;
+	return request_need_room(r, sizeof(struct fuse_ioctl_out) + known->out_size);
+}
+
+/* Return: 0, -EPERM, or -errno of reading what the file has. */
+static int check_change(const struct worker *w, int fd, const struct known_ioctl *known,
+			const union ioctl_value *wanted)
+{
+	union ioctl_value now;
+
+	if (!known->get_command)
+		return 0;
+	memset(&now, 0, sizeof(now));
+	if (ioctl(fd, known->get_command, &now) < 0)
+		return -errno;
+	return known->may_set(&w->policy, &now, wanted) ? 0 : -EPERM;
+}
+
+int op_ioctl(struct worker *w, struct request *r)
+{
+	const struct fuse_ioctl_in *in = REQUEST_ARG(r, struct fuse_ioctl_in);
+	const struct known_ioctl *known = find(in->cmd);
+	const struct open_file *file = file_table_get(w->files, in->fh, r->in.nodeid);
+	struct fuse_ioctl_out *ret = REQUEST_REPLY(r, struct fuse_ioctl_out);
+	union ioctl_value value;
+	int err = check(w, r, known);
+
+	if (err)
+		return err;
+	if (!file)
+		return -EBADF;
+	memset(&value, 0, sizeof(value));
+	memcpy(&value, r->payload, known->in_size);
+	err = credentials_root(&w->credentials);
+	if (!err)
+		err = check_change(w, file->fd, known, &value);
+	if (err)
+		return err;
+	if (ioctl(file->fd, known->command, &value) < 0)
+		return -errno;
+	memset(ret, 0, sizeof(*ret));
+	memcpy(ret + 1, &value, known->out_size);
+	return (int)(sizeof(*ret) + known->out_size);
+}

@@ -1,0 +1,205 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * GETLK, SETLK, SETLKW, INTERRUPT.
+ *
+ * Locks are the host's, so they hold against other virtual machines and against the host.
+ *
+ * flock: taken on the guest's own open file, whose fd is one open file description, as flock wants.
+ *
+ * Record locks: the guest's belong to a process (lock owner), the host's (OFD locks) to an open
+ * file description. So each pair of inode and owner that locks anything gets an open file of its
+ * own, opened for reading and writing whatever the guest's is, since the guest's kernel has checked
+ * what it may lock; on a read-only share nothing is opened for writing, for it would keep the host
+ * from executing the file. It goes when the owner closes the file (FLUSH), and with it all its
+ * locks.
+ */
+#include "worker/csrc/fs/ops_lock.h"
+
+#include "worker/csrc/fs/entry.h"
+#include "worker/csrc/fs/inode_fd.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+static bool is_flock(const struct fuse_lk_in *in)
+{
+	return in->lk_flags & FUSE_LK_FLOCK;
+}
+
+/* ENOSYS: the guest's kernel keeps such locks to itself from then on. */
+static int check_wanted(const struct worker *w, const struct fuse_lk_in *in)
+{
+	if (is_flock(in) ? !w->policy.flock : !w->policy.posix_lock)
+		return -ENOSYS;
+	if (in->lk.type != F_RDLCK && in->lk.type != F_WRLCK && in->lk.type != F_UNLCK)
+		return -EINVAL;
+	return in->lk.start > in->lk.end || in->lk.end > INT64_MAX ? -EINVAL : 0;
+}
+
+/* ---- record locks ---- */
+
+static struct flock host_lock(const struct fuse_lk_in *in)
+{
+	return (struct flock){
+		.l_type = (short)in->lk.type,
+		.l_whence = SEEK_SET,
+		.l_start = (off_t)in->lk.start,
+		.l_len = in->lk.end == INT64_MAX ? 0 : (off_t)(in->lk.end - in->lk.start + 1),
+	};
+}
+
+static int open_for_locks(struct worker *w, const struct inode *inode)
+{
+	int fd = entry_reopen(w, inode, w->policy.readonly ? O_RDONLY : O_RDWR);
+
+	if (fd == -EPERM) /* chattr +a, or +i */
+		fd = entry_reopen(w, inode, O_RDWR | O_APPEND);
+	if (fd == -EROFS || fd == -ETXTBSY || fd == -EACCES || fd == -EPERM)
+		fd = entry_reopen(w, inode, O_RDONLY);
+	return fd;
+}
+
+/* The open file that holds the locks of this owner, made if need be. Return: 0 or -errno. */
+static int lock_owner_file(struct worker *w, const struct request *r, struct open_file **ret)
+{
+	const struct fuse_lk_in *in = REQUEST_ARG(r, struct fuse_lk_in);
+	const struct inode *inode = inode_table_get(w->inodes, r->in.nodeid);
+	struct open_file *file;
+	bool added;
+	int fd, err;
+
+	*ret = file_table_lock_owner(w->files, w->slot, r->in.nodeid, in->owner);
+	if (*ret || in->lk.type == F_UNLCK)
+		return 0;
+	if (!inode)
+		return -ESTALE;
+	if (!S_ISREG(inode->mode))
+		return -EINVAL;
+	err = inode_fd_budget(w);
+	if (!err)
+		err = credentials_root(&w->credentials);
+	if (err)
+		return err;
+	file = file_table_reserve(w->files, w->slot);
+	if (!file)
+		return -ENFILE;
+	fd = open_for_locks(w, inode);
+	if (fd < 0) {
+		file_table_abandon(w->files, w->slot, file);
+		return fd;
+	}
+	*ret = file_table_add_lock_owner(w->files, w->slot, file, r->in.nodeid, in->owner, fd,
+					 &added);
+	if (!added) {
+		close(fd);
+		file_table_abandon(w->files, w->slot, file);
+	}
+	return 0;
+}
+
+static int try_record_lock(struct worker *w, const struct request *r)
+{
+	const struct fuse_lk_in *in = REQUEST_ARG(r, struct fuse_lk_in);
+	struct flock lock = host_lock(in);
+	struct open_file *file;
+	int err = lock_owner_file(w, r, &file);
+
+	if (err || !file) /* nothing to unlock */
+		return err;
+	if (fcntl(file->fd, F_OFD_SETLK, &lock) < 0)
+		return errno == EACCES ? -EAGAIN : -errno;
+	if (in->lk.type == F_UNLCK)
+		lock_wait_hurry(w);
+	return 0;
+}
+
+void ops_lock_drop_owner(struct worker *w, uint64_t nodeid, uint64_t owner)
+{
+	struct open_file *file = file_table_lock_owner(w->files, w->slot, nodeid, owner);
+	struct flock all = {.l_type = F_UNLCK, .l_whence = SEEK_SET};
+
+	if (!file)
+		return;
+	(void)!fcntl(file->fd, F_OFD_SETLK, &all); /* now: closing comes later */
+	file_table_drop_lock_owner(w->files, &w->reclaim, file);
+	lock_wait_hurry(w);
+}
+
+int op_getlk(struct worker *w, struct request *r)
+{
+	const struct fuse_lk_in *in = REQUEST_ARG(r, struct fuse_lk_in);
+	const struct open_file *file = file_table_get(w->files, in->fh, r->in.nodeid);
+	struct fuse_lk_out *ret = REQUEST_REPLY(r, struct fuse_lk_out);
+	const struct open_file *own;
+	struct flock lock = host_lock(in);
+	int err = check_wanted(w, in);
+
+	if (err)
+		return err;
+	if (!file)
+		return -EBADF;
+	/* The guest's open file has no record locks, so all there are conflict with it. */
+	own = file_table_lock_owner(w->files, w->slot, r->in.nodeid, in->owner);
+	if (fcntl(own ? own->fd : file->fd, F_OFD_GETLK, &lock) < 0)
+		return -errno;
+	memset(ret, 0, sizeof(*ret));
+	ret->lk.type = (uint32_t)lock.l_type;
+	if (lock.l_type == F_UNLCK)
+		return (int)sizeof(*ret);
+	ret->lk.start = (uint64_t)lock.l_start;
+	ret->lk.end = lock.l_len ? (uint64_t)(lock.l_start + lock.l_len - 1) : INT64_MAX;
+	return (int)sizeof(*ret); /* pid 0: the holder is nobody the guest knows */
+}
+
+/* ---- flock ---- */
+
+static int try_flock(struct worker *w, const struct fuse_lk_in *in, struct open_file *file)
+{
+	int operation = in->lk.type == F_RDLCK	 ? LOCK_SH
+			: in->lk.type == F_WRLCK ? LOCK_EX
+						 : LOCK_UN;
+
+	if (flock(file->fd, operation | LOCK_NB) < 0)
+		return errno == EWOULDBLOCK ? -EAGAIN : -errno;
+	if (operation == LOCK_UN)
+		lock_wait_hurry(w);
+	else
+		__atomic_or_fetch(&file->flags, FILE_FLOCKED, __ATOMIC_RELAXED);
+	return 0;
+}
+
+/* ---- both ---- */
+
+int ops_lock_try(struct worker *w, struct request *r)
+{
+	const struct fuse_lk_in *in = REQUEST_ARG(r, struct fuse_lk_in);
+	struct open_file *file = file_table_get(w->files, in->fh, r->in.nodeid);
+	int err = check_wanted(w, in);
+
+	if (err)
+		return err;
+	if (!file)
+		return -EBADF;
+	return is_flock(in) ? try_flock(w, in, file) : try_record_lock(w, r);
+}
+
+int op_setlk(struct worker *w, struct request *r)
+{
+	return ops_lock_try(w, r);
+}
+
+int op_setlkw(struct worker *w, struct request *r)
+{
+	int err = ops_lock_try(w, r);
+
+	return err == -EAGAIN ? lock_wait_begin(w, r) : err;
+}
+
+int op_interrupt(struct worker *w, struct request *r)
+{
+	lock_wait_interrupt(w, REQUEST_ARG(r, struct fuse_interrupt_in)->unique);
+	return OP_RESULT_NO_REPLY;
+}

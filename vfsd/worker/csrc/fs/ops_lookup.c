@@ -1,0 +1,152 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* LOOKUP, FORGET, BATCH_FORGET. */
+#include "worker/csrc/request/agreed.h"
+#include "worker/csrc/fs/entry.h"
+#include "worker/csrc/fs/inode_fd.h"
+
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+enum {
+	DEPTH_MAX = 4096, /* directories between a file and the root */
+};
+
+/*
+ * Is this directory the root or below it? Somebody on the host may have moved it out of the share
+ * while the guest knew it, and with sandbox=none nothing else stops its "..".
+ * Return: 0; -ESTALE if it is not; -errno.
+ */
+static int check_below(int dir_fd, struct inode_key root)
+{
+	struct inode_key here, below = {0};
+	struct statx st;
+	int fd = dir_fd, err = 0;
+
+	for (int depth = 0; depth < DEPTH_MAX; depth++) {
+		int up;
+
+		err = entry_stat_fd(fd, &st);
+		if (err)
+			break;
+		here = entry_key(&st);
+		if (inode_key_equal(here, root))
+			break;
+		err = -ESTALE;
+		if (inode_key_equal(here, below)) /* the root of everything is its own parent */
+			break;
+		below = here;
+		up = entry_open_path(fd, "..");
+		if (fd != dir_fd)
+			close(fd);
+		if (up < 0)
+			return up;
+		fd = up;
+	}
+	if (fd != dir_fd)
+		close(fd);
+	return err;
+}
+
+/* ".." of a directory: a guest that exports the share by NFS asks for it. */
+static int lookup_parent(struct worker *w, const struct inode *dir, struct fuse_entry_out *ret)
+{
+	const struct inode *root = inode_table_get(w->inodes, FUSE_ROOT_ID);
+	struct inode_key root_key, key;
+	struct statx st;
+	int fd, err;
+
+	if (dir == root)
+		return entry_again(w, root, ret);
+	if (!S_ISDIR(dir->mode))
+		return -ENOTDIR;
+	err = inode_fd_budget(w);
+	if (!err)
+		err = entry_stat_fd(w->root_fd, &st);
+	if (err)
+		return err;
+	root_key = entry_key(&st);
+	fd = inode_fd(w, dir);
+	if (fd >= 0)
+		fd = entry_open_path(fd, "..");
+	if (fd < 0)
+		return fd;
+	err = check_below(fd, root_key);
+	if (!err)
+		err = entry_stat_fd(fd, &st);
+	key = entry_key(&st);
+	if (!err && !inode_key_equal(key, root_key))
+		return entry_from_path_fd(w, NULL, fd, ret);
+	close(fd);
+	return err ? err : entry_again(w, root, ret);
+}
+
+static int lookup(struct worker *w, const struct inode *parent, const char *name,
+		  struct fuse_entry_out *ret)
+{
+	int err;
+
+	if (!strcmp(name, "."))
+		return entry_again(w, parent, ret);
+	if (!strcmp(name, ".."))
+		return lookup_parent(w, parent, ret);
+	err = request_check_name(name);
+	return err ? err : entry_lookup(w, parent, name, ret);
+}
+
+/* May the guest be told for how long a name does not exist? Others than Linux may take nodeid 0 for
+ * an inode. */
+static bool tells_absence(const struct worker *w, const char *name)
+{
+	return name[0] && w->policy.negative_timeout_ns && is_linux(w->session);
+}
+
+/* nodeid 0: "there is no such name, and you may rely on it for so long". */
+static void negative_entry(const struct worker *w, struct fuse_entry_out *ret)
+{
+	memset(ret, 0, sizeof(*ret));
+	entry_timeout(w->policy.negative_timeout_ns, &ret->entry_valid, &ret->entry_valid_nsec);
+}
+
+int op_lookup(struct worker *w, struct request *r)
+{
+	const struct inode *parent = inode_table_get(w->inodes, r->in.nodeid);
+	struct fuse_entry_out *ret = REQUEST_REPLY(r, struct fuse_entry_out);
+	int err = request_need_room(r, sizeof(*ret));
+
+	if (!parent)
+		return -ESTALE;
+	if (strnlen(r->payload, r->payload_len) == r->payload_len)
+		return -EINVAL; /* not terminated */
+	if (!err)
+		err = credentials_root(&w->credentials);
+	if (!err)
+		err = lookup(w, parent, r->payload, ret);
+	if (err == -ENOENT && tells_absence(w, r->payload)) {
+		negative_entry(w, ret);
+		err = 0;
+	}
+	return err ? err : (int)sizeof(*ret);
+}
+
+int op_forget(struct worker *w, struct request *r)
+{
+	inode_table_forget(w->inodes, &w->reclaim, r->in.nodeid,
+			   REQUEST_ARG(r, struct fuse_forget_in)->nlookup);
+	return OP_RESULT_NO_REPLY;
+}
+
+/* fuse_batch_forget_in, then `count` fuse_forget_one. */
+int op_batch_forget(struct worker *w, struct request *r)
+{
+	uint32_t count = REQUEST_ARG(r, struct fuse_batch_forget_in)->count;
+	struct fuse_forget_one one;
+
+	if (count > r->payload_len / sizeof(one))
+		return OP_RESULT_NO_REPLY; /* malformed: a lookup leaked is better than one lost */
+	for (uint32_t i = 0; i < count; i++) {
+		memcpy(&one, r->payload + i * sizeof(one), sizeof(one));
+		inode_table_forget(w->inodes, &w->reclaim, one.nodeid, one.nlookup);
+	}
+	return OP_RESULT_NO_REPLY;
+}

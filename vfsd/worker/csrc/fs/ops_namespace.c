@@ -1,0 +1,316 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * SYMLINK, MKNOD, MKDIR, LINK, UNLINK, RMDIR, RENAME, RENAME2.
+ *
+ * What creates a file, a whiteout too, acts as the requesting user: owner, group, quota and default
+ * ACLs are then the kernel's business. What removes or moves acts as root: the guest's kernel has
+ * checked.
+ *
+ * A request that was in flight when its worker died (r->replayed) may have happened. "Exists
+ * already" then means that it did, and so does "does not exist" for what removes.
+ */
+#include "worker/csrc/fs/entry.h"
+#include "worker/csrc/fs/inode_fd.h"
+#include "worker/csrc/fs/label.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+/* What every creating op needs before it creates anything: an fd for the new inode, too, unless a
+ * handle will do. */
+static int creation_allowed(struct worker *w, const struct request *r, const struct inode *parent,
+			    uint32_t umask)
+{
+	int err = request_need_room(r, sizeof(struct fuse_entry_out));
+
+	if (!err && !inode_fd_uses_handles(w, parent->mnt_id))
+		err = inode_fd_budget(w);
+	return err ? err : entry_as_requester(w, r, umask);
+}
+
+/* ---- creating ---- */
+
+/*
+ * Reply with the entry of a name that `err` says was created. After a worker's death "it exists"
+ * is success if it is of the type (S_IFMT) wanted.
+ */
+static int reply_created(struct worker *w, struct request *r, const struct inode *parent,
+			 const char *name, mode_t type, int err)
+{
+	struct fuse_entry_out *ret = REQUEST_REPLY(r, struct fuse_entry_out);
+
+	if (!err) {
+		err = entry_lookup_new(w, parent, name, type, ret);
+		return err ? err : (int)sizeof(*ret);
+	}
+	if (err != -EEXIST || !r->replayed)
+		return err;
+	err = credentials_root(&w->credentials);
+	if (!err)
+		err = entry_lookup(w, parent, name, ret);
+	if (err)
+		return err;
+	if ((ret->attr.mode & S_IFMT) == type)
+		return (int)sizeof(*ret);
+	inode_table_forget(w->inodes, &w->reclaim, ret->nodeid, 1);
+	return -EEXIST;
+}
+
+static int make_directory(const struct request *r, int dir_fd, const char *name)
+{
+	mode_t mode = REQUEST_ARG(r, struct fuse_mkdir_in)->mode;
+
+	return mkdirat(dir_fd, name, mode) < 0 ? -errno : 0;
+}
+
+int op_mkdir(struct worker *w, struct request *r)
+{
+	const struct fuse_mkdir_in *in = REQUEST_ARG(r, struct fuse_mkdir_in);
+	const struct inode *parent = inode_table_get(w->inodes, r->in.nodeid);
+	int dir_fd = parent ? inode_fd(w, parent) : -ESTALE;
+	int err;
+
+	if (dir_fd < 0)
+		return dir_fd;
+	err = creation_allowed(w, r, parent, in->umask);
+	if (err)
+		return err;
+	err = label_make(w, r, dir_fd, r->name, make_directory);
+	return reply_created(w, r, parent, r->name, S_IFDIR, err);
+}
+
+/* A device number from the kernel's 32-bit form. */
+static dev_t decode_device(uint32_t rdev)
+{
+	return makedev((rdev & 0xfff00) >> 8, (rdev & 0xff) | (rdev >> 12 & 0xfff00));
+}
+
+static int make_node(const struct request *r, int dir_fd, const char *name)
+{
+	const struct fuse_mknod_in *in = REQUEST_ARG(r, struct fuse_mknod_in);
+
+	return mknodat(dir_fd, name, in->mode, decode_device(in->rdev)) < 0 ? -errno : 0;
+}
+
+/* A regular file can have its label before it has its name. */
+static int make_labelled_regular(struct worker *w, const struct request *r, int dir_fd)
+{
+	mode_t mode = REQUEST_ARG(r, struct fuse_mknod_in)->mode & 07777;
+	int fd = label_create(w, r, dir_fd, O_RDWR, mode);
+
+	if (fd > 0)
+		close(fd);
+	return fd < 0 ? fd : 0;
+}
+
+int op_mknod(struct worker *w, struct request *r)
+{
+	const struct fuse_mknod_in *in = REQUEST_ARG(r, struct fuse_mknod_in);
+	const struct inode *parent = inode_table_get(w->inodes, r->in.nodeid);
+	int dir_fd = parent ? inode_fd(w, parent) : -ESTALE;
+	mode_t type = in->mode & S_IFMT ? in->mode & S_IFMT : S_IFREG;
+	int err;
+
+	if (dir_fd < 0)
+		return dir_fd;
+	err = creation_allowed(w, r, parent, in->umask);
+	if (!err)
+		err = entry_keep_sgid(w, r, in->mode);
+	if (err)
+		return err;
+	if (r->label_count && type == S_IFREG)
+		err = make_labelled_regular(w, r, dir_fd);
+	else
+		err = label_make(w, r, dir_fd, r->name, make_node);
+	return reply_created(w, r, parent, r->name, type, err);
+}
+
+/* The payload of SYMLINK: name, target, both terminated; the target, as name2, is any string. */
+static int symlink_strings(struct request *r)
+{
+	size_t name_len = strnlen(r->payload, r->payload_len);
+	size_t rest, target_len;
+
+	if (name_len == r->payload_len)
+		return -EINVAL;
+	r->name = r->payload;
+	r->name2 = r->payload + name_len + 1;
+	rest = r->payload_len - name_len - 1;
+	target_len = strnlen(r->name2, rest);
+	if (target_len == rest)
+		return -EINVAL;
+	if (target_len >= PATH_MAX)
+		return -ENAMETOOLONG;
+	return request_check_name(r->name);
+}
+
+static int make_symlink(const struct request *r, int dir_fd, const char *name)
+{
+	return symlinkat(r->name2, dir_fd, name) < 0 ? -errno : 0;
+}
+
+int op_symlink(struct worker *w, struct request *r)
+{
+	const struct inode *parent = inode_table_get(w->inodes, r->in.nodeid);
+	int dir_fd = parent ? inode_fd(w, parent) : -ESTALE;
+	int err;
+
+	if (dir_fd < 0)
+		return dir_fd;
+	err = symlink_strings(r);
+	if (!err)
+		err = creation_allowed(w, r, parent, 0);
+	if (err)
+		return err;
+	err = label_make(w, r, dir_fd, r->name, make_symlink);
+	return reply_created(w, r, parent, r->name, S_IFLNK, err);
+}
+
+/* An O_PATH fd is linked through its name below /proc/self/fd: with AT_EMPTY_PATH the kernel would
+ * want CAP_DAC_READ_SEARCH. */
+static int link_fd(const struct worker *w, int fd, int dir_fd, const char *name)
+{
+	char old[FD_NAME];
+
+	entry_fd_name(fd, old);
+	return linkat(w->proc_self_fd, old, dir_fd, name, AT_SYMLINK_FOLLOW) < 0 ? -errno : 0;
+}
+
+int op_link(struct worker *w, struct request *r)
+{
+	uint64_t old_nodeid = REQUEST_ARG(r, struct fuse_link_in)->oldnodeid;
+	const struct inode *parent = inode_table_get(w->inodes, r->in.nodeid);
+	const struct inode *inode = inode_table_get(w->inodes, old_nodeid);
+	struct fuse_entry_out *ret = REQUEST_REPLY(r, struct fuse_entry_out);
+	int dir_fd = parent ? inode_fd(w, parent) : -ESTALE;
+	int fd = inode ? inode_fd(w, inode) : -ESTALE;
+	bool exists;
+	int err;
+
+	if (dir_fd < 0 || fd < 0)
+		return dir_fd < 0 ? dir_fd : fd;
+	err = request_need_room(r, sizeof(*ret));
+	if (!err)
+		err = credentials_root(&w->credentials);
+	if (err)
+		return err;
+	err = link_fd(w, fd, dir_fd, r->name);
+	exists = err == -EEXIST && r->replayed;
+	if (err && !exists)
+		return err;
+	err = entry_lookup(w, parent, r->name, ret);
+	if (err)
+		return err;
+	if (!exists || ret->nodeid == old_nodeid)
+		return (int)sizeof(*ret);
+	inode_table_forget(w->inodes, &w->reclaim, ret->nodeid, 1);
+	return -EEXIST;
+}
+
+/* ---- removing ---- */
+
+static int remove_name(struct worker *w, const struct request *r, int flags)
+{
+	const struct inode *parent = inode_table_get(w->inodes, r->in.nodeid);
+	int dir_fd = parent ? inode_fd(w, parent) : -ESTALE;
+	int err;
+
+	if (dir_fd < 0)
+		return dir_fd;
+	err = credentials_root(&w->credentials);
+	if (err)
+		return err;
+	if (!unlinkat(dir_fd, r->name, flags))
+		return 0;
+	return errno == ENOENT && r->replayed ? 0 : -errno;
+}
+
+int op_unlink(struct worker *w, struct request *r)
+{
+	return remove_name(w, r, 0);
+}
+
+int op_rmdir(struct worker *w, struct request *r)
+{
+	return remove_name(w, r, AT_REMOVEDIR);
+}
+
+/* ---- moving ---- */
+
+enum {
+	RENAME_FLAGS = RENAME_NOREPLACE | RENAME_EXCHANGE | RENAME_WHITEOUT,
+	/* Those that leave something at the old name: doing them twice is not doing them once. */
+	RENAME_REFILLS = RENAME_EXCHANGE | RENAME_WHITEOUT,
+};
+
+/* What the old name was before a rename of a kind that must not be repeated. */
+struct rename_note {
+	uint64_t ino;
+};
+
+/* Has this rename happened before the worker died? If it has not even begun, note what there is to
+ * be renamed. Return: 1, 0, or -errno. */
+static int refilling_rename_happened(struct request *r, int dir_fd)
+{
+	struct rename_note note;
+	struct statx st;
+	int err = entry_stat_name(dir_fd, r->name, &st);
+
+	if (err)
+		return err;
+	if (intent_noted(r, &note, sizeof(note)))
+		return note.ino != st.stx_ino;
+	note = (struct rename_note){.ino = st.stx_ino};
+	intent_note(r, &note, sizeof(note));
+	return 0;
+}
+
+static int rename_names(struct worker *w, struct request *r, uint64_t new_dir, uint32_t flags)
+{
+	const struct inode *from = inode_table_get(w->inodes, r->in.nodeid);
+	const struct inode *to = inode_table_get(w->inodes, new_dir);
+	int from_fd = from ? inode_fd(w, from) : -ESTALE;
+	int to_fd = to ? inode_fd(w, to) : -ESTALE;
+	struct statx st;
+	int err;
+
+	if (from_fd < 0 || to_fd < 0)
+		return from_fd < 0 ? from_fd : to_fd;
+	err = flags & RENAME_WHITEOUT ? entry_as_requester(w, r, 0)
+				      : credentials_root(&w->credentials);
+	if (err)
+		return err;
+	if (flags & RENAME_REFILLS) {
+		int happened = refilling_rename_happened(r, from_fd);
+
+		if (happened)
+			return happened < 0 ? happened : 0;
+	}
+	/* renameat where it will do: file systems and seccomp filters all know it. */
+	if (flags ? !renameat2(from_fd, r->name, to_fd, r->name2, flags)
+		  : !renameat(from_fd, r->name, to_fd, r->name2))
+		return 0;
+	err = -errno;
+	if (err == -ENOENT && r->replayed && !entry_stat_name(to_fd, r->name2, &st))
+		return 0;
+	return err == -ENOSYS ? -EINVAL : err; /* ENOSYS would end RENAME2 for good */
+}
+
+int op_rename(struct worker *w, struct request *r)
+{
+	return rename_names(w, r, REQUEST_ARG(r, struct fuse_rename_in)->newdir, 0);
+}
+
+int op_rename2(struct worker *w, struct request *r)
+{
+	const struct fuse_rename2_in *in = REQUEST_ARG(r, struct fuse_rename2_in);
+
+	if (in->flags & ~(uint32_t)RENAME_FLAGS)
+		return -EINVAL;
+	return rename_names(w, r, in->newdir, in->flags);
+}

@@ -1,0 +1,520 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * OPEN, CREATE, TMPFILE, OPENDIR; RELEASE, RELEASEDIR, FLUSH.
+ *
+ * The guest's flags are translated by an allow list: O_CREAT, O_PATH, O_TMPFILE and whatever comes
+ * in future never reach open(2). O_APPEND is not passed on either, but remembered: each WRITE
+ * decides whether it appends (ops_io.c), so one open file serves both the guest's page cache and
+ * its appends. The exception is a file that the host opens for appending only (chattr +a).
+ *
+ * CREATE learns who the new file is from the fd it was created with, and the inode borrows that fd
+ * instead of opening the file once more. It is paid back when the released file is about to be
+ * closed: by then a temporary file is forgotten. The order in CREATE is: the file's slot is
+ * published, then the inode refers to it; so an inode never borrows from a slot that a dead worker
+ * did not finish.
+ *
+ * RELEASE is answered before the close, which may take long. What the guest may rely on at once
+ * is done at once: locks are given up.
+ */
+#include "worker/csrc/request/agreed.h"
+#include "worker/csrc/fs/entry.h"
+#include "worker/csrc/fs/inode_fd.h"
+#include "worker/csrc/fs/label.h"
+#include "worker/csrc/fs/lease.h"
+#include "worker/csrc/fs/mount_facts.h"
+#include "worker/csrc/fs/open_cache.h"
+#include "worker/csrc/fs/ops_lock.h"
+#include "worker/csrc/fs/ops_open.h"
+#include "worker/csrc/fs/set_id.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+/* ---- flags ---- */
+
+enum {
+	FLAGS_PASSED = O_ACCMODE | O_TRUNC | O_SYNC | O_DSYNC,
+};
+
+static bool has_writeback(const struct worker *w)
+{
+	return w->session->flags & FUSE_WRITEBACK_CACHE;
+}
+
+/* Flags for open(2) from the guest's. Return: those, or -errno. */
+static int host_flags(const struct worker *w, uint32_t guest)
+{
+	int flags = (int)guest & FLAGS_PASSED;
+
+	if ((flags & O_ACCMODE) == O_ACCMODE)
+		return -EINVAL;
+	if (w->policy.readonly && ((flags & O_ACCMODE) != O_RDONLY || flags & O_TRUNC))
+		return -EROFS;
+	/* The guest's page cache reads what surrounds a small write. */
+	if (has_writeback(w) && (flags & O_ACCMODE) == O_WRONLY)
+		flags = (flags & ~O_ACCMODE) | O_RDWR;
+	if (w->policy.allow_direct_io)
+		flags |= (int)guest & O_DIRECT;
+	if (w->policy.preserve_noatime)
+		flags |= (int)guest & O_NOATIME;
+	return flags;
+}
+
+/* `flags`: as the host has it open; `guest`: as the guest asked for it. */
+static uint32_t file_flags(struct worker *w, const struct inode *inode, int flags, uint32_t guest)
+{
+	uint32_t ret = guest & O_APPEND ? FILE_APPENDS : 0;
+
+	if ((flags & O_ACCMODE) != O_RDONLY)
+		ret |= FILE_WRITABLE;
+	if (flags & O_DIRECT)
+		ret |= FILE_DIRECT;
+	if (flags & (O_SYNC | O_DSYNC))
+		ret |= FILE_SYNC;
+	if (!mount_fact_of(w, inode)->needs_flush)
+		ret |= FILE_NO_FLUSH;
+	if (mount_fact_of(w, inode)->in_memory)
+		ret |= FILE_IN_MEMORY;
+	return ret;
+}
+
+/* ---- OPEN, OPENDIR ---- */
+
+static void fill_open(const struct worker *w, uint64_t fh, uint32_t open_flags,
+		      struct fuse_open_out *ret)
+{
+	open_flags = agreed_open_flags(w->session, open_flags);
+	*ret = (struct fuse_open_out){.fh = fh, .open_flags = open_flags};
+}
+
+/* Closing it changes nothing on the host that the guest would have to wait for. */
+static bool close_is_silent(const struct open_file *file)
+{
+	return file->flags & (FILE_NO_FLUSH | FILE_IS_DIR) || !(file->flags & FILE_WRITABLE);
+}
+
+/*
+ * The guest may close what it has opened without a FLUSH where that does nothing. Linux >= 5.16
+ * does so unless it caches writes; it then does not write back what a mapping has changed, either,
+ * nor tell of an error of doing that. As on a local file system: munmap writes back, fsync and
+ * msync tell.
+ */
+static void fill_open_file(const struct worker *w, const struct open_file *file, uint64_t fh,
+			   struct fuse_open_out *ret)
+{
+	bool no_flush = close_is_silent(file) && !w->policy.posix_lock;
+
+	fill_open(w, fh, w->policy.file_open_flags | (no_flush ? FOPEN_NOFLUSH : 0), ret);
+}
+
+/* Does the guest say that truncating takes set-id bits away? */
+static bool kills_set_id(const struct worker *w, const struct request *r)
+{
+	uint32_t flags = r->in.opcode == FUSE_OPEN
+				 ? REQUEST_ARG(r, struct fuse_open_in)->open_flags
+				 : REQUEST_ARG(r, struct fuse_create_in)->open_flags;
+
+	return flags & FUSE_OPEN_KILL_SUIDGID && is_agreed(w->session, &AGREED_KILLPRIV);
+}
+
+static int prepare_truncate(struct worker *w, const struct request *r, const struct inode *inode)
+{
+	int fd = inode_fd(w, inode);
+	int err = fd < 0 ? fd : file_capability_drop(w, inode_nodeid(w->inodes, inode), fd);
+
+	return err ? err : set_id_before_truncate(w, r, fd, kills_set_id(w, r));
+}
+
+static int open_regular(struct worker *w, const struct request *r, const struct inode *inode,
+			int flags)
+{
+	int err;
+
+	if (S_ISDIR(inode->mode))
+		return -EISDIR;
+	if (S_ISLNK(inode->mode))
+		return -ELOOP;
+	/* Devices and FIFOs are the guest's own affair: their host twins are never opened. */
+	if (!S_ISREG(inode->mode))
+		return -ENXIO;
+	err = flags & O_TRUNC ? prepare_truncate(w, r, inode) : 0;
+	return err ? err : entry_reopen(w, inode, flags);
+}
+
+/*
+ * A file that may only grow (chattr +a) cannot be opened for writing but with O_APPEND. It is then
+ * marked, since every write to it appends. Not with a write-back cache: what that writes has its
+ * place.
+ */
+static int open_guests(struct worker *w, const struct request *r, const struct inode *inode,
+		       int flags, uint32_t *ret_file_flags)
+{
+	uint32_t guest = REQUEST_ARG(r, struct fuse_open_in)->flags;
+	int fd = open_regular(w, r, inode, flags);
+
+	*ret_file_flags = 0;
+	if (fd != -EPERM || !(guest & O_APPEND) || flags & O_TRUNC || has_writeback(w))
+		return fd;
+	*ret_file_flags = FILE_ONLY_GROWS;
+	return open_regular(w, r, inode, flags | O_APPEND);
+}
+
+/* What of a file under a lease (lease.h). */
+static int access_wanted(int flags)
+{
+	return flags & O_TRUNC ? O_WRONLY : flags & O_ACCMODE;
+}
+
+static int open_or_share(struct worker *w, const struct request *r, const struct inode *inode,
+			 int flags, uint32_t *ret_file_flags)
+{
+	bool may_share = open_cache_may_share(w, inode, flags);
+	int fd = may_share ? open_cache_get(w, inode) : -1;
+
+	*ret_file_flags = 0;
+	if (fd >= 0)
+		return fd;
+	fd = open_guests(w, r, inode, flags, ret_file_flags);
+	if (fd >= 0 && may_share)
+		open_cache_note_opened(w, inode, fd);
+	return fd;
+}
+
+/* Return: an fd, -errno, or OP_RESULT_PENDING, which is below 0 as well. */
+static int open_waiting(struct worker *w, struct request *r, const struct inode *inode, int flags,
+			uint32_t *ret_file_flags)
+{
+	for (;;) {
+		int fd = open_or_share(w, r, inode, flags, ret_file_flags);
+		int path_fd, err;
+
+		if (fd != -EAGAIN)
+			return fd;
+		path_fd = inode_fd(w, inode);
+		err = path_fd < 0 ? path_fd : lease_wait(w, r, path_fd, access_wanted(flags));
+		if (err)
+			return err;
+	}
+}
+
+/* As root: the guest's kernel has checked who may open it. */
+static int prepare_open(struct worker *w, const struct request *r)
+{
+	int err = request_need_room(r, sizeof(struct fuse_open_out));
+
+	if (!err)
+		err = inode_fd_budget(w);
+	return err ? err : credentials_root(&w->credentials);
+}
+
+int op_open(struct worker *w, struct request *r)
+{
+	const struct fuse_open_in *in = REQUEST_ARG(r, struct fuse_open_in);
+	const struct inode *inode = inode_table_get(w->inodes, r->in.nodeid);
+	int flags = host_flags(w, in->flags);
+	struct open_file *file;
+	uint32_t more;
+	uint64_t fh;
+	int fd, err;
+
+	if (!inode)
+		return -ESTALE;
+	if (flags < 0)
+		return flags;
+	err = prepare_open(w, r);
+	if (err)
+		return err;
+	file = file_table_reserve(w->files, w->slot);
+	if (!file)
+		return -ENFILE;
+	fd = open_waiting(w, r, inode, flags, &more);
+	if (fd < 0) {
+		file_table_abandon(w->files, w->slot, file);
+		return fd;
+	}
+	fh = file_table_publish(w->files, file, r->in.nodeid, fd,
+				file_flags(w, inode, flags, in->flags) | more);
+	fill_open_file(w, file, fh, REQUEST_REPLY(r, struct fuse_open_out));
+	return (int)sizeof(struct fuse_open_out);
+}
+
+int op_opendir(struct worker *w, struct request *r)
+{
+	const struct inode *inode = inode_table_get(w->inodes, r->in.nodeid);
+	int dir_fd = inode ? inode_fd(w, inode) : -ESTALE;
+	struct open_file *file;
+	uint64_t fh;
+	int fd, err;
+
+	if (dir_fd < 0)
+		return dir_fd;
+	if (!S_ISDIR(inode->mode))
+		return -ENOTDIR;
+	err = prepare_open(w, r);
+	if (err)
+		return err;
+	file = file_table_reserve(w->files, w->slot);
+	if (!file)
+		return -ENFILE;
+	fd = openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0) {
+		err = errno == EMFILE ? -ENFILE : -errno;
+		file_table_abandon(w->files, w->slot, file);
+		return err;
+	}
+	fh = file_table_publish(w->files, file, r->in.nodeid, fd, FILE_IS_DIR);
+	fill_open(w, fh, w->policy.dir_open_flags, REQUEST_REPLY(r, struct fuse_open_out));
+	return (int)sizeof(struct fuse_open_out);
+}
+
+/* ---- CREATE, TMPFILE ---- */
+
+struct create_reply {
+	struct fuse_entry_out entry;
+	struct fuse_open_out open;
+};
+
+static int prepare_create(struct worker *w, const struct request *r)
+{
+	const struct fuse_create_in *in = REQUEST_ARG(r, struct fuse_create_in);
+	int err = request_need_room(r, sizeof(struct create_reply));
+
+	if (!err)
+		err = inode_fd_budget(w);
+	if (!err)
+		err = entry_as_requester(w, r, in->umask);
+	return err ? err : entry_keep_sgid(w, r, in->mode);
+}
+
+/*
+ * `fd` is open and nobody's yet: make it an open file and an inode. `lends`: the inode may borrow
+ * it. Return: bytes of the reply, or -errno; fd and file are taken care of.
+ */
+static int reply_create(struct worker *w, struct request *r, const struct inode *parent,
+			struct open_file *file, int fd, int flags)
+{
+	const struct fuse_create_in *in = REQUEST_ARG(r, struct fuse_create_in);
+	struct create_reply *ret = REQUEST_REPLY(r, struct create_reply);
+	uint64_t fh = file_table_publish(w->files, file, 0, fd, FILE_LENDS);
+	int err = entry_from_fd(w, parent, fd, open_file_slot(w->files, file), &ret->entry);
+	const struct inode *inode;
+
+	if (err) {
+		file_table_release(w->files, &w->reclaim, file);
+		return err;
+	}
+	inode = inode_table_get(w->inodes, ret->entry.nodeid);
+	if (inode)
+		file->flags |= file_flags(w, inode, flags, in->flags);
+	__atomic_store_n(&file->nodeid, ret->entry.nodeid, __ATOMIC_RELEASE);
+	fill_open_file(w, file, fh, &ret->open);
+	return (int)sizeof(*ret);
+}
+
+/* The name was there already, which the guest did not know. */
+static int open_existing(struct worker *w, struct request *r, const struct inode *parent,
+			 struct open_file *file, int flags)
+{
+	const struct fuse_create_in *in = REQUEST_ARG(r, struct fuse_create_in);
+	struct create_reply *ret = REQUEST_REPLY(r, struct create_reply);
+	const struct inode *inode;
+	uint64_t fh;
+	int fd, err;
+
+	err = prepare_open(w, r);
+	if (!err)
+		err = entry_lookup(w, parent, r->name, &ret->entry);
+	if (err)
+		return err;
+	inode = inode_table_get(w->inodes, ret->entry.nodeid);
+	fd = inode ? open_regular(w, r, inode, flags) : -ESTALE;
+	/* The attributes are from before it was opened, and perhaps truncated. */
+	err = fd < 0 ? fd : entry_refresh(w, inode, &ret->entry);
+	if (err) {
+		if (fd >= 0)
+			close(fd);
+		inode_table_forget(w->inodes, &w->reclaim, ret->entry.nodeid, 1);
+		return err;
+	}
+	fh = file_table_publish(w->files, file, ret->entry.nodeid, fd,
+				file_flags(w, inode, flags, in->flags));
+	fill_open_file(w, file, fh, &ret->open);
+	return (int)sizeof(*ret);
+}
+
+/* Return: the fd of a new file r->name; 0 if it is new but not open; or -errno. */
+static int create_new(struct worker *w, const struct request *r, int dir_fd, int flags)
+{
+	mode_t mode = REQUEST_ARG(r, struct fuse_create_in)->mode & 07777;
+	int fd;
+
+	if (r->label_count)
+		return label_create(w, r, dir_fd, flags, mode);
+	fd = openat(dir_fd, r->name, flags | O_CREAT | O_EXCL | O_NOFOLLOW | O_NOCTTY | O_CLOEXEC,
+		    mode);
+	if (fd >= 0)
+		return fd;
+	return errno == EMFILE ? -ENFILE : -errno;
+}
+
+/* O_EXCL first, whatever the guest says: a file that exists is opened as root, a new one is created
+ * as the requesting user. */
+static int create(struct worker *w, struct request *r, const struct inode *parent, int dir_fd,
+		  struct open_file *file, int flags)
+{
+	const struct fuse_create_in *in = REQUEST_ARG(r, struct fuse_create_in);
+	int fd = create_new(w, r, dir_fd, flags);
+	int err = fd;
+
+	if (fd > 0)
+		return reply_create(w, r, parent, file, fd, flags);
+	/* When the worker died while it created it, "it exists" says that it did. */
+	if (!err || (err == -EEXIST && (!(in->flags & O_EXCL) || r->replayed)))
+		err = open_existing(w, r, parent, file, flags);
+	if (err < 0)
+		file_table_abandon(w->files, w->slot, file);
+	return err;
+}
+
+static int create_tmpfile(struct worker *w, struct request *r, const struct inode *parent,
+			  int dir_fd, struct open_file *file, int flags)
+{
+	const struct fuse_create_in *in = REQUEST_ARG(r, struct fuse_create_in);
+	int fd, err;
+
+	if ((flags & O_ACCMODE) == O_RDONLY)
+		flags |= O_RDWR; /* open(2) wants it */
+	flags = (flags & ~O_TRUNC) | (in->flags & O_EXCL);
+	fd = openat(dir_fd, ".", flags | O_TMPFILE | O_CLOEXEC, in->mode & 07777);
+	/* EISDIR: a kernel, ENOSYS: a file system without it. ENOSYS would end it for good. */
+	if (fd < 0)
+		err = errno == EISDIR || errno == ENOSYS ? -EOPNOTSUPP
+		      : errno == EMFILE			 ? -ENFILE
+							 : -errno;
+	else
+		err = r->label_count ? label_set(w, r, fd) : 0;
+	if (!err)
+		return reply_create(w, r, parent, file, fd, flags);
+	if (fd >= 0)
+		close(fd);
+	file_table_abandon(w->files, w->slot, file);
+	return err;
+}
+
+static int create_op(struct worker *w, struct request *r,
+		     int (*make)(struct worker *w, struct request *r, const struct inode *parent,
+				 int dir_fd, struct open_file *file, int flags))
+{
+	const struct inode *parent = inode_table_get(w->inodes, r->in.nodeid);
+	int flags = host_flags(w, REQUEST_ARG(r, struct fuse_create_in)->flags);
+	int dir_fd = parent ? inode_fd(w, parent) : -ESTALE;
+	struct open_file *file;
+	int err;
+
+	if (dir_fd < 0)
+		return dir_fd;
+	if (flags < 0)
+		return flags;
+	err = prepare_create(w, r);
+	if (err)
+		return err;
+	file = file_table_reserve(w->files, w->slot);
+	return file ? make(w, r, parent, dir_fd, file, flags) : -ENFILE;
+}
+
+int op_create(struct worker *w, struct request *r)
+{
+	return create_op(w, r, create);
+}
+
+int op_tmpfile(struct worker *w, struct request *r)
+{
+	return create_op(w, r, create_tmpfile);
+}
+
+/* ---- RELEASE ---- */
+
+static bool borrows(const struct inode *inode, uint32_t slot)
+{
+	return inode && __atomic_load_n(&inode->lender, __ATOMIC_ACQUIRE) == slot;
+}
+
+/* Hold the inode by a path of its own, or leave it the lent fd. A worker that dies in between
+ * leaves keep_fd true to what the inode has, unless that is forgotten before the next one comes:
+ * then the sweep closes the fd. */
+static void repay_with_path(struct worker *w, struct open_file *file, uint32_t slot)
+{
+	char name[FD_NAME];
+	int fd = openat(w->proc_self_fd, entry_fd_name(file->fd, name), O_PATH | O_CLOEXEC);
+
+	__atomic_store_n(&file->keep_fd, fd < 0, __ATOMIC_RELEASE);
+	if (inode_table_repay(w->inodes, w->slot, file->nodeid, slot, fd))
+		return;
+	__atomic_store_n(&file->keep_fd, 0, __ATOMIC_RELEASE);
+	if (fd >= 0) /* it was forgotten just now */
+		close(fd);
+}
+
+int ops_open_repay(struct worker *w, uint32_t slot)
+{
+	struct open_file *file = file_table_at(w->files, slot);
+	const struct inode *inode = inode_table_get(w->inodes, file->nodeid);
+	struct fhandle handle;
+
+	if (!borrows(inode, slot))
+		return file->keep_fd ? -1 : file->fd;
+	if (inode_fd_uses_handles(w, inode->mnt_id) && !fhandle_get(file->fd, "", &handle))
+		inode_table_repay_handle(w->inodes, w->slot, file->nodeid, slot, &handle);
+	else
+		repay_with_path(w, file, slot);
+	return file->keep_fd ? -1 : file->fd;
+}
+
+int op_release(struct worker *w, struct request *r)
+{
+	const struct fuse_release_in *in = REQUEST_ARG(r, struct fuse_release_in);
+	struct open_file *file = file_table_get(w->files, in->fh, r->in.nodeid);
+
+	if (!file || file->flags & FILE_LOCK_OWNER)
+		return 0;
+	if (file->flags & FILE_FLOCKED) {
+		flock(file->fd, LOCK_UN);
+		lock_wait_hurry(w);
+	}
+	file_table_release(w->files, &w->reclaim, file);
+	return 0;
+}
+
+int op_releasedir(struct worker *w, struct request *r)
+{
+	return op_release(w, r);
+}
+
+/* ---- FLUSH ---- */
+
+static int run_flush(struct request *r)
+{
+	return close(r->fd) < 0 ? -errno : 0;
+}
+
+int op_flush(struct worker *w, struct request *r)
+{
+	const struct fuse_flush_in *in = REQUEST_ARG(r, struct fuse_flush_in);
+	struct open_file *file = file_table_get(w->files, in->fh, r->in.nodeid);
+
+	if (!file)
+		return -EBADF;
+	if (w->policy.posix_lock)
+		ops_lock_drop_owner(w, r->in.nodeid, in->lock_owner);
+	if (close_is_silent(file))
+		return 0;
+	r->fd = fcntl(file->fd, F_DUPFD_CLOEXEC, 3);
+	/* Without an fd to spare, what close() would have told is told by FSYNC or never. */
+	if (r->fd < 0)
+		return errno == EMFILE ? 0 : -errno;
+	r->holds_fd = true;
+	return request_offload(w, r, run_flush);
+}

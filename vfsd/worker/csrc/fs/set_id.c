@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "worker/csrc/fs/set_id.h"
+
+#include "worker/csrc/loop/worker.h"
+
+#include <errno.h>
+#include <sys/stat.h>
+
+enum {
+	NO_GROUP = 65534, /* the host's nogroup, for a group that the host must not know */
+};
+
+/* Does it depend on a group whether set-group-id goes? */
+static bool group_decides(uint32_t mode)
+{
+	return (mode & (S_ISGID | S_IXGRP)) == S_ISGID;
+}
+
+static bool says_who(const struct request *r)
+{
+	return r->in.uid != UINT32_MAX && r->in.gid != UINT32_MAX;
+}
+
+/* The requester's group, on the host; `file_group` if the requester is in that or unknown. */
+static uint32_t group_of(const struct worker *w, const struct request *r, uint32_t file_group)
+{
+	const struct idmap *map = &w->policy.gids.to_host;
+	uint32_t group = says_who(r) ? idmap_translate(map, r->in.gid) : file_group;
+
+	for (uint32_t i = 0; i < r->group_count; i++)
+		if (idmap_translate(map, r->groups[i]) == file_group)
+			return file_group;
+	return group == UINT32_MAX ? NO_GROUP : group;
+}
+
+/* *ret: the group to act in, or CREDENTIALS_ANY_GROUP if none decides. Return: 0 or -errno. */
+static int find_group(const struct worker *w, const struct request *r, int fd, uint32_t *ret)
+{
+	struct stat st;
+
+	*ret = CREDENTIALS_ANY_GROUP;
+	if (fstat(fd, &st) < 0)
+		return -errno;
+	if (S_ISREG(st.st_mode) && group_decides(st.st_mode))
+		*ret = group_of(w, r, st.st_gid);
+	return 0;
+}
+
+int set_id_before_truncate(struct worker *w, const struct request *r, int fd, bool kill)
+{
+	uint32_t group = CREDENTIALS_ANY_GROUP;
+	int err = kill ? find_group(w, r, fd, &group) : 0;
+
+	return err ? err : credentials_set_id(&w->credentials, kill, group);
+}
+
+/* As find_group, for an op that comes often. */
+static __attribute__((noinline)) int find_group_again(struct worker *w, const struct request *r,
+						      int fd, uint32_t *ret)
+{
+	uint64_t count = __atomic_load_n(&w->table->set_id_modes, __ATOMIC_ACQUIRE);
+	int err;
+
+	*ret = CREDENTIALS_ANY_GROUP;
+	if (absence_is_known(&w->set_ids, r->in.nodeid, count, w->now_ns))
+		return 0;
+	err = find_group(w, r, fd, ret);
+	if (!err && *ret == CREDENTIALS_ANY_GROUP)
+		absence_note(&w->set_ids, r->in.nodeid, count, w->now_ns);
+	return err;
+}
+
+int set_id_before_write(struct worker *w, struct request *r, int fd, bool kill)
+{
+	int err = 0;
+
+	r->kill_suidgid = kill;
+	r->kill_group = CREDENTIALS_ANY_GROUP;
+	if (kill)
+		err = find_group_again(w, r, fd, &r->kill_group);
+	return err ? err : credentials_set_id(&w->credentials, kill, r->kill_group);
+}
+
+int set_id_before_chown(struct worker *w, const struct request *r, int fd)
+{
+	uint32_t group = CREDENTIALS_ANY_GROUP;
+	int err = says_who(r) && r->in.uid ? find_group(w, r, fd, &group) : 0;
+
+	return err ? err
+		   : credentials_set_id(&w->credentials, group != CREDENTIALS_ANY_GROUP, group);
+}
+
+void set_id_note_mode(struct worker *w, uint32_t mode)
+{
+	if (group_decides(mode))
+		__atomic_add_fetch(&w->table->set_id_modes, 1, __ATOMIC_ACQ_REL);
+}

@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Nothing is taken for granted of a file system that is not in the table: its files are held by
+ * fds, and FLUSH waits for their close().
+ *
+ * Handles. Any file system may hand some out, and a trial says only that they work now. Those of
+ * FUSE and virtio-fs name a node of the server, which forgets the node when the kernel's cache
+ * does; those of FAT and exFAT name an inode number that is made up whenever a file is read in.
+ * Handles of overlayfs that can be opened at all (nfs_export=on) last through a copy-up. Those of
+ * NFS are longer than FHANDLE_BYTES_MAX. ZFS does not open a file by its handle any more once the
+ * file has lost its last name.
+ *
+ * close(). Network file systems and FUSE may write back, and fail, when a file is closed.
+ */
+#include "worker/csrc/host/file_system.h"
+
+#include <linux/magic.h>
+#include <sys/vfs.h>
+
+/* Those that <linux/magic.h> lacks. */
+#define BCACHEFS_MAGIC 0xca451a4e
+#define CEPH_MAGIC     0x00c36400
+#define GFS2_MAGIC     0x01161970
+#define JFS_MAGIC      0x3153464a
+#define LUSTRE_MAGIC   0x0bd00bd0
+#define NTFS3_MAGIC    0x7366746e
+#define UDF_MAGIC      0x15013346
+#define XFS_MAGIC      0x58465342
+#define ZFS_MAGIC      0x2fc12fc1
+
+struct file_system {
+	uint32_t type; /* statfs.f_type */
+	uint32_t facts;
+};
+
+static const struct file_system known[] = {
+	{EXT4_SUPER_MAGIC, FS_LASTING_HANDLES | FS_SILENT_CLOSE}, /* ext2 and ext3 as well */
+	{XFS_MAGIC, FS_LASTING_HANDLES | FS_SILENT_CLOSE},
+	{BTRFS_SUPER_MAGIC, FS_LASTING_HANDLES | FS_SILENT_CLOSE},
+	{F2FS_SUPER_MAGIC, FS_LASTING_HANDLES | FS_SILENT_CLOSE},
+	{BCACHEFS_MAGIC, FS_LASTING_HANDLES | FS_SILENT_CLOSE},
+	{ZFS_MAGIC, FS_LASTING_HANDLES | FS_SILENT_CLOSE},
+	{TMPFS_MAGIC, FS_LASTING_HANDLES | FS_SILENT_CLOSE | FS_IN_MEMORY},
+	{RAMFS_MAGIC, FS_SILENT_CLOSE | FS_IN_MEMORY},
+	{ISOFS_SUPER_MAGIC, FS_LASTING_HANDLES | FS_SILENT_CLOSE},
+	{SQUASHFS_MAGIC, FS_LASTING_HANDLES | FS_SILENT_CLOSE},
+	{EROFS_SUPER_MAGIC_V1, FS_LASTING_HANDLES | FS_SILENT_CLOSE},
+	{UDF_MAGIC, FS_LASTING_HANDLES},
+	{JFS_MAGIC, FS_LASTING_HANDLES},
+	{NILFS_SUPER_MAGIC, FS_LASTING_HANDLES},
+	{REISERFS_SUPER_MAGIC, FS_LASTING_HANDLES},
+	{NTFS3_MAGIC, FS_LASTING_HANDLES},
+	{MSDOS_SUPER_MAGIC, FS_SILENT_CLOSE},
+	{EXFAT_SUPER_MAGIC, FS_SILENT_CLOSE},
+	{OVERLAYFS_SUPER_MAGIC, FS_LASTING_HANDLES},
+	{OCFS2_SUPER_MAGIC, FS_LASTING_HANDLES},
+	{GFS2_MAGIC, FS_LASTING_HANDLES},
+	{CEPH_MAGIC, FS_LASTING_HANDLES},
+	{LUSTRE_MAGIC, FS_LASTING_HANDLES},
+};
+
+uint32_t file_system_facts(int fd)
+{
+	struct statfs fs;
+
+	if (fstatfs(fd, &fs) < 0)
+		return 0;
+	for (unsigned int i = 0; i < sizeof(known) / sizeof(known[0]); i++)
+		if (known[i].type == (uint32_t)fs.f_type)
+			return known[i].facts;
+	return 0;
+}

@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The worker's loop as Python sees it: create, then serve() again and again, acting on the reason
+ * it returns with. Everything hangs off one struct worker; nothing here logs, exits or calls
+ * Python. The theory is at the top of serve.c.
+ */
+#ifndef VFSD_SERVE_H
+#define VFSD_SERVE_H
+
+#include "transport/csrc/types.h"
+#include "transport/csrc/device_state.h"
+#include "worker/csrc/fs/policy.h"
+#include "worker/csrc/tables/worker_table.h"
+
+enum serve_reason {
+	SERVE_CONTROL = 1,  /* control_fd is readable, or the device state has a new generation */
+	SERVE_COLD = 2,	    /* an op for Python: worker_cold_*; serve() then goes on */
+	SERVE_BROKEN = 3,   /* a ring broke: worker_broken_* */
+	SERVE_UNSHARED = 4, /* requests name memory that is not shared: worker_unshared */
+};
+
+enum {
+	POLL_AUTO = -1,
+};
+
+struct worker_config {
+	uint32_t slot;	      /* row in the worker table */
+	int32_t root_fd;      /* O_PATH, the shared directory */
+	int32_t proc_self_fd; /* /proc/self/fd of this very process, O_PATH */
+	int32_t handles_fd;   /* socket of the broker of file handles, or -1 */
+	int32_t control_fd;   /* readable: Python has something to do; edge-triggered is fine */
+	int32_t poll_us;  /* how long to poll idle rings: POLL_AUTO, or microseconds (0: never) */
+	uint32_t threads; /* upper bound of the pool for requests that block; 0: they run inline */
+	/* The shared segments, mapped; see tables.h and shared structs for the sizes. */
+	struct device_state *device;
+	struct worker_table *workers;
+	void *inodes;
+	void *files;
+	void *records;
+	struct fs_policy policy;
+};
+
+struct worker;
+
+/* Return: NULL when out of memory or without an eventfd. There is no destroy: a worker is a
+ * process. */
+struct worker *worker_create(const struct worker_config *config);
+
+/* Serve until there is a reason to return (enum serve_reason). */
+int serve(struct worker *w);
+
+/*
+ * Take the device state over: map and unmap memory, start and stop rings, adopt changed eventfds.
+ * A stopped ring is drained first, for at most `drain_ms`; what is left gets EIO.
+ * Return: the generation now in force (even), or -errno: -EAGAIN (the supervisor is writing: try
+ * again), or what guest_memory_update says (no memory is mapped then and no ring runs).
+ */
+int64_t worker_adopt(struct worker *w, uint32_t drain_ms);
+
+/* The generation in force, also after a worker_adopt that could not map memory. */
+uint32_t worker_generation(const struct worker *w);
+
+/* Ring `index` after an adopt: the next avail index (what GET_VRING_BASE answers), or -EINVAL
+ * (not a ring of this worker, or never started). */
+int32_t worker_ring_base(const struct worker *w, uint32_t index);
+/* Why ring `index` does not run although it should (addresses outside memory, …); NULL: it is fine.
+ */
+const char *worker_ring_error(const struct worker *w, uint32_t index);
+
+/* After SERVE_BROKEN: the ring's index, or -1 when there is none (left). It stays stopped until it
+ * is started anew. The reason is worker_ring_error's. err_fd has been written. */
+int32_t worker_broken_ring(struct worker *w);
+
+/* The first user of the guest that this worker could not act for, or could not give a file to. */
+struct refusal {
+	bool is_noted;
+	bool is_taken;
+	uint32_t uid, gid;
+	uint32_t own_uid, own_gid; /* of the daemon, as the sandbox sees them */
+};
+
+/* After SERVE_CONTROL. Return: true once, with *ret, when there was a refusal. */
+bool worker_take_refusal(struct worker *w, struct refusal *ret);
+
+/* After SERVE_UNSHARED, once in a while at most: how many requests named memory outside of guest
+ * memory since the last time, and a guest address that one of them named. They were answered with
+ * EIO. */
+uint64_t worker_unshared(struct worker *w, uint64_t *ret_gpa);
+
+/* After SERVE_COLD: the op waiting (FUSE_INIT, FUSE_DESTROY) with its argument bytes (a private
+ * copy, valid until the reply). Return: the opcode, or 0 when there is none. */
+uint32_t worker_cold_request(struct worker *w, const uint8_t **ret_arg, uint32_t *ret_len);
+/* Answer it: error is 0 or a negative errno. */
+void worker_cold_reply(struct worker *w, int32_t error, const uint8_t *reply, uint32_t len);
+
+/* A new session (INIT): everything the old one had open is closed, the tables hold only the root.
+ */
+void worker_session_begin(struct worker *w, uint32_t minor, uint64_t flags, uint64_t offered);
+/* DESTROY. */
+void worker_session_end(struct worker *w);
+
+/* Return true once every fd this worker has retired is closed; for tests and idle moments. */
+bool worker_idle_work(struct worker *w);
+
+#endif

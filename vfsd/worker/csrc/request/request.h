@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* PRIVATE: C only */
+/*
+ * A FUSE request on its way through a worker.
+ *
+ * Guest memory is read once: request_parse copies the header, the fixed argument and (except for
+ * file data) everything after it; ops look only at these copies. File data stays in guest memory
+ * and is named by `data_in` (WRITE) and `data_out` (READ).
+ */
+#ifndef VFSD_REQUEST_H
+#define VFSD_REQUEST_H
+
+#include "transport/csrc/types.h"
+#include "transport/csrc/fuse_ops.h"
+#include "transport/csrc/vring.h"
+#include "worker/csrc/host/credentials.h"
+#include "worker/csrc/request/intent.h"
+
+#include <limits.h>
+#include <linux/aio_abi.h>
+
+struct worker;
+struct open_file;
+struct worker_ring;
+
+/* What an op returns: reply bytes (>= 0), -errno, or one of these. */
+enum op_result {
+	OP_RESULT_PENDING = INT_MIN,	  /* it left the loop; request_finish comes later */
+	OP_RESULT_NO_REPLY = INT_MIN + 1, /* FORGET and friends */
+};
+
+enum {
+	REQUEST_ARG_MAX = 128, /* the largest fixed argument is fuse_setattr_in, 88 */
+	REQUEST_PAYLOAD_MAX = 2 * 4096 + 65536 + 16384, /* names + XATTR_SIZE_MAX + extensions */
+	REQUEST_SMALL_REPLY = 320,     /* statx_out 288, entry_out + open_out 144 */
+	REQUEST_LARGE_REPLY = 1 << 20, /* READDIR, GETXATTR, LISTXATTR */
+};
+
+struct request {
+	struct fuse_in_header in;
+	uint8_t arg[REQUEST_ARG_MAX]; /* fixed argument, zero beyond what was sent */
+	const char *payload; /* what follows it, '\0' after the last byte; per-worker memory:
+			      * gone once the request leaves the loop */
+	uint32_t payload_len;
+	const char *name;			   /* OP_NAME, OP_NAMES: checked */
+	const char *name2;			   /* OP_NAMES */
+	uint32_t groups[SUPPLEMENTARY_GROUPS_MAX]; /* FUSE_EXT_GROUPS */
+	uint32_t group_count;
+	const uint8_t *labels; /* FUSE_SECURITY_CTX: for request_next_label; per-worker memory */
+	uint32_t labels_len;
+	uint32_t label_count;
+
+	/* Small replies are built in `small`; `reply` points there or to the worker's large buffer.
+	 */
+	uint8_t *reply;
+	uint8_t small[REQUEST_SMALL_REPLY];
+
+	struct iovec *data_in; /* WRITE: what follows the argument, in guest memory */
+	uint32_t data_in_count;
+	uint64_t data_in_len;
+	struct iovec *data_out; /* what follows the out header, in guest memory */
+	uint32_t data_out_count;
+	uint64_t data_out_len; /* room for the reply's payload, bytes */
+	struct iovec out_header[sizeof(struct fuse_out_header)]; /* where the out header goes */
+	uint32_t out_header_count;				 /* 0: no room for one */
+
+	struct worker_ring *ring;
+	uint32_t session;   /* number of the FUSE session: uniques are unique in one */
+	uint32_t ring_life; /* the ring's life it belongs to; a later one has forgotten it */
+	struct intent *intent;
+	uint64_t start_ns;
+	bool from_dead; /* it was in flight when a worker died … */
+	bool replayed;	/* … and may have happened already (INTENT_BEGUN) */
+	bool offloaded; /* it is, or was, with the thread pool or direct_io.c */
+
+	struct iocb iocb; /* of direct_io.c */
+
+	/* For the thread pool (offload.h). */
+	int (*run)(struct request *r);
+	int result;
+	struct open_file *file; /* pinned */
+	int fd;
+	int fd2;
+	uint64_t done_bytes; /* READ, WRITE: moved before it left the loop */
+	struct open_file *file2;
+	bool appends;	     /* WRITE: to the end, wherever that is */
+	bool kill_suidgid;   /* its thread must not have CAP_FSETID, and … */
+	uint32_t kill_group; /* … acts in this group: credentials_set_id */
+	bool held;	     /* its files are pinned */
+	bool holds_fd;	     /* its thread has an fd of its own, and closes it */
+	bool run_again;	     /* what its thread did was to wait: the op is run again */
+	uint8_t waits;	     /* how often (lease.c) */
+	bool abandoned;	     /* its ring was stopped: the result is nobody's any more */
+
+	struct request *next; /* free list, completion list */
+	struct chain chain;
+};
+
+/* The argument as its struct: `REQUEST_ARG(r, struct fuse_open_in)->flags`. */
+#define REQUEST_ARG(r, type) ((const type *)(const void *)(r)->arg)
+/* The reply likewise. */
+#define REQUEST_REPLY(r, type) ((type *)(void *)(r)->reply)
+
+/*
+ * Fill the request from its chain. Return: 0, or -errno to be told to the guest (out_header_count
+ * may be 0 then), with in.opcode 0 if not even the header could be read.
+ */
+int request_parse(struct worker *w, struct request *r) must_check;
+
+/* The same for a request that is refused whatever it says: only the header, zero if there is none,
+ * and where the reply's header goes. */
+void request_parse_header(struct request *r);
+
+/* Is `name` one component: not empty, no '/', not "." or ".."? How long it may be the file system
+ * decides, below PATH_MAX bytes. Return: 0, -EINVAL, -ENOENT (empty), -ENAMETOOLONG. */
+int request_check_name(const char *name) must_check;
+
+/* A security label for the file to be created. */
+struct request_label {
+	const char *name; /* the guest's: "security." and more, at most XATTR_NAME_MAX bytes */
+	const void *value;
+	uint32_t size;
+};
+
+/* Take the next label from the `*left` bytes at *at. Return: false if there is no sound one. */
+bool request_next_label(const uint8_t **at, uint32_t *left, struct request_label *ret);
+
+/* The reply's payload must fit `len` more bytes than the guest has room for? For ops that know
+ * their size beforehand: -EIO if there is no room. */
+int request_need_room(const struct request *r, uint64_t len) must_check;
+
+/* Does the request name guest memory that guest_memory_redirect() takes away? */
+bool request_loses_memory(const struct worker *w, const struct request *r);
+
+/* Write the out header and, for results >= 0 of ops whose payload is in r->reply, that payload.
+ * Return: bytes written in all (the used length). */
+uint32_t request_reply(struct request *r, int result);
+
+/* Cut the pieces down to `len` bytes in all. */
+uint32_t iovec_truncate(struct iovec *iov, uint32_t count, uint64_t len);
+/* Drop the first `len` bytes of the pieces. Return: pieces left; *iov moves. */
+uint32_t iovec_advance(struct iovec **iov, uint32_t count, uint64_t len);
+
+#endif

@@ -1,0 +1,255 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "worker/csrc/tables/reclaim.h"
+
+#include "worker/csrc/tables/owner_lock.h"
+
+#include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
+
+enum {
+	/* A full list waits this long for the others before it grows: that slows down a guest that
+	 * floods RELEASE and FORGET while it blocks another queue. */
+	FULL_WAIT_TURNS = 2000,
+	FULL_WAIT_NS = 50 * 1000,
+};
+
+_Static_assert(!(RECLAIM_MAX & (RECLAIM_MAX - 1)), "thing_at() takes the ring for a power of 2");
+
+void reclaim_close(struct worker_row *row, int fd)
+{
+	close(fd);
+	__atomic_add_fetch(&row->closed_fds, 1, __ATOMIC_RELAXED);
+	__atomic_sub_fetch(&row->loose_fds, 1, __ATOMIC_ACQ_REL);
+}
+
+void reclaim_init(struct reclaim *r, struct worker_table *workers, uint32_t slot)
+{
+	r->workers = workers;
+	r->slot = slot;
+	r->worker = NULL;
+	r->repay = NULL;
+	r->latest = 0;
+	r->retired = r->own;
+	r->room = RECLAIM_MAX;
+	r->first = r->count = r->close_count = 0;
+}
+
+/* The `at`-th thing of the ring, counted from the oldest. */
+static struct retired *thing_at(const struct reclaim *r, uint32_t at)
+{
+	return &r->retired[(r->first + at) & (r->room - 1)];
+}
+
+static uint64_t *own_epoch(struct reclaim *r)
+{
+	return &r->workers->rows[r->slot].epoch;
+}
+
+void reclaim_quiescent(struct reclaim *r)
+{
+	uint64_t *global = &r->workers->epoch;
+	uint64_t now = __atomic_load_n(global, __ATOMIC_ACQUIRE);
+
+	/* Something of ours waits for an epoch that nobody else may ever begin. */
+	if (r->count && r->latest >= now)
+		now = __atomic_add_fetch(global, 1, __ATOMIC_ACQ_REL);
+	if (*own_epoch(r) != now)
+		__atomic_store_n(own_epoch(r), now, __ATOMIC_RELEASE);
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+}
+
+void reclaim_offline(struct reclaim *r)
+{
+	__atomic_store_n(own_epoch(r), 0, __ATOMIC_RELEASE);
+}
+
+/* The oldest epoch a worker may still read in; `self` tells whether we count. */
+static uint64_t oldest_epoch(const struct reclaim *r, bool self)
+{
+	uint64_t oldest = UINT64_MAX;
+
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	for (uint32_t i = 0; i < r->workers->slots && i < WORKER_SLOTS_MAX; i++) {
+		uint64_t epoch = __atomic_load_n(&r->workers->rows[i].epoch, __ATOMIC_ACQUIRE);
+
+		if ((self || i != r->slot) && epoch && epoch < oldest)
+			oldest = epoch;
+	}
+	return oldest;
+}
+
+static bool is_pinned(const struct retired *thing)
+{
+	return thing->pinned_by && __atomic_load_n(thing->pinned_by, __ATOMIC_ACQUIRE);
+}
+
+static void note_loose(struct reclaim *r, int fd)
+{
+	if (fd >= 0)
+		__atomic_add_fetch(&r->workers->rows[r->slot].loose_fds, 1, __ATOMIC_ACQ_REL);
+}
+
+static struct retired take_first(struct reclaim *r)
+{
+	struct retired thing = *thing_at(r, 0);
+
+	r->first = (r->first + 1) & (r->room - 1);
+	r->count--;
+	return thing;
+}
+
+/* Into a list that has room. */
+static void put_last(struct reclaim *r, const struct retired *thing)
+{
+	*thing_at(r, r->count++) = *thing;
+	if (thing->epoch > r->latest)
+		r->latest = thing->epoch;
+}
+
+static void move_first_to_end(struct reclaim *r)
+{
+	struct retired thing = take_first(r);
+
+	put_last(r, &thing);
+}
+
+/* A list that has grown becomes small again when it is empty. */
+static void shrink_if_empty(struct reclaim *r)
+{
+	if (r->count || r->retired == r->own)
+		return;
+	free(r->retired);
+	r->retired = r->own;
+	r->room = RECLAIM_MAX;
+	r->first = 0;
+}
+
+/* Return: false without memory. */
+static bool grow(struct reclaim *r)
+{
+	struct retired *larger = malloc(2 * (size_t)r->room * sizeof(*larger));
+
+	if (!larger)
+		return false;
+	for (uint32_t i = 0; i < r->count; i++)
+		larger[i] = *thing_at(r, i);
+	if (r->retired != r->own)
+		free(r->retired);
+	r->retired = larger;
+	r->room *= 2;
+	r->first = 0;
+	return true;
+}
+
+/* Return: the fd to be closed, or -1. */
+static int free_thing(struct reclaim *r, const struct retired *thing)
+{
+	if (thing->free_slot) {
+		note_loose(r, thing->fd); /* before it leaves the table */
+		thing->free_slot(thing->table, r, thing->slot);
+	}
+	return thing->fd;
+}
+
+static void repay(struct reclaim *r, struct retired *thing)
+{
+	thing->fd = r->repay(r->worker, thing->slot);
+	thing->lends = false;
+}
+
+/* A lender repays and waits once more: whoever found its fd through the borrower may use that until
+ * his next quiescent point. Return: the fd to be closed, or -1. */
+static int free_or_repay_first(struct reclaim *r)
+{
+	struct retired thing = take_first(r);
+
+	if (!thing.lends)
+		return free_thing(r, &thing);
+	repay(r, &thing);
+	reclaim_retire(r, thing);
+	return -1;
+}
+
+uint32_t reclaim_collect(struct reclaim *r)
+{
+	uint32_t done = r->close_count, looks = r->count;
+	uint64_t oldest;
+
+	if (!r->count)
+		return r->close_count;
+	oldest = oldest_epoch(r, true);
+	for (; looks && done < RECLAIM_CLOSE_BATCH && thing_at(r, 0)->epoch < oldest; looks--) {
+		int fd;
+
+		if (is_pinned(thing_at(r, 0))) {
+			move_first_to_end(r);
+			done++;
+			continue;
+		}
+		done += thing_at(r, 0)->lends;
+		fd = free_or_repay_first(r);
+		if (fd >= 0) {
+			r->close[r->close_count++] = fd;
+			done++;
+		}
+	}
+	shrink_if_empty(r);
+	return r->close_count;
+}
+
+/* May the first one go, or one behind it that comes first then? */
+static bool first_may_go(struct reclaim *r, uint64_t oldest)
+{
+	for (uint32_t looks = r->count; looks && is_pinned(thing_at(r, 0)); looks--)
+		move_first_to_end(r);
+	return !is_pinned(thing_at(r, 0)) && thing_at(r, 0)->epoch < oldest;
+}
+
+/* Wait for the others, not for ourselves: we are called from an op that holds no other pointer.
+ * Return: the oldest epoch in which somebody may still read, 0 if nothing may go. */
+static uint64_t wait_for_first(struct reclaim *r)
+{
+	for (uint32_t turn = 0; turn < FULL_WAIT_TURNS; turn++) {
+		uint64_t oldest = oldest_epoch(r, false);
+
+		if (first_may_go(r, oldest))
+			return oldest;
+		__atomic_add_fetch(&r->workers->epoch, 1, __ATOMIC_ACQ_REL);
+		nanosleep(&(struct timespec){.tv_nsec = FULL_WAIT_NS}, NULL);
+	}
+	return 0;
+}
+
+/* Close here what may be closed. Return: false if nothing may. */
+static bool make_room(struct reclaim *r)
+{
+	uint64_t oldest = wait_for_first(r);
+
+	for (uint32_t i = 0; i < RECLAIM_CLOSE_BATCH && r->count && first_may_go(r, oldest); i++) {
+		int fd = free_or_repay_first(r);
+
+		if (fd >= 0)
+			reclaim_close(&r->workers->rows[r->slot], fd);
+	}
+	return oldest;
+}
+
+void reclaim_retire(struct reclaim *r, struct retired thing)
+{
+	bool has_room = true;
+
+	if (!thing.free_slot)
+		note_loose(r, thing.fd);	/* it is in no table even now */
+	while (has_room && r->count == r->room) /* more than once if it is full of lenders */
+		has_room = make_room(r) || grow(r);
+	/* Without memory it stays open. One of a table is marked there as ours: the next worker in
+	 * this slot frees it. */
+	if (!has_room)
+		return;
+	/* The store that made it stale comes before the look at the epoch: whoever begins a later
+	 * one does not find it any more. (reclaim_quiescent has the other half.) */
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	thing.epoch = __atomic_load_n(&r->workers->epoch, __ATOMIC_ACQUIRE);
+	put_last(r, &thing);
+}
