@@ -23,20 +23,16 @@
  * we wake and at the end; so they are exact even if several come between two looks.
  */
 #include "bench/csrc/load.h"
+
 #include "frontend/csrc/request_layout.h"
+#include "transport/csrc/clock.h"
+#include "transport/csrc/cpu_relax.h"
 
 #include <errno.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
-
-#if defined(__x86_64__) || defined(__i386__)
-#define RELAX() __builtin_ia32_pause()
-#else
-#define RELAX() __asm__ volatile("" ::: "memory")
-#endif
 
 enum {
 	LOOKS_PER_CLOCK = 64,
@@ -48,14 +44,6 @@ struct load_chain {
 	struct request_chain cut;
 	uint8_t *slot;
 };
-
-static uint64_t now_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
-}
 
 static uint64_t slot_bytes(uint32_t pages)
 {
@@ -178,9 +166,9 @@ static int spin(struct load *l, uint64_t until)
 		for (int i = 0; i < LOOKS_PER_CLOCK; i++) {
 			if (driver_ring_is_used(&l->ring))
 				return 0;
-			RELAX();
+			cpu_relax();
 		}
-	} while (now_ns() < until);
+	} while (clock_ns() < until);
 	return LOAD_SILENT;
 }
 
@@ -206,7 +194,7 @@ static int wait_for_reply(struct load *l)
 {
 	if (driver_ring_is_used(&l->ring))
 		return 0;
-	return l->config.poll ? spin(l, now_ns() + l->config.silence_ns) : sleep_until_called(l);
+	return l->config.poll ? spin(l, clock_ns() + l->config.silence_ns) : sleep_until_called(l);
 }
 
 /* --- what is written for a request ------------------------------------------------------------ */
@@ -467,7 +455,7 @@ static int take_reply(struct load *l, const struct driver_used *used, struct loa
 
 static int take_replies(struct load *l, struct load_limits *limits)
 {
-	uint64_t now = now_ns();
+	uint64_t now = clock_ns();
 	struct driver_used used;
 	int taken, end = 0;
 
@@ -497,7 +485,7 @@ static int begin(struct load *l, struct load_limits *limits, uint64_t now)
 
 int load_run(struct load *l, uint64_t ns, uint64_t cycles)
 {
-	uint64_t start = now_ns();
+	uint64_t start = clock_ns();
 	struct load_limits limits = {start + ns, cycles, 0};
 	int end;
 
@@ -511,7 +499,7 @@ int load_run(struct load *l, uint64_t ns, uint64_t cycles)
 		if (!end)
 			end = take_replies(l, &limits);
 	}
-	l->result.ns = now_ns() - start;
+	l->result.ns = clock_ns() - start;
 	count_calls(l);
 	return end;
 }

@@ -43,6 +43,9 @@
  * when `slots` requests wait for each other (SETLKW), the queue is full, as it would be in a guest.
  */
 #include "frontend/csrc/fuse_bridge.h"
+
+#include "transport/csrc/clock.h"
+#include "transport/csrc/cpu_relax.h"
 #include "frontend/csrc/init_request.h"
 #include "frontend/csrc/request_layout.h"
 
@@ -52,17 +55,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <time.h>
 #include <unistd.h>
 
 _Static_assert((int)BRIDGE_PAGES_MAX == (int)LAYOUT_PAGES_MAX, "");
 _Static_assert((int)BRIDGE_HEADS == (int)LAYOUT_HEADS, "");
-
-#if defined(__x86_64__) || defined(__i386__)
-#define RELAX() __builtin_ia32_pause()
-#else
-#define RELAX() __asm__ volatile("" ::: "memory")
-#endif
 
 enum {
 	SPIN_WORTH_NS = 200 * 1000,
@@ -363,14 +359,6 @@ static int pass_replies(struct bridge *b)
 	return end;
 }
 
-static uint64_t now_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
-}
-
 /* Until one of the waitables says something, or so many ms (-1: no end). Return: 0 or enum
  * bridge_end. */
 static int wait_for_all(struct bridge *b, int timeout, bool *more)
@@ -405,11 +393,11 @@ static int spin(struct bridge *b, uint64_t start, bool room, bool *more)
 	uint64_t budget = spin_budget(b);
 	int end = 0;
 
-	while (budget && now_ns() - start < budget) {
+	while (budget && clock_ns() - start < budget) {
 		for (int i = 0; i < LOOKS_PER_YIELD; i++) {
 			if (driver_ring_is_used(&b->ring))
 				return 0;
-			RELAX();
+			cpu_relax();
 		}
 		sched_yield();
 		if (room)
@@ -423,7 +411,7 @@ static int spin(struct bridge *b, uint64_t start, bool room, bool *more)
 /* The bridge has waited since `start`: for a reply, or in vain for longer than is worth it? */
 static void note_wait(struct bridge *b, uint64_t start)
 {
-	uint64_t waited = now_ns() - start;
+	uint64_t waited = clock_ns() - start;
 
 	if (!b->ring.outstanding || (waited < SPIN_WORTH_NS && !driver_ring_is_used(&b->ring)))
 		return;
@@ -471,7 +459,7 @@ static int wait_for_work(struct bridge *b, bool *more)
 
 	if (*more && room)
 		return 0;
-	start = now_ns();
+	start = clock_ns();
 	end = spin(b, start, room, more);
 	if (!end && !(*more && room) && !driver_ring_is_used(&b->ring))
 		end = sleep_until_called(b, room, more);
@@ -504,7 +492,7 @@ static void drop_replies(struct bridge *b)
 
 bool bridge_end_session(struct bridge *b, int timeout_ms)
 {
-	uint64_t until = now_ns() + (uint64_t)timeout_ms * 1000000;
+	uint64_t until = clock_ns() + (uint64_t)timeout_ms * 1000000;
 	struct pollfd call = {b->config.call_fd, POLLIN, 0};
 	struct fuse_in_header destroy = {
 		.len = sizeof(destroy),
@@ -520,7 +508,7 @@ bool bridge_end_session(struct bridge *b, int timeout_ms)
 	if (offer(b, &destroy))
 		return false;
 	driver_ring_kick(&b->ring);
-	while (b->ring.outstanding && !b->ring.reason && now_ns() < until) {
+	while (b->ring.outstanding && !b->ring.reason && clock_ns() < until) {
 		if (!driver_ring_enable_calls(&b->ring) && poll(&call, 1, 10) > 0)
 			(void)!read(b->config.call_fd, &count, sizeof(count));
 		drop_replies(b);

@@ -29,12 +29,12 @@
  */
 #include "worker/csrc/loop/poll.h"
 
-#include "worker/csrc/tables/owner_lock.h"
+#include "transport/csrc/clock.h"
+#include "transport/csrc/cpu_relax.h"
 #include "worker/csrc/loop/ring.h"
 
 #include <poll.h>
 #include <sched.h>
-#include <time.h>
 #include <unistd.h>
 
 enum {
@@ -50,14 +50,6 @@ enum {
 	UNKICKED_MS = 1,	     /* a ring without a kick eventfd is looked at this often */
 	RECLAIM_MS = 10,	     /* retired fds wait for another worker's quiescent point */
 };
-
-uint64_t clock_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
-}
 
 void poll_init(struct worker *w, int32_t poll_us)
 {

@@ -27,6 +27,7 @@
 #include "worker/csrc/loop/serve.h"
 
 #include "transport/csrc/bad_chain.h"
+#include "transport/csrc/clock.h"
 #include "worker/csrc/fs/inode_trim.h"
 #include "worker/csrc/fs/label.h"
 #include "worker/csrc/fs/ops_open.h"

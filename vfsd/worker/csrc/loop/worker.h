@@ -140,8 +140,6 @@ struct worker {
 	struct refusal refusal;	   /* the first one */
 };
 
-uint64_t clock_ns(void);
-
 /* One per opcode with a home in C; see ops_*.c. Result: enum op_result. */
 typedef int op_fn(struct worker *w, struct request *r);
 

@@ -233,7 +233,7 @@
 	X(rt_sigprocmask, P | L | T, 0, ANY, "offload.c", "threads without signals; raise()")     \
 	X(rt_sigreturn, P | L | T, 0, ANY, "kernel", "the end of a signal handler: sigaction()")  \
 	/* Time and chance */                                                                     \
-	X(clock_gettime, P | L | T, 0, ANY, "poll.c", "the clock where the vDSO cannot read it")  \
+	X(clock_gettime, P | L | T, 0, ANY, "clock.h", "the clock where the vDSO cannot read it") \
 	X(getrandom, P | L | T, 0, ANY, "glibc", "malloc(); CPython's os.urandom()")              \
 	X(sysinfo, L, 0, ANY, "glibc", "qsort() of many requests: inflight.c")                    \
 	X(prlimit64, L | T, 0, PAIR(0, 0, 2, 0), "glibc", "getrlimit(); pthread_getattr_np()")

@@ -14,6 +14,7 @@
 #define VFSD_OWNER_LOCK_H
 
 #include "transport/csrc/types.h"
+#include "transport/csrc/cpu_relax.h"
 
 #include <sched.h>
 #include <time.h>
@@ -23,15 +24,6 @@ enum {
 	OWNER_LOCK_YIELDS = 100,
 	OWNER_LOCK_SLEEP_MAX_NS = 10 * 1000 * 1000,
 };
-
-static inline void cpu_relax(void)
-{
-#if defined(__x86_64__) || defined(__i386__)
-	__builtin_ia32_pause();
-#else
-	__asm__ volatile("" ::: "memory");
-#endif
-}
 
 /* One wait of many: the `tries`-th. */
 static inline void owner_lock_wait(unsigned int tries)
