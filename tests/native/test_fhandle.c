@@ -2,8 +2,8 @@
 /* Handles of names: whose mount they are of. */
 #include "check.h"
 
-#include "worker/csrc/fs/entry.h"
 #include "worker/csrc/host/fhandle.h"
+#include "worker/csrc/host/identity.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -21,8 +21,8 @@ static void test_a_handle_is_of_the_mount_that_was_named(void)
 	uint32_t mount;
 
 	CHECK(folder >= 0);
-	CHECK(!entry_stat_fd(folder, &st));
-	mount = inode_key_mount_id(entry_key(&st));
+	CHECK(!identity_stat_fd(folder, &st));
+	mount = inode_key_mount_id(identity_key(&st));
 	CHECK(!fhandle_get(folder, "", &by_fd));
 	CHECK(!fhandle_get_on_mount(folder, ".", mount, &by_name));
 	CHECK(fhandle_equal(&by_name, &by_fd));

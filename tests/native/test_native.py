@@ -50,6 +50,8 @@ TABLES = (
     "worker/fs/entry",
     "worker/fs/idmap",
     "worker/host/credentials",
+    "worker/host/identity",
+    "worker/host/proc_fd",
 )
 BRIDGE = (
     "frontend/driver_ring",
@@ -70,6 +72,7 @@ WORKER = (
     "worker/fs/inode_trim",
     "worker/request/intent",
     "worker/fs/label",
+    "worker/fs/requester",
     "worker/fs/xattrmap",
     "worker/loop/lock_wait",
     "worker/loop/offload",

@@ -4,6 +4,7 @@
 
 #include "worker/csrc/fs/entry.h"
 #include "worker/csrc/fs/inode_fd.h"
+#include "worker/csrc/host/identity.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -24,7 +25,7 @@ int open_by_handle_at(int mount_fd, struct file_handle *handle, int flags)
 	int fd = (int)syscall(SYS_open_by_handle_at, mount_fd, handle, flags);
 	struct statx st;
 
-	if (fd < 0 || !forgets || entry_stat_fd(fd, &st) || st.stx_nlink)
+	if (fd < 0 || !forgets || identity_stat_fd(fd, &st) || st.stx_nlink)
 		return fd;
 	close(fd);
 	errno = ESTALE;
@@ -56,8 +57,8 @@ static const struct inode *known(const char *name)
 	struct statx st;
 
 	close(openat(folder, name, O_CREAT | O_WRONLY | O_CLOEXEC, 0600));
-	CHECK(!entry_stat_name(folder, name, &st) && !fhandle_get(folder, name, &handle));
-	return inode_table_insert_handle(w.inodes, 0, entry_key(&st), entry_birth_time(&st),
+	CHECK(!identity_stat_name(folder, name, &st) && !fhandle_get(folder, name, &handle));
+	return inode_table_insert_handle(w.inodes, 0, identity_key(&st), identity_birth_time(&st),
 					 &handle);
 }
 
@@ -75,7 +76,7 @@ static uint64_t number(int fd)
 {
 	struct statx st;
 
-	CHECK(fd >= 0 && !entry_stat_fd(fd, &st));
+	CHECK(fd >= 0 && !identity_stat_fd(fd, &st));
 	return st.stx_ino;
 }
 

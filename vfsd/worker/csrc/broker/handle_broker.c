@@ -47,7 +47,7 @@
  */
 #include "worker/csrc/broker/handle_broker.h"
 
-#include "worker/csrc/fs/entry.h"
+#include "worker/csrc/host/identity.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -75,7 +75,7 @@ static int look(int fd, struct inode_key *ret)
 
 	if (syscall(SYS_statx, fd, "", flags, STATX_TYPE | STATX_INO | STATX_MNT_ID, &st) < 0)
 		return -errno;
-	*ret = entry_key(&st);
+	*ret = identity_key(&st);
 	return 0;
 }
 
@@ -153,18 +153,18 @@ static void sign_one(const struct handle_broker *b, int fd, uint32_t mount_id,
 
 	ret->error = get_handle(fd, mount_id, &handle);
 	if (!ret->error)
-		ret->error = entry_stat_fd(fd, &st);
+		ret->error = identity_stat_fd(fd, &st);
 	if (!ret->error && !st.stx_nlink && S_ISDIR(st.stx_mode))
 		ret->error = -ENOENT;
 	if (ret->error)
 		return;
-	identity->ino = entry_key(&st).ino;
-	identity->mnt_id = entry_key(&st).mnt_id;
-	identity->type = entry_key(&st).type;
+	identity->ino = identity_key(&st).ino;
+	identity->mnt_id = identity_key(&st).mnt_id;
+	identity->type = identity_key(&st).type;
 	identity->handle_type = handle.type;
 	identity->handle_len = handle.len;
 	memcpy(identity->handle_bytes, handle.bytes, sizeof(handle.bytes));
-	ret->btime = entry_birth_time(&st);
+	ret->btime = identity_birth_time(&st);
 	ret->mac = sign(b, identity);
 }
 

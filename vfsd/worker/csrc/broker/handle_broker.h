@@ -5,7 +5,7 @@
 #define VFSD_HANDLE_BROKER_H
 
 #include "worker/csrc/broker/handle_protocol.h"
-#include "worker/csrc/tables/inode_table.h"
+#include "worker/csrc/host/identity.h"
 #include "worker/csrc/host/siphash.h"
 
 struct handle_broker {

@@ -5,7 +5,7 @@
 #define VFSD_HANDLE_CLIENT_H
 
 #include "worker/csrc/broker/handle_protocol.h"
-#include "worker/csrc/tables/inode_table.h"
+#include "worker/csrc/host/identity.h"
 
 struct handle_client {
 	int fd;		/* of this worker's slot; -1: there is no broker */

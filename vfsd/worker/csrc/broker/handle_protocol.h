@@ -25,7 +25,7 @@ enum {
 	HANDLE_BATCH = HANDLE_FDS - 1, /* files in one request */
 };
 
-/* What is signed: which file (inode_table.h) and its handle. No byte of it is padding. */
+/* What is signed: which file (identity.h) and its handle. No byte of it is padding. */
 struct handle_identity {
 	uint64_t ino;
 	uint64_t mnt_id;

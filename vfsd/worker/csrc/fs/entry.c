@@ -47,9 +47,11 @@
  */
 #include "worker/csrc/fs/entry.h"
 
-#include "worker/csrc/request/agreed.h"
 #include "worker/csrc/fs/inode_fd.h"
+#include "worker/csrc/host/identity.h"
 #include "worker/csrc/host/mix.h"
+#include "worker/csrc/host/proc_fd.h"
+#include "worker/csrc/request/agreed.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -58,62 +60,10 @@
 #include <unistd.h>
 
 enum {
-	STATX_WANTED = STATX_BASIC_STATS | STATX_BTIME | STATX_MNT_ID,
 	NS_PER_SEC = 1000 * 1000 * 1000,
 	NEW_NAMES_WORTH =
 		4, /* LOOKUPs of unknown files in a row before the next is guessed to be one */
 };
-
-/* Nothing here mounts a file system just because a guest looks at its mount point. */
-static int stat_fd(int fd, const char *empty, struct statx *ret)
-{
-	int flags = AT_EMPTY_PATH | AT_NO_AUTOMOUNT;
-
-	return syscall(SYS_statx, fd, empty, flags, STATX_WANTED, ret) < 0 ? -errno : 0;
-}
-
-int entry_stat_fd(int fd, struct statx *ret)
-{
-	static bool must_be_string; /* before Linux 6.11; NULL is a tenth faster */
-	int err = -EFAULT;
-
-	if (!__atomic_load_n(&must_be_string, __ATOMIC_RELAXED))
-		err = stat_fd(fd, NULL, ret);
-	if (err != -EFAULT)
-		return err;
-	__atomic_store_n(&must_be_string, true, __ATOMIC_RELAXED);
-	return stat_fd(fd, "", ret);
-}
-
-int entry_stat_name(int dir_fd, const char *name, struct statx *ret)
-{
-	int flags = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT;
-
-	return statx(dir_fd, name, flags, STATX_WANTED, ret) < 0 ? -errno : 0;
-}
-
-static uint32_t device_of(const struct statx *st)
-{
-	return st->stx_dev_major << 20 | st->stx_dev_minor;
-}
-
-/*
- * The device number is part of it: the subvolumes of one btrfs mount have one mount id, their own
- * device numbers, and equal inode numbers. Mount ids and device numbers have 32 bits each.
- */
-struct inode_key entry_key(const struct statx *st)
-{
-	return (struct inode_key){.ino = st->stx_ino,
-				  .mnt_id = st->stx_mnt_id << 32 | device_of(st),
-				  .type = st->stx_mode & S_IFMT};
-}
-
-int64_t entry_birth_time(const struct statx *st)
-{
-	if (!(st->stx_mask & STATX_BTIME))
-		return 0;
-	return st->stx_btime.tv_sec * NS_PER_SEC + st->stx_btime.tv_nsec;
-}
 
 /* A device number in the kernel's 32-bit form. */
 static uint32_t encode_device(uint32_t major, uint32_t minor)
@@ -163,8 +113,8 @@ void entry_attr(const struct worker *w, const struct statx *st, struct fuse_attr
 		.rdev = encode_device(st->stx_rdev_major, st->stx_rdev_minor),
 		.blksize = st->stx_blksize,
 	};
-	if (__builtin_expect(device_of(st) != w->root_device, 0))
-		ret->ino = entry_foreign_number(w, st->stx_ino, device_of(st));
+	if (__builtin_expect(inode_key_device(identity_key(st)) != w->root_device, 0))
+		ret->ino = entry_foreign_number(w, st->stx_ino, inode_key_device(identity_key(st)));
 }
 
 void entry_timeout(uint64_t ns, uint64_t *ret_sec, uint32_t *ret_nsec)
@@ -173,85 +123,11 @@ void entry_timeout(uint64_t ns, uint64_t *ret_sec, uint32_t *ret_nsec)
 	*ret_nsec = (uint32_t)(ns % NS_PER_SEC);
 }
 
-void entry_note_refusal(struct worker *w, uint32_t uid, uint32_t gid)
-{
-	if (w->refusal.is_noted)
-		return;
-	w->refusal = (struct refusal){
-		.is_noted = true,
-		.uid = uid,
-		.gid = gid,
-		.own_uid = w->credentials.root_uid,
-		.own_gid = w->credentials.root_gid,
-	};
-	w->control_ready = true; /* Python logs it */
-}
-
-static int act_as_requester(struct worker *w, const struct request *r, bool override)
-{
-	uint32_t groups[SUPPLEMENTARY_GROUPS_MAX];
-	struct requester who = {
-		.uid = idmap_translate(&w->policy.uids.to_host, r->in.uid),
-		.gid = idmap_translate(&w->policy.gids.to_host, r->in.gid),
-		.groups = groups,
-		.group_count = r->group_count,
-		.override = override,
-	};
-	int err;
-
-	for (uint32_t i = 0; i < r->group_count; i++)
-		groups[i] = idmap_translate(&w->policy.gids.to_host, r->groups[i]);
-	err = credentials_user(&w->credentials, &who);
-	if (err == -EPERM && who.uid != UINT32_MAX && who.gid != UINT32_MAX)
-		entry_note_refusal(w, r->in.uid, r->in.gid);
-	return err;
-}
-
-int entry_checked_as_requester(struct worker *w, const struct request *r)
-{
-	return act_as_requester(w, r, false);
-}
-
-int entry_checked_as_member(struct worker *w, const struct request *r, uint32_t gid)
-{
-	const struct requester who = {
-		.uid = idmap_translate(&w->policy.uids.to_host, r->in.uid),
-		.gid = idmap_translate(&w->policy.gids.to_host, r->in.gid),
-		.groups = &gid,
-		.group_count = 1,
-	};
-
-	return credentials_user(&w->credentials, &who);
-}
-
-/* Older guests tell no groups at all, and none tells those that an ACL names. */
-static bool tells_all_groups(const struct worker *w)
-{
-	return (w->session->flags & (FUSE_CREATE_SUPP_GROUP | FUSE_POSIX_ACL)) ==
-	       FUSE_CREATE_SUPP_GROUP;
-}
-
-int entry_as_requester(struct worker *w, const struct request *r, uint32_t umask)
-{
-	int err = act_as_requester(w, r, !tells_all_groups(w));
-
-	/* Else the guest's kernel has applied its umask already. */
-	credentials_umask(&w->credentials, is_agreed(w->session, &AGREED_UMASK) ? umask : 0);
-	return err;
-}
-
-int entry_keep_sgid(struct worker *w, const struct request *r, uint32_t mode)
-{
-	if (!(mode & S_ISGID) || w->credentials.uid != w->credentials.root_uid)
-		return 0;
-	return credentials_fsetid(&w->credentials, r->in.uid == 0);
-}
-
 /* The guest mounts such a directory as a file system of its own, with its own device number. */
 static bool is_submount(const struct worker *w, const struct inode *parent, const struct statx *st)
 {
 	return parent && S_ISDIR(st->stx_mode) && entry_announces_mounts(w) &&
-	       entry_key(st).mnt_id != parent->mnt_id;
+	       identity_key(st).mnt_id != parent->mnt_id;
 }
 
 /* Every field is written, and there is nothing between them: the guest gets these bytes. */
@@ -277,7 +153,7 @@ static int enter(struct worker *w, const struct inode *parent, int fd, uint32_t 
 		 const struct fhandle *proof, const struct statx *st, struct fuse_entry_out *ret,
 		 bool *ret_used_fd)
 {
-	struct inode *inode = inode_table_insert(w->inodes, w->slot, entry_key(st), fd, lender,
+	struct inode *inode = inode_table_insert(w->inodes, w->slot, identity_key(st), fd, lender,
 						 proof, ret_used_fd);
 
 	return inode ? fill(w, parent, inode, st, ret) : -ENFILE;
@@ -288,7 +164,7 @@ int entry_from_fd(struct worker *w, const struct inode *parent, int fd, uint32_t
 {
 	struct statx st;
 	bool used_fd;
-	int err = entry_stat_fd(fd, &st);
+	int err = identity_stat_fd(fd, &st);
 
 	return err ? err : enter(w, parent, fd, lender, NULL, &st, ret, &used_fd);
 }
@@ -313,8 +189,8 @@ static int enter_handle(struct worker *w, const struct inode *parent, int path_f
 {
 	struct inode *inode;
 
-	inode = inode_table_insert_handle(w->inodes, w->slot, entry_key(st), entry_birth_time(st),
-					  handle);
+	inode = inode_table_insert_handle(w->inodes, w->slot, identity_key(st),
+					  identity_birth_time(st), handle);
 	if (!inode) {
 		close(path_fd);
 		return -ENFILE;
@@ -329,7 +205,7 @@ static int enter_signed(struct worker *w, const struct inode *parent, int path_f
 			const struct statx *st, struct fuse_entry_out *ret)
 {
 	struct handle_signature signature;
-	int mount_fd = inode_table_mount_fd(w->inodes, entry_key(st).mnt_id);
+	int mount_fd = inode_table_mount_fd(w->inodes, identity_key(st).mnt_id);
 	int err = handle_client_sign(&w->handles, mount_fd, &path_fd, 1, &signature);
 	struct fhandle handle;
 	struct inode *inode;
@@ -340,7 +216,7 @@ static int enter_signed(struct worker *w, const struct inode *parent, int path_f
 	if (err || signature.error)
 		return -ENFILE;
 	handle = handle_of_signature(&signature);
-	inode = inode_table_insert_handle(w->inodes, w->slot, entry_key(st), signature.btime,
+	inode = inode_table_insert_handle(w->inodes, w->slot, identity_key(st), signature.btime,
 					  &handle);
 	if (!inode)
 		return -ENFILE;
@@ -353,7 +229,7 @@ static int enter_signed(struct worker *w, const struct inode *parent, int path_f
 static int enter_until_scarce(struct worker *w, const struct inode *parent, int path_fd,
 			      const struct statx *st, struct fuse_entry_out *ret)
 {
-	struct inode_key key = entry_key(st);
+	struct inode_key key = identity_key(st);
 	struct fhandle proof;
 
 	if (inode_fd_is_scarce(w) && inode_fd_can_be_signed(w, key.mnt_id))
@@ -381,11 +257,11 @@ static int enter_first_of_mount(struct worker *w, const struct inode *parent, in
 	int err = enter(w, parent, path_fd, 0, NULL, st, ret, &used_fd);
 
 	if (!err)
-		inode_fd_note_mount(w, entry_key(st).mnt_id, path_fd);
+		inode_fd_note_mount(w, identity_key(st).mnt_id, path_fd);
 	if (!used_fd)
 		close(path_fd);
 	if (err || w->policy.file_handles != FILE_HANDLES_MANDATORY ||
-	    inode_fd_uses_handles(w, entry_key(st).mnt_id))
+	    inode_fd_uses_handles(w, identity_key(st).mnt_id))
 		return err;
 	take_back(w, ret);
 	return -EOPNOTSUPP;
@@ -398,11 +274,11 @@ static int enter_path_fd(struct worker *w, const struct inode *parent, int path_
 	struct fhandle handle;
 	int err = -EOPNOTSUPP;
 
-	if (S_ISDIR(st->stx_mode) && inode_fd_is_new_mount(w, entry_key(st).mnt_id))
+	if (S_ISDIR(st->stx_mode) && inode_fd_is_new_mount(w, identity_key(st).mnt_id))
 		return enter_first_of_mount(w, parent, path_fd, st, ret);
 	if (w->policy.file_handles == FILE_HANDLES_SIGNED)
 		return enter_until_scarce(w, parent, path_fd, st, ret);
-	if (inode_fd_uses_handles(w, entry_key(st).mnt_id))
+	if (inode_fd_uses_handles(w, identity_key(st).mnt_id))
 		err = fhandle_get(path_fd, "", &handle);
 	if (!err)
 		return enter_handle(w, parent, path_fd, &handle, st, ret);
@@ -417,23 +293,12 @@ int entry_from_path_fd(struct worker *w, const struct inode *parent, int path_fd
 		       struct fuse_entry_out *ret)
 {
 	struct statx st;
-	int err = entry_stat_fd(path_fd, &st);
+	int err = identity_stat_fd(path_fd, &st);
 
 	if (!err)
 		return enter_path_fd(w, parent, path_fd, &st, ret);
 	close(path_fd);
 	return err;
-}
-
-const char *entry_fd_name(int fd, char name[static FD_NAME])
-{
-	char *at = &name[FD_NAME - 1];
-
-	*at = '\0';
-	do
-		*--at = (char)('0' + fd % 10);
-	while (fd /= 10);
-	return memmove(name, at, (size_t)(&name[FD_NAME] - at));
 }
 
 /* The limit of this process is, to the guest, the limit of the system. */
@@ -468,7 +333,7 @@ static int reopen(struct worker *w, const struct inode *inode, int flags)
 	fd = inode_fd(w, inode);
 	if (fd < 0)
 		return fd;
-	return fd_or_error(openat(w->proc_self_fd, entry_fd_name(fd, name), flags));
+	return fd_or_error(openat(w->proc_self_fd, proc_fd_name(fd, name), flags));
 }
 
 static bool is_of_type(int fd, uint32_t type)
@@ -531,7 +396,7 @@ static int lookup_created(struct worker *w, const struct inode *parent, int dir_
 
 	if (fd < 0)
 		return fd;
-	err = entry_stat_fd(fd, &st);
+	err = identity_stat_fd(fd, &st);
 	if (!err)
 		return enter_owned(w, parent, fd, NULL, &st, ret);
 	close(fd);
@@ -542,7 +407,7 @@ static int lookup_created(struct worker *w, const struct inode *parent, int dir_
 static int lookup_unknown(struct worker *w, const struct inode *parent, int dir_fd,
 			  const char *name, const struct statx *st, struct fuse_entry_out *ret)
 {
-	struct inode_key key = entry_key(st);
+	struct inode_key key = identity_key(st);
 	struct fhandle handle;
 	struct inode *inode;
 	int err;
@@ -555,7 +420,8 @@ static int lookup_unknown(struct worker *w, const struct inode *parent, int dir_
 		return lookup_by_fd(w, parent, dir_fd, name, ret);
 	if (err)
 		return err;
-	inode = inode_table_insert_handle(w->inodes, w->slot, key, entry_birth_time(st), &handle);
+	inode = inode_table_insert_handle(w->inodes, w->slot, key, identity_birth_time(st),
+					  &handle);
 	if (!inode)
 		return -ENFILE;
 	fill(w, parent, inode, st, ret);
@@ -579,9 +445,9 @@ int entry_lookup_new(struct worker *w, const struct inode *parent, const char *n
 		return lookup_created(w, parent, dir_fd, name, ret);
 	if (!inode_fd_uses_handles(w, parent->mnt_id))
 		return lookup_by_fd(w, parent, dir_fd, name, ret);
-	err = entry_stat_name(dir_fd, name, &st);
+	err = identity_stat_name(dir_fd, name, &st);
 	if (err == -EACCES && !credentials_root(&w->credentials))
-		err = entry_stat_name(dir_fd, name, &st);
+		err = identity_stat_name(dir_fd, name, &st);
 	return err ? err : lookup_unknown(w, parent, dir_fd, name, &st, ret);
 }
 
@@ -599,10 +465,10 @@ static int lookup_guessed_new(struct worker *w, const struct inode *parent, int 
 		w->new_names = 0;
 		return fd;
 	}
-	err = entry_stat_fd(fd, &st);
+	err = identity_stat_fd(fd, &st);
 	inode = err ? NULL
-		    : inode_table_acquire(w->inodes, w->slot, entry_key(&st),
-					  entry_birth_time(&st));
+		    : inode_table_acquire(w->inodes, w->slot, identity_key(&st),
+					  identity_birth_time(&st));
 	if (!err && !inode)
 		return enter_path_fd(w, parent, fd, &st, ret);
 	close(fd);
@@ -623,10 +489,11 @@ int entry_lookup(struct worker *w, const struct inode *parent, const char *name,
 	if (w->new_names >= NEW_NAMES_WORTH && w->policy.file_handles < FILE_HANDLES_PREFER &&
 	    !inode_fd_budget(w))
 		return lookup_guessed_new(w, parent, dir_fd, name, ret);
-	err = entry_stat_name(dir_fd, name, &st);
+	err = identity_stat_name(dir_fd, name, &st);
 	if (err)
 		return err;
-	inode = inode_table_acquire(w->inodes, w->slot, entry_key(&st), entry_birth_time(&st));
+	inode = inode_table_acquire(w->inodes, w->slot, identity_key(&st),
+				    identity_birth_time(&st));
 	if (inode && w->handles.is_gone && __atomic_load_n(&inode->fd, __ATOMIC_ACQUIRE) < 0) {
 		/* Nobody opens its handle any more: it is to be held by an fd again. */
 		inode_table_forget(w->inodes, &w->reclaim, inode_nodeid(w->inodes, inode), 1);
@@ -655,8 +522,8 @@ int entry_lookup_dirent(struct worker *w, const struct inode *parent, const char
 	if (!inode)
 		return entry_lookup_new(w, parent, name, 0, ret);
 	dir_fd = inode_fd(w, parent);
-	err = dir_fd < 0 ? dir_fd : entry_stat_name(dir_fd, name, &st);
-	if (!err && inode_key_equal(entry_key(&st), inode_key_of(inode)))
+	err = dir_fd < 0 ? dir_fd : identity_stat_name(dir_fd, name, &st);
+	if (!err && inode_key_equal(identity_key(&st), inode_key_of(inode)))
 		return fill(w, parent, inode, &st, ret);
 	/* Replaced since it was listed, or something is mounted there. */
 	inode_table_forget(w->inodes, &w->reclaim, inode_nodeid(w->inodes, inode), 1);
@@ -668,11 +535,12 @@ int entry_again(struct worker *w, const struct inode *inode, struct fuse_entry_o
 	const struct inode *same;
 	struct statx st;
 	int fd = inode_fd(w, inode);
-	int err = fd < 0 ? fd : entry_stat_fd(fd, &st);
+	int err = fd < 0 ? fd : identity_stat_fd(fd, &st);
 
 	if (err)
 		return err;
-	same = inode_table_acquire(w->inodes, w->slot, inode_key_of(inode), entry_birth_time(&st));
+	same = inode_table_acquire(w->inodes, w->slot, inode_key_of(inode),
+				   identity_birth_time(&st));
 	if (same == inode)
 		return fill(w, NULL, same, &st, ret);
 	if (same)
@@ -685,7 +553,7 @@ int entry_refresh(struct worker *w, const struct inode *inode, struct fuse_entry
 	uint32_t flags = ret->attr.flags;
 	struct statx st;
 	int fd = inode_fd(w, inode);
-	int err = fd < 0 ? fd : entry_stat_fd(fd, &st);
+	int err = fd < 0 ? fd : identity_stat_fd(fd, &st);
 
 	if (err)
 		return err;

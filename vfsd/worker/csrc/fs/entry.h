@@ -2,7 +2,7 @@
 /* PRIVATE: C only */
 /*
  * From a name or a descriptor to what LOOKUP, CREATE, MKDIR … reply: an inode with its lookup count
- * raised, and a filled fuse_entry_out. All statx calls for identity go through here.
+ * raised, and a filled fuse_entry_out.
  */
 #ifndef VFSD_ENTRY_H
 #define VFSD_ENTRY_H
@@ -12,14 +12,6 @@
 
 #include <sys/stat.h>
 
-/* statx of an open descriptor or of dir/name (never following), asking for what identity and
- * fuse_attr need (STATX_BASIC_STATS | STATX_MNT_ID). Return: 0 or -errno. */
-int entry_stat_fd(int fd, struct statx *ret) must_check;
-int entry_stat_name(int dir_fd, const char *name, struct statx *ret) must_check;
-
-struct inode_key entry_key(const struct statx *st);
-/* In ns; 0 where the file system does not tell. */
-int64_t entry_birth_time(const struct statx *st);
 /* Are mounts in the share mounts in the guest? */
 bool entry_announces_mounts(const struct worker *w);
 uint64_t entry_foreign_number(const struct worker *w, uint64_t ino, uint32_t device);
@@ -39,19 +31,6 @@ void entry_attr(const struct worker *w, const struct statx *st, struct fuse_attr
 /* Blocks of 512 bytes, as the guest is told of them. */
 uint64_t entry_blocks(const struct worker *w, const struct statx *st);
 void entry_timeout(uint64_t ns, uint64_t *ret_sec, uint32_t *ret_nsec);
-
-/* Act as the requesting user, with `umask` where the guest leaves that to us. */
-int entry_as_requester(struct worker *w, const struct request *r, uint32_t umask) must_check;
-/* Act as the requesting user to find out what he may do (ACCESS). */
-int entry_checked_as_requester(struct worker *w, const struct request *r) must_check;
-/* The same with the host's group `gid` as the only supplementary group. */
-int entry_checked_as_member(struct worker *w, const struct request *r, uint32_t gid) must_check;
-/* Note that the host does not let this worker act for these ids of the guest; the first note of a
- * worker becomes a line in the log. */
-void entry_note_refusal(struct worker *w, uint32_t uid, uint32_t gid);
-/* Before creating a file of `mode`: guest root keeps the sgid that its kernel let pass; a user must
- * be in the group, even one who is root on the host. */
-int entry_keep_sgid(struct worker *w, const struct request *r, uint32_t mode) must_check;
 
 /* LOOKUP of one component. Return: 0 or -errno; on success the guest owns one more lookup. */
 int entry_lookup(struct worker *w, const struct inode *parent, const char *name,
@@ -77,12 +56,6 @@ int entry_again(struct worker *w, const struct inode *inode, struct fuse_entry_o
 /* New attributes for an entry told of this inode. Return: 0 or -errno. */
 int entry_refresh(struct worker *w, const struct inode *inode,
 		  struct fuse_entry_out *ret) must_check;
-
-/* The name of an fd below /proc/self/fd (proc_self_fd, which is the working directory, too). */
-enum {
-	FD_NAME = 16,
-};
-const char *entry_fd_name(int fd, char name[static FD_NAME]);
 
 /*
  * Open the file of an inode with `flags`. What was opened is a regular file or a directory, as the

@@ -7,7 +7,8 @@
  */
 #include "worker/csrc/fs/file_capability.h"
 
-#include "worker/csrc/fs/entry.h"
+#include "worker/csrc/host/proc_fd.h"
+#include "worker/csrc/loop/worker.h"
 
 #include <errno.h>
 #include <string.h>
@@ -26,7 +27,7 @@ static __attribute__((noinline)) int remove_if_set(const char *name, int fd)
 {
 	char path[FD_NAME];
 
-	entry_fd_name(fd, path);
+	proc_fd_name(fd, path);
 	/* Asking takes no lock of the inode, removing does. */
 	if (getxattr(path, name, NULL, 0) < 0)
 		return errno == ENODATA || errno == EOPNOTSUPP ? 0 : -errno;

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "worker/csrc/fs/inode_fd.h"
 
-#include "worker/csrc/fs/entry.h"
 #include "worker/csrc/host/fhandle.h"
+#include "worker/csrc/host/identity.h"
+#include "worker/csrc/host/proc_fd.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -23,10 +24,10 @@ static int check_identity(const struct inode *inode, int fd)
 
 	if (inode_table_is_checked(inode))
 		return 0;
-	err = entry_stat_fd(fd, &st);
+	err = identity_stat_fd(fd, &st);
 	if (err)
 		return err;
-	if (!inode_key_equal(entry_key(&st), inode_key_of(inode)))
+	if (!inode_key_equal(identity_key(&st), inode_key_of(inode)))
 		return -ESTALE;
 	inode_table_note_checked(inode);
 	return 0;
@@ -82,10 +83,10 @@ static int open_by_open_file(struct worker *w, const struct inode *inode)
 
 	if (!file)
 		return -ESTALE;
-	fd = openat(w->proc_self_fd, entry_fd_name(file->fd, name), O_PATH | O_CLOEXEC);
+	fd = openat(w->proc_self_fd, proc_fd_name(file->fd, name), O_PATH | O_CLOEXEC);
 	if (fd < 0)
 		return errno == EMFILE ? -ENFILE : -ESTALE;
-	if (!entry_stat_fd(fd, &st) && inode_key_equal(entry_key(&st), inode_key_of(inode)))
+	if (!identity_stat_fd(fd, &st) && inode_key_equal(identity_key(&st), inode_key_of(inode)))
 		return fd;
 	close(fd);
 	return -ESTALE;
@@ -195,9 +196,9 @@ static int try_handles(int dir_fd)
 int inode_table_try_handles(void *memory, int root_fd)
 {
 	struct statx st;
-	int fd = entry_stat_fd(root_fd, &st) ? MOUNT_FD_UNKNOWN : try_handles(root_fd);
+	int fd = identity_stat_fd(root_fd, &st) ? MOUNT_FD_UNKNOWN : try_handles(root_fd);
 
-	return fd >= 0 && inode_table_set_mount_fd(memory, 0, entry_key(&st).mnt_id, fd);
+	return fd >= 0 && inode_table_set_mount_fd(memory, 0, identity_key(&st).mnt_id, fd);
 }
 
 /* An fd of the mount of `dir_fd` to show the broker, if that signs what is on it. Return: likewise,
@@ -222,7 +223,7 @@ int inode_table_expect_signatures(void *memory, int root_fd, int handles_fd)
 {
 	struct handle_client client;
 	struct statx st;
-	int fd, err = entry_stat_fd(root_fd, &st);
+	int fd, err = identity_stat_fd(root_fd, &st);
 
 	if (err)
 		return err;
@@ -230,7 +231,7 @@ int inode_table_expect_signatures(void *memory, int root_fd, int handles_fd)
 	fd = try_signatures(&client, root_fd);
 	if (fd < 0)
 		return -EIO;
-	(void)!inode_table_set_mount_fd(memory, 0, entry_key(&st).mnt_id, fd);
+	(void)!inode_table_set_mount_fd(memory, 0, identity_key(&st).mnt_id, fd);
 	return 0;
 }
 

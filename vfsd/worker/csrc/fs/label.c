@@ -38,6 +38,8 @@
 
 #include "worker/csrc/fs/entry.h"
 #include "worker/csrc/fs/inode_fd.h"
+#include "worker/csrc/fs/requester.h"
+#include "worker/csrc/host/proc_fd.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -60,7 +62,7 @@ int label_set(struct worker *w, const struct request *r, int fd)
 	struct request_label label;
 	int err = credentials_root(&w->credentials);
 
-	entry_fd_name(fd, path);
+	proc_fd_name(fd, path);
 	for (uint32_t i = 0; !err && i < r->label_count; i++) {
 		if (!request_next_label(&at, &left, &label))
 			return -EINVAL;
@@ -110,7 +112,7 @@ static int stage(struct worker *w, const struct request *r, int dir_fd, const ch
 		return err;
 	err = remove_staged(w, dir_fd, staged);
 	if (!err)
-		err = entry_as_requester(w, r, w->credentials.umask);
+		err = requester_act(w, r, w->credentials.umask);
 	return err ? err : make(r, dir_fd, staged);
 }
 
@@ -179,7 +181,7 @@ static int link_to_name(const struct worker *w, int fd, int dir_fd, const char *
 {
 	char path[FD_NAME];
 
-	entry_fd_name(fd, path);
+	proc_fd_name(fd, path);
 	return linkat(w->proc_self_fd, path, dir_fd, name, AT_SYMLINK_FOLLOW) < 0 ? -errno : 0;
 }
 

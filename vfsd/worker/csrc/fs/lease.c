@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "worker/csrc/fs/lease.h"
 
-#include "worker/csrc/fs/entry.h"
+#include "worker/csrc/host/proc_fd.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -15,7 +15,7 @@ enum {
 static int run_wait(struct request *r)
 {
 	char name[FD_NAME];
-	int fd = openat(AT_FDCWD, entry_fd_name(r->fd, name), r->fd2 | O_NOCTTY | O_CLOEXEC);
+	int fd = openat(AT_FDCWD, proc_fd_name(r->fd, name), r->fd2 | O_NOCTTY | O_CLOEXEC);
 	int err = fd < 0 ? -errno : 0;
 
 	if (fd >= 0)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "worker/csrc/fs/mount_facts.h"
 
-#include "worker/csrc/host/file_system.h"
 #include "worker/csrc/fs/inode_fd.h"
+#include "worker/csrc/host/file_system.h"
 
 static __attribute__((noinline)) void learn(struct worker *w, const struct inode *inode,
 					    struct mount_fact *ret)

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "worker/csrc/fs/open_cache.h"
 
-#include "worker/csrc/fs/entry.h"
 #include "worker/csrc/fs/inode_fd.h"
 #include "worker/csrc/fs/mount_facts.h"
+#include "worker/csrc/host/proc_fd.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -40,7 +40,7 @@ static void drop(struct worker *w, uint64_t nodeid)
 	if (fd < 0)
 		return;
 	if (!__atomic_load_n(&inode->handle.len, __ATOMIC_ACQUIRE))
-		path_fd = openat(w->proc_self_fd, entry_fd_name(fd, name), O_PATH | O_CLOEXEC);
+		path_fd = openat(w->proc_self_fd, proc_fd_name(fd, name), O_PATH | O_CLOEXEC);
 	inode_table_drop_readable(w->inodes, &w->reclaim, nodeid, path_fd);
 }
 

@@ -5,11 +5,14 @@
  * An inode's fd is O_PATH. What does not work on such an fd goes through its name below
  * /proc/self/fd, which is a link to the very file, not to a path: nothing is resolved anew.
  */
-#include "worker/csrc/request/agreed.h"
 #include "worker/csrc/fs/entry.h"
 #include "worker/csrc/fs/inode_fd.h"
 #include "worker/csrc/fs/lease.h"
+#include "worker/csrc/fs/requester.h"
 #include "worker/csrc/fs/set_id.h"
+#include "worker/csrc/host/identity.h"
+#include "worker/csrc/host/proc_fd.h"
+#include "worker/csrc/request/agreed.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -30,7 +33,7 @@ static int reply_attr(const struct worker *w, int fd, struct request *r)
 {
 	struct fuse_attr_out *ret = REQUEST_REPLY(r, struct fuse_attr_out);
 	struct statx st;
-	int err = entry_stat_fd(fd, &st);
+	int err = identity_stat_fd(fd, &st);
 
 	if (err)
 		return err;
@@ -81,8 +84,8 @@ static int set_owner(struct worker *w, const struct request *r, int fd)
 		return 0;
 	err = errno == EINVAL ? -EPERM : -errno; /* EINVAL: as in credentials_user */
 	if (errno == EINVAL || (err == -EPERM && !w->credentials.privileged))
-		entry_note_refusal(w, in->valid & FATTR_UID ? in->uid : 0,
-				   in->valid & FATTR_GID ? in->gid : 0);
+		requester_note_refusal(w, in->valid & FATTR_UID ? in->uid : 0,
+				       in->valid & FATTR_GID ? in->gid : 0);
 	return err;
 }
 
@@ -109,7 +112,7 @@ static int set_mode(struct worker *w, int fd, uint32_t mode)
 
 	if (err)
 		return err;
-	if (fchmodat(w->proc_self_fd, entry_fd_name(fd, name), mode & MODE_BITS, 0) < 0)
+	if (fchmodat(w->proc_self_fd, proc_fd_name(fd, name), mode & MODE_BITS, 0) < 0)
 		return -errno;
 	set_id_note_mode(w, mode);
 	return 0;
@@ -120,7 +123,7 @@ static int truncate_unleased(const struct worker *w, int path_fd, off_t size)
 {
 	int flags = O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC;
 	char name[FD_NAME];
-	int fd = openat(w->proc_self_fd, entry_fd_name(path_fd, name), flags);
+	int fd = openat(w->proc_self_fd, proc_fd_name(path_fd, name), flags);
 	int err;
 
 	if (fd < 0)
@@ -244,7 +247,7 @@ static void fill_statx(const struct worker *w, const struct statx *st, struct fu
 		.uid = idmap_translate(&w->policy.uids.to_guest, st->stx_uid),
 		.gid = idmap_translate(&w->policy.gids.to_guest, st->stx_gid),
 		.mode = st->stx_mode,
-		.ino = entry_number(w, st->stx_ino, inode_key_device(entry_key(st))),
+		.ino = entry_number(w, st->stx_ino, inode_key_device(identity_key(st))),
 		.size = st->stx_size,
 		.blocks = entry_blocks(w, st),
 		.attributes_mask = st->stx_attributes_mask & ~attributes_hidden,
@@ -290,10 +293,10 @@ int op_statx(struct worker *w, struct request *r)
 static int access_as_member(struct worker *w, const struct request *r, int fd, int mask, int flags)
 {
 	struct statx st;
-	int err = entry_stat_fd(fd, &st);
+	int err = identity_stat_fd(fd, &st);
 
 	if (!err)
-		err = entry_checked_as_member(w, r, st.stx_gid);
+		err = requester_act_as_member(w, r, st.stx_gid);
 	if (err)
 		return err;
 	return faccessat(fd, "", mask, flags) < 0 ? -errno : 0;
@@ -312,7 +315,7 @@ int op_access(struct worker *w, struct request *r)
 		return fd;
 	if (mask & ~(uint32_t)(R_OK | W_OK | X_OK))
 		return -EINVAL;
-	err = entry_checked_as_requester(w, r);
+	err = requester_act_checked(w, r);
 	if (err)
 		return err;
 	if (!faccessat(fd, "", (int)mask, flags))

@@ -20,11 +20,12 @@
  * others in their place, which have 63 bits and look random, and such a directory is read from its
  * beginning until the offset is found. open_file.flags says so, to every worker.
  */
-#include "worker/csrc/request/agreed.h"
 #include "worker/csrc/fs/entry.h"
 #include "worker/csrc/fs/inode_fd.h"
 #include "worker/csrc/fs/label.h"
+#include "worker/csrc/host/identity.h"
 #include "worker/csrc/host/mix.h"
+#include "worker/csrc/request/agreed.h"
 #include "worker/csrc/tables/owner_lock.h"
 
 #include <dirent.h>
@@ -245,8 +246,8 @@ static void put_dot_or_dotdot(struct worker *w, const struct inode *dir,
 	if (is_linux(w->session))
 		return;
 	fd = inode_fd(w, dir);
-	if (fd >= 0 && !entry_stat_name(fd, name, &st) &&
-	    inode_table_knows(w->inodes, w->slot, entry_key(&st)))
+	if (fd >= 0 && !identity_stat_name(fd, name, &st) &&
+	    inode_table_knows(w->inodes, w->slot, identity_key(&st)))
 		entry_attr(w, &st, &ret->attr);
 }
 

@@ -12,9 +12,9 @@
  * must not happen twice: the size before it is noted, and a worker that takes over looks how much
  * of the data is there. (A signal that kills ends a write between two pages.)
  */
-#include "worker/csrc/request/agreed.h"
 #include "worker/csrc/fs/entry.h"
 #include "worker/csrc/fs/set_id.h"
+#include "worker/csrc/request/agreed.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* LOOKUP, FORGET, BATCH_FORGET. */
-#include "worker/csrc/request/agreed.h"
 #include "worker/csrc/fs/entry.h"
 #include "worker/csrc/fs/inode_fd.h"
+#include "worker/csrc/host/identity.h"
+#include "worker/csrc/request/agreed.h"
 
 #include <errno.h>
 #include <string.h>
@@ -26,10 +27,10 @@ static int check_below(int dir_fd, struct inode_key root)
 	for (int depth = 0; depth < DEPTH_MAX; depth++) {
 		int up;
 
-		err = entry_stat_fd(fd, &st);
+		err = identity_stat_fd(fd, &st);
 		if (err)
 			break;
-		here = entry_key(&st);
+		here = identity_key(&st);
 		if (inode_key_equal(here, root))
 			break;
 		err = -ESTALE;
@@ -62,10 +63,10 @@ static int lookup_parent(struct worker *w, const struct inode *dir, struct fuse_
 		return -ENOTDIR;
 	err = inode_fd_budget(w);
 	if (!err)
-		err = entry_stat_fd(w->root_fd, &st);
+		err = identity_stat_fd(w->root_fd, &st);
 	if (err)
 		return err;
-	root_key = entry_key(&st);
+	root_key = identity_key(&st);
 	fd = inode_fd(w, dir);
 	if (fd >= 0)
 		fd = entry_open_path(fd, "..");
@@ -73,8 +74,8 @@ static int lookup_parent(struct worker *w, const struct inode *dir, struct fuse_
 		return fd;
 	err = check_below(fd, root_key);
 	if (!err)
-		err = entry_stat_fd(fd, &st);
-	key = entry_key(&st);
+		err = identity_stat_fd(fd, &st);
+	key = identity_key(&st);
 	if (!err && !inode_key_equal(key, root_key))
 		return entry_from_path_fd(w, NULL, fd, ret);
 	close(fd);

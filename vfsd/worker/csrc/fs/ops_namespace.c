@@ -12,6 +12,9 @@
 #include "worker/csrc/fs/entry.h"
 #include "worker/csrc/fs/inode_fd.h"
 #include "worker/csrc/fs/label.h"
+#include "worker/csrc/fs/requester.h"
+#include "worker/csrc/host/identity.h"
+#include "worker/csrc/host/proc_fd.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -30,7 +33,7 @@ static int creation_allowed(struct worker *w, const struct request *r, const str
 
 	if (!err && !inode_fd_uses_handles(w, parent->mnt_id))
 		err = inode_fd_budget(w);
-	return err ? err : entry_as_requester(w, r, umask);
+	return err ? err : requester_act(w, r, umask);
 }
 
 /* ---- creating ---- */
@@ -120,7 +123,7 @@ int op_mknod(struct worker *w, struct request *r)
 		return dir_fd;
 	err = creation_allowed(w, r, parent, in->umask);
 	if (!err)
-		err = entry_keep_sgid(w, r, in->mode);
+		err = requester_keep_sgid(w, r, in->mode);
 	if (err)
 		return err;
 	if (r->label_count && type == S_IFREG)
@@ -177,7 +180,7 @@ static int link_fd(const struct worker *w, int fd, int dir_fd, const char *name)
 {
 	char old[FD_NAME];
 
-	entry_fd_name(fd, old);
+	proc_fd_name(fd, old);
 	return linkat(w->proc_self_fd, old, dir_fd, name, AT_SYMLINK_FOLLOW) < 0 ? -errno : 0;
 }
 
@@ -259,7 +262,7 @@ static int refilling_rename_happened(struct request *r, int dir_fd)
 {
 	struct rename_note note;
 	struct statx st;
-	int err = entry_stat_name(dir_fd, r->name, &st);
+	int err = identity_stat_name(dir_fd, r->name, &st);
 
 	if (err)
 		return err;
@@ -281,8 +284,7 @@ static int rename_names(struct worker *w, struct request *r, uint64_t new_dir, u
 
 	if (from_fd < 0 || to_fd < 0)
 		return from_fd < 0 ? from_fd : to_fd;
-	err = flags & RENAME_WHITEOUT ? entry_as_requester(w, r, 0)
-				      : credentials_root(&w->credentials);
+	err = flags & RENAME_WHITEOUT ? requester_act(w, r, 0) : credentials_root(&w->credentials);
 	if (err)
 		return err;
 	if (flags & RENAME_REFILLS) {
@@ -296,7 +298,7 @@ static int rename_names(struct worker *w, struct request *r, uint64_t new_dir, u
 		  : !renameat(from_fd, r->name, to_fd, r->name2))
 		return 0;
 	err = -errno;
-	if (err == -ENOENT && r->replayed && !entry_stat_name(to_fd, r->name2, &st))
+	if (err == -ENOENT && r->replayed && !identity_stat_name(to_fd, r->name2, &st))
 		return 0;
 	return err == -ENOSYS ? -EINVAL : err; /* ENOSYS would end RENAME2 for good */
 }

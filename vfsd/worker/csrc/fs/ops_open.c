@@ -16,7 +16,6 @@
  * RELEASE is answered before the close, which may take long. What the guest may rely on at once
  * is done at once: locks are given up.
  */
-#include "worker/csrc/request/agreed.h"
 #include "worker/csrc/fs/entry.h"
 #include "worker/csrc/fs/inode_fd.h"
 #include "worker/csrc/fs/label.h"
@@ -25,7 +24,10 @@
 #include "worker/csrc/fs/open_cache.h"
 #include "worker/csrc/fs/ops_lock.h"
 #include "worker/csrc/fs/ops_open.h"
+#include "worker/csrc/fs/requester.h"
 #include "worker/csrc/fs/set_id.h"
+#include "worker/csrc/host/proc_fd.h"
+#include "worker/csrc/request/agreed.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -285,8 +287,8 @@ static int prepare_create(struct worker *w, const struct request *r)
 	if (!err)
 		err = inode_fd_budget(w);
 	if (!err)
-		err = entry_as_requester(w, r, in->umask);
-	return err ? err : entry_keep_sgid(w, r, in->mode);
+		err = requester_act(w, r, in->umask);
+	return err ? err : requester_keep_sgid(w, r, in->mode);
 }
 
 /*
@@ -448,7 +450,7 @@ static bool borrows(const struct inode *inode, uint32_t slot)
 static void repay_with_path(struct worker *w, struct open_file *file, uint32_t slot)
 {
 	char name[FD_NAME];
-	int fd = openat(w->proc_self_fd, entry_fd_name(file->fd, name), O_PATH | O_CLOEXEC);
+	int fd = openat(w->proc_self_fd, proc_fd_name(file->fd, name), O_PATH | O_CLOEXEC);
 
 	__atomic_store_n(&file->keep_fd, fd < 0, __ATOMIC_RELEASE);
 	if (inode_table_repay(w->inodes, w->slot, file->nodeid, slot, fd))

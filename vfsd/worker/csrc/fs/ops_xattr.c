@@ -13,10 +13,11 @@
  * A request that was in flight when its worker died (r->replayed) may have happened. "Exists
  * already" (XATTR_CREATE) then means that it did, and so does "no such attribute" for REMOVEXATTR.
  */
-#include "worker/csrc/request/agreed.h"
-#include "worker/csrc/fs/entry.h"
 #include "worker/csrc/fs/inode_fd.h"
 #include "worker/csrc/fs/set_id.h"
+#include "worker/csrc/host/identity.h"
+#include "worker/csrc/host/proc_fd.h"
+#include "worker/csrc/request/agreed.h"
 
 #include <errno.h>
 #include <linux/limits.h>
@@ -50,7 +51,7 @@ static int prepare(struct worker *w, const struct inode *inode, char ret[static 
 	fd = inode_fd(w, inode);
 	if (fd < 0)
 		return fd;
-	entry_fd_name(fd, ret);
+	proc_fd_name(fd, ret);
 	return credentials_root(&w->credentials);
 }
 
@@ -173,7 +174,7 @@ static int kill_sgid(struct worker *w, const struct inode *inode, const char *pa
 {
 	struct statx st;
 	int fd = inode_fd(w, inode);
-	int err = fd < 0 ? fd : entry_stat_fd(fd, &st);
+	int err = fd < 0 ? fd : identity_stat_fd(fd, &st);
 
 	if (err || !(st.stx_mode & S_ISGID))
 		return err;

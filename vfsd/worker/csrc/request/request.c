@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "worker/csrc/request/request.h"
 
-#include "worker/csrc/request/agreed.h"
 #include "worker/csrc/loop/worker.h"
+#include "worker/csrc/request/agreed.h"
 
 #include <errno.h>
 #include <linux/limits.h>

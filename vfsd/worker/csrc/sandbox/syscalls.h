@@ -73,7 +73,8 @@
 	  "LOOKUP, OPEN, OPENDIR, as above")                                                      \
 	X(openat, L, IF_READONLY, ANSWERED(MASKED(2, OPEN_CHANGES, O_RDWR), EROFS), "entry.c",    \
 	  "SETLK, where O_RDONLY is refused")                                                     \
-	X(statx, P | L | T, 0, ANY, "entry.c ops_attr.c", "LOOKUP, GETATTR, STATX, READDIRPLUS")  \
+	X(statx, P | L | T, 0, ANY, "identity.c ops_attr.c",                                      \
+	  "LOOKUP, GETATTR, STATX, READDIRPLUS")                                                  \
 	X(newfstatat, P | L | T, 0, ANY, "glibc", "fstat() of files, segments, guest memory")     \
 	X(fstat, P | L | T, 0, ANY, "glibc", "fstat() where glibc < 2.33")                        \
 	X(mkdirat, L, IF_WRITABLE, ANY, "ops_namespace.c", "MKDIR")                               \
@@ -96,7 +97,7 @@
 	  "opening what was signed")                                                              \
 	X(openat, B, 0, MASKED(2, OPEN_CHANGES, O_RDONLY), "handle_broker.c",                     \
 	  "the way up from a mount to the share; that mount")                                     \
-	X(statx, B, 0, ANY, "handle_broker.c entry.c", "which file an fd is")                     \
+	X(statx, B, 0, ANY, "identity.c", "which file an fd is")                                  \
 	X(name_to_handle_at, B, 0, ANY, "fhandle.c", "the handle that is signed")                 \
 	X(recvmsg, B, 0, ANY, "handle_broker.c", "requests of workers")                           \
 	X(sendmsg, B, 0, ANY, "handle_protocol.c", "answers")                                     \

@@ -11,8 +11,8 @@
  */
 #include "worker/csrc/tables/file_table.h"
 
-#include "worker/csrc/tables/owner_lock.h"
 #include "worker/csrc/host/siphash.h"
+#include "worker/csrc/tables/owner_lock.h"
 #include "worker/csrc/tables/table_count.h"
 
 #include <stdlib.h>

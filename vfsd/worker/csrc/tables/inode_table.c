@@ -57,7 +57,7 @@
  */
 #include "worker/csrc/tables/inode_table.h"
 
-#include "worker/csrc/fs/entry.h"
+#include "worker/csrc/host/identity.h"
 #include "worker/csrc/host/mix.h"
 #include "worker/csrc/tables/owner_lock.h"
 #include "worker/csrc/tables/table_count.h"
@@ -197,7 +197,7 @@ int inode_table_init(void *memory, uint32_t capacity, int root_fd)
 	struct inode_table *t = memory;
 	struct statx st;
 	struct inode *root;
-	int err = entry_stat_fd(root_fd, &st);
+	int err = identity_stat_fd(root_fd, &st);
 
 	if (err)
 		return err;
@@ -206,11 +206,11 @@ int inode_table_init(void *memory, uint32_t capacity, int root_fd)
 	t->cached_at = cached_offset(capacity);
 	t->slots_at = slots_offset(capacity);
 	t->next_unused = FIRST_SLOT;
-	t->root_device = inode_key_device(entry_key(&st));
+	t->root_device = inode_key_device(identity_key(&st));
 	root = slot_at(t, ROOT_SLOT);
-	root->ino = entry_key(&st).ino;
-	root->mnt_id = entry_key(&st).mnt_id;
-	root->mode = (uint16_t)entry_key(&st).type;
+	root->ino = identity_key(&st).ino;
+	root->mnt_id = identity_key(&st).mnt_id;
+	root->mode = (uint16_t)identity_key(&st).type;
 	root->fd = root_fd;
 	root->lookup_count = 1;
 	link_slot(t, bucket_of(t, inode_key_of(root)), root);

@@ -8,38 +8,12 @@
 
 #include "transport/csrc/types.h"
 #include "worker/csrc/host/fhandle.h"
+#include "worker/csrc/host/identity.h"
 #include "worker/csrc/tables/mount_table.h"
 #include "worker/csrc/tables/reclaim.h"
 #include "worker/csrc/tables/tables.h"
 
 #include <sys/types.h>
-
-/*
- * What distinguishes one host file from all others that exist at the same time. The type belongs to
- * the key, although the first two fields would do for one moment: a number may be another file's by
- * the next system call, and the type decides what may be done with a file.
- */
-struct inode_key {
-	uint64_t ino;
-	uint64_t mnt_id; /* STATX_MNT_ID << 32 | device number */
-	uint32_t type;	 /* S_IFMT bits */
-};
-
-/* STATX_MNT_ID of a file; entry_key() puts it there. */
-static inline uint32_t inode_key_mount_id(struct inode_key key)
-{
-	return (uint32_t)(key.mnt_id >> 32);
-}
-
-static inline uint32_t inode_key_device(struct inode_key key)
-{
-	return (uint32_t)key.mnt_id;
-}
-
-static inline bool inode_key_equal(struct inode_key a, struct inode_key b)
-{
-	return a.ino == b.ino && a.mnt_id == b.mnt_id && a.type == b.type;
-}
 
 struct inode {
 	uint64_t ino;

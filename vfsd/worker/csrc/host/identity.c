@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "worker/csrc/host/identity.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+enum {
+	STATX_WANTED = STATX_BASIC_STATS | STATX_BTIME | STATX_MNT_ID,
+	NS_PER_SEC = 1000 * 1000 * 1000,
+};
+
+/* Nothing here mounts a file system just because a guest looks at its mount point. */
+static int stat_fd(int fd, const char *empty, struct statx *ret)
+{
+	int flags = AT_EMPTY_PATH | AT_NO_AUTOMOUNT;
+
+	return syscall(SYS_statx, fd, empty, flags, STATX_WANTED, ret) < 0 ? -errno : 0;
+}
+
+int identity_stat_fd(int fd, struct statx *ret)
+{
+	static bool must_be_string; /* before Linux 6.11; NULL is a tenth faster */
+	int err = -EFAULT;
+
+	if (!__atomic_load_n(&must_be_string, __ATOMIC_RELAXED))
+		err = stat_fd(fd, NULL, ret);
+	if (err != -EFAULT)
+		return err;
+	__atomic_store_n(&must_be_string, true, __ATOMIC_RELAXED);
+	return stat_fd(fd, "", ret);
+}
+
+int identity_stat_name(int dir_fd, const char *name, struct statx *ret)
+{
+	int flags = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT;
+
+	return statx(dir_fd, name, flags, STATX_WANTED, ret) < 0 ? -errno : 0;
+}
+
+static uint32_t device_of(const struct statx *st)
+{
+	return st->stx_dev_major << 20 | st->stx_dev_minor;
+}
+
+/*
+ * The device number is part of it: the subvolumes of one btrfs mount have one mount id, their own
+ * device numbers, and equal inode numbers. Mount ids and device numbers have 32 bits each.
+ */
+struct inode_key identity_key(const struct statx *st)
+{
+	return (struct inode_key){.ino = st->stx_ino,
+				  .mnt_id = st->stx_mnt_id << 32 | device_of(st),
+				  .type = st->stx_mode & S_IFMT};
+}
+
+int64_t identity_birth_time(const struct statx *st)
+{
+	if (!(st->stx_mask & STATX_BTIME))
+		return 0;
+	return st->stx_btime.tv_sec * NS_PER_SEC + st->stx_btime.tv_nsec;
+}
