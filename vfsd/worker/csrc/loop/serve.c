@@ -561,8 +561,13 @@ static void limit_fds(struct worker *w)
 
 struct worker *worker_create(const struct worker_config *config)
 {
-	struct worker *w = calloc(1, sizeof(*w));
+	struct worker *w;
 
+	/* Calls name files as "N" below it (ops_xattr.c, ops_attr.c): elsewhere that would be a
+	 * name in the share, which the guest makes. */
+	if (fchdir(config->proc_self_fd) < 0)
+		return NULL;
+	w = calloc(1, sizeof(*w));
 	if (!w || !allocate(w))
 		return NULL;
 	w->slot = config->slot;
@@ -591,10 +596,6 @@ struct worker *worker_create(const struct worker_config *config)
 	give_unused_request(w);
 	credentials_init(&w->credentials);
 	poll_init(w, config->poll_us);
-	/* Calls name files as "N" below it (ops_xattr.c, ops_attr.c): elsewhere that would be a
-	 * name in the share, which the guest makes. */
-	if (fchdir(w->proc_self_fd) < 0)
-		return NULL;
 	sigbus_guard(&w->memory);
 	reclaim_init(&w->reclaim, w->table, w->slot);
 	w->reclaim.worker = w;
