@@ -166,7 +166,7 @@ static void run_intent(const struct intent_header *header)
 	(void)intent_noted(r, note, sizeof(note));
 	if (intent_settles(r, &result)) {
 		CHECK(result <= INTENT_REPLY_MAX);
-		CHECK(result >= -ERRNO_MAX || result == OP_RESULT_NO_REPLY);
+		CHECK(result >= -ERRNO_MAX || result == OUTCOME_NO_REPLY);
 		return;
 	}
 	intent_begin(r);

@@ -72,6 +72,7 @@ WORKER = (
     "worker/fs/inode_trim",
     "worker/request/intent",
     "worker/fs/label",
+    "worker/fs/ops",
     "worker/fs/requester",
     "worker/fs/xattrmap",
     "worker/loop/lock_wait",

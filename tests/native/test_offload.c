@@ -53,7 +53,7 @@ static int run_quick(struct request *r)
 static void submit(uint32_t at, int (*run)(struct request *))
 {
 	requests[at].run = run;
-	CHECK_EQUAL(offload_submit(o, &requests[at]), OP_RESULT_PENDING);
+	CHECK_EQUAL(offload_submit(o, &requests[at]), OUTCOME_PENDING);
 }
 
 static void test_all_come_back(void)

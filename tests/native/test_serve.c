@@ -43,17 +43,9 @@ __attribute__((used)) int test_op(struct worker *w, struct request *r)
 	if (story->nap_us)
 		usleep(story->nap_us);
 	if (fuse_op(r->in.opcode)->flags & OP_NO_REPLY)
-		return OP_RESULT_NO_REPLY;
+		return OUTCOME_NO_REPLY;
 	memset(r->reply, (int)r->in.unique, 8);
 	return 8;
-}
-
-/* Nobody waits for a lock here. */
-int ops_lock_try(struct worker *w, struct request *r)
-{
-	(void)w;
-	(void)r;
-	return 0;
 }
 
 /* Nothing is lent here. */

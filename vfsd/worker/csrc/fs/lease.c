@@ -24,10 +24,8 @@ static int run_wait(struct request *r)
 	return err;
 }
 
-int lease_wait(struct worker *w, struct request *r, int path_fd, int access)
+int lease_wait(struct request *r, int path_fd, int access)
 {
-	int result;
-
 	if (r->waits++ == WAITS_MAX)
 		return -EAGAIN;
 	r->fd = fcntl(path_fd, F_DUPFD_CLOEXEC, 3);
@@ -35,8 +33,5 @@ int lease_wait(struct worker *w, struct request *r, int path_fd, int access)
 		return errno == EMFILE ? -ENFILE : -errno;
 	r->fd2 = access;
 	r->holds_fd = r->run_again = true;
-	result = request_offload(w, r, run_wait);
-	if (result != OP_RESULT_PENDING)
-		r->holds_fd = r->run_again = false;
-	return result;
+	return request_defer(r, run_wait);
 }

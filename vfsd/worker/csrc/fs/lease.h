@@ -14,9 +14,9 @@
 
 /*
  * An op without a payload found that the regular file of `path_fd` is under a lease that does not
- * allow `access` (O_RDONLY, O_WRONLY, O_RDWR). Return: OP_RESULT_PENDING (a thread waits, and the
- * op is run again from its beginning), 0 (we have waited here: try again), or -errno.
+ * allow `access` (O_RDONLY, O_WRONLY, O_RDWR). Return: OUTCOME_DEFER (after the wait the op is run
+ * again from its beginning), or -errno.
  */
-int lease_wait(struct worker *w, struct request *r, int path_fd, int access) must_check;
+int lease_wait(struct request *r, int path_fd, int access) must_check;
 
 #endif

@@ -8,6 +8,7 @@
 #include "worker/csrc/fs/entry.h"
 #include "worker/csrc/fs/inode_fd.h"
 #include "worker/csrc/fs/lease.h"
+#include "worker/csrc/fs/ops.h"
 #include "worker/csrc/fs/requester.h"
 #include "worker/csrc/fs/set_id.h"
 #include "worker/csrc/host/identity.h"
@@ -216,9 +217,9 @@ int op_setattr(struct worker *w, struct request *r)
 	 * 0. The inode is the same file. */
 	if (in->valid & FATTR_FH)
 		file = file_table_get(w->files, in->fh, r->in.nodeid);
-	do
-		err = set_attributes(w, r, inode, fd, file);
-	while (err == -EAGAIN && in->valid & FATTR_SIZE && !(err = lease_wait(w, r, fd, O_WRONLY)));
+	err = set_attributes(w, r, inode, fd, file);
+	if (err == -EAGAIN && in->valid & FATTR_SIZE)
+		err = lease_wait(r, fd, O_WRONLY);
 	return err ? err : reply_attr(w, fd, r);
 }
 

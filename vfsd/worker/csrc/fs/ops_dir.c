@@ -23,6 +23,7 @@
 #include "worker/csrc/fs/entry.h"
 #include "worker/csrc/fs/inode_fd.h"
 #include "worker/csrc/fs/label.h"
+#include "worker/csrc/fs/ops.h"
 #include "worker/csrc/host/identity.h"
 #include "worker/csrc/host/mix.h"
 #include "worker/csrc/request/agreed.h"

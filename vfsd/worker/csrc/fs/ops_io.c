@@ -13,6 +13,7 @@
  * of the data is there. (A signal that kills ends a write between two pages.)
  */
 #include "worker/csrc/fs/entry.h"
+#include "worker/csrc/fs/ops.h"
 #include "worker/csrc/fs/set_id.h"
 #include "worker/csrc/request/agreed.h"
 
@@ -102,15 +103,15 @@ int op_read(struct worker *w, struct request *r)
 	if (file->flags & FILE_IN_MEMORY)
 		return run_read(r);
 	if (file->flags & FILE_DIRECT && !(file->flags & FILE_NO_NOWAIT))
-		return request_read_direct(w, r, in->offset, run_read);
+		return request_defer_read(r, in->offset, run_read);
 	if (file->flags & FILE_NO_NOWAIT)
-		return request_offload(w, r, run_read);
+		return request_defer(r, run_read);
 	done = read_cached(r, in->offset);
 	if (done == -EOPNOTSUPP)
 		__atomic_or_fetch(&file->flags, FILE_NO_NOWAIT, __ATOMIC_RELAXED);
 	else if (done)
 		return done < 0 ? done : (int)r->done_bytes;
-	return request_offload(w, r, run_read);
+	return request_defer(r, run_read);
 }
 
 /* ---- WRITE ---- */
@@ -257,7 +258,7 @@ static int write_cached(struct worker *w, struct request *r)
 		return err;
 	r->fd = inode ? entry_reopen(w, inode, O_WRONLY) : -ESTALE;
 	r->holds_fd = r->fd >= 0;
-	return r->fd < 0 ? r->fd : request_offload(w, r, run_write_and_close);
+	return r->fd < 0 ? r->fd : request_defer(r, run_write_and_close);
 }
 
 int op_write(struct worker *w, struct request *r)
@@ -293,7 +294,7 @@ int op_write(struct worker *w, struct request *r)
 	if (file->flags & FILE_DIRECT && in->write_flags & FUSE_WRITE_CACHE)
 		return write_cached(w, r);
 	if (file->flags & (FILE_DIRECT | FILE_SYNC))
-		return request_offload(w, r, do_write);
+		return request_defer(r, do_write);
 	return do_write(r);
 }
 
@@ -312,7 +313,7 @@ int op_fsync(struct worker *w, struct request *r)
 	if (!r->file)
 		return -EBADF;
 	r->fd = r->file->fd;
-	return request_offload(w, r, run_fsync);
+	return request_defer(r, run_fsync);
 }
 
 int op_fsyncdir(struct worker *w, struct request *r)
@@ -342,7 +343,7 @@ int op_syncfs(struct worker *w, struct request *r)
 		return err;
 	r->fd = entry_reopen(w, inode, O_RDONLY);
 	r->holds_fd = r->fd >= 0;
-	return r->fd < 0 ? r->fd : request_offload(w, r, run_syncfs);
+	return r->fd < 0 ? r->fd : request_defer(r, run_syncfs);
 }
 
 /* ---- LSEEK, FALLOCATE ---- */
@@ -414,7 +415,7 @@ int op_fallocate(struct worker *w, struct request *r)
 	err = file_capability_drop(w, r->in.nodeid, r->fd);
 	if (err)
 		return err;
-	return request_offload(w, r, run_fallocate);
+	return request_defer(r, run_fallocate);
 }
 
 /* ---- COPY_FILE_RANGE ---- */
@@ -468,7 +469,7 @@ static int copy(struct worker *w, struct request *r, int (*run)(struct request *
 	r->file2 = to;
 	r->fd = from->fd;
 	r->fd2 = to->fd;
-	return request_offload(w, r, run);
+	return request_defer(r, run);
 }
 
 int op_copy_file_range(struct worker *w, struct request *r)

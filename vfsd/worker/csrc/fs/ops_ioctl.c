@@ -8,7 +8,7 @@
  * compared with what the file has, on the same fd, and may differ in the bits below only. A guest
  * cannot get between the two: what it could change meanwhile are the bits that it may change.
  */
-#include "worker/csrc/loop/worker.h"
+#include "worker/csrc/fs/ops.h"
 
 #include <errno.h>
 #include <linux/fs.h>

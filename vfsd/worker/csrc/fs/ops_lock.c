@@ -17,6 +17,7 @@
 
 #include "worker/csrc/fs/entry.h"
 #include "worker/csrc/fs/inode_fd.h"
+#include "worker/csrc/fs/ops.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -112,7 +113,7 @@ static int try_record_lock(struct worker *w, const struct request *r)
 	if (fcntl(file->fd, F_OFD_SETLK, &lock) < 0)
 		return errno == EACCES ? -EAGAIN : -errno;
 	if (in->lk.type == F_UNLCK)
-		lock_wait_hurry(w);
+		w->gave_up_lock = true;
 	return 0;
 }
 
@@ -125,7 +126,7 @@ void ops_lock_drop_owner(struct worker *w, uint64_t nodeid, uint64_t owner)
 		return;
 	(void)!fcntl(file->fd, F_OFD_SETLK, &all); /* now: closing comes later */
 	file_table_drop_lock_owner(w->files, &w->reclaim, file);
-	lock_wait_hurry(w);
+	w->gave_up_lock = true;
 }
 
 int op_getlk(struct worker *w, struct request *r)
@@ -165,7 +166,7 @@ static int try_flock(struct worker *w, const struct fuse_lk_in *in, struct open_
 	if (flock(file->fd, operation | LOCK_NB) < 0)
 		return errno == EWOULDBLOCK ? -EAGAIN : -errno;
 	if (operation == LOCK_UN)
-		lock_wait_hurry(w);
+		w->gave_up_lock = true;
 	else
 		__atomic_or_fetch(&file->flags, FILE_FLOCKED, __ATOMIC_RELAXED);
 	return 0;
@@ -173,7 +174,8 @@ static int try_flock(struct worker *w, const struct fuse_lk_in *in, struct open_
 
 /* ---- both ---- */
 
-int ops_lock_try(struct worker *w, struct request *r)
+/* Do what a SETLK or SETLKW asks for, now. Return: 0, -EAGAIN (somebody holds it), or -errno. */
+static int try_lock(struct worker *w, struct request *r)
 {
 	const struct fuse_lk_in *in = REQUEST_ARG(r, struct fuse_lk_in);
 	struct open_file *file = file_table_get(w->files, in->fh, r->in.nodeid);
@@ -188,18 +190,23 @@ int ops_lock_try(struct worker *w, struct request *r)
 
 int op_setlk(struct worker *w, struct request *r)
 {
-	return ops_lock_try(w, r);
+	return try_lock(w, r);
 }
 
 int op_setlkw(struct worker *w, struct request *r)
 {
-	int err = ops_lock_try(w, r);
+	int err = try_lock(w, r);
 
-	return err == -EAGAIN ? lock_wait_begin(w, r) : err;
+	return err == -EAGAIN ? OUTCOME_WAIT : err;
 }
 
+/* The request may wait at any worker: all of them look. */
 int op_interrupt(struct worker *w, struct request *r)
 {
-	lock_wait_interrupt(w, REQUEST_ARG(r, struct fuse_interrupt_in)->unique);
-	return OP_RESULT_NO_REPLY;
+	uint64_t unique = REQUEST_ARG(r, struct fuse_interrupt_in)->unique;
+	uint32_t at = __atomic_fetch_add(&w->table->interrupt_count, 1, __ATOMIC_RELAXED);
+
+	__atomic_store_n(&w->table->interrupts[at % INTERRUPTS_MAX], unique, __ATOMIC_RELAXED);
+	w->gave_up_lock = true; /* those that wait here need not wait for their next turn */
+	return OUTCOME_NO_REPLY;
 }

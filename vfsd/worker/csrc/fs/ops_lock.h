@@ -5,9 +5,6 @@
 
 #include "worker/csrc/loop/worker.h"
 
-/* Do what a SETLK or SETLKW asks for, now. Return: 0, -EAGAIN (somebody holds it), or -errno. */
-int ops_lock_try(struct worker *w, struct request *r) must_check;
-
 /* A guest process has closed the file: drop the record locks that `owner` has on it. */
 void ops_lock_drop_owner(struct worker *w, uint64_t nodeid, uint64_t owner);
 

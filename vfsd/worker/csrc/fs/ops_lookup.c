@@ -2,6 +2,7 @@
 /* LOOKUP, FORGET, BATCH_FORGET. */
 #include "worker/csrc/fs/entry.h"
 #include "worker/csrc/fs/inode_fd.h"
+#include "worker/csrc/fs/ops.h"
 #include "worker/csrc/host/identity.h"
 #include "worker/csrc/request/agreed.h"
 
@@ -134,7 +135,7 @@ int op_forget(struct worker *w, struct request *r)
 {
 	inode_table_forget(w->inodes, &w->reclaim, r->in.nodeid,
 			   REQUEST_ARG(r, struct fuse_forget_in)->nlookup);
-	return OP_RESULT_NO_REPLY;
+	return OUTCOME_NO_REPLY;
 }
 
 /* fuse_batch_forget_in, then `count` fuse_forget_one. */
@@ -144,10 +145,10 @@ int op_batch_forget(struct worker *w, struct request *r)
 	struct fuse_forget_one one;
 
 	if (count > r->payload_len / sizeof(one))
-		return OP_RESULT_NO_REPLY; /* malformed: a lookup leaked is better than one lost */
+		return OUTCOME_NO_REPLY; /* malformed: a lookup leaked is better than one lost */
 	for (uint32_t i = 0; i < count; i++) {
 		memcpy(&one, r->payload + i * sizeof(one), sizeof(one));
 		inode_table_forget(w->inodes, &w->reclaim, one.nodeid, one.nlookup);
 	}
-	return OP_RESULT_NO_REPLY;
+	return OUTCOME_NO_REPLY;
 }

@@ -12,6 +12,7 @@
 #include "worker/csrc/fs/entry.h"
 #include "worker/csrc/fs/inode_fd.h"
 #include "worker/csrc/fs/label.h"
+#include "worker/csrc/fs/ops.h"
 #include "worker/csrc/fs/requester.h"
 #include "worker/csrc/host/identity.h"
 #include "worker/csrc/host/proc_fd.h"

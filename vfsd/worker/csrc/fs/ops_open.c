@@ -22,6 +22,7 @@
 #include "worker/csrc/fs/lease.h"
 #include "worker/csrc/fs/mount_facts.h"
 #include "worker/csrc/fs/open_cache.h"
+#include "worker/csrc/fs/ops.h"
 #include "worker/csrc/fs/ops_lock.h"
 #include "worker/csrc/fs/ops_open.h"
 #include "worker/csrc/fs/requester.h"
@@ -185,21 +186,17 @@ static int open_or_share(struct worker *w, const struct request *r, const struct
 	return fd;
 }
 
-/* Return: an fd, -errno, or OP_RESULT_PENDING, which is below 0 as well. */
+/* Return: an fd, -errno, or OUTCOME_DEFER, which is below 0 as well. */
 static int open_waiting(struct worker *w, struct request *r, const struct inode *inode, int flags,
 			uint32_t *ret_file_flags)
 {
-	for (;;) {
-		int fd = open_or_share(w, r, inode, flags, ret_file_flags);
-		int path_fd, err;
+	int fd = open_or_share(w, r, inode, flags, ret_file_flags);
+	int path_fd;
 
-		if (fd != -EAGAIN)
-			return fd;
-		path_fd = inode_fd(w, inode);
-		err = path_fd < 0 ? path_fd : lease_wait(w, r, path_fd, access_wanted(flags));
-		if (err)
-			return err;
-	}
+	if (fd != -EAGAIN)
+		return fd;
+	path_fd = inode_fd(w, inode);
+	return path_fd < 0 ? path_fd : lease_wait(r, path_fd, access_wanted(flags));
 }
 
 /* As root: the guest's kernel has checked who may open it. */
@@ -484,7 +481,7 @@ int op_release(struct worker *w, struct request *r)
 		return 0;
 	if (file->flags & FILE_FLOCKED) {
 		flock(file->fd, LOCK_UN);
-		lock_wait_hurry(w);
+		w->gave_up_lock = true;
 	}
 	file_table_release(w->files, &w->reclaim, file);
 	return 0;
@@ -518,5 +515,5 @@ int op_flush(struct worker *w, struct request *r)
 	if (r->fd < 0)
 		return errno == EMFILE ? 0 : -errno;
 	r->holds_fd = true;
-	return request_offload(w, r, run_flush);
+	return request_defer(r, run_flush);
 }

@@ -14,6 +14,7 @@
  * already" (XATTR_CREATE) then means that it did, and so does "no such attribute" for REMOVEXATTR.
  */
 #include "worker/csrc/fs/inode_fd.h"
+#include "worker/csrc/fs/ops.h"
 #include "worker/csrc/fs/set_id.h"
 #include "worker/csrc/host/identity.h"
 #include "worker/csrc/host/proc_fd.h"

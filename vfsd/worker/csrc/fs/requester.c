@@ -17,7 +17,6 @@ void requester_note_refusal(struct worker *w, uint32_t uid, uint32_t gid)
 		.own_uid = w->credentials.root_uid,
 		.own_gid = w->credentials.root_gid,
 	};
-	w->control_ready = true; /* Python logs it */
 }
 
 static int act_as_requester(struct worker *w, const struct request *r, bool override)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "worker/csrc/loop/lock_wait.h"
 
-#include "worker/csrc/fs/ops_lock.h"
+#include "worker/csrc/fs/ops.h"
 #include "worker/csrc/loop/worker.h"
 
 #include <errno.h>
@@ -29,13 +29,16 @@ int lock_wait_begin(struct worker *w, struct request *r)
 	intent_waits(r);
 	append(&waiters->first, r);
 	waiters->count++;
+	w->gave_up_lock = false; /* what was given up before the op looked */
 	waiters->pause_ns = PAUSE_MIN_NS;
 	waiters->retry_at_ns = w->now_ns + PAUSE_MIN_NS;
-	return OP_RESULT_PENDING;
+	return OUTCOME_PENDING;
 }
 
-void lock_wait_hurry(struct worker *w)
+/* A lock was given up here: whoever waits may have it. */
+static void hurry(struct worker *w)
 {
+	w->gave_up_lock = false;
 	w->lock_waiters.retry_at_ns = 0;
 	w->lock_waiters.pause_ns = PAUSE_MIN_NS;
 }
@@ -55,15 +58,15 @@ static bool is_out_of_time(const struct worker *w, const struct request *r)
 
 static int try_again(struct worker *w, struct request *r)
 {
-	int err;
+	int outcome;
 
 	if (is_interrupted(w, r))
 		return -EINTR;
-	err = ops_lock_try(w, r);
-	return err == -EAGAIN && is_out_of_time(w, r) ? -EDEADLK : err;
+	outcome = ops_retry(w, r);
+	return outcome == OUTCOME_WAIT && is_out_of_time(w, r) ? -EDEADLK : outcome;
 }
 
-/* Take those out for which `outcome` says something else than -EAGAIN. */
+/* Take those out for which `outcome` says something else than OUTCOME_WAIT. */
 static struct request *end_waits(struct worker *w, const struct worker_ring *ring,
 				 int (*outcome)(struct worker *w, struct request *r))
 {
@@ -73,8 +76,8 @@ static struct request *end_waits(struct worker *w, const struct worker_ring *rin
 	while (*link) {
 		struct request *r = *link;
 
-		r->result = ring && r->ring != ring ? -EAGAIN : outcome(w, r);
-		if (r->result == -EAGAIN) {
+		r->result = ring && r->ring != ring ? OUTCOME_WAIT : outcome(w, r);
+		if (r->result == OUTCOME_WAIT) {
 			link = &r->next;
 			continue;
 		}
@@ -89,7 +92,11 @@ struct request *lock_wait_retry(struct worker *w)
 {
 	struct lock_waiters *waiters = &w->lock_waiters;
 
-	if (!waiters->first || w->now_ns < waiters->retry_at_ns)
+	if (!waiters->first)
+		return NULL;
+	if (w->gave_up_lock)
+		hurry(w);
+	if (w->now_ns < waiters->retry_at_ns)
 		return NULL;
 	waiters->retry_at_ns = w->now_ns + waiters->pause_ns;
 	if (waiters->pause_ns < PAUSE_MAX_NS)
@@ -112,7 +119,7 @@ struct request *lock_wait_cancel(struct worker *w, const struct worker_ring *rin
 
 static int given_up_if_lost(struct worker *w, struct request *r)
 {
-	return request_loses_memory(w, r) ? -EDEADLK : -EAGAIN;
+	return request_loses_memory(w, r) ? -EDEADLK : OUTCOME_WAIT;
 }
 
 struct request *lock_wait_cancel_lost(struct worker *w)
@@ -129,12 +136,4 @@ int lock_wait_timeout(const struct worker *w)
 	return waiters->retry_at_ns <= w->now_ns
 		       ? 0
 		       : (int)((waiters->retry_at_ns - w->now_ns) / 1000000) + 1;
-}
-
-void lock_wait_interrupt(struct worker *w, uint64_t unique)
-{
-	uint32_t at = __atomic_fetch_add(&w->table->interrupt_count, 1, __ATOMIC_RELAXED);
-
-	__atomic_store_n(&w->table->interrupts[at % INTERRUPTS_MAX], unique, __ATOMIC_RELAXED);
-	lock_wait_hurry(w);
 }

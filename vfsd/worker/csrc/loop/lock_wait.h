@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* PRIVATE: C only */
 /*
- * Requests that wait for a lock (SETLKW).
+ * Requests that wait for a lock: their op returned OUTCOME_WAIT (SETLKW).
  *
  * They are tried again now and then instead of blocking a thread each: so they hold up nobody, any
  * number may wait, INTERRUPT and the end of a ring reach them at once, and a worker that takes over
@@ -29,14 +29,12 @@ struct lock_waiters {
 	uint64_t pause_ns;
 };
 
-/* Let `r` wait. Return: OP_RESULT_PENDING, or -ENOLCK when too many wait already. */
+/* Let `r`, whose op has just found the lock taken, wait. Return: OUTCOME_PENDING, or -ENOLCK when
+ * too many wait already. */
 int lock_wait_begin(struct worker *w, struct request *r) must_check;
 
-/* An unlock happened here: try at the next turn. */
-void lock_wait_hurry(struct worker *w);
-
-/* Try those that wait, if it is time. Return: those that are done, linked by `next`, with their
- * result. */
+/* Try those that wait, if it is time or a lock was given up here. Return: those that are done,
+ * linked by `next`, with their result. */
 struct request *lock_wait_retry(struct worker *w);
 
 /* Milliseconds until the next try, -1: nobody waits. */
@@ -47,8 +45,5 @@ struct request *lock_wait_cancel(struct worker *w, const struct worker_ring *rin
 
 /* The same for those whose reply belongs into guest memory that is lost. */
 struct request *lock_wait_cancel_lost(struct worker *w);
-
-/* The guest has interrupted the request `unique`, wherever it waits. */
-void lock_wait_interrupt(struct worker *w, uint64_t unique);
 
 #endif

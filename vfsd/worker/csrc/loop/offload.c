@@ -251,7 +251,7 @@ int offload_submit(struct offload *o, struct request *r)
 	o->queued++;
 	unlock_and_wake(o, wake);
 	o->outstanding++;
-	return OP_RESULT_PENDING;
+	return OUTCOME_PENDING;
 }
 
 void offload_abandon(struct offload *o, struct request *r)

@@ -22,7 +22,7 @@ struct offload *offload_create(uint32_t threads, struct worker_row *row);
 int offload_fd(const struct offload *o);
 
 /*
- * Hand r->run(r) to a thread. Return: OP_RESULT_PENDING; or, when there are no threads (threads ==
+ * Hand r->run(r) to a thread. Return: OUTCOME_PENDING; or, when there are no threads (threads ==
  * 0, or none could be started), what r->run(r) returned here and now.
  */
 int offload_submit(struct offload *o, struct request *r);

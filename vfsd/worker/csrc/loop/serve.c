@@ -30,6 +30,7 @@
 #include "transport/csrc/clock.h"
 #include "worker/csrc/fs/inode_trim.h"
 #include "worker/csrc/fs/label.h"
+#include "worker/csrc/fs/ops.h"
 #include "worker/csrc/fs/ops_open.h"
 #include "worker/csrc/loop/poll.h"
 #include "worker/csrc/loop/ring.h"
@@ -57,11 +58,6 @@ enum {
 	CLOSE_FROM = 256,		  /* … or when so much was … */
 	CLOSE_PART = 4,			  /* … or one in so many of the fds that there can be */
 };
-
-#define op_NULL_HANDLER			    NULL /* cold ops have no home in C */
-#define HANDLER(NAME, handler, size, flags) [FUSE_##NAME] = op_##handler,
-
-static op_fn *const handlers[FUSE_OPCODE_MAX] = {VFSD_FUSE_OPS(HANDLER)};
 
 /* ---- request objects ---- */
 
@@ -113,7 +109,7 @@ static void count_op(struct worker *w, const struct request *r, int result)
 	counter->count++;
 	counter->ns += ns;
 	counter->latency[latency_bucket(ns)]++;
-	if (result < 0 && result != OP_RESULT_NO_REPLY)
+	if (result < 0 && result != OUTCOME_NO_REPLY)
 		counter->errors++;
 	else if (flags & OP_DATA_OUT)
 		counter->bytes += (uint64_t)result;
@@ -128,7 +124,7 @@ static void finish(struct worker *w, struct request *r, int result)
 	uint32_t len = 0;
 
 	if (!r->abandoned && r->ring_life == ring->life) {
-		if (result != OP_RESULT_NO_REPLY)
+		if (result != OUTCOME_NO_REPLY)
 			len = request_reply(r, result);
 		vring_push(&ring->vring, r->chain.head, len);
 		count_op(w, r, result);
@@ -140,6 +136,7 @@ static void finish(struct worker *w, struct request *r, int result)
 
 static void hold(struct worker *w, struct request *r)
 {
+	r->held = true;
 	if (r->file)
 		file_pin(w->files, w->pins, w->slot, r->file);
 	if (r->file2)
@@ -150,6 +147,7 @@ static void hold(struct worker *w, struct request *r)
 
 static void let_go(struct worker *w, struct request *r)
 {
+	r->held = false;
 	if (r->file)
 		file_unpin(w->files, w->pins, w->slot, r->file);
 	if (r->file2)
@@ -158,59 +156,57 @@ static void let_go(struct worker *w, struct request *r)
 		__atomic_sub_fetch(&w->row->loose_fds, 1, __ATOMIC_ACQ_REL);
 }
 
-int request_offload(struct worker *w, struct request *r, int (*run)(struct request *))
+/* Return: OUTCOME_PENDING, or what the request came to here and now. */
+static int take_off(struct worker *w, struct request *r, int outcome)
 {
 	int result;
 
-	r->run = run;
-	r->held = true;
+	if (outcome == OUTCOME_WAIT)
+		return lock_wait_begin(w, r);
 	hold(w, r);
+	if (outcome == OUTCOME_DEFER_READ && direct_io_take(w->direct_io, r, r->offset))
+		return OUTCOME_PENDING;
 	result = offload_submit(w->offload, r);
-	if (result != OP_RESULT_PENDING) {
+	if (result != OUTCOME_PENDING)
 		let_go(w, r);
-		r->held = false;
-	}
 	return result;
 }
 
-int request_read_direct(struct worker *w, struct request *r, uint64_t offset,
-			int (*run)(struct request *))
+static bool leaves_the_loop(int outcome)
 {
-	if (!direct_io_take(w->direct_io, r, offset))
-		return request_offload(w, r, run);
-	r->run = run;
-	r->held = true;
-	hold(w, r);
-	return OP_RESULT_PENDING;
+	return outcome < OUTCOME_PENDING;
+}
+
+/* The op is to go on off the loop. Where there is no thread it does so here; what was to be run
+ * again after a wait is. Return: as take_off. */
+static __attribute__((noinline)) int go_on(struct worker *w, struct request *r, int outcome)
+{
+	do {
+		int result = take_off(w, r, outcome);
+
+		if (result || !r->run_again)
+			return result;
+		r->run_again = r->holds_fd = false;
+		outcome = ops_run(w, r);
+	} while (leaves_the_loop(outcome));
+	return outcome;
 }
 
 /* ---- one request, from header to reply ---- */
 
-/* Inline for the sake of serve_request(), not of run_again(). */
+/* Return: OUTCOME_PENDING, or the result. Inline for the sake of serve_request(), not of
+ * run_again(). */
 static inline __attribute__((always_inline)) int run_op(struct worker *w, struct request *r)
 {
-	const struct fuse_op *op = fuse_op(r->in.opcode);
-	bool once = op->flags & OP_ONCE;
-	int result;
+	int outcome = ops_run(w, r);
 
-	if (!handlers[r->in.opcode])
-		return -ENOSYS;
-	if (!w->session->ready)
-		return op->flags & OP_NO_REPLY ? OP_RESULT_NO_REPLY : -EIO;
-	if (w->policy.readonly && op->flags & OP_MUTATES)
-		return -EROFS;
-	if (once)
-		intent_begin(r);
-	result = handlers[r->in.opcode](w, r);
-	if (once && result != OP_RESULT_NO_REPLY && result != OP_RESULT_PENDING)
-		intent_done(r, result);
-	return result;
+	return __builtin_expect(leaves_the_loop(outcome), 0) ? go_on(w, r, outcome) : outcome;
 }
 
 /* The op has returned. */
 static inline void finish_or_wait(struct worker *w, struct request *r, int result)
 {
-	if (result != OP_RESULT_PENDING) {
+	if (result != OUTCOME_PENDING) {
 		finish(w, r, result);
 		return;
 	}
@@ -222,7 +218,7 @@ static inline void finish_or_wait(struct worker *w, struct request *r, int resul
 /* Its thread has waited for what the op needs. */
 static __attribute__((noinline, cold)) void run_again(struct worker *w, struct request *r)
 {
-	r->run_again = r->held = r->holds_fd = false;
+	r->run_again = r->holds_fd = false;
 	finish_or_wait(w, r, run_op(w, r));
 }
 
@@ -250,12 +246,6 @@ static void park_cold(struct worker *w, struct request *r)
 	w->cold = r;
 }
 
-/* An error found before the op: FORGET and friends must not get a reply even then. */
-static int parse_error(const struct request *r, int err)
-{
-	return fuse_op(r->in.opcode)->flags & OP_NO_REPLY ? OP_RESULT_NO_REPLY : err;
-}
-
 static void serve_request(struct worker *w, struct request *r)
 {
 	int result = request_parse(w, r);
@@ -265,7 +255,7 @@ static void serve_request(struct worker *w, struct request *r)
 	r->offloaded = false;
 	r->intent = &r->ring->intents[r->chain.head];
 	if (result < 0) {
-		finish(w, r, parse_error(r, result));
+		finish(w, r, ops_error(fuse_op(r->in.opcode), result));
 		return;
 	}
 	if (r->from_dead && intent_settles(r, &result)) {
@@ -434,7 +424,7 @@ static struct request *direct_completed(struct worker *w)
 			int result = offload_submit(w->offload, r);
 
 			/* Its thread may have set r->result by now. */
-			if (result == OP_RESULT_PENDING)
+			if (result == OUTCOME_PENDING)
 				continue;
 			r->result = result;
 		}
@@ -483,9 +473,16 @@ static int32_t find_broken(const struct worker *w)
 	return -1;
 }
 
+/* One that Python has not logged yet. */
+static bool has_refusal(const struct worker *w)
+{
+	return w->refusal.is_noted && !w->refusal.is_taken;
+}
+
 static bool control_wanted(struct worker *w)
 {
-	if (w->control_ready || device_state_generation(w->device) != w->adopted->generation)
+	if (w->control_ready || has_refusal(w) ||
+	    device_state_generation(w->device) != w->adopted->generation)
 		return true;
 	if (w->now_ns - w->control_at_ns < CONTROL_NS)
 		return false;
@@ -807,7 +804,7 @@ int32_t worker_broken_ring(struct worker *w)
 
 bool worker_take_refusal(struct worker *w, struct refusal *ret)
 {
-	if (!w->refusal.is_noted || w->refusal.is_taken)
+	if (!has_refusal(w))
 		return false;
 	w->refusal.is_taken = true;
 	*ret = w->refusal;

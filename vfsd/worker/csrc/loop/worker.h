@@ -136,27 +136,12 @@ struct worker {
 	uint64_t now_ns;	   /* the latest reading of the clock */
 	uint64_t closed_at_ns;	   /* when retired fds were last closed */
 	uint64_t control_at_ns;	   /* when control_fd was last looked at while busy */
-	bool control_ready;	   /* poll(2) saw control_fd readable, or there is a refusal */
+	bool control_ready;	   /* poll(2) saw control_fd readable */
 	struct refusal refusal;	   /* the first one */
+	bool gave_up_lock; /* an op did, or ended a wait: those that wait here try at once */
 };
-
-/* One per opcode with a home in C; see ops_*.c. Result: enum op_result. */
-typedef int op_fn(struct worker *w, struct request *r);
-
-#define VFSD_DECLARE_OP(NAME, handler, size, flags) op_fn op_##handler;
-VFSD_FUSE_OPS(VFSD_DECLARE_OP) /* op_NULL_HANDLER is never defined: no home in C */
-#undef VFSD_DECLARE_OP
 
 /* Close what is retired and may be closed, on a thread. Between two batches. */
 void worker_close_retired(struct worker *w);
-
-/*
- * Hand the rest of an op to the thread pool. `run` gets only the request; set r->fd and r->file
- * first (the file is pinned until the request is back). Return: what the op returns.
- */
-int request_offload(struct worker *w, struct request *r, int (*run)(struct request *));
-/* The same for a READ with O_DIRECT, which needs no thread where the kernel can do without one. */
-int request_read_direct(struct worker *w, struct request *r, uint64_t offset,
-			int (*run)(struct request *));
 
 #endif

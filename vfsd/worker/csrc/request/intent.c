@@ -76,7 +76,7 @@ static int recorded_result(struct request *r)
 	int32_t error = __atomic_load_n(&intent->error, __ATOMIC_RELAXED);
 
 	if (fuse_op(r->in.opcode)->flags & OP_NO_REPLY)
-		return OP_RESULT_NO_REPLY;
+		return OUTCOME_NO_REPLY;
 	if (len > sizeof(intent->reply) || error > 0 || error < -MAX_ERRNO)
 		return -EIO; /* the record is another worker's word: no op leaves such a one */
 	memcpy(r->reply, intent->reply, len);

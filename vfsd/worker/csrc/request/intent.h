@@ -40,7 +40,7 @@ struct intent {
 
 /* An op that is not idempotent begins. */
 void intent_begin(struct request *r);
-/* It is over; `result` is enum op_result. */
+/* It is over; `result` is enum op_outcome. */
 void intent_done(struct request *r, int result);
 
 /*

@@ -23,10 +23,17 @@ struct worker;
 struct open_file;
 struct worker_ring;
 
-/* What an op returns: reply bytes (>= 0), -errno, or one of these. */
-enum op_result {
-	OP_RESULT_PENDING = INT_MIN,	  /* it left the loop; request_finish comes later */
-	OP_RESULT_NO_REPLY = INT_MIN + 1, /* FORGET and friends */
+/*
+ * What an op returns: bytes of the reply (>= 0), -errno, or one of these. An op blocks for nothing
+ * and calls nobody who does: it returns what is to be waited for.
+ */
+enum op_outcome {
+	OUTCOME_DEFER = INT_MIN, /* run r->run off the loop; its result is the op's */
+	OUTCOME_DEFER_READ,	 /* the same of a READ with O_DIRECT, which needs no thread where
+				  * the kernel reads r->data_out at r->offset by itself */
+	OUTCOME_WAIT,		 /* for a lock: run the op again when it may have been given up */
+	OUTCOME_PENDING,	 /* of the loop alone: the request has left it, and comes back */
+	OUTCOME_NO_REPLY,	 /* FORGET and friends */
 };
 
 enum {
@@ -77,6 +84,7 @@ struct request {
 
 	/* For the thread pool (offload.h). */
 	int (*run)(struct request *r);
+	uint64_t offset; /* OUTCOME_DEFER_READ */
 	int result;
 	struct open_file *file; /* pinned */
 	int fd;
@@ -100,6 +108,22 @@ struct request {
 #define REQUEST_ARG(r, type) ((const type *)(const void *)(r)->arg)
 /* The reply likewise. */
 #define REQUEST_REPLY(r, type) ((type *)(void *)(r)->reply)
+
+/* The op goes on off the loop with `run`, which has only the request. r->fd and r->file are set:
+ * the file is pinned until the request is back. */
+static inline int request_defer(struct request *r, int (*run)(struct request *))
+{
+	r->run = run;
+	return OUTCOME_DEFER;
+}
+
+static inline int request_defer_read(struct request *r, uint64_t offset,
+				     int (*run)(struct request *))
+{
+	r->run = run;
+	r->offset = offset;
+	return OUTCOME_DEFER_READ;
+}
 
 /*
  * Fill the request from its chain. Return: 0, or -errno to be told to the guest (out_header_count

@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* PRIVATE: C only */
+/*
+ * The ops: what is done for a request once it is parsed. An op knows the file system (struct fs)
+ * and its request; where the request came from and where its reply goes is not its business.
+ */
+#ifndef VFSD_OPS_H
+#define VFSD_OPS_H
+
+#include "transport/csrc/fuse_ops.h"
+#include "worker/csrc/loop/worker.h"
+
+#include <errno.h>
+
+/* One per opcode with a home in C; see ops_*.c. Result: enum op_outcome. */
+typedef int op_fn(struct worker *w, struct request *r);
+
+#define VFSD_DECLARE_OP(NAME, handler, size, flags) op_fn op_##handler;
+VFSD_FUSE_OPS(VFSD_DECLARE_OP) /* op_NULL_HANDLER is never defined: no home in C */
+#undef VFSD_DECLARE_OP
+
+extern op_fn *const ops[FUSE_OPCODE_MAX]; /* by opcode; NULL: no home in C */
+
+/* The result of an op that is never answered, or `error` for one that is. */
+static inline int ops_error(const struct fuse_op *op, int error)
+{
+	return op->flags & OP_NO_REPLY ? OUTCOME_NO_REPLY : error;
+}
+
+/* Run the op of a parsed request. Return: enum op_outcome. */
+static inline int ops_run(struct worker *w, struct request *r)
+{
+	const struct fuse_op *op = fuse_op(r->in.opcode);
+	bool once = op->flags & OP_ONCE;
+	int result;
+
+	if (!ops[r->in.opcode])
+		return -ENOSYS;
+	if (!w->session->ready)
+		return ops_error(op, -EIO);
+	if (w->policy.readonly && op->flags & OP_MUTATES)
+		return -EROFS;
+	if (once)
+		intent_begin(r);
+	result = ops[r->in.opcode](w, r);
+	if (once && result > OUTCOME_NO_REPLY)
+		intent_done(r, result);
+	return result;
+}
+
+/* Run an op that returned OUTCOME_WAIT once more. Return: enum op_outcome. */
+static inline int ops_retry(struct worker *w, struct request *r)
+{
+	return ops[r->in.opcode](w, r);
+}
+
+#endif
