@@ -312,8 +312,8 @@ static void check_nothing_is_left(void)
 	worker_session_end(worker);
 	for (int i = 0; i < 8 && !worker_idle_work(worker); i++)
 		continue;
-	CHECK_EQUAL(inode_table_count(worker->inodes), 0);
-	CHECK_EQUAL(file_table_count(worker->files), 0);
+	CHECK_EQUAL(inode_table_count(worker->fs.inodes), 0);
+	CHECK_EQUAL(file_table_count(worker->fs.files), 0);
 	CHECK_EQUAL(worker->lock_waiters.count, 0);
 	CHECK_EQUAL(free_requests(), worker->requests_used);
 	for (int fd = 0; fd < FDS_MAX; fd++)
@@ -339,8 +339,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	begin_session(&header);
 	for (uint32_t i = 0; i < REQUESTS_MAX_HERE && !is_empty(&in); i++)
 		run_request(&in, &header);
-	CHECK(!credentials_root(&worker->credentials));
-	credentials_umask(&worker->credentials, 0);
+	CHECK(!credentials_root(&worker->fs.credentials));
+	credentials_umask(&worker->fs.credentials, 0);
 	check_nothing_is_left();
 	share_check_beside();
 	return 0;

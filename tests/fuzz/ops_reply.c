@@ -17,7 +17,7 @@ static void check_attr(const struct fuse_attr *attr)
 
 static uint32_t mode_of(uint64_t nodeid)
 {
-	const struct inode *inode = inode_table_get(worker->inodes, nodeid);
+	const struct inode *inode = inode_table_get(worker->fs.inodes, nodeid);
 
 	CHECK(inode);
 	return inode->mode;
@@ -43,7 +43,7 @@ static void take_opened(uint64_t nodeid, const uint8_t *reply, uint32_t type)
 	struct stat st;
 
 	memcpy(&out, reply, sizeof(out));
-	file = file_table_get(worker->files, out.fh, nodeid);
+	file = file_table_get(worker->fs.files, out.fh, nodeid);
 	CHECK(file && !fstat(file->fd, &st));
 	CHECK_EQUAL(st.st_mode & S_IFMT, type);
 	share_check_ino(st.st_ino);

@@ -64,8 +64,8 @@ void make_worker(void)
 	snprintf(path, sizeof(path), "/proc/self/fd/%d/share", share_make());
 	driver_init(&d, SIZE);
 	setup_worker(&d, path, INODES, OPEN_FILES, &config);
-	CHECK(inode_table_try_handles(config.inodes, config.root_fd));
-	snprintf(config.workers->staging, sizeof(config.workers->staging), ".vfsd-fuzz-");
+	CHECK(inode_table_try_handles(config.fs.inodes, config.fs.root_fd));
+	snprintf(config.fs.workers->staging, sizeof(config.fs.workers->staging), ".vfsd-fuzz-");
 	worker = worker_create(&config);
 	CHECK(worker && worker_adopt(worker, 0) >= 0);
 	config.device->generation += 2; /* so serve() returns after each turn */
@@ -120,7 +120,7 @@ static void set_idmap(struct idmap_pair *ids)
 
 void set_policy(const struct header *header)
 {
-	struct fs_policy *p = &worker->policy;
+	struct fs_policy *p = &worker->fs.policy;
 	uint16_t bits = header->policy ^ POLICY_OF_ZEROES;
 
 	p->xattr = bits & WITH_XATTR;

@@ -11,7 +11,8 @@
 #include "extensions.h"
 #include "fuzz.h"
 
-#include "worker/csrc/loop/worker.h"
+#include "worker/csrc/request/request.h"
+#include "worker/csrc/tables/worker_table.h"
 
 enum {
 	BODY_MAX = 512,
@@ -29,23 +30,21 @@ struct header {
 	uint8_t cuts[PIECES_MAX]; /* sizes of the first pieces, in both directions */
 };
 
-static struct worker *w;
 static struct request *r;
 static struct fuse_session session;
+static char *payload;
 static uint8_t bytes[BYTES_MAX];
 static void *pieces[2 * PIECES_MAX + 2];
 static uint32_t piece_count;
 
 static void set_up(void)
 {
-	if (w)
+	if (r)
 		return;
-	w = calloc(1, sizeof(*w));
 	r = calloc(1, sizeof(*r));
-	CHECK(w && r);
-	w->session = &session;
-	w->payload = malloc(REQUEST_PAYLOAD_MAX + 1);
-	CHECK(w->payload);
+	CHECK(r);
+	payload = malloc(REQUEST_PAYLOAD_MAX + 1);
+	CHECK(payload);
 }
 
 static struct iovec make_piece(const uint8_t *from, uint64_t len)
@@ -131,7 +130,7 @@ static void run_request(struct input *in, const struct header *header)
 	chain->readable_count = split(header, bytes, chain->readable_len, chain->readable);
 	chain->writable_len = header->room;
 	chain->writable_count = split(header, NULL, chain->writable_len, chain->writable);
-	err = request_parse(w, r);
+	err = request_parse(r, &session, payload);
 	CHECK(err <= 0 && err >= -4095);
 	if (!err)
 		check_request(op);

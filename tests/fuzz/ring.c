@@ -16,7 +16,8 @@
 #include "fuzz.h"
 
 #include "transport/csrc/bad_chain.h"
-#include "worker/csrc/loop/worker.h"
+#include "worker/csrc/request/request.h"
+#include "worker/csrc/tables/worker_table.h"
 
 enum {
 	REGIONS = 3,
@@ -39,9 +40,10 @@ struct header {
 	int16_t result; /* of every request */
 };
 
-static struct worker *w;
+static struct guest_memory guest;
 static struct request *r;
 static struct fuse_session session;
+static char *payload;
 static struct inflight_region *inflight;
 static uint8_t *memory; /* guest memory, by our own mapping */
 static uint8_t before[MEMORY_BYTES];
@@ -62,7 +64,7 @@ static void make_memory(void)
 						    .uva = UVA + gpas[i],
 						    .offset = offsets[i],
 						    .fd = fd};
-	CHECK(!guest_memory_update(&w->memory, regions, REGIONS));
+	CHECK(!guest_memory_update(&guest, regions, REGIONS));
 	memory = mmap(NULL, MEMORY_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	CHECK(memory != MAP_FAILED);
 	close(fd);
@@ -70,15 +72,13 @@ static void make_memory(void)
 
 static void set_up(void)
 {
-	if (w)
+	if (r)
 		return;
-	w = calloc(1, sizeof(*w));
 	r = calloc(1, sizeof(*r));
 	inflight = calloc(1, inflight_region_bytes(HEADS_MAX));
-	CHECK(w && r && inflight);
-	w->session = &session;
-	w->payload = malloc(REQUEST_PAYLOAD_MAX + 1);
-	CHECK(w->payload);
+	CHECK(r && inflight);
+	payload = malloc(REQUEST_PAYLOAD_MAX + 1);
+	CHECK(payload);
 	make_memory();
 }
 
@@ -119,8 +119,8 @@ static bool is_guest_memory(const struct iovec *piece)
 	const uint8_t *at = piece->iov_base;
 	uint64_t left = piece->iov_len;
 
-	for (uint32_t i = 0; left && i < w->memory.count; i++) {
-		const struct guest_mapping *m = &w->memory.mappings[i];
+	for (uint32_t i = 0; left && i < guest.count; i++) {
+		const struct guest_mapping *m = &guest.mappings[i];
 		uint64_t into = (uint64_t)(at - m->addr), here;
 
 		if (at < m->addr || into >= m->size)
@@ -158,7 +158,7 @@ static uint32_t answer_bad(void)
 {
 	struct bad_chain bad;
 
-	bad_chain_read(&vring, &w->memory, &r->chain, &bad);
+	bad_chain_read(&vring, &guest, &r->chain, &bad);
 	check_chain(&r->chain);
 	request_parse_header(r);
 	return request_reply(r, -EIO);
@@ -237,7 +237,7 @@ static uint32_t serve_one(void)
 	int err;
 
 	check_chain(&r->chain);
-	err = request_parse(w, r);
+	err = request_parse(r, &session, payload);
 	CHECK(err <= 0 && err >= -4095);
 	if (!err) {
 		check_request();
@@ -253,7 +253,7 @@ static void take_over(void)
 	uint8_t seen[HEADS_MAX] = {0};
 	uint32_t count;
 
-	CHECK(!vring_map(&vring, &device, &w->memory, features()));
+	CHECK(!vring_map(&vring, &device, &guest, features()));
 	count = vring_attach(&vring, inflight, heads);
 	CHECK(count <= vring.size);
 	for (uint32_t i = 0; i < count; i++) {
@@ -261,7 +261,7 @@ static void take_over(void)
 
 		r->chain.head = heads[i];
 		CHECK(heads[i] < vring.size && !seen[heads[i]]++);
-		got = vring_repop(&vring, &w->memory, &r->chain);
+		got = vring_repop(&vring, &guest, &r->chain);
 		CHECK(got == 1 || got == CHAIN_BAD);
 		vring_push(&vring, heads[i], got == 1 ? serve_one() : answer_bad());
 	}
@@ -273,8 +273,8 @@ static void run_ring(void)
 	for (uint32_t taken = 0; taken < CHAINS_MAX; taken++) {
 		int got;
 
-		vring_prefetch(&vring, &w->memory);
-		got = vring_pop(&vring, &w->memory, &r->chain);
+		vring_prefetch(&vring, &guest);
+		got = vring_pop(&vring, &guest, &r->chain);
 		if (got == 0 || got == VRING_BROKEN)
 			break;
 		CHECK(got == 1 || got == CHAIN_BAD);
@@ -306,7 +306,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	load_image(&in);
 	memset(&vring, 0, sizeof(vring));
 	memset(inflight, 0, inflight_region_bytes(HEADS_MAX));
-	CHECK(!vring_map(&vring, &device, &w->memory, features()));
+	CHECK(!vring_map(&vring, &device, &guest, features()));
 	vring_attach(&vring, inflight, heads);
 	run_ring();
 	return 0;

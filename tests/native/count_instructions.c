@@ -330,13 +330,13 @@ static void make_worker(const char *path)
 	folder = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	CHECK(folder >= 0);
 	setup_worker(&d, path, TABLE, TABLE, &config);
-	config.policy.xattr = true;
-	config.policy.file_handles = FILE_HANDLES_PREFER;
-	CHECK(inode_table_try_handles(config.inodes, config.root_fd));
+	config.fs.policy.xattr = true;
+	config.fs.policy.file_handles = FILE_HANDLES_PREFER;
+	CHECK(inode_table_try_handles(config.fs.inodes, config.fs.root_fd));
 	worker = worker_create(&config);
 	CHECK(worker && worker_adopt(worker, 0) >= 0);
 	/* A second has few requests here: what is done once a second would be most of the count. */
-	worker->sweep_at_ns = UINT64_MAX;
+	worker->fs.sweep_at_ns = UINT64_MAX;
 	worker_session_begin(worker, 41, FUSE_DO_READDIRPLUS, FUSE_READDIRPLUS_AUTO);
 }
 

@@ -42,13 +42,13 @@ struct bench {
 
 static struct bench *repaid; /* for repay_with_path: the bench that was set up last */
 
-static inline int repay_with_path(struct worker *w, uint32_t slot);
+static inline int repay_with_path(void *worker, uint32_t slot);
 
-/* A worker begins; the table's own "struct worker" is only its number here. */
+/* A worker begins; its number is what repay is called with. */
 static inline void bench_start(struct bench *b, uint32_t worker)
 {
 	reclaim_init(&b->reclaims[worker], b->workers, worker);
-	b->reclaims[worker].worker = (struct worker *)(uintptr_t)worker;
+	b->reclaims[worker].repay_context = (void *)(uintptr_t)worker;
 	b->reclaims[worker].repay = repay_with_path;
 	repaid = b;
 }
@@ -125,7 +125,7 @@ static inline void fd_use(struct bench *b, int fd, uint32_t of)
 }
 
 /* As ops_open_repay does it. */
-static inline int repay_with_path(struct worker *w, uint32_t slot)
+static inline int repay_with_path(void *worker, uint32_t slot)
 {
 	struct open_file *file = file_table_at(repaid->files, slot);
 	struct inode *inode = inode_table_get(repaid->inodes, file->nodeid);
@@ -134,8 +134,8 @@ static inline int repay_with_path(struct worker *w, uint32_t slot)
 	if (inode && __atomic_load_n(&inode->lender, __ATOMIC_ACQUIRE) == slot) {
 		path = fd_open(repaid,
 			       __atomic_load_n(&repaid->fd_keys[file->fd], __ATOMIC_RELAXED));
-		if (!inode_table_repay(repaid->inodes, (uint32_t)(uintptr_t)w, file->nodeid, slot,
-				       path))
+		if (!inode_table_repay(repaid->inodes, (uint32_t)(uintptr_t)worker, file->nodeid,
+				       slot, path))
 			fd_close(repaid, path);
 	}
 	return file->keep_fd ? -1 : file->fd;

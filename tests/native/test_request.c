@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "check.h"
 
-#include "worker/csrc/loop/worker.h"
+#include "worker/csrc/request/request.h"
+#include "worker/csrc/tables/worker_table.h"
 
 enum {
 	BYTES_MAX = 2 * PATH_MAX,
 	MKDIR_LEN = sizeof(struct fuse_in_header) + sizeof(struct fuse_mkdir_in),
 };
 
-static struct worker *w;
+static struct fuse_session session;
+static char *payload;
 static struct request *r;
 static uint8_t bytes[BYTES_MAX]; /* the request as the guest means it */
 static uint32_t length;
@@ -81,7 +83,7 @@ static int parse_split(uint32_t first, uint32_t second)
 	r->chain.readable_count = split(r->chain.readable, bytes, length, first, second);
 	r->chain.writable_len = 0;
 	r->chain.writable_count = 0;
-	return request_parse(w, r);
+	return request_parse(r, &session, payload);
 }
 
 static int parse(void)
@@ -289,11 +291,11 @@ static void test_extensions_that_were_not_agreed(void)
 		uint32_t minor;
 		uint64_t flags;
 	} without[] = {{37, FUSE_CREATE_SUPP_GROUP}, {45, 0}, {27, 0}};
-	const struct fuse_session agreed = *w->session;
+	const struct fuse_session agreed = session;
 
 	for (uint32_t i = 0; i < sizeof(without) / sizeof(*without); i++) {
-		w->session->minor = without[i].minor;
-		w->session->flags = without[i].flags;
+		session.minor = without[i].minor;
+		session.flags = without[i].flags;
 		for (uint32_t extlen = 0; extlen < UINT16_MAX; extlen += 5) {
 			make_mkdir("dir\0\0\0\0\0\0\0\0", 12);
 			header()->total_extlen = (uint16_t)extlen;
@@ -301,19 +303,19 @@ static void test_extensions_that_were_not_agreed(void)
 			CHECK_EQUAL(r->payload_len, 12);
 		}
 	}
-	*w->session = agreed;
+	session = agreed;
 }
 
 /* Labels alone were agreed: groups are nobody's. */
 static void test_groups_that_were_not_agreed(void)
 {
-	const struct fuse_session agreed = *w->session;
+	const struct fuse_session agreed = session;
 
-	w->session->flags = FUSE_SECURITY_CTX;
+	session.flags = FUSE_SECURITY_CTX;
 	make_extension(FUSE_EXT_GROUPS, 24, 3, 3);
 	CHECK_EQUAL(parse(), 0);
 	CHECK_EQUAL(r->group_count, 0);
-	*w->session = agreed;
+	session = agreed;
 }
 
 static void test_payload_too_long(void)
@@ -330,7 +332,8 @@ static void test_payload_too_long(void)
 		r->chain.readable_count = split(r->chain.readable, bytes, length, 40, length);
 		r->chain.readable[r->chain.readable_count++] = (struct iovec){data, len};
 		r->chain.readable_len = length + len;
-		CHECK_EQUAL(request_parse(w, r), len > REQUEST_PAYLOAD_MAX ? -E2BIG : 0);
+		CHECK_EQUAL(request_parse(r, &session, payload),
+			    len > REQUEST_PAYLOAD_MAX ? -E2BIG : 0);
 	}
 	free(data);
 }
@@ -377,7 +380,7 @@ static uint32_t reply(uint32_t room, uint32_t first, uint32_t second, int result
 	r->chain.writable_len = room;
 	r->chain.writable_count = split(writable, NULL, room, first, second);
 	memcpy(r->chain.writable, writable, sizeof(writable));
-	CHECK_EQUAL(request_parse(w, r), 0);
+	CHECK_EQUAL(request_parse(r, &session, payload), 0);
 	for (uint32_t i = 0; i < 104; i++)
 		r->reply[i] = (uint8_t)(i + 1);
 	len = request_reply(r, result);
@@ -444,7 +447,7 @@ static void test_out_header_in_sixteen_pieces(void)
 	r->chain.writable_count = 200;
 	for (uint32_t i = 0; i < 200; i++)
 		r->chain.writable[i] = (struct iovec){out[i] = piece(NULL, 1), 1};
-	CHECK_EQUAL(request_parse(w, r), 0);
+	CHECK_EQUAL(request_parse(r, &session, payload), 0);
 	CHECK_EQUAL(r->out_header_count, 16);
 	CHECK_EQUAL(r->data_out_count, 184);
 	CHECK_EQUAL(r->data_out_len, 184);
@@ -471,14 +474,12 @@ static void test_iovec_truncate_and_advance(void)
 
 int main(void)
 {
-	w = calloc(1, sizeof(*w));
 	r = calloc(1, sizeof(*r));
-	CHECK(w && r);
-	w->payload = malloc(REQUEST_PAYLOAD_MAX + 1);
-	w->session = calloc(1, sizeof(*w->session));
-	CHECK(w->payload && w->session);
-	w->session->minor = 45;
-	w->session->flags = FUSE_SECURITY_CTX | FUSE_CREATE_SUPP_GROUP;
+	CHECK(r);
+	payload = malloc(REQUEST_PAYLOAD_MAX + 1);
+	CHECK(payload);
+	session.minor = 45;
+	session.flags = FUSE_SECURITY_CTX | FUSE_CREATE_SUPP_GROUP;
 	RUN(test_split_at_every_two_bytes);
 	RUN(test_cut_short_everywhere);
 	RUN(test_lengths_that_lie);
@@ -497,9 +498,7 @@ int main(void)
 	RUN(test_out_header_in_sixteen_pieces);
 	RUN(test_iovec_truncate_and_advance);
 	free_pieces();
-	free(w->payload);
-	free(w->session);
-	free(w);
+	free(payload);
 	free(r);
 	return 0;
 }

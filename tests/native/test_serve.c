@@ -29,7 +29,7 @@ static struct story *story;
 static struct worker_config config;
 static uint32_t die_at; /* the run in which a worker dies, whatever the story says */
 
-__attribute__((used)) int test_op(struct worker *w, struct request *r)
+__attribute__((used)) int test_op(struct fs *fs, struct request *r)
 {
 	__atomic_add_fetch(&story->runs, 1, __ATOMIC_SEQ_CST);
 	if (r->replayed)
@@ -49,9 +49,9 @@ __attribute__((used)) int test_op(struct worker *w, struct request *r)
 }
 
 /* Nothing is lent here. */
-int ops_open_repay(struct worker *w, uint32_t slot)
+int ops_open_repay(void *context, uint32_t slot)
 {
-	(void)w;
+	(void)context;
 	(void)slot;
 	return -1;
 }
@@ -68,20 +68,20 @@ static void begin(void)
 	driver_init(&d, SIZE);
 	story = make_shared(sizeof(*story));
 	setup_worker(&d, "/tmp", INODES, FILES, &config);
-	config.workers->session.ready = 1;
+	config.fs.workers->session.ready = 1;
 }
 
 static void end(void)
 {
 	close(config.device->vrings[0].kick_fd);
 	munmap(config.device, sizeof(*config.device));
-	munmap(config.workers, sizeof(*config.workers));
-	munmap(config.inodes, inode_table_bytes(INODES));
-	munmap(config.files, file_table_bytes(FILES));
+	munmap(config.fs.workers, sizeof(*config.fs.workers));
+	munmap(config.fs.inodes, inode_table_bytes(INODES));
+	munmap(config.fs.files, file_table_bytes(FILES));
 	munmap(config.records, ring_records_bytes());
 	munmap(story, sizeof(*story));
-	close(config.root_fd);
-	close(config.proc_self_fd);
+	close(config.fs.root_fd);
+	close(config.fs.proc_self_fd);
 	close(config.control_fd);
 	driver_end(&d);
 }
@@ -110,9 +110,9 @@ static void bury(pid_t pid)
 
 	CHECK(waitpid(pid, &status, 0) == pid);
 	CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
-	inode_table_bury(config.inodes, 0);
-	file_table_bury(config.files, 0);
-	worker_table_bury(config.workers, 0);
+	inode_table_bury(config.fs.inodes, 0);
+	file_table_bury(config.fs.files, 0);
+	worker_table_bury(config.fs.workers, 0);
 }
 
 static void stop(pid_t pid)
@@ -305,10 +305,10 @@ static void test_a_worker_that_cannot_enter_the_folder_of_its_fds_is_not_made(vo
 	int folder;
 
 	begin();
-	folder = config.proc_self_fd;
-	config.proc_self_fd = config.control_fd;
+	folder = config.fs.proc_self_fd;
+	config.fs.proc_self_fd = config.control_fd;
 	CHECK(!worker_create(&config));
-	config.proc_self_fd = folder;
+	config.fs.proc_self_fd = folder;
 	end();
 }
 

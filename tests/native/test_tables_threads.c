@@ -171,13 +171,13 @@ static void unpin(struct thread *t)
 
 /* With a path for every other slot; else, as without an fd to spare, the inode keeps the lent one.
  */
-static int repay_either_way(struct worker *w, uint32_t slot)
+static int repay_either_way(void *worker, uint32_t slot)
 {
 	struct open_file *file = file_table_at(b.files, slot);
 
 	if (slot & 1)
-		return repay_with_path(w, slot);
-	if (inode_table_repay(b.inodes, (uint32_t)(uintptr_t)w, file->nodeid, slot, -1))
+		return repay_with_path(worker, slot);
+	if (inode_table_repay(b.inodes, (uint32_t)(uintptr_t)worker, file->nodeid, slot, -1))
 		file->keep_fd = 1;
 	return file->keep_fd ? -1 : file->fd;
 }

@@ -15,7 +15,7 @@ enum {
 	CAPACITY = 64,
 };
 
-static struct worker w;
+static struct fs fs;
 static int folder;
 static bool forgets; /* the file system does not find what is unlinked */
 
@@ -36,18 +36,18 @@ static void set_up(void)
 {
 	folder = open(".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	CHECK(folder >= 0);
-	w.inodes = make_shared(inode_table_bytes(CAPACITY));
-	w.files = make_shared(file_table_bytes(CAPACITY));
-	w.table = make_shared(sizeof(*w.table));
-	worker_table_init(w.table, 1);
-	CHECK(!inode_table_init(w.inodes, CAPACITY, folder));
-	file_table_init(w.files, CAPACITY);
-	CHECK(inode_table_try_handles(w.inodes, folder));
-	w.policy.file_handles = FILE_HANDLES_PREFER;
-	w.proc_self_fd = open("/proc/self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC);
-	w.fds_max = w.inode_fds_max = CAPACITY;
-	credentials_init(&w.credentials);
-	reclaim_init(&w.reclaim, w.table, 0);
+	fs.inodes = make_shared(inode_table_bytes(CAPACITY));
+	fs.files = make_shared(file_table_bytes(CAPACITY));
+	fs.table = make_shared(sizeof(*fs.table));
+	worker_table_init(fs.table, 1);
+	CHECK(!inode_table_init(fs.inodes, CAPACITY, folder));
+	file_table_init(fs.files, CAPACITY);
+	CHECK(inode_table_try_handles(fs.inodes, folder));
+	fs.policy.file_handles = FILE_HANDLES_PREFER;
+	fs.proc_self_fd = open("/proc/self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	fs.fds_max = fs.inode_fds_max = CAPACITY;
+	credentials_init(&fs.credentials);
+	reclaim_init(&fs.reclaim, fs.table, 0);
 }
 
 /* A file that the guest knows by its handle. */
@@ -58,17 +58,17 @@ static const struct inode *known(const char *name)
 
 	close(openat(folder, name, O_CREAT | O_WRONLY | O_CLOEXEC, 0600));
 	CHECK(!identity_stat_name(folder, name, &st) && !fhandle_get(folder, name, &handle));
-	return inode_table_insert_handle(w.inodes, 0, identity_key(&st), identity_birth_time(&st),
+	return inode_table_insert_handle(fs.inodes, 0, identity_key(&st), identity_birth_time(&st),
 					 &handle);
 }
 
 static struct open_file *opened(const struct inode *inode, const char *name)
 {
-	struct open_file *file = file_table_reserve(w.files, 0);
+	struct open_file *file = file_table_reserve(fs.files, 0);
 	int fd = openat(folder, name, O_RDWR | O_CLOEXEC);
 
 	CHECK(file && fd >= 0);
-	file_table_publish(w.files, file, inode_nodeid(w.inodes, inode), fd, 0);
+	file_table_publish(fs.files, file, inode_nodeid(fs.inodes, inode), fd, 0);
 	return file;
 }
 
@@ -90,10 +90,10 @@ static void test_an_open_file_stands_for_its_inode(void)
 	forgets = true;
 	unlinkat(folder, "file", 0);
 	unlinkat(folder, "gone", 0);
-	CHECK_EQUAL(number(inode_fd(&w, inode)), number(file->fd));
-	CHECK(inode_fd(&w, inode) != file->fd);
-	CHECK_EQUAL(inode_fd(&w, gone), -ESTALE);
-	CHECK_EQUAL(number(entry_reopen(&w, inode, O_RDWR)), number(file->fd));
+	CHECK_EQUAL(number(inode_fd(&fs, inode)), number(file->fd));
+	CHECK(inode_fd(&fs, inode) != file->fd);
+	CHECK_EQUAL(inode_fd(&fs, gone), -ESTALE);
+	CHECK_EQUAL(number(entry_reopen(&fs, inode, O_RDWR)), number(file->fd));
 }
 
 static void test_one_that_was_released_does_not(void)
@@ -103,8 +103,8 @@ static void test_one_that_was_released_does_not(void)
 
 	forgets = true;
 	unlinkat(folder, "closed", 0);
-	file_table_release(w.files, &w.reclaim, file);
-	CHECK_EQUAL(inode_fd(&w, inode), -ESTALE);
+	file_table_release(fs.files, &fs.reclaim, file);
+	CHECK_EQUAL(inode_fd(&fs, inode), -ESTALE);
 }
 
 int main(void)

@@ -30,19 +30,19 @@ static inline void setup_worker(const struct driver *d, const char *path, uint32
 				uint32_t files, struct worker_config *ret)
 {
 	memset(ret, 0, sizeof(*ret));
-	ret->root_fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
-	ret->proc_self_fd = open("/proc/self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC);
-	ret->handles_fd = -1;
+	ret->fs.root_fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	ret->fs.proc_self_fd = open("/proc/self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	ret->fs.handles_fd = -1;
 	ret->control_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-	CHECK(ret->root_fd >= 0 && ret->proc_self_fd >= 0 && ret->control_fd >= 0);
+	CHECK(ret->fs.root_fd >= 0 && ret->fs.proc_self_fd >= 0 && ret->control_fd >= 0);
 	ret->device = make_shared(sizeof(*ret->device));
-	ret->workers = make_shared(sizeof(*ret->workers));
-	ret->inodes = make_shared(inode_table_bytes(inodes));
-	ret->files = make_shared(file_table_bytes(files));
+	ret->fs.workers = make_shared(sizeof(*ret->fs.workers));
+	ret->fs.inodes = make_shared(inode_table_bytes(inodes));
+	ret->fs.files = make_shared(file_table_bytes(files));
 	ret->records = make_shared(ring_records_bytes());
-	worker_table_init(ret->workers, 1);
-	CHECK(!inode_table_init(ret->inodes, inodes, ret->root_fd));
-	file_table_init(ret->files, files);
+	worker_table_init(ret->fs.workers, 1);
+	CHECK(!inode_table_init(ret->fs.inodes, inodes, ret->fs.root_fd));
+	file_table_init(ret->fs.files, files);
 	setup_device(d, ret->device);
 }
 

@@ -80,7 +80,7 @@ def test_each_opcode_in_a_reason_is_served_by_a_caller(row: seccomp.SyscallRow) 
     named = set(re.findall(r"\b[A-Z][A-Z0-9_]{2,}\b", row.why)) - NOT_OPS
     assert named <= OPCODES.keys(), "there is no such opcode"
     ops = [SOURCES[caller] for caller in row.callers if caller.startswith("ops_")]
-    handlers = [f"int op_{OPCODES[name]}(struct worker" for name in named]
+    handlers = [f"int op_{OPCODES[name]}(struct fs" for name in named]
     if ops:
         assert [h for h in handlers for text in ops if h in text], "no caller serves any of them"
 

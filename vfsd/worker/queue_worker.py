@@ -99,19 +99,19 @@ class QueueWorker:
     def _create(self) -> Any:
         place, job, tables = self._place, self._place.job, self._place.tables
         config: Any = ffi.new("struct worker_config *")
-        config.slot = place.slot
-        config.root_fd = place.sandbox.root_fd
-        config.proc_self_fd = self._proc_self_fd
-        config.handles_fd = place.sandbox.handles.socket_of(place.slot)
+        config.fs.slot = place.slot
+        config.fs.root_fd = place.sandbox.root_fd
+        config.fs.proc_self_fd = self._proc_self_fd
+        config.fs.handles_fd = place.sandbox.handles.socket_of(place.slot)
         config.control_fd = self._channel.fileno()
         config.poll_us = job.poll_us
         config.threads = job.thread_pool_size
         config.device = tables.device
-        config.workers = tables.workers
-        config.inodes = tables.inodes
-        config.files = tables.files
+        config.fs.workers = tables.workers
+        config.fs.inodes = tables.inodes
+        config.fs.files = tables.files
         config.records = tables.records
-        policy.fill(config.policy, job.fs, place.sandbox.handles.outcome)
+        policy.fill(config.fs.policy, job.fs, place.sandbox.handles.outcome)
         worker = lib.worker_create(config)
         if worker == ffi.NULL:
             raise MemoryError("no memory for a worker")

@@ -73,33 +73,33 @@ static uint32_t encode_device(uint32_t major, uint32_t minor)
 
 /* A guest with a write-back cache may have data of the file that is not here yet. Programs that are
  * told of no block at all (GNU tar) do not read the file. */
-uint64_t entry_blocks(const struct worker *w, const struct statx *st)
+uint64_t entry_blocks(const struct fs *fs, const struct statx *st)
 {
-	bool more = S_ISREG(st->stx_mode) && w->session->flags & FUSE_WRITEBACK_CACHE;
+	bool more = S_ISREG(st->stx_mode) && fs->session->flags & FUSE_WRITEBACK_CACHE;
 
 	return more && !st->stx_blocks ? 1 : st->stx_blocks;
 }
 
-bool entry_announces_mounts(const struct worker *w)
+bool entry_announces_mounts(const struct fs *fs)
 {
-	return w->policy.announce_submounts && is_agreed(w->session, &AGREED_SUBMOUNTS);
+	return fs->policy.announce_submounts && is_agreed(fs->session, &AGREED_SUBMOUNTS);
 }
 
 /* Numbers of our making have 62 bits that look random, so that no two meet, and are larger than any
  * that a file system counts up to. They depend on nothing that another worker does not know. */
-uint64_t entry_foreign_number(const struct worker *w, uint64_t ino, uint32_t device)
+uint64_t entry_foreign_number(const struct fs *fs, uint64_t ino, uint32_t device)
 {
-	if (entry_announces_mounts(w))
+	if (entry_announces_mounts(fs))
 		return ino;
 	return mix64(ino + mix64(device)) >> 2 | UINT64_C(1) << 62;
 }
 
-void entry_attr(const struct worker *w, const struct statx *st, struct fuse_attr *ret)
+void entry_attr(const struct fs *fs, const struct statx *st, struct fuse_attr *ret)
 {
 	*ret = (struct fuse_attr){
 		.ino = st->stx_ino,
 		.size = st->stx_size,
-		.blocks = entry_blocks(w, st),
+		.blocks = entry_blocks(fs, st),
 		.atime = (uint64_t)st->stx_atime.tv_sec,
 		.mtime = (uint64_t)st->stx_mtime.tv_sec,
 		.ctime = (uint64_t)st->stx_ctime.tv_sec,
@@ -108,13 +108,14 @@ void entry_attr(const struct worker *w, const struct statx *st, struct fuse_attr
 		.ctimensec = st->stx_ctime.tv_nsec,
 		.mode = st->stx_mode,
 		.nlink = st->stx_nlink,
-		.uid = idmap_translate(&w->policy.uids.to_guest, st->stx_uid),
-		.gid = idmap_translate(&w->policy.gids.to_guest, st->stx_gid),
+		.uid = idmap_translate(&fs->policy.uids.to_guest, st->stx_uid),
+		.gid = idmap_translate(&fs->policy.gids.to_guest, st->stx_gid),
 		.rdev = encode_device(st->stx_rdev_major, st->stx_rdev_minor),
 		.blksize = st->stx_blksize,
 	};
-	if (__builtin_expect(inode_key_device(identity_key(st)) != w->root_device, 0))
-		ret->ino = entry_foreign_number(w, st->stx_ino, inode_key_device(identity_key(st)));
+	if (__builtin_expect(inode_key_device(identity_key(st)) != fs->root_device, 0))
+		ret->ino =
+			entry_foreign_number(fs, st->stx_ino, inode_key_device(identity_key(st)));
 }
 
 void entry_timeout(uint64_t ns, uint64_t *ret_sec, uint32_t *ret_nsec)
@@ -124,9 +125,9 @@ void entry_timeout(uint64_t ns, uint64_t *ret_sec, uint32_t *ret_nsec)
 }
 
 /* The guest mounts such a directory as a file system of its own, with its own device number. */
-static bool is_submount(const struct worker *w, const struct inode *parent, const struct statx *st)
+static bool is_submount(const struct fs *fs, const struct inode *parent, const struct statx *st)
 {
-	return parent && S_ISDIR(st->stx_mode) && entry_announces_mounts(w) &&
+	return parent && S_ISDIR(st->stx_mode) && entry_announces_mounts(fs) &&
 	       identity_key(st).mnt_id != parent->mnt_id;
 }
 
@@ -134,48 +135,48 @@ static bool is_submount(const struct worker *w, const struct inode *parent, cons
 _Static_assert(sizeof(struct fuse_entry_out) == 5 * 8 + sizeof(struct fuse_attr), "padding");
 _Static_assert(sizeof(struct fuse_attr) == 6 * 8 + 10 * 4, "padding");
 
-static int fill(const struct worker *w, const struct inode *parent, const struct inode *inode,
+static int fill(const struct fs *fs, const struct inode *parent, const struct inode *inode,
 		const struct statx *st, struct fuse_entry_out *ret)
 {
-	ret->nodeid = inode_nodeid(w->inodes, inode);
+	ret->nodeid = inode_nodeid(fs->inodes, inode);
 	ret->generation = 0;
-	entry_timeout(w->policy.entry_timeout_ns, &ret->entry_valid, &ret->entry_valid_nsec);
-	entry_timeout(w->policy.attr_timeout_ns, &ret->attr_valid, &ret->attr_valid_nsec);
-	entry_attr(w, st, &ret->attr);
-	if (is_submount(w, parent, st))
+	entry_timeout(fs->policy.entry_timeout_ns, &ret->entry_valid, &ret->entry_valid_nsec);
+	entry_timeout(fs->policy.attr_timeout_ns, &ret->attr_valid, &ret->attr_valid_nsec);
+	entry_attr(fs, st, &ret->attr);
+	if (is_submount(fs, parent, st))
 		ret->attr.flags |= FUSE_ATTR_SUBMOUNT;
 	return 0;
 }
 
 /* Enter the file that `fd` is, without owning fd yet: *ret_used_fd says whether the inode holds it
  * now. */
-static int enter(struct worker *w, const struct inode *parent, int fd, uint32_t lender,
+static int enter(struct fs *fs, const struct inode *parent, int fd, uint32_t lender,
 		 const struct fhandle *proof, const struct statx *st, struct fuse_entry_out *ret,
 		 bool *ret_used_fd)
 {
-	struct inode *inode = inode_table_insert(w->inodes, w->slot, identity_key(st), fd, lender,
+	struct inode *inode = inode_table_insert(fs->inodes, fs->slot, identity_key(st), fd, lender,
 						 proof, ret_used_fd);
 
-	return inode ? fill(w, parent, inode, st, ret) : -ENFILE;
+	return inode ? fill(fs, parent, inode, st, ret) : -ENFILE;
 }
 
-int entry_from_fd(struct worker *w, const struct inode *parent, int fd, uint32_t lender,
+int entry_from_fd(struct fs *fs, const struct inode *parent, int fd, uint32_t lender,
 		  struct fuse_entry_out *ret)
 {
 	struct statx st;
 	bool used_fd;
 	int err = identity_stat_fd(fd, &st);
 
-	return err ? err : enter(w, parent, fd, lender, NULL, &st, ret, &used_fd);
+	return err ? err : enter(fs, parent, fd, lender, NULL, &st, ret, &used_fd);
 }
 
 /* The same for an fd that becomes the inode's or is closed. */
-static int enter_owned(struct worker *w, const struct inode *parent, int path_fd,
+static int enter_owned(struct fs *fs, const struct inode *parent, int path_fd,
 		       const struct fhandle *proof, const struct statx *st,
 		       struct fuse_entry_out *ret)
 {
 	bool used_fd = false;
-	int err = enter(w, parent, path_fd, 0, proof, st, ret, &used_fd);
+	int err = enter(fs, parent, path_fd, 0, proof, st, ret, &used_fd);
 
 	if (!used_fd)
 		close(path_fd);
@@ -183,66 +184,66 @@ static int enter_owned(struct worker *w, const struct inode *parent, int path_fd
 }
 
 /* The same for an O_PATH fd whose file has a handle: the fd is only cached. */
-static int enter_handle(struct worker *w, const struct inode *parent, int path_fd,
+static int enter_handle(struct fs *fs, const struct inode *parent, int path_fd,
 			const struct fhandle *handle, const struct statx *st,
 			struct fuse_entry_out *ret)
 {
 	struct inode *inode;
 
-	inode = inode_table_insert_handle(w->inodes, w->slot, identity_key(st),
+	inode = inode_table_insert_handle(fs->inodes, fs->slot, identity_key(st),
 					  identity_birth_time(st), handle);
 	if (!inode) {
 		close(path_fd);
 		return -ENFILE;
 	}
 	inode_table_note_checked(inode); /* the handle is of the very fd that st is of */
-	inode_table_cache_fd(w->inodes, &w->reclaim, inode, path_fd);
-	return fill(w, parent, inode, st, ret);
+	inode_table_cache_fd(fs->inodes, &fs->reclaim, inode, path_fd);
+	return fill(fs, parent, inode, st, ret);
 }
 
 /* The same where fds are scarce: a signed handle is to hold the inode. */
-static int enter_signed(struct worker *w, const struct inode *parent, int path_fd,
+static int enter_signed(struct fs *fs, const struct inode *parent, int path_fd,
 			const struct statx *st, struct fuse_entry_out *ret)
 {
 	struct handle_signature signature;
-	int mount_fd = inode_table_mount_fd(w->inodes, identity_key(st).mnt_id);
-	int err = handle_client_sign(&w->handles, mount_fd, &path_fd, 1, &signature);
+	int mount_fd = inode_table_mount_fd(fs->inodes, identity_key(st).mnt_id);
+	int err = handle_client_sign(&fs->handles, mount_fd, &path_fd, 1, &signature);
 	struct fhandle handle;
 	struct inode *inode;
 
-	if ((err || signature.error) && !inode_fd_budget(w))
-		return enter_owned(w, parent, path_fd, NULL, st, ret);
+	if ((err || signature.error) && !inode_fd_budget(fs))
+		return enter_owned(fs, parent, path_fd, NULL, st, ret);
 	close(path_fd);
 	if (err || signature.error)
 		return -ENFILE;
 	handle = handle_of_signature(&signature);
-	inode = inode_table_insert_handle(w->inodes, w->slot, identity_key(st), signature.btime,
+	inode = inode_table_insert_handle(fs->inodes, fs->slot, identity_key(st), signature.btime,
 					  &handle);
 	if (!inode)
 		return -ENFILE;
 	inode_table_note_checked(inode); /* the handle is of the very fd that st is of */
-	return fill(w, parent, inode, st, ret);
+	return fill(fs, parent, inode, st, ret);
 }
 
 /* The same where handles are signed when fds become scarce. An inode of this key may be held by its
  * handle alone by now: the file's own handle tells whether it is this file. */
-static int enter_until_scarce(struct worker *w, const struct inode *parent, int path_fd,
+static int enter_until_scarce(struct fs *fs, const struct inode *parent, int path_fd,
 			      const struct statx *st, struct fuse_entry_out *ret)
 {
 	struct inode_key key = identity_key(st);
 	struct fhandle proof;
 
-	if (inode_fd_is_scarce(w) && inode_fd_can_be_signed(w, key.mnt_id))
-		return enter_signed(w, parent, path_fd, st, ret);
-	if (inode_table_knows(w->inodes, w->slot, key) && !fhandle_get(path_fd, "", &proof))
-		return enter_owned(w, parent, path_fd, &proof, st, ret);
-	return enter_owned(w, parent, path_fd, NULL, st, ret);
+	if (inode_fd_is_scarce(fs) && inode_fd_can_be_signed(fs, key.mnt_id))
+		return enter_signed(fs, parent, path_fd, st, ret);
+	if (inode_table_knows(fs->inodes, fs->slot, key) && !fhandle_get(path_fd, "", &proof))
+		return enter_owned(fs, parent, path_fd, &proof, st, ret);
+	return enter_owned(fs, parent, path_fd, NULL, st, ret);
 }
 
 /* Take back that `ret` was entered. */
-static void take_back(struct worker *w, const struct fuse_entry_out *ret)
+static void take_back(struct fs *fs, const struct fuse_entry_out *ret)
 {
-	inode_table_forget(w->inodes, &w->reclaim, ret->nodeid, 1);
+	inode_table_forget(fs->inodes, &fs->reclaim, ret->nodeid, 1);
 }
 
 /*
@@ -250,53 +251,53 @@ static void take_back(struct worker *w, const struct fuse_entry_out *ret)
  * known as long as the guest knows an inode on that mount, so the directory is entered first, and
  * held by its fd.
  */
-static int enter_first_of_mount(struct worker *w, const struct inode *parent, int path_fd,
+static int enter_first_of_mount(struct fs *fs, const struct inode *parent, int path_fd,
 				const struct statx *st, struct fuse_entry_out *ret)
 {
 	bool used_fd = false;
-	int err = enter(w, parent, path_fd, 0, NULL, st, ret, &used_fd);
+	int err = enter(fs, parent, path_fd, 0, NULL, st, ret, &used_fd);
 
 	if (!err)
-		inode_fd_note_mount(w, identity_key(st).mnt_id, path_fd);
+		inode_fd_note_mount(fs, identity_key(st).mnt_id, path_fd);
 	if (!used_fd)
 		close(path_fd);
-	if (err || w->policy.file_handles != FILE_HANDLES_MANDATORY ||
-	    inode_fd_uses_handles(w, identity_key(st).mnt_id))
+	if (err || fs->policy.file_handles != FILE_HANDLES_MANDATORY ||
+	    inode_fd_uses_handles(fs, identity_key(st).mnt_id))
 		return err;
-	take_back(w, ret);
+	take_back(fs, ret);
 	return -EOPNOTSUPP;
 }
 
 /* path_fd becomes the inode's or is closed. */
-static int enter_path_fd(struct worker *w, const struct inode *parent, int path_fd,
+static int enter_path_fd(struct fs *fs, const struct inode *parent, int path_fd,
 			 const struct statx *st, struct fuse_entry_out *ret)
 {
 	struct fhandle handle;
 	int err = -EOPNOTSUPP;
 
-	if (S_ISDIR(st->stx_mode) && inode_fd_is_new_mount(w, identity_key(st).mnt_id))
-		return enter_first_of_mount(w, parent, path_fd, st, ret);
-	if (w->policy.file_handles == FILE_HANDLES_SIGNED)
-		return enter_until_scarce(w, parent, path_fd, st, ret);
-	if (inode_fd_uses_handles(w, identity_key(st).mnt_id))
+	if (S_ISDIR(st->stx_mode) && inode_fd_is_new_mount(fs, identity_key(st).mnt_id))
+		return enter_first_of_mount(fs, parent, path_fd, st, ret);
+	if (fs->policy.file_handles == FILE_HANDLES_SIGNED)
+		return enter_until_scarce(fs, parent, path_fd, st, ret);
+	if (inode_fd_uses_handles(fs, identity_key(st).mnt_id))
 		err = fhandle_get(path_fd, "", &handle);
 	if (!err)
-		return enter_handle(w, parent, path_fd, &handle, st, ret);
+		return enter_handle(fs, parent, path_fd, &handle, st, ret);
 	/* Not every file of a file system need have one. */
-	if (err == -EOPNOTSUPP && w->policy.file_handles != FILE_HANDLES_MANDATORY)
-		return enter_owned(w, parent, path_fd, NULL, st, ret);
+	if (err == -EOPNOTSUPP && fs->policy.file_handles != FILE_HANDLES_MANDATORY)
+		return enter_owned(fs, parent, path_fd, NULL, st, ret);
 	close(path_fd);
 	return err;
 }
 
-int entry_from_path_fd(struct worker *w, const struct inode *parent, int path_fd,
+int entry_from_path_fd(struct fs *fs, const struct inode *parent, int path_fd,
 		       struct fuse_entry_out *ret)
 {
 	struct statx st;
 	int err = identity_stat_fd(path_fd, &st);
 
 	if (!err)
-		return enter_path_fd(w, parent, path_fd, &st, ret);
+		return enter_path_fd(fs, parent, path_fd, &st, ret);
 	close(path_fd);
 	return err;
 }
@@ -314,7 +315,7 @@ int entry_open_path(int dir_fd, const char *name)
 	return fd_or_error(openat(dir_fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC));
 }
 
-static int reopen(struct worker *w, const struct inode *inode, int flags)
+static int reopen(struct fs *fs, const struct inode *inode, int flags)
 {
 	char name[FD_NAME];
 	int fd;
@@ -322,18 +323,18 @@ static int reopen(struct worker *w, const struct inode *inode, int flags)
 	/* Faster than by fd. But a handle that may be another file's is opened as O_PATH first:
 	 * opening a device of the host would be harm enough. And handles are opened as root in its
 	 * own group, which need not be the one that decides what truncating takes (set_id.h). */
-	if (!(flags & O_TRUNC) && w->policy.file_handles >= FILE_HANDLES_PREFER &&
+	if (!(flags & O_TRUNC) && fs->policy.file_handles >= FILE_HANDLES_PREFER &&
 	    inode_table_is_checked(inode)) {
-		int opened = inode_fd_open_handle(w, inode, flags);
+		int opened = inode_fd_open_handle(fs, inode, flags);
 
 		/* Some file systems do not find what is unlinked. */
 		if (opened != -ESTALE)
 			return opened;
 	}
-	fd = inode_fd(w, inode);
+	fd = inode_fd(fs, inode);
 	if (fd < 0)
 		return fd;
-	return fd_or_error(openat(w->proc_self_fd, proc_fd_name(fd, name), flags));
+	return fd_or_error(openat(fs->proc_self_fd, proc_fd_name(fd, name), flags));
 }
 
 static bool is_of_type(int fd, uint32_t type)
@@ -343,13 +344,13 @@ static bool is_of_type(int fd, uint32_t type)
 	return !fstat(fd, &st) && (st.st_mode & S_IFMT) == type;
 }
 
-int entry_reopen(struct worker *w, const struct inode *inode, int flags)
+int entry_reopen(struct fs *fs, const struct inode *inode, int flags)
 {
 	int fd;
 
 	if (!S_ISREG(inode->mode) && !S_ISDIR(inode->mode))
 		return -ENXIO;
-	fd = reopen(w, inode, flags | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
+	fd = reopen(fs, inode, flags | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
 	if (fd < 0 || is_of_type(fd, inode->mode))
 		return fd;
 	close(fd);
@@ -358,39 +359,39 @@ int entry_reopen(struct worker *w, const struct inode *inode, int flags)
 
 /* A directory gets its fd at once: most are used, and one that the guest works in must not become
  * stale when it is removed. Not when fds are scarce: then its handle must do. */
-static bool gets_fd(const struct worker *w, mode_t mode)
+static bool gets_fd(const struct fs *fs, mode_t mode)
 {
-	return S_ISDIR(mode) && inode_table_held(w->inodes) < w->inode_fds_max &&
-	       !inode_fd_budget(w);
+	return S_ISDIR(mode) && inode_table_held(fs->inodes) < fs->inode_fds_max &&
+	       !inode_fd_budget(fs);
 }
 
-static int open_to_enter(struct worker *w, int dir_fd, const char *name)
+static int open_to_enter(struct fs *fs, int dir_fd, const char *name)
 {
 	/* Where handles are signed the fd is closed at once if there are too many. */
-	int fd = w->policy.file_handles == FILE_HANDLES_SIGNED ? 0 : inode_fd_budget(w);
+	int fd = fs->policy.file_handles == FILE_HANDLES_SIGNED ? 0 : inode_fd_budget(fs);
 
 	if (!fd)
 		fd = entry_open_path(dir_fd, name);
 	/* Created as a user who may not search the directory. */
-	if (fd == -EACCES && !credentials_root(&w->credentials))
+	if (fd == -EACCES && !credentials_root(&fs->credentials))
 		fd = entry_open_path(dir_fd, name);
 	return fd;
 }
 
-static int lookup_by_fd(struct worker *w, const struct inode *parent, int dir_fd, const char *name,
+static int lookup_by_fd(struct fs *fs, const struct inode *parent, int dir_fd, const char *name,
 			struct fuse_entry_out *ret)
 {
-	int fd = open_to_enter(w, dir_fd, name);
+	int fd = open_to_enter(fs, dir_fd, name);
 
-	return fd < 0 ? fd : entry_from_path_fd(w, parent, fd, ret);
+	return fd < 0 ? fd : entry_from_path_fd(fs, parent, fd, ret);
 }
 
 /* The same for a directory that was created just now: nobody knows it, so there is no handle to
  * compare with its; inode_trim() asks for that if it must. */
-static int lookup_created(struct worker *w, const struct inode *parent, int dir_fd,
-			  const char *name, struct fuse_entry_out *ret)
+static int lookup_created(struct fs *fs, const struct inode *parent, int dir_fd, const char *name,
+			  struct fuse_entry_out *ret)
 {
-	int fd = open_to_enter(w, dir_fd, name);
+	int fd = open_to_enter(fs, dir_fd, name);
 	struct statx st;
 	int err;
 
@@ -398,62 +399,62 @@ static int lookup_created(struct worker *w, const struct inode *parent, int dir_
 		return fd;
 	err = identity_stat_fd(fd, &st);
 	if (!err)
-		return enter_owned(w, parent, fd, NULL, &st, ret);
+		return enter_owned(fs, parent, fd, NULL, &st, ret);
 	close(fd);
 	return err;
 }
 
 /* As entry_lookup_new, for a name whose attributes are known: without an fd where that can be. */
-static int lookup_unknown(struct worker *w, const struct inode *parent, int dir_fd,
-			  const char *name, const struct statx *st, struct fuse_entry_out *ret)
+static int lookup_unknown(struct fs *fs, const struct inode *parent, int dir_fd, const char *name,
+			  const struct statx *st, struct fuse_entry_out *ret)
 {
 	struct inode_key key = identity_key(st);
 	struct fhandle handle;
 	struct inode *inode;
 	int err;
 
-	if (key.mnt_id != parent->mnt_id || !inode_fd_uses_handles(w, key.mnt_id) ||
-	    gets_fd(w, st->stx_mode))
-		return lookup_by_fd(w, parent, dir_fd, name, ret);
+	if (key.mnt_id != parent->mnt_id || !inode_fd_uses_handles(fs, key.mnt_id) ||
+	    gets_fd(fs, st->stx_mode))
+		return lookup_by_fd(fs, parent, dir_fd, name, ret);
 	err = fhandle_get_on_mount(dir_fd, name, inode_key_mount_id(key), &handle);
 	if (err == -EOPNOTSUPP || err == -EXDEV)
-		return lookup_by_fd(w, parent, dir_fd, name, ret);
+		return lookup_by_fd(fs, parent, dir_fd, name, ret);
 	if (err)
 		return err;
-	inode = inode_table_insert_handle(w->inodes, w->slot, key, identity_birth_time(st),
+	inode = inode_table_insert_handle(fs->inodes, fs->slot, key, identity_birth_time(st),
 					  &handle);
 	if (!inode)
 		return -ENFILE;
-	fill(w, parent, inode, st, ret);
-	if (inode_fd_uses_handles(w, key.mnt_id))
+	fill(fs, parent, inode, st, ret);
+	if (inode_fd_uses_handles(fs, key.mnt_id))
 		return 0;
 	/* The guest has forgotten `parent`, and with it the mount. */
-	take_back(w, ret);
+	take_back(fs, ret);
 	return -ESTALE;
 }
 
-int entry_lookup_new(struct worker *w, const struct inode *parent, const char *name, mode_t type,
+int entry_lookup_new(struct fs *fs, const struct inode *parent, const char *name, mode_t type,
 		     struct fuse_entry_out *ret)
 {
-	int dir_fd = inode_fd(w, parent);
+	int dir_fd = inode_fd(fs, parent);
 	struct statx st;
 	int err;
 
 	if (dir_fd < 0)
 		return dir_fd;
-	if (gets_fd(w, type))
-		return lookup_created(w, parent, dir_fd, name, ret);
-	if (!inode_fd_uses_handles(w, parent->mnt_id))
-		return lookup_by_fd(w, parent, dir_fd, name, ret);
+	if (gets_fd(fs, type))
+		return lookup_created(fs, parent, dir_fd, name, ret);
+	if (!inode_fd_uses_handles(fs, parent->mnt_id))
+		return lookup_by_fd(fs, parent, dir_fd, name, ret);
 	err = identity_stat_name(dir_fd, name, &st);
-	if (err == -EACCES && !credentials_root(&w->credentials))
+	if (err == -EACCES && !credentials_root(&fs->credentials))
 		err = identity_stat_name(dir_fd, name, &st);
-	return err ? err : lookup_unknown(w, parent, dir_fd, name, &st, ret);
+	return err ? err : lookup_unknown(fs, parent, dir_fd, name, &st, ret);
 }
 
 /* A guess that the file is new to the guest, because the latest ones were: open it at once, which
  * saves the statx of the name where the guess is right. */
-static int lookup_guessed_new(struct worker *w, const struct inode *parent, int dir_fd,
+static int lookup_guessed_new(struct fs *fs, const struct inode *parent, int dir_fd,
 			      const char *name, struct fuse_entry_out *ret)
 {
 	const struct inode *inode;
@@ -462,102 +463,102 @@ static int lookup_guessed_new(struct worker *w, const struct inode *parent, int 
 	int err;
 
 	if (fd < 0) {
-		w->new_names = 0;
+		fs->new_names = 0;
 		return fd;
 	}
 	err = identity_stat_fd(fd, &st);
 	inode = err ? NULL
-		    : inode_table_acquire(w->inodes, w->slot, identity_key(&st),
+		    : inode_table_acquire(fs->inodes, fs->slot, identity_key(&st),
 					  identity_birth_time(&st));
 	if (!err && !inode)
-		return enter_path_fd(w, parent, fd, &st, ret);
+		return enter_path_fd(fs, parent, fd, &st, ret);
 	close(fd);
-	w->new_names = 0;
-	return err ? err : fill(w, parent, inode, &st, ret);
+	fs->new_names = 0;
+	return err ? err : fill(fs, parent, inode, &st, ret);
 }
 
-int entry_lookup(struct worker *w, const struct inode *parent, const char *name,
+int entry_lookup(struct fs *fs, const struct inode *parent, const char *name,
 		 struct fuse_entry_out *ret)
 {
-	int dir_fd = inode_fd(w, parent);
+	int dir_fd = inode_fd(fs, parent);
 	const struct inode *inode;
 	struct statx st;
 	int err;
 
 	if (dir_fd < 0)
 		return dir_fd;
-	if (w->new_names >= NEW_NAMES_WORTH && w->policy.file_handles < FILE_HANDLES_PREFER &&
-	    !inode_fd_budget(w))
-		return lookup_guessed_new(w, parent, dir_fd, name, ret);
+	if (fs->new_names >= NEW_NAMES_WORTH && fs->policy.file_handles < FILE_HANDLES_PREFER &&
+	    !inode_fd_budget(fs))
+		return lookup_guessed_new(fs, parent, dir_fd, name, ret);
 	err = identity_stat_name(dir_fd, name, &st);
 	if (err)
 		return err;
-	inode = inode_table_acquire(w->inodes, w->slot, identity_key(&st),
+	inode = inode_table_acquire(fs->inodes, fs->slot, identity_key(&st),
 				    identity_birth_time(&st));
-	if (inode && w->handles.is_gone && __atomic_load_n(&inode->fd, __ATOMIC_ACQUIRE) < 0) {
+	if (inode && fs->handles.is_gone && __atomic_load_n(&inode->fd, __ATOMIC_ACQUIRE) < 0) {
 		/* Nobody opens its handle any more: it is to be held by an fd again. */
-		inode_table_forget(w->inodes, &w->reclaim, inode_nodeid(w->inodes, inode), 1);
+		inode_table_forget(fs->inodes, &fs->reclaim, inode_nodeid(fs->inodes, inode), 1);
 		inode = NULL;
 	}
-	w->new_names = inode ? 0 : w->new_names + 1;
-	return inode ? fill(w, parent, inode, &st, ret)
-		     : lookup_unknown(w, parent, dir_fd, name, &st, ret);
+	fs->new_names = inode ? 0 : fs->new_names + 1;
+	return inode ? fill(fs, parent, inode, &st, ret)
+		     : lookup_unknown(fs, parent, dir_fd, name, &st, ret);
 }
 
-int entry_lookup_dirent(struct worker *w, const struct inode *parent, const char *name,
-			uint64_t ino, mode_t type, struct fuse_entry_out *ret)
+int entry_lookup_dirent(struct fs *fs, const struct inode *parent, const char *name, uint64_t ino,
+			mode_t type, struct fuse_entry_out *ret)
 {
 	struct inode_key key = {.ino = ino, .mnt_id = parent->mnt_id, .type = type};
 	const struct inode *inode;
 	struct statx st;
 	int dir_fd, err;
 
-	if (!type || inode_fd_uses_handles(w, parent->mnt_id))
-		return entry_lookup(w, parent, name, ret);
-	inode = inode_table_acquire(w->inodes, w->slot, key, 0);
+	if (!type || inode_fd_uses_handles(fs, parent->mnt_id))
+		return entry_lookup(fs, parent, name, ret);
+	inode = inode_table_acquire(fs->inodes, fs->slot, key, 0);
 	/* What only its handle holds may be known all the same: its attributes tell. */
-	if (!inode && w->policy.file_handles == FILE_HANDLES_SIGNED &&
-	    inode_table_knows(w->inodes, w->slot, key))
-		return entry_lookup(w, parent, name, ret);
+	if (!inode && fs->policy.file_handles == FILE_HANDLES_SIGNED &&
+	    inode_table_knows(fs->inodes, fs->slot, key))
+		return entry_lookup(fs, parent, name, ret);
 	if (!inode)
-		return entry_lookup_new(w, parent, name, 0, ret);
-	dir_fd = inode_fd(w, parent);
+		return entry_lookup_new(fs, parent, name, 0, ret);
+	dir_fd = inode_fd(fs, parent);
 	err = dir_fd < 0 ? dir_fd : identity_stat_name(dir_fd, name, &st);
 	if (!err && inode_key_equal(identity_key(&st), inode_key_of(inode)))
-		return fill(w, parent, inode, &st, ret);
+		return fill(fs, parent, inode, &st, ret);
 	/* Replaced since it was listed, or something is mounted there. */
-	inode_table_forget(w->inodes, &w->reclaim, inode_nodeid(w->inodes, inode), 1);
-	return err ? err : entry_lookup(w, parent, name, ret);
+	inode_table_forget(fs->inodes, &fs->reclaim, inode_nodeid(fs->inodes, inode), 1);
+	return err ? err : entry_lookup(fs, parent, name, ret);
 }
 
-int entry_again(struct worker *w, const struct inode *inode, struct fuse_entry_out *ret)
+int entry_again(struct fs *fs, const struct inode *inode, struct fuse_entry_out *ret)
 {
 	const struct inode *same;
 	struct statx st;
-	int fd = inode_fd(w, inode);
+	int fd = inode_fd(fs, inode);
 	int err = fd < 0 ? fd : identity_stat_fd(fd, &st);
 
 	if (err)
 		return err;
-	same = inode_table_acquire(w->inodes, w->slot, inode_key_of(inode),
+	same = inode_table_acquire(fs->inodes, fs->slot, inode_key_of(inode),
 				   identity_birth_time(&st));
 	if (same == inode)
-		return fill(w, NULL, same, &st, ret);
+		return fill(fs, NULL, same, &st, ret);
 	if (same)
-		inode_table_forget(w->inodes, &w->reclaim, inode_nodeid(w->inodes, same), 1);
+		inode_table_forget(fs->inodes, &fs->reclaim, inode_nodeid(fs->inodes, same), 1);
 	return -ESTALE;
 }
 
-int entry_refresh(struct worker *w, const struct inode *inode, struct fuse_entry_out *ret)
+int entry_refresh(struct fs *fs, const struct inode *inode, struct fuse_entry_out *ret)
 {
 	uint32_t flags = ret->attr.flags;
 	struct statx st;
-	int fd = inode_fd(w, inode);
+	int fd = inode_fd(fs, inode);
 	int err = fd < 0 ? fd : identity_stat_fd(fd, &st);
 
 	if (err)
 		return err;
-	entry_attr(w, &st, &ret->attr);
+	entry_attr(fs, &st, &ret->attr);
 	ret->attr.flags = flags;
 	return 0;
 }

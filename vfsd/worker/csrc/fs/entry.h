@@ -8,54 +8,53 @@
 #define VFSD_ENTRY_H
 
 #include "transport/csrc/types.h"
-#include "worker/csrc/loop/worker.h"
+#include "worker/csrc/fs/fs.h"
 
 #include <sys/stat.h>
 
 /* Are mounts in the share mounts in the guest? */
-bool entry_announces_mounts(const struct worker *w);
-uint64_t entry_foreign_number(const struct worker *w, uint64_t ino, uint32_t device);
+bool entry_announces_mounts(const struct fs *fs);
+uint64_t entry_foreign_number(const struct fs *fs, uint64_t ino, uint32_t device);
 /*
  * The inode number that the guest is told for `ino` of a file system with this device number
  * (inode_key_device). A guest to which no mounts are announced sees all of them as one file system,
  * in which two files must not have one number: what is not on the share's own gets a number of our
  * making.
  */
-static inline uint64_t entry_number(const struct worker *w, uint64_t ino, uint32_t device)
+static inline uint64_t entry_number(const struct fs *fs, uint64_t ino, uint32_t device)
 {
-	return device == w->root_device ? ino : entry_foreign_number(w, ino, device);
+	return device == fs->root_device ? ino : entry_foreign_number(fs, ino, device);
 }
 
 /* fuse_attr with flags 0; `entry_*` add FUSE_ATTR_SUBMOUNT where it belongs. */
-void entry_attr(const struct worker *w, const struct statx *st, struct fuse_attr *ret);
+void entry_attr(const struct fs *fs, const struct statx *st, struct fuse_attr *ret);
 /* Blocks of 512 bytes, as the guest is told of them. */
-uint64_t entry_blocks(const struct worker *w, const struct statx *st);
+uint64_t entry_blocks(const struct fs *fs, const struct statx *st);
 void entry_timeout(uint64_t ns, uint64_t *ret_sec, uint32_t *ret_nsec);
 
 /* LOOKUP of one component. Return: 0 or -errno; on success the guest owns one more lookup. */
-int entry_lookup(struct worker *w, const struct inode *parent, const char *name,
+int entry_lookup(struct fs *fs, const struct inode *parent, const char *name,
 		 struct fuse_entry_out *ret) must_check;
 /* The same for a name that was created just now, of this type (S_IFMT; 0: whatever it is): it
  * cannot be known, so it is not looked for among what is. */
-int entry_lookup_new(struct worker *w, const struct inode *parent, const char *name, mode_t type,
+int entry_lookup_new(struct fs *fs, const struct inode *parent, const char *name, mode_t type,
 		     struct fuse_entry_out *ret) must_check;
 /* For a file that was created open: identity from the same fd, which the inode borrows from the
  * open file `lender` until that is released. */
-int entry_from_fd(struct worker *w, const struct inode *parent, int fd, uint32_t lender,
+int entry_from_fd(struct fs *fs, const struct inode *parent, int fd, uint32_t lender,
 		  struct fuse_entry_out *ret) must_check;
 /* For an O_PATH fd, which becomes the inode's or is closed. `parent` may be NULL. */
-int entry_from_path_fd(struct worker *w, const struct inode *parent, int path_fd,
+int entry_from_path_fd(struct fs *fs, const struct inode *parent, int path_fd,
 		       struct fuse_entry_out *ret) must_check;
 
 /* LOOKUP of a name just listed with inode number `ino` and `type` (S_IFMT; 0: not known): known or
  * not is decided by these, which saves an unknown file one statx. */
-int entry_lookup_dirent(struct worker *w, const struct inode *parent, const char *name,
-			uint64_t ino, mode_t type, struct fuse_entry_out *ret) must_check;
+int entry_lookup_dirent(struct fs *fs, const struct inode *parent, const char *name, uint64_t ino,
+			mode_t type, struct fuse_entry_out *ret) must_check;
 /* One more lookup of an inode the guest knows. Return: 0 or -errno (-ESTALE: just forgotten). */
-int entry_again(struct worker *w, const struct inode *inode, struct fuse_entry_out *ret) must_check;
+int entry_again(struct fs *fs, const struct inode *inode, struct fuse_entry_out *ret) must_check;
 /* New attributes for an entry told of this inode. Return: 0 or -errno. */
-int entry_refresh(struct worker *w, const struct inode *inode,
-		  struct fuse_entry_out *ret) must_check;
+int entry_refresh(struct fs *fs, const struct inode *inode, struct fuse_entry_out *ret) must_check;
 
 /*
  * Open the file of an inode with `flags`. What was opened is a regular file or a directory, as the
@@ -63,7 +62,7 @@ int entry_refresh(struct worker *w, const struct inode *inode,
  * -ENXIO (the inode is of another type), -ESTALE (the file is of another type than the inode), or
  * -errno (-ENFILE when no fd is to be had).
  */
-int entry_reopen(struct worker *w, const struct inode *inode, int flags) must_check;
+int entry_reopen(struct fs *fs, const struct inode *inode, int flags) must_check;
 
 /* dir/name opened O_PATH, never following. Return: the fd, or -errno (-ENFILE when no fd is to be
  * had). */

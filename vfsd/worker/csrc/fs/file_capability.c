@@ -7,8 +7,8 @@
  */
 #include "worker/csrc/fs/file_capability.h"
 
+#include "worker/csrc/fs/fs.h"
 #include "worker/csrc/host/proc_fd.h"
-#include "worker/csrc/loop/worker.h"
 
 #include <errno.h>
 #include <string.h>
@@ -34,27 +34,27 @@ static __attribute__((noinline)) int remove_if_set(const char *name, int fd)
 	return removexattr(path, name) < 0 && errno != ENODATA ? -errno : 0;
 }
 
-int file_capability_drop(struct worker *w, uint64_t nodeid, int fd)
+int file_capability_drop(struct fs *fs, uint64_t nodeid, int fd)
 {
-	struct file_capability *c = &w->capability;
+	struct file_capability *c = &fs->capability;
 	uint64_t sets;
 	int err;
 
 	if (!c->name[0])
 		return 0;
-	sets = __atomic_load_n(&w->table->capability_sets, __ATOMIC_ACQUIRE);
-	if (absence_is_known(&c->absences, nodeid, sets, w->now_ns))
+	sets = __atomic_load_n(&fs->table->capability_sets, __ATOMIC_ACQUIRE);
+	if (absence_is_known(&c->absences, nodeid, sets, fs->now_ns))
 		return 0;
-	err = credentials_root(&w->credentials);
+	err = credentials_root(&fs->credentials);
 	if (!err)
 		err = remove_if_set(c->name, fd);
 	if (!err)
-		absence_note(&c->absences, nodeid, sets, w->now_ns);
+		absence_note(&c->absences, nodeid, sets, fs->now_ns);
 	return err;
 }
 
-void file_capability_set(struct worker *w, const char *name)
+void file_capability_set(struct fs *fs, const char *name)
 {
-	if (w->capability.name[0] && !strcmp(name, w->capability.name))
-		__atomic_add_fetch(&w->table->capability_sets, 1, __ATOMIC_ACQ_REL);
+	if (fs->capability.name[0] && !strcmp(name, fs->capability.name))
+		__atomic_add_fetch(&fs->table->capability_sets, 1, __ATOMIC_ACQ_REL);
 }

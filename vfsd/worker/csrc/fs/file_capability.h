@@ -12,7 +12,7 @@
 #include "worker/csrc/fs/absence.h"
 #include "worker/csrc/fs/xattrmap.h"
 
-struct worker;
+struct fs;
 
 struct file_capability {
 	char name[XATTRMAP_NAME]; /* the host's; empty if it is not remapped */
@@ -23,9 +23,9 @@ void file_capability_init(struct file_capability *c, const struct xattrmap *map)
 
 /* Before a regular file changes: drop its remapped capability. `fd` is the inode's or an open
  * file's. Leaves root acting if there is anything to be asked. Return: 0 or -errno. */
-int file_capability_drop(struct worker *w, uint64_t nodeid, int fd) must_check;
+int file_capability_drop(struct fs *fs, uint64_t nodeid, int fd) must_check;
 
 /* The guest has set the attribute that the host calls `name`. */
-void file_capability_set(struct worker *w, const char *name);
+void file_capability_set(struct fs *fs, const char *name);
 
 #endif

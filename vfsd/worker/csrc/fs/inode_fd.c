@@ -33,13 +33,13 @@ static int check_identity(const struct inode *inode, int fd)
 	return 0;
 }
 
-int inode_fd_open_handle(struct worker *w, const struct inode *inode, int flags)
+int inode_fd_open_handle(struct fs *fs, const struct inode *inode, int flags)
 {
-	int mount_fd = inode_table_mount_fd(w->inodes, inode->mnt_id);
-	int fd, err = mount_fd < 0 ? -ESTALE : credentials_root(&w->credentials);
+	int mount_fd = inode_table_mount_fd(fs->inodes, inode->mnt_id);
+	int fd, err = mount_fd < 0 ? -ESTALE : credentials_root(&fs->credentials);
 
 	if (!err)
-		err = inode_fd_budget(w);
+		err = inode_fd_budget(fs);
 	if (err)
 		return err;
 	fd = fhandle_open(mount_fd, &inode->handle, flags);
@@ -52,38 +52,38 @@ int inode_fd_open_handle(struct worker *w, const struct inode *inode, int flags)
 	return err;
 }
 
-static int open_signed(struct worker *w, const struct inode *inode)
+static int open_signed(struct fs *fs, const struct inode *inode)
 {
-	int mount_fd = inode_table_mount_fd(w->inodes, inode->mnt_id);
+	int mount_fd = inode_table_mount_fd(fs->inodes, inode->mnt_id);
 
 	if (mount_fd < 0)
 		return -ESTALE;
-	return handle_client_open(&w->handles, mount_fd, inode_key_of(inode), &inode->handle);
+	return handle_client_open(&fs->handles, mount_fd, inode_key_of(inode), &inode->handle);
 }
 
-static int open_path_once(struct worker *w, const struct inode *inode)
+static int open_path_once(struct fs *fs, const struct inode *inode)
 {
 	int err;
 
-	if (w->policy.file_handles != FILE_HANDLES_SIGNED)
-		return inode_fd_open_handle(w, inode, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-	err = inode_fd_budget(w);
-	return err ? err : open_signed(w, inode);
+	if (fs->policy.file_handles != FILE_HANDLES_SIGNED)
+		return inode_fd_open_handle(fs, inode, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	err = inode_fd_budget(fs);
+	return err ? err : open_signed(fs, inode);
 }
 
 /* Not every file system finds by its handle what is unlinked (ZFS does not). What the guest still
  * has open can be reached all the same; fstat(2) and fchmod(2) in the guest name no open file. */
-static int open_by_open_file(struct worker *w, const struct inode *inode)
+static int open_by_open_file(struct fs *fs, const struct inode *inode)
 {
 	const struct open_file *file =
-		file_table_of_inode(w->files, inode_nodeid(w->inodes, inode));
+		file_table_of_inode(fs->files, inode_nodeid(fs->inodes, inode));
 	char name[FD_NAME];
 	struct statx st;
 	int fd;
 
 	if (!file)
 		return -ESTALE;
-	fd = openat(w->proc_self_fd, proc_fd_name(file->fd, name), O_PATH | O_CLOEXEC);
+	fd = openat(fs->proc_self_fd, proc_fd_name(file->fd, name), O_PATH | O_CLOEXEC);
 	if (fd < 0)
 		return errno == EMFILE ? -ENFILE : -ESTALE;
 	if (!identity_stat_fd(fd, &st) && inode_key_equal(identity_key(&st), inode_key_of(inode)))
@@ -92,19 +92,20 @@ static int open_by_open_file(struct worker *w, const struct inode *inode)
 	return -ESTALE;
 }
 
-static uint64_t closed_fds(const struct worker *w)
+static uint64_t closed_fds(const struct fs *fs)
 {
 	uint64_t count = 0;
 
-	for (uint32_t i = 0; i < w->table->slots && i < WORKER_SLOTS_MAX; i++)
-		count += __atomic_load_n(&w->table->rows[i].closed_fds, __ATOMIC_RELAXED);
+	for (uint32_t i = 0; i < fs->table->slots && i < WORKER_SLOTS_MAX; i++)
+		count += __atomic_load_n(&fs->table->rows[i].closed_fds, __ATOMIC_RELAXED);
 	return count;
 }
 
 /* May closing what was given up help? The tables are below their limit then. */
-static bool is_worth_a_wait(const struct worker *w)
+static bool is_worth_a_wait(const struct fs *fs)
 {
-	return !inode_fd_budget(w) && inode_fd_unclosed(w) && w->futile_wait != closed_fds(w) + 1;
+	return !inode_fd_budget(fs) && inode_fd_unclosed(fs) &&
+	       fs->futile_wait != closed_fds(fs) + 1;
 }
 
 /*
@@ -113,69 +114,69 @@ static bool is_worth_a_wait(const struct worker *w)
  * no reason for an error. But close(2) may hang in storage. So after a wait in vain no request of
  * this worker waits until an fd has been closed.
  */
-static int open_path(struct worker *w, const struct inode *inode)
+static int open_path(struct fs *fs, const struct inode *inode)
 {
-	int ms = 0, fd = open_path_once(w, inode);
+	int ms = 0, fd = open_path_once(fs, inode);
 
-	for (; fd == -ENFILE && is_worth_a_wait(w) && ms < CLOSING_WAIT_MS; ms++) {
+	for (; fd == -ENFILE && is_worth_a_wait(fs) && ms < CLOSING_WAIT_MS; ms++) {
 		nanosleep(&(struct timespec){.tv_nsec = 1000 * 1000}, NULL);
-		fd = open_path_once(w, inode);
+		fd = open_path_once(fs, inode);
 	}
 	if (ms == CLOSING_WAIT_MS)
-		w->futile_wait = closed_fds(w) + 1;
-	return fd == -ESTALE ? open_by_open_file(w, inode) : fd;
+		fs->futile_wait = closed_fds(fs) + 1;
+	return fd == -ESTALE ? open_by_open_file(fs, inode) : fd;
 }
 
 /* Apart, so that what an inode holds costs no stack frame. */
-static __attribute__((noinline)) int open_and_cache(struct worker *w, const struct inode *inode)
+static __attribute__((noinline)) int open_and_cache(struct fs *fs, const struct inode *inode)
 {
-	int fd = open_path(w, inode);
+	int fd = open_path(fs, inode);
 
 	if (fd >= 0)
-		fd = inode_table_cache_fd(w->inodes, &w->reclaim, inode, fd);
+		fd = inode_table_cache_fd(fs->inodes, &fs->reclaim, inode, fd);
 	if (fd >= 0)
 		inode_table_touch(inode);
 	return fd;
 }
 
-int inode_fd(struct worker *w, const struct inode *inode)
+int inode_fd(struct fs *fs, const struct inode *inode)
 {
 	int fd = __atomic_load_n(&inode->fd, __ATOMIC_ACQUIRE);
 
 	if (fd < 0)
-		return open_and_cache(w, inode);
+		return open_and_cache(fs, inode);
 	inode_table_touch(inode);
 	return fd;
 }
 
-bool inode_fd_uses_handles(struct worker *w, uint64_t mnt_id)
+bool inode_fd_uses_handles(struct fs *fs, uint64_t mnt_id)
 {
-	return w->policy.file_handles >= FILE_HANDLES_PREFER &&
-	       inode_table_mount_fd(w->inodes, mnt_id) >= 0;
+	return fs->policy.file_handles >= FILE_HANDLES_PREFER &&
+	       inode_table_mount_fd(fs->inodes, mnt_id) >= 0;
 }
 
-bool inode_fd_can_be_signed(const struct worker *w, uint64_t mnt_id)
+bool inode_fd_can_be_signed(const struct fs *fs, uint64_t mnt_id)
 {
-	return w->policy.file_handles == FILE_HANDLES_SIGNED &&
-	       inode_table_mount_fd(w->inodes, mnt_id) >= 0;
+	return fs->policy.file_handles == FILE_HANDLES_SIGNED &&
+	       inode_table_mount_fd(fs->inodes, mnt_id) >= 0;
 }
 
-bool inode_fd_is_scarce(const struct worker *w)
+bool inode_fd_is_scarce(const struct fs *fs)
 {
-	uint64_t held = inode_table_held(w->inodes);
+	uint64_t held = inode_table_held(fs->inodes);
 
-	if (inode_fd_budget(w))
+	if (inode_fd_budget(fs))
 		return true;
-	return held >= w->inode_fds_max &&
-	       held + inode_fd_unclosed(w) >= (w->inode_fds_max + w->fds_max) / 2;
+	return held >= fs->inode_fds_max &&
+	       held + inode_fd_unclosed(fs) >= (fs->inode_fds_max + fs->fds_max) / 2;
 }
 
-uint64_t inode_fd_unclosed(const struct worker *w)
+uint64_t inode_fd_unclosed(const struct fs *fs)
 {
 	uint64_t count = 0;
 
-	for (uint32_t i = 0; i < w->table->slots && i < WORKER_SLOTS_MAX; i++)
-		count += __atomic_load_n(&w->table->rows[i].loose_fds, __ATOMIC_RELAXED);
+	for (uint32_t i = 0; i < fs->table->slots && i < WORKER_SLOTS_MAX; i++)
+		count += __atomic_load_n(&fs->table->rows[i].loose_fds, __ATOMIC_RELAXED);
 	return count;
 }
 
@@ -235,29 +236,29 @@ int inode_table_expect_signatures(void *memory, int root_fd, int handles_fd)
 	return 0;
 }
 
-bool inode_fd_is_new_mount(const struct worker *w, uint64_t mnt_id)
+bool inode_fd_is_new_mount(const struct fs *fs, uint64_t mnt_id)
 {
-	return w->policy.file_handles != FILE_HANDLES_NEVER &&
-	       inode_table_mount_fd(w->inodes, mnt_id) == MOUNT_FD_UNKNOWN;
+	return fs->policy.file_handles != FILE_HANDLES_NEVER &&
+	       inode_table_mount_fd(fs->inodes, mnt_id) == MOUNT_FD_UNKNOWN;
 }
 
-void inode_fd_note_mount(struct worker *w, uint64_t mnt_id, int dir_fd)
+void inode_fd_note_mount(struct fs *fs, uint64_t mnt_id, int dir_fd)
 {
 	int fd;
 
-	if (credentials_root(&w->credentials))
+	if (credentials_root(&fs->credentials))
 		return;
-	fd = w->policy.file_handles == FILE_HANDLES_SIGNED ? try_signatures(&w->handles, dir_fd)
-							   : try_handles(dir_fd);
+	fd = fs->policy.file_handles == FILE_HANDLES_SIGNED ? try_signatures(&fs->handles, dir_fd)
+							    : try_handles(dir_fd);
 	if (fd == MOUNT_FD_UNKNOWN)
 		return;
-	if (!inode_table_set_mount_fd(w->inodes, w->slot, mnt_id, fd) && fd >= 0)
+	if (!inode_table_set_mount_fd(fs->inodes, fs->slot, mnt_id, fd) && fd >= 0)
 		close(fd);
 }
 
-int inode_fd_budget(const struct worker *w)
+int inode_fd_budget(const struct fs *fs)
 {
-	uint64_t used = inode_table_held(w->inodes) + file_table_count(w->files);
+	uint64_t used = inode_table_held(fs->inodes) + file_table_count(fs->files);
 
-	return used < w->fds_max ? 0 : -ENFILE;
+	return used < fs->fds_max ? 0 : -ENFILE;
 }

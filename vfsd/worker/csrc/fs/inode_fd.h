@@ -8,40 +8,40 @@
 #ifndef VFSD_INODE_FD_H
 #define VFSD_INODE_FD_H
 
-#include "worker/csrc/loop/worker.h"
+#include "worker/csrc/fs/fs.h"
 
 /*
  * An fd of the inode, O_PATH or better, good until this worker's next quiescent point. It may have
  * to become root for that: ask before an op acts as the requesting user.
  * Return: the fd, -ESTALE (the file is gone), or -errno.
  */
-int inode_fd(struct worker *w, const struct inode *inode) must_check;
+int inode_fd(struct fs *fs, const struct inode *inode) must_check;
 
 /* Open the inode, which has a handle that we may open, with `flags` of open(2); the fd is the
  * caller's. Errors as above. */
-int inode_fd_open_handle(struct worker *w, const struct inode *inode, int flags) must_check;
+int inode_fd_open_handle(struct fs *fs, const struct inode *inode, int flags) must_check;
 
 /* Do we open handles of files of this mount ourselves? */
-bool inode_fd_uses_handles(struct worker *w, uint64_t mnt_id);
+bool inode_fd_uses_handles(struct fs *fs, uint64_t mnt_id);
 
 /* Does the broker sign handles of files of this mount? */
-bool inode_fd_can_be_signed(const struct worker *w, uint64_t mnt_id);
+bool inode_fd_can_be_signed(const struct fs *fs, uint64_t mnt_id);
 
 /* Are there so many more fds of inodes than inode_trim() leaves that the next one must do without,
  * before that comes round? */
-bool inode_fd_is_scarce(const struct worker *w);
+bool inode_fd_is_scarce(const struct fs *fs);
 
 /* Fds that inodes and files of all workers have given up and that are still to be closed. */
-uint64_t inode_fd_unclosed(const struct worker *w);
+uint64_t inode_fd_unclosed(const struct fs *fs);
 
 /* Is it to be found out whether files of this mount can be held by handles? */
-bool inode_fd_is_new_mount(const struct worker *w, uint64_t mnt_id);
+bool inode_fd_is_new_mount(const struct fs *fs, uint64_t mnt_id);
 
 /* Find that out by a directory of the mount, whose inode is known. */
-void inode_fd_note_mount(struct worker *w, uint64_t mnt_id, int dir_fd);
+void inode_fd_note_mount(struct fs *fs, uint64_t mnt_id, int dir_fd);
 
 /* Is there an fd to spare for one more inode or file? Else -ENFILE for the request at hand, so that
  * the daemon itself always has some. */
-int inode_fd_budget(const struct worker *w) must_check;
+int inode_fd_budget(const struct fs *fs) must_check;
 
 #endif

@@ -42,7 +42,7 @@ static bool has_handle(const struct inode *inode)
 	return __atomic_load_n(&inode->handle.len, __ATOMIC_ACQUIRE);
 }
 
-static bool get_own_handle(struct worker *w, struct inode *inode)
+static bool get_own_handle(struct fs *fs, struct inode *inode)
 {
 	uint32_t generation = __atomic_load_n(&inode->generation, __ATOMIC_ACQUIRE);
 	int fd = __atomic_load_n(&inode->fd, __ATOMIC_ACQUIRE);
@@ -50,17 +50,17 @@ static bool get_own_handle(struct worker *w, struct inode *inode)
 
 	if (fd < 0 || fhandle_get(fd, "", &handle))
 		return false;
-	inode_table_give_handle(w->inodes, w->slot, inode, generation, fd, 0, &handle);
+	inode_table_give_handle(fs->inodes, fs->slot, inode, generation, fd, 0, &handle);
 	return true;
 }
 
-static bool drop(struct worker *w, struct inode *inode)
+static bool drop(struct fs *fs, struct inode *inode)
 {
-	return inode_table_drop_fd(w->inodes, &w->reclaim, inode);
+	return inode_table_drop_fd(fs->inodes, &fs->reclaim, inode);
 }
 
 /* Give a batch its signatures and close its fds. Return: how many were closed. */
-static uint32_t drop_signed(struct worker *w, const struct batch *batch,
+static uint32_t drop_signed(struct fs *fs, const struct batch *batch,
 			    const struct handle_signature *signatures)
 {
 	uint32_t closes = 0;
@@ -70,37 +70,38 @@ static uint32_t drop_signed(struct worker *w, const struct batch *batch,
 
 		if (signatures[i].error)
 			continue;
-		inode_table_give_handle(w->inodes, w->slot, batch->inodes[i], batch->generations[i],
-					batch->fds[i], signatures[i].btime, &handle);
-		closes += drop(w, batch->inodes[i]);
+		inode_table_give_handle(fs->inodes, fs->slot, batch->inodes[i],
+					batch->generations[i], batch->fds[i], signatures[i].btime,
+					&handle);
+		closes += drop(fs, batch->inodes[i]);
 	}
 	return closes;
 }
 
 /* Have a batch signed and close its fds. Return: how many were closed. */
-static uint32_t sign_and_drop(struct worker *w, struct batch *batch)
+static uint32_t sign_and_drop(struct fs *fs, struct batch *batch)
 {
 	struct handle_signature signatures[HANDLE_BATCH];
-	int mount_fd = inode_table_mount_fd(w->inodes, batch->mnt_id);
+	int mount_fd = inode_table_mount_fd(fs->inodes, batch->mnt_id);
 	uint32_t closes = 0;
 
 	if (batch->count && mount_fd >= 0 &&
-	    !handle_client_sign(&w->handles, mount_fd, batch->fds, batch->count, signatures))
-		closes = drop_signed(w, batch, signatures);
+	    !handle_client_sign(&fs->handles, mount_fd, batch->fds, batch->count, signatures))
+		closes = drop_signed(fs, batch, signatures);
 	batch->is_vain = batch->count == HANDLE_BATCH && closes < TRIM_LITTLE;
 	batch->count = 0;
 	return closes;
 }
 
 /* Return: how many fds were closed to make room in the batch. */
-static uint32_t add(struct worker *w, struct batch *batch, struct inode *inode)
+static uint32_t add(struct fs *fs, struct batch *batch, struct inode *inode)
 {
 	uint32_t generation = __atomic_load_n(&inode->generation, __ATOMIC_ACQUIRE);
 	int fd = __atomic_load_n(&inode->fd, __ATOMIC_ACQUIRE);
 	uint32_t closes = 0;
 
 	if (batch->count == HANDLE_BATCH || batch->mnt_id != inode->mnt_id)
-		closes = sign_and_drop(w, batch);
+		closes = sign_and_drop(fs, batch);
 	if (fd < 0)
 		return closes;
 	batch->mnt_id = inode->mnt_id;
@@ -112,17 +113,17 @@ static uint32_t add(struct worker *w, struct batch *batch, struct inode *inode)
 
 /* Close the fd of an inode, now or with the batch, if a handle can hold it. Return: how many fds
  * were closed. */
-static uint32_t give_up(struct worker *w, struct batch *batch, struct inode *inode)
+static uint32_t give_up(struct fs *fs, struct batch *batch, struct inode *inode)
 {
-	bool sign = w->policy.file_handles == FILE_HANDLES_SIGNED;
+	bool sign = fs->policy.file_handles == FILE_HANDLES_SIGNED;
 
-	if (inode_table_mount_fd(w->inodes, inode->mnt_id) < 0)
+	if (inode_table_mount_fd(fs->inodes, inode->mnt_id) < 0)
 		return 0;
 	if (has_handle(inode))
-		return drop(w, inode);
+		return drop(fs, inode);
 	if (sign)
-		return add(w, batch, inode);
-	return get_own_handle(w, inode) && drop(w, inode);
+		return add(fs, batch, inode);
+	return get_own_handle(fs, inode) && drop(fs, inode);
 }
 
 static uint64_t smaller(uint64_t a, uint64_t b)
@@ -131,91 +132,91 @@ static uint64_t smaller(uint64_t a, uint64_t b)
 }
 
 /* Return: how many fds are to be closed. Those that wait for that are open still. */
-static uint64_t excess(const struct worker *w)
+static uint64_t excess(const struct fs *fs)
 {
-	uint64_t held = inode_table_held(w->inodes), waiting, most;
+	uint64_t held = inode_table_held(fs->inodes), waiting, most;
 
-	if (held <= w->inode_fds_max)
+	if (held <= fs->inode_fds_max)
 		return 0;
-	waiting = inode_fd_unclosed(w);
-	most = smaller(TRIM_CLOSES, w->fds_max / 4);
-	return waiting < most ? smaller(held - w->inode_fds_max + TRIM_BELOW, most - waiting) : 0;
+	waiting = inode_fd_unclosed(fs);
+	most = smaller(TRIM_CLOSES, fs->fds_max / 4);
+	return waiting < most ? smaller(held - fs->inode_fds_max + TRIM_BELOW, most - waiting) : 0;
 }
 
 /* Apart, since a worker comes to inode_trim() after every turn and seldom comes to this. */
-static __attribute__((noinline, cold)) void trim(struct worker *w, uint64_t wanted)
+static __attribute__((noinline, cold)) void trim(struct fs *fs, uint64_t wanted)
 {
 	struct batch batch = {0};
 	uint64_t closes = 0;
 
 	for (uint32_t looks = 0; looks < TRIM_LOOKS && closes < wanted && !batch.is_vain; looks++) {
-		struct inode *inode = inode_table_next_idle(w->inodes);
+		struct inode *inode = inode_table_next_idle(fs->inodes);
 
 		if (inode)
-			closes += give_up(w, &batch, inode);
+			closes += give_up(fs, &batch, inode);
 	}
-	closes += sign_and_drop(w, &batch);
+	closes += sign_and_drop(fs, &batch);
 	if (closes < wanted && closes < TRIM_LITTLE)
-		w->trim_at_ns = w->now_ns + TRIM_PAUSE_NS;
+		fs->trim_at_ns = fs->now_ns + TRIM_PAUSE_NS;
 }
 
 /* ---- what was not used for a while ---- */
 
 /* Return: how many fds were closed. */
-static uint32_t sweep_block(struct worker *w, struct batch *batch, uint32_t block)
+static uint32_t sweep_block(struct fs *fs, struct batch *batch, uint32_t block)
 {
 	uint32_t closes = 0;
 
 	for (uint32_t place = 0; place < INODE_BLOCK; place++) {
-		struct inode *inode = inode_table_idle_at(w->inodes, block, place);
+		struct inode *inode = inode_table_idle_at(fs->inodes, block, place);
 
 		if (inode)
-			closes += give_up(w, batch, inode);
+			closes += give_up(fs, batch, inode);
 	}
 	return closes;
 }
 
 /* Go on with the sweep. Return: is it over? */
-static bool sweep_some(struct worker *w)
+static bool sweep_some(struct fs *fs)
 {
 	struct batch batch = {0};
 	uint32_t closes = 0;
 
-	while (closes < SWEEP_CLOSES && inode_table_take_mark(w->inodes, &w->sweep_block))
-		closes += sweep_block(w, &batch, w->sweep_block++);
-	sign_and_drop(w, &batch);
+	while (closes < SWEEP_CLOSES && inode_table_take_mark(fs->inodes, &fs->sweep_block))
+		closes += sweep_block(fs, &batch, fs->sweep_block++);
+	sign_and_drop(fs, &batch);
 	return closes < SWEEP_CLOSES;
 }
 
 /* After a pause; not if another worker has swept since, and left nothing. */
-static __attribute__((noinline, cold)) void sweep(struct worker *w)
+static __attribute__((noinline, cold)) void sweep(struct fs *fs)
 {
-	if (!w->sweep_block) {
-		uint32_t marks = inode_table_marks(w->inodes);
+	if (!fs->sweep_block) {
+		uint32_t marks = inode_table_marks(fs->inodes);
 
-		w->sweep_at_ns = inode_table_is_marked(w->inodes) ? w->now_ns + SWEEP_NS : 0;
-		if (!w->sweep_at_ns)
-			w->marks_seen = marks;
-		if (!w->sweep_at_ns || !inode_table_begin_sweep(w->inodes, w->now_ns, SWEEP_NS))
+		fs->sweep_at_ns = inode_table_is_marked(fs->inodes) ? fs->now_ns + SWEEP_NS : 0;
+		if (!fs->sweep_at_ns)
+			fs->marks_seen = marks;
+		if (!fs->sweep_at_ns || !inode_table_begin_sweep(fs->inodes, fs->now_ns, SWEEP_NS))
 			return;
-		w->marks_seen = marks;
+		fs->marks_seen = marks;
 	}
-	w->sweep_at_ns = w->now_ns; /* go on after the next batch of requests */
-	if (sweep_some(w))
-		w->sweep_at_ns = w->sweep_block = 0;
+	fs->sweep_at_ns = fs->now_ns; /* go on after the next batch of requests */
+	if (sweep_some(fs))
+		fs->sweep_at_ns = fs->sweep_block = 0;
 }
 
-void inode_trim(struct worker *w)
+void inode_trim(struct fs *fs)
 {
-	uint64_t wanted = excess(w);
+	uint64_t wanted = excess(fs);
 
-	if (w->policy.file_handles == FILE_HANDLES_NEVER)
+	if (fs->policy.file_handles == FILE_HANDLES_NEVER)
 		return;
-	if (wanted && w->now_ns >= w->trim_at_ns)
-		trim(w, wanted);
-	if (w->sweep_at_ns && w->now_ns >= w->sweep_at_ns)
-		sweep(w);
+	if (wanted && fs->now_ns >= fs->trim_at_ns)
+		trim(fs, wanted);
+	if (fs->sweep_at_ns && fs->now_ns >= fs->sweep_at_ns)
+		sweep(fs);
 	/* Fds were cached since the last sweep began, by whoever. */
-	if (!w->sweep_at_ns && w->marks_seen != inode_table_marks(w->inodes))
-		w->sweep_at_ns = w->now_ns + SWEEP_NS;
+	if (!fs->sweep_at_ns && fs->marks_seen != inode_table_marks(fs->inodes))
+		fs->sweep_at_ns = fs->now_ns + SWEEP_NS;
 }

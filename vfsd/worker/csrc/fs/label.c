@@ -54,19 +54,19 @@ enum {
 
 /* ---- labels ---- */
 
-int label_set(struct worker *w, const struct request *r, int fd)
+int label_set(struct fs *fs, const struct request *r, int fd)
 {
 	const uint8_t *at = r->labels;
 	uint32_t left = r->labels_len;
 	char path[FD_NAME], host[XATTRMAP_NAME];
 	struct request_label label;
-	int err = credentials_root(&w->credentials);
+	int err = credentials_root(&fs->credentials);
 
 	proc_fd_name(fd, path);
 	for (uint32_t i = 0; !err && i < r->label_count; i++) {
 		if (!request_next_label(&at, &left, &label))
 			return -EINVAL;
-		err = xattrmap_to_host(&w->policy.xattrmap, label.name, host);
+		err = xattrmap_to_host(&fs->policy.xattrmap, label.name, host);
 		if (!err && setxattr(path, host, label.value, label.size, 0) < 0)
 			err = -errno;
 	}
@@ -75,25 +75,24 @@ int label_set(struct worker *w, const struct request *r, int fd)
 
 /* ---- under a staged name ---- */
 
-static void staged_name(const struct worker *w, const struct request *r,
-			char ret[static STAGED_NAME])
+static void staged_name(const struct fs *fs, const struct request *r, char ret[static STAGED_NAME])
 {
-	snprintf(ret, STAGED_NAME, "%s-%u-%u", w->table->staging, r->ring->vring.index,
+	snprintf(ret, STAGED_NAME, "%s-%u-%u", fs->table->staging, r->queue,
 		 (unsigned int)r->chain.head);
 }
 
-bool label_hides(const struct worker *w, const char *name)
+bool label_hides(const struct fs *fs, const char *name)
 {
-	const char *staging = w->table->staging;
+	const char *staging = fs->table->staging;
 
-	return w->session->flags & FUSE_SECURITY_CTX && name[0] == staging[0] &&
+	return fs->session->flags & FUSE_SECURITY_CTX && name[0] == staging[0] &&
 	       !strncmp(name, staging, strlen(staging));
 }
 
 /* Whatever it is; a directory of ours is empty. */
-static int remove_staged(struct worker *w, int dir_fd, const char *staged)
+static int remove_staged(struct fs *fs, int dir_fd, const char *staged)
 {
-	int err = credentials_root(&w->credentials);
+	int err = credentials_root(&fs->credentials);
 
 	if (err)
 		return err;
@@ -103,27 +102,27 @@ static int remove_staged(struct worker *w, int dir_fd, const char *staged)
 }
 
 /* Make it under its staged name, where a dead worker may have left one. */
-static int stage(struct worker *w, const struct request *r, int dir_fd, const char *staged,
+static int stage(struct fs *fs, const struct request *r, int dir_fd, const char *staged,
 		 make_fn *make)
 {
 	int err = make(r, dir_fd, staged);
 
 	if (err != -EEXIST)
 		return err;
-	err = remove_staged(w, dir_fd, staged);
+	err = remove_staged(fs, dir_fd, staged);
 	if (!err)
-		err = requester_act(w, r, w->credentials.umask);
+		err = requester_act(fs, r, fs->credentials.umask);
 	return err ? err : make(r, dir_fd, staged);
 }
 
-static int label_name(struct worker *w, const struct request *r, int dir_fd, const char *staged)
+static int label_name(struct fs *fs, const struct request *r, int dir_fd, const char *staged)
 {
-	int err = credentials_root(&w->credentials);
+	int err = credentials_root(&fs->credentials);
 	int fd = err ? err : entry_open_path(dir_fd, staged);
 
 	if (fd < 0)
 		return fd;
-	err = label_set(w, r, fd);
+	err = label_set(fs, r, fd);
 	close(fd);
 	return err;
 }
@@ -135,36 +134,35 @@ static int publish(int dir_fd, const char *staged, const char *name)
 	return errno == EINVAL || errno == ENOSYS ? -EOPNOTSUPP : -errno;
 }
 
-int label_make(struct worker *w, const struct request *r, int dir_fd, const char *name,
-	       make_fn *make)
+int label_make(struct fs *fs, const struct request *r, int dir_fd, const char *name, make_fn *make)
 {
 	char staged[STAGED_NAME];
 	int err;
 
 	if (!r->label_count)
 		return make(r, dir_fd, name);
-	staged_name(w, r, staged);
-	err = stage(w, r, dir_fd, staged, make);
+	staged_name(fs, r, staged);
+	err = stage(fs, r, dir_fd, staged, make);
 	if (err)
 		return err;
-	err = label_name(w, r, dir_fd, staged);
+	err = label_name(fs, r, dir_fd, staged);
 	if (!err)
 		err = publish(dir_fd, staged, name);
-	if (err && remove_staged(w, dir_fd, staged) < 0)
+	if (err && remove_staged(fs, dir_fd, staged) < 0)
 		return -EIO; /* it stays; say more than "exists" */
 	return err;
 }
 
-void label_forsake(struct worker *w, const struct request *r)
+void label_forsake(struct fs *fs, const struct request *r)
 {
-	const struct inode *parent = inode_table_get(w->inodes, r->in.nodeid);
-	int dir_fd = r->label_count && parent && S_ISDIR(parent->mode) ? inode_fd(w, parent) : -1;
+	const struct inode *parent = inode_table_get(fs->inodes, r->in.nodeid);
+	int dir_fd = r->label_count && parent && S_ISDIR(parent->mode) ? inode_fd(fs, parent) : -1;
 	char staged[STAGED_NAME];
 
 	if (dir_fd < 0)
 		return;
-	staged_name(w, r, staged);
-	(void)!remove_staged(w, dir_fd, staged);
+	staged_name(fs, r, staged);
+	(void)!remove_staged(fs, dir_fd, staged);
 }
 
 /* ---- without a name ---- */
@@ -177,15 +175,15 @@ static int make_regular(const struct request *r, int dir_fd, const char *name)
 	return mknodat(dir_fd, name, S_IFREG | (mode & 07777), 0) < 0 ? -errno : 0;
 }
 
-static int link_to_name(const struct worker *w, int fd, int dir_fd, const char *name)
+static int link_to_name(const struct fs *fs, int fd, int dir_fd, const char *name)
 {
 	char path[FD_NAME];
 
 	proc_fd_name(fd, path);
-	return linkat(w->proc_self_fd, path, dir_fd, name, AT_SYMLINK_FOLLOW) < 0 ? -errno : 0;
+	return linkat(fs->proc_self_fd, path, dir_fd, name, AT_SYMLINK_FOLLOW) < 0 ? -errno : 0;
 }
 
-int label_create(struct worker *w, const struct request *r, int dir_fd, int flags, mode_t mode)
+int label_create(struct fs *fs, const struct request *r, int dir_fd, int flags, mode_t mode)
 {
 	int fd, err;
 
@@ -193,12 +191,12 @@ int label_create(struct worker *w, const struct request *r, int dir_fd, int flag
 		flags |= O_RDWR; /* open(2) wants it */
 	fd = openat(dir_fd, ".", (flags & ~O_TRUNC) | O_TMPFILE | O_CLOEXEC, mode);
 	if (fd < 0 && (errno == EOPNOTSUPP || errno == EISDIR || errno == ENOSYS))
-		return label_make(w, r, dir_fd, r->name, make_regular);
+		return label_make(fs, r, dir_fd, r->name, make_regular);
 	if (fd < 0)
 		return errno == EMFILE ? -ENFILE : -errno;
-	err = label_set(w, r, fd);
+	err = label_set(fs, r, fd);
 	if (!err)
-		err = link_to_name(w, fd, dir_fd, r->name);
+		err = link_to_name(fs, fd, dir_fd, r->name);
 	if (!err)
 		return fd;
 	close(fd);

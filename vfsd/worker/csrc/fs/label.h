@@ -8,27 +8,29 @@
 #include "transport/csrc/types.h"
 #include "worker/csrc/request/request.h"
 
+struct fs;
+
 /* Creates dir/name as the request says; 0 or -errno. */
 typedef int make_fn(const struct request *r, int dir_fd, const char *name);
 
 /* Let `make` create dir/name, with the request's labels if it has any. The requesting user's
  * credentials are in force. Return: 0 or -errno. */
-int label_make(struct worker *w, const struct request *r, int dir_fd, const char *name,
+int label_make(struct fs *fs, const struct request *r, int dir_fd, const char *name,
 	       make_fn *make) must_check;
 
 /* Create the regular file dir/r->name with the request's labels, opened with `flags` (access mode
  * and status flags). Return: its fd; 0 if it was created but not opened (the file system has no
  * O_TMPFILE); or -errno. */
-int label_create(struct worker *w, const struct request *r, int dir_fd, int flags,
+int label_create(struct fs *fs, const struct request *r, int dir_fd, int flags,
 		 mode_t mode) must_check;
 
 /* Put the request's labels on the file of `fd`, of whatever type. Leaves root acting. */
-int label_set(struct worker *w, const struct request *r, int fd) must_check;
+int label_set(struct fs *fs, const struct request *r, int fd) must_check;
 
 /* The request will never be run again: nothing of it stays. */
-void label_forsake(struct worker *w, const struct request *r);
+void label_forsake(struct fs *fs, const struct request *r);
 
 /* Is this a name that only label_make uses, for a moment? */
-bool label_hides(const struct worker *w, const char *name);
+bool label_hides(const struct fs *fs, const char *name);
 
 #endif

@@ -10,7 +10,7 @@
 #ifndef VFSD_LEASE_H
 #define VFSD_LEASE_H
 
-#include "worker/csrc/loop/worker.h"
+#include "worker/csrc/fs/fs.h"
 
 /*
  * An op without a payload found that the regular file of `path_fd` is under a lease that does not

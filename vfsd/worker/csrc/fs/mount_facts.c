@@ -4,10 +4,10 @@
 #include "worker/csrc/fs/inode_fd.h"
 #include "worker/csrc/host/file_system.h"
 
-static __attribute__((noinline)) void learn(struct worker *w, const struct inode *inode,
+static __attribute__((noinline)) void learn(struct fs *fs, const struct inode *inode,
 					    struct mount_fact *ret)
 {
-	int fd = inode_fd(w, inode);
+	int fd = inode_fd(fs, inode);
 	uint32_t facts = fd < 0 ? 0 : file_system_facts(fd);
 
 	*ret = (struct mount_fact){.mnt_id = inode->mnt_id,
@@ -15,11 +15,11 @@ static __attribute__((noinline)) void learn(struct worker *w, const struct inode
 				   .in_memory = facts & FS_IN_MEMORY};
 }
 
-const struct mount_fact *mount_fact_of(struct worker *w, const struct inode *inode)
+const struct mount_fact *mount_fact_of(struct fs *fs, const struct inode *inode)
 {
-	struct mount_fact *fact = &w->mounts[(inode->mnt_id >> 32 ^ inode->mnt_id) % MOUNT_FACTS];
+	struct mount_fact *fact = &fs->mounts[(inode->mnt_id >> 32 ^ inode->mnt_id) % MOUNT_FACTS];
 
 	if (fact->mnt_id != inode->mnt_id)
-		learn(w, inode, fact);
+		learn(fs, inode, fact);
 	return fact;
 }

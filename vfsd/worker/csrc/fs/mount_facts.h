@@ -3,9 +3,9 @@
 #ifndef VFSD_MOUNT_FACTS_H
 #define VFSD_MOUNT_FACTS_H
 
-#include "worker/csrc/loop/worker.h"
+#include "worker/csrc/fs/fs.h"
 
 /* What is known of the mount that this inode is on; asked for once per mount. */
-const struct mount_fact *mount_fact_of(struct worker *w, const struct inode *inode);
+const struct mount_fact *mount_fact_of(struct fs *fs, const struct inode *inode);
 
 #endif

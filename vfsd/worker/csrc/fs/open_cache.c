@@ -13,15 +13,15 @@ static int duplicate(int fd)
 	return fcntl(fd, F_DUPFD_CLOEXEC, 3);
 }
 
-bool open_cache_may_share(struct worker *w, const struct inode *inode, int flags)
+bool open_cache_may_share(struct fs *fs, const struct inode *inode, int flags)
 {
-	return flags == O_RDONLY && S_ISREG(inode->mode) && !w->policy.flock &&
-	       !mount_fact_of(w, inode)->needs_flush;
+	return flags == O_RDONLY && S_ISREG(inode->mode) && !fs->policy.flock &&
+	       !mount_fact_of(fs, inode)->needs_flush;
 }
 
-int open_cache_get(struct worker *w, const struct inode *inode)
+int open_cache_get(struct fs *fs, const struct inode *inode)
 {
-	int fd = inode_table_readable_fd(w->inodes, w->slot, inode);
+	int fd = inode_table_readable_fd(fs->inodes, fs->slot, inode);
 
 	if (fd < 0)
 		return -1;
@@ -30,33 +30,33 @@ int open_cache_get(struct worker *w, const struct inode *inode)
 }
 
 /* An inode that no handle holds is left with an O_PATH fd of the same file. */
-static void drop(struct worker *w, uint64_t nodeid)
+static void drop(struct fs *fs, uint64_t nodeid)
 {
-	const struct inode *inode = inode_table_get(w->inodes, nodeid);
-	int fd = inode ? inode_table_readable_fd(w->inodes, w->slot, inode) : -1;
+	const struct inode *inode = inode_table_get(fs->inodes, nodeid);
+	int fd = inode ? inode_table_readable_fd(fs->inodes, fs->slot, inode) : -1;
 	int path_fd = -1;
 	char name[FD_NAME];
 
 	if (fd < 0)
 		return;
 	if (!__atomic_load_n(&inode->handle.len, __ATOMIC_ACQUIRE))
-		path_fd = openat(w->proc_self_fd, proc_fd_name(fd, name), O_PATH | O_CLOEXEC);
-	inode_table_drop_readable(w->inodes, &w->reclaim, nodeid, path_fd);
+		path_fd = openat(fs->proc_self_fd, proc_fd_name(fd, name), O_PATH | O_CLOEXEC);
+	inode_table_drop_readable(fs->inodes, &fs->reclaim, nodeid, path_fd);
 }
 
-void open_cache_note_opened(struct worker *w, const struct inode *inode, int fd)
+void open_cache_note_opened(struct fs *fs, const struct inode *inode, int fd)
 {
-	uint64_t *oldest = &w->readable[w->readable_next];
+	uint64_t *oldest = &fs->readable[fs->readable_next];
 	int own;
 
 	if (!inode_table_may_cache_readable(inode) || inode_table_note_opened(inode) ||
-	    inode_fd_budget(w))
+	    inode_fd_budget(fs))
 		return;
 	own = duplicate(fd);
 	if (own < 0)
 		return;
-	drop(w, *oldest);
-	*oldest = inode_nodeid(w->inodes, inode);
-	w->readable_next = (w->readable_next + 1) % OPEN_CACHE;
-	inode_table_cache_readable(w->inodes, &w->reclaim, inode, own);
+	drop(fs, *oldest);
+	*oldest = inode_nodeid(fs->inodes, inode);
+	fs->readable_next = (fs->readable_next + 1) % OPEN_CACHE;
+	inode_table_cache_readable(fs->inodes, &fs->reclaim, inode, own);
 }

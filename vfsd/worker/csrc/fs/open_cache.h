@@ -17,13 +17,13 @@
 #ifndef VFSD_OPEN_CACHE_H
 #define VFSD_OPEN_CACHE_H
 
-#include "worker/csrc/loop/worker.h"
+#include "worker/csrc/fs/fs.h"
 
 /* May opening `inode` with these flags (of open(2)) be shared? */
-bool open_cache_may_share(struct worker *w, const struct inode *inode, int flags);
+bool open_cache_may_share(struct fs *fs, const struct inode *inode, int flags);
 /* Return: a new fd of the file, open for reading; -1 if there is none to duplicate. */
-int open_cache_get(struct worker *w, const struct inode *inode);
+int open_cache_get(struct fs *fs, const struct inode *inode);
 /* `fd`, opened for reading, stays the caller's. */
-void open_cache_note_opened(struct worker *w, const struct inode *inode, int fd);
+void open_cache_note_opened(struct fs *fs, const struct inode *inode, int fd);
 
 #endif

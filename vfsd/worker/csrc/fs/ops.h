@@ -8,12 +8,12 @@
 #define VFSD_OPS_H
 
 #include "transport/csrc/fuse_ops.h"
-#include "worker/csrc/loop/worker.h"
+#include "worker/csrc/fs/fs.h"
 
 #include <errno.h>
 
 /* One per opcode with a home in C; see ops_*.c. Result: enum op_outcome. */
-typedef int op_fn(struct worker *w, struct request *r);
+typedef int op_fn(struct fs *fs, struct request *r);
 
 #define VFSD_DECLARE_OP(NAME, handler, size, flags) op_fn op_##handler;
 VFSD_FUSE_OPS(VFSD_DECLARE_OP) /* op_NULL_HANDLER is never defined: no home in C */
@@ -28,7 +28,7 @@ static inline int ops_error(const struct fuse_op *op, int error)
 }
 
 /* Run the op of a parsed request. Return: enum op_outcome. */
-static inline int ops_run(struct worker *w, struct request *r)
+static inline int ops_run(struct fs *fs, struct request *r)
 {
 	const struct fuse_op *op = fuse_op(r->in.opcode);
 	bool once = op->flags & OP_ONCE;
@@ -36,22 +36,22 @@ static inline int ops_run(struct worker *w, struct request *r)
 
 	if (!ops[r->in.opcode])
 		return -ENOSYS;
-	if (!w->session->ready)
+	if (!fs->session->ready)
 		return ops_error(op, -EIO);
-	if (w->policy.readonly && op->flags & OP_MUTATES)
+	if (fs->policy.readonly && op->flags & OP_MUTATES)
 		return -EROFS;
 	if (once)
 		intent_begin(r);
-	result = ops[r->in.opcode](w, r);
+	result = ops[r->in.opcode](fs, r);
 	if (once && result > OUTCOME_NO_REPLY)
 		intent_done(r, result);
 	return result;
 }
 
 /* Run an op that returned OUTCOME_WAIT once more. Return: enum op_outcome. */
-static inline int ops_retry(struct worker *w, struct request *r)
+static inline int ops_retry(struct fs *fs, struct request *r)
 {
-	return ops[r->in.opcode](w, r);
+	return ops[r->in.opcode](fs, r);
 }
 
 #endif

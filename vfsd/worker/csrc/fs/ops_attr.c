@@ -30,7 +30,7 @@ enum {
 		  FATTR_CTIME,
 };
 
-static int reply_attr(const struct worker *w, int fd, struct request *r)
+static int reply_attr(const struct fs *fs, int fd, struct request *r)
 {
 	struct fuse_attr_out *ret = REQUEST_REPLY(r, struct fuse_attr_out);
 	struct statx st;
@@ -39,18 +39,18 @@ static int reply_attr(const struct worker *w, int fd, struct request *r)
 	if (err)
 		return err;
 	memset(ret, 0, sizeof(*ret));
-	entry_timeout(w->policy.attr_timeout_ns, &ret->attr_valid, &ret->attr_valid_nsec);
-	entry_attr(w, &st, &ret->attr);
+	entry_timeout(fs->policy.attr_timeout_ns, &ret->attr_valid, &ret->attr_valid_nsec);
+	entry_attr(fs, &st, &ret->attr);
 	return (int)sizeof(*ret);
 }
 
 /* An fh, if one comes along, is the same file: the inode's fd will do. */
-int op_getattr(struct worker *w, struct request *r)
+int op_getattr(struct fs *fs, struct request *r)
 {
-	const struct inode *inode = inode_table_get(w->inodes, r->in.nodeid);
-	int fd = inode ? inode_fd(w, inode) : -ESTALE;
+	const struct inode *inode = inode_table_get(fs->inodes, r->in.nodeid);
+	int fd = inode ? inode_fd(fs, inode) : -ESTALE;
 
-	return fd < 0 ? fd : reply_attr(w, fd, r);
+	return fd < 0 ? fd : reply_attr(fs, fd, r);
 }
 
 /* ---- SETATTR ---- */
@@ -66,26 +66,26 @@ static int owner_wanted(const struct idmap *map, uint32_t id, uint32_t *ret)
 
 /* Changing the owner drops suid, and sgid of group executables, whoever asks (the host's kernel
  * does it), so the mode is set after it. */
-static int set_owner(struct worker *w, const struct request *r, int fd)
+static int set_owner(struct fs *fs, const struct request *r, int fd)
 {
 	const struct fuse_setattr_in *in = REQUEST_ARG(r, struct fuse_setattr_in);
 	uid_t uid = (uid_t)-1;
 	gid_t gid = (gid_t)-1;
-	int err = set_id_before_chown(w, r, fd);
+	int err = set_id_before_chown(fs, r, fd);
 
 	if (!err && in->valid & FATTR_UID)
-		err = owner_wanted(&w->policy.uids.to_host, in->uid, &uid);
+		err = owner_wanted(&fs->policy.uids.to_host, in->uid, &uid);
 	if (!err && in->valid & FATTR_GID)
-		err = owner_wanted(&w->policy.gids.to_host, in->gid, &gid);
+		err = owner_wanted(&fs->policy.gids.to_host, in->gid, &gid);
 	if (err)
 		return err;
-	uid = credentials_uid(&w->credentials, uid);
-	gid = credentials_gid(&w->credentials, gid);
+	uid = credentials_uid(&fs->credentials, uid);
+	gid = credentials_gid(&fs->credentials, gid);
 	if (!fchownat(fd, "", uid, gid, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW))
 		return 0;
 	err = errno == EINVAL ? -EPERM : -errno; /* EINVAL: as in credentials_user */
-	if (errno == EINVAL || (err == -EPERM && !w->credentials.privileged))
-		requester_note_refusal(w, in->valid & FATTR_UID ? in->uid : 0,
+	if (errno == EINVAL || (err == -EPERM && !fs->credentials.privileged))
+		requester_note_refusal(fs, in->valid & FATTR_UID ? in->uid : 0,
 				       in->valid & FATTR_GID ? in->gid : 0);
 	return err;
 }
@@ -95,10 +95,10 @@ static int set_owner(struct worker *w, const struct request *r, int fd)
  * that changes a file and has no flag to say so (FALLOCATE, COPY_FILE_RANGE, a write to a mapping):
  * set-id bits and capabilities of the file go. The host's kernel does that at chown(2), too.
  */
-static int kill_privileges(struct worker *w, const struct request *r, int fd)
+static int kill_privileges(struct fs *fs, const struct request *r, int fd)
 {
 	int flags = AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW;
-	int err = set_id_before_chown(w, r, fd);
+	int err = set_id_before_chown(fs, r, fd);
 
 	if (err)
 		return err;
@@ -106,25 +106,25 @@ static int kill_privileges(struct worker *w, const struct request *r, int fd)
 }
 
 /* The guest's kernel has taken away from the mode what its caller may not set. */
-static int set_mode(struct worker *w, int fd, uint32_t mode)
+static int set_mode(struct fs *fs, int fd, uint32_t mode)
 {
-	int err = credentials_fsetid(&w->credentials, true);
+	int err = credentials_fsetid(&fs->credentials, true);
 	char name[FD_NAME];
 
 	if (err)
 		return err;
-	if (fchmodat(w->proc_self_fd, proc_fd_name(fd, name), mode & MODE_BITS, 0) < 0)
+	if (fchmodat(fs->proc_self_fd, proc_fd_name(fd, name), mode & MODE_BITS, 0) < 0)
 		return -errno;
-	set_id_note_mode(w, mode);
+	set_id_note_mode(fs, mode);
 	return 0;
 }
 
 /* truncate(2) would wait for whoever has the file under a lease. Return also: -EAGAIN (it is). */
-static int truncate_unleased(const struct worker *w, int path_fd, off_t size)
+static int truncate_unleased(const struct fs *fs, int path_fd, off_t size)
 {
 	int flags = O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC;
 	char name[FD_NAME];
-	int fd = openat(w->proc_self_fd, proc_fd_name(path_fd, name), flags);
+	int fd = openat(fs->proc_self_fd, proc_fd_name(path_fd, name), flags);
 	int err;
 
 	if (fd < 0)
@@ -134,12 +134,12 @@ static int truncate_unleased(const struct worker *w, int path_fd, off_t size)
 	return err;
 }
 
-static int set_size(struct worker *w, const struct request *r, const struct inode *inode, int fd,
+static int set_size(struct fs *fs, const struct request *r, const struct inode *inode, int fd,
 		    const struct open_file *file)
 {
 	const struct fuse_setattr_in *in = REQUEST_ARG(r, struct fuse_setattr_in);
-	bool kill = in->valid & FATTR_KILL_SUIDGID && is_agreed(w->session, &AGREED_KILLPRIV);
-	int err = set_id_before_truncate(w, r, fd, kill);
+	bool kill = in->valid & FATTR_KILL_SUIDGID && is_agreed(fs->session, &AGREED_KILLPRIV);
+	int err = set_id_before_truncate(fs, r, fd, kill);
 
 	if (err)
 		return err;
@@ -151,7 +151,7 @@ static int set_size(struct worker *w, const struct request *r, const struct inod
 		return -EISDIR;
 	if (!S_ISREG(inode->mode))
 		return -EINVAL;
-	return truncate_unleased(w, fd, (off_t)in->size);
+	return truncate_unleased(fs, fd, (off_t)in->size);
 }
 
 /* *ret for utimensat. A nanosecond field of the guest must not become UTIME_NOW or UTIME_OMIT. */
@@ -180,35 +180,35 @@ static int set_times(int fd, const struct fuse_setattr_in *in)
 	return utimensat(fd, "", times, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) < 0 ? -errno : 0;
 }
 
-static int set_attributes(struct worker *w, const struct request *r, const struct inode *inode,
-			  int fd, const struct open_file *file)
+static int set_attributes(struct fs *fs, const struct request *r, const struct inode *inode, int fd,
+			  const struct open_file *file)
 {
 	const struct fuse_setattr_in *in = REQUEST_ARG(r, struct fuse_setattr_in);
 	uint32_t valid = in->valid;
-	int err = credentials_root(&w->credentials);
+	int err = credentials_root(&fs->credentials);
 
 	if (!err && (valid & (FATTR_UID | FATTR_GID | FATTR_SIZE) || !(valid & CHANGES)) &&
 	    S_ISREG(inode->mode))
-		err = file_capability_drop(w, inode_nodeid(w->inodes, inode), fd);
+		err = file_capability_drop(fs, inode_nodeid(fs->inodes, inode), fd);
 	if (!err && !(valid & CHANGES))
-		err = kill_privileges(w, r, fd);
+		err = kill_privileges(fs, r, fd);
 	if (!err && valid & (FATTR_UID | FATTR_GID))
-		err = set_owner(w, r, fd);
+		err = set_owner(fs, r, fd);
 	if (!err && valid & FATTR_MODE)
-		err = set_mode(w, fd, in->mode);
+		err = set_mode(fs, fd, in->mode);
 	if (!err && valid & FATTR_SIZE)
-		err = set_size(w, r, inode, fd, file);
+		err = set_size(fs, r, inode, fd, file);
 	if (!err && valid & (FATTR_ATIME | FATTR_MTIME))
 		err = set_times(fd, in);
 	return err; /* FATTR_CTIME: the host's kernel keeps ctime itself */
 }
 
-int op_setattr(struct worker *w, struct request *r)
+int op_setattr(struct fs *fs, struct request *r)
 {
 	const struct fuse_setattr_in *in = REQUEST_ARG(r, struct fuse_setattr_in);
-	const struct inode *inode = inode_table_get(w->inodes, r->in.nodeid);
+	const struct inode *inode = inode_table_get(fs->inodes, r->in.nodeid);
 	const struct open_file *file = NULL;
-	int fd = inode ? inode_fd(w, inode) : -ESTALE;
+	int fd = inode ? inode_fd(fs, inode) : -ESTALE;
 	int err;
 
 	if (fd < 0)
@@ -216,11 +216,11 @@ int op_setattr(struct worker *w, struct request *r)
 	/* An fh that is none: Windows has not opened the symbolic links that it changes, and sends
 	 * 0. The inode is the same file. */
 	if (in->valid & FATTR_FH)
-		file = file_table_get(w->files, in->fh, r->in.nodeid);
-	err = set_attributes(w, r, inode, fd, file);
+		file = file_table_get(fs->files, in->fh, r->in.nodeid);
+	err = set_attributes(fs, r, inode, fd, file);
 	if (err == -EAGAIN && in->valid & FATTR_SIZE)
 		err = lease_wait(r, fd, O_WRONLY);
-	return err ? err : reply_attr(w, fd, r);
+	return err ? err : reply_attr(fs, fd, r);
 }
 
 /* ---- STATX ---- */
@@ -238,19 +238,19 @@ static struct fuse_sx_time statx_time(const struct statx_timestamp *time)
 	return (struct fuse_sx_time){.tv_sec = time->tv_sec, .tv_nsec = time->tv_nsec};
 }
 
-static void fill_statx(const struct worker *w, const struct statx *st, struct fuse_statx *ret)
+static void fill_statx(const struct fs *fs, const struct statx *st, struct fuse_statx *ret)
 {
 	*ret = (struct fuse_statx){
 		.mask = st->stx_mask & STATX_TOLD,
 		.blksize = st->stx_blksize,
 		.attributes = st->stx_attributes & ~attributes_hidden,
 		.nlink = st->stx_nlink,
-		.uid = idmap_translate(&w->policy.uids.to_guest, st->stx_uid),
-		.gid = idmap_translate(&w->policy.gids.to_guest, st->stx_gid),
+		.uid = idmap_translate(&fs->policy.uids.to_guest, st->stx_uid),
+		.gid = idmap_translate(&fs->policy.gids.to_guest, st->stx_gid),
 		.mode = st->stx_mode,
-		.ino = entry_number(w, st->stx_ino, inode_key_device(identity_key(st))),
+		.ino = entry_number(fs, st->stx_ino, inode_key_device(identity_key(st))),
 		.size = st->stx_size,
-		.blocks = entry_blocks(w, st),
+		.blocks = entry_blocks(fs, st),
 		.attributes_mask = st->stx_attributes_mask & ~attributes_hidden,
 		.atime = statx_time(&st->stx_atime),
 		.btime = statx_time(&st->stx_btime),
@@ -263,23 +263,23 @@ static void fill_statx(const struct worker *w, const struct statx *st, struct fu
 	};
 }
 
-int op_statx(struct worker *w, struct request *r)
+int op_statx(struct fs *fs, struct request *r)
 {
 	const struct fuse_statx_in *in = REQUEST_ARG(r, struct fuse_statx_in);
-	const struct inode *inode = inode_table_get(w->inodes, r->in.nodeid);
+	const struct inode *inode = inode_table_get(fs->inodes, r->in.nodeid);
 	struct fuse_statx_out *ret = REQUEST_REPLY(r, struct fuse_statx_out);
 	unsigned int mask = in->sx_mask & STATX_TOLD;
 	int flags = AT_EMPTY_PATH | AT_NO_AUTOMOUNT | ((int)in->sx_flags & AT_STATX_SYNC_TYPE);
 	struct statx st;
-	int fd = inode ? inode_fd(w, inode) : -ESTALE;
+	int fd = inode ? inode_fd(fs, inode) : -ESTALE;
 
 	if (fd < 0)
 		return fd;
 	if (statx(fd, "", flags, mask, &st) < 0)
 		return -errno;
 	memset(ret, 0, sizeof(*ret));
-	entry_timeout(w->policy.attr_timeout_ns, &ret->attr_valid, &ret->attr_valid_nsec);
-	fill_statx(w, &st, &ret->stat);
+	entry_timeout(fs->policy.attr_timeout_ns, &ret->attr_valid, &ret->attr_valid_nsec);
+	fill_statx(fs, &st, &ret->stat);
 	return (int)sizeof(*ret);
 }
 
@@ -291,81 +291,81 @@ int op_statx(struct worker *w, struct request *r)
  * default_permissions), and the user may be in the file's group: so what the group may do is
  * allowed, too. Else nobody could use what a supplementary group opens; the peers allow everything.
  */
-static int access_as_member(struct worker *w, const struct request *r, int fd, int mask, int flags)
+static int access_as_member(struct fs *fs, const struct request *r, int fd, int mask, int flags)
 {
 	struct statx st;
 	int err = identity_stat_fd(fd, &st);
 
 	if (!err)
-		err = requester_act_as_member(w, r, st.stx_gid);
+		err = requester_act_as_member(fs, r, st.stx_gid);
 	if (err)
 		return err;
 	return faccessat(fd, "", mask, flags) < 0 ? -errno : 0;
 }
 
 /* The host's kernel decides, with ACLs and all, for the requesting user. */
-int op_access(struct worker *w, struct request *r)
+int op_access(struct fs *fs, struct request *r)
 {
-	const struct inode *inode = inode_table_get(w->inodes, r->in.nodeid);
+	const struct inode *inode = inode_table_get(fs->inodes, r->in.nodeid);
 	uint32_t mask = REQUEST_ARG(r, struct fuse_access_in)->mask;
 	int flags = AT_EMPTY_PATH | AT_EACCESS | AT_SYMLINK_NOFOLLOW;
-	int fd = inode ? inode_fd(w, inode) : -ESTALE;
+	int fd = inode ? inode_fd(fs, inode) : -ESTALE;
 	int err;
 
 	if (fd < 0)
 		return fd;
 	if (mask & ~(uint32_t)(R_OK | W_OK | X_OK))
 		return -EINVAL;
-	err = requester_act_checked(w, r);
+	err = requester_act_checked(fs, r);
 	if (err)
 		return err;
 	if (!faccessat(fd, "", (int)mask, flags))
 		return 0;
-	if (errno != EACCES || r->group_count || is_linux(w->session))
+	if (errno != EACCES || r->group_count || is_linux(fs->session))
 		return -errno;
-	return access_as_member(w, r, fd, (int)mask, flags);
+	return access_as_member(fs, r, fd, (int)mask, flags);
 }
 
-int op_readlink(struct worker *w, struct request *r)
+int op_readlink(struct fs *fs, struct request *r)
 {
-	const struct inode *inode = inode_table_get(w->inodes, r->in.nodeid);
-	int fd = inode ? inode_fd(w, inode) : -ESTALE;
+	const struct inode *inode = inode_table_get(fs->inodes, r->in.nodeid);
+	int fd = inode ? inode_fd(fs, inode) : -ESTALE;
 	ssize_t len;
 
 	if (fd < 0)
 		return fd;
 	if (!S_ISLNK(inode->mode))
 		return -EINVAL;
-	r->reply = w->large_reply;
+	r->reply = fs->large_reply;
 	len = readlinkat(fd, "", (char *)r->reply, PATH_MAX);
 	if (len < 0)
 		return -errno;
 	return len == PATH_MAX ? -ENAMETOOLONG : (int)len;
 }
 
-int op_statfs(struct worker *w, struct request *r)
+int op_statfs(struct fs *fs, struct request *r)
 {
-	const struct inode *inode = inode_table_get(w->inodes, r->in.nodeid);
+	const struct inode *inode = inode_table_get(fs->inodes, r->in.nodeid);
 	struct fuse_statfs_out *ret = REQUEST_REPLY(r, struct fuse_statfs_out);
-	int fd = inode ? inode_fd(w, inode) : -ESTALE;
-	struct statfs fs;
+	int fd = inode ? inode_fd(fs, inode) : -ESTALE;
+	struct statfs host;
 	uint32_t unit;
 
 	if (fd < 0)
 		return fd;
-	if (fstatfs(fd, &fs) < 0)
+	if (fstatfs(fd, &host) < 0)
 		return -errno;
 	/* Blocks are counted in units of frsize. Windows knows bsize only. */
-	unit = (uint32_t)(fs.f_frsize ? fs.f_frsize : fs.f_bsize);
+	unit = (uint32_t)(host.f_frsize ? host.f_frsize : host.f_bsize);
 	memset(ret, 0, sizeof(*ret));
 	ret->st = (struct fuse_kstatfs){
-		.blocks = fs.f_blocks,
-		.bfree = fs.f_bfree,
-		.bavail = fs.f_bavail,
-		.files = fs.f_files,
-		.ffree = fs.f_ffree,
-		.bsize = is_linux(w->session) ? (uint32_t)fs.f_bsize : unit,
-		.namelen = fs.f_namelen < PATH_MAX ? (uint32_t)fs.f_namelen : PATH_MAX - 1,
+		.blocks = host.f_blocks,
+		.bfree = host.f_bfree,
+		.bavail = host.f_bavail,
+		.files = host.f_files,
+		.ffree = host.f_ffree,
+		.bsize = is_linux(fs->session) ? (uint32_t)host.f_bsize : unit,
+		.namelen = host.f_namelen < PATH_MAX ? (uint32_t)host.f_namelen : PATH_MAX - 1,
 		.frsize = unit,
 	};
 	return (int)sizeof(*ret);

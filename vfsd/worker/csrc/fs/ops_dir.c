@@ -99,15 +99,15 @@ static bool answers(struct dir_cache *cache, const struct open_file *file, uint6
 }
 
 /* The cache of `fh`, or the one to give up for it: the one unused for longest. */
-static struct dir_cache *cache_of(struct worker *w, uint64_t fh)
+static struct dir_cache *cache_of(struct fs *fs, uint64_t fh)
 {
-	struct dir_cache *cache = &w->dir_caches[0];
+	struct dir_cache *cache = &fs->dir_caches[0];
 
 	for (uint32_t i = 0; i < DIR_CACHES && cache->fh != fh; i++) {
-		struct dir_cache *other = &w->dir_caches[i];
+		struct dir_cache *other = &fs->dir_caches[i];
 
 		if (other->fh == fh ||
-		    w->dir_cache_age - other->age > w->dir_cache_age - cache->age)
+		    fs->dir_cache_age - other->age > fs->dir_cache_age - cache->age)
 			cache = other;
 	}
 	if (cache->fh != fh) {
@@ -115,7 +115,7 @@ static struct dir_cache *cache_of(struct worker *w, uint64_t fh)
 		cache->begin = cache->end = 0;
 		cache->start = 0;
 	}
-	cache->age = ++w->dir_cache_age;
+	cache->age = ++fs->dir_cache_age;
 	return cache;
 }
 
@@ -180,7 +180,7 @@ static ssize_t read_entries(struct open_file *file, uint64_t offset, uint8_t *bu
 	return read_on(file, offset, buffer);
 }
 
-static int fill_cache(struct worker *w, struct dir_cache *cache, struct open_file *file,
+static int fill_cache(struct fs *fs, struct dir_cache *cache, struct open_file *file,
 		      uint64_t offset)
 {
 	uint32_t begin;
@@ -188,7 +188,7 @@ static int fill_cache(struct worker *w, struct dir_cache *cache, struct open_fil
 
 	cache->begin = cache->end = 0;
 	cache->position = offset;
-	owner_lock(&file->lock, w->slot);
+	owner_lock(&file->lock, fs->slot);
 	got = read_entries(file, offset, cache->buffer, &begin);
 	cache->reads = file->reads;
 	owner_unlock(&file->lock);
@@ -235,43 +235,43 @@ static void put_unknown(const struct dirent64 *entry, mode_t type, struct fuse_e
 
 /* Linux looks at no attribute of these. Of ".." only what the guest knows has attributes for it:
  * the directory above may be outside of the share. */
-static void put_dot_or_dotdot(struct worker *w, const struct inode *dir,
-			      const struct dirent64 *entry, struct fuse_entry_out *ret)
+static void put_dot_or_dotdot(struct fs *fs, const struct inode *dir, const struct dirent64 *entry,
+			      struct fuse_entry_out *ret)
 {
-	bool is_root = dir == inode_table_get(w->inodes, FUSE_ROOT_ID);
+	bool is_root = dir == inode_table_get(fs->inodes, FUSE_ROOT_ID);
 	const char *name = is_root ? "." : entry->d_name;
 	struct statx st;
 	int fd;
 
 	put_unknown(entry, S_IFDIR, ret);
-	if (is_linux(w->session))
+	if (is_linux(fs->session))
 		return;
-	fd = inode_fd(w, dir);
+	fd = inode_fd(fs, dir);
 	if (fd >= 0 && !identity_stat_name(fd, name, &st) &&
-	    inode_table_knows(w->inodes, w->slot, identity_key(&st)))
-		entry_attr(w, &st, &ret->attr);
+	    inode_table_knows(fs->inodes, fs->slot, identity_key(&st)))
+		entry_attr(fs, &st, &ret->attr);
 }
 
 /* Return: the type to report for the name, which is the one of the entry if there is one. `to`:
  * 8-aligned. */
-static uint32_t put_entry(struct worker *w, const struct inode *dir, const struct dirent64 *entry,
+static uint32_t put_entry(struct fs *fs, const struct inode *dir, const struct dirent64 *entry,
 			  uint8_t *to)
 {
 	mode_t type = DTTOIF(entry->d_type);
 	struct fuse_entry_out *out = (void *)to;
 
 	if (is_dot_or_dotdot(entry->d_name))
-		put_dot_or_dotdot(w, dir, entry, out);
-	else if (entry_lookup_dirent(w, dir, entry->d_name, entry->d_ino, type, out) < 0)
+		put_dot_or_dotdot(fs, dir, entry, out);
+	else if (entry_lookup_dirent(fs, dir, entry->d_name, entry->d_ino, type, out) < 0)
 		put_unknown(entry, type, out);
 	return IFTODT(out->attr.mode);
 }
 
-static uint32_t device_of(struct worker *w, uint64_t nodeid)
+static uint32_t device_of(struct fs *fs, uint64_t nodeid)
 {
-	const struct inode *inode = inode_table_get(w->inodes, nodeid);
+	const struct inode *inode = inode_table_get(fs->inodes, nodeid);
 
-	return inode ? inode_key_device(inode_key_of(inode)) : w->root_device;
+	return inode ? inode_key_device(inode_key_of(inode)) : fs->root_device;
 }
 
 /* Something may be mounted on the name. */
@@ -284,12 +284,12 @@ static uint64_t number_of_entry(const uint8_t *reply, uint64_t ino)
 
 /* Tell the entries that wait, as many as fit `room`; with `dir` each with its fuse_entry_out.
  * Return: bytes, or -EINVAL when not even the first one fits. */
-static int tell_entries(struct worker *w, const struct inode *dir, struct open_file *file,
+static int tell_entries(struct fs *fs, const struct inode *dir, struct open_file *file,
 			struct dir_cache *cache, uint8_t *reply, uint64_t room)
 {
 	uint32_t head = dir ? sizeof(struct fuse_entry_out) : 0;
-	bool has_numbers = dir && !entry_announces_mounts(w);
-	uint32_t device = device_of(w, file->nodeid);
+	bool has_numbers = dir && !entry_announces_mounts(fs);
+	uint32_t device = device_of(fs, file->nodeid);
 	const struct dirent64 *entry;
 	uint64_t used = 0;
 
@@ -299,12 +299,12 @@ static int tell_entries(struct worker *w, const struct inode *dir, struct open_f
 		uint32_t type;
 		uint64_t ino;
 
-		if (label_hides(w, entry->d_name))
+		if (label_hides(fs, entry->d_name))
 			continue;
 		if (len > room - used)
 			return used ? (int)used : -EINVAL;
-		type = dir ? put_entry(w, dir, entry, reply + used) : entry->d_type;
-		ino = entry_number(w, entry->d_ino, device);
+		type = dir ? put_entry(fs, dir, entry, reply + used) : entry->d_type;
+		ino = entry_number(fs, entry->d_ino, device);
 		if (has_numbers)
 			ino = number_of_entry(reply + used, ino);
 		put_dirent(entry, ino, type, name_len, reply + used + head);
@@ -324,44 +324,44 @@ static uint64_t reply_room(const struct request *r, uint32_t size)
 
 /* One read of the directory per request, more only while all that is read is hidden: a short reply
  * is not the end, an empty one is. */
-static int list(struct worker *w, struct request *r, const struct inode *dir)
+static int list(struct fs *fs, struct request *r, const struct inode *dir)
 {
 	const struct fuse_read_in *in = REQUEST_ARG(r, struct fuse_read_in);
-	struct open_file *file = file_table_get(w->files, in->fh, r->in.nodeid);
+	struct open_file *file = file_table_get(fs->files, in->fh, r->in.nodeid);
 	uint64_t offset = in->offset;
 	struct dir_cache *cache;
 	int told;
 
 	if (!file || !(file->flags & FILE_IS_DIR))
 		return -EBADF;
-	cache = cache_of(w, in->fh);
-	r->reply = w->large_reply;
+	cache = cache_of(fs, in->fh);
+	r->reply = fs->large_reply;
 	for (;;) {
 		if (!answers(cache, file, offset)) {
-			int err = fill_cache(w, cache, file, offset);
+			int err = fill_cache(fs, cache, file, offset);
 
 			if (err)
 				return err;
 		}
-		told = tell_entries(w, dir, file, cache, r->reply, reply_room(r, in->size));
+		told = tell_entries(fs, dir, file, cache, r->reply, reply_room(r, in->size));
 		if (told || cache->position == offset)
 			return told;
 		offset = cache->position;
 	}
 }
 
-int op_readdir(struct worker *w, struct request *r)
+int op_readdir(struct fs *fs, struct request *r)
 {
-	return list(w, r, NULL);
+	return list(fs, r, NULL);
 }
 
-int op_readdirplus(struct worker *w, struct request *r)
+int op_readdirplus(struct fs *fs, struct request *r)
 {
-	const struct inode *dir = inode_table_get(w->inodes, r->in.nodeid);
+	const struct inode *dir = inode_table_get(fs->inodes, r->in.nodeid);
 	int err;
 
 	if (!dir)
 		return -ESTALE;
-	err = credentials_root(&w->credentials);
-	return err ? err : list(w, r, dir);
+	err = credentials_root(&fs->credentials);
+	return err ? err : list(fs, r, dir);
 }

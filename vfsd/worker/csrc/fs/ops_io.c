@@ -28,9 +28,9 @@
 #define RWF_APPEND 0x10
 #endif
 
-static struct open_file *regular_file(struct worker *w, uint64_t fh, uint64_t nodeid)
+static struct open_file *regular_file(struct fs *fs, uint64_t fh, uint64_t nodeid)
 {
-	struct open_file *file = file_table_get(w->files, fh, nodeid);
+	struct open_file *file = file_table_get(fs->files, fh, nodeid);
 
 	return file && !(file->flags & FILE_IS_DIR) ? file : NULL;
 }
@@ -86,10 +86,10 @@ static int read_cached(struct request *r, uint64_t offset)
 	return 1;
 }
 
-int op_read(struct worker *w, struct request *r)
+int op_read(struct fs *fs, struct request *r)
 {
 	const struct fuse_read_in *in = REQUEST_ARG(r, struct fuse_read_in);
-	struct open_file *file = regular_file(w, in->fh, r->in.nodeid);
+	struct open_file *file = regular_file(fs, in->fh, r->in.nodeid);
 	uint32_t size = in->size < READ_MAX ? in->size : READ_MAX;
 	int done;
 
@@ -200,9 +200,9 @@ static uint64_t appended_bytes(const struct request *r, int fd, uint64_t offset)
 
 /* Note the size before an append, or take away what a dead worker has appended of it already
  * (done_bytes). Return: 0, or -errno. */
-static int begin_append(struct worker *w, struct request *r)
+static int begin_append(struct fs *fs, struct request *r)
 {
-	const struct inode *inode = inode_table_get(w->inodes, r->in.nodeid);
+	const struct inode *inode = inode_table_get(fs->inodes, r->in.nodeid);
 	struct append_note note;
 	struct stat st;
 	int fd;
@@ -215,28 +215,28 @@ static int begin_append(struct worker *w, struct request *r)
 		return 0;
 	}
 	/* The guest may have opened it for writing only; and we may be a user, or become root. */
-	fd = credentials_root(&w->credentials);
+	fd = credentials_root(&fs->credentials);
 	if (!fd)
-		fd = inode ? entry_reopen(w, inode, O_RDONLY) : -ESTALE;
+		fd = inode ? entry_reopen(fs, inode, O_RDONLY) : -ESTALE;
 	if (fd < 0)
 		return fd;
 	r->done_bytes = appended_bytes(r, fd, note.size);
 	close(fd);
 	r->data_in_count = iovec_advance(&r->data_in, r->data_in_count, r->done_bytes);
-	return credentials_set_id(&w->credentials, r->kill_suidgid, r->kill_group);
+	return credentials_set_id(&fs->credentials, r->kill_suidgid, r->kill_group);
 }
 
 /* Set-id bits go when the guest says so, and stay else, whoever writes. */
-static int prepare_write(struct worker *w, struct request *r, int fd)
+static int prepare_write(struct fs *fs, struct request *r, int fd)
 {
 	const struct fuse_write_in *in = REQUEST_ARG(r, struct fuse_write_in);
 	int err = request_need_room(r, sizeof(struct fuse_write_out));
 
 	if (err)
 		return err;
-	return set_id_before_write(w, r, fd,
+	return set_id_before_write(fs, r, fd,
 				   in->write_flags & FUSE_WRITE_KILL_SUIDGID &&
-					   is_agreed(w->session, &AGREED_WRITE_KILL));
+					   is_agreed(fs->session, &AGREED_WRITE_KILL));
 }
 
 static int run_write_and_close(struct request *r)
@@ -249,22 +249,22 @@ static int run_write_and_close(struct request *r)
 
 /* What the guest's page cache writes back comes by any open file of the inode. Its end need not fit
  * O_DIRECT, so it is written through an fd without. */
-static int write_cached(struct worker *w, struct request *r)
+static int write_cached(struct fs *fs, struct request *r)
 {
-	const struct inode *inode = inode_table_get(w->inodes, r->in.nodeid);
-	int err = credentials_root(&w->credentials);
+	const struct inode *inode = inode_table_get(fs->inodes, r->in.nodeid);
+	int err = credentials_root(&fs->credentials);
 
 	if (err)
 		return err;
-	r->fd = inode ? entry_reopen(w, inode, O_WRONLY) : -ESTALE;
+	r->fd = inode ? entry_reopen(fs, inode, O_WRONLY) : -ESTALE;
 	r->holds_fd = r->fd >= 0;
 	return r->fd < 0 ? r->fd : request_defer(r, run_write_and_close);
 }
 
-int op_write(struct worker *w, struct request *r)
+int op_write(struct fs *fs, struct request *r)
 {
 	const struct fuse_write_in *in = REQUEST_ARG(r, struct fuse_write_in);
-	struct open_file *file = regular_file(w, in->fh, r->in.nodeid);
+	struct open_file *file = regular_file(fs, in->fh, r->in.nodeid);
 	int err = 0;
 
 	if (!file)
@@ -275,9 +275,9 @@ int op_write(struct worker *w, struct request *r)
 	if (!is_offset(in->offset) || in->size > r->data_in_len)
 		return -EINVAL;
 	if (in->size)
-		err = file_capability_drop(w, r->in.nodeid, file->fd);
+		err = file_capability_drop(fs, r->in.nodeid, file->fd);
 	if (!err)
-		err = prepare_write(w, r, file->fd);
+		err = prepare_write(fs, r, file->fd);
 	if (err)
 		return err;
 	r->data_in_count = iovec_truncate(r->data_in, r->data_in_count, in->size);
@@ -285,14 +285,14 @@ int op_write(struct worker *w, struct request *r)
 	r->fd = file->fd;
 	r->file = file;
 	if (r->appends) {
-		err = begin_append(w, r);
+		err = begin_append(fs, r);
 		if (err)
 			return err;
 		if (r->done_bytes == in->size)
 			return write_reply(r, in->size);
 	}
 	if (file->flags & FILE_DIRECT && in->write_flags & FUSE_WRITE_CACHE)
-		return write_cached(w, r);
+		return write_cached(fs, r);
 	if (file->flags & (FILE_DIRECT | FILE_SYNC))
 		return request_defer(r, do_write);
 	return do_write(r);
@@ -307,18 +307,18 @@ static int run_fsync(struct request *r)
 	return (data_only ? fdatasync(r->fd) : fsync(r->fd)) < 0 ? -errno : 0;
 }
 
-int op_fsync(struct worker *w, struct request *r)
+int op_fsync(struct fs *fs, struct request *r)
 {
-	r->file = file_table_get(w->files, REQUEST_ARG(r, struct fuse_fsync_in)->fh, r->in.nodeid);
+	r->file = file_table_get(fs->files, REQUEST_ARG(r, struct fuse_fsync_in)->fh, r->in.nodeid);
 	if (!r->file)
 		return -EBADF;
 	r->fd = r->file->fd;
 	return request_defer(r, run_fsync);
 }
 
-int op_fsyncdir(struct worker *w, struct request *r)
+int op_fsyncdir(struct fs *fs, struct request *r)
 {
-	return op_fsync(w, r);
+	return op_fsync(fs, r);
 }
 
 static int run_syncfs(struct request *r)
@@ -329,19 +329,19 @@ static int run_syncfs(struct request *r)
 	return err;
 }
 
-int op_syncfs(struct worker *w, struct request *r)
+int op_syncfs(struct fs *fs, struct request *r)
 {
-	const struct inode *inode = inode_table_get(w->inodes, r->in.nodeid);
+	const struct inode *inode = inode_table_get(fs->inodes, r->in.nodeid);
 	int err;
 
 	if (!inode)
 		return -ESTALE;
 	if (!S_ISDIR(inode->mode) && !S_ISREG(inode->mode))
 		return -EINVAL;
-	err = credentials_root(&w->credentials);
+	err = credentials_root(&fs->credentials);
 	if (err)
 		return err;
-	r->fd = entry_reopen(w, inode, O_RDONLY);
+	r->fd = entry_reopen(fs, inode, O_RDONLY);
 	r->holds_fd = r->fd >= 0;
 	return r->fd < 0 ? r->fd : request_defer(r, run_syncfs);
 }
@@ -357,10 +357,10 @@ int op_syncfs(struct worker *w, struct request *r)
  * write-back cache that is always so, and Linux takes ENOSYS for "all is data", up to the size that
  * it knows.
  */
-int op_lseek(struct worker *w, struct request *r)
+int op_lseek(struct fs *fs, struct request *r)
 {
 	const struct fuse_lseek_in *in = REQUEST_ARG(r, struct fuse_lseek_in);
-	struct open_file *file = regular_file(w, in->fh, r->in.nodeid);
+	struct open_file *file = regular_file(fs, in->fh, r->in.nodeid);
 	uint64_t wanted = in->offset;
 	uint32_t whence = in->whence;
 	off_t offset;
@@ -369,7 +369,7 @@ int op_lseek(struct worker *w, struct request *r)
 		return -EBADF;
 	if (whence > SEEK_HOLE)
 		return -EINVAL;
-	if (whence >= SEEK_DATA && w->session->flags & FUSE_WRITEBACK_CACHE)
+	if (whence >= SEEK_DATA && fs->session->flags & FUSE_WRITEBACK_CACHE)
 		return -ENOSYS;
 	if (whence == SEEK_CUR) {
 		wanted += __atomic_load_n(&file->position, __ATOMIC_RELAXED);
@@ -398,21 +398,21 @@ static int run_fallocate(struct request *r)
 											 : 0;
 }
 
-int op_fallocate(struct worker *w, struct request *r)
+int op_fallocate(struct fs *fs, struct request *r)
 {
 	int err;
 
 	if (REQUEST_ARG(r, struct fuse_fallocate_in)->mode & ~(uint32_t)FALLOCATE_MODES)
 		return -EOPNOTSUPP;
 	/* As for a WRITE; it may run in the loop. */
-	err = credentials_fsetid(&w->credentials, true);
+	err = credentials_fsetid(&fs->credentials, true);
 	if (err)
 		return err;
-	r->file = regular_file(w, REQUEST_ARG(r, struct fuse_fallocate_in)->fh, r->in.nodeid);
+	r->file = regular_file(fs, REQUEST_ARG(r, struct fuse_fallocate_in)->fh, r->in.nodeid);
 	if (!r->file)
 		return -EBADF;
 	r->fd = r->file->fd;
-	err = file_capability_drop(w, r->in.nodeid, r->fd);
+	err = file_capability_drop(fs, r->in.nodeid, r->fd);
 	if (err)
 		return err;
 	return request_defer(r, run_fallocate);
@@ -449,20 +449,20 @@ static int run_copy_64(struct request *r)
 	return (int)sizeof(struct fuse_copy_file_range_out);
 }
 
-static int copy(struct worker *w, struct request *r, int (*run)(struct request *))
+static int copy(struct fs *fs, struct request *r, int (*run)(struct request *))
 {
 	const struct fuse_copy_file_range_in *in = REQUEST_ARG(r, struct fuse_copy_file_range_in);
-	struct open_file *from = regular_file(w, in->fh_in, r->in.nodeid);
-	struct open_file *to = regular_file(w, in->fh_out, in->nodeid_out);
+	struct open_file *from = regular_file(fs, in->fh_in, r->in.nodeid);
+	struct open_file *to = regular_file(fs, in->fh_out, in->nodeid_out);
 	int err;
 
 	if (!from || !to)
 		return -EBADF;
 	if (in->flags)
 		return -EINVAL;
-	err = credentials_fsetid(&w->credentials, true); /* as FALLOCATE */
+	err = credentials_fsetid(&fs->credentials, true); /* as FALLOCATE */
 	if (!err)
-		err = file_capability_drop(w, in->nodeid_out, to->fd);
+		err = file_capability_drop(fs, in->nodeid_out, to->fd);
 	if (err)
 		return err;
 	r->file = from;
@@ -472,12 +472,12 @@ static int copy(struct worker *w, struct request *r, int (*run)(struct request *
 	return request_defer(r, run);
 }
 
-int op_copy_file_range(struct worker *w, struct request *r)
+int op_copy_file_range(struct fs *fs, struct request *r)
 {
-	return copy(w, r, run_copy);
+	return copy(fs, r, run_copy);
 }
 
-int op_copy_file_range_64(struct worker *w, struct request *r)
+int op_copy_file_range_64(struct fs *fs, struct request *r)
 {
-	return copy(w, r, run_copy_64);
+	return copy(fs, r, run_copy_64);
 }

@@ -73,7 +73,7 @@ static const struct known_ioctl *find(uint32_t command)
 	return NULL;
 }
 
-static int check(const struct worker *w, const struct request *r, const struct known_ioctl *known)
+static int check(const struct fs *fs, const struct request *r, const struct known_ioctl *known)
 {
 	const struct fuse_ioctl_in *in = REQUEST_ARG(r, struct fuse_ioctl_in);
 
@@ -82,13 +82,13 @@ static int check(const struct worker *w, const struct request *r, const struct k
 	if (in->in_size < known->in_size || r->payload_len < known->in_size ||
 	    in->out_size < known->out_size)
 		return -EINVAL;
-	if (known->in_size && w->policy.readonly)
+	if (known->in_size && fs->policy.readonly)
 		return -EROFS;
 	return request_need_room(r, sizeof(struct fuse_ioctl_out) + known->out_size);
 }
 
 /* Return: 0, -EPERM, or -errno of reading what the file has. */
-static int check_change(const struct worker *w, int fd, const struct known_ioctl *known,
+static int check_change(const struct fs *fs, int fd, const struct known_ioctl *known,
 			const union ioctl_value *wanted)
 {
 	union ioctl_value now;
@@ -98,17 +98,17 @@ static int check_change(const struct worker *w, int fd, const struct known_ioctl
 	memset(&now, 0, sizeof(now));
 	if (ioctl(fd, known->get_command, &now) < 0)
 		return -errno;
-	return known->may_set(&w->policy, &now, wanted) ? 0 : -EPERM;
+	return known->may_set(&fs->policy, &now, wanted) ? 0 : -EPERM;
 }
 
-int op_ioctl(struct worker *w, struct request *r)
+int op_ioctl(struct fs *fs, struct request *r)
 {
 	const struct fuse_ioctl_in *in = REQUEST_ARG(r, struct fuse_ioctl_in);
 	const struct known_ioctl *known = find(in->cmd);
-	const struct open_file *file = file_table_get(w->files, in->fh, r->in.nodeid);
+	const struct open_file *file = file_table_get(fs->files, in->fh, r->in.nodeid);
 	struct fuse_ioctl_out *ret = REQUEST_REPLY(r, struct fuse_ioctl_out);
 	union ioctl_value value;
-	int err = check(w, r, known);
+	int err = check(fs, r, known);
 
 	if (err)
 		return err;
@@ -116,9 +116,9 @@ int op_ioctl(struct worker *w, struct request *r)
 		return -EBADF;
 	memset(&value, 0, sizeof(value));
 	memcpy(&value, r->payload, known->in_size);
-	err = credentials_root(&w->credentials);
+	err = credentials_root(&fs->credentials);
 	if (!err)
-		err = check_change(w, file->fd, known, &value);
+		err = check_change(fs, file->fd, known, &value);
 	if (err)
 		return err;
 	if (ioctl(file->fd, known->command, &value) < 0)

@@ -31,9 +31,9 @@ static bool is_flock(const struct fuse_lk_in *in)
 }
 
 /* ENOSYS: the guest's kernel keeps such locks to itself from then on. */
-static int check_wanted(const struct worker *w, const struct fuse_lk_in *in)
+static int check_wanted(const struct fs *fs, const struct fuse_lk_in *in)
 {
-	if (is_flock(in) ? !w->policy.flock : !w->policy.posix_lock)
+	if (is_flock(in) ? !fs->policy.flock : !fs->policy.posix_lock)
 		return -ENOSYS;
 	if (in->lk.type != F_RDLCK && in->lk.type != F_WRLCK && in->lk.type != F_UNLCK)
 		return -EINVAL;
@@ -52,98 +52,98 @@ static struct flock host_lock(const struct fuse_lk_in *in)
 	};
 }
 
-static int open_for_locks(struct worker *w, const struct inode *inode)
+static int open_for_locks(struct fs *fs, const struct inode *inode)
 {
-	int fd = entry_reopen(w, inode, w->policy.readonly ? O_RDONLY : O_RDWR);
+	int fd = entry_reopen(fs, inode, fs->policy.readonly ? O_RDONLY : O_RDWR);
 
 	if (fd == -EPERM) /* chattr +a, or +i */
-		fd = entry_reopen(w, inode, O_RDWR | O_APPEND);
+		fd = entry_reopen(fs, inode, O_RDWR | O_APPEND);
 	if (fd == -EROFS || fd == -ETXTBSY || fd == -EACCES || fd == -EPERM)
-		fd = entry_reopen(w, inode, O_RDONLY);
+		fd = entry_reopen(fs, inode, O_RDONLY);
 	return fd;
 }
 
 /* The open file that holds the locks of this owner, made if need be. Return: 0 or -errno. */
-static int lock_owner_file(struct worker *w, const struct request *r, struct open_file **ret)
+static int lock_owner_file(struct fs *fs, const struct request *r, struct open_file **ret)
 {
 	const struct fuse_lk_in *in = REQUEST_ARG(r, struct fuse_lk_in);
-	const struct inode *inode = inode_table_get(w->inodes, r->in.nodeid);
+	const struct inode *inode = inode_table_get(fs->inodes, r->in.nodeid);
 	struct open_file *file;
 	bool added;
 	int fd, err;
 
-	*ret = file_table_lock_owner(w->files, w->slot, r->in.nodeid, in->owner);
+	*ret = file_table_lock_owner(fs->files, fs->slot, r->in.nodeid, in->owner);
 	if (*ret || in->lk.type == F_UNLCK)
 		return 0;
 	if (!inode)
 		return -ESTALE;
 	if (!S_ISREG(inode->mode))
 		return -EINVAL;
-	err = inode_fd_budget(w);
+	err = inode_fd_budget(fs);
 	if (!err)
-		err = credentials_root(&w->credentials);
+		err = credentials_root(&fs->credentials);
 	if (err)
 		return err;
-	file = file_table_reserve(w->files, w->slot);
+	file = file_table_reserve(fs->files, fs->slot);
 	if (!file)
 		return -ENFILE;
-	fd = open_for_locks(w, inode);
+	fd = open_for_locks(fs, inode);
 	if (fd < 0) {
-		file_table_abandon(w->files, w->slot, file);
+		file_table_abandon(fs->files, fs->slot, file);
 		return fd;
 	}
-	*ret = file_table_add_lock_owner(w->files, w->slot, file, r->in.nodeid, in->owner, fd,
+	*ret = file_table_add_lock_owner(fs->files, fs->slot, file, r->in.nodeid, in->owner, fd,
 					 &added);
 	if (!added) {
 		close(fd);
-		file_table_abandon(w->files, w->slot, file);
+		file_table_abandon(fs->files, fs->slot, file);
 	}
 	return 0;
 }
 
-static int try_record_lock(struct worker *w, const struct request *r)
+static int try_record_lock(struct fs *fs, const struct request *r)
 {
 	const struct fuse_lk_in *in = REQUEST_ARG(r, struct fuse_lk_in);
 	struct flock lock = host_lock(in);
 	struct open_file *file;
-	int err = lock_owner_file(w, r, &file);
+	int err = lock_owner_file(fs, r, &file);
 
 	if (err || !file) /* nothing to unlock */
 		return err;
 	if (fcntl(file->fd, F_OFD_SETLK, &lock) < 0)
 		return errno == EACCES ? -EAGAIN : -errno;
 	if (in->lk.type == F_UNLCK)
-		w->gave_up_lock = true;
+		fs->gave_up_lock = true;
 	return 0;
 }
 
-void ops_lock_drop_owner(struct worker *w, uint64_t nodeid, uint64_t owner)
+void ops_lock_drop_owner(struct fs *fs, uint64_t nodeid, uint64_t owner)
 {
-	struct open_file *file = file_table_lock_owner(w->files, w->slot, nodeid, owner);
+	struct open_file *file = file_table_lock_owner(fs->files, fs->slot, nodeid, owner);
 	struct flock all = {.l_type = F_UNLCK, .l_whence = SEEK_SET};
 
 	if (!file)
 		return;
 	(void)!fcntl(file->fd, F_OFD_SETLK, &all); /* now: closing comes later */
-	file_table_drop_lock_owner(w->files, &w->reclaim, file);
-	w->gave_up_lock = true;
+	file_table_drop_lock_owner(fs->files, &fs->reclaim, file);
+	fs->gave_up_lock = true;
 }
 
-int op_getlk(struct worker *w, struct request *r)
+int op_getlk(struct fs *fs, struct request *r)
 {
 	const struct fuse_lk_in *in = REQUEST_ARG(r, struct fuse_lk_in);
-	const struct open_file *file = file_table_get(w->files, in->fh, r->in.nodeid);
+	const struct open_file *file = file_table_get(fs->files, in->fh, r->in.nodeid);
 	struct fuse_lk_out *ret = REQUEST_REPLY(r, struct fuse_lk_out);
 	const struct open_file *own;
 	struct flock lock = host_lock(in);
-	int err = check_wanted(w, in);
+	int err = check_wanted(fs, in);
 
 	if (err)
 		return err;
 	if (!file)
 		return -EBADF;
 	/* The guest's open file has no record locks, so all there are conflict with it. */
-	own = file_table_lock_owner(w->files, w->slot, r->in.nodeid, in->owner);
+	own = file_table_lock_owner(fs->files, fs->slot, r->in.nodeid, in->owner);
 	if (fcntl(own ? own->fd : file->fd, F_OFD_GETLK, &lock) < 0)
 		return -errno;
 	memset(ret, 0, sizeof(*ret));
@@ -157,7 +157,7 @@ int op_getlk(struct worker *w, struct request *r)
 
 /* ---- flock ---- */
 
-static int try_flock(struct worker *w, const struct fuse_lk_in *in, struct open_file *file)
+static int try_flock(struct fs *fs, const struct fuse_lk_in *in, struct open_file *file)
 {
 	int operation = in->lk.type == F_RDLCK	 ? LOCK_SH
 			: in->lk.type == F_WRLCK ? LOCK_EX
@@ -166,7 +166,7 @@ static int try_flock(struct worker *w, const struct fuse_lk_in *in, struct open_
 	if (flock(file->fd, operation | LOCK_NB) < 0)
 		return errno == EWOULDBLOCK ? -EAGAIN : -errno;
 	if (operation == LOCK_UN)
-		w->gave_up_lock = true;
+		fs->gave_up_lock = true;
 	else
 		__atomic_or_fetch(&file->flags, FILE_FLOCKED, __ATOMIC_RELAXED);
 	return 0;
@@ -175,38 +175,38 @@ static int try_flock(struct worker *w, const struct fuse_lk_in *in, struct open_
 /* ---- both ---- */
 
 /* Do what a SETLK or SETLKW asks for, now. Return: 0, -EAGAIN (somebody holds it), or -errno. */
-static int try_lock(struct worker *w, struct request *r)
+static int try_lock(struct fs *fs, struct request *r)
 {
 	const struct fuse_lk_in *in = REQUEST_ARG(r, struct fuse_lk_in);
-	struct open_file *file = file_table_get(w->files, in->fh, r->in.nodeid);
-	int err = check_wanted(w, in);
+	struct open_file *file = file_table_get(fs->files, in->fh, r->in.nodeid);
+	int err = check_wanted(fs, in);
 
 	if (err)
 		return err;
 	if (!file)
 		return -EBADF;
-	return is_flock(in) ? try_flock(w, in, file) : try_record_lock(w, r);
+	return is_flock(in) ? try_flock(fs, in, file) : try_record_lock(fs, r);
 }
 
-int op_setlk(struct worker *w, struct request *r)
+int op_setlk(struct fs *fs, struct request *r)
 {
-	return try_lock(w, r);
+	return try_lock(fs, r);
 }
 
-int op_setlkw(struct worker *w, struct request *r)
+int op_setlkw(struct fs *fs, struct request *r)
 {
-	int err = try_lock(w, r);
+	int err = try_lock(fs, r);
 
 	return err == -EAGAIN ? OUTCOME_WAIT : err;
 }
 
 /* The request may wait at any worker: all of them look. */
-int op_interrupt(struct worker *w, struct request *r)
+int op_interrupt(struct fs *fs, struct request *r)
 {
 	uint64_t unique = REQUEST_ARG(r, struct fuse_interrupt_in)->unique;
-	uint32_t at = __atomic_fetch_add(&w->table->interrupt_count, 1, __ATOMIC_RELAXED);
+	uint32_t at = __atomic_fetch_add(&fs->table->interrupt_count, 1, __ATOMIC_RELAXED);
 
-	__atomic_store_n(&w->table->interrupts[at % INTERRUPTS_MAX], unique, __ATOMIC_RELAXED);
-	w->gave_up_lock = true; /* those that wait here need not wait for their next turn */
+	__atomic_store_n(&fs->table->interrupts[at % INTERRUPTS_MAX], unique, __ATOMIC_RELAXED);
+	fs->gave_up_lock = true; /* those that wait here need not wait for their next turn */
 	return OUTCOME_NO_REPLY;
 }

@@ -3,9 +3,9 @@
 #ifndef VFSD_OPS_LOCK_H
 #define VFSD_OPS_LOCK_H
 
-#include "worker/csrc/loop/worker.h"
+#include "worker/csrc/fs/fs.h"
 
 /* A guest process has closed the file: drop the record locks that `owner` has on it. */
-void ops_lock_drop_owner(struct worker *w, uint64_t nodeid, uint64_t owner);
+void ops_lock_drop_owner(struct fs *fs, uint64_t nodeid, uint64_t owner);
 
 #endif

@@ -51,24 +51,24 @@ static int check_below(int dir_fd, struct inode_key root)
 }
 
 /* ".." of a directory: a guest that exports the share by NFS asks for it. */
-static int lookup_parent(struct worker *w, const struct inode *dir, struct fuse_entry_out *ret)
+static int lookup_parent(struct fs *fs, const struct inode *dir, struct fuse_entry_out *ret)
 {
-	const struct inode *root = inode_table_get(w->inodes, FUSE_ROOT_ID);
+	const struct inode *root = inode_table_get(fs->inodes, FUSE_ROOT_ID);
 	struct inode_key root_key, key;
 	struct statx st;
 	int fd, err;
 
 	if (dir == root)
-		return entry_again(w, root, ret);
+		return entry_again(fs, root, ret);
 	if (!S_ISDIR(dir->mode))
 		return -ENOTDIR;
-	err = inode_fd_budget(w);
+	err = inode_fd_budget(fs);
 	if (!err)
-		err = identity_stat_fd(w->root_fd, &st);
+		err = identity_stat_fd(fs->root_fd, &st);
 	if (err)
 		return err;
 	root_key = identity_key(&st);
-	fd = inode_fd(w, dir);
+	fd = inode_fd(fs, dir);
 	if (fd >= 0)
 		fd = entry_open_path(fd, "..");
 	if (fd < 0)
@@ -78,41 +78,41 @@ static int lookup_parent(struct worker *w, const struct inode *dir, struct fuse_
 		err = identity_stat_fd(fd, &st);
 	key = identity_key(&st);
 	if (!err && !inode_key_equal(key, root_key))
-		return entry_from_path_fd(w, NULL, fd, ret);
+		return entry_from_path_fd(fs, NULL, fd, ret);
 	close(fd);
-	return err ? err : entry_again(w, root, ret);
+	return err ? err : entry_again(fs, root, ret);
 }
 
-static int lookup(struct worker *w, const struct inode *parent, const char *name,
+static int lookup(struct fs *fs, const struct inode *parent, const char *name,
 		  struct fuse_entry_out *ret)
 {
 	int err;
 
 	if (!strcmp(name, "."))
-		return entry_again(w, parent, ret);
+		return entry_again(fs, parent, ret);
 	if (!strcmp(name, ".."))
-		return lookup_parent(w, parent, ret);
+		return lookup_parent(fs, parent, ret);
 	err = request_check_name(name);
-	return err ? err : entry_lookup(w, parent, name, ret);
+	return err ? err : entry_lookup(fs, parent, name, ret);
 }
 
 /* May the guest be told for how long a name does not exist? Others than Linux may take nodeid 0 for
  * an inode. */
-static bool tells_absence(const struct worker *w, const char *name)
+static bool tells_absence(const struct fs *fs, const char *name)
 {
-	return name[0] && w->policy.negative_timeout_ns && is_linux(w->session);
+	return name[0] && fs->policy.negative_timeout_ns && is_linux(fs->session);
 }
 
 /* nodeid 0: "there is no such name, and you may rely on it for so long". */
-static void negative_entry(const struct worker *w, struct fuse_entry_out *ret)
+static void negative_entry(const struct fs *fs, struct fuse_entry_out *ret)
 {
 	memset(ret, 0, sizeof(*ret));
-	entry_timeout(w->policy.negative_timeout_ns, &ret->entry_valid, &ret->entry_valid_nsec);
+	entry_timeout(fs->policy.negative_timeout_ns, &ret->entry_valid, &ret->entry_valid_nsec);
 }
 
-int op_lookup(struct worker *w, struct request *r)
+int op_lookup(struct fs *fs, struct request *r)
 {
-	const struct inode *parent = inode_table_get(w->inodes, r->in.nodeid);
+	const struct inode *parent = inode_table_get(fs->inodes, r->in.nodeid);
 	struct fuse_entry_out *ret = REQUEST_REPLY(r, struct fuse_entry_out);
 	int err = request_need_room(r, sizeof(*ret));
 
@@ -121,25 +121,25 @@ int op_lookup(struct worker *w, struct request *r)
 	if (strnlen(r->payload, r->payload_len) == r->payload_len)
 		return -EINVAL; /* not terminated */
 	if (!err)
-		err = credentials_root(&w->credentials);
+		err = credentials_root(&fs->credentials);
 	if (!err)
-		err = lookup(w, parent, r->payload, ret);
-	if (err == -ENOENT && tells_absence(w, r->payload)) {
-		negative_entry(w, ret);
+		err = lookup(fs, parent, r->payload, ret);
+	if (err == -ENOENT && tells_absence(fs, r->payload)) {
+		negative_entry(fs, ret);
 		err = 0;
 	}
 	return err ? err : (int)sizeof(*ret);
 }
 
-int op_forget(struct worker *w, struct request *r)
+int op_forget(struct fs *fs, struct request *r)
 {
-	inode_table_forget(w->inodes, &w->reclaim, r->in.nodeid,
+	inode_table_forget(fs->inodes, &fs->reclaim, r->in.nodeid,
 			   REQUEST_ARG(r, struct fuse_forget_in)->nlookup);
 	return OUTCOME_NO_REPLY;
 }
 
 /* fuse_batch_forget_in, then `count` fuse_forget_one. */
-int op_batch_forget(struct worker *w, struct request *r)
+int op_batch_forget(struct fs *fs, struct request *r)
 {
 	uint32_t count = REQUEST_ARG(r, struct fuse_batch_forget_in)->count;
 	struct fuse_forget_one one;
@@ -148,7 +148,7 @@ int op_batch_forget(struct worker *w, struct request *r)
 		return OUTCOME_NO_REPLY; /* malformed: a lookup leaked is better than one lost */
 	for (uint32_t i = 0; i < count; i++) {
 		memcpy(&one, r->payload + i * sizeof(one), sizeof(one));
-		inode_table_forget(w->inodes, &w->reclaim, one.nodeid, one.nlookup);
+		inode_table_forget(fs->inodes, &fs->reclaim, one.nodeid, one.nlookup);
 	}
 	return OUTCOME_NO_REPLY;
 }

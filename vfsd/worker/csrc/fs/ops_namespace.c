@@ -27,14 +27,14 @@
 
 /* What every creating op needs before it creates anything: an fd for the new inode, too, unless a
  * handle will do. */
-static int creation_allowed(struct worker *w, const struct request *r, const struct inode *parent,
+static int creation_allowed(struct fs *fs, const struct request *r, const struct inode *parent,
 			    uint32_t umask)
 {
 	int err = request_need_room(r, sizeof(struct fuse_entry_out));
 
-	if (!err && !inode_fd_uses_handles(w, parent->mnt_id))
-		err = inode_fd_budget(w);
-	return err ? err : requester_act(w, r, umask);
+	if (!err && !inode_fd_uses_handles(fs, parent->mnt_id))
+		err = inode_fd_budget(fs);
+	return err ? err : requester_act(fs, r, umask);
 }
 
 /* ---- creating ---- */
@@ -43,25 +43,25 @@ static int creation_allowed(struct worker *w, const struct request *r, const str
  * Reply with the entry of a name that `err` says was created. After a worker's death "it exists"
  * is success if it is of the type (S_IFMT) wanted.
  */
-static int reply_created(struct worker *w, struct request *r, const struct inode *parent,
+static int reply_created(struct fs *fs, struct request *r, const struct inode *parent,
 			 const char *name, mode_t type, int err)
 {
 	struct fuse_entry_out *ret = REQUEST_REPLY(r, struct fuse_entry_out);
 
 	if (!err) {
-		err = entry_lookup_new(w, parent, name, type, ret);
+		err = entry_lookup_new(fs, parent, name, type, ret);
 		return err ? err : (int)sizeof(*ret);
 	}
 	if (err != -EEXIST || !r->replayed)
 		return err;
-	err = credentials_root(&w->credentials);
+	err = credentials_root(&fs->credentials);
 	if (!err)
-		err = entry_lookup(w, parent, name, ret);
+		err = entry_lookup(fs, parent, name, ret);
 	if (err)
 		return err;
 	if ((ret->attr.mode & S_IFMT) == type)
 		return (int)sizeof(*ret);
-	inode_table_forget(w->inodes, &w->reclaim, ret->nodeid, 1);
+	inode_table_forget(fs->inodes, &fs->reclaim, ret->nodeid, 1);
 	return -EEXIST;
 }
 
@@ -72,20 +72,20 @@ static int make_directory(const struct request *r, int dir_fd, const char *name)
 	return mkdirat(dir_fd, name, mode) < 0 ? -errno : 0;
 }
 
-int op_mkdir(struct worker *w, struct request *r)
+int op_mkdir(struct fs *fs, struct request *r)
 {
 	const struct fuse_mkdir_in *in = REQUEST_ARG(r, struct fuse_mkdir_in);
-	const struct inode *parent = inode_table_get(w->inodes, r->in.nodeid);
-	int dir_fd = parent ? inode_fd(w, parent) : -ESTALE;
+	const struct inode *parent = inode_table_get(fs->inodes, r->in.nodeid);
+	int dir_fd = parent ? inode_fd(fs, parent) : -ESTALE;
 	int err;
 
 	if (dir_fd < 0)
 		return dir_fd;
-	err = creation_allowed(w, r, parent, in->umask);
+	err = creation_allowed(fs, r, parent, in->umask);
 	if (err)
 		return err;
-	err = label_make(w, r, dir_fd, r->name, make_directory);
-	return reply_created(w, r, parent, r->name, S_IFDIR, err);
+	err = label_make(fs, r, dir_fd, r->name, make_directory);
+	return reply_created(fs, r, parent, r->name, S_IFDIR, err);
 }
 
 /* A device number from the kernel's 32-bit form. */
@@ -102,36 +102,36 @@ static int make_node(const struct request *r, int dir_fd, const char *name)
 }
 
 /* A regular file can have its label before it has its name. */
-static int make_labelled_regular(struct worker *w, const struct request *r, int dir_fd)
+static int make_labelled_regular(struct fs *fs, const struct request *r, int dir_fd)
 {
 	mode_t mode = REQUEST_ARG(r, struct fuse_mknod_in)->mode & 07777;
-	int fd = label_create(w, r, dir_fd, O_RDWR, mode);
+	int fd = label_create(fs, r, dir_fd, O_RDWR, mode);
 
 	if (fd > 0)
 		close(fd);
 	return fd < 0 ? fd : 0;
 }
 
-int op_mknod(struct worker *w, struct request *r)
+int op_mknod(struct fs *fs, struct request *r)
 {
 	const struct fuse_mknod_in *in = REQUEST_ARG(r, struct fuse_mknod_in);
-	const struct inode *parent = inode_table_get(w->inodes, r->in.nodeid);
-	int dir_fd = parent ? inode_fd(w, parent) : -ESTALE;
+	const struct inode *parent = inode_table_get(fs->inodes, r->in.nodeid);
+	int dir_fd = parent ? inode_fd(fs, parent) : -ESTALE;
 	mode_t type = in->mode & S_IFMT ? in->mode & S_IFMT : S_IFREG;
 	int err;
 
 	if (dir_fd < 0)
 		return dir_fd;
-	err = creation_allowed(w, r, parent, in->umask);
+	err = creation_allowed(fs, r, parent, in->umask);
 	if (!err)
-		err = requester_keep_sgid(w, r, in->mode);
+		err = requester_keep_sgid(fs, r, in->mode);
 	if (err)
 		return err;
 	if (r->label_count && type == S_IFREG)
-		err = make_labelled_regular(w, r, dir_fd);
+		err = make_labelled_regular(fs, r, dir_fd);
 	else
-		err = label_make(w, r, dir_fd, r->name, make_node);
-	return reply_created(w, r, parent, r->name, type, err);
+		err = label_make(fs, r, dir_fd, r->name, make_node);
+	return reply_created(fs, r, parent, r->name, type, err);
 }
 
 /* The payload of SYMLINK: name, target, both terminated; the target, as name2, is any string. */
@@ -158,41 +158,41 @@ static int make_symlink(const struct request *r, int dir_fd, const char *name)
 	return symlinkat(r->name2, dir_fd, name) < 0 ? -errno : 0;
 }
 
-int op_symlink(struct worker *w, struct request *r)
+int op_symlink(struct fs *fs, struct request *r)
 {
-	const struct inode *parent = inode_table_get(w->inodes, r->in.nodeid);
-	int dir_fd = parent ? inode_fd(w, parent) : -ESTALE;
+	const struct inode *parent = inode_table_get(fs->inodes, r->in.nodeid);
+	int dir_fd = parent ? inode_fd(fs, parent) : -ESTALE;
 	int err;
 
 	if (dir_fd < 0)
 		return dir_fd;
 	err = symlink_strings(r);
 	if (!err)
-		err = creation_allowed(w, r, parent, 0);
+		err = creation_allowed(fs, r, parent, 0);
 	if (err)
 		return err;
-	err = label_make(w, r, dir_fd, r->name, make_symlink);
-	return reply_created(w, r, parent, r->name, S_IFLNK, err);
+	err = label_make(fs, r, dir_fd, r->name, make_symlink);
+	return reply_created(fs, r, parent, r->name, S_IFLNK, err);
 }
 
 /* An O_PATH fd is linked through its name below /proc/self/fd: with AT_EMPTY_PATH the kernel would
  * want CAP_DAC_READ_SEARCH. */
-static int link_fd(const struct worker *w, int fd, int dir_fd, const char *name)
+static int link_fd(const struct fs *fs, int fd, int dir_fd, const char *name)
 {
 	char old[FD_NAME];
 
 	proc_fd_name(fd, old);
-	return linkat(w->proc_self_fd, old, dir_fd, name, AT_SYMLINK_FOLLOW) < 0 ? -errno : 0;
+	return linkat(fs->proc_self_fd, old, dir_fd, name, AT_SYMLINK_FOLLOW) < 0 ? -errno : 0;
 }
 
-int op_link(struct worker *w, struct request *r)
+int op_link(struct fs *fs, struct request *r)
 {
 	uint64_t old_nodeid = REQUEST_ARG(r, struct fuse_link_in)->oldnodeid;
-	const struct inode *parent = inode_table_get(w->inodes, r->in.nodeid);
-	const struct inode *inode = inode_table_get(w->inodes, old_nodeid);
+	const struct inode *parent = inode_table_get(fs->inodes, r->in.nodeid);
+	const struct inode *inode = inode_table_get(fs->inodes, old_nodeid);
 	struct fuse_entry_out *ret = REQUEST_REPLY(r, struct fuse_entry_out);
-	int dir_fd = parent ? inode_fd(w, parent) : -ESTALE;
-	int fd = inode ? inode_fd(w, inode) : -ESTALE;
+	int dir_fd = parent ? inode_fd(fs, parent) : -ESTALE;
+	int fd = inode ? inode_fd(fs, inode) : -ESTALE;
 	bool exists;
 	int err;
 
@@ -200,33 +200,33 @@ int op_link(struct worker *w, struct request *r)
 		return dir_fd < 0 ? dir_fd : fd;
 	err = request_need_room(r, sizeof(*ret));
 	if (!err)
-		err = credentials_root(&w->credentials);
+		err = credentials_root(&fs->credentials);
 	if (err)
 		return err;
-	err = link_fd(w, fd, dir_fd, r->name);
+	err = link_fd(fs, fd, dir_fd, r->name);
 	exists = err == -EEXIST && r->replayed;
 	if (err && !exists)
 		return err;
-	err = entry_lookup(w, parent, r->name, ret);
+	err = entry_lookup(fs, parent, r->name, ret);
 	if (err)
 		return err;
 	if (!exists || ret->nodeid == old_nodeid)
 		return (int)sizeof(*ret);
-	inode_table_forget(w->inodes, &w->reclaim, ret->nodeid, 1);
+	inode_table_forget(fs->inodes, &fs->reclaim, ret->nodeid, 1);
 	return -EEXIST;
 }
 
 /* ---- removing ---- */
 
-static int remove_name(struct worker *w, const struct request *r, int flags)
+static int remove_name(struct fs *fs, const struct request *r, int flags)
 {
-	const struct inode *parent = inode_table_get(w->inodes, r->in.nodeid);
-	int dir_fd = parent ? inode_fd(w, parent) : -ESTALE;
+	const struct inode *parent = inode_table_get(fs->inodes, r->in.nodeid);
+	int dir_fd = parent ? inode_fd(fs, parent) : -ESTALE;
 	int err;
 
 	if (dir_fd < 0)
 		return dir_fd;
-	err = credentials_root(&w->credentials);
+	err = credentials_root(&fs->credentials);
 	if (err)
 		return err;
 	if (!unlinkat(dir_fd, r->name, flags))
@@ -234,14 +234,14 @@ static int remove_name(struct worker *w, const struct request *r, int flags)
 	return errno == ENOENT && r->replayed ? 0 : -errno;
 }
 
-int op_unlink(struct worker *w, struct request *r)
+int op_unlink(struct fs *fs, struct request *r)
 {
-	return remove_name(w, r, 0);
+	return remove_name(fs, r, 0);
 }
 
-int op_rmdir(struct worker *w, struct request *r)
+int op_rmdir(struct fs *fs, struct request *r)
 {
-	return remove_name(w, r, AT_REMOVEDIR);
+	return remove_name(fs, r, AT_REMOVEDIR);
 }
 
 /* ---- moving ---- */
@@ -274,18 +274,19 @@ static int refilling_rename_happened(struct request *r, int dir_fd)
 	return 0;
 }
 
-static int rename_names(struct worker *w, struct request *r, uint64_t new_dir, uint32_t flags)
+static int rename_names(struct fs *fs, struct request *r, uint64_t new_dir, uint32_t flags)
 {
-	const struct inode *from = inode_table_get(w->inodes, r->in.nodeid);
-	const struct inode *to = inode_table_get(w->inodes, new_dir);
-	int from_fd = from ? inode_fd(w, from) : -ESTALE;
-	int to_fd = to ? inode_fd(w, to) : -ESTALE;
+	const struct inode *from = inode_table_get(fs->inodes, r->in.nodeid);
+	const struct inode *to = inode_table_get(fs->inodes, new_dir);
+	int from_fd = from ? inode_fd(fs, from) : -ESTALE;
+	int to_fd = to ? inode_fd(fs, to) : -ESTALE;
 	struct statx st;
 	int err;
 
 	if (from_fd < 0 || to_fd < 0)
 		return from_fd < 0 ? from_fd : to_fd;
-	err = flags & RENAME_WHITEOUT ? requester_act(w, r, 0) : credentials_root(&w->credentials);
+	err = flags & RENAME_WHITEOUT ? requester_act(fs, r, 0)
+				      : credentials_root(&fs->credentials);
 	if (err)
 		return err;
 	if (flags & RENAME_REFILLS) {
@@ -304,16 +305,16 @@ static int rename_names(struct worker *w, struct request *r, uint64_t new_dir, u
 	return err == -ENOSYS ? -EINVAL : err; /* ENOSYS would end RENAME2 for good */
 }
 
-int op_rename(struct worker *w, struct request *r)
+int op_rename(struct fs *fs, struct request *r)
 {
-	return rename_names(w, r, REQUEST_ARG(r, struct fuse_rename_in)->newdir, 0);
+	return rename_names(fs, r, REQUEST_ARG(r, struct fuse_rename_in)->newdir, 0);
 }
 
-int op_rename2(struct worker *w, struct request *r)
+int op_rename2(struct fs *fs, struct request *r)
 {
 	const struct fuse_rename2_in *in = REQUEST_ARG(r, struct fuse_rename2_in);
 
 	if (in->flags & ~(uint32_t)RENAME_FLAGS)
 		return -EINVAL;
-	return rename_names(w, r, in->newdir, in->flags);
+	return rename_names(fs, r, in->newdir, in->flags);
 }

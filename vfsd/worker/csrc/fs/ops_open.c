@@ -42,32 +42,32 @@ enum {
 	FLAGS_PASSED = O_ACCMODE | O_TRUNC | O_SYNC | O_DSYNC,
 };
 
-static bool has_writeback(const struct worker *w)
+static bool has_writeback(const struct fs *fs)
 {
-	return w->session->flags & FUSE_WRITEBACK_CACHE;
+	return fs->session->flags & FUSE_WRITEBACK_CACHE;
 }
 
 /* Flags for open(2) from the guest's. Return: those, or -errno. */
-static int host_flags(const struct worker *w, uint32_t guest)
+static int host_flags(const struct fs *fs, uint32_t guest)
 {
 	int flags = (int)guest & FLAGS_PASSED;
 
 	if ((flags & O_ACCMODE) == O_ACCMODE)
 		return -EINVAL;
-	if (w->policy.readonly && ((flags & O_ACCMODE) != O_RDONLY || flags & O_TRUNC))
+	if (fs->policy.readonly && ((flags & O_ACCMODE) != O_RDONLY || flags & O_TRUNC))
 		return -EROFS;
 	/* The guest's page cache reads what surrounds a small write. */
-	if (has_writeback(w) && (flags & O_ACCMODE) == O_WRONLY)
+	if (has_writeback(fs) && (flags & O_ACCMODE) == O_WRONLY)
 		flags = (flags & ~O_ACCMODE) | O_RDWR;
-	if (w->policy.allow_direct_io)
+	if (fs->policy.allow_direct_io)
 		flags |= (int)guest & O_DIRECT;
-	if (w->policy.preserve_noatime)
+	if (fs->policy.preserve_noatime)
 		flags |= (int)guest & O_NOATIME;
 	return flags;
 }
 
 /* `flags`: as the host has it open; `guest`: as the guest asked for it. */
-static uint32_t file_flags(struct worker *w, const struct inode *inode, int flags, uint32_t guest)
+static uint32_t file_flags(struct fs *fs, const struct inode *inode, int flags, uint32_t guest)
 {
 	uint32_t ret = guest & O_APPEND ? FILE_APPENDS : 0;
 
@@ -77,19 +77,19 @@ static uint32_t file_flags(struct worker *w, const struct inode *inode, int flag
 		ret |= FILE_DIRECT;
 	if (flags & (O_SYNC | O_DSYNC))
 		ret |= FILE_SYNC;
-	if (!mount_fact_of(w, inode)->needs_flush)
+	if (!mount_fact_of(fs, inode)->needs_flush)
 		ret |= FILE_NO_FLUSH;
-	if (mount_fact_of(w, inode)->in_memory)
+	if (mount_fact_of(fs, inode)->in_memory)
 		ret |= FILE_IN_MEMORY;
 	return ret;
 }
 
 /* ---- OPEN, OPENDIR ---- */
 
-static void fill_open(const struct worker *w, uint64_t fh, uint32_t open_flags,
+static void fill_open(const struct fs *fs, uint64_t fh, uint32_t open_flags,
 		      struct fuse_open_out *ret)
 {
-	open_flags = agreed_open_flags(w->session, open_flags);
+	open_flags = agreed_open_flags(fs->session, open_flags);
 	*ret = (struct fuse_open_out){.fh = fh, .open_flags = open_flags};
 }
 
@@ -105,33 +105,33 @@ static bool close_is_silent(const struct open_file *file)
  * nor tell of an error of doing that. As on a local file system: munmap writes back, fsync and
  * msync tell.
  */
-static void fill_open_file(const struct worker *w, const struct open_file *file, uint64_t fh,
+static void fill_open_file(const struct fs *fs, const struct open_file *file, uint64_t fh,
 			   struct fuse_open_out *ret)
 {
-	bool no_flush = close_is_silent(file) && !w->policy.posix_lock;
+	bool no_flush = close_is_silent(file) && !fs->policy.posix_lock;
 
-	fill_open(w, fh, w->policy.file_open_flags | (no_flush ? FOPEN_NOFLUSH : 0), ret);
+	fill_open(fs, fh, fs->policy.file_open_flags | (no_flush ? FOPEN_NOFLUSH : 0), ret);
 }
 
 /* Does the guest say that truncating takes set-id bits away? */
-static bool kills_set_id(const struct worker *w, const struct request *r)
+static bool kills_set_id(const struct fs *fs, const struct request *r)
 {
 	uint32_t flags = r->in.opcode == FUSE_OPEN
 				 ? REQUEST_ARG(r, struct fuse_open_in)->open_flags
 				 : REQUEST_ARG(r, struct fuse_create_in)->open_flags;
 
-	return flags & FUSE_OPEN_KILL_SUIDGID && is_agreed(w->session, &AGREED_KILLPRIV);
+	return flags & FUSE_OPEN_KILL_SUIDGID && is_agreed(fs->session, &AGREED_KILLPRIV);
 }
 
-static int prepare_truncate(struct worker *w, const struct request *r, const struct inode *inode)
+static int prepare_truncate(struct fs *fs, const struct request *r, const struct inode *inode)
 {
-	int fd = inode_fd(w, inode);
-	int err = fd < 0 ? fd : file_capability_drop(w, inode_nodeid(w->inodes, inode), fd);
+	int fd = inode_fd(fs, inode);
+	int err = fd < 0 ? fd : file_capability_drop(fs, inode_nodeid(fs->inodes, inode), fd);
 
-	return err ? err : set_id_before_truncate(w, r, fd, kills_set_id(w, r));
+	return err ? err : set_id_before_truncate(fs, r, fd, kills_set_id(fs, r));
 }
 
-static int open_regular(struct worker *w, const struct request *r, const struct inode *inode,
+static int open_regular(struct fs *fs, const struct request *r, const struct inode *inode,
 			int flags)
 {
 	int err;
@@ -143,8 +143,8 @@ static int open_regular(struct worker *w, const struct request *r, const struct 
 	/* Devices and FIFOs are the guest's own affair: their host twins are never opened. */
 	if (!S_ISREG(inode->mode))
 		return -ENXIO;
-	err = flags & O_TRUNC ? prepare_truncate(w, r, inode) : 0;
-	return err ? err : entry_reopen(w, inode, flags);
+	err = flags & O_TRUNC ? prepare_truncate(fs, r, inode) : 0;
+	return err ? err : entry_reopen(fs, inode, flags);
 }
 
 /*
@@ -152,17 +152,17 @@ static int open_regular(struct worker *w, const struct request *r, const struct 
  * marked, since every write to it appends. Not with a write-back cache: what that writes has its
  * place.
  */
-static int open_guests(struct worker *w, const struct request *r, const struct inode *inode,
-		       int flags, uint32_t *ret_file_flags)
+static int open_guests(struct fs *fs, const struct request *r, const struct inode *inode, int flags,
+		       uint32_t *ret_file_flags)
 {
 	uint32_t guest = REQUEST_ARG(r, struct fuse_open_in)->flags;
-	int fd = open_regular(w, r, inode, flags);
+	int fd = open_regular(fs, r, inode, flags);
 
 	*ret_file_flags = 0;
-	if (fd != -EPERM || !(guest & O_APPEND) || flags & O_TRUNC || has_writeback(w))
+	if (fd != -EPERM || !(guest & O_APPEND) || flags & O_TRUNC || has_writeback(fs))
 		return fd;
 	*ret_file_flags = FILE_ONLY_GROWS;
-	return open_regular(w, r, inode, flags | O_APPEND);
+	return open_regular(fs, r, inode, flags | O_APPEND);
 }
 
 /* What of a file under a lease (lease.h). */
@@ -171,49 +171,49 @@ static int access_wanted(int flags)
 	return flags & O_TRUNC ? O_WRONLY : flags & O_ACCMODE;
 }
 
-static int open_or_share(struct worker *w, const struct request *r, const struct inode *inode,
+static int open_or_share(struct fs *fs, const struct request *r, const struct inode *inode,
 			 int flags, uint32_t *ret_file_flags)
 {
-	bool may_share = open_cache_may_share(w, inode, flags);
-	int fd = may_share ? open_cache_get(w, inode) : -1;
+	bool may_share = open_cache_may_share(fs, inode, flags);
+	int fd = may_share ? open_cache_get(fs, inode) : -1;
 
 	*ret_file_flags = 0;
 	if (fd >= 0)
 		return fd;
-	fd = open_guests(w, r, inode, flags, ret_file_flags);
+	fd = open_guests(fs, r, inode, flags, ret_file_flags);
 	if (fd >= 0 && may_share)
-		open_cache_note_opened(w, inode, fd);
+		open_cache_note_opened(fs, inode, fd);
 	return fd;
 }
 
 /* Return: an fd, -errno, or OUTCOME_DEFER, which is below 0 as well. */
-static int open_waiting(struct worker *w, struct request *r, const struct inode *inode, int flags,
+static int open_waiting(struct fs *fs, struct request *r, const struct inode *inode, int flags,
 			uint32_t *ret_file_flags)
 {
-	int fd = open_or_share(w, r, inode, flags, ret_file_flags);
+	int fd = open_or_share(fs, r, inode, flags, ret_file_flags);
 	int path_fd;
 
 	if (fd != -EAGAIN)
 		return fd;
-	path_fd = inode_fd(w, inode);
+	path_fd = inode_fd(fs, inode);
 	return path_fd < 0 ? path_fd : lease_wait(r, path_fd, access_wanted(flags));
 }
 
 /* As root: the guest's kernel has checked who may open it. */
-static int prepare_open(struct worker *w, const struct request *r)
+static int prepare_open(struct fs *fs, const struct request *r)
 {
 	int err = request_need_room(r, sizeof(struct fuse_open_out));
 
 	if (!err)
-		err = inode_fd_budget(w);
-	return err ? err : credentials_root(&w->credentials);
+		err = inode_fd_budget(fs);
+	return err ? err : credentials_root(&fs->credentials);
 }
 
-int op_open(struct worker *w, struct request *r)
+int op_open(struct fs *fs, struct request *r)
 {
 	const struct fuse_open_in *in = REQUEST_ARG(r, struct fuse_open_in);
-	const struct inode *inode = inode_table_get(w->inodes, r->in.nodeid);
-	int flags = host_flags(w, in->flags);
+	const struct inode *inode = inode_table_get(fs->inodes, r->in.nodeid);
+	int flags = host_flags(fs, in->flags);
 	struct open_file *file;
 	uint32_t more;
 	uint64_t fh;
@@ -223,27 +223,27 @@ int op_open(struct worker *w, struct request *r)
 		return -ESTALE;
 	if (flags < 0)
 		return flags;
-	err = prepare_open(w, r);
+	err = prepare_open(fs, r);
 	if (err)
 		return err;
-	file = file_table_reserve(w->files, w->slot);
+	file = file_table_reserve(fs->files, fs->slot);
 	if (!file)
 		return -ENFILE;
-	fd = open_waiting(w, r, inode, flags, &more);
+	fd = open_waiting(fs, r, inode, flags, &more);
 	if (fd < 0) {
-		file_table_abandon(w->files, w->slot, file);
+		file_table_abandon(fs->files, fs->slot, file);
 		return fd;
 	}
-	fh = file_table_publish(w->files, file, r->in.nodeid, fd,
-				file_flags(w, inode, flags, in->flags) | more);
-	fill_open_file(w, file, fh, REQUEST_REPLY(r, struct fuse_open_out));
+	fh = file_table_publish(fs->files, file, r->in.nodeid, fd,
+				file_flags(fs, inode, flags, in->flags) | more);
+	fill_open_file(fs, file, fh, REQUEST_REPLY(r, struct fuse_open_out));
 	return (int)sizeof(struct fuse_open_out);
 }
 
-int op_opendir(struct worker *w, struct request *r)
+int op_opendir(struct fs *fs, struct request *r)
 {
-	const struct inode *inode = inode_table_get(w->inodes, r->in.nodeid);
-	int dir_fd = inode ? inode_fd(w, inode) : -ESTALE;
+	const struct inode *inode = inode_table_get(fs->inodes, r->in.nodeid);
+	int dir_fd = inode ? inode_fd(fs, inode) : -ESTALE;
 	struct open_file *file;
 	uint64_t fh;
 	int fd, err;
@@ -252,20 +252,20 @@ int op_opendir(struct worker *w, struct request *r)
 		return dir_fd;
 	if (!S_ISDIR(inode->mode))
 		return -ENOTDIR;
-	err = prepare_open(w, r);
+	err = prepare_open(fs, r);
 	if (err)
 		return err;
-	file = file_table_reserve(w->files, w->slot);
+	file = file_table_reserve(fs->files, fs->slot);
 	if (!file)
 		return -ENFILE;
 	fd = openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (fd < 0) {
 		err = errno == EMFILE ? -ENFILE : -errno;
-		file_table_abandon(w->files, w->slot, file);
+		file_table_abandon(fs->files, fs->slot, file);
 		return err;
 	}
-	fh = file_table_publish(w->files, file, r->in.nodeid, fd, FILE_IS_DIR);
-	fill_open(w, fh, w->policy.dir_open_flags, REQUEST_REPLY(r, struct fuse_open_out));
+	fh = file_table_publish(fs->files, file, r->in.nodeid, fd, FILE_IS_DIR);
+	fill_open(fs, fh, fs->policy.dir_open_flags, REQUEST_REPLY(r, struct fuse_open_out));
 	return (int)sizeof(struct fuse_open_out);
 }
 
@@ -276,45 +276,45 @@ struct create_reply {
 	struct fuse_open_out open;
 };
 
-static int prepare_create(struct worker *w, const struct request *r)
+static int prepare_create(struct fs *fs, const struct request *r)
 {
 	const struct fuse_create_in *in = REQUEST_ARG(r, struct fuse_create_in);
 	int err = request_need_room(r, sizeof(struct create_reply));
 
 	if (!err)
-		err = inode_fd_budget(w);
+		err = inode_fd_budget(fs);
 	if (!err)
-		err = requester_act(w, r, in->umask);
-	return err ? err : requester_keep_sgid(w, r, in->mode);
+		err = requester_act(fs, r, in->umask);
+	return err ? err : requester_keep_sgid(fs, r, in->mode);
 }
 
 /*
  * `fd` is open and nobody's yet: make it an open file and an inode. `lends`: the inode may borrow
  * it. Return: bytes of the reply, or -errno; fd and file are taken care of.
  */
-static int reply_create(struct worker *w, struct request *r, const struct inode *parent,
+static int reply_create(struct fs *fs, struct request *r, const struct inode *parent,
 			struct open_file *file, int fd, int flags)
 {
 	const struct fuse_create_in *in = REQUEST_ARG(r, struct fuse_create_in);
 	struct create_reply *ret = REQUEST_REPLY(r, struct create_reply);
-	uint64_t fh = file_table_publish(w->files, file, 0, fd, FILE_LENDS);
-	int err = entry_from_fd(w, parent, fd, open_file_slot(w->files, file), &ret->entry);
+	uint64_t fh = file_table_publish(fs->files, file, 0, fd, FILE_LENDS);
+	int err = entry_from_fd(fs, parent, fd, open_file_slot(fs->files, file), &ret->entry);
 	const struct inode *inode;
 
 	if (err) {
-		file_table_release(w->files, &w->reclaim, file);
+		file_table_release(fs->files, &fs->reclaim, file);
 		return err;
 	}
-	inode = inode_table_get(w->inodes, ret->entry.nodeid);
+	inode = inode_table_get(fs->inodes, ret->entry.nodeid);
 	if (inode)
-		file->flags |= file_flags(w, inode, flags, in->flags);
+		file->flags |= file_flags(fs, inode, flags, in->flags);
 	__atomic_store_n(&file->nodeid, ret->entry.nodeid, __ATOMIC_RELEASE);
-	fill_open_file(w, file, fh, &ret->open);
+	fill_open_file(fs, file, fh, &ret->open);
 	return (int)sizeof(*ret);
 }
 
 /* The name was there already, which the guest did not know. */
-static int open_existing(struct worker *w, struct request *r, const struct inode *parent,
+static int open_existing(struct fs *fs, struct request *r, const struct inode *parent,
 			 struct open_file *file, int flags)
 {
 	const struct fuse_create_in *in = REQUEST_ARG(r, struct fuse_create_in);
@@ -323,35 +323,35 @@ static int open_existing(struct worker *w, struct request *r, const struct inode
 	uint64_t fh;
 	int fd, err;
 
-	err = prepare_open(w, r);
+	err = prepare_open(fs, r);
 	if (!err)
-		err = entry_lookup(w, parent, r->name, &ret->entry);
+		err = entry_lookup(fs, parent, r->name, &ret->entry);
 	if (err)
 		return err;
-	inode = inode_table_get(w->inodes, ret->entry.nodeid);
-	fd = inode ? open_regular(w, r, inode, flags) : -ESTALE;
+	inode = inode_table_get(fs->inodes, ret->entry.nodeid);
+	fd = inode ? open_regular(fs, r, inode, flags) : -ESTALE;
 	/* The attributes are from before it was opened, and perhaps truncated. */
-	err = fd < 0 ? fd : entry_refresh(w, inode, &ret->entry);
+	err = fd < 0 ? fd : entry_refresh(fs, inode, &ret->entry);
 	if (err) {
 		if (fd >= 0)
 			close(fd);
-		inode_table_forget(w->inodes, &w->reclaim, ret->entry.nodeid, 1);
+		inode_table_forget(fs->inodes, &fs->reclaim, ret->entry.nodeid, 1);
 		return err;
 	}
-	fh = file_table_publish(w->files, file, ret->entry.nodeid, fd,
-				file_flags(w, inode, flags, in->flags));
-	fill_open_file(w, file, fh, &ret->open);
+	fh = file_table_publish(fs->files, file, ret->entry.nodeid, fd,
+				file_flags(fs, inode, flags, in->flags));
+	fill_open_file(fs, file, fh, &ret->open);
 	return (int)sizeof(*ret);
 }
 
 /* Return: the fd of a new file r->name; 0 if it is new but not open; or -errno. */
-static int create_new(struct worker *w, const struct request *r, int dir_fd, int flags)
+static int create_new(struct fs *fs, const struct request *r, int dir_fd, int flags)
 {
 	mode_t mode = REQUEST_ARG(r, struct fuse_create_in)->mode & 07777;
 	int fd;
 
 	if (r->label_count)
-		return label_create(w, r, dir_fd, flags, mode);
+		return label_create(fs, r, dir_fd, flags, mode);
 	fd = openat(dir_fd, r->name, flags | O_CREAT | O_EXCL | O_NOFOLLOW | O_NOCTTY | O_CLOEXEC,
 		    mode);
 	if (fd >= 0)
@@ -361,25 +361,25 @@ static int create_new(struct worker *w, const struct request *r, int dir_fd, int
 
 /* O_EXCL first, whatever the guest says: a file that exists is opened as root, a new one is created
  * as the requesting user. */
-static int create(struct worker *w, struct request *r, const struct inode *parent, int dir_fd,
+static int create(struct fs *fs, struct request *r, const struct inode *parent, int dir_fd,
 		  struct open_file *file, int flags)
 {
 	const struct fuse_create_in *in = REQUEST_ARG(r, struct fuse_create_in);
-	int fd = create_new(w, r, dir_fd, flags);
+	int fd = create_new(fs, r, dir_fd, flags);
 	int err = fd;
 
 	if (fd > 0)
-		return reply_create(w, r, parent, file, fd, flags);
+		return reply_create(fs, r, parent, file, fd, flags);
 	/* When the worker died while it created it, "it exists" says that it did. */
 	if (!err || (err == -EEXIST && (!(in->flags & O_EXCL) || r->replayed)))
-		err = open_existing(w, r, parent, file, flags);
+		err = open_existing(fs, r, parent, file, flags);
 	if (err < 0)
-		file_table_abandon(w->files, w->slot, file);
+		file_table_abandon(fs->files, fs->slot, file);
 	return err;
 }
 
-static int create_tmpfile(struct worker *w, struct request *r, const struct inode *parent,
-			  int dir_fd, struct open_file *file, int flags)
+static int create_tmpfile(struct fs *fs, struct request *r, const struct inode *parent, int dir_fd,
+			  struct open_file *file, int flags)
 {
 	const struct fuse_create_in *in = REQUEST_ARG(r, struct fuse_create_in);
 	int fd, err;
@@ -394,22 +394,22 @@ static int create_tmpfile(struct worker *w, struct request *r, const struct inod
 		      : errno == EMFILE			 ? -ENFILE
 							 : -errno;
 	else
-		err = r->label_count ? label_set(w, r, fd) : 0;
+		err = r->label_count ? label_set(fs, r, fd) : 0;
 	if (!err)
-		return reply_create(w, r, parent, file, fd, flags);
+		return reply_create(fs, r, parent, file, fd, flags);
 	if (fd >= 0)
 		close(fd);
-	file_table_abandon(w->files, w->slot, file);
+	file_table_abandon(fs->files, fs->slot, file);
 	return err;
 }
 
-static int create_op(struct worker *w, struct request *r,
-		     int (*make)(struct worker *w, struct request *r, const struct inode *parent,
+static int create_op(struct fs *fs, struct request *r,
+		     int (*make)(struct fs *fs, struct request *r, const struct inode *parent,
 				 int dir_fd, struct open_file *file, int flags))
 {
-	const struct inode *parent = inode_table_get(w->inodes, r->in.nodeid);
-	int flags = host_flags(w, REQUEST_ARG(r, struct fuse_create_in)->flags);
-	int dir_fd = parent ? inode_fd(w, parent) : -ESTALE;
+	const struct inode *parent = inode_table_get(fs->inodes, r->in.nodeid);
+	int flags = host_flags(fs, REQUEST_ARG(r, struct fuse_create_in)->flags);
+	int dir_fd = parent ? inode_fd(fs, parent) : -ESTALE;
 	struct open_file *file;
 	int err;
 
@@ -417,21 +417,21 @@ static int create_op(struct worker *w, struct request *r,
 		return dir_fd;
 	if (flags < 0)
 		return flags;
-	err = prepare_create(w, r);
+	err = prepare_create(fs, r);
 	if (err)
 		return err;
-	file = file_table_reserve(w->files, w->slot);
-	return file ? make(w, r, parent, dir_fd, file, flags) : -ENFILE;
+	file = file_table_reserve(fs->files, fs->slot);
+	return file ? make(fs, r, parent, dir_fd, file, flags) : -ENFILE;
 }
 
-int op_create(struct worker *w, struct request *r)
+int op_create(struct fs *fs, struct request *r)
 {
-	return create_op(w, r, create);
+	return create_op(fs, r, create);
 }
 
-int op_tmpfile(struct worker *w, struct request *r)
+int op_tmpfile(struct fs *fs, struct request *r)
 {
-	return create_op(w, r, create_tmpfile);
+	return create_op(fs, r, create_tmpfile);
 }
 
 /* ---- RELEASE ---- */
@@ -444,52 +444,53 @@ static bool borrows(const struct inode *inode, uint32_t slot)
 /* Hold the inode by a path of its own, or leave it the lent fd. A worker that dies in between
  * leaves keep_fd true to what the inode has, unless that is forgotten before the next one comes:
  * then the sweep closes the fd. */
-static void repay_with_path(struct worker *w, struct open_file *file, uint32_t slot)
+static void repay_with_path(struct fs *fs, struct open_file *file, uint32_t slot)
 {
 	char name[FD_NAME];
-	int fd = openat(w->proc_self_fd, proc_fd_name(file->fd, name), O_PATH | O_CLOEXEC);
+	int fd = openat(fs->proc_self_fd, proc_fd_name(file->fd, name), O_PATH | O_CLOEXEC);
 
 	__atomic_store_n(&file->keep_fd, fd < 0, __ATOMIC_RELEASE);
-	if (inode_table_repay(w->inodes, w->slot, file->nodeid, slot, fd))
+	if (inode_table_repay(fs->inodes, fs->slot, file->nodeid, slot, fd))
 		return;
 	__atomic_store_n(&file->keep_fd, 0, __ATOMIC_RELEASE);
 	if (fd >= 0) /* it was forgotten just now */
 		close(fd);
 }
 
-int ops_open_repay(struct worker *w, uint32_t slot)
+int ops_open_repay(void *context, uint32_t slot)
 {
-	struct open_file *file = file_table_at(w->files, slot);
-	const struct inode *inode = inode_table_get(w->inodes, file->nodeid);
+	struct fs *fs = context;
+	struct open_file *file = file_table_at(fs->files, slot);
+	const struct inode *inode = inode_table_get(fs->inodes, file->nodeid);
 	struct fhandle handle;
 
 	if (!borrows(inode, slot))
 		return file->keep_fd ? -1 : file->fd;
-	if (inode_fd_uses_handles(w, inode->mnt_id) && !fhandle_get(file->fd, "", &handle))
-		inode_table_repay_handle(w->inodes, w->slot, file->nodeid, slot, &handle);
+	if (inode_fd_uses_handles(fs, inode->mnt_id) && !fhandle_get(file->fd, "", &handle))
+		inode_table_repay_handle(fs->inodes, fs->slot, file->nodeid, slot, &handle);
 	else
-		repay_with_path(w, file, slot);
+		repay_with_path(fs, file, slot);
 	return file->keep_fd ? -1 : file->fd;
 }
 
-int op_release(struct worker *w, struct request *r)
+int op_release(struct fs *fs, struct request *r)
 {
 	const struct fuse_release_in *in = REQUEST_ARG(r, struct fuse_release_in);
-	struct open_file *file = file_table_get(w->files, in->fh, r->in.nodeid);
+	struct open_file *file = file_table_get(fs->files, in->fh, r->in.nodeid);
 
 	if (!file || file->flags & FILE_LOCK_OWNER)
 		return 0;
 	if (file->flags & FILE_FLOCKED) {
 		flock(file->fd, LOCK_UN);
-		w->gave_up_lock = true;
+		fs->gave_up_lock = true;
 	}
-	file_table_release(w->files, &w->reclaim, file);
+	file_table_release(fs->files, &fs->reclaim, file);
 	return 0;
 }
 
-int op_releasedir(struct worker *w, struct request *r)
+int op_releasedir(struct fs *fs, struct request *r)
 {
-	return op_release(w, r);
+	return op_release(fs, r);
 }
 
 /* ---- FLUSH ---- */
@@ -499,15 +500,15 @@ static int run_flush(struct request *r)
 	return close(r->fd) < 0 ? -errno : 0;
 }
 
-int op_flush(struct worker *w, struct request *r)
+int op_flush(struct fs *fs, struct request *r)
 {
 	const struct fuse_flush_in *in = REQUEST_ARG(r, struct fuse_flush_in);
-	struct open_file *file = file_table_get(w->files, in->fh, r->in.nodeid);
+	struct open_file *file = file_table_get(fs->files, in->fh, r->in.nodeid);
 
 	if (!file)
 		return -EBADF;
-	if (w->policy.posix_lock)
-		ops_lock_drop_owner(w, r->in.nodeid, in->lock_owner);
+	if (fs->policy.posix_lock)
+		ops_lock_drop_owner(fs, r->in.nodeid, in->lock_owner);
 	if (close_is_silent(file))
 		return 0;
 	r->fd = fcntl(file->fd, F_DUPFD_CLOEXEC, 3);

@@ -3,7 +3,7 @@
 #ifndef VFSD_OPS_OPEN_H
 #define VFSD_OPS_OPEN_H
 
-#include "worker/csrc/loop/worker.h"
+#include "worker/csrc/fs/fs.h"
 
 /* What the released file in `slot` owes to the inode that borrows its fd; see repay_fn. */
 repay_fn ops_open_repay;

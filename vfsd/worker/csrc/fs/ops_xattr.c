@@ -2,7 +2,7 @@
 /*
  * SETXATTR, GETXATTR, LISTXATTR, REMOVEXATTR.
  *
- * The working directory is /proc/self/fd (worker_create), so the path "N" is the file that the
+ * The working directory is /proc/self/fd (fs_init), so the path "N" is the file that the
  * inode's fd N holds, of whatever type: one call, nothing opened, nothing resolved anew.
  *
  * POSIX ACLs are attributes with consequences. Unless the guest's kernel has agreed to enforce
@@ -35,47 +35,47 @@ static bool is_acl(const char *name)
 	return is_access_acl(name) || !strcmp(name, "system.posix_acl_default");
 }
 
-static bool hides_acls(const struct worker *w)
+static bool hides_acls(const struct fs *fs)
 {
-	return !(w->session->flags & FUSE_POSIX_ACL);
+	return !(fs->session->flags & FUSE_POSIX_ACL);
 }
 
 /* What all four need. Return: 0 with the path to use in ret, or -errno. */
-static int prepare(struct worker *w, const struct inode *inode, char ret[static FD_NAME])
+static int prepare(struct fs *fs, const struct inode *inode, char ret[static FD_NAME])
 {
 	int fd;
 
-	if (!w->policy.xattr)
+	if (!fs->policy.xattr)
 		return -ENOSYS; /* the guest does not ask again */
 	if (!inode)
 		return -ESTALE;
-	fd = inode_fd(w, inode);
+	fd = inode_fd(fs, inode);
 	if (fd < 0)
 		return fd;
 	proc_fd_name(fd, ret);
-	return credentials_root(&w->credentials);
+	return credentials_root(&fs->credentials);
 }
 
 /* The host's name of the guest's `name`. ACLs are hidden under either: a map that gives the host's
  * ACLs another name must not open what is closed. Return: 0 or -errno. */
-static int host_name(const struct worker *w, const char *name, char ret[static XATTRMAP_NAME])
+static int host_name(const struct fs *fs, const char *name, char ret[static XATTRMAP_NAME])
 {
 	int err;
 
 	if (!*name || strnlen(name, XATTR_NAME_MAX + 1) > XATTR_NAME_MAX)
 		return -ERANGE;
-	if (hides_acls(w) && is_acl(name))
+	if (hides_acls(fs) && is_acl(name))
 		return -EOPNOTSUPP;
-	err = xattrmap_to_host(&w->policy.xattrmap, name, ret);
-	return !err && hides_acls(w) && is_acl(ret) ? -EOPNOTSUPP : err;
+	err = xattrmap_to_host(&fs->policy.xattrmap, name, ret);
+	return !err && hides_acls(fs) && is_acl(ret) ? -EOPNOTSUPP : err;
 }
 
 /* The guest's name of the host's `name`, NULL if that is hidden. */
-static const char *guest_name(const struct worker *w, const char *name)
+static const char *guest_name(const struct fs *fs, const char *name)
 {
-	const char *ret = xattrmap_to_guest(&w->policy.xattrmap, name);
+	const char *ret = xattrmap_to_guest(&fs->policy.xattrmap, name);
 
-	return ret && hides_acls(w) && (is_acl(name) || is_acl(ret)) ? NULL : ret;
+	return ret && hides_acls(fs) && (is_acl(name) || is_acl(ret)) ? NULL : ret;
 }
 
 /* The terminated string at the payload's start; NULL if there is none. */
@@ -102,9 +102,9 @@ static size_t room(const struct request *r, uint32_t asked)
 	return size < XATTR_SIZE_MAX ? (size_t)size : XATTR_SIZE_MAX;
 }
 
-int op_getxattr(struct worker *w, struct request *r)
+int op_getxattr(struct fs *fs, struct request *r)
 {
-	const struct inode *inode = inode_table_get(w->inodes, r->in.nodeid);
+	const struct inode *inode = inode_table_get(fs->inodes, r->in.nodeid);
 	uint32_t size = REQUEST_ARG(r, struct fuse_getxattr_in)->size;
 	const char *name = payload_name(r);
 	char path[FD_NAME], host[XATTRMAP_NAME];
@@ -113,27 +113,27 @@ int op_getxattr(struct worker *w, struct request *r)
 
 	if (!name)
 		return -EINVAL;
-	err = prepare(w, inode, path);
+	err = prepare(fs, inode, path);
 	if (!err)
-		err = host_name(w, name, host);
+		err = host_name(fs, name, host);
 	if (err) /* to read what must not be named is to find nothing */
 		return err == -EPERM ? -ENODATA : err;
 	if (!size)
 		return reply_size(r, getxattr(path, host, NULL, 0));
-	r->reply = w->large_reply;
+	r->reply = fs->large_reply;
 	/* With no room at all the call would be the question for the size. */
 	got = room(r, size) ? getxattr(path, host, r->reply, room(r, size)) : (errno = ERANGE, -1);
 	return got < 0 ? -errno : (int)got;
 }
 
 /* Make a list of `len` bytes the guest's: names may get shorter or go. Return: bytes left. */
-static size_t translate_list(const struct worker *w, char *list, size_t len)
+static size_t translate_list(const struct fs *fs, char *list, size_t len)
 {
 	size_t kept = 0;
 
 	for (size_t at = 0; at < len;) {
 		size_t name_len = strlen(list + at) + 1;
-		const char *name = guest_name(w, list + at);
+		const char *name = guest_name(fs, list + at);
 
 		if (name) {
 			size_t guest_len = strlen(name) + 1;
@@ -146,12 +146,12 @@ static size_t translate_list(const struct worker *w, char *list, size_t len)
 	return kept;
 }
 
-int op_listxattr(struct worker *w, struct request *r)
+int op_listxattr(struct fs *fs, struct request *r)
 {
-	const struct inode *inode = inode_table_get(w->inodes, r->in.nodeid);
+	const struct inode *inode = inode_table_get(fs->inodes, r->in.nodeid);
 	uint32_t size = REQUEST_ARG(r, struct fuse_getxattr_in)->size;
 	char path[FD_NAME];
-	int err = prepare(w, inode, path);
+	int err = prepare(fs, inode, path);
 	ssize_t got;
 	size_t len;
 
@@ -159,11 +159,11 @@ int op_listxattr(struct worker *w, struct request *r)
 		return err;
 	if (!size) /* with the names that are hidden: a size may be too large */
 		return reply_size(r, listxattr(path, NULL, 0));
-	r->reply = w->large_reply;
+	r->reply = fs->large_reply;
 	got = listxattr(path, (char *)r->reply, XATTR_LIST_MAX);
 	if (got < 0)
 		return -errno;
-	len = translate_list(w, (char *)r->reply, (size_t)got);
+	len = translate_list(fs, (char *)r->reply, (size_t)got);
 	return len > room(r, size) ? -ERANGE : (int)len;
 }
 
@@ -171,25 +171,25 @@ int op_listxattr(struct worker *w, struct request *r)
 
 /* The guest's kernel wants sgid gone with a new access ACL, as chmod would take it (FUSE 7.33). It
  * says so for a default ACL, too, which changes no mode. */
-static int kill_sgid(struct worker *w, const struct inode *inode, const char *path)
+static int kill_sgid(struct fs *fs, const struct inode *inode, const char *path)
 {
 	struct statx st;
-	int fd = inode_fd(w, inode);
+	int fd = inode_fd(fs, inode);
 	int err = fd < 0 ? fd : identity_stat_fd(fd, &st);
 
 	if (err || !(st.stx_mode & S_ISGID))
 		return err;
-	return fchmodat(w->proc_self_fd, path, st.stx_mode & 07777 & ~(mode_t)S_ISGID, 0) < 0
+	return fchmodat(fs->proc_self_fd, path, st.stx_mode & 07777 & ~(mode_t)S_ISGID, 0) < 0
 		       ? -errno
 		       : 0;
 }
 
 /* The argument is 16 bytes where SETXATTR_EXT was agreed, else 8; the table of ops knows 8. */
-static int read_setxattr(const struct worker *w, const struct request *r,
+static int read_setxattr(const struct fs *fs, const struct request *r,
 			 struct fuse_setxattr_in *ret_in, const char **ret_name,
 			 const void **ret_value)
 {
-	uint32_t more = is_agreed(w->session, &AGREED_SETXATTR)
+	uint32_t more = is_agreed(fs->session, &AGREED_SETXATTR)
 				? sizeof(*ret_in) - FUSE_COMPAT_SETXATTR_IN_SIZE
 				: 0;
 	size_t rest, name_len;
@@ -210,47 +210,47 @@ static int read_setxattr(const struct worker *w, const struct request *r,
 	return ret_in->size > XATTR_SIZE_MAX ? -E2BIG : 0;
 }
 
-int op_setxattr(struct worker *w, struct request *r)
+int op_setxattr(struct fs *fs, struct request *r)
 {
-	const struct inode *inode = inode_table_get(w->inodes, r->in.nodeid);
+	const struct inode *inode = inode_table_get(fs->inodes, r->in.nodeid);
 	struct fuse_setxattr_in in;
 	const char *name;
 	const void *value;
 	char path[FD_NAME], host[XATTRMAP_NAME];
-	int err = read_setxattr(w, r, &in, &name, &value);
+	int err = read_setxattr(fs, r, &in, &name, &value);
 
 	if (!err)
-		err = prepare(w, inode, path);
+		err = prepare(fs, inode, path);
 	if (!err)
-		err = host_name(w, name, host);
+		err = host_name(fs, name, host);
 	/* Without CAP_FSETID a new ACL takes the sgid bit away. */
 	if (!err)
-		err = credentials_fsetid(&w->credentials, true);
+		err = credentials_fsetid(&fs->credentials, true);
 	if (err)
 		return err;
 	if (setxattr(path, host, value, in.size, (int)in.flags) < 0 &&
 	    !(errno == EEXIST && r->replayed))
 		return -errno;
-	file_capability_set(w, host);
+	file_capability_set(fs, host);
 	if (is_access_acl(host)) /* it may take group execution away */
-		set_id_note_mode(w, S_ISGID);
+		set_id_note_mode(fs, S_ISGID);
 	return in.setxattr_flags & FUSE_SETXATTR_ACL_KILL_SGID && is_access_acl(host)
-		       ? kill_sgid(w, inode, path)
+		       ? kill_sgid(fs, inode, path)
 		       : 0;
 }
 
-int op_removexattr(struct worker *w, struct request *r)
+int op_removexattr(struct fs *fs, struct request *r)
 {
-	const struct inode *inode = inode_table_get(w->inodes, r->in.nodeid);
+	const struct inode *inode = inode_table_get(fs->inodes, r->in.nodeid);
 	const char *name = payload_name(r);
 	char path[FD_NAME], host[XATTRMAP_NAME];
 	int err;
 
 	if (!name)
 		return -EINVAL;
-	err = prepare(w, inode, path);
+	err = prepare(fs, inode, path);
 	if (!err)
-		err = host_name(w, name, host);
+		err = host_name(fs, name, host);
 	if (err)
 		return err;
 	if (!removexattr(path, host))

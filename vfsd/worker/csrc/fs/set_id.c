@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "worker/csrc/fs/set_id.h"
 
-#include "worker/csrc/loop/worker.h"
+#include "worker/csrc/fs/fs.h"
 
 #include <errno.h>
 #include <sys/stat.h>
@@ -22,9 +22,9 @@ static bool says_who(const struct request *r)
 }
 
 /* The requester's group, on the host; `file_group` if the requester is in that or unknown. */
-static uint32_t group_of(const struct worker *w, const struct request *r, uint32_t file_group)
+static uint32_t group_of(const struct fs *fs, const struct request *r, uint32_t file_group)
 {
-	const struct idmap *map = &w->policy.gids.to_host;
+	const struct idmap *map = &fs->policy.gids.to_host;
 	uint32_t group = says_who(r) ? idmap_translate(map, r->in.gid) : file_group;
 
 	for (uint32_t i = 0; i < r->group_count; i++)
@@ -34,7 +34,7 @@ static uint32_t group_of(const struct worker *w, const struct request *r, uint32
 }
 
 /* *ret: the group to act in, or CREDENTIALS_ANY_GROUP if none decides. Return: 0 or -errno. */
-static int find_group(const struct worker *w, const struct request *r, int fd, uint32_t *ret)
+static int find_group(const struct fs *fs, const struct request *r, int fd, uint32_t *ret)
 {
 	struct stat st;
 
@@ -42,56 +42,56 @@ static int find_group(const struct worker *w, const struct request *r, int fd, u
 	if (fstat(fd, &st) < 0)
 		return -errno;
 	if (S_ISREG(st.st_mode) && group_decides(st.st_mode))
-		*ret = group_of(w, r, st.st_gid);
+		*ret = group_of(fs, r, st.st_gid);
 	return 0;
 }
 
-int set_id_before_truncate(struct worker *w, const struct request *r, int fd, bool kill)
+int set_id_before_truncate(struct fs *fs, const struct request *r, int fd, bool kill)
 {
 	uint32_t group = CREDENTIALS_ANY_GROUP;
-	int err = kill ? find_group(w, r, fd, &group) : 0;
+	int err = kill ? find_group(fs, r, fd, &group) : 0;
 
-	return err ? err : credentials_set_id(&w->credentials, kill, group);
+	return err ? err : credentials_set_id(&fs->credentials, kill, group);
 }
 
 /* As find_group, for an op that comes often. */
-static __attribute__((noinline)) int find_group_again(struct worker *w, const struct request *r,
+static __attribute__((noinline)) int find_group_again(struct fs *fs, const struct request *r,
 						      int fd, uint32_t *ret)
 {
-	uint64_t count = __atomic_load_n(&w->table->set_id_modes, __ATOMIC_ACQUIRE);
+	uint64_t count = __atomic_load_n(&fs->table->set_id_modes, __ATOMIC_ACQUIRE);
 	int err;
 
 	*ret = CREDENTIALS_ANY_GROUP;
-	if (absence_is_known(&w->set_ids, r->in.nodeid, count, w->now_ns))
+	if (absence_is_known(&fs->set_ids, r->in.nodeid, count, fs->now_ns))
 		return 0;
-	err = find_group(w, r, fd, ret);
+	err = find_group(fs, r, fd, ret);
 	if (!err && *ret == CREDENTIALS_ANY_GROUP)
-		absence_note(&w->set_ids, r->in.nodeid, count, w->now_ns);
+		absence_note(&fs->set_ids, r->in.nodeid, count, fs->now_ns);
 	return err;
 }
 
-int set_id_before_write(struct worker *w, struct request *r, int fd, bool kill)
+int set_id_before_write(struct fs *fs, struct request *r, int fd, bool kill)
 {
 	int err = 0;
 
 	r->kill_suidgid = kill;
 	r->kill_group = CREDENTIALS_ANY_GROUP;
 	if (kill)
-		err = find_group_again(w, r, fd, &r->kill_group);
-	return err ? err : credentials_set_id(&w->credentials, kill, r->kill_group);
+		err = find_group_again(fs, r, fd, &r->kill_group);
+	return err ? err : credentials_set_id(&fs->credentials, kill, r->kill_group);
 }
 
-int set_id_before_chown(struct worker *w, const struct request *r, int fd)
+int set_id_before_chown(struct fs *fs, const struct request *r, int fd)
 {
 	uint32_t group = CREDENTIALS_ANY_GROUP;
-	int err = says_who(r) && r->in.uid ? find_group(w, r, fd, &group) : 0;
+	int err = says_who(r) && r->in.uid ? find_group(fs, r, fd, &group) : 0;
 
 	return err ? err
-		   : credentials_set_id(&w->credentials, group != CREDENTIALS_ANY_GROUP, group);
+		   : credentials_set_id(&fs->credentials, group != CREDENTIALS_ANY_GROUP, group);
 }
 
-void set_id_note_mode(struct worker *w, uint32_t mode)
+void set_id_note_mode(struct fs *fs, uint32_t mode)
 {
 	if (group_decides(mode))
-		__atomic_add_fetch(&w->table->set_id_modes, 1, __ATOMIC_ACQ_REL);
+		__atomic_add_fetch(&fs->table->set_id_modes, 1, __ATOMIC_ACQ_REL);
 }

@@ -16,18 +16,18 @@
 
 #include "transport/csrc/types.h"
 
-struct worker;
+struct fs;
 struct request;
 
 /* Each: `fd` is an inode's or an open file's; `kill`: the requester has no CAP_FSETID. It leaves
  * credentials in force that the change is to be made with. Return: 0 or -errno. */
-int set_id_before_truncate(struct worker *w, const struct request *r, int fd, bool kill) must_check;
+int set_id_before_truncate(struct fs *fs, const struct request *r, int fd, bool kill) must_check;
 /* WRITE may leave the loop: what its thread needs is noted in the request. */
-int set_id_before_write(struct worker *w, struct request *r, int fd, bool kill) must_check;
+int set_id_before_write(struct fs *fs, struct request *r, int fd, bool kill) must_check;
 /* chown(2), also of nothing, takes the bits away whoever asks. */
-int set_id_before_chown(struct worker *w, const struct request *r, int fd) must_check;
+int set_id_before_chown(struct fs *fs, const struct request *r, int fd) must_check;
 
 /* A guest has given a file this mode. */
-void set_id_note_mode(struct worker *w, uint32_t mode);
+void set_id_note_mode(struct fs *fs, uint32_t mode);
 
 #endif

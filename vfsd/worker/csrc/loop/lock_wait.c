@@ -29,16 +29,16 @@ int lock_wait_begin(struct worker *w, struct request *r)
 	intent_waits(r);
 	append(&waiters->first, r);
 	waiters->count++;
-	w->gave_up_lock = false; /* what was given up before the op looked */
+	w->fs.gave_up_lock = false; /* what was given up before the op looked */
 	waiters->pause_ns = PAUSE_MIN_NS;
-	waiters->retry_at_ns = w->now_ns + PAUSE_MIN_NS;
+	waiters->retry_at_ns = w->fs.now_ns + PAUSE_MIN_NS;
 	return OUTCOME_PENDING;
 }
 
 /* A lock was given up here: whoever waits may have it. */
 static void hurry(struct worker *w)
 {
-	w->gave_up_lock = false;
+	w->fs.gave_up_lock = false;
 	w->lock_waiters.retry_at_ns = 0;
 	w->lock_waiters.pause_ns = PAUSE_MIN_NS;
 }
@@ -46,14 +46,14 @@ static void hurry(struct worker *w)
 static bool is_interrupted(const struct worker *w, const struct request *r)
 {
 	for (uint32_t i = 0; i < INTERRUPTS_MAX; i++)
-		if (__atomic_load_n(&w->table->interrupts[i], __ATOMIC_RELAXED) == r->in.unique)
+		if (__atomic_load_n(&w->fs.table->interrupts[i], __ATOMIC_RELAXED) == r->in.unique)
 			return true;
 	return false;
 }
 
 static bool is_out_of_time(const struct worker *w, const struct request *r)
 {
-	return w->now_ns - r->start_ns >= w->policy.lock_wait_ns;
+	return w->fs.now_ns - r->start_ns >= w->fs.policy.lock_wait_ns;
 }
 
 static int try_again(struct worker *w, struct request *r)
@@ -62,7 +62,7 @@ static int try_again(struct worker *w, struct request *r)
 
 	if (is_interrupted(w, r))
 		return -EINTR;
-	outcome = ops_retry(w, r);
+	outcome = ops_retry(&w->fs, r);
 	return outcome == OUTCOME_WAIT && is_out_of_time(w, r) ? -EDEADLK : outcome;
 }
 
@@ -94,11 +94,11 @@ struct request *lock_wait_retry(struct worker *w)
 
 	if (!waiters->first)
 		return NULL;
-	if (w->gave_up_lock)
+	if (w->fs.gave_up_lock)
 		hurry(w);
-	if (w->now_ns < waiters->retry_at_ns)
+	if (w->fs.now_ns < waiters->retry_at_ns)
 		return NULL;
-	waiters->retry_at_ns = w->now_ns + waiters->pause_ns;
+	waiters->retry_at_ns = w->fs.now_ns + waiters->pause_ns;
 	if (waiters->pause_ns < PAUSE_MAX_NS)
 		waiters->pause_ns *= 2;
 	return end_waits(w, NULL, try_again);
@@ -119,7 +119,7 @@ struct request *lock_wait_cancel(struct worker *w, const struct worker_ring *rin
 
 static int given_up_if_lost(struct worker *w, struct request *r)
 {
-	return request_loses_memory(w, r) ? -EDEADLK : OUTCOME_WAIT;
+	return request_loses_memory(r, &w->memory) ? -EDEADLK : OUTCOME_WAIT;
 }
 
 struct request *lock_wait_cancel_lost(struct worker *w)
@@ -133,7 +133,7 @@ int lock_wait_timeout(const struct worker *w)
 
 	if (!waiters->first)
 		return -1;
-	return waiters->retry_at_ns <= w->now_ns
+	return waiters->retry_at_ns <= w->fs.now_ns
 		       ? 0
-		       : (int)((waiters->retry_at_ns - w->now_ns) / 1000000) + 1;
+		       : (int)((waiters->retry_at_ns - w->fs.now_ns) / 1000000) + 1;
 }

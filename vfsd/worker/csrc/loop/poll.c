@@ -90,15 +90,15 @@ static uint64_t budget(const struct worker *w)
 {
 	if (w->poll_us != POLL_AUTO)
 		return (uint64_t)w->poll_us * 1000;
-	if (w->idle_gap_ns > GAP_WORTH_NS || w->now_ns < w->no_spin_until_ns ||
-	    (polling_pays(w) && w->now_ns - w->slept_at_ns > TRIAL_NS))
+	if (w->idle_gap_ns > GAP_WORTH_NS || w->fs.now_ns < w->no_spin_until_ns ||
+	    (polling_pays(w) && w->fs.now_ns - w->slept_at_ns > TRIAL_NS))
 		return 0;
 	return w->idle_gap_ns * 2 > BUDGET_NS ? w->idle_gap_ns * 2 : BUDGET_NS;
 }
 
 static void missed(struct worker *w)
 {
-	w->no_spin_until_ns = w->now_ns + w->poll_pause_ns;
+	w->no_spin_until_ns = w->fs.now_ns + w->poll_pause_ns;
 	if (!w->poll_pause_ns)
 		w->poll_pause_ns = PAUSE_MIN_NS;
 	else if (w->poll_pause_ns < PAUSE_MAX_NS)
@@ -121,27 +121,27 @@ static bool give_way(struct worker *w)
 	uint64_t start = clock_ns();
 
 	sched_yield();
-	w->now_ns = clock_ns();
-	return w->now_ns - start > AWAY_NS && !offload_ran(w->offload);
+	w->fs.now_ns = clock_ns();
+	return w->fs.now_ns - start > AWAY_NS && !offload_ran(w->offload);
 }
 
 /* Poll for so many ns, not 0. Return: true if there is work. */
 static bool spin(struct worker *w, uint64_t limit)
 {
-	uint64_t start = w->now_ns;
+	uint64_t start = w->fs.now_ns;
 	bool found = look_often(w), taken = false;
 
-	while (!found && !taken && w->now_ns - start < limit) {
+	while (!found && !taken && w->fs.now_ns - start < limit) {
 		taken = give_way(w) && w->poll_us == POLL_AUTO && !polling_pays(w);
 		found = look_often(w);
 	}
-	w->now_ns = clock_ns();
+	w->fs.now_ns = clock_ns();
 	if (found)
 		w->poll_pause_ns = 0;
 	else
-		w->row->spins_ns += w->now_ns - start;
+		w->row->spins_ns += w->fs.now_ns - start;
 	if (taken)
-		w->no_spin_until_ns = w->now_ns + AWAY_PAUSE_NS;
+		w->no_spin_until_ns = w->fs.now_ns + AWAY_PAUSE_NS;
 	else if (!found)
 		missed(w);
 	return found;
@@ -168,7 +168,7 @@ static void wait_at_most(struct poll_set *set, int ms)
 
 static int ms_until(const struct worker *w, uint64_t ns)
 {
-	return ns > w->now_ns ? (int)((ns - w->now_ns) / 1000000) + 1 : 0;
+	return ns > w->fs.now_ns ? (int)((ns - w->fs.now_ns) / 1000000) + 1 : 0;
 }
 
 /* Ask for kicks. Return: false if a ring got work meanwhile. */
@@ -179,10 +179,10 @@ static bool arm(struct worker *w, struct poll_set *set)
 
 	set->count = 0;
 	set->timeout = lock_wait_timeout(w);
-	if (w->reclaim.count)
+	if (w->fs.reclaim.count)
 		wait_at_most(set, RECLAIM_MS);
-	if (w->sweep_at_ns)
-		wait_at_most(set, ms_until(w, w->sweep_at_ns));
+	if (w->fs.sweep_at_ns)
+		wait_at_most(set, ms_until(w, w->fs.sweep_at_ns));
 	add_fd(set, w->control_fd, NULL);
 	add_fd(set, offload_fd(w->offload), NULL);
 	add_fd(set, direct_io_fd(w->direct_io), NULL);
@@ -216,7 +216,7 @@ static void take_kicks(struct worker *w, const struct poll_set *set)
 	for (nfds_t i = 0; i < set->count; i++) {
 		if (!set->rings[i] || !set->fds[i].revents)
 			continue;
-		w->table->vrings[set->rings[i]->vring.index].kicks++;
+		w->fs.table->vrings[set->rings[i]->vring.index].kicks++;
 		if (read(set->fds[i].fd, &value, sizeof(value)) < 0 &&
 		    set->fds[i].revents & (POLLERR | POLLHUP | POLLNVAL))
 			set->rings[i]->device.kick_fd = -1; /* no eventfd: look now and then */
@@ -228,15 +228,15 @@ static void sleep_until_kicked(struct worker *w)
 	struct poll_set set;
 
 	worker_close_retired(w);
-	if (w->reclaim.count) { /* lent files that were repaid just now */
-		reclaim_quiescent(&w->reclaim);
+	if (w->fs.reclaim.count) { /* lent files that were repaid just now */
+		reclaim_quiescent(&w->fs.reclaim);
 		worker_close_retired(w);
 	}
 	direct_io_clear(w->direct_io); /* what polling has found was announced, too */
 	if (arm(w, &set) && !offload_has_completed(w->offload) &&
 	    !direct_io_has_completed(w->direct_io) &&
 	    device_state_generation(w->device) == w->adopted->generation) {
-		reclaim_offline(&w->reclaim);
+		reclaim_offline(&w->fs.reclaim);
 		w->row->sleeps++;
 		if (poll(set.fds, set.count, set.timeout) > 0) {
 			take_kicks(w, &set);
@@ -244,7 +244,7 @@ static void sleep_until_kicked(struct worker *w)
 			if (set.fds[2].revents)
 				direct_io_clear(w->direct_io);
 		}
-		reclaim_quiescent(&w->reclaim);
+		reclaim_quiescent(&w->fs.reclaim);
 	}
 	disarm(w);
 }
@@ -265,20 +265,20 @@ static void note_gap(struct worker *w, uint64_t gap, bool polled, bool found)
 	else if (!polled && gap < GAP_WORTH_NS)
 		note(&w->slept_gap_ns, gap);
 	if (!polled)
-		w->slept_at_ns = w->now_ns;
+		w->slept_at_ns = w->fs.now_ns;
 }
 
 void poll_wait(struct worker *w)
 {
-	uint64_t idle_since = w->now_ns = clock_ns();
+	uint64_t idle_since = w->fs.now_ns = clock_ns();
 	uint64_t limit = budget(w);
 	bool found = limit && spin(w, limit);
 
 	if (!found) {
 		sleep_until_kicked(w);
-		w->now_ns = clock_ns();
+		w->fs.now_ns = clock_ns();
 	}
-	note_gap(w, w->now_ns - idle_since, limit, found);
+	note_gap(w, w->fs.now_ns - idle_since, limit, found);
 }
 
 bool poll_control(struct worker *w)

@@ -146,7 +146,7 @@ void ring_adopt(struct worker *w, uint32_t index)
 	struct worker_ring *ring;
 	bool fresh;
 
-	if (next->worker != w->slot)
+	if (next->worker != w->fs.slot)
 		return;
 	if (!next->running) {
 		/* The record of a ring that never ran stays untouched, which costs no page. */
@@ -185,7 +185,7 @@ bool ring_must_stop(const struct worker *w, uint32_t index, const struct device_
 	if (!ring || !ring->runs)
 		return false;
 	return !device->running || device->start != ring->device.start ||
-	       device->worker != w->slot || device->size != ring->device.size;
+	       device->worker != w->fs.slot || device->size != ring->device.size;
 }
 
 void ring_stop(struct worker *w, struct worker_ring *ring)
@@ -229,6 +229,7 @@ int ring_next(struct worker *w, struct worker_ring *ring, struct request *r)
 	int got;
 
 	r->ring = ring;
+	r->queue = ring->vring.index;
 	r->ring_life = ring->life;
 	if (replayed)
 		r->chain.head = ring->replay[ring->replay_next++];
@@ -240,7 +241,7 @@ int ring_next(struct worker *w, struct worker_ring *ring, struct request *r)
 
 void ring_publish(struct worker *w, struct worker_ring *ring)
 {
-	struct vring_counter *counter = &w->table->vrings[ring->vring.index];
+	struct vring_counter *counter = &w->fs.table->vrings[ring->vring.index];
 	bool any = ring->vring.pending;
 
 	counter->batches += any;

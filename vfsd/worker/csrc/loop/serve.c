@@ -31,7 +31,6 @@
 #include "worker/csrc/fs/inode_trim.h"
 #include "worker/csrc/fs/label.h"
 #include "worker/csrc/fs/ops.h"
-#include "worker/csrc/fs/ops_open.h"
 #include "worker/csrc/loop/poll.h"
 #include "worker/csrc/loop/ring.h"
 #include "worker/csrc/loop/sigbus.h"
@@ -42,17 +41,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 enum {
 	BATCH = 64,
-	PUBLISH = 8,	       /* replies worth to be published before the end of a turn */
-	WAKE_NS = 20 * 1000,   /* from the call of a driver that sleeps to its next request */
-	BATCH_NS = 100 * 1000, /* a turn ends earlier when requests are slow */
-	FDS_RESERVED = 1024,
-	FDS_UNLIMITED = 1 << 20,
-	CONTROL_NS = 1000 * 1000,	  /* look at control_fd this often while busy */
+	PUBLISH = 8,		  /* replies worth to be published before the end of a turn */
+	WAKE_NS = 20 * 1000,	  /* from the call of a driver that sleeps to its next request */
+	BATCH_NS = 100 * 1000,	  /* a turn ends earlier when requests are slow */
+	CONTROL_NS = 1000 * 1000, /* look at control_fd this often while busy */
 	UNSHARED_NS = 1000 * 1000 * 1000, /* between two reports of memory that is not shared */
 	CLOSE_NS = 1000 * 1000,		  /* close what was retired this often while busy … */
 	CLOSE_FROM = 256,		  /* … or when so much was … */
@@ -105,7 +101,7 @@ static void count_op(struct worker *w, const struct request *r, int result)
 	uint64_t now = clock_ns();
 	uint64_t ns = now - r->start_ns;
 
-	w->now_ns = now;
+	w->fs.now_ns = now;
 	counter->count++;
 	counter->ns += ns;
 	counter->latency[latency_bucket(ns)]++;
@@ -138,9 +134,9 @@ static void hold(struct worker *w, struct request *r)
 {
 	r->held = true;
 	if (r->file)
-		file_pin(w->files, w->pins, w->slot, r->file);
+		file_pin(w->fs.files, w->pins, w->fs.slot, r->file);
 	if (r->file2)
-		file_pin(w->files, w->pins, w->slot, r->file2);
+		file_pin(w->fs.files, w->pins, w->fs.slot, r->file2);
 	if (r->holds_fd)
 		__atomic_add_fetch(&w->row->loose_fds, 1, __ATOMIC_ACQ_REL);
 }
@@ -149,9 +145,9 @@ static void let_go(struct worker *w, struct request *r)
 {
 	r->held = false;
 	if (r->file)
-		file_unpin(w->files, w->pins, w->slot, r->file);
+		file_unpin(w->fs.files, w->pins, w->fs.slot, r->file);
 	if (r->file2)
-		file_unpin(w->files, w->pins, w->slot, r->file2);
+		file_unpin(w->fs.files, w->pins, w->fs.slot, r->file2);
 	if (r->holds_fd)
 		__atomic_sub_fetch(&w->row->loose_fds, 1, __ATOMIC_ACQ_REL);
 }
@@ -187,7 +183,7 @@ static __attribute__((noinline)) int go_on(struct worker *w, struct request *r, 
 		if (result || !r->run_again)
 			return result;
 		r->run_again = r->holds_fd = false;
-		outcome = ops_run(w, r);
+		outcome = ops_run(&w->fs, r);
 	} while (leaves_the_loop(outcome));
 	return outcome;
 }
@@ -198,7 +194,7 @@ static __attribute__((noinline)) int go_on(struct worker *w, struct request *r, 
  * run_again(). */
 static inline __attribute__((always_inline)) int run_op(struct worker *w, struct request *r)
 {
-	int outcome = ops_run(w, r);
+	int outcome = ops_run(&w->fs, r);
 
 	return __builtin_expect(leaves_the_loop(outcome), 0) ? go_on(w, r, outcome) : outcome;
 }
@@ -248,10 +244,10 @@ static void park_cold(struct worker *w, struct request *r)
 
 static void serve_request(struct worker *w, struct request *r)
 {
-	int result = request_parse(w, r);
+	int result = request_parse(r, w->fs.session, w->payload);
 
-	r->start_ns = w->now_ns;
-	r->session = w->session->number;
+	r->start_ns = w->fs.now_ns;
+	r->session = w->fs.session->number;
 	r->offloaded = false;
 	r->intent = &r->ring->intents[r->chain.head];
 	if (result < 0) {
@@ -259,7 +255,7 @@ static void serve_request(struct worker *w, struct request *r)
 		return;
 	}
 	if (r->from_dead && intent_settles(r, &result)) {
-		label_forsake(w, r);
+		label_forsake(&w->fs, r);
 		finish(w, r, result);
 		return;
 	}
@@ -283,7 +279,7 @@ static void note_unshared(struct worker *w, uint64_t gpa)
 {
 	w->unshared_count++;
 	w->unshared_gpa = gpa;
-	if (!w->unshared_at_ns || w->now_ns - w->unshared_at_ns >= UNSHARED_NS)
+	if (!w->unshared_at_ns || w->fs.now_ns - w->unshared_at_ns >= UNSHARED_NS)
 		w->unshared_untold = true;
 }
 
@@ -302,7 +298,7 @@ static __attribute__((noinline, cold)) void refuse_chain(struct worker *w, struc
 	if (!(fuse_op(r->in.opcode)->flags & OP_NO_REPLY))
 		len = request_reply(r, -EIO);
 	vring_push(&ring->vring, r->chain.head, len);
-	w->table->vrings[ring->vring.index].bad_chains++;
+	w->fs.table->vrings[ring->vring.index].bad_chains++;
 	give_request(w, r);
 }
 
@@ -314,17 +310,18 @@ static bool publish_is_due(const struct worker *w, const struct worker_ring *rin
 		return false;
 	if (!vring_driver_sleeps(&ring->vring))
 		return true;
-	return vring_available(&ring->vring) * (w->now_ns - start) <= WAKE_NS * (uint64_t)served;
+	return vring_available(&ring->vring) * (w->fs.now_ns - start) <= WAKE_NS * (uint64_t)served;
 }
 
 /* Serve up to BATCH chains. Return: how many. */
 static uint32_t serve_ring(struct worker *w, struct worker_ring *ring)
 {
-	struct vring_counter *counter = &w->table->vrings[ring->vring.index];
-	uint64_t start = w->now_ns;
+	struct vring_counter *counter = &w->fs.table->vrings[ring->vring.index];
+	uint64_t start = w->fs.now_ns;
 	uint32_t served = 0;
 
-	while (served < BATCH && !w->cold && w->now_ns - start < BATCH_NS && ring_has_work(ring)) {
+	while (served < BATCH && !w->cold && w->fs.now_ns - start < BATCH_NS &&
+	       ring_has_work(ring)) {
 		struct request *r = take_request(w);
 		int got;
 
@@ -361,7 +358,7 @@ static uint32_t serve_rings(struct worker *w)
 	struct worker_ring *ring;
 	uint32_t served = 0;
 
-	w->now_ns = clock_ns();
+	w->fs.now_ns = clock_ns();
 	for_each_ring (w, ring)
 		if (ring->runs && !w->cold)
 			served += serve_ring(w, ring);
@@ -443,21 +440,21 @@ static uint32_t serve_completions(struct worker *w)
 
 void worker_close_retired(struct worker *w)
 {
-	w->closed_at_ns = w->now_ns;
-	if (!reclaim_collect(&w->reclaim))
+	w->closed_at_ns = w->fs.now_ns;
+	if (!reclaim_collect(&w->fs.reclaim))
 		return;
-	offload_close(w->offload, w->reclaim.close, w->reclaim.close_count);
-	w->reclaim.close_count = 0;
+	offload_close(w->offload, w->fs.reclaim.close, w->fs.reclaim.close_count);
+	w->fs.reclaim.close_count = 0;
 }
 
 /* A thread costs more to wake than most fds to close: so many at a time. What a lender owes is
  * nothing by then if its inode is forgotten. */
 static void close_some_retired(struct worker *w)
 {
-	uint64_t waiting = w->reclaim.count + w->reclaim.close_count;
+	uint64_t waiting = w->fs.reclaim.count + w->fs.reclaim.close_count;
 
-	if (waiting >= CLOSE_FROM || waiting > w->fds_max / CLOSE_PART ||
-	    w->now_ns - w->closed_at_ns >= CLOSE_NS)
+	if (waiting >= CLOSE_FROM || waiting > w->fs.fds_max / CLOSE_PART ||
+	    w->fs.now_ns - w->closed_at_ns >= CLOSE_NS)
 		worker_close_retired(w);
 }
 
@@ -476,7 +473,7 @@ static int32_t find_broken(const struct worker *w)
 /* One that Python has not logged yet. */
 static bool has_refusal(const struct worker *w)
 {
-	return w->refusal.is_noted && !w->refusal.is_taken;
+	return w->fs.refusal.is_noted && !w->fs.refusal.is_taken;
 }
 
 static bool control_wanted(struct worker *w)
@@ -484,9 +481,9 @@ static bool control_wanted(struct worker *w)
 	if (w->control_ready || has_refusal(w) ||
 	    device_state_generation(w->device) != w->adopted->generation)
 		return true;
-	if (w->now_ns - w->control_at_ns < CONTROL_NS)
+	if (w->fs.now_ns - w->control_at_ns < CONTROL_NS)
 		return false;
-	w->control_at_ns = w->now_ns;
+	w->control_at_ns = w->fs.now_ns;
 	return poll_control(w);
 }
 
@@ -505,7 +502,7 @@ int serve(struct worker *w)
 {
 	int reason;
 
-	reclaim_quiescent(&w->reclaim);
+	reclaim_quiescent(&w->fs.reclaim);
 	w->control_at_ns = 0;
 	for (;;) {
 		uint32_t done = serve_rings(w) + serve_completions(w);
@@ -513,14 +510,14 @@ int serve(struct worker *w)
 		reason = reason_to_return(w);
 		if (reason)
 			break;
-		reclaim_quiescent(&w->reclaim);
-		inode_trim(w);
+		reclaim_quiescent(&w->fs.reclaim);
+		inode_trim(&w->fs);
 		close_some_retired(w);
 		if (!done)
 			poll_wait(w);
 	}
 	w->control_ready = false;
-	reclaim_offline(&w->reclaim);
+	reclaim_offline(&w->fs.reclaim);
 	return reason;
 }
 
@@ -532,73 +529,33 @@ static bool allocate(struct worker *w)
 	w->next_state = calloc(1, sizeof(*w->next_state));
 	w->requests = calloc(REQUESTS_MAX, sizeof(*w->requests));
 	w->payload = malloc(REQUEST_PAYLOAD_MAX + 1);
-	w->large_reply = malloc(REQUEST_LARGE_REPLY);
 	w->cold_arg = malloc(REQUEST_ARG_MAX + REQUEST_PAYLOAD_MAX);
-	for (uint32_t i = 0; i < DIR_CACHES; i++) {
-		w->dir_caches[i].buffer = malloc(DIR_BUFFER);
-		if (!w->dir_caches[i].buffer)
-			return false;
-	}
-	return w->adopted && w->next_state && w->requests && w->payload && w->large_reply &&
-	       w->cold_arg;
-}
-
-/* Some fds are not for inodes and files: sockets, eventfds, guest memory. */
-static void limit_fds(struct worker *w)
-{
-	struct rlimit limit;
-	uint64_t reserve;
-
-	if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur == RLIM_INFINITY)
-		limit.rlim_cur = FDS_UNLIMITED;
-	reserve = limit.rlim_cur / 4 < FDS_RESERVED ? limit.rlim_cur / 4 : FDS_RESERVED;
-	w->fds_max = limit.rlim_cur - reserve;
-	w->inode_fds_max = w->fds_max / 2;
+	return w->adopted && w->next_state && w->requests && w->payload && w->cold_arg;
 }
 
 struct worker *worker_create(const struct worker_config *config)
 {
-	struct worker *w;
+	struct worker *w = calloc(1, sizeof(*w));
 
-	/* Calls name files as "N" below it (ops_xattr.c, ops_attr.c): elsewhere that would be a
-	 * name in the share, which the guest makes. */
-	if (fchdir(config->proc_self_fd) < 0)
+	if (!w)
 		return NULL;
-	w = calloc(1, sizeof(*w));
-	if (!w || !allocate(w))
+	if (fs_init(&w->fs, &config->fs) || !allocate(w)) {
+		free(w);
 		return NULL;
-	w->slot = config->slot;
-	w->root_fd = config->root_fd;
-	w->proc_self_fd = config->proc_self_fd;
+	}
 	w->control_fd = config->control_fd;
-	w->policy = config->policy;
-	file_capability_init(&w->capability, &w->policy.xattrmap);
 	w->device = config->device;
-	w->table = config->workers;
-	w->row = &w->table->rows[w->slot];
-	w->session = &w->table->session;
-	w->inodes = config->inodes;
-	w->root_device = inode_key_device(inode_key_of(inode_table_get(w->inodes, FUSE_ROOT_ID)));
-	w->files = config->files;
+	w->row = &w->fs.table->rows[w->fs.slot];
 	w->records = config->records;
-	w->marks_seen = inode_table_marks(w->inodes) - 1; /* those of a worker that died, too */
-	handle_client_init(&w->handles, config->handles_fd, clock_ns());
-	limit_fds(w);
 	w->offload = offload_create(config->threads, w->row);
-	if (config->threads && config->policy.allow_direct_io)
+	if (config->threads && config->fs.policy.allow_direct_io)
 		w->direct_io = direct_io_create();
-	w->pins = file_pins_create(w->files);
+	w->pins = file_pins_create(w->fs.files);
 	if (!w->offload || !w->pins)
 		return NULL;
 	give_unused_request(w);
-	credentials_init(&w->credentials);
 	poll_init(w, config->poll_us);
 	sigbus_guard(&w->memory);
-	reclaim_init(&w->reclaim, w->table, w->slot);
-	w->reclaim.worker = w;
-	w->reclaim.repay = ops_open_repay;
-	inode_table_adopt_retired(w->inodes, &w->reclaim);
-	file_table_adopt_retired(w->files, &w->reclaim);
 	return w;
 }
 
@@ -705,7 +662,7 @@ static struct request *next_loser(struct worker *w, uint32_t *at)
 	while (*at < w->requests_used) {
 		struct request *r = &w->requests[(*at)++];
 
-		if (is_off_the_loop(r) && request_loses_memory(w, r))
+		if (is_off_the_loop(r) && request_loses_memory(r, &w->memory))
 			return r;
 	}
 	return NULL;
@@ -733,7 +690,7 @@ static void leave_retired_memory(struct worker *w, uint32_t drain_ms)
 	if (!w->memory.retired_count)
 		return;
 	finish_all(w, lock_wait_cancel_lost(w));
-	if (w->cold && request_loses_memory(w, w->cold)) {
+	if (w->cold && request_loses_memory(w->cold, &w->memory)) {
 		finish(w, w->cold, -EIO);
 		w->cold = NULL;
 	}
@@ -756,7 +713,7 @@ int64_t worker_adopt(struct worker *w, uint32_t drain_ms)
 		return err;
 	if (next->layout != DEVICE_STATE_LAYOUT || next->region_count > DEVICE_REGIONS_MAX)
 		return -EINVAL;
-	reclaim_quiescent(&w->reclaim);
+	reclaim_quiescent(&w->fs.reclaim);
 	stop_rings(w, next, drain_ms);
 	memcpy(w->adopted, next, sizeof(*next));
 	err = guest_memory_update(&w->memory, next->regions, next->region_count);
@@ -764,7 +721,7 @@ int64_t worker_adopt(struct worker *w, uint32_t drain_ms)
 	for (uint32_t i = 0; i < DEVICE_VRINGS_MAX; i++)
 		ring_adopt(w, i);
 	reap_memory(w);
-	reclaim_offline(&w->reclaim);
+	reclaim_offline(&w->fs.reclaim);
 	return err ? err : (int64_t)next->generation;
 }
 
@@ -806,8 +763,8 @@ bool worker_take_refusal(struct worker *w, struct refusal *ret)
 {
 	if (!has_refusal(w))
 		return false;
-	w->refusal.is_taken = true;
-	*ret = w->refusal;
+	w->fs.refusal.is_taken = true;
+	*ret = w->fs.refusal;
 	return true;
 }
 
@@ -817,7 +774,7 @@ uint64_t worker_unshared(struct worker *w, uint64_t *ret_gpa)
 
 	w->unshared_untold = false;
 	w->unshared_count = 0;
-	w->unshared_at_ns = w->now_ns;
+	w->unshared_at_ns = w->fs.now_ns;
 	*ret_gpa = w->unshared_gpa;
 	return count;
 }
@@ -850,32 +807,18 @@ void worker_cold_reply(struct worker *w, int32_t error, const uint8_t *reply, ui
 
 void worker_session_end(struct worker *w)
 {
-	__atomic_store_n(&w->session->ready, 0, __ATOMIC_RELEASE);
-	reclaim_quiescent(&w->reclaim);
-	/* First the files: an fd that an inode borrows is its file's to close. */
-	file_table_reset(w->files, &w->reclaim);
-	inode_table_reset(w->inodes, &w->reclaim);
-	for (uint32_t i = 0; i < DIR_CACHES; i++)
-		w->dir_caches[i].fh = 0;
-	for (uint32_t i = 0; i < INTERRUPTS_MAX; i++)
-		__atomic_store_n(&w->table->interrupts[i], 0, __ATOMIC_RELAXED);
-	reclaim_offline(&w->reclaim);
+	fs_session_end(&w->fs);
 }
 
 void worker_session_begin(struct worker *w, uint32_t minor, uint64_t flags, uint64_t offered)
 {
-	worker_session_end(w);
-	w->session->minor = minor;
-	w->session->flags = flags;
-	w->session->offered = offered;
-	w->session->number++;
-	__atomic_store_n(&w->session->ready, 1, __ATOMIC_RELEASE);
+	fs_session_begin(&w->fs, minor, flags, offered);
 }
 
 bool worker_idle_work(struct worker *w)
 {
-	reclaim_quiescent(&w->reclaim);
+	reclaim_quiescent(&w->fs.reclaim);
 	worker_close_retired(w);
-	reclaim_offline(&w->reclaim);
-	return !w->reclaim.count;
+	reclaim_offline(&w->fs.reclaim);
+	return !w->fs.reclaim.count;
 }

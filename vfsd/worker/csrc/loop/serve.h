@@ -9,8 +9,8 @@
 
 #include "transport/csrc/types.h"
 #include "transport/csrc/device_state.h"
-#include "worker/csrc/fs/policy.h"
-#include "worker/csrc/tables/worker_table.h"
+#include "worker/csrc/fs/fs_config.h"
+#include "worker/csrc/fs/refusal.h"
 
 enum serve_reason {
 	SERVE_CONTROL = 1,  /* control_fd is readable, or the device state has a new generation */
@@ -24,20 +24,13 @@ enum {
 };
 
 struct worker_config {
-	uint32_t slot;	      /* row in the worker table */
-	int32_t root_fd;      /* O_PATH, the shared directory */
-	int32_t proc_self_fd; /* /proc/self/fd of this very process, O_PATH */
-	int32_t handles_fd;   /* socket of the broker of file handles, or -1 */
-	int32_t control_fd;   /* readable: Python has something to do; edge-triggered is fine */
-	int32_t poll_us;  /* how long to poll idle rings: POLL_AUTO, or microseconds (0: never) */
+	struct fs_config fs;
+	int32_t control_fd; /* readable: Python has something to do; edge-triggered is fine */
+	int32_t poll_us;    /* how long to poll idle rings: POLL_AUTO, or microseconds (0: never) */
 	uint32_t threads; /* upper bound of the pool for requests that block; 0: they run inline */
 	/* The shared segments, mapped; see tables.h and shared structs for the sizes. */
 	struct device_state *device;
-	struct worker_table *workers;
-	void *inodes;
-	void *files;
 	void *records;
-	struct fs_policy policy;
 };
 
 struct worker;
@@ -70,14 +63,6 @@ const char *worker_ring_error(const struct worker *w, uint32_t index);
 /* After SERVE_BROKEN: the ring's index, or -1 when there is none (left). It stays stopped until it
  * is started anew. The reason is worker_ring_error's. err_fd has been written. */
 int32_t worker_broken_ring(struct worker *w);
-
-/* The first user of the guest that this worker could not act for, or could not give a file to. */
-struct refusal {
-	bool is_noted;
-	bool is_taken;
-	uint32_t uid, gid;
-	uint32_t own_uid, own_gid; /* of the daemon, as the sandbox sees them */
-};
 
 /* After SERVE_CONTROL. Return: true once, with *ret, when there was a refusal. */
 bool worker_take_refusal(struct worker *w, struct refusal *ret);

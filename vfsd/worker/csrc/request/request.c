@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "worker/csrc/request/request.h"
 
-#include "worker/csrc/loop/worker.h"
 #include "worker/csrc/request/agreed.h"
 
 #include <errno.h>
@@ -220,8 +219,8 @@ static int parse_labels(struct request *r, const uint8_t *body, uint32_t len, ui
 }
 
 /* The extension area at the request's end (FUSE 7.38): ext_header, body, 8-aligned, repeated. */
-static int parse_extensions(const struct worker *w, struct request *r, const uint8_t *at,
-			    uint32_t len)
+static int parse_extensions(const struct fuse_session *session, struct request *r,
+			    const uint8_t *at, uint32_t len)
 {
 	while (len) {
 		struct fuse_ext_header head;
@@ -232,9 +231,9 @@ static int parse_extensions(const struct worker *w, struct request *r, const uin
 		memcpy(&head, at, sizeof(head));
 		if (head.size < sizeof(head) || head.size > len || head.size % 8)
 			return -EINVAL;
-		if (head.type == FUSE_EXT_GROUPS && is_agreed(w->session, &AGREED_GROUPS))
+		if (head.type == FUSE_EXT_GROUPS && is_agreed(session, &AGREED_GROUPS))
 			err = parse_groups(r, at + sizeof(head), head.size - sizeof(head));
-		else if (head.type <= FUSE_MAX_NR_SECCTX && is_agreed(w->session, &AGREED_LABELS))
+		else if (head.type <= FUSE_MAX_NR_SECCTX && is_agreed(session, &AGREED_LABELS))
 			err = parse_labels(r, at + sizeof(head), head.size - sizeof(head),
 					   head.type);
 		if (err)
@@ -246,7 +245,7 @@ static int parse_extensions(const struct worker *w, struct request *r, const uin
 }
 
 /* FUSE 7.36 and 7.37 have no extension area: the labels follow the names, with the same header. */
-static int parse_old_labels(const struct worker *w, struct request *r)
+static int parse_old_labels(const struct fuse_session *session, struct request *r)
 {
 	uint32_t strings = 1, offset = 0;
 
@@ -265,36 +264,35 @@ static int parse_old_labels(const struct worker *w, struct request *r)
 	while (strings--)
 		if (!payload_string(r, &offset))
 			return -EINVAL;
-	return parse_extensions(w, r, (const uint8_t *)r->payload + offset,
+	return parse_extensions(session, r, (const uint8_t *)r->payload + offset,
 				r->payload_len - offset);
 }
 
 /* Return: bytes of the extension area. */
-static uint64_t extension_bytes(const struct worker *w, const struct request *r)
+static uint64_t extension_bytes(const struct fuse_session *session, const struct request *r)
 {
-	return r->in.total_extlen && is_agreed(w->session, &AGREED_EXTENSIONS)
+	return r->in.total_extlen && is_agreed(session, &AGREED_EXTENSIONS)
 		       ? (uint64_t)r->in.total_extlen * 8
 		       : 0;
 }
 
-static int parse_payload(struct worker *w, struct request *r, uint32_t flags, struct iovec *iov,
-			 uint32_t count, uint64_t len)
+static int parse_payload(const struct fuse_session *session, struct request *r, uint32_t flags,
+			 char *room, struct iovec *iov, uint32_t count, uint64_t len)
 {
-	uint64_t extension = extension_bytes(w, r);
+	uint64_t extension = extension_bytes(session, r);
 	int err;
 
 	if (len > REQUEST_PAYLOAD_MAX)
 		return -E2BIG;
 	if (extension > len)
 		return -EINVAL;
-	take(w->payload, &iov, &count, len);
-	r->payload = w->payload;
+	take(room, &iov, &count, len);
+	r->payload = room;
 	r->payload_len = (uint32_t)(len - extension);
-	err = parse_extensions(w, r, (uint8_t *)w->payload + r->payload_len, (uint32_t)extension);
-	w->payload[r->payload_len] = '\0'; /* into the first extension's header */
-	if (!err && is_agreed(w->session, &AGREED_LABELS) &&
-	    !is_agreed(w->session, &AGREED_EXTENSIONS))
-		err = parse_old_labels(w, r);
+	err = parse_extensions(session, r, (uint8_t *)room + r->payload_len, (uint32_t)extension);
+	room[r->payload_len] = '\0'; /* into the first extension's header */
+	if (!err && is_agreed(session, &AGREED_LABELS) && !is_agreed(session, &AGREED_EXTENSIONS))
+		err = parse_old_labels(session, r);
 	if (err)
 		return err;
 	return flags & (OP_NAME | OP_NAMES) ? parse_names(r, flags) : 0;
@@ -342,7 +340,7 @@ void request_parse_header(struct request *r)
 	(void)!parse_header(r, &iov, &count);
 }
 
-int request_parse(struct worker *w, struct request *r)
+int request_parse(struct request *r, const struct fuse_session *session, char *payload)
 {
 	struct iovec *iov = r->chain.readable;
 	uint32_t count = r->chain.readable_count;
@@ -370,7 +368,7 @@ int request_parse(struct worker *w, struct request *r)
 		r->data_in_len = len;
 		return 0;
 	}
-	return len ? parse_payload(w, r, op->flags, iov, count, len)
+	return len ? parse_payload(session, r, op->flags, payload, iov, count, len)
 		   : (op->flags & (OP_NAME | OP_NAMES) ? -EINVAL : 0);
 }
 
@@ -403,13 +401,13 @@ uint32_t request_reply(struct request *r, int result)
 	return out.len;
 }
 
-bool request_loses_memory(const struct worker *w, const struct request *r)
+bool request_loses_memory(const struct request *r, const struct guest_memory *memory)
 {
 	for (uint32_t i = 0; i < r->chain.readable_count; i++)
-		if (guest_memory_loses(&w->memory, &r->chain.readable[i]))
+		if (guest_memory_loses(memory, &r->chain.readable[i]))
 			return true;
 	for (uint32_t i = 0; i < r->chain.writable_count; i++)
-		if (guest_memory_loses(&w->memory, &r->chain.writable[i]))
+		if (guest_memory_loses(memory, &r->chain.writable[i]))
 			return true;
 	return false;
 }

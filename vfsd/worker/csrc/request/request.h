@@ -19,7 +19,8 @@
 #include <limits.h>
 #include <linux/aio_abi.h>
 
-struct worker;
+struct fuse_session;
+struct guest_memory;
 struct open_file;
 struct worker_ring;
 
@@ -72,6 +73,7 @@ struct request {
 	uint32_t out_header_count;				 /* 0: no room for one */
 
 	struct worker_ring *ring;
+	uint32_t queue;	    /* the ring's index */
 	uint32_t session;   /* number of the FUSE session: uniques are unique in one */
 	uint32_t ring_life; /* the ring's life it belongs to; a later one has forgotten it */
 	struct intent *intent;
@@ -126,10 +128,12 @@ static inline int request_defer_read(struct request *r, uint64_t offset,
 }
 
 /*
- * Fill the request from its chain. Return: 0, or -errno to be told to the guest (out_header_count
- * may be 0 then), with in.opcode 0 if not even the header could be read.
+ * Fill the request from its chain, as `session` has agreed on it. `payload` has room for
+ * REQUEST_PAYLOAD_MAX + 1 bytes, which are the request's until the next one is parsed. Return: 0,
+ * or -errno to be told to the guest (out_header_count may be 0 then), with in.opcode 0 if not even
+ * the header could be read.
  */
-int request_parse(struct worker *w, struct request *r) must_check;
+int request_parse(struct request *r, const struct fuse_session *session, char *payload) must_check;
 
 /* The same for a request that is refused whatever it says: only the header, zero if there is none,
  * and where the reply's header goes. */
@@ -154,7 +158,7 @@ bool request_next_label(const uint8_t **at, uint32_t *left, struct request_label
 int request_need_room(const struct request *r, uint64_t len) must_check;
 
 /* Does the request name guest memory that guest_memory_redirect() takes away? */
-bool request_loses_memory(const struct worker *w, const struct request *r);
+bool request_loses_memory(const struct request *r, const struct guest_memory *memory);
 
 /* Write the out header and, for results >= 0 of ops whose payload is in r->reply, that payload.
  * Return: bytes written in all (the used length). */

@@ -27,7 +27,7 @@ void reclaim_init(struct reclaim *r, struct worker_table *workers, uint32_t slot
 {
 	r->workers = workers;
 	r->slot = slot;
-	r->worker = NULL;
+	r->repay_context = NULL;
 	r->repay = NULL;
 	r->latest = 0;
 	r->retired = r->own;
@@ -154,7 +154,7 @@ static int free_thing(struct reclaim *r, const struct retired *thing)
 
 static void repay(struct reclaim *r, struct retired *thing)
 {
-	thing->fd = r->repay(r->worker, thing->slot);
+	thing->fd = r->repay(r->repay_context, thing->slot);
 	thing->lends = false;
 }
 

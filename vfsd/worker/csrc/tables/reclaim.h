@@ -25,7 +25,6 @@
 #include "transport/csrc/types.h"
 #include "worker/csrc/tables/worker_table.h"
 
-struct worker;
 struct reclaim;
 
 enum {
@@ -45,13 +44,13 @@ struct retired {
 };
 
 /* Return: the fd to be closed of the lender in `slot`, -1 if its borrower keeps it. */
-typedef int repay_fn(struct worker *w, uint32_t slot);
+typedef int repay_fn(void *context, uint32_t slot);
 
 struct reclaim {
 	struct worker_table *workers;
 	uint32_t slot; /* of this worker */
-	struct worker *worker;
 	repay_fn *repay;
+	void *repay_context;
 	uint64_t latest;	 /* the highest epoch in the list */
 	struct retired *retired; /* a ring of `room` things: `own`, or larger and allocated */
 	uint32_t room;
@@ -62,7 +61,7 @@ struct reclaim {
 	struct retired own[RECLAIM_MAX];
 };
 
-/* `repay` and `worker` are set afterwards, where something is lent. */
+/* `repay` and its context are set afterwards, where something is lent. */
 void reclaim_init(struct reclaim *r, struct worker_table *workers, uint32_t slot);
 /* This worker holds nothing: between batches. */
 void reclaim_quiescent(struct reclaim *r);
