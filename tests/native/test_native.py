@@ -81,7 +81,13 @@ WORKER = (
     "worker/loop/poll",
     "worker/request/request",
     "worker/loop/ring",
+    "worker/loop/adopt",
+    "worker/loop/closing",
+    "worker/loop/deferred",
+    "worker/loop/requests",
     "worker/loop/serve",
+    "worker/loop/turn",
+    "worker/loop/worker",
     "worker/loop/sigbus",
 )
 

@@ -97,4 +97,10 @@ void fs_session_begin(struct fs *fs, uint32_t minor, uint64_t flags, uint64_t of
 /* DESTROY. */
 void fs_session_end(struct fs *fs);
 
+/* Is there a refusal that Python has not logged yet? */
+static inline bool fs_has_refusal(const struct fs *fs)
+{
+	return fs->refusal.is_noted && !fs->refusal.is_taken;
+}
+
 #endif

@@ -31,6 +31,7 @@
 
 #include "transport/csrc/clock.h"
 #include "transport/csrc/cpu_relax.h"
+#include "worker/csrc/loop/closing.h"
 #include "worker/csrc/loop/ring.h"
 
 #include <poll.h>
@@ -227,10 +228,10 @@ static void sleep_until_kicked(struct worker *w)
 {
 	struct poll_set set;
 
-	worker_close_retired(w);
+	closing_begin(w);
 	if (w->fs.reclaim.count) { /* lent files that were repaid just now */
 		reclaim_quiescent(&w->fs.reclaim);
-		worker_close_retired(w);
+		closing_begin(w);
 	}
 	direct_io_clear(w->direct_io); /* what polling has found was announced, too */
 	if (arm(w, &set) && !offload_has_completed(w->offload) &&

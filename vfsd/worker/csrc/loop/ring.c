@@ -250,3 +250,13 @@ void ring_publish(struct worker *w, struct worker_ring *ring)
 	counter->calls++;
 	signal_eventfd(ring->device.call_fd, ring->call_blocks);
 }
+
+int32_t ring_find_broken(const struct worker *w)
+{
+	const struct worker_ring *ring;
+
+	for_each_ring (w, ring)
+		if (ring->broken_unreported)
+			return (int32_t)ring->vring.index;
+	return -1;
+}

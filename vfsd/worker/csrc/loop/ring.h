@@ -20,6 +20,9 @@ void ring_stop(struct worker *w, struct worker_ring *ring);
 /* It cannot be trusted any more: stop it, tell the front-end through err_fd. */
 void ring_break(struct worker_ring *ring, const char *reason);
 
+/* The index of a ring that broke and was not reported yet; -1: there is none. */
+int32_t ring_find_broken(const struct worker *w);
+
 /* The next chain: first those a dead worker left, then the driver's. As vring_pop. */
 int ring_next(struct worker *w, struct worker_ring *ring, struct request *r) must_check;
 

@@ -82,7 +82,4 @@ struct worker {
 	bool control_ready;	   /* poll(2) saw control_fd readable */
 };
 
-/* Close what is retired and may be closed, on a thread. Between two batches. */
-void worker_close_retired(struct worker *w);
-
 #endif

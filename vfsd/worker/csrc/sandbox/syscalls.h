@@ -178,7 +178,7 @@
 	X(eventfd2, P | L, 0, ANY, "offload.c direct_io.c pool.py", "completions; zmq's own")     \
 	X(pipe2, P, 0, ANY, "pool.py", "the wake-up by signals")                                  \
 	/* Waiting */                                                                             \
-	X(poll, P | L | T, 0, ANY, "poll.c serve.c fhandle.c pool.py",                            \
+	X(poll, P | L | T, 0, ANY, "poll.c adopt.c fhandle.c pool.py",                            \
 	  "the loop, pool, zmq; a pause")                                                         \
 	X(ppoll, P | L | T, IF_LATER_FORMS, ANY, "glibc", "poll() where there is no other call")  \
 	X(epoll_create1, L, 0, ANY, "zmq", "epoll_t::epoll_t()")                                  \
