@@ -21,6 +21,9 @@
 #include "ops_worker.h"
 
 #include "worker/csrc/loop/ring.h"
+#include "worker/csrc/loop/serve.h"
+#include "worker/csrc/loop/worker.h"
+#include "worker/csrc/request/intent.h"
 
 #include <fcntl.h>
 

@@ -6,7 +6,7 @@
 #include "driver.h"
 #include "fuzz.h"
 
-#include "worker/csrc/loop/worker.h"
+#include "worker/csrc/loop/worker_state.h"
 
 enum {
 	FDS_MAX = 72,

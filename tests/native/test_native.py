@@ -68,7 +68,7 @@ WORKER = (
     "transport/fuse_ops",
     "worker/loop/direct_io",
     "worker/fs/file_capability",
-    "worker/fs/fs",
+    "worker/fs/fs_init",
     "worker/fs/set_id",
     "worker/fs/inode_trim",
     "worker/request/intent",

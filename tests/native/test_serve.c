@@ -5,6 +5,8 @@
  */
 #include "worker_setup.h"
 
+#include "worker/csrc/request/intent.h"
+
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>

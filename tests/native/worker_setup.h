@@ -5,7 +5,10 @@
 
 #include "driver.h"
 
+#include "worker/csrc/loop/adopt.h"
+#include "worker/csrc/loop/serve.h"
 #include "worker/csrc/loop/worker.h"
+#include "worker/csrc/loop/worker_state.h"
 
 #include <fcntl.h>
 #include <sys/eventfd.h>

@@ -7,6 +7,8 @@
  */
 #include "worker/csrc/broker/handle_client.h"
 
+#include "worker/csrc/host/identity.h"
+
 #include <errno.h>
 #include <poll.h>
 #include <string.h>

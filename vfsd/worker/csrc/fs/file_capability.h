@@ -9,15 +9,7 @@
 #define VFSD_FILE_CAPABILITY_H
 
 #include "transport/csrc/types.h"
-#include "worker/csrc/fs/absence.h"
-#include "worker/csrc/fs/xattrmap.h"
-
-struct fs;
-
-struct file_capability {
-	char name[XATTRMAP_NAME]; /* the host's; empty if it is not remapped */
-	struct absences absences; /* worker_table.capability_sets counts */
-};
+#include "worker/csrc/fs/fs.h"
 
 void file_capability_init(struct file_capability *c, const struct xattrmap *map);
 

@@ -12,7 +12,7 @@
 
 #include "transport/csrc/types.h"
 #include "worker/csrc/broker/handle_client.h"
-#include "worker/csrc/fs/file_capability.h"
+#include "worker/csrc/fs/absence.h"
 #include "worker/csrc/fs/fs_config.h"
 #include "worker/csrc/fs/refusal.h"
 #include "worker/csrc/host/credentials.h"
@@ -45,6 +45,12 @@ struct mount_fact {
 	uint64_t mnt_id;  /* of struct inode_key; 0: an empty place */
 	bool needs_flush; /* the file system acts when a file is closed */
 	bool in_memory;	  /* reading never waits for storage */
+};
+
+/* A remapped security.capability (file_capability.c). */
+struct file_capability {
+	char name[XATTRMAP_NAME]; /* the host's; empty if it is not remapped */
+	struct absences absences; /* worker_table.capability_sets counts */
 };
 
 struct fs {
@@ -86,16 +92,6 @@ struct fs {
 	bool gave_up_lock;	/* an op did, or ended a wait: what waits here is tried at once */
 	struct refusal refusal; /* the first one */
 };
-
-/* Once, in zeroed memory. The tables are laid out, and stay. Enters the folder of proc_self_fd,
- * by which the ops name files. Return: 0 or -errno. */
-int fs_init(struct fs *fs, const struct fs_config *config) must_check;
-
-/* A new session (INIT): everything the old one had open is closed, the tables hold only the root.
- */
-void fs_session_begin(struct fs *fs, uint32_t minor, uint64_t flags, uint64_t offered);
-/* DESTROY. */
-void fs_session_end(struct fs *fs);
 
 /* Is there a refusal that Python has not logged yet? */
 static inline bool fs_has_refusal(const struct fs *fs)

@@ -9,6 +9,7 @@
 
 #include "transport/csrc/fuse_ops.h"
 #include "worker/csrc/fs/fs.h"
+#include "worker/csrc/request/intent.h"
 
 #include <errno.h>
 

@@ -6,6 +6,7 @@
  * /proc/self/fd, which is a link to the very file, not to a path: nothing is resolved anew.
  */
 #include "worker/csrc/fs/entry.h"
+#include "worker/csrc/fs/file_capability.h"
 #include "worker/csrc/fs/inode_fd.h"
 #include "worker/csrc/fs/lease.h"
 #include "worker/csrc/fs/ops.h"

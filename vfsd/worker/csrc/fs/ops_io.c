@@ -13,9 +13,11 @@
  * of the data is there. (A signal that kills ends a write between two pages.)
  */
 #include "worker/csrc/fs/entry.h"
+#include "worker/csrc/fs/file_capability.h"
 #include "worker/csrc/fs/ops.h"
 #include "worker/csrc/fs/set_id.h"
 #include "worker/csrc/request/agreed.h"
+#include "worker/csrc/request/intent.h"
 
 #include <errno.h>
 #include <fcntl.h>

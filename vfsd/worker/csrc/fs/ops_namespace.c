@@ -16,6 +16,7 @@
 #include "worker/csrc/fs/requester.h"
 #include "worker/csrc/host/identity.h"
 #include "worker/csrc/host/proc_fd.h"
+#include "worker/csrc/request/intent.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -17,6 +17,7 @@
  * is done at once: locks are given up.
  */
 #include "worker/csrc/fs/entry.h"
+#include "worker/csrc/fs/file_capability.h"
 #include "worker/csrc/fs/inode_fd.h"
 #include "worker/csrc/fs/label.h"
 #include "worker/csrc/fs/lease.h"

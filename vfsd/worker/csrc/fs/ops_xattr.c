@@ -13,6 +13,7 @@
  * A request that was in flight when its worker died (r->replayed) may have happened. "Exists
  * already" (XATTR_CREATE) then means that it did, and so does "no such attribute" for REMOVEXATTR.
  */
+#include "worker/csrc/fs/file_capability.h"
 #include "worker/csrc/fs/inode_fd.h"
 #include "worker/csrc/fs/ops.h"
 #include "worker/csrc/fs/set_id.h"

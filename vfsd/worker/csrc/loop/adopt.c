@@ -3,10 +3,12 @@
  * Taking a new device state over: rings stop and start, memory comes and goes. What is off the loop
  * gets its time to end, and is answered then.
  */
-#include "worker/csrc/loop/serve.h"
+#include "worker/csrc/loop/adopt.h"
 
 #include "transport/csrc/clock.h"
 #include "worker/csrc/loop/deferred.h"
+#include "worker/csrc/loop/direct_io.h"
+#include "worker/csrc/loop/offload.h"
 #include "worker/csrc/loop/ring.h"
 #include "worker/csrc/loop/turn.h"
 
@@ -39,7 +41,7 @@ static void drain(struct worker *w, struct worker_ring *ring, uint64_t deadline_
 	       clock_ns() < deadline_ns)
 		if (!turn_ring(w, ring)) /* every request object is with the threads */
 			deferred_completions(w);
-	deferred_finish(w, lock_wait_cancel(w, ring));
+	deferred_finish(w, lock_wait_cancel(&w->lock_waiters, ring));
 	while (ring->outstanding && wait_for_completions(w, deadline_ns))
 		continue;
 }
@@ -144,7 +146,7 @@ static void leave_retired_memory(struct worker *w, uint32_t drain_ms)
 
 	if (!w->memory.retired_count)
 		return;
-	deferred_finish(w, lock_wait_cancel_lost(w));
+	deferred_finish(w, lock_wait_cancel_lost(&w->lock_waiters, &w->memory));
 	if (w->cold && request_loses_memory(w->cold, &w->memory)) {
 		requests_finish(w, w->cold, -EIO);
 		w->cold = NULL;

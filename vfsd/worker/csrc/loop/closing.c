@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "worker/csrc/loop/closing.h"
 
+#include "worker/csrc/loop/offload.h"
+
 enum {
 	CLOSE_NS = 1000 * 1000, /* close what was retired this often while busy … */
 	CLOSE_FROM = 256,	/* … or when so much was … */

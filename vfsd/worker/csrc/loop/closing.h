@@ -4,7 +4,7 @@
 #ifndef VFSD_CLOSING_H
 #define VFSD_CLOSING_H
 
-#include "worker/csrc/loop/worker.h"
+#include "worker/csrc/loop/worker_state.h"
 
 /* Close what is retired and may be closed. */
 void closing_begin(struct worker *w);

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "worker/csrc/loop/deferred.h"
 
+#include "worker/csrc/loop/direct_io.h"
+#include "worker/csrc/loop/offload.h"
 #include "worker/csrc/loop/ring.h"
 
 #include <errno.h>
@@ -33,7 +35,7 @@ static int take_off(struct worker *w, struct request *r, int outcome)
 	int result;
 
 	if (outcome == OUTCOME_WAIT)
-		return lock_wait_begin(w, r);
+		return lock_wait_begin(&w->lock_waiters, &w->fs, r);
 	hold(w, r);
 	if (outcome == OUTCOME_DEFER_READ && direct_io_take(w->direct_io, r, r->offset))
 		return OUTCOME_PENDING;
@@ -144,5 +146,6 @@ static struct request *direct_completed(struct worker *w)
 uint32_t deferred_completions(struct worker *w)
 {
 	return deferred_finish(w, offload_completed(w->offload)) +
-	       deferred_finish(w, direct_completed(w)) + deferred_finish(w, lock_wait_retry(w));
+	       deferred_finish(w, direct_completed(w)) +
+	       deferred_finish(w, lock_wait_retry(&w->lock_waiters, &w->fs));
 }

@@ -10,7 +10,7 @@
 
 #include "worker/csrc/fs/ops.h"
 #include "worker/csrc/loop/requests.h"
-#include "worker/csrc/loop/worker.h"
+#include "worker/csrc/loop/worker_state.h"
 
 /* The op is to go on off the loop. Where there is no thread it does so here; what was to be run
  * again after a wait is. Return: OUTCOME_PENDING, or the result. */

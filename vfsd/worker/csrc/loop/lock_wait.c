@@ -2,7 +2,7 @@
 #include "worker/csrc/loop/lock_wait.h"
 
 #include "worker/csrc/fs/ops.h"
-#include "worker/csrc/loop/worker.h"
+#include "worker/csrc/request/intent.h"
 
 #include <errno.h>
 
@@ -20,63 +20,62 @@ static void append(struct request **list, struct request *r)
 	*list = r;
 }
 
-int lock_wait_begin(struct worker *w, struct request *r)
+int lock_wait_begin(struct lock_waiters *waiters, struct fs *fs, struct request *r)
 {
-	struct lock_waiters *waiters = &w->lock_waiters;
-
 	if (waiters->count == WAITERS_MAX)
 		return -ENOLCK;
 	intent_waits(r);
 	append(&waiters->first, r);
 	waiters->count++;
-	w->fs.gave_up_lock = false; /* what was given up before the op looked */
+	fs->gave_up_lock = false; /* what was given up before the op looked */
 	waiters->pause_ns = PAUSE_MIN_NS;
-	waiters->retry_at_ns = w->fs.now_ns + PAUSE_MIN_NS;
+	waiters->retry_at_ns = fs->now_ns + PAUSE_MIN_NS;
 	return OUTCOME_PENDING;
 }
 
 /* A lock was given up here: whoever waits may have it. */
-static void hurry(struct worker *w)
+static void hurry(struct lock_waiters *waiters, struct fs *fs)
 {
-	w->fs.gave_up_lock = false;
-	w->lock_waiters.retry_at_ns = 0;
-	w->lock_waiters.pause_ns = PAUSE_MIN_NS;
+	fs->gave_up_lock = false;
+	waiters->retry_at_ns = 0;
+	waiters->pause_ns = PAUSE_MIN_NS;
 }
 
-static bool is_interrupted(const struct worker *w, const struct request *r)
+static bool is_interrupted(const struct fs *fs, const struct request *r)
 {
 	for (uint32_t i = 0; i < INTERRUPTS_MAX; i++)
-		if (__atomic_load_n(&w->fs.table->interrupts[i], __ATOMIC_RELAXED) == r->in.unique)
+		if (__atomic_load_n(&fs->table->interrupts[i], __ATOMIC_RELAXED) == r->in.unique)
 			return true;
 	return false;
 }
 
-static bool is_out_of_time(const struct worker *w, const struct request *r)
+static bool is_out_of_time(const struct fs *fs, const struct request *r)
 {
-	return w->fs.now_ns - r->start_ns >= w->fs.policy.lock_wait_ns;
+	return fs->now_ns - r->start_ns >= fs->policy.lock_wait_ns;
 }
 
-static int try_again(struct worker *w, struct request *r)
+/* `context`: struct fs. */
+static int try_again(void *context, struct request *r)
 {
+	struct fs *fs = context;
 	int outcome;
 
-	if (is_interrupted(w, r))
+	if (is_interrupted(fs, r))
 		return -EINTR;
-	outcome = ops_retry(&w->fs, r);
-	return outcome == OUTCOME_WAIT && is_out_of_time(w, r) ? -EDEADLK : outcome;
+	outcome = ops_retry(fs, r);
+	return outcome == OUTCOME_WAIT && is_out_of_time(fs, r) ? -EDEADLK : outcome;
 }
 
 /* Take those out for which `outcome` says something else than OUTCOME_WAIT. */
-static struct request *end_waits(struct worker *w, const struct worker_ring *ring,
-				 int (*outcome)(struct worker *w, struct request *r))
+static struct request *end_waits(struct lock_waiters *waiters,
+				 int (*outcome)(void *context, struct request *r), void *context)
 {
-	struct lock_waiters *waiters = &w->lock_waiters;
 	struct request **link = &waiters->first, *done = NULL;
 
 	while (*link) {
 		struct request *r = *link;
 
-		r->result = ring && r->ring != ring ? OUTCOME_WAIT : outcome(w, r);
+		r->result = outcome(context, r);
 		if (r->result == OUTCOME_WAIT) {
 			link = &r->next;
 			continue;
@@ -88,52 +87,48 @@ static struct request *end_waits(struct worker *w, const struct worker_ring *rin
 	return done;
 }
 
-struct request *lock_wait_retry(struct worker *w)
+struct request *lock_wait_retry(struct lock_waiters *waiters, struct fs *fs)
 {
-	struct lock_waiters *waiters = &w->lock_waiters;
-
 	if (!waiters->first)
 		return NULL;
-	if (w->fs.gave_up_lock)
-		hurry(w);
-	if (w->fs.now_ns < waiters->retry_at_ns)
+	if (fs->gave_up_lock)
+		hurry(waiters, fs);
+	if (fs->now_ns < waiters->retry_at_ns)
 		return NULL;
-	waiters->retry_at_ns = w->fs.now_ns + waiters->pause_ns;
+	waiters->retry_at_ns = fs->now_ns + waiters->pause_ns;
 	if (waiters->pause_ns < PAUSE_MAX_NS)
 		waiters->pause_ns *= 2;
-	return end_waits(w, NULL, try_again);
+	return end_waits(waiters, try_again, fs);
 }
 
-/* Not EINTR: without a signal the guest's process would see the kernel's own ERESTARTSYS. */
-static int given_up(struct worker *w, struct request *r)
+/* Not EINTR: without a signal the guest's process would see the kernel's own ERESTARTSYS.
+ * `context`: struct worker_ring. */
+static int given_up(void *context, struct request *r)
 {
-	(void)w;
-	(void)r;
-	return -EDEADLK;
+	return r->ring == context ? -EDEADLK : OUTCOME_WAIT;
 }
 
-struct request *lock_wait_cancel(struct worker *w, const struct worker_ring *ring)
+struct request *lock_wait_cancel(struct lock_waiters *waiters, struct worker_ring *ring)
 {
-	return end_waits(w, ring, given_up);
+	return end_waits(waiters, given_up, ring);
 }
 
-static int given_up_if_lost(struct worker *w, struct request *r)
+/* `context`: struct guest_memory. */
+static int given_up_if_lost(void *context, struct request *r)
 {
-	return request_loses_memory(r, &w->memory) ? -EDEADLK : OUTCOME_WAIT;
+	return request_loses_memory(r, context) ? -EDEADLK : OUTCOME_WAIT;
 }
 
-struct request *lock_wait_cancel_lost(struct worker *w)
+struct request *lock_wait_cancel_lost(struct lock_waiters *waiters, struct guest_memory *memory)
 {
-	return end_waits(w, NULL, given_up_if_lost);
+	return end_waits(waiters, given_up_if_lost, memory);
 }
 
-int lock_wait_timeout(const struct worker *w)
+int lock_wait_timeout(const struct lock_waiters *waiters, const struct fs *fs)
 {
-	const struct lock_waiters *waiters = &w->lock_waiters;
-
 	if (!waiters->first)
 		return -1;
-	return waiters->retry_at_ns <= w->fs.now_ns
+	return waiters->retry_at_ns <= fs->now_ns
 		       ? 0
-		       : (int)((waiters->retry_at_ns - w->fs.now_ns) / 1000000) + 1;
+		       : (int)((waiters->retry_at_ns - fs->now_ns) / 1000000) + 1;
 }

@@ -18,8 +18,9 @@
 
 #include "transport/csrc/types.h"
 
+struct fs;
+struct guest_memory;
 struct request;
-struct worker;
 struct worker_ring;
 
 struct lock_waiters {
@@ -31,19 +32,19 @@ struct lock_waiters {
 
 /* Let `r`, whose op has just found the lock taken, wait. Return: OUTCOME_PENDING, or -ENOLCK when
  * too many wait already. */
-int lock_wait_begin(struct worker *w, struct request *r) must_check;
+int lock_wait_begin(struct lock_waiters *waiters, struct fs *fs, struct request *r) must_check;
 
 /* Try those that wait, if it is time or a lock was given up here. Return: those that are done,
  * linked by `next`, with their result. */
-struct request *lock_wait_retry(struct worker *w);
+struct request *lock_wait_retry(struct lock_waiters *waiters, struct fs *fs);
 
 /* Milliseconds until the next try, -1: nobody waits. */
-int lock_wait_timeout(const struct worker *w);
+int lock_wait_timeout(const struct lock_waiters *waiters, const struct fs *fs);
 
 /* Their ring stops: they fail with EDEADLK. Return: as lock_wait_retry. */
-struct request *lock_wait_cancel(struct worker *w, const struct worker_ring *ring);
+struct request *lock_wait_cancel(struct lock_waiters *waiters, struct worker_ring *ring);
 
 /* The same for those whose reply belongs into guest memory that is lost. */
-struct request *lock_wait_cancel_lost(struct worker *w);
+struct request *lock_wait_cancel_lost(struct lock_waiters *waiters, struct guest_memory *memory);
 
 #endif

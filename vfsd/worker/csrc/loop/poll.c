@@ -32,7 +32,10 @@
 #include "transport/csrc/clock.h"
 #include "transport/csrc/cpu_relax.h"
 #include "worker/csrc/loop/closing.h"
+#include "worker/csrc/loop/direct_io.h"
+#include "worker/csrc/loop/offload.h"
 #include "worker/csrc/loop/ring.h"
+#include "worker/csrc/loop/worker_config.h"
 
 #include <poll.h>
 #include <sched.h>
@@ -179,7 +182,7 @@ static bool arm(struct worker *w, struct poll_set *set)
 	bool quiet = true;
 
 	set->count = 0;
-	set->timeout = lock_wait_timeout(w);
+	set->timeout = lock_wait_timeout(&w->lock_waiters, &w->fs);
 	if (w->fs.reclaim.count)
 		wait_at_most(set, RECLAIM_MS);
 	if (w->fs.sweep_at_ns)

@@ -4,7 +4,7 @@
 #ifndef VFSD_POLL_H
 #define VFSD_POLL_H
 
-#include "worker/csrc/loop/worker.h"
+#include "worker/csrc/loop/worker_state.h"
 
 /* Wait until a ring has work, a request came back, or Python is wanted. */
 void poll_wait(struct worker *w);

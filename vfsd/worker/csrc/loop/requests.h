@@ -7,7 +7,7 @@
 #ifndef VFSD_REQUESTS_H
 #define VFSD_REQUESTS_H
 
-#include "worker/csrc/loop/worker.h"
+#include "worker/csrc/loop/worker_state.h"
 
 /* Return: NULL when all of them are off the loop. */
 struct request *requests_take(struct worker *w);

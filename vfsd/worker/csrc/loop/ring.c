@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "worker/csrc/loop/ring.h"
 
+#include "worker/csrc/request/intent.h"
 #include "worker/csrc/tables/tables.h"
 
 #include <errno.h>

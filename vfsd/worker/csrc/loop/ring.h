@@ -7,7 +7,7 @@
 #ifndef VFSD_RING_H
 #define VFSD_RING_H
 
-#include "worker/csrc/loop/worker.h"
+#include "worker/csrc/loop/worker_state.h"
 
 /* Make ring `index` what the adopted device state says; the memory table is in force already.
  * Failures are left in ring->error. */

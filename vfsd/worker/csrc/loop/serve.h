@@ -1,16 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * The worker's loop as Python sees it: create, then serve() again and again, acting on the reason
- * it returns with. Everything hangs off one struct worker; nothing here logs, exits or calls
- * Python. The theory is at the top of serve.c.
- */
+/* The worker's loop as Python sees it: serve() again and again, acting on the reason that it
+ * returns with. The theory is in serve.c. */
 #ifndef VFSD_SERVE_H
 #define VFSD_SERVE_H
-
-#include "transport/csrc/types.h"
-#include "transport/csrc/device_state.h"
-#include "worker/csrc/fs/fs_config.h"
-#include "worker/csrc/fs/refusal.h"
 
 enum serve_reason {
 	SERVE_CONTROL = 1,  /* control_fd is readable, or the device state has a new generation */
@@ -19,72 +11,9 @@ enum serve_reason {
 	SERVE_UNSHARED = 4, /* requests name memory that is not shared: worker_unshared */
 };
 
-enum {
-	POLL_AUTO = -1,
-};
-
-struct worker_config {
-	struct fs_config fs;
-	int32_t control_fd; /* readable: Python has something to do; edge-triggered is fine */
-	int32_t poll_us;    /* how long to poll idle rings: POLL_AUTO, or microseconds (0: never) */
-	uint32_t threads; /* upper bound of the pool for requests that block; 0: they run inline */
-	/* The shared segments, mapped; see tables.h and shared structs for the sizes. */
-	struct device_state *device;
-	void *records;
-};
-
 struct worker;
-
-/* Return: NULL when out of memory or without an eventfd. There is no destroy: a worker is a
- * process. */
-struct worker *worker_create(const struct worker_config *config);
 
 /* Serve until there is a reason to return (enum serve_reason). */
 int serve(struct worker *w);
-
-/*
- * Take the device state over: map and unmap memory, start and stop rings, adopt changed eventfds.
- * A stopped ring is drained first, for at most `drain_ms`; what is left gets EIO.
- * Return: the generation now in force (even), or -errno: -EAGAIN (the supervisor is writing: try
- * again), or what guest_memory_update says (no memory is mapped then and no ring runs).
- */
-int64_t worker_adopt(struct worker *w, uint32_t drain_ms);
-
-/* The generation in force, also after a worker_adopt that could not map memory. */
-uint32_t worker_generation(const struct worker *w);
-
-/* Ring `index` after an adopt: the next avail index (what GET_VRING_BASE answers), or -EINVAL
- * (not a ring of this worker, or never started). */
-int32_t worker_ring_base(const struct worker *w, uint32_t index);
-/* Why ring `index` does not run although it should (addresses outside memory, …); NULL: it is fine.
- */
-const char *worker_ring_error(const struct worker *w, uint32_t index);
-
-/* After SERVE_BROKEN: the ring's index, or -1 when there is none (left). It stays stopped until it
- * is started anew. The reason is worker_ring_error's. err_fd has been written. */
-int32_t worker_broken_ring(struct worker *w);
-
-/* After SERVE_CONTROL. Return: true once, with *ret, when there was a refusal. */
-bool worker_take_refusal(struct worker *w, struct refusal *ret);
-
-/* After SERVE_UNSHARED, once in a while at most: how many requests named memory outside of guest
- * memory since the last time, and a guest address that one of them named. They were answered with
- * EIO. */
-uint64_t worker_unshared(struct worker *w, uint64_t *ret_gpa);
-
-/* After SERVE_COLD: the op waiting (FUSE_INIT, FUSE_DESTROY) with its argument bytes (a private
- * copy, valid until the reply). Return: the opcode, or 0 when there is none. */
-uint32_t worker_cold_request(struct worker *w, const uint8_t **ret_arg, uint32_t *ret_len);
-/* Answer it: error is 0 or a negative errno. */
-void worker_cold_reply(struct worker *w, int32_t error, const uint8_t *reply, uint32_t len);
-
-/* A new session (INIT): everything the old one had open is closed, the tables hold only the root.
- */
-void worker_session_begin(struct worker *w, uint32_t minor, uint64_t flags, uint64_t offered);
-/* DESTROY. */
-void worker_session_end(struct worker *w);
-
-/* Return true once every fd this worker has retired is closed; for tests and idle moments. */
-bool worker_idle_work(struct worker *w);
 
 #endif

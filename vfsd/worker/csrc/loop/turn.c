@@ -5,8 +5,10 @@
 #include "transport/csrc/clock.h"
 #include "worker/csrc/fs/label.h"
 #include "worker/csrc/loop/deferred.h"
+#include "worker/csrc/loop/direct_io.h"
 #include "worker/csrc/loop/requests.h"
 #include "worker/csrc/loop/ring.h"
+#include "worker/csrc/request/intent.h"
 
 #include <errno.h>
 #include <string.h>

@@ -4,7 +4,7 @@
 #ifndef VFSD_TURN_H
 #define VFSD_TURN_H
 
-#include "worker/csrc/loop/worker.h"
+#include "worker/csrc/loop/worker_state.h"
 
 /* Serve up to a batch of chains. Return: how many. */
 uint32_t turn_ring(struct worker *w, struct worker_ring *ring);

@@ -1,12 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What Python calls between two serve(): see serve.h. */
 #include "worker/csrc/loop/worker.h"
 
+#include "worker/csrc/fs/fs_init.h"
 #include "worker/csrc/loop/closing.h"
+#include "worker/csrc/loop/direct_io.h"
+#include "worker/csrc/loop/offload.h"
 #include "worker/csrc/loop/poll.h"
 #include "worker/csrc/loop/requests.h"
 #include "worker/csrc/loop/ring.h"
 #include "worker/csrc/loop/sigbus.h"
+#include "worker/csrc/loop/worker_state.h"
 
 #include <errno.h>
 #include <stdlib.h>

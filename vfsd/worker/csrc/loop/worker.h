@@ -1,85 +1,53 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* PRIVATE: C only */
-/* What one worker process owns. */
+/*
+ * A worker as Python sees it: made once, and asked between two calls of serve(). Everything hangs
+ * off one struct worker; nothing here logs, exits or calls Python.
+ */
 #ifndef VFSD_WORKER_H
 #define VFSD_WORKER_H
 
 #include "transport/csrc/types.h"
-#include "transport/csrc/device_state.h"
-#include "transport/csrc/guest_memory.h"
-#include "transport/csrc/vring.h"
-#include "worker/csrc/fs/fs.h"
-#include "worker/csrc/loop/direct_io.h"
-#include "worker/csrc/loop/lock_wait.h"
-#include "worker/csrc/loop/offload.h"
-#include "worker/csrc/loop/serve.h"
-#include "worker/csrc/request/request.h"
+#include "worker/csrc/fs/refusal.h"
+#include "worker/csrc/loop/worker_config.h"
 
-enum {
-	REQUESTS_MAX = 256, /* request objects of one worker: 1 in the loop, the rest off it */
-};
+struct worker;
 
-struct worker_ring {
-	struct vring vring;
-	struct device_vring device; /* as adopted */
-	struct intent *intents;	    /* one per head */
-	void *frontend_inflight;    /* mapping of the front-end's record */
-	uint64_t frontend_inflight_len;
-	uint16_t *replay; /* heads that were in flight at the attach */
-	uint32_t replay_count;
-	uint32_t replay_next;
-	uint32_t life; /* counts its starts and stops: who belongs to an earlier one is late */
-	uint32_t outstanding; /* requests of this ring off the loop */
-	bool runs;
-	bool broken_unreported;
-	bool call_blocks; /* call_fd is not O_NONBLOCK */
-	const char *error;
-};
+/* Return: NULL when out of memory or without an eventfd. There is no destroy: a worker is a
+ * process. */
+struct worker *worker_create(const struct worker_config *config);
 
-struct worker {
-	struct fs fs; /* all that its ops see */
-	int control_fd;
+/* Ring `index` after an adopt: the next avail index (what GET_VRING_BASE answers), or -EINVAL
+ * (not a ring of this worker, or never started). */
+int32_t worker_ring_base(const struct worker *w, uint32_t index);
+/* Why ring `index` does not run although it should (addresses outside memory, …); NULL: it is fine.
+ */
+const char *worker_ring_error(const struct worker *w, uint32_t index);
 
-	struct device_state *device;	 /* shared */
-	struct device_state *adopted;	 /* our copy: in force */
-	struct device_state *next_state; /* room to read the next one */
-	struct worker_row *row;
-	uint16_t *pins; /* requests in the thread pool by file slot */
-	uint8_t *records;
+/* After SERVE_BROKEN: the ring's index, or -1 when there is none (left). It stays stopped until it
+ * is started anew. The reason is worker_ring_error's. err_fd has been written. */
+int32_t worker_broken_ring(struct worker *w);
 
-	struct guest_memory memory;
-	bool divert_due; /* requests that were abandoned may still write to it */
-	struct worker_ring *rings[DEVICE_VRINGS_MAX];	  /* by index; NULL: not ours */
-	struct worker_ring *own_rings[DEVICE_VRINGS_MAX]; /* the same without gaps, hiprio first */
-	uint32_t own_ring_count;
-	struct offload *offload;
-	struct direct_io *direct_io; /* or NULL */
-	struct request *requests;    /* REQUESTS_MAX of them */
-	uint32_t requests_used;	     /* the first ones; the others are still untouched */
-	struct request *free_requests;
-	struct request *cold;	 /* waits for Python */
-	bool any_broken;	 /* some ring has broken_unreported */
-	bool unshared_untold;	 /* a chain named memory outside of guest memory … */
-	uint64_t unshared_gpa;	 /* … there */
-	uint64_t unshared_count; /* such chains since that was told … */
-	uint64_t unshared_at_ns; /* … at this time */
-	struct lock_waiters lock_waiters;
-	uint8_t *cold_arg;
-	uint32_t cold_len;
+/* After SERVE_CONTROL. Return: true once, with *ret, when there was a refusal. */
+bool worker_take_refusal(struct worker *w, struct refusal *ret);
 
-	char *payload; /* REQUEST_PAYLOAD_MAX + 1 */
+/* After SERVE_UNSHARED, once in a while at most: how many requests named memory outside of guest
+ * memory since the last time, and a guest address that one of them named. They were answered with
+ * EIO. */
+uint64_t worker_unshared(struct worker *w, uint64_t *ret_gpa);
 
-	/* Adaptive polling (poll.c). */
-	int32_t poll_us;
-	uint64_t idle_gap_ns;	   /* running mean of how long the rings were empty */
-	uint64_t polled_gap_ns;	   /* the same of those that polling ended … */
-	uint64_t slept_gap_ns;	   /* … and that were slept through */
-	uint64_t slept_at_ns;	   /* the latest of these */
-	uint64_t no_spin_until_ns; /* polling did not pay, or the CPU is wanted by somebody else */
-	uint64_t poll_pause_ns;	   /* how long the next miss pauses it */
-	uint64_t closed_at_ns;	   /* when retired fds were last closed */
-	uint64_t control_at_ns;	   /* when control_fd was last looked at while busy */
-	bool control_ready;	   /* poll(2) saw control_fd readable */
-};
+/* After SERVE_COLD: the op waiting (FUSE_INIT, FUSE_DESTROY) with its argument bytes (a private
+ * copy, valid until the reply). Return: the opcode, or 0 when there is none. */
+uint32_t worker_cold_request(struct worker *w, const uint8_t **ret_arg, uint32_t *ret_len);
+/* Answer it: error is 0 or a negative errno. */
+void worker_cold_reply(struct worker *w, int32_t error, const uint8_t *reply, uint32_t len);
+
+/* A new session (INIT): everything the old one had open is closed, the tables hold only the root.
+ */
+void worker_session_begin(struct worker *w, uint32_t minor, uint64_t flags, uint64_t offered);
+/* DESTROY. */
+void worker_session_end(struct worker *w);
+
+/* Return true once every fd this worker has retired is closed; for tests and idle moments. */
+bool worker_idle_work(struct worker *w);
 
 #endif

@@ -14,13 +14,13 @@
 #include "transport/csrc/fuse_ops.h"
 #include "transport/csrc/vring.h"
 #include "worker/csrc/host/credentials.h"
-#include "worker/csrc/request/intent.h"
 
 #include <limits.h>
 #include <linux/aio_abi.h>
 
 struct fuse_session;
 struct guest_memory;
+struct intent;
 struct open_file;
 struct worker_ring;
 

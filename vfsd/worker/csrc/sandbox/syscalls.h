@@ -151,7 +151,7 @@
 	X(setxattr, L, IF_XATTR | IF_WRITABLE, ANY, "ops_xattr.c label.c", "SETXATTR; labels")    \
 	X(removexattr, L | T, IF_XATTR | IF_WRITABLE, ANY, "ops_xattr.c file_capability.c",       \
 	  "REMOVEXATTR; a WRITE drops a capability")                                              \
-	X(fchdir, L, 0, ANY, "fs.c", "into /proc/self/fd, once")                                  \
+	X(fchdir, L, 0, ANY, "fs_init.c", "into /proc/self/fd, once")                             \
 	/* IOCTL */                                                                               \
 	X(ioctl, L, 0, IS(1, FS_IOC_GETFLAGS), "ops_ioctl.c", "IOCTL: lsattr")                    \
 	X(ioctl, L, 0, IS(1, FS_IOC_FSGETXATTR), "ops_ioctl.c", "IOCTL: lsattr -p")               \

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "worker/csrc/fs/fs.h"
+#include "worker/csrc/fs/fs_init.h"
 
 #include "transport/csrc/clock.h"
+#include "worker/csrc/fs/file_capability.h"
 #include "worker/csrc/fs/ops_open.h"
 
 #include <errno.h>
