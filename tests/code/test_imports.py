@@ -22,6 +22,19 @@ ALLOWED = {
     "tool": {"tool", "bench", "frontend", "transport"},
     "virtiofsd.py": {"supervisor"},
 }
+# The storeys of worker/csrc: folder -> the folders whose headers it may include. An op (fs) sees no
+# ring and no thread (loop); the tables know no op; what asks the host's kernel knows nobody. The
+# broker of file handles is a process of its own and starts in a sandbox of its own.
+STOREYS = {
+    "loop": {"loop", "fs", "request", "tables", "host"},
+    "fs": {"fs", "request", "tables", "broker", "host"},
+    "request": {"request", "tables", "host"},
+    "tables": {"tables", "host"},
+    "broker": {"broker", "host", "sandbox"},
+    "host": {"host"},
+    "sandbox": {"sandbox"},
+}
+WORKER_CSRC = PACKAGE / "worker" / "csrc"
 # What is in a worker must be trusted and stays resident once per worker.
 NOT_IN_WORKER = {"argparse", "pathlib", "psutil", "subprocess", "tomllib"}
 # What few starts need is imported where they do: each of these takes memory in every process.
@@ -49,7 +62,7 @@ def python_files() -> list[Path]:
 
 
 def c_files() -> list[Path]:
-    return sorted([*PACKAGE.rglob("csrc/*.c"), *PACKAGE.rglob("csrc/*.h")])
+    return sorted(PACKAGE.glob("*/csrc/**/*.[ch]"))
 
 
 def imported(path: Path) -> set[str]:
@@ -81,6 +94,40 @@ def test_c_includes_follow_the_directions(path: Path) -> None:
     for include in re.findall(r'^#include "([^"]+)"', path.read_text(), re.MULTILINE):
         assert include.split("/")[0] in ALLOWED[package_of(path)], f"{path} includes {include}"
         assert (PACKAGE / include).is_file(), "includes are written from the package root"
+
+
+def included(path: Path) -> set[str]:
+    """The units of worker/csrc ("loop/ring") that a file of another unit includes."""
+    own = path.relative_to(WORKER_CSRC).with_suffix("")
+    found = re.findall(r'^#include "worker/csrc/(.*)\.h"', path.read_text(), re.MULTILINE)
+    return set(found) - {str(own)}
+
+
+def worker_c_files() -> list[Path]:
+    return [path for path in c_files() if path.is_relative_to(WORKER_CSRC)]
+
+
+def test_each_file_of_the_worker_is_in_a_storey() -> None:
+    assert {str(p.relative_to(WORKER_CSRC).parent) for p in worker_c_files()} == STOREYS.keys()
+
+
+@pytest.mark.parametrize("path", worker_c_files(), ids=lambda p: str(p.relative_to(WORKER_CSRC)))
+def test_no_storey_of_the_worker_includes_one_above(path: Path) -> None:
+    wanted = {unit.split("/")[0] for unit in included(path)}
+    assert wanted <= STOREYS[path.parent.name]
+
+
+def test_no_units_of_the_worker_are_in_a_circle() -> None:
+    """A unit is a header with its .c file. The last row that goes is at the bottom."""
+    units: dict[str, set[str]] = {}
+    for path in worker_c_files():
+        units.setdefault(str(path.relative_to(WORKER_CSRC).with_suffix("")), set()).update(
+            included(path)
+        )
+    while free := [unit for unit, below in units.items() if not below & units.keys()]:
+        for unit in free:
+            del units[unit]
+    assert not units, "these units, or what they include, are in a circle"
 
 
 def test_no_start_imports_what_few_need() -> None:
