@@ -92,6 +92,26 @@ WORKER = (
 )
 
 
+def all_of(*folders: str) -> tuple[str, ...]:
+    """Everything in these folders of the worker's C."""
+    csrc = ROOT / "vfsd" / "worker" / "csrc"
+    return tuple(
+        f"worker/{folder}/{path.stem}"
+        for folder in folders
+        for path in sorted((csrc / folder).glob("*.c"))
+    )
+
+
+# The ops as a library: nothing of the loop, neither a ring nor a thread.
+OPS = (
+    *MEMORY,
+    "transport/fuse_ops",
+    *all_of("fs", "request", "tables", "host"),
+    "worker/broker/handle_client",
+    "worker/broker/handle_protocol",
+)
+
+
 @dataclass(frozen=True)
 class Program:
     """A test_<name>.c, what of ours it is linked with, and the sanitizers it runs under."""
@@ -125,6 +145,7 @@ PROGRAMS = (
         ("worker/loop/offload", "worker/host/credentials", "worker/tables/reclaim"),
         THREAD,
     ),
+    Program("ops", OPS),
     Program("serve", WORKER),
     Program("fuse_bridge", BRIDGE),
 )
