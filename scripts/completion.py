@@ -7,7 +7,7 @@ from typing import Final
 
 from vfsd.supervisor.option_values import Choice
 from vfsd.supervisor.options import OPTIONS, Bare, Option
-from vfsd.tool.cli import COMMANDS
+from vfsd.tool.commands import COMMANDS
 
 # What kind of thing the value is, by its name in the manual -> an argument of compgen.
 _KINDS: Final = {"DIR": "-d", "PATH": "-f", "FILE": "-f", "GROUP": "-g"}

@@ -224,11 +224,17 @@ class _Questions:
 
 def init_flags() -> str:
     """INIT flags that are agreed where the guest offers them."""
+    bits = _bits()
     rows = [
-        (str(row.bit), row.name, f"7.{row.since}", ", ".join(_decided_by(row)))
+        (str(bits[row.name]), row.name, f"7.{row.since}", ", ".join(_decided_by(row)))
         for row in init.FEATURES
     ]
     return table(("bit", "flag", "guests from", "depends on"), rows)
+
+
+def _bits() -> dict[str, int]:
+    """The bit of each INIT flag that can be agreed."""
+    return {n: bit for bit in range(64) for n in init.Agreement(0, 1 << bit, 0, 0, 0).names()}
 
 
 def _decided_by(row: init.Feature) -> list[str]:
@@ -286,7 +292,7 @@ def protocol_gaps() -> list[str]:
         ("protocol feature", set(range(LAST_PROTOCOL_FEATURE + 1)), offered,
          set(PROTOCOL_FEATURES_NOT_OFFERED)),
         ("opcode", fuse | served, served, set(OPCODES_NOT_SERVED)),
-        ("INIT flag", set(range(LAST_INIT_FLAG + 1)), {row.bit for row in init.FEATURES},
+        ("INIT flag", set(range(LAST_INIT_FLAG + 1)), set(_bits().values()),
          set(INIT_FLAGS_NOT_AGREED)),
         ("virtio feature", {int(_number(bit)) for bit in VirtioFeature} | set(not_offered),
          {int(_number(bit)) for bit in VirtioFeature if bit & session.FEATURES}, set(not_offered)),

@@ -226,7 +226,7 @@ OPTIONS: Final = (
                  " trusted.* xattrs and host-wide file capabilities", "off; on if not root"),
     Option("worker_faults", {"--worker-faults": None}, {},
            "faults of workers within an hour after which a new worker is created; 0: any number",
-           "N", read.number(0, MAX_FAULTS), "10",
+           "N", read.number(0, FAULTS_MAX), "10",
            "a fault is a death by SIGSEGV or a similar signal; after more faults, or after a"
            " forbidden system call, the queues of that worker stop until the VMM connects again"),
     Option("uid_map", {"--uid-map": None}, {},
@@ -251,7 +251,7 @@ OPTIONS: Final = (
                 "lines are lost while there is no syslog daemon", "off; on with --daemonize"),
     Option("cache", {"--cache": None}, {"cache": None},
            "what the guest may cache: never (or none), metadata, auto, always", "MODE",
-           read.choice("never", "metadata", "auto", "always", none="never"), "auto",
+           read.choice(*CACHE_MODES, none="never"), "auto",
            "with metadata and always, the guest may see changes of the host or of another guest a"
            " day late; with never and metadata, shared mmap needs --allow-mmap"),
     _seconds("timeout", "how long the guest may trust names and attributes",
@@ -264,7 +264,7 @@ OPTIONS: Final = (
            "hold inodes by file handles if there are too few fds: auto, never, signed, prefer (or"
            " fallback), mandatory",
            "MODE",
-           read.choice("auto", "never", "signed", "prefer", "mandatory", fallback="prefer"), "auto",
+           read.choice(*HANDLE_MODES, fallback="prefer"), "auto",
            "with prefer and mandatory, an attacker who has taken over a worker can open every"
            " file of the same file system; see FILE HANDLES in virtiofsd(1)"),
     _switch("xattr", "serve extended attributes", "off; on with the next three"),
@@ -276,14 +276,14 @@ OPTIONS: Final = (
            {"posix_acl": "always", "no_posix_acl": "never"},
            "POSIX ACLs: never, auto (if the guest supports them) or always; --posix-acl alone is"
            " always",
-           "MODE", read.choice("never", "auto", "always"), "never",
+           "MODE", read.choice(*NEGOTIATION_MODES), "never",
            "turns --xattr on; with always, a guest that does not support ACLs cannot mount; with"
            " never, the attributes are hidden"),
     Option("security_label",
            {"--security-label": Bare("always"), "--no-security-label": "never"},
            {"security_label": "always", "no_security_label": "never"},
            "new files have the guest's security label from the beginning: never, auto (if the"
-           " guest sends labels) or always", "MODE", read.choice("never", "auto", "always"),
+           " guest sends labels) or always", "MODE", read.choice(*NEGOTIATION_MODES),
            "never",
            "needs --modcaps=+sys_admin unless --xattrmap renames the attribute; with always, a"
            " guest that does not send labels cannot mount"),
