@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Fuzz targets: the ops of one family (see ops.h), as a guest uses them. A worker with the
- * real ops serves a ring in this process; its share is a directory on a tmpfs that is mounted
- * nowhere, and holds the same few files whenever an input begins.
+ * Fuzz targets: the ops of one family (see ops.h), as a guest uses them: called as a library
+ * (tests/native/fs_setup.h), so that there is neither a ring nor a thread. The share is a directory
+ * on a tmpfs that is mounted nowhere, and holds the same few files whenever an input begins.
  *
  * Input: struct header, then requests. Names, nodeids and handles are mostly chosen from what
  * there is (the replies so far), because random ones are refused at the door; all of them may be
@@ -11,26 +11,20 @@
  * What must hold, after each request: the reply has the length that it says, the request's number
  * and an error that is an errno; not a byte is written behind the room; what was opened is a
  * regular file or a directory; no file beside the share is told of, and none is touched. After each
- * input: no request is left, the tables hold nothing but the root, and no fd is open that was not
- * before it.
+ * input: the tables hold nothing but the root, and no fd is open that was not before it.
  */
 #include "extensions.h"
 #include "fuzz.h"
 #include "ops.h"
+#include "ops_fs.h"
 #include "ops_share.h"
-#include "ops_worker.h"
 
-#include "worker/csrc/loop/ring.h"
-#include "worker/csrc/loop/serve.h"
-#include "worker/csrc/loop/worker.h"
-#include "worker/csrc/request/intent.h"
+#include "worker/csrc/fs/label.h"
 
 #include <fcntl.h>
 
 enum {
 	REQUESTS_MAX_HERE = 64,
-	TURNS_MAX = 16,
-	ARG = DRIVER_DATA,
 	ROOM_MAX = 0x20000,
 	GUARD = 64,
 	GUARD_BYTE = 0xa5,
@@ -66,6 +60,8 @@ enum {
 };
 
 static bool open_before[FDS_MAX]; /* fds that were open before the input */
+static struct asking a;		  /* the request and its intent */
+static uint8_t *reply;		  /* the guest's room for one */
 static uint64_t unique;
 static uint8_t *arg; /* of the request that is being made */
 static uint32_t arg_len;
@@ -169,130 +165,150 @@ static uint32_t choose_room(struct input *in)
 /* Room for the reply, with something behind that must stay. */
 static void prepare_room(uint32_t room)
 {
-	memset(d.ram + REPLY + room, GUARD_BYTE, GUARD);
-	memset(d.ram + REPLY, 0, room < 4096 ? room : 4096);
+	memset(reply + room, GUARD_BYTE, GUARD);
+	memset(reply, 0, room < 4096 ? room : 4096);
 }
 
 static void check_guard(uint32_t room)
 {
 	for (uint32_t i = 0; i < GUARD; i++)
-		CHECK_EQUAL(d.ram[REPLY + room + i], GUARD_BYTE);
+		CHECK_EQUAL(reply[room + i], GUARD_BYTE);
 }
 
-/* The request in two pieces and its room in two, cut where the input says. */
-static void offer(struct input *in, uint32_t len, uint32_t room)
+/* No piece of a chain is empty (vring.c). */
+static uint32_t put_piece(struct iovec *pieces, uint32_t count, uint8_t *at, uint32_t len)
+{
+	if (len)
+		pieces[count++] = (struct iovec){at, len};
+	return count;
+}
+
+/* Where the request and its room are cut. */
+struct cuts {
+	uint32_t len, cut;
+	uint32_t room, cut_room;
+};
+
+static struct cuts choose_cuts(struct input *in, uint32_t len, uint32_t room)
 {
 	uint32_t cut = take_byte(in), cut_room = cut >> 4;
 
 	cut = cut % 16 ? cut % 16 * 8 : (uint32_t)sizeof(struct fuse_in_header);
-	if (cut >= len)
-		cut = len / 2;
-	if (cut_room >= room)
-		cut_room = room / 2;
-	driver_set(&d, 0, ARG, cut, DRIVER_NEXT, 1);
-	driver_set(&d, 1, ARG + cut, len - cut, room ? DRIVER_NEXT : 0, 2);
-	driver_set(&d, 2, REPLY, cut_room, DRIVER_NEXT | DRIVER_WRITE, 3);
-	driver_set(&d, 3, REPLY + cut_room, room - cut_room, DRIVER_WRITE, 0);
-	driver_offer(&d, 0);
+	return (struct cuts){.len = len,
+			     .cut = cut < len ? cut : len / 2,
+			     .room = room,
+			     .cut_room = cut_room < room ? cut_room : room / 2};
+}
+
+/* The request in two pieces and its room in two. Parsing it uses them up. */
+static void offer(const struct cuts *c)
+{
+	struct chain *chain = &a.r.chain;
+	uint32_t count = put_piece(chain->readable, 0, a.bytes, c->cut);
+
+	chain->readable_count =
+		put_piece(chain->readable, count, a.bytes + c->cut, c->len - c->cut);
+	chain->readable_len = c->len;
+	count = put_piece(chain->writable, 0, reply, c->cut_room);
+	chain->writable_count =
+		put_piece(chain->writable, count, reply + c->cut_room, c->room - c->cut_room);
+	chain->writable_len = c->room;
 }
 
 static void check_answer(const struct fuse_in_header *in, uint32_t len, uint32_t room)
 {
 	check_guard(room);
-	check_reply(in, len, room);
+	check_reply(in, reply, len, room);
 }
 
 /* INIT and DESTROY are Python's: here they begin and end a session. */
-static void answer_cold(const struct header *header)
+static int answer_cold(const struct header *header)
 {
-	const uint8_t *cold;
-	uint32_t len, opcode = worker_cold_request(worker, &cold, &len);
-	uint8_t reply[64] = {0};
+	bool is_init = a.r.in.opcode == FUSE_INIT;
 
-	if (opcode == FUSE_INIT)
-		begin_session(header);
-	else
-		worker_session_end(worker);
-	worker_cold_reply(worker, 0, reply, opcode == FUSE_INIT ? sizeof(reply) : 0);
-	if (opcode == FUSE_DESTROY)
-		begin_session(header);
+	begin_session(header);
+	memset(a.r.small, 0, 64);
+	return is_init ? 64 : 0;
 }
 
-/* Return: true if the request is completed, with *ret_len bytes; false if it waits. */
+/* What the request comes to, before it is replied. */
+static int result_of(const struct header *header)
+{
+	struct request *r = &a.r;
+	const struct fuse_op *op;
+	int result = request_parse(r, fs->session, a.payload);
+
+	op = fuse_op(r->in.opcode);
+	r->session = fs->session->number;
+	r->intent = &a.intent;
+	fs->now_ns = r->start_ns = test_clock_ns();
+	if (result < 0)
+		return ops_error(op, result);
+	if (r->from_dead && intent_settles(r, &result)) {
+		label_forsake(fs, r);
+		return result;
+	}
+	return op->flags & OP_COLD ? answer_cold(header) : answer(fs, &a);
+}
+
+/* Return: true if the request is completed, with *ret_len bytes; false if it waits for a lock. */
 static bool serve_it(const struct header *header, uint32_t *ret_len)
 {
-	uint32_t id;
+	int result = result_of(header);
 
-	for (uint32_t turn = 0; turn < TURNS_MAX; turn++) {
-		int reason = serve(worker);
-
-		CHECK(reason == SERVE_CONTROL || reason == SERVE_COLD);
-		if (reason == SERVE_COLD)
-			answer_cold(header);
-		if (driver_take(&d, &id, ret_len)) {
-			CHECK_EQUAL(id, 0);
-			return true;
-		}
-	}
-	return false;
+	if (result == OUTCOME_WAIT)
+		result = fs->policy.lock_wait_ns ? ops_retry(fs, &a.r) : -EDEADLK;
+	settle(fs);
+	if (result == OUTCOME_WAIT)
+		return false;
+	*ret_len = result == OUTCOME_NO_REPLY ? 0 : request_reply(&a.r, result);
+	return true;
 }
 
 /* ---- one input ---- */
 
 /* The worker has died after this request and before anybody knew: its successor sees it again. */
-static void serve_again(const struct header *header, struct fuse_in_header *in, uint32_t room,
-			bool known)
+static void serve_again(const struct header *header, const struct fuse_in_header *in,
+			const struct cuts *cuts, bool known)
 {
-	struct worker_ring *ring = worker->rings[0];
 	uint32_t len;
 
 	if (!known)
-		ring->intents[0].state = INTENT_BEGUN;
-	ring->vring.inflight->desc[0].inflight = 1;
-	ring->replay[0] = 0;
-	ring->replay_count = 1;
-	ring->replay_next = 0;
+		a.intent.state = INTENT_BEGUN;
+	offer(cuts);
+	a.r.from_dead = true;
 	if (serve_it(header, &len))
-		check_answer(in, len, room);
-	else
-		restart_ring();
+		check_answer(in, len, cuts->room);
+	a.r.from_dead = false;
 }
 
 static void run_request(struct input *in, const struct header *header)
 {
 	uint8_t choice = take_byte(in), again = choice / asked_count;
-	const struct asked *a = &asked[choice % asked_count];
-	struct fuse_in_header head = {.opcode = a->opcode, .unique = unique += 2, .pid = 1};
-	struct opened file = a->fh_at >= 0 ? choose_file(in) : (struct opened){0};
+	const struct asked *op = &asked[choice % asked_count];
+	struct fuse_in_header head = {.opcode = op->opcode, .unique = unique += 2, .pid = 1};
+	struct opened file = op->fh_at >= 0 ? choose_file(in) : (struct opened){0};
 	uint32_t room = choose_room(in), len;
+	struct cuts cuts;
 
 	head.uid = head.gid = choose_uid(in);
 	head.nodeid = file.nodeid ? file.nodeid : choose_node(in);
 	arg_len = 0;
-	add_fixed(in, a, file);
-	add_rest(in, a);
+	add_fixed(in, op, file);
+	add_rest(in, op);
 	head.total_extlen = add_extensions(in);
 	head.len = (uint32_t)sizeof(head) + arg_len;
-	memcpy(d.ram + ARG, &head, sizeof(head));
-	memcpy(d.ram + ARG + sizeof(head), arg, arg_len);
+	CHECK(head.len <= FS_ASK_MAX);
+	memcpy(a.bytes, &head, sizeof(head));
+	memcpy(a.bytes + sizeof(head), arg, arg_len);
 	prepare_room(room);
-	offer(in, head.len, room);
-	if (!serve_it(header, &len)) {
-		restart_ring();
-		return;
-	}
+	cuts = choose_cuts(in, head.len, room);
+	offer(&cuts);
+	if (!serve_it(header, &len))
+		return; /* the device is reset before it has the lock */
 	check_answer(&head, len, room);
 	if (again == 1 || again == 2)
-		serve_again(header, &head, room, again == 1);
-}
-
-static uint32_t free_requests(void)
-{
-	uint32_t count = 0;
-
-	for (const struct request *r = worker->free_requests; r; r = r->next)
-		count++;
-	return count;
+		serve_again(header, &head, &cuts, again == 1);
 }
 
 static bool is_open(int fd)
@@ -312,13 +328,11 @@ static void report_leak(int fd)
 
 static void check_nothing_is_left(void)
 {
-	worker_session_end(worker);
-	for (int i = 0; i < 8 && !worker_idle_work(worker); i++)
-		continue;
-	CHECK_EQUAL(inode_table_count(worker->fs.inodes), 0);
-	CHECK_EQUAL(file_table_count(worker->fs.files), 0);
-	CHECK_EQUAL(worker->lock_waiters.count, 0);
-	CHECK_EQUAL(free_requests(), worker->requests_used);
+	fs_session_end(fs);
+	settle(fs);
+	CHECK_EQUAL(inode_table_count(fs->inodes), 0);
+	CHECK_EQUAL(file_table_count(fs->files), 0);
+	CHECK_EQUAL(fs->reclaim.count, 0);
 	for (int fd = 0; fd < FDS_MAX; fd++)
 		if (!open_before[fd] && is_open(fd))
 			report_leak(fd);
@@ -329,12 +343,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct input in = {data, data + size};
 	struct header header;
 
-	if (!worker) {
-		make_worker();
+	if (!fs) {
+		make_fs();
 		arg = malloc(ROOM_MAX);
-		CHECK(arg);
+		reply = malloc(ROOM_MAX + GUARD);
+		CHECK(arg && reply);
 	}
 	share_restore();
+	memset(&a.intent, 0, sizeof(a.intent));
 	for (int fd = 0; fd < FDS_MAX; fd++)
 		open_before[fd] = is_open(fd);
 	take_bytes(&in, &header, sizeof(header));
@@ -342,8 +358,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	begin_session(&header);
 	for (uint32_t i = 0; i < REQUESTS_MAX_HERE && !is_empty(&in); i++)
 		run_request(&in, &header);
-	CHECK(!credentials_root(&worker->fs.credentials));
-	credentials_umask(&worker->fs.credentials, 0);
+	CHECK(!credentials_root(&fs->credentials));
+	credentials_umask(&fs->credentials, 0);
 	check_nothing_is_left();
 	share_check_beside();
 	return 0;

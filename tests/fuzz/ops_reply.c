@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "ops_fs.h"
 #include "ops_share.h"
-#include "ops_worker.h"
 
 #include <stddef.h>
 #include <sys/stat.h>
@@ -17,7 +17,7 @@ static void check_attr(const struct fuse_attr *attr)
 
 static uint32_t mode_of(uint64_t nodeid)
 {
-	const struct inode *inode = inode_table_get(worker->fs.inodes, nodeid);
+	const struct inode *inode = inode_table_get(fs->inodes, nodeid);
 
 	CHECK(inode);
 	return inode->mode;
@@ -43,7 +43,7 @@ static void take_opened(uint64_t nodeid, const uint8_t *reply, uint32_t type)
 	struct stat st;
 
 	memcpy(&out, reply, sizeof(out));
-	file = file_table_get(worker->fs.files, out.fh, nodeid);
+	file = file_table_get(fs->files, out.fh, nodeid);
 	CHECK(file && !fstat(file->fd, &st));
 	CHECK_EQUAL(st.st_mode & S_IFMT, type);
 	share_check_ino(st.st_ino);
@@ -113,7 +113,7 @@ static void take_reply(const struct fuse_in_header *in, const uint8_t *reply, ui
 	}
 }
 
-void check_reply(const struct fuse_in_header *in, uint32_t len, uint32_t room)
+void check_reply(const struct fuse_in_header *in, const uint8_t *reply, uint32_t len, uint32_t room)
 {
 	struct fuse_out_header out;
 
@@ -122,12 +122,12 @@ void check_reply(const struct fuse_in_header *in, uint32_t len, uint32_t room)
 		CHECK_EQUAL(len, 0);
 		return;
 	}
-	memcpy(&out, d.ram + REPLY, sizeof(out));
+	memcpy(&out, reply, sizeof(out));
 	CHECK_EQUAL(out.len, len);
 	CHECK_EQUAL(out.unique, in->unique);
 	CHECK(out.error <= 0 && out.error >= -ERRNO_MAX);
 	if (out.error)
 		CHECK_EQUAL(len, sizeof(out));
 	else
-		take_reply(in, d.ram + REPLY + sizeof(out), len - (uint32_t)sizeof(out));
+		take_reply(in, reply + sizeof(out), len - (uint32_t)sizeof(out));
 }

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.native.test_instructions import NOT_ON_THE_PATH
+from tests.native.test_native import OPS as LIBRARY
 
 HERE: Final = Path(__file__).resolve().parent
 ROOT: Final = HERE.parents[1]
@@ -82,7 +83,7 @@ VRING: Final = (
     "transport/bad_chain",
     "transport/inflight",
 )
-OPS: Final = ("ops.c", "ops_reply.c", "ops_share.c", "ops_worker.c")
+OPS: Final = ("ops.c", "ops_fs.c", "ops_reply.c", "ops_share.c")
 SERVING: Final = _all_of("transport", "worker")
 
 TARGETS: Final = {
@@ -123,10 +124,10 @@ TARGETS: Final = {
             ("handle_broker.c",),
             SERVING,
         ),
-        Target("ops_names", "ops on names", 1024, (*OPS, "ops_names.c"), SERVING),
-        Target("ops_attributes", "ops on attributes", 1024, (*OPS, "ops_attributes.c"), SERVING),
-        Target("ops_files", "ops on open files", 1024, (*OPS, "ops_files.c"), SERVING),
-        Target("ops_locks", "locks and other ops", 1024, (*OPS, "ops_locks.c"), SERVING),
+        Target("ops_names", "ops on names", 1024, (*OPS, "ops_names.c"), LIBRARY),
+        Target("ops_attributes", "ops on attributes", 1024, (*OPS, "ops_attributes.c"), LIBRARY),
+        Target("ops_files", "ops on open files", 1024, (*OPS, "ops_files.c"), LIBRARY),
+        Target("ops_locks", "locks and other ops", 1024, (*OPS, "ops_locks.c"), LIBRARY),
         Target(
             "driver_ring",
             "the used ring as a hostile device writes it, seen by our own driver",

@@ -31,7 +31,7 @@ PROGRAM_SECONDS: Final = 100
 # device would like to see gone.
 PLANTED: Final = (
     ("ring", "transport/vring", "if (ret->head >= v->size)", "if (ret->head > v->size)"),
-    ("request", "worker/request", "if (head.size > *left - len)", "if (head.size > *left)"),
+    ("request", "worker/request/request", "if (head.size > *left - len)", "if (head.size > *left)"),
     (
         "memory",
         "transport/guest_memory",

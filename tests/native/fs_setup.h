@@ -85,15 +85,19 @@ static inline int answer(struct fs *fs, struct asking *a)
 	return !outcome && r->run_again ? answer(fs, a) : outcome;
 }
 
-/* After one of many requests: what they have let go of is closed. */
+/* After a request, and at the end: close what was let go of. A file whose fd an inode borrows takes
+ * two rounds. */
 static inline void settle(struct fs *fs)
 {
-	reclaim_quiescent(&fs->reclaim);
-	while (reclaim_collect(&fs->reclaim)) {
-		for (uint32_t i = 0; i < fs->reclaim.close_count; i++)
-			reclaim_close(&fs->table->rows[fs->slot], fs->reclaim.close[i]);
-		fs->reclaim.close_count = 0;
-	}
+	struct reclaim *reclaim = &fs->reclaim;
+
+	do {
+		reclaim_quiescent(reclaim);
+		reclaim_collect(reclaim);
+		for (uint32_t i = 0; i < reclaim->close_count; i++)
+			reclaim_close(&fs->table->rows[fs->slot], reclaim->close[i]);
+		reclaim->close_count = 0;
+	} while (reclaim->count);
 }
 
 #endif

@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "ops_worker.h"
+#include "ops_fs.h"
 
 #include "fuzz.h"
 #include "ops_share.h"
-#include "worker_setup.h"
 
 #include "worker/csrc/fs/inode_fd.h"
 
@@ -11,7 +10,6 @@
 #include <sys/resource.h>
 
 enum {
-	SIZE = 16, /* of the ring */
 	INODES = 64,
 	OPEN_FILES = 16,
 	KNOWN_MAX = 32,
@@ -46,39 +44,26 @@ enum agreed_bit {
 	NOT_LINUX = 8,
 };
 
-struct driver d;
-struct worker *worker;
+struct fs *fs;
 
-static struct worker_config config;
 static uint64_t nodes[KNOWN_MAX];
 static struct opened files[KNOWN_MAX];
 static uint32_t node_count, file_count;
 
-void make_worker(void)
+void make_fs(void)
 {
 	struct rlimit fds = {FDS_MAX, FDS_MAX};
+	struct fs_config config;
 	char path[64];
 
 	CHECK(!setrlimit(RLIMIT_NOFILE, &fds));
 	signal(SIGXFSZ, SIG_IGN); /* as Python does */
 	snprintf(path, sizeof(path), "/proc/self/fd/%d/share", share_make());
-	driver_init(&d, SIZE);
-	setup_worker(&d, path, INODES, OPEN_FILES, &config);
-	CHECK(inode_table_try_handles(config.fs.inodes, config.fs.root_fd));
-	snprintf(config.fs.workers->staging, sizeof(config.fs.workers->staging), ".vfsd-fuzz-");
-	worker = worker_create(&config);
-	CHECK(worker && worker_adopt(worker, 0) >= 0);
-	config.device->generation += 2; /* so serve() returns after each turn */
-}
-
-void restart_ring(void)
-{
-	config.device->vrings[0].start++;
-	memset(d.avail, 0, 64 + sizeof(*d.avail) * SIZE);
-	memset(d.used, 0, 64 + sizeof(uint64_t) * SIZE);
-	d.next_avail = d.last_used = 0;
-	CHECK(worker_adopt(worker, 0) >= 0);
-	config.device->generation += 2;
+	setup_fs(path, INODES, OPEN_FILES, &config);
+	CHECK(inode_table_try_handles(config.inodes, config.root_fd));
+	snprintf(config.workers->staging, sizeof(config.workers->staging), ".vfsd-fuzz-");
+	fs = calloc(1, sizeof(*fs));
+	CHECK(fs && !fs_init(fs, &config));
 }
 
 static void set_xattrmap(struct xattrmap *map)
@@ -120,7 +105,7 @@ static void set_idmap(struct idmap_pair *ids)
 
 void set_policy(const struct header *header)
 {
-	struct fs_policy *p = &worker->fs.policy;
+	struct fs_policy *p = &fs->policy;
 	uint16_t bits = header->policy ^ POLICY_OF_ZEROES;
 
 	p->xattr = bits & WITH_XATTR;
@@ -156,8 +141,8 @@ void begin_session(const struct header *header)
 		flags |= FUSE_HANDLE_KILLPRIV_V2;
 	if (!(header->agreed & WITHOUT_ACLS))
 		flags |= FUSE_POSIX_ACL | FUSE_DONT_MASK;
-	worker_session_begin(worker, MINOR_FIRST + (header->minor + 10u) % MINORS, flags,
-			     header->agreed & NOT_LINUX ? 0 : FUSE_READDIRPLUS_AUTO);
+	fs_session_begin(fs, MINOR_FIRST + (header->minor + 10u) % MINORS, flags,
+			 header->agreed & NOT_LINUX ? 0 : FUSE_READDIRPLUS_AUTO);
 	node_count = file_count = 0;
 	nodes[node_count++] = FUSE_ROOT_ID;
 }

@@ -1,16 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The worker whose ops are fuzzed, in this process, and what its guest knows of files. */
-#ifndef VFSD_FUZZ_OPS_WORKER_H
-#define VFSD_FUZZ_OPS_WORKER_H
+/* The file system whose ops are fuzzed, in this process, and what its guest knows of files. */
+#ifndef VFSD_FUZZ_OPS_FS_H
+#define VFSD_FUZZ_OPS_FS_H
 
-#include "driver.h"
+#include "fs_setup.h"
 #include "fuzz.h"
-
-#include "worker/csrc/loop/worker_state.h"
 
 enum {
 	FDS_MAX = 72,
-	REPLY = DRIVER_DATA + 0x100000, /* where the guest wants replies */
 };
 
 /* The first bytes of an input: what was agreed at INIT and what the operator wants. */
@@ -25,13 +22,10 @@ struct opened {
 	uint64_t nodeid;
 };
 
-extern struct driver d;
-extern struct worker *worker; /* NULL before make_worker() */
+extern struct fs *fs; /* NULL before make_fs() */
 
-void make_worker(void);
+void make_fs(void);
 void set_policy(const struct header *header);
-/* The device is reset: whatever the ring still holds is over. */
-void restart_ring(void);
 /* What INIT does; the guest knows the root alone. */
 void begin_session(const struct header *header);
 
@@ -41,6 +35,7 @@ uint64_t choose_node(struct input *in);
 struct opened choose_file(struct input *in);
 
 /* Check a reply, and take in the nodeids and handles in it. `len`: the used length. */
-void check_reply(const struct fuse_in_header *in, uint32_t len, uint32_t room);
+void check_reply(const struct fuse_in_header *in, const uint8_t *reply, uint32_t len,
+		 uint32_t room);
 
 #endif
