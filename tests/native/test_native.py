@@ -79,6 +79,7 @@ WORKER = (
     "worker/loop/lock_wait",
     "worker/loop/offload",
     "worker/loop/poll",
+    "worker/loop/records",
     "worker/request/request",
     "worker/loop/ring",
     "worker/loop/adopt",

@@ -80,7 +80,7 @@ static void end(void)
 	munmap(config.fs.workers, sizeof(*config.fs.workers));
 	munmap(config.fs.inodes, inode_table_bytes(INODES));
 	munmap(config.fs.files, file_table_bytes(FILES));
-	munmap(config.records, ring_records_bytes());
+	munmap(config.records, records_bytes());
 	munmap(story, sizeof(*story));
 	close(config.fs.root_fd);
 	close(config.fs.proc_self_fd);

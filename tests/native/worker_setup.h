@@ -6,6 +6,7 @@
 #include "driver.h"
 
 #include "worker/csrc/loop/adopt.h"
+#include "worker/csrc/loop/records.h"
 #include "worker/csrc/loop/serve.h"
 #include "worker/csrc/loop/worker.h"
 #include "worker/csrc/loop/worker_state.h"
@@ -42,7 +43,7 @@ static inline void setup_worker(const struct driver *d, const char *path, uint32
 	ret->fs.workers = make_shared(sizeof(*ret->fs.workers));
 	ret->fs.inodes = make_shared(inode_table_bytes(inodes));
 	ret->fs.files = make_shared(file_table_bytes(files));
-	ret->records = make_shared(ring_records_bytes());
+	ret->records = make_shared(records_bytes());
 	worker_table_init(ret->fs.workers, 1);
 	CHECK(!inode_table_init(ret->fs.inodes, inodes, ret->fs.root_fd));
 	file_table_init(ret->fs.files, files);

@@ -107,7 +107,7 @@ class PoolProcess:
             "device": create_segment("device", ffi.sizeof("struct device_state")),
             "inodes": create_segment("inodes", lib.inode_table_bytes(CAPACITY)),
             "files": create_segment("files", lib.file_table_bytes(CAPACITY)),
-            "rings": create_segment("rings", lib.ring_records_bytes()),
+            "rings": create_segment("rings", lib.records_bytes()),
             "workers": create_segment("workers", workers_bytes),
         }
         self.paths = [str(folder / f"worker-{i}") for i in range(self.slots)]

@@ -32,7 +32,7 @@ class Segments:
             device=device,
             inodes=create_segment("vfsd-inodes", lib.inode_table_bytes(INODE_CAPACITY)),
             files=create_segment("vfsd-files", lib.file_table_bytes(FILE_CAPACITY)),
-            rings=create_segment("vfsd-rings", lib.ring_records_bytes()),
+            rings=create_segment("vfsd-rings", lib.records_bytes()),
             workers=create_segment("vfsd-workers", WORKERS_BYTES),
         )
 

@@ -32,7 +32,7 @@ class Tables:
             ffi.cast("struct worker_table *", map_segment(fds.workers, workers)),
             map_segment(fds.inodes, lib.inode_table_bytes(job.inode_capacity)),
             map_segment(fds.files, lib.file_table_bytes(job.file_capacity)),
-            map_segment(fds.rings, lib.ring_records_bytes()),
+            map_segment(fds.rings, lib.records_bytes()),
         )
 
     def lay_out(self, job: Job, sandbox: Sandbox) -> None:

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "worker/csrc/loop/ring.h"
 
+#include "worker/csrc/loop/records.h"
 #include "worker/csrc/request/intent.h"
-#include "worker/csrc/tables/tables.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -16,43 +16,6 @@
 enum {
 	PAGE = 4096,
 };
-
-/* The head of a ring's record; the in-flight region and the intents follow. */
-struct ring_record {
-	uint32_t start; /* the start of the ring it belongs to */
-	uint32_t pad[15];
-};
-
-static uint64_t intents_offset(void)
-{
-	return sizeof(struct ring_record) + inflight_region_bytes(VRING_SIZE_MAX);
-}
-
-static uint64_t record_bytes(void)
-{
-	uint64_t bytes = intents_offset() + VRING_SIZE_MAX * sizeof(struct intent);
-
-	return (bytes + PAGE - 1) & ~(uint64_t)(PAGE - 1);
-}
-
-uint64_t ring_records_bytes(void)
-{
-	return record_bytes() * DEVICE_VRINGS_MAX;
-}
-
-static struct ring_record *record_of(const struct worker *w, uint32_t index)
-{
-	return (struct ring_record *)(void *)(w->records + record_bytes() * index);
-}
-
-/* All of it becomes zero, and the memory is given back. */
-static void clear_record(struct worker *w, uint32_t index)
-{
-	struct ring_record *record = record_of(w, index);
-
-	if (madvise(record, record_bytes(), MADV_REMOVE) < 0)
-		memset(record, 0, record_bytes());
-}
 
 static void add_own(struct worker *w, struct worker_ring *ring)
 {
@@ -105,7 +68,7 @@ static struct inflight_region *find_inflight(struct worker *w, struct worker_rin
 
 	unmap_frontend_inflight(ring);
 	if (device->inflight_fd < 0)
-		return (void *)(record_of(w, ring->vring.index) + 1);
+		return record_inflight(record_of(w->records, ring->vring.index));
 	if (slack % 8 || !is_sealed(device->inflight_fd, device->inflight_offset - slack + len))
 		return NULL;
 	base = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, device->inflight_fd,
@@ -120,11 +83,11 @@ static struct inflight_region *find_inflight(struct worker *w, struct worker_rin
 /* The ring runs from here on; what a dead worker had taken comes first. */
 static const char *attach(struct worker *w, struct worker_ring *ring)
 {
-	struct ring_record *record = record_of(w, ring->vring.index);
+	struct ring_record *record = record_of(w->records, ring->vring.index);
 	struct inflight_region *inflight;
 
 	if (record->start != ring->device.start) {
-		clear_record(w, ring->vring.index);
+		record_clear(record_of(w->records, ring->vring.index));
 		record->start = ring->device.start;
 	}
 	inflight = find_inflight(w, ring);
@@ -134,7 +97,7 @@ static const char *attach(struct worker *w, struct worker_ring *ring)
 	ring->replay = malloc(ring->vring.size * sizeof(*ring->replay));
 	if (!ring->replay)
 		return "out of memory";
-	ring->intents = (void *)((uint8_t *)record + intents_offset());
+	ring->intents = record_intents(record);
 	ring->life++;
 	ring->replay_count = vring_attach(&ring->vring, inflight, ring->replay);
 	ring->replay_next = 0;
@@ -151,8 +114,8 @@ void ring_adopt(struct worker *w, uint32_t index)
 		return;
 	if (!next->running) {
 		/* The record of a ring that never ran stays untouched, which costs no page. */
-		if (next->start && record_of(w, index)->start)
-			clear_record(w, index);
+		if (next->start && record_of(w->records, index)->start)
+			record_clear(record_of(w->records, index));
 		if (w->rings[index])
 			w->rings[index]->device = *next;
 		return;
@@ -198,7 +161,7 @@ void ring_stop(struct worker *w, struct worker_ring *ring)
 	if (ring->frontend_inflight)
 		memset(ring->vring.inflight, 0, inflight_region_bytes(ring->vring.size));
 	unmap_frontend_inflight(ring);
-	clear_record(w, ring->vring.index);
+	record_clear(record_of(w->records, ring->vring.index));
 }
 
 /* A full eventfd that blocks would hold the worker up; then whoever reads it has a call to come. */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* PRIVATE: C only */
 /*
- * The rings of one worker: starting, stopping, and what survives the worker about each of them
- * (its record: in-flight entries and intents, in the shared segment `records`).
+ * The rings of one worker: starting, stopping, taking chains and publishing replies. What survives
+ * the worker about each of them is in records.h.
  */
 #ifndef VFSD_RING_H
 #define VFSD_RING_H

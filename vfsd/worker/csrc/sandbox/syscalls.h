@@ -204,7 +204,8 @@
 	X(mprotect, P | L | T, 0, MASKED(2, PROT_EXEC, 0), "glibc", "malloc(), pthread_create()") \
 	X(munmap, P | L | T, 0, ANY, "guest_memory.c ring.c", "guest memory; free()")             \
 	X(mremap, P | L | T, 0, ANY, "glibc", "realloc()")                                        \
-	X(madvise, P | L | T, 0, ANY, "guest_memory.c ring.c", "no core of guest memory; free()") \
+	X(madvise, P | L | T, 0, ANY, "guest_memory.c records.c",                                 \
+	  "no core of guest memory; free()")                                                      \
 	/* Processes and threads */                                                               \
 	X(clone, P, 0, IS(0, CLONE_FILES | SIGCHLD), "clone_process.c", "a worker is created")    \
 	X(clone, L | T, 0, MASKED(0, CLONE_THREAD | CLONE_NEW_ANY, CLONE_THREAD), "glibc",        \

@@ -10,8 +10,6 @@
 /* Bytes of each shared segment; memfds of these sizes are sparse. */
 uint64_t inode_table_bytes(uint32_t capacity);
 uint64_t file_table_bytes(uint32_t capacity);
-/* In-flight records and intent records of every possible ring. */
-uint64_t ring_records_bytes(void);
 
 /* Lay the tables out in zeroed memory of those sizes, once, before the first worker. `root_fd` is
  * the shared directory (O_PATH). Return: 0 or -errno (fstat of the root). */
