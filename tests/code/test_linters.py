@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Formatting, lint, types and spelling are tests like any other."""
 
+import re
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
+
+from vfsd._native_build import WARNINGS
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = ("vfsd", "tests", "scripts/guest", "scripts/docs.py")
@@ -23,12 +27,17 @@ SHELL_FILES = sorted(
 )
 TEXTS = ("vfsd", "tests", "scripts", "docs", "contrib", "pyproject.toml", *ROOT.glob("*.md"))
 
+INCLUDES = ("-Ivfsd", "-I", sysconfig.get_path("include"))
+OURS = r"vfsd/.*[.]c$"
+GCC = ("gcc", "-std=gnu11", "-O2", "-D_GNU_SOURCE", "-fsyntax-only", "-Werror")
+
 LINTERS = {
     "ruff-format": [sys.executable, "-m", "ruff", "format", "--check", *PYTHON],
     "ruff-check": [sys.executable, "-m", "ruff", "check", *PYTHON],
     "mypy": [sys.executable, "-m", "mypy", *PYTHON],
     "codespell": [sys.executable, "-m", "codespell_lib", *map(str, TEXTS)],
     "shellcheck": ["shellcheck", *SHELL_FILES],
+    "gcc": [*GCC, *WARNINGS, *INCLUDES, *(name for name in C_FILES if re.match(OURS, name))],
     "clang-format": ["clang-format", "--dry-run", "-Werror", *C_FILES],
 }
 

@@ -284,7 +284,7 @@ static void serve_again(const struct header *header, const struct fuse_in_header
 
 static void run_request(struct input *in, const struct header *header)
 {
-	uint8_t choice = take_byte(in), again = choice / asked_count;
+	uint8_t choice = take_byte(in), again = (uint8_t)(choice / asked_count);
 	const struct asked *op = &asked[choice % asked_count];
 	struct fuse_in_header head = {.opcode = op->opcode, .unique = unique += 2, .pid = 1};
 	struct opened file = op->fh_at >= 0 ? choose_file(in) : (struct opened){0};

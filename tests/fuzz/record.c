@@ -122,7 +122,7 @@ static void step(struct input *in)
 		record[take_u16(in) % record_bytes] = take_byte(in);
 		break;
 	default:
-		driver_offer(&d, take_byte(in) % (d.size + 1));
+		driver_offer(&d, (uint16_t)(take_byte(in) % (d.size + 1)));
 	}
 }
 

@@ -114,7 +114,7 @@ static uint32_t make_request(struct input *in, const struct header *header)
 	head.total_extlen = extensions_take(&area, in);
 	memcpy(bytes + len, area.bytes, area.len);
 	len += area.len;
-	head.len = len + (uint32_t)(header->excess / 16);
+	head.len = len + (uint32_t)header->excess / 16;
 	memcpy(bytes, &head, sizeof(head));
 	return len;
 }

@@ -67,7 +67,7 @@ static uint8_t *slot_of(uint32_t index)
 /* Put a request into the batch. `len`: bytes of the argument, names included. */
 static void add(uint32_t opcode, uint64_t nodeid, const void *arg, uint32_t len)
 {
-	uint64_t at = DRIVER_DATA + queued * SLOT;
+	uint64_t at = DRIVER_DATA + (uint64_t)queued * SLOT;
 	uint16_t head = (uint16_t)(queued * HEADS);
 	struct fuse_in_header in = {.len = (uint32_t)sizeof(in) + len,
 				    .opcode = opcode,

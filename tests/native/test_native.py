@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
 FLAGS = ("-std=gnu11", "-g", "-O1", "-D_GNU_SOURCE", "-fno-omit-frame-pointer")
-WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter")
+WARNINGS = ("-Wall", "-Wextra", "-Wconversion", "-Werror", "-Wno-unused-parameter")
 ADDRESS = "address,undefined"
 UNDEFINED = "undefined"  # what is stepped through has fewer instructions then
 THREAD = "thread"  # gcc warns that it does not see fences, which here only order what is atomic

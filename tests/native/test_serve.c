@@ -129,14 +129,14 @@ static void stop(pid_t pid)
 static void send_mkdir(uint16_t head, uint64_t unique)
 {
 	uint32_t len = sizeof(struct fuse_in_header) + sizeof(struct fuse_mkdir_in) + 2;
-	uint64_t at = DRIVER_DATA + head * 256;
+	uint64_t at = DRIVER_DATA + head * UINT64_C(256);
 	struct fuse_in_header in = {.len = len, .opcode = FUSE_MKDIR, .unique = unique};
 
 	memset(d.ram + at, 0, 256);
 	memcpy(d.ram + at, &in, sizeof(in));
 	memcpy(d.ram + at + len - 2, "x", 2);
 	driver_set(&d, head, at, len, DRIVER_NEXT, (uint16_t)(head + 1));
-	driver_set(&d, head + 1, REPLY + head * 256, 256, DRIVER_WRITE, 0);
+	driver_set(&d, head + 1, REPLY + head * UINT64_C(256), 256, DRIVER_WRITE, 0);
 	driver_offer(&d, head);
 }
 
@@ -159,7 +159,7 @@ static void expect_reply(uint16_t head, uint64_t unique, int error)
 	CHECK_EQUAL(out.error, error);
 	CHECK_EQUAL(len, out.len);
 	if (!error)
-		CHECK_EQUAL(d.ram[REPLY + head * 256 + sizeof(out)], (uint8_t)unique);
+		CHECK_EQUAL(d.ram[REPLY + head * UINT64_C(256) + sizeof(out)], (uint8_t)unique);
 }
 
 /* ---- stories ---- */

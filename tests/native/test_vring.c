@@ -86,7 +86,8 @@ static void test_long_indirect_table(void)
 {
 	driver_start(&d, SIZE, FEATURES);
 	for (uint16_t i = 0; i < 1000; i++)
-		set_table(i, DRIVER_DATA + 2 * i, 1, i < 999 ? DRIVER_NEXT : 0, (uint16_t)(i + 1));
+		set_table(i, DRIVER_DATA + UINT64_C(2) * i, 1, i < 999 ? DRIVER_NEXT : 0,
+			  (uint16_t)(i + 1));
 	driver_set(&d, 0, TABLE, 1000 * 16, DRIVER_INDIRECT, 0);
 	driver_offer(&d, 0);
 	CHECK_EQUAL(driver_pop(&d), 1);
@@ -252,7 +253,7 @@ static void test_more_pieces_than_preadv_takes(void)
 {
 	driver_start(&d, SIZE, FEATURES);
 	for (uint16_t i = 0; i < CHAIN_SEGMENTS_MAX; i++)
-		set_table(i, DRIVER_DATA + 2 * i, 1, DRIVER_NEXT, (uint16_t)(i + 1));
+		set_table(i, DRIVER_DATA + UINT64_C(2) * i, 1, DRIVER_NEXT, (uint16_t)(i + 1));
 	set_table(CHAIN_SEGMENTS_MAX - 1, DRIVER_DATA, 1, 0, 0);
 	driver_set(&d, 0, TABLE, (CHAIN_SEGMENTS_MAX + 1) * 16, DRIVER_INDIRECT, 0);
 	driver_offer(&d, 0);
@@ -575,7 +576,7 @@ static void test_attach_goes_on_where_it_was(void)
 	while (driver_take(&d, &id, &len))
 		continue;
 	for (uint16_t i = 12; i > 8; i--) {
-		driver_set(&d, i, DRIVER_DATA + i * 8, 8, 0, 0);
+		driver_set(&d, i, DRIVER_DATA + i * UINT64_C(8), 8, 0, 0);
 		driver_offer(&d, i);
 	}
 	CHECK_EQUAL(driver_pop(&d), 1);

@@ -95,8 +95,8 @@ static void write_chain(struct model *m, struct expected *e, uint16_t head, bool
 		};
 	}
 	if (indirect)
-		driver_set(&m->d, head, TABLES + head * TABLE_SLOT, e->count * 16, DRIVER_INDIRECT,
-			   (uint16_t)next_random(&m->random));
+		driver_set(&m->d, head, TABLES + (uint64_t)head * TABLE_SLOT, e->count * 16,
+			   DRIVER_INDIRECT, (uint16_t)next_random(&m->random));
 }
 
 /* Spoil one descriptor of the chain so that it is malformed for certain. */

@@ -387,7 +387,7 @@ static int create_tmpfile(struct fs *fs, struct request *r, const struct inode *
 
 	if ((flags & O_ACCMODE) == O_RDONLY)
 		flags |= O_RDWR; /* open(2) wants it */
-	flags = (flags & ~O_TRUNC) | (in->flags & O_EXCL);
+	flags = (flags & ~O_TRUNC) | (int)(in->flags & O_EXCL);
 	fd = openat(dir_fd, ".", flags | O_TMPFILE | O_CLOEXEC, in->mode & 07777);
 	/* EISDIR: a kernel, ENOSYS: a file system without it. ENOSYS would end it for good. */
 	if (fd < 0)

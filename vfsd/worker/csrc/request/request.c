@@ -224,6 +224,7 @@ static int parse_extensions(const struct fuse_session *session, struct request *
 {
 	while (len) {
 		struct fuse_ext_header head;
+		uint32_t body;
 		int err = 0;
 
 		if (len < sizeof(head))
@@ -231,11 +232,11 @@ static int parse_extensions(const struct fuse_session *session, struct request *
 		memcpy(&head, at, sizeof(head));
 		if (head.size < sizeof(head) || head.size > len || head.size % 8)
 			return -EINVAL;
+		body = head.size - (uint32_t)sizeof(head);
 		if (head.type == FUSE_EXT_GROUPS && is_agreed(session, &AGREED_GROUPS))
-			err = parse_groups(r, at + sizeof(head), head.size - sizeof(head));
+			err = parse_groups(r, at + sizeof(head), body);
 		else if (head.type <= FUSE_MAX_NR_SECCTX && is_agreed(session, &AGREED_LABELS))
-			err = parse_labels(r, at + sizeof(head), head.size - sizeof(head),
-					   head.type);
+			err = parse_labels(r, at + sizeof(head), body, head.type);
 		if (err)
 			return err;
 		at += head.size;
