@@ -304,6 +304,20 @@ def test_flags_are_passed_on_if_allowed(option: str, flag: int) -> None:
         assert host_flags(daemon, guest, os.O_RDONLY | flag) & flag
 
 
+def test_new_symbolic_links_are_refused_if_forbidden() -> None:
+    body = names(b"link", b"/etc/passwd")
+    with served("--forbid-symlinks") as (daemon, guest):
+        (daemon.share / "there").symlink_to("file")
+        expect(errno.EPERM, guest.ask(Op.SYMLINK, ROOT, body))
+        assert not (daemon.share / "link").is_symlink()
+        there = guest.lookup(ROOT, b"there").nodeid
+        assert guest.call(Op.READLINK, there) == b"file"  # those of the host are served
+        assert guest.call(Op.MKDIR, ROOT, MKDIR_IN.pack(0o755, 0) + names(b"folder"))
+    with served() as (daemon, guest):
+        assert guest.call(Op.SYMLINK, ROOT, body)
+        assert (daemon.share / "link").readlink() == Path("/etc/passwd")
+
+
 def test_a_submount_is_announced_unless_told_else() -> None:
     for options, expected in (((), 1), (("--no-announce-submounts",), 0)):
         with Daemon(*options) as daemon:

@@ -318,6 +318,9 @@ OPTIONS: Final = (
                                          " virtiofsd(1)"),
     _switch("readonly", "refuse every change with EROFS", "off", "reading a file still sets its"
                                                               " access time"),
+    _long_switch("forbid-symlinks", "refuse to create symbolic links (EPERM)",
+                "for shares in which programs of the host follow links; links that are there"
+                " already are served, and the guest may rename them"),
     _long_switch("allow-project-ids", "let the guest change project ids of files (chattr -p, +P)",
                 "the guest can then take files out of the project whose quota limits it"),
     _long_switch("preserve-noatime", "pass O_NOATIME on to the host file system",

@@ -49,5 +49,6 @@ class Switches:
     flock: bool = False
     posix_lock: bool = False
     readonly: bool = False
+    forbid_symlinks: bool = False
     preserve_noatime: bool = False
     allow_project_ids: bool = False

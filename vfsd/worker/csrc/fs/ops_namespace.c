@@ -167,6 +167,8 @@ int op_symlink(struct fs *fs, struct request *r)
 
 	if (dir_fd < 0)
 		return dir_fd;
+	if (fs->policy.forbid_symlinks)
+		return -EPERM;
 	err = symlink_strings(r);
 	if (!err)
 		err = creation_allowed(fs, r, parent, 0);

@@ -26,8 +26,9 @@ struct fs_policy {
 	uint32_t file_open_flags;     /* FOPEN_* in every reply to OPEN and CREATE */
 	uint32_t dir_open_flags;      /* … to OPENDIR */
 	bool readonly;
-	bool xattr; /* off: ENOSYS, the guest stops asking */
-	bool flock; /* locks of the guest are taken on the host */
+	bool forbid_symlinks; /* SYMLINK fails with EPERM */
+	bool xattr;	      /* off: ENOSYS, the guest stops asking */
+	bool flock;	      /* locks of the guest are taken on the host */
 	bool posix_lock;
 	bool allow_direct_io; /* off: O_DIRECT is dropped */
 	bool announce_submounts;
