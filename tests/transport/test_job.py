@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ def test_what_is_encoded_is_decoded() -> None:
     fs = FS | {"translate_uid": ["map:0:1000:1"], "xattrmap": ":map::user.:", "flock": True}
     job = decode(encoded(uid_map=ranges, queue_cpus=[1, 0], fs=fs))
     assert job.uid_map[1].outside == 100000
-    assert decode(encode(job)) == job
+    assert asdict(decode(encode(job))) == asdict(job)
 
 
 def test_a_path_that_is_not_utf8_survives() -> None:

@@ -116,7 +116,9 @@ def _translation(value: Any) -> tuple[str, ...]:
 _OF_TYPE: Final[dict[Any, Callable[[Any], Any]]] = {bool: _switch, str: _text}
 
 
-@dataclass(frozen=True, kw_only=True)
+# Nothing compares or prints a job, and the code for that would be in keeper, launcher and
+# supervisor: half a MiB, as measured.
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Filesystem(Switches):
     """What the operator's options say about the share (`fs` in the job)."""
 
@@ -136,7 +138,7 @@ class Filesystem(Switches):
     xattrmap: Annotated[str, _xattrmap]  # the text of transport/xattrmap.py; "": no rules
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class JobFds:
     """The inherited fds: the shared directory (O_PATH), the fd channel, the shared segments, one
     listener per worker slot. Isolation uses up the first; the pool keeps the others."""
@@ -156,7 +158,7 @@ class JobFds:
         return (self.channel, *segments, *self.listeners)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Job:
     """Everything a pool is given."""
 
