@@ -23,7 +23,6 @@ QUEUE_SIZE: Final = 1024  # allows requests of 1 MiB
 PAGE: Final = 4096
 SILENCE_SECONDS: Final = 10.0
 GRACE_SECONDS: Final = 30.0
-LOAD_CALL_ERROR: Final = 1000  # load_call() returns minus this, less its enum load_end
 
 # What a Linux guest offers that has to do with what is measured.
 _OFFER: Final = (
@@ -171,11 +170,10 @@ class LoadSession:
         load = self._loads[0]
         self._write(load, self.shape.depth, 0, Step(opcode, node, body, uid=uid))
         with self._watchdog(SILENCE_SECONDS):
-            used = lib.load_call(load)
-        if used <= -LOAD_CALL_ERROR:
-            raise self._error(load, -used - LOAD_CALL_ERROR)
-        check(used)
-        reply = bytes(ffi.buffer(load.reply, used))
+            end = check(lib.load_call(load))
+        if end:
+            raise self._error(load, end)
+        reply = bytes(ffi.buffer(load.reply, load.reply_len))
         header: Any = ffi.from_buffer("struct fuse_out_header *", reply)
         if header.error:
             what = os.strerror(-header.error)

@@ -37,7 +37,6 @@
 enum {
 	LOOKS_PER_CLOCK = 64,
 	HEADER = sizeof(struct fuse_out_header),
-	CALL_ERROR = -1000,
 };
 
 struct load_chain {
@@ -525,5 +524,6 @@ int load_call(struct load *l)
 	}
 	if (taken < 0)
 		end = broken(l, l->ring.reason);
-	return end ? CALL_ERROR - end : (int)used.len;
+	l->reply_len = used.len;
+	return end;
 }

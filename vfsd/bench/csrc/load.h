@@ -118,6 +118,7 @@ struct load {
 	const char *reason;
 	struct load_wrong wrong;
 	uint8_t *reply; /* of load_call() */
+	uint32_t reply_len;
 };
 
 /* Guest memory for so many streams, in bytes. */
@@ -134,8 +135,7 @@ uint8_t *load_request(const struct load *l, uint32_t stream, uint32_t step);
 /* Cut the request of a step into descriptors. Return: 0, or -E2BIG if it has no room. */
 int load_prepare(struct load *l, uint32_t stream, uint32_t step) must_check;
 
-/* Send the one request of load_call() and wait. Return: length of `reply`, -E2BIG, or minus enum
- * load_end less 1000. */
+/* Send the one request of load_call() and wait for `reply`. Return: 0, enum load_end, or -E2BIG. */
 int load_call(struct load *l) must_check;
 
 /* Run every stream for `ns`, or until `cycles` are done if that is not 0; wait for what is under
