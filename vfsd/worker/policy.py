@@ -2,6 +2,7 @@
 """What the options mean for the ops: struct fs_policy (policy.h), filled once per worker."""
 
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any, Final
 
 from vfsd.transport import idmap, xattrmap
@@ -26,11 +27,12 @@ FILE_HANDLES: Final = {
     Outcome.MANDATORY: lib.FILE_HANDLES_MANDATORY,
 }
 FOR_EVER: Final = (1 << 64) - 1  # ns
+_OPTIONS: Final = {field.name for field in fields(Filesystem)}
 # The on-off options that C acts upon: they have the same names there.
 SWITCHES: Final = tuple(
     name
     for name, member in ffi.typeof("struct fs_policy").fields
-    if member.type is ffi.typeof("_Bool")
+    if member.type is ffi.typeof("_Bool") and name in _OPTIONS
 )
 
 
