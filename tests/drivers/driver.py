@@ -25,7 +25,6 @@ from tests.hostile.fuse import (
     OPEN_IN,
     OPEN_OUT,
     OUT_HEADER,
-    READ_IN,
     RELEASE_IN,
     ROOT,
     STATFS_OUT,
@@ -37,6 +36,8 @@ from tests.hostile.fuse import (
     Op,
     names,
     parse_dirents,
+    read_in,
+    write_in,
 )
 
 INIT_SHORT, INIT_LONG = 16, 64  # bytes of struct fuse_init_in: before FUSE 7.36, and since
@@ -209,11 +210,11 @@ class Driver:
         self.ask(op, nodeid, RELEASE_IN.pack(fh, 0, 0, 0))
 
     def read(self, nodeid: int, fh: int, offset: int, size: int) -> bytes:
-        body = READ_IN.pack(fh, offset, size, 0, 0, 0, 0)
+        body = read_in(fh=fh, offset=offset, size=size)
         return self.ask(Op.READ, nodeid, body, room=[size], exact=False)
 
     def write(self, nodeid: int, fh: int, offset: int, data: bytes, flags: int = 0) -> None:
-        body = READ_IN.pack(fh, offset, len(data), 0, 0, flags, 0)
+        body = write_in(fh=fh, offset=offset, size=len(data), flags=flags)
         reply = self.ask(Op.WRITE, nodeid, body, data, room=[WRITE_OUT.size])
         assert WRITE_OUT.unpack(reply)[0] == len(data)
 
@@ -225,7 +226,7 @@ class Driver:
         op = Op.READDIRPLUS if plus else Op.READDIR
         while True:
             offset = found[-1].off if found else 0
-            body = READ_IN.pack(fh, offset, size, 0, 0, 0, 0)
+            body = read_in(fh=fh, offset=offset, size=size)
             part = parse_dirents(self.ask(op, nodeid, body, room=[size], exact=False), plus)
             if not part:
                 return found

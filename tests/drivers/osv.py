@@ -7,7 +7,7 @@ import errno
 import itertools
 import os
 
-from tests.hostile.fuse import READ_IN, ROOT, Op, names
+from tests.hostile.fuse import ROOT, Op, names, read_in
 
 from .driver import INIT_LONG, Driver
 
@@ -46,7 +46,7 @@ class Osv(Driver):
         assert self.read(entry.nodeid, fh, 0, 4096) == text[:4096]
         assert self.read(entry.nodeid, fh, 8192, len(text) - 8192) == text[8192:]
         # The flags of a READ are those of its virtual file system.
-        body = READ_IN.pack(fh, 0, 10, 0, 0, 0x10000, 0)
+        body = read_in(fh=fh, size=10, flags=0x10000)
         assert self.ask(Op.READ, entry.nodeid, body, room=[10]) == text[:10]
         self.release(entry.nodeid, fh)
         link = self.lookup(ROOT, b"libc")

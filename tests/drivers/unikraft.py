@@ -14,13 +14,14 @@ from tests.hostile.fuse import (
     MKDIR_IN,
     OPEN_OUT,
     OUT_HEADER,
-    READ_IN,
     ROOT,
     U64,
     WRITE_OUT,
     Entry,
     Op,
     names,
+    read_in,
+    write_in,
 )
 
 from .driver import (
@@ -72,10 +73,18 @@ class Unikraft(Driver):
 
     def _data(self, entry: Entry, fh: int) -> None:
         text = os.urandom(9_000)
-        body = READ_IN.pack(fh, 0, len(text), 0, 0, 0, 0)
+        body = write_in(fh=fh, size=len(text))
         reply = self.ask(Op.WRITE, entry.nodeid, body, text, room=[WRITE_OUT.size])
         assert WRITE_OUT.unpack(reply)[0] == len(text)
-        body = READ_IN.pack(fh, 1000, 4096, UNSET & ~2, UNSET, UNSET, UNSET)
+        body = read_in(
+            fh=fh,
+            offset=1000,
+            size=4096,
+            read_flags=UNSET & ~2,
+            lock_owner=UNSET,
+            flags=UNSET,
+            pad=UNSET,
+        )
         assert self.ask(Op.READ, entry.nodeid, body, room=[4096]) == text[1000:5096]
         seek = LSEEK_IN.pack(fh, 0, os.SEEK_END, 0)
         assert U64.unpack(self.ask(Op.LSEEK, entry.nodeid, seek, room=[U64.size]))[0] == len(text)

@@ -19,7 +19,6 @@ from tests.hostile.fuse import (
     MKDIR_IN,
     OPEN_OUT,
     OUT_HEADER,
-    READ_IN,
     RENAME2_IN,
     RENAME_IN,
     ROOT,
@@ -27,6 +26,7 @@ from tests.hostile.fuse import (
     Entry,
     Op,
     names,
+    read_in,
 )
 
 from .driver import (
@@ -151,7 +151,7 @@ class Windows(Driver):
             assert entry is not None
             assert entry.attr.mode & S_IFMT == kind, f"{name!r} is shown as something else"
         # IsEmptyDirectory() counts what READDIR gives: "." and "..", and nothing more.
-        body = READ_IN.pack(fh, 0, 0x1000 - OUT_HEADER.size, 0, 0, 0, 0)
+        body = read_in(fh=fh, size=0x1000 - OUT_HEADER.size)
         data = self.ask(
             Op.READDIR, folder.nodeid, body, room=[0x1000 - OUT_HEADER.size], exact=False
         )

@@ -85,7 +85,8 @@ FATTR_FH = 1 << 6
 OPEN_IN = Struct("<II")  # flags open_flags
 OPEN_OUT = Struct("<QIi")  # fh open_flags backing_id
 CREATE_IN = Struct("<IIII")  # flags mode umask open_flags
-READ_IN = Struct("<QQIIQII")  # fh offset size read_flags lock_owner flags pad; WRITE too
+READ_IN = Struct("<QQIIQII")  # fh offset size read_flags lock_owner flags pad
+WRITE_IN = Struct("<QQIIQII")  # fh offset size write_flags lock_owner flags pad
 WRITE_OUT = Struct("<II")
 RELEASE_IN = Struct("<QIIQ")  # fh flags release_flags lock_owner
 FLUSH_IN = Struct("<QIIQ")  # fh unused pad lock_owner
@@ -143,6 +144,11 @@ class Attr(NamedTuple):
     rdev: int
     blksize: int
     flags: int
+
+    @property
+    def owner(self) -> tuple[int, int]:
+        """User and group."""
+        return self.uid, self.gid
 
 
 class Entry(NamedTuple):
@@ -224,6 +230,33 @@ def cut(gpa: int, size: int, pieces: Sequence[int], writable: bool) -> list[Segm
 
 def names(*parts: bytes) -> bytes:
     return b"".join(part + b"\0" for part in parts)
+
+
+def read_in(
+    *,
+    fh: int,
+    offset: int = 0,
+    size: int,
+    read_flags: int = 0,
+    lock_owner: int = 0,
+    flags: int = 0,
+    pad: int = 0,
+) -> bytes:
+    """struct fuse_read_in, of READ, READDIR and READDIRPLUS. `flags`: those of the open file."""
+    return READ_IN.pack(fh, offset, size, read_flags, lock_owner, flags, pad)
+
+
+def write_in(
+    *,
+    fh: int,
+    offset: int = 0,
+    size: int,
+    write_flags: int = 0,
+    lock_owner: int = 0,
+    flags: int = 0,
+) -> bytes:
+    """struct fuse_write_in; `size` bytes follow. `flags`: those of the open file."""
+    return WRITE_IN.pack(fh, offset, size, write_flags, lock_owner, flags, 0)
 
 
 class Guest:
@@ -410,7 +443,7 @@ class Guest:
         queue: int = 1,
         pieces: Sequence[int] = (),
     ) -> bytes:
-        body = READ_IN.pack(fh, offset, size, 0, 0, 0, 0)
+        body = read_in(fh=fh, offset=offset, size=size)
         return self.call(Op.READ, nodeid, body, room=size, queue=queue, pieces=pieces)
 
     def write(
@@ -423,7 +456,7 @@ class Guest:
         queue: int = 1,
         pieces: Sequence[int] = (),
     ) -> int:
-        body = READ_IN.pack(fh, offset, len(data), 0, 0, 0, 0) + data
+        body = write_in(fh=fh, offset=offset, size=len(data)) + data
         reply = self.call(Op.WRITE, nodeid, body, room=8, queue=queue, pieces=pieces)
         return int(WRITE_OUT.unpack(reply)[0])
 
@@ -432,7 +465,7 @@ class Guest:
     ) -> list[Dirent]:
         """One READDIR or READDIRPLUS of up to `size` bytes."""
         op = Op.READDIRPLUS if plus else Op.READDIR
-        body = READ_IN.pack(fh, offset, size, 0, 0, 0, 0)
+        body = read_in(fh=fh, offset=offset, size=size)
         return parse_dirents(self.call(op, nodeid, body, room=size, queue=queue), plus)
 
     def list(

@@ -33,7 +33,6 @@ from .fuse import (
     LINK_IN,
     MKDIR_IN,
     MKNOD_IN,
-    READ_IN,
     RENAME2_IN,
     RENAME_IN,
     ROOT,
@@ -42,6 +41,7 @@ from .fuse import (
     Op,
     Pending,
     names,
+    read_in,
 )
 from .race_checks import RaceError, check_fds, picture
 from .race_vm import CHANCE, Batch, Vm
@@ -176,7 +176,7 @@ class Race:
             for step in program:
                 opcode, body = (CHANGES | LOOKS)[step](name, other)
                 if opcode == Op.READDIRPLUS:
-                    body = READ_IN.pack(self.listing[i], 0, 4096, 0, 0, 0, 0)
+                    body = read_in(fh=self.listing[i], size=4096)
                 room = 4096 if opcode == Op.READDIRPLUS else 256
                 pending.append((vm, vm.begin(queue, opcode, ROOT, body, room)))
         for _, vm, queue in seats:

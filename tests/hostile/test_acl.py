@@ -80,7 +80,7 @@ def test_sgid_goes_with_an_access_acl_only(
     assert path.stat().st_mode & 0o7777 == mode
 
 
-def test_who_may_create_is_the_guests_affair_but_access_tells_the_hosts_mind(
+def test_creating_ignores_the_mode_of_the_folder_and_access_reports_it(
     guest: Guest, folder: Folder
 ) -> None:
     folder.path.chmod(0o700)

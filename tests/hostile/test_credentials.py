@@ -40,7 +40,6 @@ from .fuse import (
     MKNOD_IN,
     OPEN_IN,
     OPEN_OUT,
-    READ_IN,
     ROOT,
     SETATTR_IN,
     SETXATTR_IN,
@@ -50,6 +49,7 @@ from .fuse import (
     Op,
     expect,
     names,
+    write_in,
 )
 
 ROOT_FOLDER = Path(__file__).resolve().parents[2]
@@ -120,7 +120,7 @@ def set_id_file(guest: Guest, folder: Folder, name: str, flags: int = 0) -> SetI
 
 
 def write(guest: Guest, file: SetId, ids: tuple[int, int], flags: int = 0) -> None:
-    body = READ_IN.pack(file.fh, 0, 1, flags, 0, 0, 0) + b"x"
+    body = write_in(fh=file.fh, size=1, write_flags=flags) + b"x"
     guest.call(Op.WRITE, file.nodeid, body, room=8, ids=ids)
 
 
@@ -343,7 +343,7 @@ def test_nobody_creates_with_ids_that_are_none(
     mkdir(guest, folder.nodeid, b"of-alice", ALICE)
     body = MKDIR_IN.pack(0o755, 0) + names(b"x")
     expect(errno.EPERM, guest.ask(Op.MKDIR, folder.nodeid, body, ids=ids))
-    assert mkdir(guest, folder.nodeid, b"x", BOB).attr[11:13] == BOB
+    assert mkdir(guest, folder.nodeid, b"x", BOB).attr.owner == BOB
 
 
 @pytest.fixture
@@ -372,7 +372,7 @@ def test_capabilities_of_the_programs_file_are_as_good(capable_program: list[str
         guest.init()
         daemon.share.chmod(0o777)
         for i, ids in enumerate((ALICE, (0, 0), BOB, (1000, 1000))):
-            assert mkdir(guest, ROOT, b"%d" % i, ids).attr[11:13] == ids
+            assert mkdir(guest, ROOT, b"%d" % i, ids).attr.owner == ids
 
 
 @in_each_mode
@@ -392,7 +392,7 @@ def test_a_switch_that_fails_half_way_fails_the_op_only(
         for i in range(3):
             reply = guest.ask(Op.MKDIR, ROOT, body, ids=ALICE, extension=groups(5, 6))
             expect(errno.EPERM, reply)
-            assert mkdir(guest, ROOT, b"%d" % i, (0, 0)).attr[11:13] == (0, 0)
+            assert mkdir(guest, ROOT, b"%d" % i, (0, 0)).attr.owner == (0, 0)
             expect(errno.EPERM, guest.ask(Op.ACCESS, ROOT, ACCESS_IN.pack(4, 0), ids=BOB))
             file = set_id_file(guest, Folder(ROOT, daemon.share, b""), f"suid{i}")
             write(guest, file, (0, 0))
@@ -482,7 +482,7 @@ def test_a_guest_that_cannot_say_its_groups_is_believed(guest: Guest, folder: Fo
             expect(errno.EACCES, guest.ask(Op.MKDIR, closed.nodeid, body, ids=BOB))
             continue
         made = mkdir(guest, closed.nodeid, b"x", BOB)
-        assert made.attr[11:13] == BOB
+        assert made.attr.owner == BOB
         access = ACCESS_IN.pack(os.W_OK, 0)
         expect(errno.EACCES, guest.ask(Op.ACCESS, closed.nodeid, access, ids=BOB))
         mkdir(guest, closed.nodeid, b"y", BOB)

@@ -31,7 +31,7 @@ def test_without_a_sandbox_the_share_is_served_and_the_log_says_what_is_missing(
         assert "HANDLE_KILLPRIV_V2" not in text
 
 
-def test_with_a_sandbox_the_daemon_refuses_and_does_not_tell_root_to_be_root(
+def test_a_refusal_to_start_as_root_names_no_sandbox_instead_of_root(
     tmp_path: Path,
 ) -> None:
     require("root")

@@ -14,7 +14,7 @@ import pytest
 from .conftest import OPTIONS, QUEUES, Folder
 from .daemon import Daemon
 from .driver import Segment
-from .fuse import IN_HEADER, OUT_HEADER, READ_IN, Guest, Op, Pending, expect
+from .fuse import IN_HEADER, OUT_HEADER, Guest, Op, Pending, expect, read_in
 from .test_recovery import Killer
 from .test_syscalls import Strace
 
@@ -52,7 +52,7 @@ def submit(guest: Guest, file: tuple[int, int], number: int, kick: bool = True) 
     """READ of a block into a page, as O_DIRECT wants it."""
     nodeid, fh = file
     memory, queue, unique = guest.memory, 1 + number % QUEUES, next(_uniques)
-    body = READ_IN.pack(fh, number * BLOCK, BLOCK, 0, 0, 0, 0)
+    body = read_in(fh=fh, offset=number * BLOCK, size=BLOCK)
     header = IN_HEADER.pack(
         IN_HEADER.size + len(body), Op.READ, unique, nodeid, 0, 0, os.getpid(), 0, 0
     )
@@ -91,7 +91,7 @@ def test_the_end_of_the_file_and_what_is_not_aligned(guest: Guest, folder: Folde
     file = opened(guest, folder)
     assert guest.finish(submit(guest, file, BLOCKS)).data == b"end" * 100
     assert guest.finish(submit(guest, file, BLOCKS + 1)).data == b""
-    odd = READ_IN.pack(file[1], 5, BLOCK, 0, 0, 0, 0)
+    odd = read_in(fh=file[1], offset=5, size=BLOCK)
     expect(errno.EINVAL, guest.ask(Op.READ, file[0], odd, room=BLOCK))
 
 

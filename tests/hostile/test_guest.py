@@ -33,7 +33,6 @@ from .fuse import (
     MKNOD_IN,
     OPEN_IN,
     OUT_HEADER,
-    READ_IN,
     RELEASE_IN,
     RENAME2_IN,
     RENAME_IN,
@@ -44,6 +43,8 @@ from .fuse import (
     Op,
     expect,
     names,
+    read_in,
+    write_in,
 )
 
 STALE = (errno.ESTALE, errno.ENOENT, errno.EBADF)
@@ -287,13 +288,13 @@ def test_node_ids_that_were_never_given_out(guest: Guest, folder: Folder) -> Non
 
 # Each opcode that takes an open file, as a function of its number.
 ON_FILES: dict[int, Callable[[int], bytes]] = {
-    Op.READ: lambda fh: READ_IN.pack(fh, 0, 10, 0, 0, 0, 0),
-    Op.WRITE: lambda fh: READ_IN.pack(fh, 0, 1, 0, 0, 0, 0) + b"!",
+    Op.READ: lambda fh: read_in(fh=fh, size=10),
+    Op.WRITE: lambda fh: write_in(fh=fh, size=1) + b"!",
     Op.FSYNC: lambda fh: FSYNC_IN.pack(fh, 0, 0),
     Op.FALLOCATE: lambda fh: FALLOCATE_IN.pack(fh, 0, 10, 0, 0),
     Op.LSEEK: lambda fh: LSEEK_IN.pack(fh, 0, 0, 0),
-    Op.READDIR: lambda fh: READ_IN.pack(fh, 0, 4096, 0, 0, 0, 0),
-    Op.READDIRPLUS: lambda fh: READ_IN.pack(fh, 0, 4096, 0, 0, 0, 0),
+    Op.READDIR: lambda fh: read_in(fh=fh, size=4096),
+    Op.READDIRPLUS: lambda fh: read_in(fh=fh, size=4096),
     Op.FSYNCDIR: lambda fh: FSYNC_IN.pack(fh, 0, 0),
 }
 DIR_OPS = (Op.READDIR, Op.READDIRPLUS, Op.FSYNCDIR)
@@ -346,7 +347,7 @@ def test_release_of_what_is_not_open(guest: Guest, folder: Folder) -> None:
 def test_an_open_file_outlives_its_forgotten_inode(guest: Guest, folder: Folder) -> None:
     entry, fh = guest.create(folder.nodeid, b"x")
     guest.forget(entry.nodeid, U64_MAX)
-    body = READ_IN.pack(fh, 0, 10, 0, 0, 0, 0)
+    body = read_in(fh=fh, size=10)
     assert guest.ask(Op.READ, entry.nodeid, body).error in (0, *STALE)
     guest.ask(Op.RELEASE, entry.nodeid, RELEASE_IN.pack(fh, 0, 0, 0))
     guest.lookup(folder.nodeid, b"x")
@@ -391,8 +392,8 @@ def test_numbers_at_their_limits(guest: Guest, folder: Folder) -> None:
     guest.write(entry.nodeid, fh, 0, b"data")
     limits = (0, 1, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, (1 << 63) - 1, 1 << 63, U64_MAX)
     for offset, size in itertools.product(limits, limits[:5]):
-        guest.ask(Op.READ, entry.nodeid, READ_IN.pack(fh, offset, size, 0, 0, 0, 0))
-        body = READ_IN.pack(fh, offset, size, 0xFFFF_FFFF, 0, 0xFFFF_FFFF, 0)
+        guest.ask(Op.READ, entry.nodeid, read_in(fh=fh, offset=offset, size=size))
+        body = write_in(fh=fh, offset=offset, size=size, write_flags=0xFFFF_FFFF, flags=0xFFFF_FFFF)
         assert guest.ask(Op.WRITE, entry.nodeid, body + b"1234").error or size <= 4
         guest.ask(Op.READDIR, folder.nodeid, body)
     for offset, whence in itertools.product(limits, (0, 1, 2, 3, 4, 5, (1 << 32) - 1)):
@@ -401,7 +402,7 @@ def test_numbers_at_their_limits(guest: Guest, folder: Folder) -> None:
         body = COPY_IN.pack(fh, offset, entry.nodeid, fh, offset, U64_MAX, U64_MAX)
         guest.ask(Op.COPY_FILE_RANGE, entry.nodeid, body)
         guest.ask(Op.FALLOCATE, entry.nodeid, FALLOCATE_IN.pack(fh, 1 << 63, offset, 0xFFFF, 0))
-    assert guest.ask(Op.READ, entry.nodeid, READ_IN.pack(fh, 0, 4, 0, 0, 0, 0)).error == 0
+    assert guest.ask(Op.READ, entry.nodeid, read_in(fh=fh, size=4)).error == 0
 
 
 def test_ids_that_are_no_ids(guest: Guest, folder: Folder) -> None:
@@ -421,7 +422,7 @@ def test_a_second_init_makes_everything_stale(guest: Guest, folder: Folder) -> N
     for queue in (1, 2, 3):
         guest.init(queue=queue)
         assert guest.ask(Op.GETATTR, folder.nodeid, bytes(16), room=104).error in STALE
-        body = READ_IN.pack(fh, 0, 10, 0, 0, 0, 0)
+        body = read_in(fh=fh, size=10)
         assert guest.ask(Op.READ, entry.nodeid, body).error
     nodeid = guest.lookup(ROOT, folder.name).nodeid
     assert guest.lookup(nodeid, b"x").attr.ino == entry.attr.ino
@@ -433,7 +434,7 @@ def test_destroy_and_init_while_requests_run(daemon: Daemon, guest: Guest, folde
     for turn in range(20):
         nodeid = guest.lookup(guest.lookup(ROOT, folder.name).nodeid, b"x").nodeid
         fh = guest.open(nodeid)
-        body = READ_IN.pack(fh, 0, 60_000, 0, 0, 0, 0)
+        body = read_in(fh=fh, size=60_000)
         waiting = [
             guest.submit(Op.READ, nodeid, body, room=60_000, queue=1 + i % 4) for i in range(16)
         ]

@@ -21,7 +21,6 @@ from .fuse import (
     IN_HEADER,
     LSEEK_IN,
     OUT_HEADER,
-    READ_IN,
     ROOT,
     SETATTR_IN,
     STATFS_OUT,
@@ -32,6 +31,8 @@ from .fuse import (
     Op,
     expect,
     names,
+    read_in,
+    write_in,
 )
 from .statfs_mount import StatfsMount
 
@@ -108,7 +109,7 @@ def log(folder: Folder) -> Path:
 
 def write(guest: Guest, nodeid: int, fh: int, offset: int, data: bytes, flags: int = 0) -> int:
     """WRITE with the flags that a guest tells with it; none but Linux tells any."""
-    body = READ_IN.pack(fh, offset, len(data), 0, 0, flags, 0) + data
+    body = write_in(fh=fh, offset=offset, size=len(data), flags=flags) + data
     return int(WRITE_OUT.unpack(guest.call(Op.WRITE, nodeid, body))[0])
 
 
@@ -143,7 +144,7 @@ def test_linux_says_with_each_write_whether_it_appends(
     assert log.read_bytes() == b"X123456789"
     write(guest, nodeid, fh, 0, b"Y", os.O_RDWR | os.O_APPEND)
     assert log.read_bytes() == b"X123456789Y"
-    body = READ_IN.pack(fh, 1, 1, FUSE_WRITE_CACHE, 0, 0, 0) + b"Z"  # of a mapping
+    body = write_in(fh=fh, offset=1, size=1, write_flags=FUSE_WRITE_CACHE) + b"Z"  # of a mapping
     guest.call(Op.WRITE, nodeid, body)
     assert log.read_bytes() == b"XZ23456789Y"
 
@@ -260,7 +261,7 @@ def test_a_read_of_four_gigabytes_at_once() -> None:
         guest.init(31, READDIRPLUS)
         nodeid = guest.lookup(ROOT, b"file").nodeid
         fh, size = guest.open(nodeid, os.O_RDONLY), (1 << 32) - 1
-        body = READ_IN.pack(fh, 0, size, 0, 0, 0, 0)
+        body = read_in(fh=fh, size=size)
         request = IN_HEADER.pack(IN_HEADER.size + len(body), Op.READ, 7, nodeid, *[0] * 5) + body
         memory.write(HEADER_GPA, request)
         chain = [
@@ -300,7 +301,7 @@ def test_dot_dot_of_the_root_is_the_root(guest: Guest) -> None:
     assert found[b"."] == found[b".."] == guest.getattr(ROOT)
 
 
-def test_of_a_parent_that_the_guest_does_not_know_only_the_type_is_told(
+def test_dot_dot_of_a_forgotten_parent_has_a_type_and_no_attributes(
     guest: Guest, folder: Folder
 ) -> None:
     sub = folder.sub(guest, "sub")

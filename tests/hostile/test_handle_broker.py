@@ -267,7 +267,7 @@ def test_what_is_not_of_the_share_is_not_signed(thief: Thief) -> None:
     assert thief.sign(thief.home)[0] == 0
 
 
-def test_what_was_moved_out_of_the_share_is_reached_as_by_an_fd_that_was_kept() -> None:
+def test_a_handle_reaches_a_directory_moved_out_of_the_share_and_nothing_beside() -> None:
     """Nothing beside it is."""
     with Daemon("--inode-file-handles=signed") as daemon, Frontend(daemon.socket) as frontend:
         Guest(frontend.setup(1)).init()

@@ -13,7 +13,7 @@ from tests.sandbox_modes import SandboxMode, with_handles
 
 from .conftest import OPTIONS, QUEUES, Folder
 from .daemon import Daemon, wait_until
-from .fuse import READ_IN, Guest, Op, expect, names
+from .fuse import Guest, Op, expect, names, read_in
 
 LIMIT = 512  # open files of the daemon
 RAW = ("prefer", "mandatory")
@@ -190,7 +190,7 @@ def test_workers_die_and_handles_live_on(daemon: Daemon, guest: Guest, folder: F
         os.kill(pid, 9)
     wait_until(lambda: len(daemon.titled("worker")) == QUEUES, 5, "workers again")
     fh = guest.open(nodeid, os.O_RDONLY)
-    body = READ_IN.pack(fh, 0, 9, 0, 0, 0, 0)
+    body = read_in(fh=fh, size=9)
     assert guest.ask(Op.READ, nodeid, body, queue=2).data == b"kept"
 
 

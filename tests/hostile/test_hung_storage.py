@@ -20,13 +20,13 @@ from .driver import SET_MEM_TABLE, Frontend, Region, Segment
 from .fuse import (
     IN_HEADER,
     OPEN_IN,
-    READ_IN,
     RELEASE_IN,
     ROOT,
     Guest,
     Op,
     Pending,
     parse_dirents,
+    read_in,
 )
 from .hung import HungMount, waits_for_a_server
 
@@ -45,7 +45,7 @@ def share(tmp_path: Path) -> Iterator[HungMount]:
 
 
 def submit_read(guest: Guest, nodeid: int, fh: int, size: int = 4096, queue: int = 1) -> Pending:
-    body = READ_IN.pack(fh, 0, size, 0, 0, 0, 0)
+    body = read_in(fh=fh, size=size)
     return guest.submit(Op.READ, nodeid, body, room=size, queue=queue)
 
 
@@ -185,7 +185,7 @@ class ReadInto:
         fh = guest.open(nodeid, os.O_RDONLY)
         _, self.second = self.memory.regions
         self.buffer = self.second.gpa + (self.second.size // 2) - SIZE // 2  # across its middle
-        body = READ_IN.pack(fh, 0, SIZE, 0, 0, 0, 0)
+        body = read_in(fh=fh, size=SIZE)
         header = IN_HEADER.pack(
             IN_HEADER.size + len(body), Op.READ, 4711, nodeid, 0, 0, os.getpid(), 0, 0
         )
@@ -240,7 +240,7 @@ def test_memory_that_was_taken_back_stays_as_it_is(hung_read: ReadInto, share: H
     assert hung_read.data() == bytes(SIZE)
 
 
-def test_a_request_goes_on_in_memory_that_is_only_cut_up_otherwise(
+def test_a_request_goes_on_when_its_memory_is_split_into_regions(
     hung_read: ReadInto, share: HungMount
 ) -> None:
     """As QEMU does when a device is plugged in: nobody waits, so nothing is given up."""
@@ -271,7 +271,7 @@ def test_a_directory_that_two_queues_read_costs_no_cpu_while_it_hangs(
         slow = guest.lookup(ROOT, b"mnt").nodeid
         fh = guest.open(slow, os.O_RDONLY | os.O_DIRECTORY, op=Op.OPENDIR)
         workers = [psutil.Process(daemon.titled("worker", f"queue {i}")[0]) for i in (1, 2)]
-        body = READ_IN.pack(fh, 0, 4096, 0, 0, 0, 0)
+        body = read_in(fh=fh, size=4096)
         with share.hanging():
             waiting = [
                 guest.submit(Op.READDIR, slow, body, room=4096, queue=queue) for queue in (1, 2)

@@ -87,9 +87,9 @@ def test_what_is_created_has_the_hosts_ids(
     }
     for name, entry in made.items():
         assert owner(folder.path / name) == host
-        assert entry.attr[11:13] == shown
+        assert entry.attr.owner == shown
     hidden, _ = create(guest, folder.nodeid, b"#tmp", 0o600, says, op=Op.TMPFILE)
-    assert hidden.attr[11:13] == shown
+    assert hidden.attr.owner == shown
 
 
 def test_every_reply_shows_the_guests_ids(guest: Guest, folder: Folder) -> None:
@@ -101,19 +101,19 @@ def test_every_reply_shows_the_guests_ids(guest: Guest, folder: Folder) -> None:
     ):  # fmt: skip
         os.chown(path, uid, gid)
         x = guest.lookup(folder.nodeid, b"x")
-        assert x.attr[11:13] == shown
+        assert x.attr.owner == shown
         assert guest.getattr(x.nodeid)[11:13] == shown
         statx = guest.call(Op.STATX, x.nodeid, STATX_IN.pack(0, 0, 0, 0, 0x7FF), room=288)
         assert struct.unpack_from("<II", statx, 32 + 20) == shown
         (listed,) = [d for d in guest.list(folder.nodeid, plus=True) if d.name == b"x"]
         assert listed.entry is not None
-        assert listed.entry.attr[11:13] == shown
+        assert listed.entry.attr.owner == shown
         body = SETATTR_IN.pack(FATTR_MODE, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0o644, 0, 0, 0, 0)
         reply = guest.call(Op.SETATTR, x.nodeid, body, room=104)
         assert Attr(*struct.unpack_from("<QQQQQQIIIIIIIIII", reply, 16))[11:13] == shown
         body = CREATE_IN.pack(os.O_CREAT | os.O_RDWR, 0o100600, 0, 0) + names(b"x")
         existing = guest.call(Op.CREATE, folder.nodeid, body, room=144)
-        assert Entry.parse(existing).attr[11:13] == shown
+        assert Entry.parse(existing).attr.owner == shown
 
 
 @pytest.mark.parametrize(("says", "host", "shown"), OWNERS)
@@ -183,7 +183,7 @@ def test_supplementary_groups_are_translated(guest: Guest, folder: Folder) -> No
         expect(errno.EACCES, reply)
     made = mkdir(guest, grouped.nodeid, b"yes", (1001, 1001), 1007)
     assert owner(grouped.path / "yes") == (20001, 30007)
-    assert made.attr[11:13] == (1001, 1007)
+    assert made.attr.owner == (1001, 1007)
 
 
 def test_access_is_what_the_hosts_user_may(guest: Guest, folder: Folder) -> None:
@@ -230,7 +230,7 @@ def test_an_unprivileged_daemon_translates_to_its_user(
         guest.init()
         made = mkdir(guest, ROOT, b"x", ids)
         assert owner(daemon.share / "x") == (USER, USER)
-        assert made.attr[11:13] == (own if shown is None else shown,) * 2
+        assert made.attr.owner == (own if shown is None else shown,) * 2
         setattr_(guest, made.nodeid, FATTR_UID | FATTR_GID, owner=ids)
         assert guest.ask(Op.ACCESS, made.nodeid, ACCESS_IN.pack(os.W_OK, 0), ids=ids).error == 0
 

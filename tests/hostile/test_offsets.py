@@ -17,12 +17,13 @@ from .fuse import (
     FATTR_SIZE,
     LK_IN,
     LSEEK_IN,
-    READ_IN,
     SETATTR_IN,
     Guest,
     Op,
     Reply,
     expect,
+    read_in,
+    write_in,
 )
 
 pytestmark = [pytest.mark.usefixtures("nobody_dies"), in_every_mode]
@@ -46,10 +47,10 @@ class Target:
         return self.guest.ask(op, self.nodeid, body)
 
     def read(self, offset: int, size: int = 4096) -> Reply:
-        return self.ask(Op.READ, READ_IN.pack(self.fh, offset, size, 0, 0, 0, 0))
+        return self.ask(Op.READ, read_in(fh=self.fh, offset=offset, size=size))
 
     def write(self, offset: int, flags: int = os.O_RDWR) -> Reply:
-        body = READ_IN.pack(self.fh, offset, 3, 0, 0, flags, 0) + b"new"
+        body = write_in(fh=self.fh, offset=offset, size=3, flags=flags) + b"new"
         return self.ask(Op.WRITE, body)
 
     def copy(
@@ -139,7 +140,7 @@ def test_what_ends_beyond_is_as_on_the_host(target: Target, offset: int) -> None
     assert target.path.read_bytes() == DATA
 
 
-def test_the_end_of_a_file_is_not_sought_from_a_length_that_is_none(target: Target) -> None:
+def test_seek_end_takes_a_negative_offset(target: Target) -> None:
     """SEEK_END takes what is below 0: the guest's offset is signed there."""
     assert target.seek((1 << 64) - 3, os.SEEK_END).data == (len(DATA) - 3).to_bytes(8, "little")
     expect(errno.EINVAL, target.seek((1 << 64) - 11, os.SEEK_END))

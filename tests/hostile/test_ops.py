@@ -280,12 +280,14 @@ def test_mkdir_and_mknod_belong_to_who_asked(guest: Guest, folder: Folder) -> No
     body = MKDIR_IN.pack(0o40750, 0) + names(b"dir")
     made = Entry.parse(guest.call(Op.MKDIR, folder.nodeid, body, room=128, ids=ids))
     assert_same_attr(made.attr, folder.path / "dir")
-    assert made.attr[9:13] == (0o40750, 2, *ids)
+    attr = made.attr
+    assert (attr.mode, attr.nlink, attr.owner) == (0o40750, 2, ids)
     for name, mode in ((b"fifo", stat.S_IFIFO), (b"file", stat.S_IFREG), (b"sock", stat.S_IFSOCK)):
         body = MKNOD_IN.pack(mode | 0o640, 0, 0, 0) + names(name)
         made = Entry.parse(guest.call(Op.MKNOD, folder.nodeid, body, room=128, ids=ids))
         assert_same_attr(made.attr, folder.path / name.decode())
-        assert made.attr[9:13] == (mode | 0o640, 1, *ids)
+        attr = made.attr
+        assert (attr.mode, attr.nlink, attr.owner) == (mode | 0o640, 1, ids)
     expect(errno.EEXIST, guest.ask(Op.MKDIR, folder.nodeid, MKDIR_IN.pack(0o755, 0) + b"dir\0"))
 
 

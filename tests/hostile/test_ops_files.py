@@ -28,7 +28,6 @@ from .fuse import (
     LSEEK_IN,
     OPEN_OUT,
     OUT_HEADER,
-    READ_IN,
     ROOT,
     SETXATTR_COMPAT_IN,
     SETXATTR_EXT,
@@ -40,6 +39,8 @@ from .fuse import (
     Reply,
     expect,
     names,
+    read_in,
+    write_in,
 )
 
 # Files.
@@ -79,7 +80,7 @@ def test_data_that_crosses_two_adjoining_regions(guest: Guest, folder: Folder) -
     (folder.path / "x").write_bytes(data)
     ring = guest.frontend.rings[1]
     request = IN_HEADER.pack(80, Op.READ, 99, entry.nodeid, 0, 0, 0, 0, 0)
-    request += READ_IN.pack(fh, 0, 6000, 0, 0, 0, 0)
+    request += read_in(fh=fh, size=6000)
     gpa = memory.alloc(80)
     memory.write(gpa, request)
     head = ring.submit([Segment(gpa, 80), Segment(first, 6016, True)])
@@ -100,7 +101,7 @@ def test_a_file_opened_on_one_queue_is_used_on_the_others(guest: Guest, folder: 
         assert got == b"%d" % queue * 10
     guest.release(entry.nodeid, fh, queue=3)
     for queue in range(1, QUEUES + 1):
-        body = READ_IN.pack(fh, 0, 10, 0, 0, 0, 0)
+        body = read_in(fh=fh, size=10)
         expect(errno.EBADF, guest.ask(Op.READ, entry.nodeid, body, queue=queue))
 
 
@@ -116,7 +117,8 @@ def test_create_honours_its_flags(guest: Guest, folder: Folder) -> None:
     data = guest.call(Op.CREATE, folder.nodeid, body, room=144, ids=(12, 34))
     st = (folder.path / "y").stat()
     assert (st.st_mode, st.st_uid, st.st_gid) == (0o100604, 12, 34)
-    assert Entry.parse(data).attr[9:13] == (0o100604, 1, 12, 34)
+    attr = Entry.parse(data).attr
+    assert (attr.mode, attr.nlink, attr.owner) == (0o100604, 1, (12, 34))
     # A read-only mode does not stop who creates the file from writing to it.
     entry, fh = guest.create(folder.nodeid, b"z", mode=0o400)
     assert guest.write(entry.nodeid, fh, 0, b"new") == 3
@@ -128,12 +130,12 @@ def test_open_honours_its_flags(guest: Guest, folder: Folder) -> None:
     nodeid = guest.lookup(folder.nodeid, b"x").nodeid
     write_only = guest.open(nodeid, os.O_WRONLY)
     read_only = guest.open(nodeid, os.O_RDONLY)
-    body = READ_IN.pack(write_only, 0, 4, 0, 0, 0, 0)
+    body = read_in(fh=write_only, size=4)
     expect(errno.EBADF, guest.ask(Op.READ, nodeid, body))
-    body = READ_IN.pack(read_only, 0, 1, 0, 0, 0, 0)
+    body = write_in(fh=read_only, size=1)
     expect(errno.EBADF, guest.ask(Op.WRITE, nodeid, body + b"x"))
     append = guest.open(nodeid, os.O_WRONLY | os.O_APPEND)
-    body = READ_IN.pack(append, 3, 1, 0, 0, os.O_WRONLY | os.O_APPEND, 0)
+    body = write_in(fh=append, offset=3, size=1, flags=os.O_WRONLY | os.O_APPEND)
     guest.call(Op.WRITE, nodeid, body + b"!", room=8)
     assert path.read_text() == "0123456789!"
     guest.open(nodeid, os.O_RDWR | os.O_TRUNC)
@@ -173,7 +175,7 @@ def test_many_requests_at_once_are_each_answered_once(guest: Guest, folder: Fold
     (folder.path / "x").write_bytes(bytes(range(256)) * 256)
     waiting = []
     for i in range(100):
-        body = READ_IN.pack(fh, i * 7, 600, 0, 0, 0, 0)
+        body = read_in(fh=fh, offset=i * 7, size=600)
         waiting += [
             (i, guest.submit(Op.READ, entry.nodeid, body, room=600, queue=queue, kick=i % 10 == 9))
             for queue in range(1, QUEUES + 1)
@@ -251,7 +253,7 @@ def test_readdir_without_room_for_one_entry(guest: Guest, folder: Folder, plus: 
     fh = guest.open(folder.nodeid, os.O_RDONLY, op=Op.OPENDIR)
     op = Op.READDIRPLUS if plus else Op.READDIR
     for size in (0, 1, 24, 31):
-        reply = guest.ask(op, folder.nodeid, READ_IN.pack(fh, 0, size, 0, 0, 0, 0), room=size)
+        reply = guest.ask(op, folder.nodeid, read_in(fh=fh, size=size), room=size)
         assert reply.error in (0, errno.EINVAL)
         assert reply.data == b""
     names_found = {e.name for e in guest.list(folder.nodeid, plus=plus)}
@@ -452,7 +454,8 @@ def test_tmpfile_has_no_name_until_it_is_linked(guest: Guest, folder: Folder) ->
     body = CREATE_IN.pack(os.O_RDWR, 0o100640, 0, 0) + names(b"#tmp")
     data = guest.call(Op.TMPFILE, folder.nodeid, body, room=144, ids=(5, 6))
     entry, fh = Entry.parse(data), OPEN_OUT.unpack_from(data, 128)[0]
-    assert entry.attr[9:13] == (0o100640, 0, 5, 6)
+    attr = entry.attr
+    assert (attr.mode, attr.nlink, attr.owner) == (0o100640, 0, (5, 6))
     guest.write(entry.nodeid, fh, 0, b"hidden", queue=2)
     assert list(folder.path.iterdir()) == []
     guest.call(Op.LINK, folder.nodeid, LINK_IN.pack(entry.nodeid) + names(b"shown"))

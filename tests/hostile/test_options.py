@@ -30,7 +30,6 @@ from .fuse import (
     MKNOD_IN,
     OPEN_IN,
     OPEN_OUT,
-    READ_IN,
     RENAME2_IN,
     RENAME_IN,
     ROOT,
@@ -40,6 +39,7 @@ from .fuse import (
     Op,
     expect,
     names,
+    write_in,
 )
 
 READDIRPLUS, WRITEBACK, ACL, KILLPRIV = 1 << 13, 1 << 16, 1 << 20, 1 << 28
@@ -164,7 +164,7 @@ def test_readonly_refuses_every_change() -> None:
             (Op.OPEN, file, OPEN_IN.pack(os.O_RDONLY | os.O_TRUNC, 0)),
             (Op.SETXATTR, file, SETXATTR_IN.pack(1, 0, 0, 0) + names(b"user.n") + b"z"),
             (Op.REMOVEXATTR, file, names(b"user.x")),
-            (Op.WRITE, file, READ_IN.pack(fh, 0, 1, 0, 0, 0, 0) + b"z"),
+            (Op.WRITE, file, write_in(fh=fh, size=1) + b"z"),
             (Op.FALLOCATE, file, FALLOCATE_IN.pack(fh, 0, 99, 0, 0)),
             (Op.COPY_FILE_RANGE, file, COPY_IN.pack(fh, 0, file, fh, 9, 1, 0)),
         )

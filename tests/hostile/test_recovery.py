@@ -35,7 +35,6 @@ from .fuse import (
     LK_IN,
     MKDIR_IN,
     OPEN_OUT,
-    READ_IN,
     RELEASE_IN,
     RENAME_IN,
     ROOT,
@@ -46,6 +45,8 @@ from .fuse import (
     Reply,
     names,
     parse_dirents,
+    read_in,
+    write_in,
 )
 
 KILL_EVERY = 0.25  # seconds; a request that was in flight at two deaths may get EIO
@@ -144,9 +145,9 @@ def user(folder: Folder, number: int, counts: list[int]) -> User:
         data = yield from ask(Op.CREATE, home, body)
         file, fh = Entry.parse(data).nodeid, OPEN_OUT.unpack_from(data, 128)[0]
         for i in range(4):
-            body = READ_IN.pack(fh, 1000 * i, 1000, 0, 0, os.O_RDWR, 0) + b"%d" % i * 1000
+            body = write_in(fh=fh, offset=1000 * i, size=1000, flags=os.O_RDWR) + b"%d" % i * 1000
             yield from ask(Op.WRITE, file, body)
-        data = yield from ask(Op.READ, file, READ_IN.pack(fh, 500, 3000, 0, 0, 0, 0))
+        data = yield from ask(Op.READ, file, read_in(fh=fh, offset=500, size=3000))
         assert data == b"0" * 500 + b"1" * 1000 + b"2" * 1000 + b"3" * 500
         yield from ask(Op.FSYNC, file, FSYNC_IN.pack(fh, 1, 0))
         data = yield from ask(Op.LINK, home, LINK_IN.pack(file) + names(b"b"))
@@ -156,12 +157,12 @@ def user(folder: Folder, number: int, counts: list[int]) -> User:
         link = Entry.parse(data).nodeid
         body = OPEN_OUT.pack(0, 0, 0)[:8]
         directory = OPEN_OUT.unpack((yield from ask(Op.OPENDIR, home, body)))[0]
-        data = yield from ask(Op.READDIR, home, READ_IN.pack(directory, 0, 4096, 0, 0, 0, 0))
+        data = yield from ask(Op.READDIR, home, read_in(fh=directory, size=4096))
         assert {e.name for e in parse_dirents(data, False)} == {b".", b"..", b"a", b"c", b"s"}
         yield from ask(Op.RELEASEDIR, home, RELEASE_IN.pack(directory, 0, 0, 0))
         for child in (b"a", b"c", b"s"):
             yield from ask(Op.UNLINK, home, names(child))
-        data = yield from ask(Op.READ, file, READ_IN.pack(fh, 3999, 9, 0, 0, 0, 0))
+        data = yield from ask(Op.READ, file, read_in(fh=fh, offset=3999, size=9))
         assert data == b"3", "an unlinked file that is open"
         yield from ask(Op.RELEASE, file, RELEASE_IN.pack(fh, 0, 0, 0))
         yield from ask(Op.RMDIR, folder.nodeid, names(name))
@@ -251,7 +252,7 @@ def test_appends_are_neither_lost_nor_doubled(daemon: Daemon, guest: Guest, fold
             waiting = []
             for _ in range(10):
                 data = b"%07d\n" % lines
-                body = READ_IN.pack(fh, 0, len(data), 0, 0, flags, 0) + data
+                body = write_in(fh=fh, size=len(data), flags=flags) + data
                 waiting.append(guest.submit(Op.WRITE, entry.nodeid, body, room=8))
                 lines += 1
             for pending in waiting:
@@ -278,7 +279,7 @@ def test_an_append_that_a_death_cut_short_goes_on_where_it_ended(
             log.write_bytes(head)
             waiting = []
             for record in records:
-                body = READ_IN.pack(fh, 0, size, 0, 0, os.O_WRONLY | os.O_APPEND, 0) + record
+                body = write_in(fh=fh, size=size, flags=os.O_WRONLY | os.O_APPEND) + record
                 waiting.append(guest.submit(Op.WRITE, entry.nodeid, body, room=8))
             for pending in waiting:
                 reply = guest.finish(pending)
@@ -394,7 +395,7 @@ def test_a_new_supervisor_takes_the_session_over(daemon: Daemon, guest: Guest) -
         other.lookup(ROOT, b".", queue=2)
 
 
-def test_what_a_dead_worker_had_is_told_by_more_than_its_number(
+def test_a_file_with_the_number_of_a_closed_connection_stays_open(
     daemon: Daemon, guest: Guest, folder: Folder
 ) -> None:
     """A new worker starts with a connection to the supervisor. That dies, the connection is closed

@@ -20,7 +20,7 @@ from tests.sandbox_modes import in_default_mode, in_every_mode
 
 from .conftest import Folder
 from .driver import D_INDIRECT, D_NEXT, D_WRITE, DESC, NoReplyError, Ring, Segment
-from .fuse import IN_HEADER, OUT_HEADER, READ_IN, ROOT, Guest, Op, names
+from .fuse import IN_HEADER, OUT_HEADER, ROOT, Guest, Op, names, read_in, write_in
 
 OUTSIDE = [0, 0x1000, 0x4000_0000 - 8, 0x4200_0000 - 8, 0x4200_0000, 1 << 63, (1 << 64) - 8]
 
@@ -328,9 +328,9 @@ def bodies(guest: Guest, folder: Folder) -> Bodies:
     return [
         (Op.GETATTR, entry.nodeid, bytes(16)),
         (Op.LOOKUP, folder.nodeid, names(b"data")),
-        (Op.READ, entry.nodeid, READ_IN.pack(fh, 0, 3000, 0, 0, 0, 0)),
-        (Op.WRITE, entry.nodeid, READ_IN.pack(fh, 0, 900, 0, 0, 0, 0) + bytes(900)),
-        (Op.READDIRPLUS, folder.nodeid, READ_IN.pack(fh, 0, 3000, 0, 0, 0, 0)),
+        (Op.READ, entry.nodeid, read_in(fh=fh, size=3000)),
+        (Op.WRITE, entry.nodeid, write_in(fh=fh, size=900) + bytes(900)),
+        (Op.READDIRPLUS, folder.nodeid, read_in(fh=fh, size=3000)),
         (Op.UNLINK, folder.nodeid, names(b"x")),
     ]
 

@@ -33,7 +33,7 @@ from .driver import (
     Region,
     eventfd,
 )
-from .fuse import READ_IN, ROOT, Guest, Op
+from .fuse import ROOT, Guest, Op, read_in
 
 U64 = struct.Struct("<Q")
 STATE = struct.Struct("<II")
@@ -477,7 +477,7 @@ def test_memory_that_is_cut_short_while_in_use(daemon: Daemon, running: Guest, l
     (daemon.share / "big").write_bytes(bytes(1 << 20))
     file = running.lookup(ROOT, b"big").nodeid
     fh = running.open(file)
-    body = READ_IN.pack(fh, 0, 1 << 20, 0, 0, 0, 0)
+    body = read_in(fh=fh, size=1 << 20)
     for _ in range(4):
         running.submit(Op.READ, file, body, room=1 << 20, pieces=(40, 40, 65536), kick=False)
     ring = running.frontend.rings[1]

@@ -13,7 +13,7 @@ import pytest
 
 from .conftest import OPTIONS, Folder
 from .daemon import Daemon, wait_until
-from .fuse import FLUSH_IN, GETXATTR_IN, MKDIR_IN, READ_IN, Guest, Op, names
+from .fuse import FLUSH_IN, GETXATTR_IN, MKDIR_IN, Guest, Op, names, read_in
 
 COUNT = 20
 # Of the loop, not of an op: eventfds, waiting, locks, the clock.
@@ -148,7 +148,7 @@ def test_listing_with_attributes(watch: Watch, guest: Guest, folder: Folder) -> 
     time.sleep(1.1)
 
     def read(_: int) -> None:
-        body = READ_IN.pack(fh, 0, 65536, 0, 0, 0, 0)
+        body = read_in(fh=fh, size=65536)
         assert guest.call(Op.READDIRPLUS, folder.nodeid, body, room=65536)
 
     read(0)

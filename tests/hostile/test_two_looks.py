@@ -27,7 +27,6 @@ from .fuse import (
     LINK_IN,
     MKNOD_IN,
     OPEN_IN,
-    READ_IN,
     ROOT,
     SETATTR_IN,
     SETXATTR_COMPAT_IN,
@@ -37,6 +36,7 @@ from .fuse import (
     expect,
     names,
     parse_dirents,
+    read_in,
 )
 from .injector import number
 from .race_checks import check_fds
@@ -185,7 +185,7 @@ def test_listing_reports_one_type(daemon: Daemon, guest: Guest, folder: Folder) 
     make(daemon, folder, b"x", REGULAR)
     fh = guest.open(folder.nodeid, os.O_RDONLY, op=Op.OPENDIR)
     with held_up(daemon, guest, "getdents64", "exit") as hold:
-        body = READ_IN.pack(fh, 0, 4096, 0, 0, 0, 0)
+        body = read_in(fh=fh, size=4096)
         pending = guest.submit(Op.READDIRPLUS, folder.nodeid, body)
         hold.wait()
         replace(daemon, guest, folder, b"x", KINDS["fifo"])

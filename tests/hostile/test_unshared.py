@@ -14,7 +14,7 @@ import pytest
 from .conftest import Folder
 from .daemon import Daemon, wait_until
 from .driver import Segment
-from .fuse import FORGET_IN, IN_HEADER, OUT_HEADER, READ_IN, ROOT, Guest, Op
+from .fuse import FORGET_IN, IN_HEADER, OUT_HEADER, ROOT, Guest, Op, read_in, write_in
 
 pytestmark = pytest.mark.usefixtures("nobody_dies")
 OUTSIDE = 0x1_2345_6000  # above all guest memory
@@ -67,7 +67,7 @@ def test_a_write_whose_data_is_not_shared(
     guest: Guest, folder: Folder, place: Place, indirect: bool
 ) -> None:
     entry, fh = guest.create(folder.nodeid, b"x")
-    argument = READ_IN.pack(fh, 0, 8192, 0, 0, 0, 0)
+    argument = write_in(fh=fh, size=8192)
     request(guest, place, Op.WRITE, entry.nodeid, argument, 8192)
     chain = [
         Segment(place.header, IN_HEADER.size),
@@ -85,7 +85,7 @@ def test_a_read_into_what_is_not_shared(
 ) -> None:
     (folder.path / "x").write_bytes(b"content")
     nodeid = guest.lookup(folder.nodeid, b"x").nodeid
-    argument = READ_IN.pack(guest.open(nodeid), 0, 4096, 0, 0, 0, 0)
+    argument = read_in(fh=guest.open(nodeid), size=4096)
     request(guest, place, Op.READ, nodeid, argument, 0)
     chain = [
         Segment(place.header, IN_HEADER.size),

@@ -10,7 +10,7 @@ import pytest
 
 from .daemon import Daemon, wait_until
 from .driver import Frontend
-from .fuse import READ_IN, ROOT, Dirent, Guest, Op, parse_dirents
+from .fuse import ROOT, Dirent, Guest, Op, parse_dirents, read_in
 from .fuse_server import FlatFileSystem, served
 
 NAMES = [b"%d" % number for number in range(2000)]
@@ -30,7 +30,7 @@ def share(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
 
 
 def read(guest: Guest, fh: int, offset: int, queue: int, room: int = 2048) -> list[Dirent]:
-    body = READ_IN.pack(fh, offset, room, 0, 0, 0, 0)
+    body = read_in(fh=fh, offset=offset, size=room)
     return parse_dirents(guest.finish(
         guest.submit(Op.READDIR, ROOT, body, room=room, queue=queue)
     ).data, False)  # fmt: skip

@@ -19,7 +19,6 @@ from .fuse import (
     GETXATTR_IN,
     LINUX_FLAGS,
     OPEN_IN,
-    READ_IN,
     SETATTR_IN,
     SETXATTR_EXT,
     SETXATTR_IN,
@@ -28,6 +27,7 @@ from .fuse import (
     Reply,
     expect,
     names,
+    write_in,
 )
 
 pytestmark = in_each_mode
@@ -131,12 +131,12 @@ def write(guest: Guest, nodeid: int, fh: int) -> None:
 
 
 def write_as_user(guest: Guest, nodeid: int, fh: int) -> None:
-    body = READ_IN.pack(fh, 0, 3, 4, 0, 0, 0) + b"new"  # FUSE_WRITE_KILL_SUIDGID
+    body = write_in(fh=fh, size=3, write_flags=4) + b"new"  # FUSE_WRITE_KILL_SUIDGID
     guest.call(Op.WRITE, nodeid, body, room=8, ids=(1000, 1000))
 
 
 def append(guest: Guest, nodeid: int, fh: int) -> None:
-    body = READ_IN.pack(fh, 0, 3, 0, 0, os.O_RDWR | os.O_APPEND, 0) + b"new"
+    body = write_in(fh=fh, size=3, flags=os.O_RDWR | os.O_APPEND) + b"new"
     guest.call(Op.WRITE, nodeid, body, room=8)
 
 

@@ -171,7 +171,7 @@ def test_a_region_is_removed_whatever_its_offset() -> None:
         talk.say(N.REM_MEM_REG, MemoryRegion(HIGH))
 
 
-def test_the_configuration_cannot_be_written_and_nobody_is_disconnected() -> None:
+def test_writing_the_configuration_is_refused_without_disconnecting() -> None:
     talk = negotiated(tag="share")
     assert talk.ack(N.SET_CONFIG, Config(0, 1, 0, b"x")) == 1
     (effect,) = talk.say(N.SET_CONFIG, Config(0, 1, 0, b"x"))

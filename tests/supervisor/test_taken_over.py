@@ -149,7 +149,7 @@ def test_a_forged_packet_ends_the_pool_and_no_more(attacked: Attacked, name: str
     assert has_ended(attacked.victim)
 
 
-def test_a_link_is_opened_again_and_the_worker_killed_in_the_end(tmp_path: Path) -> None:
+def test_a_worker_that_breaks_the_protocol_five_times_is_killed(tmp_path: Path) -> None:
     with Attacked(tmp_path, "--set=worker_link.PENANCE_MAX=0.05") as attacked:
         attacked.attack("inputs")  # it would go on for long
         wait_until(lambda: "broke the protocol 5 times; killed" in attacked.text())

@@ -184,7 +184,7 @@ def test_a_forbidden_call_kills_the_pool(folder: Path, mode: str, action: str) -
 
 @pytest.mark.parametrize("mode", ["namespace", "chroot", "none"])
 @pytest.mark.parametrize("action", ["kill", "trap"])
-def test_it_kills_a_worker_and_so_does_what_only_the_pool_needs(
+def test_a_worker_is_killed_by_forbidden_calls_and_by_those_of_the_pool(
     folder: Path, mode: str, action: str
 ) -> None:
     calls = named(FORBIDDEN | FORBIDDEN_TO_WORKERS)

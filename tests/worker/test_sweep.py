@@ -97,7 +97,7 @@ def test_an_orphan_is_closed_and_nothing_is_left(new_sweep: NewSweep) -> None:
     assert sweep_.due is None
 
 
-def test_what_a_busy_worker_may_hold_is_let_alone_for_two_of_its_turns(
+def test_the_sweep_waits_for_two_quiescent_points_of_a_busy_worker(
     new_sweep: NewSweep, tables: Tables
 ) -> None:
     row = tables.workers.rows[1]
@@ -140,7 +140,7 @@ def test_a_number_that_was_used_again_is_no_orphan(new_sweep: NewSweep) -> None:
     os.close(fd)
 
 
-def test_what_was_in_hand_when_the_first_round_began_has_a_second_to_be_closed(
+def test_the_sweep_spares_an_fd_that_its_holder_closes_after_the_first_round(
     new_sweep: NewSweep,
 ) -> None:
     fd = os.open("/dev/null", os.O_RDONLY)  # just opened by a worker, then entered …
@@ -170,7 +170,7 @@ def test_a_number_that_another_duplicate_has_now_is_no_orphan(tables: Tables, pr
     os.close(opened)
 
 
-def test_what_a_worker_closes_while_the_sweep_looks_is_no_suspect(
+def test_the_sweep_does_not_suspect_an_fd_that_was_closed_as_it_looked(
     tables: Tables, proc: int
 ) -> None:
     ours = open_fds()
