@@ -213,9 +213,10 @@ static void put_dirent(const struct dirent64 *entry, uint64_t ino, uint32_t type
 	};
 	uint32_t len = FUSE_NAME_OFFSET + name_len;
 
+	/* The padding lies in the last 8 bytes; the rest of them is written again. */
+	memset(to + FUSE_DIRENT_ALIGN(len) - 8, 0, 8);
 	memcpy(to, &head, FUSE_NAME_OFFSET);
 	memcpy(to + FUSE_NAME_OFFSET, entry->d_name, name_len);
-	memset(to + len, 0, FUSE_DIRENT_ALIGN(len) - len);
 }
 
 static bool is_dot_or_dotdot(const char *name)
