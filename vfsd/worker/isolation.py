@@ -49,7 +49,7 @@ looks at each of them (frontend_fds.py there).
 
 Python. After the pivot every path leads into the share, where the guest can put a file named
 /usr/lib/python3.11/foo.py. So the search for modules ends before that: what is not imported by
-then never is (import_nothing_more). Tracebacks are not printed with source lines, for the same
+then never is (last_import.py). Tracebacks are not printed with source lines, for the same
 reason. Executable mappings are forbidden by seccomp, so no library is loaded either.
 
 Dumpable. The processes stay dumpable: a seccomp filter without ptrace and process_vm_* keeps them
@@ -62,18 +62,16 @@ kernel bug behind an allowed system call, or keep one worker from another: they 
 import errno
 import os
 import resource
-import sys
 import time
-import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from vfsd.transport.errors import describe
 from vfsd.transport.job import Job
 from vfsd.transport.native import check, ffi, lib
 from vfsd.worker import handle_broker, restrictions, user_namespace
+from vfsd.worker.last_import import import_nothing_more
 from vfsd.worker.sandbox import IS_ROOT, IsolationError, Sandbox, attempt
 
 NAMESPACE: Final = "namespace"
@@ -315,22 +313,6 @@ def _root(job: Job, sandbox: Sandbox) -> None:
         _chroot(job, sandbox)
     os.chdir("/")
     sandbox.root_fd = _open_root("/")
-
-
-def import_nothing_more() -> None:
-    """From here on only modules inside the interpreter can be imported; no source is shown."""
-    sys.path.clear()
-    sys.path_hooks.clear()
-    sys.path_importer_cache.clear()
-    sys.meta_path[:] = [f for f in sys.meta_path if f.__module__ == "_frozen_importlib"]
-    sys.excepthook = lambda _kind, error, _trace: _print(error)
-    sys.unraisablehook = lambda args: _print(args.exc_value or args.exc_type())
-    warnings.simplefilter("ignore")
-
-
-def _print(error: BaseException) -> None:
-    with suppress(BlockingIOError, BrokenPipeError):  # the supervisor has read enough, or is gone
-        sys.stderr.write(f"vfsd: {describe(error)}\n")
 
 
 @dataclass(frozen=True)
