@@ -244,8 +244,8 @@ def test_the_supervisor_hears_of_a_failure(new_pool: NewPool) -> None:
 
 def test_every_stage_says_what_it_should_and_must_not_do() -> None:
     assert [stage.name for stage in STAGES] == [
-        "process", "namespaces", "fork", "root", "handles", "landlock", "fds", "capabilities",
-        "seccomp",
+        "process", "namespaces", "fork", "score", "root", "handles", "landlock", "fds",
+        "capabilities", "seccomp",
     ]  # fmt: skip
     assert all(stage.should and stage.mustnt for stage in STAGES)
 
@@ -321,6 +321,7 @@ def test_only_the_jobs_fds_are_open(new_pool: NewPool) -> None:
     kinds = sorted(what.split(":")[0].split(" ")[0] for what in pool.fds().values())
     assert kinds == sorted(
         ["/"] * 2  # the share, /proc
+        + [f"/{pool.pid}/oom_score_adj"]
         + ["/memfd"] * 5
         + ["socket"] * 3  # the fd channel, two listeners
         + ["pipe"] * 3  # stderr, and two ends that wake the pool

@@ -2,8 +2,8 @@
 """Which fds of a process lead into a file system of the host?
 
 open_by_handle_at(2) takes any fd as the file system to look in, not only one of the share. So no fd
-may be left in the sandbox but those of the shared directory, of /proc, and of what no file system
-of the host is behind: sockets, anonymous inodes, pipes and sealed memfds.
+may be left in the sandbox but those of the shared directory, of /proc, which has no handles, and of
+what no file system of the host is behind: sockets, anonymous inodes, pipes and sealed memfds.
 
 A memfd is a file of the kernel's own tmpfs, which does have handles: but that file system finds a
 file by its handle only after somebody who had the file open asked for the handle, so a worker finds

@@ -43,9 +43,9 @@ stages after that go by the decision: capability and system call are kept where 
 themselves, and nowhere else.
 
 fds. The last look at the fd table, before the filter, refuses any fd of a file but the shared
-directory and /proc (fd_check.py says why). stderr is a pipe to the supervisor (stderr_relay.py
-there), stdin and stdout are eventfds. Later fds come from the VMM, through the supervisor, which
-looks at each of them (frontend_fds.py there).
+directory, /proc and the pool's OOM score (fd_check.py, oom_score.py). stderr is a pipe to the
+supervisor (stderr_relay.py there), stdin and stdout are eventfds. Later fds come from the VMM,
+through the supervisor, which looks at each of them (frontend_fds.py there).
 
 Python. After the pivot every path leads into the share, where the guest can put a file named
 /usr/lib/python3.11/foo.py. So the search for modules ends before that: what is not imported by
@@ -72,6 +72,7 @@ from vfsd.transport.job import Job
 from vfsd.transport.native import check, ffi, lib
 from vfsd.worker import handle_broker, restrictions, user_namespace
 from vfsd.worker.last_import import import_nothing_more
+from vfsd.worker.oom_score import OomScore
 from vfsd.worker.sandbox import IS_ROOT, IsolationError, Sandbox, attempt
 
 NAMESPACE: Final = "namespace"
@@ -218,6 +219,17 @@ def _fork(_job: Job, _sandbox: Sandbox) -> None:
         os._exit(0)
 
 
+# Stage "score".
+
+
+def _score(_job: Job, sandbox: Sandbox) -> None:
+    try:
+        sandbox.oom_score = OomScore.open()
+    except OSError as error:
+        why = f"oom_score_adj of the pool cannot be changed: {error.strerror}"
+        sandbox.notes.append(f"without memory, the share may end instead of a worker: {why}")
+
+
 # Stage "root".
 
 
@@ -351,6 +363,13 @@ STAGES: Final = (
         _fork,
     ),
     Stage(
+        "score",
+        "hold what writes the pool's own oom_score_adj, so that workers get a higher one",
+        "change the score of the pool itself, or of the broker",
+        EVERY,
+        _score,
+    ),
+    Stage(
         "root",
         "the shared directory is /, nodev and nosuid; the old root is gone, no module is found",
         "lose /proc/self/fd, mounts that the host makes in the share later, or ACCESS of X_OK",
@@ -373,7 +392,7 @@ STAGES: Final = (
     ),
     Stage(
         "fds",
-        "no fd of a file or directory but the shared directory and /proc",
+        "no fd of a file or directory but the shared directory, /proc and the OOM score",
         "be followed by anything that opens an fd and keeps it",
         EVERY,
         restrictions.check_fds,

@@ -95,7 +95,7 @@ class Pool:
         self._wake, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._started = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._own = frozenset(
-            {*job.fds.kept(), sandbox.root_fd, sandbox.proc_fd}
+            {*job.fds.kept(), sandbox.root_fd, sandbox.proc_fd, sandbox.oom_score.fd}
             | {*sandbox.handles.sockets, 0, 1, 2, self._wake, self._wake_write, self._started}
         )
         channel.socket.setblocking(False)
@@ -217,9 +217,10 @@ class Pool:
         before = anonymous(self._outside_tables())
         place = queue_worker.Place(self._job, self._sandbox, self._tables, index, self._started)
         _drain(self._started)
-        pid = check(lib.clone_process())
-        if pid == 0:
-            _become_worker(place)
+        with self._sandbox.oom_score.raised():
+            pid = check(lib.clone_process())
+            if pid == 0:
+                _become_worker(place)
         slot.pid, slot.born, slot.respawn_at = pid, time.monotonic(), None
         slot.before, slot.private = before, {}
         if self._await_start(slot):

@@ -38,7 +38,8 @@ def enter_landlock(job: Job, sandbox: Sandbox) -> None:
 
 
 def check_fds(_job: Job, sandbox: Sandbox) -> None:
-    for fd, what in fd_check.strangers(sandbox.proc_fd, {sandbox.root_fd, sandbox.proc_fd}).items():
+    own = {sandbox.root_fd, sandbox.proc_fd, sandbox.oom_score.fd}
+    for fd, what in fd_check.strangers(sandbox.proc_fd, own).items():
         raise IsolationError(
             f"fd {fd} refers to the file {what!r}, through which a worker could reach its "
             "file system; expected the shared directory, a socket, a pipe or a sealed memfd"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from vfsd.worker.handles import Handles, Outcome
+from vfsd.worker.oom_score import OomScore
 
 # At the start: in a user namespace everybody is.
 IS_ROOT: Final = os.geteuid() == 0
@@ -17,6 +18,7 @@ class IsolationError(Exception):
 
 
 _HELD_BY_FDS: Final = Handles(Outcome.FDS)
+_UNCHANGED: Final = OomScore()
 
 
 @dataclass
@@ -25,6 +27,7 @@ class Sandbox:
 
     root_fd: int = -1  # O_PATH, the shared directory
     proc_fd: int = -1  # a /proc in which every process finds itself
+    oom_score: OomScore = _UNCHANGED  # of the pool
     worker_filter: bytes = b""  # which each worker adds to the pool's; none with --seccomp=none
     handles: Handles = _HELD_BY_FDS
     has_capset: bool = True  # else a worker cannot give up CAP_FSETID for a request

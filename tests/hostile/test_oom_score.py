@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whom the kernel kills when memory is short: a worker, and nothing that the share cannot lose."""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.sandbox_modes import NAMESPACE, SandboxMode, in_every_mode
+from vfsd.worker.oom_score import OomScore
+
+from .daemon import Daemon, wait_until
+from .driver import Frontend
+from .fuse import ROOT, Guest
+
+OWN = Path("/proc/self/oom_score_adj")
+RAISE = 500
+TO_STAY = ("keeper", "launcher", "supervisor", "pool")
+
+
+def scores(daemon: Daemon, *words: str) -> list[int]:
+    """The scores of the processes with these words in their title, each once."""
+    found = (Path(f"/proc/{pid}/oom_score_adj").read_text() for pid in daemon.titled(*words))
+    return sorted({int(score) for score in found})
+
+
+@contextmanager
+def as_the_service_manager_starts_it(score: int) -> Iterator[None]:
+    """OOMScoreAdjust=, for what is started in this context."""
+    before = OWN.read_text()
+    OWN.write_text(str(score))
+    try:
+        yield
+    finally:
+        OWN.write_text(before)
+
+
+def check(daemon: Daemon, own: int, of_workers: int) -> None:
+    for title in TO_STAY:
+        assert scores(daemon, title) == [own], title
+    assert scores(daemon, " handles") in ([own], [])  # the broker and its guard, where these are
+    assert scores(daemon, "worker ") == [of_workers]
+
+
+@in_every_mode
+def test_a_worker_goes_first(sandbox_mode: SandboxMode) -> None:
+    """Also the next worker of a slot."""
+    own = int(OWN.read_text())
+    with Daemon(mode=sandbox_mode) as daemon, Frontend(daemon.socket) as frontend:
+        guest = Guest(frontend.setup(2))
+        guest.init()
+        assert len(daemon.titled("worker ")) == 2
+        check(daemon, own, own + RAISE)
+        for worker in daemon.titled("worker "):
+            os.kill(worker, signal.SIGKILL)
+            wait_until(lambda: worker not in daemon.pids(), 5, "it is dead")  # noqa: B023
+        for queue in (1, 2):
+            guest.lookup(ROOT, b".", queue=queue)
+        wait_until(lambda: len(daemon.titled("worker ")) == 2, 5, "workers again")
+        check(daemon, own, own + RAISE)
+
+
+@pytest.mark.parametrize(("own", "of_workers"), [(300, 800), (700, 1000), (1000, 1000)])
+def test_the_score_of_the_service_counts(own: int, of_workers: int) -> None:
+    with as_the_service_manager_starts_it(own):
+        daemon = Daemon(mode=NAMESPACE)
+    with daemon, Frontend(daemon.socket) as frontend:
+        Guest(frontend.setup(1)).init()
+        check(daemon, own, of_workers)
+
+
+@pytest.mark.parametrize(("own", "of_workers"), [(-999, -499), (-1000, -1000), (0, RAISE)])
+def test_what_the_operator_exempts_stays_exempt(own: int, of_workers: int) -> None:
+    """To set such a score takes CAP_SYS_RESOURCE, which few containers have."""
+    assert OomScore(own=own).of_workers == of_workers
