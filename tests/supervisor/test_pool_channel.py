@@ -38,8 +38,9 @@ class Line:
         reader, self.stderr = stderr_pipe()
         stderr = StderrRelay(self.loop, log, reader)
         launcher = Launcher(0, -1)  # it is not asked for anything
-        self.pool = PoolClient(self.loop, launcher, ours, nobody, [("/none", -1)] * SLOTS, stderr)
-        self.pool.patience = Patience(self.loop, log)
+        listeners = [("/none", -1)] * SLOTS
+        patience = Patience(self.loop, log)
+        self.pool = PoolClient(self.loop, launcher, ours, nobody, listeners, stderr, patience)
         self.pool.ready = is_ready
         self.pool.pid = os.getpid() if is_ready else None
 

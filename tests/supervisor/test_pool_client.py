@@ -15,6 +15,7 @@ from vfsd.supervisor.device import DEVICE_BYTES
 from vfsd.supervisor.event_loop import EventLoop
 from vfsd.supervisor.launcher import Launcher
 from vfsd.supervisor.log_collector import LogCollector, stderr_sink
+from vfsd.supervisor.patience import Patience
 from vfsd.supervisor.pool_client import PoolClient
 from vfsd.supervisor.segments import Segments
 from vfsd.supervisor.stderr_relay import StderrRelay
@@ -61,7 +62,8 @@ def test_only_a_living_pools_workers_are_killed(
     log = LogCollector("test", "off", stderr_sink)
     relay = StderrRelay(loop, log, os.open(os.devnull, os.O_RDONLY))
     device = create_segment("vfsd-device", DEVICE_BYTES)
-    pool = PoolClient(loop, launcher, ours, Segments.create(device), [], relay)
+    patience = Patience(loop, log)
+    pool = PoolClient(loop, launcher, ours, Segments.create(device), [], relay, patience)
     pool.pid = process.pid
     pool.watch(_pidfd_of_somebody_dead() if is_pool_dead else os.pidfd_open(process.pid))
     pool.kill()

@@ -226,7 +226,7 @@ def release(fifo: Path) -> None:
         fifo.unlink()
 
 
-IMPATIENT = "--set=pool_client.ANSWER_SECONDS=0.5"
+IMPATIENT = "--set=pool_client.SLOW_SECONDS=0.5"
 
 
 def suspended_pool(attacked: Attacked) -> psutil.Process:

@@ -65,7 +65,6 @@ class Backend:
         self._vrings: tuple[DeviceVring, ...] = ()  # that run
         self._generation = 0  # of the device that was published last
         pool.on_event = self._on_pool_event
-        pool.patience = context.patience
 
     @classmethod
     def start(cls, context: BackendContext) -> "Backend":
@@ -73,14 +72,20 @@ class Backend:
         device, options = context.device, context.options
         device.reset(options.request_queues + 1)
         pool = PoolClient.start(
-            context.loop, context.log, context.launcher, options.workers, device.fd
+            context.loop,
+            context.log,
+            context.launcher,
+            options.workers,
+            device.fd,
+            context.patience,
         )
         return cls(context, pool)
 
     @classmethod
     def restore(cls, context: BackendContext, saved: SavedPool) -> "Backend":
         """Go on with the pool of another supervisor."""
-        pool = PoolClient.restore(context.loop, context.launcher, context.log, saved)
+        patience = context.patience
+        pool = PoolClient.restore(context.loop, context.launcher, context.log, saved, patience)
         backend = cls(context, pool)
         for slot in backend.pool.spawned:
             backend._connect(slot)

@@ -80,7 +80,7 @@ POOL_ENVIRONMENT: Final = {
 MAKE_POOL, KILL = 1, 2
 REQUEST: Final = struct.Struct("=BI")  # kind, number
 ANSWER: Final = struct.Struct("=Ii")  # number, errno or 0
-ANSWER_SECONDS: Final = 10.0
+ANSWER_SECONDS: Final = 120.0  # then the launcher hangs
 END_SECONDS: Final = 5.0
 _ROOM: Final = socket.CMSG_SPACE(253 * 4)  # bytes: as many fds as the kernel passes at once
 

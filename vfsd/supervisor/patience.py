@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Waiting for a process of the sandbox that is alive but does not answer.
 
-Such a process waits for a file system that hangs, or is frozen. With the process every file that
-the guest has open would be lost, and SIGKILL would not even end it: so the supervisor waits,
-however long that takes, and says in growing intervals what for. A signal (StopError, out of the
+Such a process waits for a file system that hangs, is frozen, or starts on a slow host. With a pool
+that serves every file that the guest has open would be lost, and SIGKILL would not even end a
+process that hangs: so the supervisor waits, however long that takes, and says in growing intervals
+what for. A signal (StopError, out of the
 event loop) or the front-end going away (`give_up`) ends the wait early.
 """
 
@@ -28,11 +29,13 @@ class Patience:
         self._log = log
         self.give_up: Callable[[], None] = lambda: None
 
-    def wait(self, condition: Callable[[], bool], what: str, pid: int, seconds: float) -> None:
+    def wait(
+        self, condition: Callable[[], bool], what: str, pid: int | None, seconds: float
+    ) -> None:
         """Turn the event loop until `condition()` holds.
 
-        After `seconds`, and in growing intervals from then on, a line says that the process `pid`
-        is waited for and `what` it should do.
+        After `seconds`, and in growing intervals from then on, a line says that the process `pid`,
+        where that is known, is waited for and `what` it should do.
         """
         start = monotonic()
         if self._loop.wait(condition, seconds):
@@ -49,10 +52,10 @@ class Patience:
                 break
         self._log.write("info", f"{what}: done, after {monotonic() - start:.0f} s")
 
-    def report(self, what: str, pid: int, seconds: float) -> None:
+    def report(self, what: str, pid: int | None, seconds: float) -> None:
         """One line: a process is slow, and what it waits for."""
-        text = f"{what}: waiting for {seconds:.0f} s; process {pid} is {describe_state(pid)}"
-        self._log.write("warn", text)
+        state = f"; process {pid} is {describe_state(pid)}" if pid else ""
+        self._log.write("warn", f"{what}: waiting for {seconds:.0f} s{state}")
 
 
 def describe_state(pid: int) -> str:

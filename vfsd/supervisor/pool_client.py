@@ -40,8 +40,7 @@ from vfsd.transport.errors import OperatorError, ProtocolError
 from vfsd.transport.fd_channel import MAX_FDS, FdChannel, Packet
 from vfsd.transport.rate_limit import Bucket, Rate
 
-START_SECONDS: Final = 30.0
-ANSWER_SECONDS: Final = 10.0  # a pool waits for a worker that starts, for 5 of them
+SLOW_SECONDS: Final = 10.0  # after which a pool that starts or answers is called slow
 PACKETS: Final = Rate(burst=2000, per_second=200)  # a pool sends a few for each death
 FREEZE_SECONDS: Final = 1.0
 STOPPED: Final = "TZX"  # or ended
@@ -62,6 +61,7 @@ class PoolClient:
         segments: Segments,
         listeners: list[tuple[str, int]],
         stderr: StderrRelay,
+        patience: Patience,
     ) -> None:
         self.channel = channel
         self.stderr = stderr
@@ -75,7 +75,7 @@ class PoolClient:
         self.spawned: set[int] = set()
         self.ended: set[int] = set()  # slots whose worker is not created again
         self.on_event: Callable[[PoolEvent], None] = lambda _: None
-        self.patience: Patience  # once it is ready
+        self._patience = patience
         self._loop = loop
         self._launcher = launcher
         self._packets = Bucket(PACKETS)
@@ -87,14 +87,20 @@ class PoolClient:
 
     @classmethod
     def start(
-        cls, loop: EventLoop, log: LogCollector, launcher: Launcher, workers: int, device: int
+        cls,
+        loop: EventLoop,
+        log: LogCollector,
+        launcher: Launcher,
+        workers: int,
+        device: int,
+        patience: Patience,
     ) -> "PoolClient":
         """Start a pool and wait until it is isolated and ready, or say why not (OperatorError)."""
         ours, theirs = FdChannel.pair()
         listeners = [_listen(Path(f"worker-{i}")) for i in range(workers)]
         stderr, their_stderr = stderr_pipe()
         relay = StderrRelay(loop, log, stderr)
-        pool = cls(loop, launcher, ours, Segments.create(device), listeners, relay)
+        pool = cls(loop, launcher, ours, Segments.create(device), listeners, relay, patience)
         pool.on_event = lambda event: _log_event(log, event)
         try:
             try:
@@ -109,12 +115,17 @@ class PoolClient:
         return pool
 
     def _await_ready(self) -> None:
+        """Wait as long as the pool lives: on a slow host, or with a tenth of a CPU, nobody knows
+        how long a start takes. The process that makes the pool must have ended as well."""
         try:
-            ready = self._loop.wait(lambda: self.ready, START_SECONDS)
+            self._patience.wait(
+                lambda: self.ready and self._first is None,
+                "the start of the pool",
+                self.pid,
+                SLOW_SECONDS,
+            )
         except PoolDiedError:
             raise OperatorError("the pool of workers ended before it was ready") from None
-        if not ready:
-            raise OperatorError(f"the pool of workers is not ready after {START_SECONDS:.0f} s")
 
     def _launch(self, channel: int, stderr: int) -> None:
         listeners = [fd for _, fd in self.listeners]
@@ -123,6 +134,14 @@ class PoolClient:
             self._first = self._launcher.start_pool(fds)
         except (LauncherGoneError, OSError) as error:
             raise OperatorError(f"cannot start a pool of workers: {error}") from None
+        self._loop.register(self._first, self._forget_first)
+
+    def _forget_first(self) -> None:
+        """The process that makes the pool has ended, or is to."""
+        first, self._first = self._first, None
+        if first is not None:
+            self._loop.unregister(first)
+            os.close(first)
 
     def kill(self) -> None:
         """End the pool and its workers at once and give back everything kept for it."""
@@ -131,10 +150,12 @@ class PoolClient:
         for process in self._descendants():
             process.kill()
         if self._first is not None:
-            self._kill_and_close(self._first)
+            self._launcher.kill(self._first)
+            self._forget_first()
         if self.pidfd is not None:
             self._loop.unregister(self.pidfd)
-            self._kill_and_close(self.pidfd)
+            self._launcher.kill(self.pidfd)
+            os.close(self.pidfd)
         self.stderr.close()
         self.channel.close()
         for path, fd in self.listeners:
@@ -152,10 +173,6 @@ class PoolClient:
             deadline = time.monotonic() + FREEZE_SECONDS  # one that hangs creates nobody
             while self.pid and state_of(self.pid) not in STOPPED and time.monotonic() < deadline:
                 time.sleep(0.001)
-
-    def _kill_and_close(self, pidfd: int) -> None:
-        self._launcher.kill(pidfd)
-        os.close(pidfd)
 
     def adopt(self, fds: Iterable[int]) -> None:
         """Give the pool copies of `fds` and learn their numbers there."""
@@ -219,7 +236,7 @@ class PoolClient:
 
     def _wait(self, condition: Callable[[], bool], op: str) -> None:
         assert self.pid is not None
-        self.patience.wait(condition, f"the pool's answer to {op!r}", self.pid, ANSWER_SECONDS)
+        self._patience.wait(condition, f"the pool's answer to {op!r}", self.pid, SLOW_SECONDS)
 
     def _is_sent(self, packet: Content, fds: list[int]) -> bool:
         try:
@@ -266,11 +283,6 @@ class PoolClient:
         if isinstance(event, PoolReady) and packet.pid:
             self.pid, self.opens_handles = packet.pid, event.opens_handles
             self.watch(os.pidfd_open(packet.pid))
-            if self._first is not None:  # it has made the pool and exits
-                if not _has_ended(self._first, START_SECONDS):
-                    raise PoolDiedError("the process that made the pool does not end")
-                os.close(self._first)
-                self._first = None
             self.ready = True
         self.on_event(event)
 
@@ -310,11 +322,16 @@ class PoolClient:
 
     @classmethod
     def restore(
-        cls, loop: EventLoop, launcher: Launcher, log: LogCollector, saved: SavedPool
+        cls,
+        loop: EventLoop,
+        launcher: Launcher,
+        log: LogCollector,
+        saved: SavedPool,
+        patience: Patience,
     ) -> "PoolClient":
         stderr = StderrRelay(loop, log, saved.stderr)
         channel = FdChannel.of_supervisor(saved.channel)
-        pool = cls(loop, launcher, channel, saved.segments, list(saved.listeners), stderr)
+        pool = cls(loop, launcher, channel, saved.segments, list(saved.listeners), stderr, patience)
         pool.pid = saved.pid
         pool.watch(saved.pidfd)
         pool.opens_handles = saved.opens_handles

@@ -41,7 +41,7 @@ from vfsd.worker.sandbox import Sandbox
 from vfsd.worker.sweep import Sweep
 from vfsd.worker.tables import Tables
 
-START_SECONDS: Final = 5.0  # a worker that has not started by then is killed
+START_SECONDS: Final = 60.0  # a worker that has not started by then hangs, and is killed
 PAUSE_SECONDS: Final = 0.1  # after an error that should not be
 SHORT_LIFE_SECONDS: Final = 0.5
 FREE_RESPAWNS: Final = 5  # short lives in a row before the next worker has to wait
