@@ -19,11 +19,11 @@ from typing import Any, Final, Self
 from vfsd.frontend.bridge import Bridges, Shape
 from vfsd.frontend.fuse_mount import FuseMount
 from vfsd.frontend.vmm import Vmm
+from vfsd.transport.ending_signals import ENDING
 from vfsd.transport.errors import OperatorError
 from vfsd.transport.native import lib
 from vfsd.transport.passed_fds import close_fds
 
-ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 INIT_SECONDS: Final = 20.0
 
 

@@ -24,7 +24,8 @@ from vfsd.supervisor.launcher import Launcher
 from vfsd.supervisor.log_collector import Say
 from vfsd.supervisor.restart_policy import RestartPolicy
 from vfsd.supervisor.service import STATUS_CRASHED
-from vfsd.supervisor.signals import ENDING, READY, WATCHED, hold_signals
+from vfsd.supervisor.signals import READY, WATCHED, hold_signals
+from vfsd.transport.ending_signals import ENDING
 from vfsd.transport.native import check, lib
 from vfsd.transport.process_title import setproctitle
 

@@ -44,7 +44,7 @@ from vfsd.supervisor.resume import (
 )
 from vfsd.supervisor.saved_state import SavedMessage, SavedState
 from vfsd.supervisor.session import Session
-from vfsd.supervisor.signals import ENDING
+from vfsd.transport.ending_signals import ENDING
 from vfsd.transport.errors import OperatorError, ProtocolError, TruncatedError, describe
 from vfsd.transport.message_socket import MessageSocket, RawMessage
 from vfsd.transport.passed_fds import close_fds

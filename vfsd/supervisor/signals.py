@@ -4,7 +4,8 @@
 import signal
 from typing import Final
 
-ENDING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+from vfsd.transport.ending_signals import ENDING
+
 READY: Final = signal.SIGUSR1  # from a supervisor that can be connected to
 WATCHED: Final = (*ENDING, signal.SIGCHLD, READY)
 

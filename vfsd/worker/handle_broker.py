@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final, NoReturn
 
+from vfsd.transport.ending_signals import ENDING
 from vfsd.transport.fd_table import close_all_but
 from vfsd.transport.job import Job
 from vfsd.transport.native import check, ffi, lib
@@ -90,7 +91,7 @@ def _be_guard(job: Job, root_fd: int, sockets: list[int]) -> NoReturn:
         setproctitle(f"vfsd: {job.name} handles")
         root = os.open(".", _READABLE, dir_fd=root_fd)
         close_all_but({root, *sockets})
-        for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for ignored in ENDING:
             signal.signal(ignored, signal.SIG_IGN)
         if not capabilities.limit(set(KEPT)):
             check(lib.isolate_hide_memory())

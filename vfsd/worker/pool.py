@@ -28,6 +28,7 @@ from functools import partial
 from typing import Final, NoReturn
 
 from vfsd.transport.control_messages import Content, number
+from vfsd.transport.ending_signals import ENDING
 from vfsd.transport.errors import ProtocolError, describe
 from vfsd.transport.fd_channel import FdChannel, Packet
 from vfsd.transport.job import Job
@@ -379,7 +380,7 @@ def _handle_signals(wake_write: int) -> None:
     is the keeper's to answer."""
     signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-    for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for ignored in ENDING:
         signal.signal(ignored, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])  # whatever our starter had blocked
 
