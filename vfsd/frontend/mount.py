@@ -24,7 +24,7 @@ from vfsd.transport.errors import OperatorError
 from vfsd.transport.native import lib
 from vfsd.transport.passed_fds import close_fds
 
-INIT_SECONDS: Final = 20.0
+INIT_SECONDS: Final = 120.0  # then the back-end hangs
 
 
 class Signals:

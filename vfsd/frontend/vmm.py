@@ -85,7 +85,6 @@ class Vmm:
     """One session with a back-end. Owns the connection until close()."""
 
     def __init__(self, path: str, sock: socket.socket) -> None:
-        sock.settimeout(ANSWER_SECONDS)
         self._path = path
         self._socket = MessageSocket(sock)
         self._started: list[int] = []  # vring indexes
@@ -138,7 +137,9 @@ class Vmm:
             )
 
     def start(self, memory: GuestMemory, vrings: list[DriverVring]) -> None:
-        """Hand over the memory and let every vring run."""
+        """Hand over the memory and let every vring run. From here on each answer has its limit: a
+        caller may have put signals off."""
+        self._socket.socket.settimeout(ANSWER_SECONDS)
         self._tell(Number.SET_MEM_TABLE, MemoryTable((memory.region(),)), (memory.fd,))
         for vring in vrings:
             self._started.append(vring.index)
@@ -204,10 +205,11 @@ class Vmm:
         return OperatorError(f"the back-end at '{self._path}' {what}")
 
 
-def connect(path: str) -> Vmm:
-    """Connect to a back-end's socket."""
+def connect(path: str, seconds: float | None = ANSWER_SECONDS) -> Vmm:
+    """Connect to a back-end's socket. `seconds`: for each of its answers until Vmm.start(); None:
+    no limit."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    sock.settimeout(ANSWER_SECONDS)
+    sock.settimeout(seconds)
     try:
         with addressed(path) as address:
             sock.connect(address)
