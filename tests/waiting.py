@@ -4,7 +4,8 @@
 import time
 from collections.abc import Callable
 
-LOADED = 10  # so many times longer things may take than on an idle machine
+LOADED = 10  # by this factor things may take longer than on an idle machine
+HANG = 300.0  # seconds; what takes longer hangs, however loaded the machine is
 
 
 def wait_until(true: Callable[[], object], seconds: float = 10.0, what: str = "") -> None:

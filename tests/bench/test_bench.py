@@ -14,6 +14,7 @@ import pytest
 
 from tests.frontend.backend import Answer, Backend, reply
 from tests.frontend.test_command import complaint
+from tests.waiting import HANG
 from vfsd.bench import real_work
 from vfsd.bench.compare import Comparison, RowResult
 from vfsd.bench.load import ROOT, LoadResult, LoadSession, LoadShape, Plan, Step, bucket_ns
@@ -332,7 +333,7 @@ def test_the_script_names_the_peers(tmp_path: Path, requires: Callable[[str], st
 
 def run(*arguments: str, program: str = VFSD) -> str:
     done = subprocess.run(
-        [program, *arguments], capture_output=True, text=True, timeout=60, check=False
+        [program, *arguments], capture_output=True, text=True, timeout=HANG, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from tests.waiting import HANG
 from vfsd.frontend.guest_memory import UVA
 from vfsd.frontend.vmm import DriverVring
 from vfsd.transport.message_socket import MessageSocket
@@ -93,7 +94,7 @@ class Backend:
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(self.path)
         self._listener.listen()
-        self._listener.settimeout(20)
+        self._listener.settimeout(HANG)
         self._stop = os.eventfd(0)
         self._thread = threading.Thread(target=self._serve)
 
@@ -112,10 +113,10 @@ class Backend:
 
     def _serve(self) -> None:
         fds = [self._listener.fileno(), self._stop]
-        if self._stop in select.select(fds, [], [], 20)[0]:
+        if self._stop in select.select(fds, [], [], HANG)[0]:
             return
         sock, _ = self._listener.accept()
-        sock.settimeout(20)
+        sock.settimeout(HANG)
         messages = MessageSocket(sock)
         try:
             while self._step(messages):
@@ -125,7 +126,7 @@ class Backend:
 
     def _step(self, messages: MessageSocket) -> bool:
         kicks = {device.vring.kick_fd: device for device in self._devices.values()}
-        ready, _, _ = select.select([messages.fileno(), self._stop, *kicks], [], [], 20)
+        ready, _, _ = select.select([messages.fileno(), self._stop, *kicks], [], [], HANG)
         if self._stop in ready:
             return False
         for fd in kicks.keys() & set(ready):

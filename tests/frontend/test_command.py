@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import HANG
 from vfsd.frontend import vmm
 from vfsd.frontend.backend_process import own_backend
 from vfsd.transport.vhost_user import Number
@@ -20,7 +21,7 @@ VFSD = str(Path(sys.executable).parent / "vfsd")
 
 def vfsd(*arguments: str, prefix: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*prefix, VFSD, *arguments], capture_output=True, text=True, timeout=30, check=False
+        [*prefix, VFSD, *arguments], capture_output=True, text=True, timeout=HANG, check=False
     )
 
 
@@ -145,7 +146,7 @@ def test_a_back_end_that_hangs_up(tmp_path: Path, target: str) -> None:
             [VFSD, "mount", str(tmp_path / "s"), target], stderr=subprocess.PIPE, text=True
         )
         listener.accept()[0].close()
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=HANG)
     assert process.returncode == 1
     assert errors.startswith(f"vfsd: the back-end at '{tmp_path / 's'}' ")
     assert errors.count("\n") == 1

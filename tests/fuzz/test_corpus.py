@@ -20,13 +20,11 @@ import pytest
 from tests.conftest import cannot_run, require
 from tests.fuzz.run import CORPUS_MAX, ENVIRONMENT
 from tests.fuzz.targets import BUILD, CORPUS, FUZZER, REPLAY, ROOT, TARGETS, build, path_of
-
-pytestmark = pytest.mark.timeout(300)  # the first one compiles what is served by all ops
+from tests.waiting import HANG
 
 BYTES_MAX: Final = 1 << 20  # of all corpora
 IN_C: Final = sorted(name for name, target in TARGETS.items() if not target.is_python)
 IN_PYTHON: Final = sorted(name for name, target in TARGETS.items() if target.is_python)
-PROGRAM_SECONDS: Final = 100
 # Target, source, what is there, the mistake in its place: each one a check that a guest, a VMM or a
 # device would like to see gone.
 PLANTED: Final = (
@@ -55,7 +53,7 @@ def run_program(argv: list[str]) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         errors="replace",
-        timeout=PROGRAM_SECONDS,
+        timeout=HANG,
         check=False,
     )
 

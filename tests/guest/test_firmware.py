@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from guest import daemon, firmware, machine
 
-pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.guest
 
 TEXT = "hello firmware\n" * 300
 

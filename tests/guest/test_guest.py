@@ -11,7 +11,7 @@ import psutil
 import pytest
 from guest import check, daemon, machine
 
-pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.guest
 
 CPUS = 4
 TAG = "share"

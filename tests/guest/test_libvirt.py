@@ -11,7 +11,7 @@ from guest import daemon, libvirt
 
 from tests.conftest import require
 
-pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.guest
 
 BINARY = str(daemon.PROJECT / ".venv/bin/virtiofsd")
 

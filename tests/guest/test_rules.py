@@ -21,7 +21,7 @@ from tests.semantics.share import ALL_FEATURES
 from tests.semantics.test_exerciser import OPERATIONS
 from tests.semantics.test_rules import comparable
 
-pytestmark = [pytest.mark.guest, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.guest
 
 CPUS = 4
 TAG = "rules"

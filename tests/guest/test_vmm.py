@@ -17,7 +17,7 @@ import pytest
 from guest import daemon, machine, packages
 from guest.qmp import QmpError
 
-pytestmark = [pytest.mark.guest, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.guest
 
 TAG = "share"
 MIB = 1 << 20

@@ -14,7 +14,7 @@ from typing import Self
 import psutil
 
 from tests.sandbox_modes import NAMESPACE, SandboxMode
-from tests.waiting import LOADED, wait_until
+from tests.waiting import HANG, wait_until
 
 __all__ = ["OURS", "Daemon", "as_user", "wait_until"]
 
@@ -137,14 +137,14 @@ class Daemon:
         try:
             if not self.exited():
                 self.process.terminate()
-            self.process.wait(5 * LOADED)
-            left = psutil.wait_procs(family, 2 * LOADED)[1]
+            self.process.wait(HANG)
+            left = psutil.wait_procs(family, HANG)[1]
             assert not left, f"processes stay behind: {left}"
         finally:
             for process in family:
                 with suppress(psutil.NoSuchProcess):
                     process.kill()
-            self.process.wait(5)
+            self.process.wait(HANG)
             if self._is_mount:
                 subprocess.run(["umount", "-l", self.share], check=True)
             rmtree(self.folder, ignore_errors=True)

@@ -18,6 +18,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple, Self
 
+from tests.waiting import HANG
+
 # vhost-user message numbers.
 GET_FEATURES, SET_FEATURES, SET_OWNER, RESET_OWNER, SET_MEM_TABLE = 1, 2, 3, 4, 5
 SET_VRING_NUM, SET_VRING_ADDR, SET_VRING_BASE, GET_VRING_BASE = 8, 9, 10, 11
@@ -40,7 +42,7 @@ USED = struct.Struct("<II")
 D_NEXT, D_WRITE, D_INDIRECT = 1, 2, 4
 
 PAGE = 4096
-TIMEOUT = 60.0  # seconds to wait for anything; the machine may be loaded
+TIMEOUT = HANG  # to wait for anything
 
 
 class NoReplyError(Exception):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.conftest import require
+from tests.waiting import HANG
 
 from .fuse import (
     ATTR,
@@ -158,5 +159,5 @@ def served(file_system: FlatFileSystem, mount_point: Path) -> Iterator[Path]:
         yield mount_point
     finally:
         subprocess.run(["umount", "-l", mount_point], check=False)
-        server.join(60)
+        server.join(HANG)
         os.close(fd)

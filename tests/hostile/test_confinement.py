@@ -24,6 +24,7 @@ import pytest
 
 from tests.conftest import require
 from tests.sandbox_modes import USER, SandboxMode, in_each_mode, in_every_mode
+from tests.waiting import HANG
 from tests.worker.sandboxed import syscall
 from vfsd.supervisor import confinement
 from vfsd.supervisor.confinement import (
@@ -215,7 +216,7 @@ def test_an_attempt_kills_in_a_running_daemon(role: str, what: str) -> None:
         with pytest.raises(Killed, match="SIGSYS"), Injector(pid) as process:
             process.call(call, *arguments)
         if role == "keeper":  # a supervisor that is alone waits for no VMM
-            daemon.process.wait(10)
+            daemon.process.wait(HANG)
             assert not psutil.wait_procs(family, 10)[1]
 
 

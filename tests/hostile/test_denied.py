@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from tests.conftest import require
+from tests.waiting import HANG
 
 from .daemon import OURS, Daemon
 from .driver import Frontend
@@ -38,7 +39,7 @@ def test_a_refusal_to_start_as_root_names_no_sandbox_instead_of_root(
     (tmp_path / "share").mkdir()
     arguments = [f"--socket-path={tmp_path}/socket", f"--shared-dir={tmp_path}/share"]
     done = subprocess.run(
-        [*DENYING, *arguments], capture_output=True, text=True, timeout=200, check=False
+        [*DENYING, *arguments], capture_output=True, text=True, timeout=HANG, check=False
     )
     assert done.returncode == 1
     assert "try --sandbox=none" in done.stderr

@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from tests.sandbox_modes import SandboxMode
+from tests.waiting import HANG, LOADED
 
 from .daemon import Daemon, wait_until
 from .driver import VERSION, Frontend
@@ -31,8 +32,8 @@ def test_without_keep_listening_it_ends_with_its_vmm(goes: str) -> None:
             elif goes == "in use":
                 for _ in range(20):
                     guest.submit(Op.GETATTR, ROOT, bytes(16), room=104)
-        assert daemon.process.wait(5) == 0
-        gone, alive = psutil.wait_procs(family, 1)
+        assert daemon.process.wait(HANG) == 0
+        gone, alive = psutil.wait_procs(family, HANG)
         assert not alive, gone
         assert not Path(daemon.socket).exists()
 
@@ -48,9 +49,9 @@ def test_a_signal_ends_everything_within_a_second(number: int, connected: bool) 
         family = daemon.processes()
         start = time.monotonic()
         daemon.process.send_signal(number)
-        assert daemon.process.wait(5) == 0
-        assert time.monotonic() - start < 1.5
-        assert not psutil.wait_procs(family, 1)[1]
+        assert daemon.process.wait(HANG) == 0
+        assert time.monotonic() - start < 1.5 * LOADED
+        assert not psutil.wait_procs(family, HANG)[1]
         assert not Path(daemon.socket).exists()
         if frontend:
             frontend.close()
@@ -63,9 +64,9 @@ def test_killing_the_keeper_leaves_nobody_once_the_vmm_goes() -> None:
             guest.init()
             family = daemon.processes()
             daemon.process.kill()
-            daemon.process.wait(5)
+            daemon.process.wait(HANG)
             guest.lookup(ROOT, b".")
-        assert not psutil.wait_procs(family, 5)[1]
+        assert not psutil.wait_procs(family, HANG)[1]
 
 
 @pytest.mark.sandbox_modes("chroot", "none")
@@ -92,8 +93,8 @@ def test_killing_keeper_and_supervisor_leaves_no_file_behind() -> None:
         assert runtime.exists()
         for pid in [daemon.process.pid, *daemon.titled("supervisor")]:
             os.kill(pid, signal.SIGKILL)
-        daemon.process.wait(5)
-        assert not psutil.wait_procs(family, 5)[1]
+        daemon.process.wait(HANG)
+        assert not psutil.wait_procs(family, HANG)[1]
         wait_until(lambda: not runtime.exists(), 5, "the runtime folder is removed")
         wait_until(lambda: not Path(daemon.socket).exists(), 5, "the socket file is removed")
 
@@ -110,7 +111,7 @@ def test_without_its_launcher_a_share_lives_on_until_its_vmm_goes() -> None:
             for queue in (1, 2):
                 guest.ask(Op.GETATTR, ROOT, bytes(16), room=104, queue=queue)
             assert daemon.log.read_text().count("the launcher died") == 1
-        assert daemon.process.wait(10) == 1
+        assert daemon.process.wait(HANG) == 1
         assert "cannot start a pool of workers: the launcher is gone" in daemon.log.read_text()
 
 
@@ -139,7 +140,7 @@ def test_a_worker_that_waits_for_a_frozen_file_system_is_left_behind(freezable: 
         assert f"{worker.pid} (" in daemon.log.read_text().splitlines()[-1]
         assert "state D" in daemon.log.read_text().splitlines()[-1]
         assert sum(keeper.cpu_times()[:2]) - before < 0.5  # of 3 seconds
-        assert daemon.process.wait(20) == 0
+        assert daemon.process.wait(HANG) == 0
         assert "ends without waiting any longer" in daemon.log.read_text()
         assert not Path(daemon.socket).exists()
         subprocess.run(["fsfreeze", "-u", freezable], check=True)

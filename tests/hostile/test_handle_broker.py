@@ -616,7 +616,6 @@ def test_the_share_that_is_a_file_system_needs_no_broker(tmp_path: Path) -> None
         subprocess.run(["umount", "-l", share], check=True)
 
 
-@pytest.mark.timeout(120)
 def test_17000_files_are_known_under_a_limit_of_20000() -> None:
     with Daemon("--rlimit-nofile=20000") as daemon, Frontend(daemon.socket) as frontend:
         guest = Guest(frontend.setup(QUEUES))
@@ -630,7 +629,6 @@ def test_17000_files_are_known_under_a_limit_of_20000() -> None:
         assert [guest.lookup(ROOT, b"%d" % i).nodeid for i in range(0, 17_000, 7)] == nodeids[::7]
 
 
-@pytest.mark.timeout(120)
 def test_a_large_listing_fits_into_few_fds() -> None:
     """As `find` under a limit, by READDIRPLUS, twice; the same files have the same nodeids."""
     daemon, frontend, guest = start()

@@ -18,6 +18,7 @@ from typing import Any, Final
 import pytest
 
 from tests.sandbox_modes import SandboxMode, in_each_mode
+from tests.waiting import HANG
 from vfsd.supervisor.device import DEVICE_BYTES
 from vfsd.supervisor.launcher import (
     ANSWER,
@@ -57,7 +58,7 @@ def daemon(sandbox_mode: SandboxMode) -> Iterator[Daemon]:
 def line(daemon: Daemon) -> Iterator[socket.socket]:
     """A duplicate of the supervisor's end of the launcher's socket."""
     with _launcher_socket(_the(daemon, "supervisor"), daemon.process.pid) as ours:
-        ours.settimeout(10)
+        ours.settimeout(HANG)
         yield ours
 
 
@@ -181,7 +182,7 @@ def test_answers_that_nobody_reads_are_dropped() -> None:
     thread = threading.Thread(target=serve, args=(theirs, {}))
     thread.start()
     with ours, theirs:
-        ours.settimeout(10)
+        ours.settimeout(HANG)
         for number in range(2000):  # many more than a socket's buffer takes
             ours.send(REQUEST.pack(0, number))
         ours.close()
@@ -201,7 +202,7 @@ def test_a_process_that_ends_at_once_has_a_pidfd(monkeypatch: pytest.MonkeyPatch
     if child == 0:
         status = 1
         try:
-            has_ended = bool(select.select([spawn(["/bin/true"], None, [], 2)], [], [], 10)[0])
+            has_ended = bool(select.select([spawn(["/bin/true"], None, [], 2)], [], [], HANG)[0])
             status = 0 if has_ended and not _has_children() else 2
         finally:
             os._exit(status)
@@ -254,7 +255,7 @@ def test_a_pool_that_starts_is_killed_by_the_launcher(daemon: Daemon, line: sock
         assert ANSWER.unpack(answer) == (1, 0)
         socket.send_fds(line, [REQUEST.pack(KILL, 2)], [first])
         assert ANSWER.unpack(line.recv(99)) == (2, 0)
-        assert select.select([first], [], [], 10)[0]
+        assert select.select([first], [], [], HANG)[0]
     _await_state(daemon, before)
 
 

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.waiting import HANG
+
 from .conftest import Folder
 from .daemon import Daemon, wait_until
 from .driver import Frontend
@@ -47,7 +49,7 @@ class Lease:
 
     def end(self) -> None:
         if self._holder.returncode is None:
-            self._holder.communicate("\n", timeout=60)
+            self._holder.communicate("\n", timeout=HANG)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import require
+from tests.waiting import HANG
 
 from .conftest import OPTIONS, Folder
 from .daemon import Daemon, wait_until
@@ -163,6 +164,6 @@ def test_subvolumes_cost_no_fds_and_are_cleaned(handles: str, subvolumes: Path) 
             argv = ["btrfs", "subvolume", "delete", str(subvolumes / f"s{number}")]
             subprocess.run(argv, check=True, capture_output=True)
         argv = ["btrfs", "subvolume", "sync", str(subvolumes)]
-        subprocess.run(argv, check=True, capture_output=True, timeout=60)
+        subprocess.run(argv, check=True, capture_output=True, timeout=HANG)
         assert guest.getattr(homes[5]).nlink
         assert guest.ask(Op.GETATTR, homes[0], bytes(16), room=104).error

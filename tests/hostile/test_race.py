@@ -25,7 +25,7 @@ def share(
 
 
 @pytest.mark.sandbox_modes(*race.TRIED)
-@pytest.mark.timeout(120 + RACE_SECONDS)
+@pytest.mark.timeout(900 + RACE_SECONDS)
 def test_types_told_match(share: Path, sandbox_mode: SandboxMode, tmp_path: Path) -> None:
     (tmp_path / "victim").write_text("untouched")
     ours = [s for s in SETTINGS if (s.kind, s.mode) == (share.name, sandbox_mode)]

@@ -21,6 +21,7 @@ from typing import Self
 import psutil
 import pytest
 
+from tests.waiting import HANG
 from vfsd.worker.sweep import INTERVAL_SECONDS, ROUNDS
 
 from . import driver
@@ -349,7 +350,7 @@ def test_a_pool_that_dies_ends_the_share(daemon: Daemon, guest: Guest) -> None:
     family = daemon.processes()
     (pool,) = daemon.titled("pool")
     kill(pool)
-    assert daemon.process.wait(5) == 1
+    assert daemon.process.wait(HANG) == 1
     assert not psutil.wait_procs(family, 1)[1]
 
 
@@ -464,5 +465,5 @@ def test_a_supervisor_that_dies_again_and_again_ends_everything(daemon: Daemon) 
             for pid in daemon.titled("supervisor"):
                 kill(pid)
         time.sleep(0.05)
-    assert daemon.process.wait(5) == 1
+    assert daemon.process.wait(HANG) == 1
     assert not psutil.wait_procs(list(family.values()), 1)[1]

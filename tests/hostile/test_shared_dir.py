@@ -10,6 +10,7 @@ import pytest
 
 from tests.conftest import require
 from tests.sandbox_modes import SandboxMode, in_every_mode
+from tests.waiting import HANG
 
 from .daemon import Daemon, wait_until
 from .driver import Frontend
@@ -97,7 +98,7 @@ def test_a_share_that_was_unmounted_is_served_to_no_other_vmm(options: str, moun
             assert subprocess.run(["umount", mounted], check=False, capture_output=True).returncode
             subprocess.run(["umount", "-l", mounted], check=True)
             guest.lookup(ROOT, b"shared")
-        assert daemon.process.wait(20) == 1
+        assert daemon.process.wait(HANG) == 1
         (line,) = (line for line in daemon.log.read_text().splitlines() if "error: " in line)
         assert line.endswith(
             f"'{mounted}' was unmounted on the host, so no sandbox can be made of it; mount it and"

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import HANG
+
 from .conftest import OPTIONS, Folder
 from .daemon import Daemon, wait_until
 from .fuse import FLUSH_IN, GETXATTR_IN, MKDIR_IN, Guest, Op, names, read_in
@@ -44,7 +46,7 @@ class Strace:
 
     def stop(self) -> Counter[str]:
         self.process.terminate()
-        self.process.communicate(timeout=5)
+        self.process.communicate(timeout=HANG)
         calls: Counter[str] = Counter()
         for line in self.output.read_text().splitlines():
             if match := re.match(r"\d+ +(\w+)\(", line):

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.conftest import require
-from tests.waiting import LOADED, wait_until
+from tests.waiting import HANG, wait_until
 
 from .daemon import OURS, as_user, listens
 from .driver import Frontend
@@ -164,7 +164,7 @@ def started(tool: Tool, folder: Path) -> Iterator[Started]:
         yield running
     finally:
         process.terminate()
-        process.wait(5 * LOADED)
+        process.wait(HANG)
 
 
 def is_ready(tool: Tool, running: Started) -> bool:
@@ -198,7 +198,7 @@ def test_a_daemon_that_the_tool_starts_does_work(name: str, folder: Path) -> Non
         assert guest.read(nodeid, fh, 0, 100) == b"content"
         assert (running.share / "made").is_dir()
         frontend.close()
-        assert running.process.wait(10 * LOADED) == 0, "it ends with its VMM"
+        assert running.process.wait(HANG) == 0, "it ends with its VMM"
     assert "Traceback" not in running.log.read_text()
 
 

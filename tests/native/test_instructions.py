@@ -25,6 +25,7 @@ from typing import TypedDict
 import pytest
 
 from tests.conftest import require
+from tests.waiting import HANG
 from vfsd import _native_build
 
 HERE = Path(__file__).resolve().parent
@@ -85,7 +86,7 @@ def count(folder: Path) -> dict[str, int]:
     # What lies at the stack's top decides where strings lie, and so what libc's functions take.
     env = {"PATH": os.defpath}
     done = subprocess.run(
-        argv, cwd=folder, env=env, capture_output=True, text=True, timeout=120, check=False
+        argv, cwd=folder, env=env, capture_output=True, text=True, timeout=HANG, check=False
     )
     assert done.returncode == 0, done.stderr
     requests = int(done.stdout)
@@ -107,7 +108,6 @@ def recorded_or_record(found: dict[str, int]) -> Record:
     return record
 
 
-@pytest.mark.timeout(180)
 def test_no_op_takes_more_instructions_than_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -171,7 +171,6 @@ def build(program: Program, folder: Path) -> Path:
     return binary
 
 
-@pytest.mark.timeout(SECONDS + 100)
 @pytest.mark.parametrize("program", PROGRAMS, ids=str)
 def test_program(program: Program, tmp_path: Path) -> None:
     binary = build(program, tmp_path)

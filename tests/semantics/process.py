@@ -17,7 +17,7 @@ from typing import Any, Final
 from .syscalls import CAP_FSETID, raise_capability
 
 _libc: Final = ctypes.CDLL(None)
-CHILD_SECONDS: Final = 20.0
+CHILD_SECONDS: Final = 200.0  # then it hangs; the machine may be loaded
 PR_SET_PDEATHSIG: Final = 1
 _hold_fsetid: Final[list[bool]] = []
 

@@ -14,11 +14,11 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Final
 
+from tests.waiting import HANG
+
 from .syscalls import clear_flags
 
 PROGRAM: Final = str(Path(sys.executable).parent / "vfsd")
-START_SECONDS: Final = 30.0
-STOP_SECONDS: Final = 20.0
 MEMORY: Final = "/dev/shm"
 # Not given by default: SYS_ADMIN for trusted.* attributes, LINUX_IMMUTABLE for chattr +i and +a.
 ALL_FEATURES: Final = (
@@ -128,7 +128,7 @@ def _mounted(setup: Setup, source: Path, mountpoint: Path, log: Path) -> Iterato
 
 
 def _wait_mounted(process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS
+    deadline = time.monotonic() + HANG
     while "\nmounted " not in "\n" + log.read_text():
         assert process.poll() is None, f"the mount did not start:\n{log.read_text()}"
         assert time.monotonic() < deadline, f"not mounted yet:\n{log.read_text()}"
@@ -139,8 +139,8 @@ def _unmount(process: subprocess.Popen[bytes], mountpoint: Path) -> None:
     """Unmount; what hangs is ended with the process, whose end aborts the FUSE connection."""
     try:
         if process.poll() is None:
-            subprocess.run(["umount", str(mountpoint)], timeout=STOP_SECONDS, check=False)
-        process.wait(STOP_SECONDS)
+            subprocess.run(["umount", str(mountpoint)], timeout=HANG, check=False)
+        process.wait(HANG)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()

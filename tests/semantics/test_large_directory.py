@@ -3,8 +3,6 @@
 
 import os
 
-import pytest
-
 from .conftest import FOUR_QUEUES, NEVER, ONE_QUEUE, in_memory, shares
 from .process import Child
 from .share import Folder, Place
@@ -24,7 +22,6 @@ def disturb(folder: Folder) -> None:
             os.unlink(where / f"moves{number}")
 
 
-@pytest.mark.timeout(300)
 @shares(in_memory(ONE_QUEUE), FOUR_QUEUES, deep=(in_memory(FOUR_QUEUES), ONE_QUEUE, NEVER))
 def test_no_name_that_stays_is_lost_or_doubled(share: Place) -> None:
     folder = share.new_folder()

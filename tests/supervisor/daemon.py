@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import psutil
 
-from tests.waiting import wait_until
+from tests.waiting import HANG, wait_until
 
 __all__ = ["FAKE", "ROOT", "Daemon", "has_ended", "wait_until"]
 
@@ -58,7 +58,7 @@ class Daemon:
         if self.process.poll() is None:
             self.process.terminate()
             try:
-                self.process.wait(5)
+                self.process.wait(HANG)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
@@ -67,9 +67,9 @@ class Daemon:
     def text(self) -> str:
         return self.log.read_text()
 
-    def end(self, seconds: float = 5.0) -> int:
+    def end(self) -> int:
         """Wait for its own end; returns the exit status."""
-        return self.process.wait(seconds)
+        return self.process.wait(HANG)
 
     def find(self, role: str) -> psutil.Process | None:
         """The process that ps shows as `vfsd: vm001 role`."""

@@ -6,6 +6,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
+from tests.waiting import HANG
 from vfsd.transport.message_socket import MessageSocket
 from vfsd.transport.vhost_user import (
     U64,
@@ -43,7 +44,7 @@ class Frontend:
         else:
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             sock.connect(str(path))
-        sock.settimeout(20)
+        sock.settimeout(HANG)
         self.socket = MessageSocket(sock)
         self.memory = os.memfd_create("guest", os.MFD_CLOEXEC)
         os.ftruncate(self.memory, MEMORY)

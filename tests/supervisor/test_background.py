@@ -11,6 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.waiting import HANG
+
 from .daemon import FAKE, ROOT, has_ended, wait_until
 from .test_bad_input import VIRTIOFSD
 
@@ -32,7 +34,7 @@ class Launch:
             cwd=self.folder,
             capture_output=True,  # until the last process that has these fds is gone, or has none
             text=True,
-            timeout=60,
+            timeout=HANG,
             check=False,
             env=os.environ
             | {"RUNTIME_DIRECTORY": str(self.folder / "run"), "PYTHONPATH": str(ROOT)},
@@ -83,7 +85,7 @@ def test_the_log_goes_on_on_stderr_if_it_shall(launch: Launch) -> None:
         subprocess.run(
             [*FAKE, f"--socket-path={launch.path}", f"--shared-dir={launch.folder}/share",
              "--daemonize", "--no-syslog"],
-            stderr=log, timeout=60, check=True,
+            stderr=log, timeout=HANG, check=True,
             env=os.environ | {"RUNTIME_DIRECTORY": str(launch.folder / "run"),
                               "PYTHONPATH": str(ROOT)},
         )  # fmt: skip
@@ -119,4 +121,4 @@ def test_f_stays(launch: Launch) -> None:
         assert keeper.pid == process.pid
     finally:
         process.terminate()
-        process.wait(5)
+        process.wait(HANG)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import HANG
 from vfsd.supervisor import cli
 
 from .daemon import ROOT, Daemon
@@ -27,7 +28,7 @@ def run(*arguments: str, **more: object) -> subprocess.CompletedProcess[str]:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANG,
         check=False,
         **more,
     )
@@ -254,7 +255,7 @@ def test_no_permission_for_the_sandbox(
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANG,
         check=False,
     )
     assert "keeper and supervisor stay root, without capabilities" in done.stderr

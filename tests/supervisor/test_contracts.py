@@ -10,6 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.waiting import HANG
+
 from .daemon import FAKE, ROOT, Daemon, has_ended, wait_until
 from .frontend import Frontend
 
@@ -121,7 +123,7 @@ def test_there_is_no_such_file_for_an_inherited_socket(tmp_path: Path) -> None:
 def test_with_daemonize_the_file_names_the_process_that_stays(tmp_path: Path) -> None:
     path = tmp_path / "vm.sock.pid"
     arguments = [f"--socket-path={tmp_path}/vm.sock", f"--shared-dir={tmp_path}", "--daemonize"]
-    subprocess.run([*FAKE, *arguments], check=True, timeout=60, env=ENVIRONMENT)
+    subprocess.run([*FAKE, *arguments], check=True, timeout=HANG, env=ENVIRONMENT)
     keeper = psutil.Process(int(path.read_text()))
     assert keeper.cmdline()[0].startswith("vfsd: vm keeper")
     keeper.terminate()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.waiting import wait_until
+from tests.waiting import HANG, wait_until
 from vfsd.supervisor.descendants import Process, descendants, process_of
 from vfsd.supervisor.device import DEVICE_BYTES
 from vfsd.supervisor.event_loop import EventLoop
@@ -72,7 +72,7 @@ def test_only_a_living_pools_workers_are_killed(
     os.close(device)
     try:
         # Where the pool lives, it and its worker are killed, and so neither waits for stdin.
-        assert (process.poll() is None) == is_pool_dead or process.wait(10) == -9
+        assert (process.poll() is None) == is_pool_dead or process.wait(HANG) == -9
         is_child_there = child in [p.pid for p in descendants(os.getpid()) if p.state != "Z"]
         assert is_child_there == is_pool_dead
     finally:

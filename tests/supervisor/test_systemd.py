@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import HANG
 from vfsd.supervisor.command_line import parse
 from vfsd.supervisor.systemd import ReadyNotifier
 
@@ -22,7 +23,7 @@ def test_systemd_is_told_when_a_vmm_can_connect(
 ) -> None:
     """By the main process, the keeper: NotifyAccess=main."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.settimeout(10)
+        manager.settimeout(HANG)
         manager.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         manager.bind(str(tmp_path / "notify"))
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
@@ -38,7 +39,7 @@ def test_systemd_is_told_again_by_a_successor(
 ) -> None:
     """Its supervisor may have died before anything was said."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.settimeout(10)
+        manager.settimeout(HANG)
         manager.bind(str(tmp_path / "notify"))
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
         with Daemon(tmp_path) as daemon:
@@ -55,7 +56,7 @@ def notify() -> None:
 
 def test_an_abstract_address_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.settimeout(10)
+        manager.settimeout(HANG)
         manager.bind("\0vfsd-test-notify")
         monkeypatch.setenv("NOTIFY_SOCKET", "@vfsd-test-notify")
         notify()

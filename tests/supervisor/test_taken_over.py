@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.waiting import HANG
 from vfsd.transport.vhost_user import Number, VringFd
 
 from .daemon import Daemon, has_ended, wait_until
@@ -26,7 +27,6 @@ from .frontend import Frontend
 QUEUES = 3
 MIB = 1 << 20
 MARGIN = 4 * MIB  # of memory: what the heap of a Python process may grow by
-PATIENCE = 60.0  # seconds for what takes a fraction of one; the machine may be loaded
 NO_PENANCE = (
     "--set=worker_link.PENANCE_MIN=0.0005",
     "--set=worker_link.PENANCE_MAX=0.0005",
@@ -40,7 +40,7 @@ class Attacked(Daemon):
     def __init__(self, folder: Path, *options: str) -> None:
         super().__init__(folder, "--pool=hostile_pool.py", "--request-queues=4", *options)
         self.frontend = Frontend(self.path)
-        self.frontend.socket.socket.settimeout(PATIENCE)
+        self.frontend.socket.socket.settimeout(HANG)
         self.frontend.realize(QUEUES)
         self.frontend.driver_ok(QUEUES)
         assert self.is_served()  # what was sent before without being answered is done
@@ -88,7 +88,7 @@ def test_what_never_ends_takes_no_memory(attacked: Attacked, name: str) -> None:
     fds, peak = attacked.victim.num_fds(), attacked.memory()
     before = peak
     attacked.attack(name)
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + HANG
     while not attacked.outcomes(name) and time.monotonic() < deadline:
         peak = max(peak, attacked.memory())
         time.sleep(0.02)
@@ -139,7 +139,7 @@ def test_no_segment_decides_anything(attacked: Attacked) -> None:
 def test_a_forged_packet_ends_the_pool_and_no_more(attacked: Attacked, name: str) -> None:
     """The guest's files are gone with the pool: so is the share, in order."""
     attacked.attack(name)
-    assert attacked.end(PATIENCE) == 1
+    assert attacked.end() == 1
     text = attacked.text()
     assert re.search("error: the pool (broke the protocol|closed its channel)", text)
     assert "the guest's open files are lost, so the share ends" in text
@@ -214,7 +214,7 @@ def test_a_worker_that_hangs_is_waited_for(tmp_path: Path) -> None:
         wait_until(lambda: "is in state D" in attacked.text())
         assert not answered.wait(1.5)
         release(fifo)
-        thread.join(PATIENCE)
+        thread.join(HANG)
         assert answered.is_set()
         assert worker.is_running()
         assert "killed" not in attacked.text()
@@ -262,7 +262,7 @@ def test_a_signal_ends_the_wait_for_a_pool(tmp_path: Path, number: int) -> None:
         attacked.frontend.tell(Number.SET_VRING_CALL, VringFd(1, True), (call_fd,))
         wait_until(lambda: "is in state T" in attacked.text())
         attacked.process.send_signal(number)
-        assert attacked.end(5) == 0
+        assert attacked.end() == 0
 
 
 def test_a_front_end_that_goes_away_ends_the_wait_for_a_pool(tmp_path: Path) -> None:
@@ -272,5 +272,5 @@ def test_a_front_end_that_goes_away_ends_the_wait_for_a_pool(tmp_path: Path) -> 
         attacked.frontend.tell(Number.SET_VRING_CALL, VringFd(1, True), (call_fd,))
         wait_until(lambda: "is in state T" in attacked.text())
         attacked.frontend.socket.socket.shutdown(2)
-        assert attacked.end(10) == 0
+        assert attacked.end() == 0
         assert "the VMM went away while the sandbox was slow" in attacked.text()

@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import Final, Self
 
 from tests.conftest import cannot_run, require
-from tests.waiting import wait_until
+from tests.waiting import HANG, wait_until
 
 SYSTEMD: Final = "/lib/systemd/systemd"
 SHIPPED: Final = Path("/lib/systemd/system")
 JOURNAL: Final = ("systemd-journald.service", "systemd-journald.socket")
 START_SECONDS: Final = 30.0
-COMMAND_SECONDS: Final = 60.0
 _TARGET: Final = "[Unit]\nDescription={0}\nDefaultDependencies=no\n"
 _BOOTED: Final = "Requires=systemd-journald.service\nAfter=systemd-journald.service\n"
 _JOURNAL: Final = "[Journal]\nStorage=volatile\nReadKMsg=no\n"
@@ -121,7 +120,7 @@ class Booted:
         enter = ["nsenter", "--target", str(self.pid), "--all"]
         return subprocess.run(
             [*enter, *command], stdin=subprocess.DEVNULL, capture_output=True, text=True,
-            timeout=COMMAND_SECONDS, check=False,
+            timeout=HANG, check=False,
         )  # fmt: skip
 
     def pids(self, unit: str, title: str) -> list[int]:
@@ -157,7 +156,7 @@ class Booted:
         """End it and all of its services: pid 1 of a namespace takes everything along."""
         with suppress(ProcessLookupError):
             self._parent.send_signal(signal.SIGKILL)  # --kill-child
-        self._parent.wait(COMMAND_SECONDS)
+        self._parent.wait(HANG)
         wait_until(lambda: _remove(self.cgroup), START_SECONDS)
 
 

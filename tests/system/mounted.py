@@ -10,9 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
+from tests.waiting import HANG
+
 VFSD = str(Path(sys.executable).parent / "vfsd")
-READY_SECONDS = 30.0
-END_SECONDS = 20.0
 
 
 class Mounted:
@@ -51,7 +51,7 @@ class Mounted:
 
     def _first_line(self) -> str:
         assert self.process.stdout
-        ready, _, _ = select.select([self.process.stdout], [], [], READY_SECONDS)
+        ready, _, _ = select.select([self.process.stdout], [], [], HANG)
         line = self.process.stdout.readline().decode() if ready else ""
         assert line.startswith("mounted "), f"not mounted: {line!r}\n{self.errors()}"
         return line.rstrip("\n")
@@ -60,12 +60,12 @@ class Mounted:
         return self._errors.read_text()
 
     def wait(self) -> int:
-        return self.process.wait(END_SECONDS)
+        return self.process.wait(HANG)
 
     def unmount(self) -> int:
         """`umount`, and the exit status of the command that it ends."""
         umount = ["umount", str(self.path)]
-        done = subprocess.run(umount, capture_output=True, timeout=END_SECONDS, check=False)
+        done = subprocess.run(umount, capture_output=True, timeout=HANG, check=False)
         assert done.returncode == 0, done.stderr.decode()
         return self.wait()
 
@@ -78,14 +78,14 @@ class Mounted:
         with suppress(ProcessLookupError):
             self.process.terminate()
         try:
-            self.process.wait(END_SECONDS)
+            self.process.wait(HANG)
         except subprocess.TimeoutExpired:
             self.process.kill()
-            self.process.wait(END_SECONDS)
+            self.process.wait(HANG)
         if self.process.stdout:
             self.process.stdout.close()
         while self.is_mounted():
-            subprocess.run(["umount", "-l", str(self.path)], timeout=END_SECONDS, check=True)
+            subprocess.run(["umount", "-l", str(self.path)], timeout=HANG, check=True)
         # What else is mounted in this folder has gone with the first one to be closed.
         while is_mount_point(self._folder):
             subprocess.run(["umount", "-l", self._folder], check=True)

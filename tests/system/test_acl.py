@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import HANG
+
 VFSD = Path(sys.executable).parent / "vfsd"
-SECONDS = 20.0
 
 # Opened without a name, then linked.
 TMPFILE = (
@@ -63,7 +64,7 @@ def run(script: str, folder: Path) -> str:
     for text in (script, report):
         done = subprocess.run(
             ["sh", "-c", f"umask 022; set -e; {text}"],
-            cwd=folder, stdout=subprocess.PIPE, text=True, timeout=SECONDS, check=False,
+            cwd=folder, stdout=subprocess.PIPE, text=True, timeout=HANG, check=False,
         )  # fmt: skip
         said += f"{done.returncode}: {done.stdout}"
     return said
@@ -78,7 +79,7 @@ def mounted(folder: Path, options: str) -> Iterator[Path]:
         [VFSD, "mount", "--source", share, target, "--queues=2", "--", "-o", options]
     )
     try:
-        deadline = time.monotonic() + SECONDS
+        deadline = time.monotonic() + HANG
         while not os.path.ismount(target):
             assert process.poll() is None
             assert time.monotonic() < deadline
@@ -86,7 +87,7 @@ def mounted(folder: Path, options: str) -> Iterator[Path]:
         yield target
     finally:
         process.terminate()
-        process.wait(SECONDS)
+        process.wait(HANG)
 
 
 @pytest.fixture(scope="module")

@@ -39,7 +39,6 @@ def limited(request: pytest.FixtureRequest) -> Iterator[tuple[Share, str]]:
         yield serve(Backend("", 2, options), stack, MEMORY), request.param
 
 
-@pytest.mark.timeout(300)
 def test_find_over_more_files_than_descriptors(limited: tuple[Share, str]) -> None:
     """With handles it just works; without, each name is there, and what fails says ENFILE."""
     share, mode = limited

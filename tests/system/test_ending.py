@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from tests.conftest import require
-from tests.waiting import wait_until
+from tests.waiting import HANG, wait_until
 
 from .conftest import BACKENDS, Backend, Share, serve
 from .mounted import Mounted, mounts, run
@@ -33,7 +33,7 @@ def user() -> Iterator[list[subprocess.Popen[bytes]]]:
     yield processes
     for process in processes:
         process.kill()
-        process.wait(10)
+        process.wait(HANG)
 
 
 def test_umount_ends_it(share: Share) -> None:
@@ -69,13 +69,13 @@ def test_a_lazy_umount_serves_until_the_last_user_is_gone(
     process = subprocess.Popen(["bash", "-c", script], cwd=our_share.mount, stdin=subprocess.PIPE)
     user.append(process)
     assert process.stdin
-    subprocess.run(["umount", "-l", str(our_share.mount)], timeout=10, check=True)
+    subprocess.run(["umount", "-l", str(our_share.mount)], timeout=HANG, check=True)
     process.stdin.write(b"still\n")
     process.stdin.flush()
     wait_until((our_share.host / "late").exists)
     assert our_share.mounted.process.poll() is None
     process.stdin.close()
-    process.wait(10)
+    process.wait(HANG)
     assert our_share.mounted.wait() == 0
 
 
@@ -110,7 +110,7 @@ def test_users_get_an_error_when_the_back_end_is_killed(
     time.sleep(0.3)
     kill_family(share.daemon.process)
     assert share.mounted.wait() == 1
-    assert [process.wait(10) for process in user] == [42] * 3
+    assert [process.wait(HANG) for process in user] == [42] * 3
     assert share.mounted.errors() == (
         "vfsd: the back-end has closed the connection; its mount is gone\n"
     )
@@ -132,7 +132,7 @@ def test_a_stopped_back_end_does_not_keep_it(
         share.mounted.process.terminate()
         time.sleep(0.3)
         share.mounted.process.terminate()
-        user[0].wait(10)
+        user[0].wait(HANG)
         assert not share.mounted.is_mounted()
     finally:
         for member in family:

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from guest import check
 
+from tests.waiting import HANG
+
 from .conftest import MEMORY, Backend, Share, serve
 from .mounted import run
 
@@ -171,7 +173,7 @@ def test_a_reader_can_be_killed(module_share: Share) -> None:
             process.wait(0.1)
         except subprocess.TimeoutExpired:
             process.kill()
-        process.wait(10)
+        process.wait(HANG)
     assert run("stat -c %s large", module_share.mount) == f"{16 * MIB}\n"
 
 

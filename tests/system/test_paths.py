@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import require
 from tests.hostile.daemon import OURS
-from tests.waiting import wait_until
+from tests.waiting import HANG, wait_until
 
 from .mounted import Mounted, run
 
@@ -39,13 +39,13 @@ def test_a_socket_path_is_as_long_as_a_path_can_be(tmp_path: Path, left_behind: 
             wait_until(path.with_name("sock.pid").exists)
             wait_until(path.exists)
             again = subprocess.run(
-                [*OURS, *arguments], capture_output=True, text=True, timeout=200, check=False
+                [*OURS, *arguments], capture_output=True, text=True, timeout=HANG, check=False
             )
             assert "is in use by a running program" in again.stderr
             if kill:
                 path.rename(path.with_name("kept"))  # what nobody cleans up
                 daemon.terminate()
-                daemon.wait(100)
+                daemon.wait(HANG)
                 path.with_name("kept").rename(path)
                 continue
             with Mounted(tmp_path, str(path), "--queues=1") as mount:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import require
+from tests.waiting import HANG
 
 from .conftest import Backend, Share, serve
 from .mounted import run
@@ -54,7 +55,6 @@ def has_tests() -> bool:
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
-@pytest.mark.timeout(400)
 def test_cpythons_own_tests(place: Share, folder: Path) -> None:
     if not has_tests():
         require("the module test of CPython (Debian: libpython3.x-testsuite)")
@@ -64,7 +64,7 @@ def test_cpythons_own_tests(place: Share, folder: Path) -> None:
         command,
         capture_output=True,
         text=True,
-        timeout=380,
+        timeout=2 * HANG,
         check=False,
         cwd=folder,
         env=os.environ | {"TMPDIR": str(folder), "LC_ALL": "C.UTF-8"},
@@ -164,7 +164,6 @@ test "$(./sum)" = 465
     )
 
 
-@pytest.mark.timeout(200)
 def test_stress_ng_finds_no_fault(place: Share, folder: Path) -> None:
     """Its file-system class, two of each stressor at once: half of them on each share."""
     program = require("stress-ng")
@@ -174,7 +173,7 @@ def test_stress_ng_finds_no_fault(place: Share, folder: Path) -> None:
         [program, "--temp-path", str(folder), "--verify", "-t", "15s", *arguments],
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=HANG,
         check=False,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

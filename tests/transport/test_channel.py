@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import HANG
 from vfsd.supervisor import worker_link
 from vfsd.supervisor.worker_link import WorkerLink
 from vfsd.transport import zmtp
@@ -127,7 +128,7 @@ def test_what_a_worker_says_early_is_kept(listener: socket.socket) -> None:
     link = connect(listener)
     exchange_started = time.monotonic()
     while (content := link.receive()) is None:
-        assert time.monotonic() < exchange_started + 10
+        assert time.monotonic() < exchange_started + HANG
         worker.receive()
     assert content["log"] == "5"  # the oldest are lost
     worker.close()
@@ -141,7 +142,7 @@ def test_nobody_blocks_when_the_other_does_not_read(listener: socket.socket) -> 
     for _ in range(20000):
         worker.send({"log": "x" * 1000, "level": "info"})
     assert worker.dropped > 0
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < HANG
     worker.close()
     link.close()
 
@@ -209,7 +210,7 @@ def test_a_handshake_that_does_not_end_is_given_up(
     with stuck:
         time.sleep(0.06)
         link.tick()
-        stuck.settimeout(5)
+        stuck.settimeout(HANG)
         while stuck.recv(1000):
             pass
     monkeypatch.undo()

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
+from tests.waiting import HANG
 from tests.worker.pool_process import job_content
 from vfsd.transport.fd_channel import FdChannel
 from vfsd.transport.job import Job, decode
@@ -73,7 +74,7 @@ def run(
     Raises Killed or Raised for what happens to the probe, IsolationError for a stage that fails.
     """
     ours, theirs = FdChannel.pair()
-    ours.socket.settimeout(20)
+    ours.socket.settimeout(HANG)
     LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     first = os.fork()
     if first == 0:
