@@ -17,7 +17,6 @@ from vfsd.supervisor.options import (
     cache_timeout,
     default_request_queues,
     help_text,
-    instance_name,
     spellings,
 )
 from vfsd.supervisor.pool_job import filesystem
@@ -257,16 +256,6 @@ def test_the_job_has_the_rules_of_ids() -> None:
     options = parse([*BASE, "--no-posix-acl", *(f"--translate-uid={rule}" for rule in rules)])
     assert list(filesystem(options).translate_uid) == rules
     assert list(filesystem(options).translate_gid) == []
-
-
-def test_an_instance_is_called_after_its_socket() -> None:
-    assert instance_name(parse(BASE), "") == "vm001"
-    assert instance_name(parse(["--socket-path=/run/vm002/sock", "--shared-dir=/"]), "") == "vm002"
-    inherited = parse(["--fd=5", "--shared-dir=/srv"])
-    assert instance_name(inherited, "/var/lib/libvirt/qemu/fs0.sock") == "fs0"
-    assert instance_name(inherited, "") == "fd5"
-    assert instance_name(inherited, b"\0abstract") == "fd5"
-    assert "\n" not in instance_name(parse(["--socket-path=/a\nb", "--shared-dir=/"]), "")
 
 
 def test_a_backslash_quotes_as_it_does_for_the_c_virtiofsd() -> None:

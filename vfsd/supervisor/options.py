@@ -15,7 +15,6 @@ workers act upon, a field of Switches (transport/option_types.py) is in the plac
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Final
 
 from vfsd.supervisor import option_values as read
@@ -35,7 +34,6 @@ from vfsd.transport.option_types import (
 
 MAX_FILES: Final = 1 << 30
 RLIMIT_DEFAULT: Final = -1
-NAMELESS: Final = ("sock",)  # names of sockets that have a folder of their own
 LOCK_WAIT_SECONDS: Final = 3600.0
 NO_MIGRATION: Final = "accepted because tools pass it; there is no migration yet"
 MIGRATION: Final = (
@@ -364,16 +362,6 @@ CACHE_SECONDS: Final = {"never": 0.0, "auto": 1.0, "metadata": 86400.0, "always"
 def cache_timeout(options: Options) -> float:
     """Seconds for which the guest may trust names and attributes."""
     return CACHE_SECONDS[options.cache] if options.timeout is None else options.timeout
-
-
-def instance_name(options: Options, socket_name: str | bytes) -> str:
-    """What processes and log lines are called after: the socket's file name without its suffix, or
-    its folder where that name says nothing."""
-    path = Path(options.socket_path or os.fsdecode(socket_name))
-    stem = path.stem if path.name and not path.name.startswith("\0") else f"fd{options.fd}"
-    if stem in NAMELESS:
-        stem = path.absolute().parent.name
-    return "".join(c if c.isprintable() else "?" for c in stem)
 
 
 def spellings(row: Option) -> list[tuple[str, str]]:

@@ -13,11 +13,12 @@ from vfsd.supervisor.background import Background, daemonize
 from vfsd.supervisor.boot import Boot
 from vfsd.supervisor.confinement import confine, own_id
 from vfsd.supervisor.device import DeviceSegment
+from vfsd.supervisor.instance import instance_name
 from vfsd.supervisor.keeper import keep
 from vfsd.supervisor.launcher import Launcher
 from vfsd.supervisor.listener import Listener
 from vfsd.supervisor.log_collector import LogCollector, SyslogSink, stderr_sink
-from vfsd.supervisor.options import MIGRATION, Options, instance_name
+from vfsd.supervisor.options import MIGRATION, Options
 from vfsd.supervisor.resume import Outbox, StateFile, open_fds
 from vfsd.supervisor.service import supervise
 from vfsd.supervisor.signals import READY
@@ -27,7 +28,7 @@ from vfsd.transport.errors import OperatorError
 
 def serve(options: Options, root: int, listener: Listener, notes: Sequence[str]) -> int:
     """Serve `root`, an fd; returns the exit status. `notes`: warnings for the log."""
-    name = instance_name(options, listener.socket.getsockname())
+    name = instance_name(options, listener.socket)
     runtime_dir = _make_runtime_dir(listener)
     clean_up = partial(_clean_up, listener, runtime_dir)
     try:

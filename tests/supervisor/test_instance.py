@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What tells the daemons of one host apart."""
+
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from vfsd.supervisor.command_line import parse
+from vfsd.supervisor.instance import LENGTH_MAX, instance_name
+
+INHERITED = parse(["--fd=5", "--shared-dir=/srv"])
+
+
+def at(path: str) -> str:
+    with socket.socket(socket.AF_UNIX) as sock:
+        return instance_name(parse([f"--socket-path={path}", "--shared-dir=/"]), sock)
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX) as sock:
+        yield sock
+
+
+def test_a_path_names_the_instance() -> None:
+    assert at("/run/vm001.sock") == "vm001"
+    assert at("/run/vm002/sock") == "vm002"
+    assert at("/a\nb") == "a?b"
+    assert len(at(f"/{'x' * 200}")) == LENGTH_MAX
+
+
+def test_domains_of_libvirt_are_told_apart(listener: socket.socket, tmp_path: Path) -> None:
+    """libvirt passes --fd alone, and each file has the same name."""
+    (tmp_path / "domain-1-db").mkdir()
+    listener.bind(str(tmp_path / "domain-1-db" / "fs0-fs.sock"))
+    assert instance_name(INHERITED, listener) == "domain-1-db/fs0-fs"
+
+
+def test_a_socket_unit_names_the_instance_by_its_folder(
+    listener: socket.socket, tmp_path: Path
+) -> None:
+    (tmp_path / "vm003").mkdir()
+    listener.bind(str(tmp_path / "vm003" / "sock"))
+    assert instance_name(INHERITED, listener) == "vm003"
+
+
+def test_an_abstract_address_names_the_instance(listener: socket.socket) -> None:
+    listener.bind("\0vfsd-test-abstract")
+    assert instance_name(INHERITED, listener) == "vfsd-test-abstract"
+
+
+# A VMM that starts its daemon itself: one end of a pair is the daemon's.
+VMM = """
+import socket
+channel = socket.socket(fileno=0)
+ours, theirs = socket.socketpair()
+socket.send_fds(channel, [b"x"], [theirs.fileno()])
+channel.recv(1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["-name", "guest=db\x1b,debug-threads=on"], "db?"),
+        (["-name", "web"], "web"),
+        (["-name"], "fd5"),
+        ([], "fd5"),
+    ],
+)
+def test_a_connection_is_called_after_its_vmm(arguments: list[str], name: str) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, subprocess.Popen([sys.executable, "-c", VMM, *arguments], stdin=theirs.fileno()):
+        theirs.close()
+        _, (fd,), _, _ = socket.recv_fds(ours, 1, 1)
+        with socket.socket(fileno=fd) as connection:
+            assert instance_name(INHERITED, connection) == name
+        ours.send(b"x")
