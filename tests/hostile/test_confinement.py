@@ -181,7 +181,7 @@ def test_an_attempt_fails(folder: Path, role: str, attempt: tuple[Any, ...]) -> 
     child = os.fork()
     if child == 0:
         try:
-            own = own_id(str(folder))
+            own = own_id(str(folder), b"test")
             confine(str(folder), own, Options(seccomp="kill"), lambda _level, _text: None)
             if role == "supervisor":
                 confine_supervisor("kill")

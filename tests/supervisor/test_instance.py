@@ -7,10 +7,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from vfsd.supervisor.command_line import parse
-from vfsd.supervisor.instance import LENGTH_MAX, instance_name
+from vfsd.supervisor.confinement import OWN_IDS
+from vfsd.supervisor.instance import LENGTH_MAX, instance_key, instance_name
+
+from .daemon import Daemon, wait_until
 
 INHERITED = parse(["--fd=5", "--shared-dir=/srv"])
 
@@ -80,3 +84,34 @@ def test_a_connection_is_called_after_its_vmm(arguments: list[str], name: str) -
         with socket.socket(fileno=fd) as connection:
             assert instance_name(INHERITED, connection) == name
         ours.send(b"x")
+
+
+def own_id(folder: Path) -> int:
+    (folder / "log").unlink(missing_ok=True)
+    with Daemon(folder) as daemon:
+        return int(daemon.process_group.uids().real)
+
+
+def test_an_instance_has_the_same_user_id_at_each_start(tmp_path: Path) -> None:
+    """journald keeps a file for each user."""
+    (tmp_path / "other").mkdir()
+    first, again = own_id(tmp_path), own_id(tmp_path)
+    assert first == again
+    assert first in OWN_IDS
+    assert own_id(tmp_path / "other") != first
+
+
+def test_an_id_that_a_process_has_is_left_to_that_process(tmp_path: Path) -> None:
+    first = own_id(tmp_path)
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, user=first) as other:
+        wait_until(lambda: psutil.Process(other.pid).uids().real == first)
+        assert own_id(tmp_path) == first + 1
+    assert own_id(tmp_path) == first
+
+
+def test_keys_are_stable_and_differ(listener: socket.socket) -> None:
+    first, again, other = (
+        instance_key(parse([f"--socket-path=/run/{path}", "--shared-dir=/"]), listener)
+        for path in ("a/sock", "a/sock", "b/a.sock")
+    )
+    assert first == again != other

@@ -16,8 +16,9 @@ keeper, before it creates the first supervisor:
   2. root only: all ids become one that nobody else has (OWN_IDS). What root may do to its own
      files, to processes of root, and to programs that ask who connects to them (D-Bus, systemd),
      goes with that. The id is not nobody's: other daemons are nobody, too, and could connect to the
-     workers, or put another folder in the place of the runtime folder. Pool and workers have the id
-     as their saved user id (isolation.py), so keeper and supervisor may send them signals;
+     workers, or put another folder in the place of the runtime folder. An instance has the same id
+     at each start, if no process has that id then. Pool and workers have the id as their saved user
+     id (isolation.py), so keeper and supervisor may send them signals;
   3. every capability set is empty, no_new_privs is set, there are no core dumps;
   4. Landlock, where the kernel has it: files are read below /proc only, and only sockets are made
      and files removed, in the runtime folder only. No TCP, no abstract socket of another process;
@@ -34,6 +35,7 @@ user's processes: Landlock cannot limit signals, since the pool is outside the d
 processes share an fd table, and with it the memory of the guest.
 """
 
+import binascii
 import errno
 import os
 import resource
@@ -165,7 +167,7 @@ KEEPER_CALLS: Final = (
 )
 
 
-def own_id(runtime_dir: str) -> int:
+def own_id(runtime_dir: str, key: bytes) -> int:
     """The user and group id of keeper and supervisor, which `runtime_dir` belongs to from now on.
 
     One of OWN_IDS where root starts the daemon, or nobody's if the user namespace has none of them;
@@ -173,12 +175,29 @@ def own_id(runtime_dir: str) -> int:
     """
     if os.geteuid() != 0 or _TO_LEAVE_ROOT & ~_permitted():
         return os.geteuid()
-    chosen = OWN_IDS[int.from_bytes(os.urandom(4), "little") % len(OWN_IDS)]
-    for own in (chosen, NOBODY):
+    for own in (_free_id(key), NOBODY):
         with suppress(OSError):
             os.chown(runtime_dir, own, own, follow_symlinks=False)
             return own
     return 0
+
+
+def _free_id(key: bytes) -> int:
+    """One of OWN_IDS that no process has: for the same `key` the same, whenever that is possible,
+    since journald keeps a file for each user."""
+    first = binascii.crc32(key) % len(OWN_IDS)
+    while _is_taken(OWN_IDS[first]):
+        first = (first + 1) % len(OWN_IDS)
+    return OWN_IDS[first]
+
+
+def _is_taken(own: int) -> bool:
+    """Does a process have this user id? Each supervisor has its own as the real one."""
+    try:
+        os.getpriority(os.PRIO_USER, own)
+    except OSError:
+        return False
+    return True
 
 
 def confine(runtime_dir: str, own: int, options: Options, say: Say) -> None:

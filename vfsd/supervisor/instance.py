@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What tells the daemons of one host apart: the name in ps and in the log."""
+"""What tells the daemons of one host apart: a name for people, and a key that outlives restarts."""
 
 import os
 import socket
@@ -12,6 +12,7 @@ from vfsd.supervisor.options import Options
 
 NAMELESS: Final = ("sock",)  # names of sockets that have a folder of their own
 LENGTH_MAX: Final = 100  # characters
+_PID_NAMESPACE: Final = Path("/proc/self/ns/pid")
 _PEER: Final = struct.Struct("=iII")  # struct ucred
 
 
@@ -24,6 +25,14 @@ def instance_name(options: Options, sock: socket.socket) -> str:
     """
     name = _of_path(options.socket_path) if options.socket_path else _of_fd(options.fd, sock)
     return "".join(c if c.isprintable() else "?" for c in name[:LENGTH_MAX])
+
+
+def instance_key(options: Options, sock: socket.socket) -> bytes:
+    """The same for every start of one instance, and another one for each that runs beside it. In
+    containers paths are alike: their pid namespaces are not."""
+    path = options.socket_path
+    own = os.fsencode(Path(path).absolute()) if path else instance_name(options, sock).encode()
+    return b"%d %b" % (_PID_NAMESPACE.stat().st_ino, own)
 
 
 def _of_path(path: str) -> str:

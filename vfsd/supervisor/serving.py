@@ -13,7 +13,7 @@ from vfsd.supervisor.background import Background, daemonize
 from vfsd.supervisor.boot import Boot
 from vfsd.supervisor.confinement import confine, own_id
 from vfsd.supervisor.device import DeviceSegment
-from vfsd.supervisor.instance import instance_name
+from vfsd.supervisor.instance import instance_key, instance_name
 from vfsd.supervisor.keeper import keep
 from vfsd.supervisor.launcher import Launcher
 from vfsd.supervisor.listener import Listener
@@ -37,7 +37,7 @@ def serve(options: Options, root: int, listener: Listener, notes: Sequence[str])
         if pid_file := listener.pid_file:
             pid_file.write()  # again, as it may be another pid by now
             held.append(pid_file.fd)
-        own = own_id(runtime_dir.path)
+        own = own_id(runtime_dir.path, instance_key(options, listener.socket))
         launcher = Launcher.start(name, options, root, own, clean_up, held)
     except BaseException:
         clean_up()
