@@ -47,7 +47,10 @@ def test_a_reset_releases_the_locks_of_the_guest(
         frontend.start_ring(ring)
     guest.init()
     guest.lookup(ROOT, folder.name)
-    assert daemon.log.read_text()[log:].count("the guest has reset the device") == 1
+    wait_until(lambda: "mounted the share again: FUSE 7." in daemon.log.read_text()[log:])
+    said = daemon.log.read_text()[log:]
+    assert said.count("the guest has reset the device") == 1
+    assert "mounted the share: " not in said, "what was agreed was said before"
 
 
 def test_a_pause_keeps_what_the_guest_has_open(guest: Guest, folder: Folder) -> None:

@@ -9,6 +9,7 @@ import errno
 import os
 import signal
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -27,6 +28,7 @@ from vfsd.worker.tables import Tables
 EXIT_STOPPED: Final = 0  # it was told to; the pool does not create another one
 EXIT_FAILED: Final = 3  # we are wrong, or without memory; the line on stderr says which
 DRAIN_MS: Final = 2000  # for the requests of a ring that is stopped
+DRIVERS: Final = 4  # with as many a guest can take turns: firmware, boot loader, kernels
 BUSY_WRITER_SECONDS: Final = 0.001  # between two looks at a device state that is being written
 
 
@@ -83,6 +85,7 @@ class QueueWorker:
         self._title = ""
         self._stopping = False
         self._is_mounted = False  # an INIT came here, and no DESTROY since
+        self._agreed: deque[str] = deque(maxlen=DRIVERS)  # what has been said of mounts
         self._generation = 0  # of the device state that is in force here
         # Id of an adopt command -> generation it asks for, and does it end the FUSE session?
         self._pending: dict[int, tuple[int, bool]] = {}
@@ -287,13 +290,18 @@ class QueueWorker:
             self._log.warn(str(error))
             return error.errno, b""
         lib.worker_session_begin(self._worker, agreement.minor, agreement.flags, offer.flags)
-        # A guest can repeat INIT as often as it likes; that is no news.
+        self._report_mount(offer.minor, agreement)
+        return 0, init.encode(agreement)
+
+    def _report_mount(self, minor: int, agreement: init.Agreement) -> None:
+        """A guest can repeat INIT as often as it likes, which is no news. What was agreed is said
+        once for each driver: firmware and kernel take turns when a guest is reset."""
+        agreed = f"FUSE {init.MAJOR}.{minor}, {' '.join(agreement.names())}"
         level, self._is_mounted = "debug" if self._is_mounted else "info", True
-        self._log.write(
-            level,
-            f"the guest has mounted the share: FUSE {init.MAJOR}.{offer.minor}, "
-            f"{' '.join(agreement.names())}",
-        )
+        if agreed in self._agreed:
+            self._log.write(level, f"the guest has mounted the share again: FUSE 7.{minor}")
+            return
+        self._agreed.append(agreed)
+        self._log.write(level, f"the guest has mounted the share: {agreed}")
         for line in init.shortcomings(agreement, self._place.job.fs):
             self._log.warn(line)
-        return 0, init.encode(agreement)
