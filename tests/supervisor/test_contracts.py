@@ -5,6 +5,7 @@ import fcntl
 import os
 import socket
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -30,9 +31,20 @@ def test_options_of_migration_are_accepted_and_said_to_do_nothing(tmp_path: Path
 LISTENS = "Waiting for vhost-user socket connection..."
 
 
-def test_stderr_says_in_the_words_of_the_peers_that_a_vmm_can_connect(tmp_path: Path) -> None:
-    with Daemon(tmp_path) as daemon:
-        assert f"{LISTENS} on {daemon.path}\n" in daemon.text()
+@pytest.mark.parametrize(
+    ("options", "who"),
+    [
+        ((), "root alone: --socket-group lets a group connect"),
+        (("--socket-group=daemon",), "root, and the group 'daemon'"),
+    ],
+)
+def test_stderr_says_in_the_words_of_the_peers_that_a_vmm_can_connect(
+    tmp_path: Path, requires: Callable[[str], str], options: tuple[str, ...], who: str
+) -> None:
+    """And who can: QEMU says no more than "Permission denied"."""
+    requires("root")
+    with Daemon(tmp_path, *options) as daemon:
+        assert f"{LISTENS} on {daemon.path} (for {who})\n" in daemon.text()
 
 
 def test_stderr_says_so_of_an_inherited_socket(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ class Listener:
     path: str | None  # to be removed at the end, None if it is not ours
     inode: int | None = None
     pid_file: PidFile | None = None  # likewise
+    place: str = "the inherited socket"  # and who may connect, as far as that is ours to say
 
     def accepted(self, fds: Iterable[int]) -> int | None:
         """The one of these fds that is a connection to this socket, or None."""
@@ -142,10 +143,19 @@ def _listen(path: str, what: str, group: str | None, pid_file: PidFile) -> Liste
     finally:
         os.umask(mask)
     inode = os.lstat(path).st_ino
-    listener = Listener(sock, True, str(Path(path).absolute()), inode, pid_file)
+    place = f"{Path(path).absolute()} ({_connects(group)})"
+    listener = Listener(sock, True, str(Path(path).absolute()), inode, pid_file, place)
     if group:
         _give_to_group(listener, group)
     return listener
+
+
+def _connects(group: str | None) -> str:
+    """Who may connect to a socket of ours: QEMU says no more than "Permission denied"."""
+    who = f"user {uid} and root" if (uid := os.geteuid()) else "root"
+    if group:
+        return f"for {who}, and the group {group!r}"
+    return f"for {who} alone: --socket-group lets a group connect"
 
 
 def _remove_stale(path: str, what: str) -> None:

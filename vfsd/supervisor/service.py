@@ -200,7 +200,7 @@ class Service:
         self._boot.tell_ready()
         if not listener.listening:
             return listener.socket
-        self._log.write("info", f"{WAITING} on {listener.path or 'the inherited socket'}")
+        self._log.write("info", f"{WAITING} on {listener.place}")
         self._loop.wait_readable(listener.socket.fileno())
         connection, _ = listener.socket.accept()
         return connection
