@@ -101,21 +101,35 @@ class RuntimeDir:
 
 
 def _make_runtime_dir(listener: Listener) -> RuntimeDir:
-    """A folder of our own for the sockets of the workers: of systemd's choice, or temporary."""
-    chosen = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
-    parent = Path(chosen or os.environ.get("TMPDIR") or "/tmp").absolute()
+    """A folder of our own for the sockets of the workers, in the first place that is writable."""
     # Not by tempfile: with all that it imports it would take 0.4 MiB in keeper and supervisor.
-    folder = parent / f"vfsd-{os.urandom(4).hex()}"
-    try:
-        folder.mkdir(0o700)
-        made = folder.lstat()
-    except OSError as error:
-        listener.remove()
-        raise OperatorError(
-            f"cannot make a folder for sockets in '{parent}':"
-            f" {error.strerror}; point TMPDIR at one that is writable"
-        ) from None
-    return RuntimeDir(str(folder), (made.st_dev, made.st_ino))
+    name = f"vfsd-{os.urandom(4).hex()}"
+    failed = []
+    for parent in _places(listener):
+        folder = parent / name
+        try:
+            folder.mkdir(0o700)
+            made = folder.lstat()
+        except OSError as error:
+            failed.append(f"'{parent}' ({error.strerror})")
+        else:
+            return RuntimeDir(str(folder), (made.st_dev, made.st_ino))
+    listener.remove()
+    raise OperatorError(
+        f"cannot make a folder for sockets in {', '.join(failed)}; point TMPDIR at one that is"
+        " writable"
+    )
+
+
+def _places(listener: Listener) -> list[Path]:
+    """Where the folder may be: where systemd or the operator says; or temporary, or beside the
+    VMM's socket, where a file could be made already. In a container /tmp may be read-only."""
+    chosen = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0] or os.environ.get("TMPDIR")
+    if chosen:
+        return [Path(chosen).absolute()]
+    own = Path(listener.path).parent if listener.path else None
+    found = ("/tmp", os.environ.get("XDG_RUNTIME_DIR"), "/run", own)
+    return [Path(place) for place in found if place]
 
 
 def _clean_up(listener: Listener, runtime_dir: RuntimeDir) -> None:
