@@ -12,7 +12,20 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
+
+/* What sendmsg(2) fails with in this process; 0: it is made. */
+static int send_error;
+
+ssize_t sendmsg(int sock, const struct msghdr *message, int flags)
+{
+	if (send_error) {
+		errno = send_error;
+		return -1;
+	}
+	return syscall(SYS_sendmsg, sock, message, flags);
+}
 
 static const struct siphash_key KEY = {1, 2};
 
@@ -338,6 +351,25 @@ static void test_without_a_broker_it_is_an_error(void)
 	close(s.mount);
 }
 
+static void test_a_lack_of_memory_is_the_requests_alone(void)
+{
+	const int errors[] = {ENOMEM, ENOBUFS};
+	struct handle_signature signature;
+	struct scene s;
+	int fd = make_file("x");
+
+	begin(&s);
+	for (size_t i = 0; i < sizeof(errors) / sizeof(*errors); i++) {
+		send_error = errors[i];
+		CHECK_EQUAL(sign(&s, &fd, 1, &signature), -errors[i]);
+		send_error = 0;
+		CHECK(!s.client.is_gone);
+		CHECK(sign(&s, &fd, 1, &signature) != -EIO);
+	}
+	close(fd);
+	end(&s);
+}
+
 /* ---- messages that no client sends ---- */
 
 static void send_raw(int sock, const void *bytes, size_t len, int fd, uint32_t count)
@@ -429,6 +461,7 @@ int main(void)
 	RUN(test_the_answer_for_a_dead_worker_is_passed_over);
 	RUN(test_a_request_survives_its_broker);
 	RUN(test_without_a_broker_it_is_an_error);
+	RUN(test_a_lack_of_memory_is_the_requests_alone);
 	RUN(test_odd_messages_change_nothing);
 	RUN(test_who_does_not_read_stops_nobody);
 	return EXIT_SUCCESS;
