@@ -61,6 +61,13 @@ def open_fds() -> dict[int, str]:
     return found
 
 
+@pytest.fixture(scope="module", params=["prefer", "signed", "never"])
+def handles(request: pytest.FixtureRequest) -> str:
+    """--inode-file-handles of a module's daemon: the ways in which inodes are held."""
+    mode: str = request.param
+    return mode
+
+
 @pytest.fixture(scope="module")
 def daemon(sandbox_mode: SandboxMode) -> Iterator[Daemon]:
     with Daemon(*OPTIONS, mode=sandbox_mode) as running:

@@ -19,13 +19,6 @@ from .fuse import ROOT, Guest, Op
 
 MANY = 100  # more than any limit there was
 SUBVOLUMES, FILES = 80, 50
-HANDLES = ("prefer", "signed", "never")
-
-
-@pytest.fixture(scope="module", params=HANDLES)
-def handles(request: pytest.FixtureRequest) -> str:
-    mode: str = request.param
-    return mode
 
 
 @pytest.fixture(scope="module")

@@ -24,15 +24,9 @@ O_PATH = 0o10000000
 OPENS = {"prefer": "open_by_handle_at", "signed": "openat", "never": "openat"}
 
 
-@pytest.fixture(scope="module", params=OPENS)
-def mode(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
-    return name
-
-
 @pytest.fixture(scope="module")
-def daemon(mode: str) -> Iterator[Daemon]:
-    with Daemon("--keep-listening", f"--inode-file-handles={mode}") as running:
+def daemon(handles: str) -> Iterator[Daemon]:
+    with Daemon("--keep-listening", f"--inode-file-handles={handles}") as running:
         yield running
 
 
@@ -64,7 +58,7 @@ def held_open(daemon: Daemon, folder: Path) -> list[Path]:
 
 
 def test_the_fd_is_duplicated_from_the_third_opening_on(
-    daemon: Daemon, mode: str, tmp_path: Path, guest: Guest, folder: Folder
+    daemon: Daemon, handles: str, tmp_path: Path, guest: Guest, folder: Folder
 ) -> None:
     (folder.path / "x").touch()
     nodeid = guest.lookup(folder.nodeid, b"x").nodeid
@@ -77,7 +71,7 @@ def test_the_fd_is_duplicated_from_the_third_opening_on(
     assert "fcntl" not in open_with(os.O_RDWR)
     open_often(guest, nodeid, 2)
     assert open_with(os.O_RDONLY) == {"fcntl": COUNT}
-    assert open_with(os.O_RDONLY | os.O_SYNC)[OPENS[mode]] == COUNT
+    assert open_with(os.O_RDONLY | os.O_SYNC)[OPENS[handles]] == COUNT
     for fh in fhs:
         guest.release(nodeid, fh)
 
