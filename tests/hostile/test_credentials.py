@@ -59,7 +59,7 @@ pytestmark = pytest.mark.sandbox_modes(*OF_ROOT, BY_CAPABILITY.name)
 ALICE, BOB, CAROL = (1001, 2001), (1002, 2002), (1003, 2003)
 NOBODY_SAID = (0xFFFFFFFF, 0xFFFFFFFF)  # FUSE_INVALID_UIDGID: what Linux >= 6.12 sends with WRITE
 KILL_SUIDGID = 4  # FUSE_WRITE_KILL_SUIDGID
-FATTR_KILL_SUIDGID, OPEN_KILL_SUIDGID = 1 << 11, 1
+FATTR_CTIME, FATTR_KILL_SUIDGID, OPEN_KILL_SUIDGID = 1 << 10, 1 << 11, 1
 DONT_MASK, POSIX_ACL = 1 << 6, 1 << 20  # INIT
 CAP_FSETID = 1 << 4  # as the last write needed it
 SETID = stat.S_ISUID | stat.S_ISGID
@@ -558,3 +558,12 @@ def status(task: Path) -> dict[str, str]:
     return {
         key: " ".join(value.split()) for key, _, value in (line.partition(":") for line in lines)
     }
+
+
+@pytest.mark.parametrize("valid", [0, FATTR_CTIME])
+def test_chown_of_nothing_drops_set_id_bits(guest: Guest, folder: Folder, valid: int) -> None:
+    """FATTR_CTIME comes with --writeback."""
+    file, _ = guest.create(folder.nodeid, b"file")
+    setattr_(guest, file.nodeid, FATTR_MODE, mode=0o6755)
+    setattr_(guest, file.nodeid, valid)
+    assert guest.getattr(file.nodeid).mode & 0o7777 == 0o755

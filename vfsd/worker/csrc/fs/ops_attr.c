@@ -27,8 +27,7 @@
 enum {
 	NS_PER_SEC = 1000 * 1000 * 1000,
 	MODE_BITS = 07777,
-	CHANGES = FATTR_MODE | FATTR_UID | FATTR_GID | FATTR_SIZE | FATTR_ATIME | FATTR_MTIME |
-		  FATTR_CTIME,
+	CHANGES = FATTR_MODE | FATTR_UID | FATTR_GID | FATTR_SIZE | FATTR_ATIME | FATTR_MTIME,
 };
 
 static int reply_attr(const struct fs *fs, int fd, struct request *r)
@@ -94,7 +93,8 @@ static int set_owner(struct fs *fs, const struct request *r, int fd)
 /*
  * A SETATTR of nothing is chown(2) of nothing, or Linux with FUSE_HANDLE_KILLPRIV_V2 before an op
  * that changes a file and has no flag to say so (FALLOCATE, COPY_FILE_RANGE, a write to a mapping):
- * set-id bits and capabilities of the file go. The host's kernel does that at chown(2), too.
+ * set-id bits and capabilities of the file go. The host's kernel does that at chown(2), too. With
+ * --writeback Linux sends FATTR_CTIME along with chown(2) of nothing, and alone with nothing else.
  */
 static int kill_privileges(struct fs *fs, const struct request *r, int fd)
 {
