@@ -7,6 +7,7 @@ of an inode pins about 1.2 KiB of the kernel's memory. Where inodes are held by 
 are a cache, and more of them gain nothing.
 """
 
+import os
 import resource
 from pathlib import Path
 from typing import Final
@@ -40,7 +41,7 @@ def set_file_limit(options: Options, shared_dir: int) -> str | None:
         return None
     of_a_process = int(_OF_A_PROCESS.read_text())
     if wanted == RLIMIT_DEFAULT:
-        with_handles = options.inode_file_handles != "never" and _has_lasting_handles(shared_dir)
+        with_handles = _may_use_handles(options) and _has_lasting_handles(shared_dir)
         wanted = default_limit(with_handles, of_a_process, int(_OF_THE_SYSTEM.read_text()))
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if _set(wanted, max(hard, wanted)):
@@ -54,6 +55,14 @@ def set_file_limit(options: Options, shared_dir: int) -> str | None:
         _set(hard, hard)
     most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return f"only {most} files can be open at a time, not {wanted} (hard limit RLIMIT_NOFILE)"
+
+
+def _may_use_handles(options: Options) -> bool:
+    """As the pool decides (vfsd/worker/handles.py): handles are root's, and in a user namespace
+    nobody's. `find` of a guest would stop at the smaller limit there."""
+    asked = options.inode_file_handles
+    is_root = os.geteuid() == 0 and not options.userns
+    return is_root and asked != "never" and (asked != "auto" or options.sandbox != "none")
 
 
 def _has_lasting_handles(shared_dir: int) -> bool:

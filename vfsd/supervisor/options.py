@@ -200,8 +200,9 @@ OPTIONS: Final = (
     Option("rlimit_nofile", {"--rlimit-nofile": None}, {},
            "maximum number of open files", "N", read.number(0, MAX_FILES),
            "100000, or what is allowed",
-           "every file that the guest knows is an open file with --inode-file-handles=never, or"
-           " on a file system without lasting handles (FUSE), so the default is 1000000 there;"
+           "every file that the guest knows is an open file with --inode-file-handles=never,"
+           " --userns or --sandbox=none, for a daemon that is not root, or on a file system without"
+           " lasting handles (FUSE), so the default is 1000000 there;"
            " the default leaves 16384 of the host's fs.file-max to others; a number beyond the"
            " hard limit becomes that limit, with a warning; 0: leave the limit as it is"),
     _long_switch("strict", "refuse to start if --rlimit-nofile is more than the hard limit allows"),
