@@ -183,10 +183,12 @@ static int link_to_name(const struct fs *fs, int fd, int dir_fd, const char *nam
 	return linkat(fs->proc_self_fd, path, dir_fd, name, AT_SYMLINK_FOLLOW) < 0 ? -errno : 0;
 }
 
-int label_create(struct fs *fs, const struct request *r, int dir_fd, int flags, mode_t mode)
+int label_create(struct fs *fs, const struct request *r, int dir_fd, int flags, mode_t mode,
+		 int *ret_fd)
 {
 	int fd, err;
 
+	*ret_fd = -1;
 	if ((flags & O_ACCMODE) == O_RDONLY)
 		flags |= O_RDWR; /* open(2) wants it */
 	fd = openat(dir_fd, ".", (flags & ~O_TRUNC) | O_TMPFILE | O_CLOEXEC, mode);
@@ -197,8 +199,9 @@ int label_create(struct fs *fs, const struct request *r, int dir_fd, int flags, 
 	err = label_set(fs, r, fd);
 	if (!err)
 		err = link_to_name(fs, fd, dir_fd, r->name);
-	if (!err)
-		return fd;
-	close(fd);
+	if (err)
+		close(fd);
+	else
+		*ret_fd = fd;
 	return err;
 }

@@ -19,10 +19,10 @@ int label_make(struct fs *fs, const struct request *r, int dir_fd, const char *n
 	       make_fn *make) must_check;
 
 /* Create the regular file dir/r->name with the request's labels, opened with `flags` (access mode
- * and status flags). Return: its fd; 0 if it was created but not opened (the file system has no
- * O_TMPFILE); or -errno. */
-int label_create(struct fs *fs, const struct request *r, int dir_fd, int flags,
-		 mode_t mode) must_check;
+ * and status flags). *ret_fd is its fd, or -1 if it was created but not opened (the file system has
+ * no O_TMPFILE). Return: 0 or -errno. */
+int label_create(struct fs *fs, const struct request *r, int dir_fd, int flags, mode_t mode,
+		 int *ret_fd) must_check;
 
 /* Put the request's labels on the file of `fd`, of whatever type. Leaves root acting. */
 int label_set(struct fs *fs, const struct request *r, int fd) must_check;

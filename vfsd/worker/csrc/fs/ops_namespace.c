@@ -106,11 +106,12 @@ static int make_node(const struct request *r, int dir_fd, const char *name)
 static int make_labelled_regular(struct fs *fs, const struct request *r, int dir_fd)
 {
 	mode_t mode = REQUEST_ARG(r, struct fuse_mknod_in)->mode & 07777;
-	int fd = label_create(fs, r, dir_fd, O_RDWR, mode);
+	int fd = -1;
+	int err = label_create(fs, r, dir_fd, O_RDWR, mode, &fd);
 
-	if (fd > 0)
+	if (!err && fd >= 0)
 		close(fd);
-	return fd < 0 ? fd : 0;
+	return err;
 }
 
 int op_mknod(struct fs *fs, struct request *r)

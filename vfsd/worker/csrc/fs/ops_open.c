@@ -345,18 +345,17 @@ static int open_existing(struct fs *fs, struct request *r, const struct inode *p
 	return (int)sizeof(*ret);
 }
 
-/* Return: the fd of a new file r->name; 0 if it is new but not open; or -errno. */
-static int create_new(struct fs *fs, const struct request *r, int dir_fd, int flags)
+/* Make a new file r->name. *ret_fd is its fd, or -1 if it is not open. Return: 0 or -errno. */
+static int create_new(struct fs *fs, const struct request *r, int dir_fd, int flags, int *ret_fd)
 {
 	mode_t mode = REQUEST_ARG(r, struct fuse_create_in)->mode & 07777;
-	int fd;
 
 	if (r->label_count)
-		return label_create(fs, r, dir_fd, flags, mode);
-	fd = openat(dir_fd, r->name, flags | O_CREAT | O_EXCL | O_NOFOLLOW | O_NOCTTY | O_CLOEXEC,
-		    mode);
-	if (fd >= 0)
-		return fd;
+		return label_create(fs, r, dir_fd, flags, mode, ret_fd);
+	*ret_fd = openat(dir_fd, r->name,
+			 flags | O_CREAT | O_EXCL | O_NOFOLLOW | O_NOCTTY | O_CLOEXEC, mode);
+	if (*ret_fd >= 0)
+		return 0;
 	return errno == EMFILE ? -ENFILE : -errno;
 }
 
@@ -366,10 +365,10 @@ static int create(struct fs *fs, struct request *r, const struct inode *parent, 
 		  struct open_file *file, int flags)
 {
 	const struct fuse_create_in *in = REQUEST_ARG(r, struct fuse_create_in);
-	int fd = create_new(fs, r, dir_fd, flags);
-	int err = fd;
+	int fd = -1;
+	int err = create_new(fs, r, dir_fd, flags, &fd);
 
-	if (fd > 0)
+	if (!err && fd >= 0)
 		return reply_create(fs, r, parent, file, fd, flags);
 	/* When the worker died while it created it, "it exists" says that it did. */
 	if (!err || (err == -EEXIST && (!(in->flags & O_EXCL) || r->replayed)))
