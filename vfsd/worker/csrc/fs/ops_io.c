@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * READ, WRITE, FSYNC, FSYNCDIR, SYNCFS, LSEEK, FALLOCATE, COPY_FILE_RANGE.
+ * READ, WRITE, FSYNC, FSYNCDIR, SYNCFS, FALLOCATE, COPY_FILE_RANGE.
  *
  * Data goes between the file and guest pages without a copy. What may wait for storage leaves the
  * loop: a read that the page cache cannot answer (RWF_NOWAIT says so), direct and synchronous I/O,
@@ -29,13 +29,6 @@
 #ifndef RWF_APPEND
 #define RWF_APPEND 0x10
 #endif
-
-static struct open_file *regular_file(struct fs *fs, uint64_t fh, uint64_t nodeid)
-{
-	struct open_file *file = file_table_get(fs->files, fh, nodeid);
-
-	return file && !(file->flags & FILE_IS_DIR) ? file : NULL;
-}
 
 /*
  * The guest's offsets have 64 bits, the host's 63. preadv2(2) and pwritev2(2) take one of all ones
@@ -91,7 +84,7 @@ static int read_cached(struct request *r, uint64_t offset)
 int op_read(struct fs *fs, struct request *r)
 {
 	const struct fuse_read_in *in = REQUEST_ARG(r, struct fuse_read_in);
-	struct open_file *file = regular_file(fs, in->fh, r->in.nodeid);
+	struct open_file *file = file_table_get_regular(fs->files, in->fh, r->in.nodeid);
 	uint32_t size = in->size < READ_MAX ? in->size : READ_MAX;
 	int done;
 
@@ -266,7 +259,7 @@ static int write_cached(struct fs *fs, struct request *r)
 int op_write(struct fs *fs, struct request *r)
 {
 	const struct fuse_write_in *in = REQUEST_ARG(r, struct fuse_write_in);
-	struct open_file *file = regular_file(fs, in->fh, r->in.nodeid);
+	struct open_file *file = file_table_get_regular(fs->files, in->fh, r->in.nodeid);
 	int err = 0;
 
 	if (!file)
@@ -348,43 +341,7 @@ int op_syncfs(struct fs *fs, struct request *r)
 	return r->fd < 0 ? r->fd : request_defer(r, run_syncfs);
 }
 
-/* ---- LSEEK, FALLOCATE ---- */
-
-/*
- * READ and WRITE name their offsets, and the host's fd may be shared. So a guest that has the
- * daemon seek for it (Zephyr) stands where its latest LSEEK has ended. SEEK_SET of more than
- * INT64_MAX is what lseek(2) takes for less than 0.
- *
- * Where data is cannot be said while the guest has some that it has not written yet. With a
- * write-back cache that is always so, and Linux takes ENOSYS for "all is data", up to the size that
- * it knows.
- */
-int op_lseek(struct fs *fs, struct request *r)
-{
-	const struct fuse_lseek_in *in = REQUEST_ARG(r, struct fuse_lseek_in);
-	struct open_file *file = regular_file(fs, in->fh, r->in.nodeid);
-	uint64_t wanted = in->offset;
-	uint32_t whence = in->whence;
-	off_t offset;
-
-	if (!file)
-		return -EBADF;
-	if (whence > SEEK_HOLE)
-		return -EINVAL;
-	if (whence >= SEEK_DATA && fs->session->flags & FUSE_WRITEBACK_CACHE)
-		return -ENOSYS;
-	if (whence == SEEK_CUR) {
-		wanted += __atomic_load_n(&file->position, __ATOMIC_RELAXED);
-		whence = SEEK_SET;
-	}
-	offset = lseek(file->fd, (off_t)wanted, (int)whence);
-	if (offset < 0)
-		return -errno;
-	__atomic_store_n(&file->position, (uint64_t)offset, __ATOMIC_RELAXED);
-	*REQUEST_REPLY(r, struct fuse_lseek_out) =
-		(struct fuse_lseek_out){.offset = (uint64_t)offset};
-	return (int)sizeof(struct fuse_lseek_out);
-}
+/* ---- FALLOCATE ---- */
 
 enum {
 	/* Those that may be done twice: a worker's death must not collapse or insert a range more.
@@ -410,7 +367,8 @@ int op_fallocate(struct fs *fs, struct request *r)
 	err = credentials_fsetid(&fs->credentials, true);
 	if (err)
 		return err;
-	r->file = regular_file(fs, REQUEST_ARG(r, struct fuse_fallocate_in)->fh, r->in.nodeid);
+	r->file = file_table_get_regular(fs->files, REQUEST_ARG(r, struct fuse_fallocate_in)->fh,
+					 r->in.nodeid);
 	if (!r->file)
 		return -EBADF;
 	r->fd = r->file->fd;
@@ -454,8 +412,8 @@ static int run_copy_64(struct request *r)
 static int copy(struct fs *fs, struct request *r, int (*run)(struct request *))
 {
 	const struct fuse_copy_file_range_in *in = REQUEST_ARG(r, struct fuse_copy_file_range_in);
-	struct open_file *from = regular_file(fs, in->fh_in, r->in.nodeid);
-	struct open_file *to = regular_file(fs, in->fh_out, in->nodeid_out);
+	struct open_file *from = file_table_get_regular(fs->files, in->fh_in, r->in.nodeid);
+	struct open_file *to = file_table_get_regular(fs->files, in->fh_out, in->nodeid_out);
 	int err;
 
 	if (!from || !to)

@@ -126,7 +126,7 @@
 	X(pwritev, L | T, IF_WRITABLE, ANY, "glibc",                                              \
 	  "pwritev2() where a file system answers ENOSYS")                                        \
 	X(getdents64, P | L, 0, ANY, "ops_dir.c sweep.py", "READDIR, READDIRPLUS; /proc/self/fd") \
-	X(lseek, P | L, 0, ANY, "ops_io.c ops_dir.c", "LSEEK, READDIR at an offset")              \
+	X(lseek, P | L, 0, ANY, "ops_lseek.c ops_dir.c", "LSEEK, READDIR at an offset")           \
 	X(ftruncate, L, IF_WRITABLE, ANY, "ops_attr.c", "SETATTR size")                           \
 	X(fallocate, L | T, IF_WRITABLE, ANY, "ops_io.c", "FALLOCATE")                            \
 	X(fsync, L | T, 0, ANY, "ops_io.c", "FSYNC, FSYNCDIR")                                    \

@@ -85,6 +85,13 @@ struct open_file *file_table_get(struct file_table *t, uint64_t fh, uint64_t nod
 	return nodeid && file->nodeid == nodeid ? file : NULL;
 }
 
+struct open_file *file_table_get_regular(struct file_table *t, uint64_t fh, uint64_t nodeid)
+{
+	struct open_file *file = file_table_get(t, fh, nodeid);
+
+	return file && !(file->flags & FILE_IS_DIR) ? file : NULL;
+}
+
 struct open_file *file_table_of_inode(struct file_table *t, uint64_t nodeid)
 {
 	uint32_t end = __atomic_load_n(&t->next_unused, __ATOMIC_ACQUIRE);

@@ -47,6 +47,8 @@ struct file_table;
 /* The open file of `fh` if it belongs to `nodeid`; NULL otherwise. Valid until this worker's next
  * quiescent point. */
 struct open_file *file_table_get(struct file_table *t, uint64_t fh, uint64_t nodeid);
+/* The same for a file that is not a directory. */
+struct open_file *file_table_get_regular(struct file_table *t, uint64_t fh, uint64_t nodeid);
 /* Any open file of this inode, likewise; looks at all slots that were ever used. */
 struct open_file *file_table_of_inode(struct file_table *t, uint64_t nodeid);
 uint64_t open_file_fh(const struct file_table *t, const struct open_file *file);
