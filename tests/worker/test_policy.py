@@ -57,3 +57,20 @@ def test_a_lock_is_waited_for_so_long() -> None:
 def test_each_switch_is_copied(name: str) -> None:
     assert getattr(filled(**{name: True}), name) is True
     assert getattr(filled(**{name: False}), name) is False
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"cache": "auto"}, True),
+        ({"cache": "auto", "readonly": True}, False),
+        ({"cache": "never"}, False),
+        ({"cache": "never", "allow_mmap": True}, True),
+        ({"cache": "never", "writeback": True}, True),
+    ],
+)
+def test_a_guest_that_can_write_later_holds_data_back(
+    changes: dict[str, Any], expected: bool
+) -> None:
+    changes = {"writeback": False, "allow_mmap": False, "readonly": False, **changes}
+    assert filled(**changes).holds_back is expected

@@ -51,6 +51,13 @@ def _fill_idmap(table: Any, ranges: Sequence[idmap.Range]) -> None:
         entry.first, entry.last, entry.to, entry.step = r.first, r.last, r.to, r.step
 
 
+def _holds_back(fs: Filesystem) -> bool:
+    """Can the guest write data later than its programs do? In a write-back cache, and in shared
+    mappings, which Linux makes of no file that bypasses its page cache, but with allow_mmap."""
+    is_cached = not OPEN_FLAGS[fs.cache][0] & lib.FOPEN_DIRECT_IO
+    return not fs.readonly and (fs.writeback or is_cached or fs.allow_mmap)
+
+
 def fill(policy: Any, fs: Filesystem, outcome: Outcome) -> None:
     """Fill a struct fs_policy. `outcome`: how inodes are held."""
     policy.entry_timeout_ns = int(fs.entry_timeout * 1e9)
@@ -59,6 +66,7 @@ def fill(policy: Any, fs: Filesystem, outcome: Outcome) -> None:
     policy.negative_timeout_ns = int(fs.negative_timeout * 1e9)
     policy.lock_wait_ns = FOR_EVER if fs.lock_wait is None else int(fs.lock_wait * 1e9)
     policy.file_open_flags, policy.dir_open_flags = OPEN_FLAGS[fs.cache]
+    policy.holds_back = _holds_back(fs)
     for name in SWITCHES:
         setattr(policy, name, getattr(fs, name))
     for pair, rules in ((policy.uids, fs.translate_uid), (policy.gids, fs.translate_gid)):

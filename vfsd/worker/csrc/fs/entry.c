@@ -71,13 +71,18 @@ static uint32_t encode_device(uint32_t major, uint32_t minor)
 	return (minor & 0xff) | major << 8 | (minor & ~0xffu) << 12;
 }
 
-/* A guest with a write-back cache may have data of the file that is not here yet. Programs that are
- * told of no block at all (GNU tar) do not read the file. */
+/*
+ * The guest may have data of the file that is not here yet: in a write-back cache, or, of a file
+ * that has its size already, in a mapping. GNU tar does not read a file that has no block at all.
+ * The guest remembers this number, so what matters is not whether the file is mapped now.
+ */
 uint64_t entry_blocks(const struct fs *fs, const struct statx *st)
 {
-	bool more = S_ISREG(st->stx_mode) && fs->session->flags & FUSE_WRITEBACK_CACHE;
+	bool may_have_data = st->stx_size || fs->session->flags & FUSE_WRITEBACK_CACHE;
 
-	return more && !st->stx_blocks ? 1 : st->stx_blocks;
+	if (may_have_data && !st->stx_blocks && S_ISREG(st->stx_mode) && fs->policy.holds_back)
+		return 1;
+	return st->stx_blocks;
 }
 
 bool entry_announces_mounts(const struct fs *fs)

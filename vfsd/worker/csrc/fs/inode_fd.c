@@ -76,7 +76,7 @@ static int open_path_once(struct fs *fs, const struct inode *inode)
 static int open_by_open_file(struct fs *fs, const struct inode *inode)
 {
 	const struct open_file *file =
-		file_table_of_inode(fs->files, inode_nodeid(fs->inodes, inode));
+		file_table_of_inode(fs->files, inode_nodeid(fs->inodes, inode), 0);
 	char name[FD_NAME];
 	struct statx st;
 	int fd;

@@ -81,6 +81,16 @@ static int read_cached(struct request *r, uint64_t offset)
 	return 1;
 }
 
+/* Once per open file. */
+static __attribute__((noinline, cold)) void note_read(struct fs *fs, struct open_file *file)
+{
+	const struct inode *inode = inode_table_get(fs->inodes, file->nodeid);
+
+	if (inode)
+		inode_table_note(inode, INODE_WAS_READ);
+	__atomic_or_fetch(&file->flags, FILE_WAS_READ, __ATOMIC_RELAXED);
+}
+
 int op_read(struct fs *fs, struct request *r)
 {
 	const struct fuse_read_in *in = REQUEST_ARG(r, struct fuse_read_in);
@@ -95,6 +105,8 @@ int op_read(struct fs *fs, struct request *r)
 	r->data_out_count = iovec_truncate(r->data_out, r->data_out_count, size);
 	r->fd = file->fd;
 	r->file = file;
+	if (!(file->flags & FILE_WAS_READ) && !(in->flags & O_DIRECT))
+		note_read(fs, file);
 	if (file->flags & FILE_IN_MEMORY)
 		return run_read(r);
 	if (file->flags & FILE_DIRECT && !(file->flags & FILE_NO_NOWAIT))

@@ -74,6 +74,10 @@ static uint32_t file_flags(struct fs *fs, const struct inode *inode, int flags, 
 
 	if ((flags & O_ACCMODE) != O_RDONLY)
 		ret |= FILE_WRITABLE;
+	if ((guest & O_ACCMODE) == O_RDWR) {
+		inode_table_note(inode, INODE_WAS_MAPPABLE); /* before the file can be found */
+		ret |= FILE_MAPPABLE;
+	}
 	if (flags & O_DIRECT)
 		ret |= FILE_DIRECT;
 	if (flags & (O_SYNC | O_DSYNC))

@@ -27,6 +27,7 @@ struct fs_policy {
 	uint32_t dir_open_flags;      /* … to OPENDIR */
 	bool readonly;
 	bool forbid_symlinks; /* SYMLINK fails with EPERM */
+	bool holds_back;      /* the guest may have data of a file that it writes later */
 	bool xattr;	      /* off: ENOSYS, the guest stops asking */
 	bool flock;	      /* locks of the guest are taken on the host */
 	bool posix_lock;

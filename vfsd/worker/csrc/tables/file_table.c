@@ -92,7 +92,7 @@ struct open_file *file_table_get_regular(struct file_table *t, uint64_t fh, uint
 	return file && !(file->flags & FILE_IS_DIR) ? file : NULL;
 }
 
-struct open_file *file_table_of_inode(struct file_table *t, uint64_t nodeid)
+struct open_file *file_table_of_inode(struct file_table *t, uint64_t nodeid, uint32_t flags)
 {
 	uint32_t end = __atomic_load_n(&t->next_unused, __ATOMIC_ACQUIRE);
 
@@ -100,7 +100,8 @@ struct open_file *file_table_of_inode(struct file_table *t, uint64_t nodeid)
 		struct open_file *file = &t->files[slot];
 
 		if (__atomic_load_n(&file->generation, __ATOMIC_ACQUIRE) & 1 &&
-		    __atomic_load_n(&file->nodeid, __ATOMIC_ACQUIRE) == nodeid)
+		    __atomic_load_n(&file->nodeid, __ATOMIC_ACQUIRE) == nodeid &&
+		    (__atomic_load_n(&file->flags, __ATOMIC_RELAXED) & flags) == flags)
 			return file;
 	}
 	return NULL;

@@ -25,6 +25,8 @@ enum open_file_flag {
 	FILE_LOCK_OWNER = 512,	/* not the guest's: fd holds the record locks of `owner` */
 	FILE_APPENDS = 2048,	/* opened with O_APPEND: see is_append() of ops_io.c */
 	FILE_WIDE_OFFSETS = 4096, /* a directory with offsets of 64 bits (ops_dir.c) */
+	FILE_MAPPABLE = 8192,	  /* the guest has it open for reading and writing */
+	FILE_WAS_READ = 16384,	  /* the inode has INODE_WAS_READ already */
 };
 
 struct open_file {
@@ -49,8 +51,9 @@ struct file_table;
 struct open_file *file_table_get(struct file_table *t, uint64_t fh, uint64_t nodeid);
 /* The same for a file that is not a directory. */
 struct open_file *file_table_get_regular(struct file_table *t, uint64_t fh, uint64_t nodeid);
-/* Any open file of this inode, likewise; looks at all slots that were ever used. */
-struct open_file *file_table_of_inode(struct file_table *t, uint64_t nodeid);
+/* Any open file of this inode that has all these flags, likewise; looks at all slots that were ever
+ * used. */
+struct open_file *file_table_of_inode(struct file_table *t, uint64_t nodeid, uint32_t flags);
 uint64_t open_file_fh(const struct file_table *t, const struct open_file *file);
 struct open_file *file_table_at(struct file_table *t, uint32_t slot);
 uint32_t open_file_slot(const struct file_table *t, const struct open_file *file);

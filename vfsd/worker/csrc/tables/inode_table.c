@@ -313,7 +313,7 @@ static struct inode *enter(struct inode_table *t, uint32_t worker, uint32_t buck
 	inode->btime = values->btime;
 	inode->is_young = values->is_young;
 	inode->is_checked = 0;
-	inode->was_opened = 0;
+	inode->past = 0;
 	inode->is_readable = 0;
 	inode->used = 0;
 	inode->lookup_count = 1;

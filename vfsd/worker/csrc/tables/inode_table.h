@@ -15,6 +15,13 @@
 
 #include <sys/types.h>
 
+/* What the guest has done with a file since it knows the file. */
+enum inode_past {
+	INODE_WAS_OPENED = 1,	/* for reading only */
+	INODE_WAS_MAPPABLE = 2, /* opened for reading and writing: stores to a mapping need both */
+	INODE_WAS_READ = 4,	/* so pages of it may be in the guest's page cache */
+};
+
 struct inode {
 	uint64_t ino;
 	uint64_t mnt_id;
@@ -28,7 +35,7 @@ struct inode {
 	uint8_t used;	       /* fd was, since inode_table_next_idle looked */
 	uint8_t is_young;      /* its birth time may be another file's, too: see inode_table.c */
 	uint8_t is_checked;    /* its handle is known to be its own, and no other file's */
-	uint8_t was_opened;    /* for reading */
+	uint8_t past;	       /* enum inode_past */
 	uint8_t is_readable;   /* fd is not O_PATH but open for reading */
 	int64_t btime;	       /* ns; 0: the file system does not tell */
 	struct fhandle handle; /* holds it where fd does not */
@@ -129,10 +136,23 @@ static inline void inode_table_touch(const struct inode *inode)
 		__atomic_store_n((uint8_t *)&inode->used, 1, __ATOMIC_RELAXED);
 }
 
+/* Return: had all of these (enum inode_past) happened before? */
+static inline bool inode_table_has_past(const struct inode *inode, uint8_t past)
+{
+	return (__atomic_load_n(&inode->past, __ATOMIC_ACQUIRE) & past) == past;
+}
+
+static inline void inode_table_note(const struct inode *inode, enum inode_past past)
+{
+	if (!inode_table_has_past(inode, (uint8_t)past))
+		__atomic_or_fetch((uint8_t *)&inode->past, (uint8_t)past, __ATOMIC_RELEASE);
+}
+
 /* Return: was this its first opening? */
 static inline bool inode_table_note_opened(const struct inode *inode)
 {
-	return !__atomic_exchange_n((uint8_t *)&inode->was_opened, 1, __ATOMIC_RELAXED);
+	return !(__atomic_fetch_or((uint8_t *)&inode->past, INODE_WAS_OPENED, __ATOMIC_RELAXED) &
+		 INODE_WAS_OPENED);
 }
 
 /* Can its fd be replaced by a readable one? Not by one of a file that another file's handle may
