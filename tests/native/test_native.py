@@ -53,6 +53,12 @@ TABLES = (
     "worker/host/identity",
     "worker/host/proc_fd",
 )
+OFFLOAD = (
+    "worker/loop/offload",
+    "worker/host/credentials",
+    "worker/host/thread",
+    "worker/tables/reclaim",
+)
 BRIDGE = (
     "frontend/driver_ring",
     "frontend/fuse_bridge",
@@ -90,6 +96,7 @@ WORKER = (
     "worker/loop/turn",
     "worker/loop/worker",
     "worker/loop/sigbus",
+    "worker/host/thread",
 )
 
 
@@ -140,12 +147,8 @@ PROGRAMS = (
     Program("tables_death", TABLES, UNDEFINED),
     Program("siphash", ("worker/host/siphash",)),
     Program("handle_broker", (*TABLES, "worker/broker/handle_broker")),
-    Program("offload", ("worker/loop/offload", "worker/host/credentials", "worker/tables/reclaim")),
-    Program(
-        "offload",
-        ("worker/loop/offload", "worker/host/credentials", "worker/tables/reclaim"),
-        THREAD,
-    ),
+    Program("offload", OFFLOAD),
+    Program("offload", OFFLOAD, THREAD),
     Program("ops", OPS),
     Program("serve", WORKER),
     Program("fuse_bridge", BRIDGE),

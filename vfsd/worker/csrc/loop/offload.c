@@ -8,11 +8,11 @@
 #include "worker/csrc/loop/offload.h"
 
 #include "worker/csrc/host/credentials.h"
+#include "worker/csrc/host/thread.h"
 #include "worker/csrc/tables/reclaim.h"
 
 #include <errno.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -20,7 +20,6 @@
 enum {
 	CLOSE_RING = 8192,
 	CLOSES = 16, /* of one thread in a row: the first may take long */
-	STACK_BYTES = 256 * 1024,
 };
 
 struct request_list {
@@ -200,32 +199,12 @@ static void *thread_main(void *arg)
 	return NULL;
 }
 
-/* Signals are the main thread's business. */
-static int start_thread(struct offload *o)
-{
-	sigset_t all, old;
-	pthread_attr_t attr;
-	pthread_t thread;
-	int err;
-
-	sigfillset(&all);
-	sigdelset(&all, SIGBUS); /* guest memory that vanished: see sigbus.c */
-	pthread_attr_init(&attr);
-	pthread_attr_setstacksize(&attr, STACK_BYTES);
-	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	err = pthread_create(&thread, &attr, thread_main, o);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	pthread_attr_destroy(&attr);
-	return err;
-}
-
 /* With the mutex held, before something is queued. What waits there already has its idle threads.
  * Return: false if there is no thread. */
 static bool find_thread(struct offload *o, bool *ret_wake)
 {
 	*ret_wake = o->idle > o->queued + (o->close_count > 0);
-	if (!*ret_wake && o->threads < o->threads_max && !start_thread(o))
+	if (!*ret_wake && o->threads < o->threads_max && !thread_start(thread_main, o))
 		o->threads++;
 	return o->threads;
 }

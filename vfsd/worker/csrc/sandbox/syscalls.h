@@ -232,7 +232,7 @@
 	X(getpid, P | L | T, 0, ANY, "queue_worker.py", "worker rows; zmq's signaler_t")          \
 	X(gettid, P | L | T, 0, ANY, "glibc", "raise(); CPython after a fork()")                  \
 	X(rt_sigaction, P | L | T, 0, ANY, "sigbus.c", "SIGBUS; CPython's signal.signal()")       \
-	X(rt_sigprocmask, P | L | T, 0, ANY, "offload.c", "threads without signals; raise()")     \
+	X(rt_sigprocmask, P | L | T, 0, ANY, "thread.c", "threads without signals; raise()")      \
 	X(rt_sigreturn, P | L | T, 0, ANY, "kernel", "the end of a signal handler: sigaction()")  \
 	/* Time and chance */                                                                     \
 	X(clock_gettime, P | L | T, 0, ANY, "clock.h", "the clock where the vDSO cannot read it") \
