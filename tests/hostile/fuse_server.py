@@ -30,6 +30,7 @@ from .fuse import (
     READ_IN,
     ROOT,
     STATFS_OUT,
+    U64,
     Op,
 )
 
@@ -59,6 +60,10 @@ class FlatFileSystem:
             Op.UNLINK: lambda _, body: self._unlink(body[:-1]),
             Op.RENAME: lambda _, body: self._rename(*body[8:-1].split(b"\0")),
             Op.RENAME2: lambda _, body: self._rename(*body[16:-1].split(b"\0")),
+            Op.LINK: lambda _, body: self._link(U64.unpack_from(body)[0], body[8:-1]),
+            Op.SETATTR: lambda node, _: ATTR_OUT.pack(0, 0, 0) + self._attr(node),
+            Op.SETXATTR: lambda *_: b"",
+            Op.REMOVEXATTR: lambda *_: b"",
             Op.STATFS: lambda *_: STATFS_OUT.pack(1, 1, 1, 1, 1, 4096, self._name_max, 4096, 0),
             Op.RELEASE: lambda *_: b"",
             Op.RELEASEDIR: lambda *_: b"",
@@ -74,11 +79,22 @@ class FlatFileSystem:
                     continue
                 return
             _, opcode, unique, node, *_ = IN_HEADER.unpack_from(request)
+            if opcode == Op.INTERRUPT:
+                self.interrupt(fd, *U64.unpack_from(request, IN_HEADER.size))
             if opcode not in NO_ANSWER:
-                answer, code = self._answer(opcode, node, request[IN_HEADER.size :])
-                head = OUT_HEADER.pack(OUT_HEADER.size + len(answer), -code, unique)
-                with suppress(OSError):
-                    os.write(fd, head + answer)
+                self.serve_one(fd, unique, opcode, node, request[IN_HEADER.size :])
+
+    def serve_one(self, fd: int, unique: int, opcode: int, node: int, body: bytes) -> None:
+        answer, code = self._answer(opcode, node, body)
+        self.send(fd, unique, code, answer)
+
+    def interrupt(self, fd: int, unique: int) -> None:
+        """The caller of a request has got a signal."""
+
+    def send(self, fd: int, unique: int, code: int, answer: bytes = b"") -> None:
+        head = OUT_HEADER.pack(OUT_HEADER.size + len(answer), -code, unique)
+        with suppress(OSError):
+            os.write(fd, head + answer)
 
     def _answer(self, opcode: int, node: int, body: bytes) -> tuple[bytes, int]:
         try:
@@ -133,6 +149,11 @@ class FlatFileSystem:
         if self.files.pop(name, None) is None:
             raise OSError(errno.ENOENT, name)
         return b""
+
+    def _link(self, node: int, name: bytes) -> bytes:
+        self.files[name] = self.files[self._name(node)]
+        self._numbers[name] = node
+        return self._entry(name)
 
     def _rename(self, old: bytes, new: bytes) -> bytes:
         number = self._number(old)

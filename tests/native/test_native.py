@@ -59,6 +59,7 @@ OFFLOAD = (
     "worker/host/thread",
     "worker/tables/reclaim",
 )
+WATCHDOG = ("worker/host/watchdog", "worker/host/thread")
 BRIDGE = (
     "frontend/driver_ring",
     "frontend/fuse_bridge",
@@ -97,6 +98,7 @@ WORKER = (
     "worker/loop/worker",
     "worker/loop/sigbus",
     "worker/host/thread",
+    "worker/host/watchdog",
 )
 
 
@@ -149,6 +151,8 @@ PROGRAMS = (
     Program("handle_broker", (*TABLES, "worker/broker/handle_broker")),
     Program("offload", OFFLOAD),
     Program("offload", OFFLOAD, THREAD),
+    Program("watchdog", WATCHDOG),
+    Program("watchdog", WATCHDOG, THREAD),
     Program("ops", OPS),
     Program("serve", WORKER),
     Program("fuse_bridge", BRIDGE),

@@ -38,6 +38,9 @@
  * - SETATTR of the size, xattrs, chmod and READLINK by the name below /proc/self/fd: that name is a
  *   link to the file which the fd holds; the number stays the inode's until the worker's next
  *   quiescent point (reclaim.h). test_size_and_attributes_of_devices
+ * - UNLINK and RENAME that were interrupted (lease.c): the name is opened with O_PATH, and what it
+ *   is is read through that fd. Only a regular file is opened, to break its delegation.
+ *   tests/hostile/test_delegations.py
  * - "..": opened with O_PATH; where it is and what it is are read through that fd. What the host
  *   moves out of the share later is held like everything that the guest knew. test_escape.py
  * - a request that is run again after a death: what exists must be of the type that the request

@@ -29,6 +29,8 @@ enum {
 	OPEN_CACHE = 256,
 };
 
+struct watchdog;
+
 /* Directory entries read from the kernel and not yet told (ops_dir.c). */
 struct dir_cache {
 	uint64_t fh;
@@ -71,12 +73,13 @@ struct fs {
 	struct handle_client handles;
 	struct credentials credentials;
 	struct reclaim reclaim;
-	uint32_t new_names;	/* LOOKUPs in a row of files that the guest did not know */
-	uint64_t fds_max;	/* of inodes and open files */
-	uint64_t inode_fds_max; /* then those that are only cached are closed */
-	uint64_t trim_at_ns;	/* not before (inode_trim.c) */
-	uint64_t futile_wait;	/* fds closed until then, and 1; 0: none yet (inode_fd.c) */
-	uint32_t marks_seen;	/* of inode_table_marks() */
+	struct watchdog *watchdog; /* of calls that seldom wait (lease.h); or NULL */
+	uint32_t new_names;	   /* LOOKUPs in a row of files that the guest did not know */
+	uint64_t fds_max;	   /* of inodes and open files */
+	uint64_t inode_fds_max;	   /* then those that are only cached are closed */
+	uint64_t trim_at_ns;	   /* not before (inode_trim.c) */
+	uint64_t futile_wait;	   /* fds closed until then, and 1; 0: none yet (inode_fd.c) */
+	uint32_t marks_seen;	   /* of inode_table_marks() */
 	uint64_t
 		sweep_at_ns; /* when idle fds are given up next; 0: there are none (inode_trim.c) */
 	uint32_t sweep_block; /* where the sweep under way goes on; 0: none is */

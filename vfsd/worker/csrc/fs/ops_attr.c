@@ -71,6 +71,7 @@ static int set_owner(struct fs *fs, const struct request *r, int fd)
 	const struct fuse_setattr_in *in = REQUEST_ARG(r, struct fuse_setattr_in);
 	uid_t uid = (uid_t)-1;
 	gid_t gid = (gid_t)-1;
+	struct watchdog *dog = lease_watchdog(fs, r);
 	int err = set_id_before_chown(fs, r, fd);
 
 	if (!err && in->valid & FATTR_UID)
@@ -81,13 +82,13 @@ static int set_owner(struct fs *fs, const struct request *r, int fd)
 		return err;
 	uid = credentials_uid(&fs->credentials, uid);
 	gid = credentials_gid(&fs->credentials, gid);
-	if (!fchownat(fd, "", uid, gid, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW))
-		return 0;
-	err = errno == EINVAL ? -EPERM : -errno; /* EINVAL: as in credentials_user */
-	if (errno == EINVAL || (err == -EPERM && !fs->credentials.privileged))
+	watchdog_begin(dog);
+	err = watchdog_end(dog, fchownat(fd, "", uid, gid, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW));
+	/* EINVAL: as in credentials_user */
+	if (err == -EINVAL || (err == -EPERM && !fs->credentials.privileged))
 		requester_note_refusal(fs, in->valid & FATTR_UID ? in->uid : 0,
 				       in->valid & FATTR_GID ? in->gid : 0);
-	return err;
+	return err == -EINVAL ? -EPERM : err;
 }
 
 /*
@@ -99,25 +100,30 @@ static int set_owner(struct fs *fs, const struct request *r, int fd)
 static int kill_privileges(struct fs *fs, const struct request *r, int fd)
 {
 	int flags = AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW;
+	struct watchdog *dog = lease_watchdog(fs, r);
 	int err = set_id_before_chown(fs, r, fd);
 
 	if (err)
 		return err;
-	return fchownat(fd, "", (uid_t)-1, (gid_t)-1, flags) < 0 ? -errno : 0;
+	watchdog_begin(dog);
+	return watchdog_end(dog, fchownat(fd, "", (uid_t)-1, (gid_t)-1, flags));
 }
 
 /* The guest's kernel has taken away from the mode what its caller may not set. */
-static int set_mode(struct fs *fs, int fd, uint32_t mode)
+static int set_mode(struct fs *fs, const struct request *r, int fd, uint32_t mode)
 {
+	struct watchdog *dog = lease_watchdog(fs, r);
 	int err = credentials_fsetid(&fs->credentials, true);
 	char name[FD_NAME];
 
 	if (err)
 		return err;
-	if (fchmodat(fs->proc_self_fd, proc_fd_name(fd, name), mode & MODE_BITS, 0) < 0)
-		return -errno;
-	set_id_note_mode(fs, mode);
-	return 0;
+	watchdog_begin(dog);
+	err = watchdog_end(dog,
+			   fchmodat(fs->proc_self_fd, proc_fd_name(fd, name), mode & MODE_BITS, 0));
+	if (!err)
+		set_id_note_mode(fs, mode);
+	return err;
 }
 
 /* truncate(2) would wait for whoever has the file under a lease. Return also: -EAGAIN (it is). */
@@ -167,8 +173,10 @@ static int time_wanted(bool set, bool now, uint64_t sec, uint32_t nsec, struct t
 	return 0;
 }
 
-static int set_times(int fd, const struct fuse_setattr_in *in)
+static int set_times(const struct fs *fs, const struct request *r, int fd)
 {
+	const struct fuse_setattr_in *in = REQUEST_ARG(r, struct fuse_setattr_in);
+	struct watchdog *dog = lease_watchdog(fs, r);
 	struct timespec times[2];
 	int err = time_wanted(in->valid & FATTR_ATIME, in->valid & FATTR_ATIME_NOW, in->atime,
 			      in->atimensec, &times[0]);
@@ -178,7 +186,8 @@ static int set_times(int fd, const struct fuse_setattr_in *in)
 				  in->mtimensec, &times[1]);
 	if (err)
 		return err;
-	return utimensat(fd, "", times, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) < 0 ? -errno : 0;
+	watchdog_begin(dog);
+	return watchdog_end(dog, utimensat(fd, "", times, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW));
 }
 
 static int set_attributes(struct fs *fs, const struct request *r, const struct inode *inode, int fd,
@@ -196,12 +205,22 @@ static int set_attributes(struct fs *fs, const struct request *r, const struct i
 	if (!err && valid & (FATTR_UID | FATTR_GID))
 		err = set_owner(fs, r, fd);
 	if (!err && valid & FATTR_MODE)
-		err = set_mode(fs, fd, in->mode);
+		err = set_mode(fs, r, fd, in->mode);
 	if (!err && valid & FATTR_SIZE)
 		err = set_size(fs, r, inode, fd, file);
 	if (!err && valid & (FATTR_ATIME | FATTR_MTIME))
-		err = set_times(fd, in);
+		err = set_times(fs, r, fd);
 	return err; /* FATTR_CTIME: the host's kernel keeps ctime itself */
+}
+
+/* For a file under a lease or a delegation. Return: 0 to try again, or the op's result. */
+static int wait_for_lease(struct request *r, int fd, int err)
+{
+	if (err == -EINTR)
+		return lease_wait_inode(r, fd);
+	if (err == -EAGAIN && REQUEST_ARG(r, struct fuse_setattr_in)->valid & FATTR_SIZE)
+		return lease_wait(r, fd, O_WRONLY);
+	return err;
 }
 
 int op_setattr(struct fs *fs, struct request *r)
@@ -218,9 +237,9 @@ int op_setattr(struct fs *fs, struct request *r)
 	 * 0. The inode is the same file. */
 	if (in->valid & FATTR_FH)
 		file = file_table_get(fs->files, in->fh, r->in.nodeid);
-	err = set_attributes(fs, r, inode, fd, file);
-	if (err == -EAGAIN && in->valid & FATTR_SIZE)
-		err = lease_wait(r, fd, O_WRONLY);
+	do
+		err = set_attributes(fs, r, inode, fd, file);
+	while (err && !(err = wait_for_lease(r, fd, err)));
 	return err ? err : reply_attr(fs, fd, r);
 }
 

@@ -12,6 +12,7 @@
 #include "worker/csrc/fs/entry.h"
 #include "worker/csrc/fs/inode_fd.h"
 #include "worker/csrc/fs/label.h"
+#include "worker/csrc/fs/lease.h"
 #include "worker/csrc/fs/ops.h"
 #include "worker/csrc/fs/requester.h"
 #include "worker/csrc/host/identity.h"
@@ -181,12 +182,13 @@ int op_symlink(struct fs *fs, struct request *r)
 
 /* An O_PATH fd is linked through its name below /proc/self/fd: with AT_EMPTY_PATH the kernel would
  * want CAP_DAC_READ_SEARCH. */
-static int link_fd(const struct fs *fs, int fd, int dir_fd, const char *name)
+static int link_fd(const struct fs *fs, struct watchdog *dog, int fd, int dir_fd, const char *name)
 {
 	char old[FD_NAME];
 
 	proc_fd_name(fd, old);
-	return linkat(fs->proc_self_fd, old, dir_fd, name, AT_SYMLINK_FOLLOW) < 0 ? -errno : 0;
+	watchdog_begin(dog);
+	return watchdog_end(dog, linkat(fs->proc_self_fd, old, dir_fd, name, AT_SYMLINK_FOLLOW));
 }
 
 int op_link(struct fs *fs, struct request *r)
@@ -207,7 +209,9 @@ int op_link(struct fs *fs, struct request *r)
 		err = credentials_root(&fs->credentials);
 	if (err)
 		return err;
-	err = link_fd(fs, fd, dir_fd, r->name);
+	do
+		err = link_fd(fs, lease_watchdog(fs, r), fd, dir_fd, r->name);
+	while (err == -EINTR && !(err = lease_wait_inode(r, fd)));
 	exists = err == -EEXIST && r->replayed;
 	if (err && !exists)
 		return err;
@@ -222,7 +226,15 @@ int op_link(struct fs *fs, struct request *r)
 
 /* ---- removing ---- */
 
-static int remove_name(struct fs *fs, const struct request *r, int flags)
+static int remove_watched(const struct fs *fs, const struct request *r, int dir_fd, int flags)
+{
+	struct watchdog *dog = lease_watchdog(fs, r);
+
+	watchdog_begin(dog);
+	return watchdog_end(dog, unlinkat(dir_fd, r->name, flags));
+}
+
+static int remove_name(struct fs *fs, struct request *r, int flags)
 {
 	const struct inode *parent = inode_table_get(fs->inodes, r->in.nodeid);
 	int dir_fd = parent ? inode_fd(fs, parent) : -ESTALE;
@@ -233,9 +245,10 @@ static int remove_name(struct fs *fs, const struct request *r, int flags)
 	err = credentials_root(&fs->credentials);
 	if (err)
 		return err;
-	if (!unlinkat(dir_fd, r->name, flags))
-		return 0;
-	return errno == ENOENT && r->replayed ? 0 : -errno;
+	do
+		err = remove_watched(fs, r, dir_fd, flags);
+	while (err == -EINTR && !(err = lease_wait_name(r, dir_fd, r->name)));
+	return err == -ENOENT && r->replayed ? 0 : err;
 }
 
 int op_unlink(struct fs *fs, struct request *r)
@@ -278,6 +291,24 @@ static int refilling_rename_happened(struct request *r, int dir_fd)
 	return 0;
 }
 
+/* renameat where it will do: file systems and seccomp filters all know it. */
+static int rename_watched(const struct fs *fs, const struct request *r, int from_fd, int to_fd,
+			  uint32_t flags)
+{
+	struct watchdog *dog = lease_watchdog(fs, r);
+
+	watchdog_begin(dog);
+	return watchdog_end(dog, flags ? renameat2(from_fd, r->name, to_fd, r->name2, flags)
+				       : renameat(from_fd, r->name, to_fd, r->name2));
+}
+
+/* First for the file that is moved, then for the file that is replaced. */
+static int wait_for_renamed(struct request *r, int from_fd, int to_fd)
+{
+	return r->waits ? lease_wait_name(r, to_fd, r->name2)
+			: lease_wait_name(r, from_fd, r->name);
+}
+
 static int rename_names(struct fs *fs, struct request *r, uint64_t new_dir, uint32_t flags)
 {
 	const struct inode *from = inode_table_get(fs->inodes, r->in.nodeid);
@@ -299,11 +330,9 @@ static int rename_names(struct fs *fs, struct request *r, uint64_t new_dir, uint
 		if (happened)
 			return happened < 0 ? happened : 0;
 	}
-	/* renameat where it will do: file systems and seccomp filters all know it. */
-	if (flags ? !renameat2(from_fd, r->name, to_fd, r->name2, flags)
-		  : !renameat(from_fd, r->name, to_fd, r->name2))
-		return 0;
-	err = -errno;
+	do
+		err = rename_watched(fs, r, from_fd, to_fd, flags);
+	while (err == -EINTR && !(err = wait_for_renamed(r, from_fd, to_fd)));
 	if (err == -ENOENT && r->replayed && !identity_stat_name(to_fd, r->name2, &st))
 		return 0;
 	return err == -ENOSYS ? -EINVAL : err; /* ENOSYS would end RENAME2 for good */

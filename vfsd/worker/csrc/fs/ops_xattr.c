@@ -15,6 +15,7 @@
  */
 #include "worker/csrc/fs/file_capability.h"
 #include "worker/csrc/fs/inode_fd.h"
+#include "worker/csrc/fs/lease.h"
 #include "worker/csrc/fs/ops.h"
 #include "worker/csrc/fs/set_id.h"
 #include "worker/csrc/host/identity.h"
@@ -211,6 +212,31 @@ static int read_setxattr(const struct fs *fs, const struct request *r,
 	return ret_in->size > XATTR_SIZE_MAX ? -E2BIG : 0;
 }
 
+static int set_watched(struct fs *fs, const struct request *r, const char *path, const char *name,
+		       const void *value, const struct fuse_setxattr_in *in)
+{
+	struct watchdog *dog = lease_watchdog(fs, r);
+
+	watchdog_begin(dog);
+	return watchdog_end(dog, setxattr(path, name, value, in->size, (int)in->flags));
+}
+
+static int remove_watched(struct fs *fs, const struct request *r, const char *path,
+			  const char *name)
+{
+	struct watchdog *dog = lease_watchdog(fs, r);
+
+	watchdog_begin(dog);
+	return watchdog_end(dog, removexattr(path, name));
+}
+
+static int wait_for_delegation(struct fs *fs, struct request *r, const struct inode *inode)
+{
+	int fd = inode_fd(fs, inode);
+
+	return fd < 0 ? fd : lease_wait_inode(r, fd);
+}
+
 int op_setxattr(struct fs *fs, struct request *r)
 {
 	const struct inode *inode = inode_table_get(fs->inodes, r->in.nodeid);
@@ -229,9 +255,11 @@ int op_setxattr(struct fs *fs, struct request *r)
 		err = credentials_fsetid(&fs->credentials, true);
 	if (err)
 		return err;
-	if (setxattr(path, host, value, in.size, (int)in.flags) < 0 &&
-	    !(errno == EEXIST && r->replayed))
-		return -errno;
+	do
+		err = set_watched(fs, r, path, host, value, &in);
+	while (err == -EINTR && !(err = wait_for_delegation(fs, r, inode)));
+	if (err && !(err == -EEXIST && r->replayed))
+		return err;
 	file_capability_set(fs, host);
 	if (is_access_acl(host)) /* it may take group execution away */
 		set_id_note_mode(fs, S_ISGID);
@@ -254,7 +282,8 @@ int op_removexattr(struct fs *fs, struct request *r)
 		err = host_name(fs, name, host);
 	if (err)
 		return err;
-	if (!removexattr(path, host))
-		return 0;
-	return errno == ENODATA && r->replayed ? 0 : -errno;
+	do
+		err = remove_watched(fs, r, path, host);
+	while (err == -EINTR && !(err = wait_for_delegation(fs, r, inode)));
+	return err == -ENODATA && r->replayed ? 0 : err;
 }

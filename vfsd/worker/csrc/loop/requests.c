@@ -5,6 +5,8 @@
 
 void requests_give(struct worker *w, struct request *r)
 {
+	if (r->kept)
+		request_drop_payload(r);
 	r->ring = NULL;
 	r->next = w->free_requests;
 	w->free_requests = r;

@@ -2,6 +2,7 @@
 #include "worker/csrc/loop/worker.h"
 
 #include "worker/csrc/fs/fs_init.h"
+#include "worker/csrc/host/watchdog.h"
 #include "worker/csrc/loop/closing.h"
 #include "worker/csrc/loop/direct_io.h"
 #include "worker/csrc/loop/offload.h"
@@ -40,6 +41,8 @@ struct worker *worker_create(const struct worker_config *config)
 	w->row = &w->fs.table->rows[w->fs.slot];
 	w->records = config->records;
 	w->offload = offload_create(config->threads, w->row);
+	if (config->threads)
+		w->fs.watchdog = watchdog_create();
 	if (config->threads && config->fs.policy.allow_direct_io)
 		w->direct_io = direct_io_create();
 	w->pins = file_pins_create(w->fs.files);

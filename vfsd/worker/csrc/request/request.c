@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <linux/limits.h>
+#include <stdlib.h>
 #include <string.h>
 
 uint32_t iovec_truncate(struct iovec *iov, uint32_t count, uint64_t len)
@@ -371,6 +372,32 @@ int request_parse(struct request *r, const struct fuse_session *session, char *p
 	}
 	return len ? parse_payload(session, r, op->flags, payload, iov, count, len)
 		   : (op->flags & (OP_NAME | OP_NAMES) ? -EINVAL : 0);
+}
+
+static void move_to(const char **at, const char *from, const char *to)
+{
+	if (*at)
+		*at = to + (*at - from);
+}
+
+int request_keep_payload(struct request *r)
+{
+	if (r->kept || !r->payload_len)
+		return 0;
+	r->kept = malloc((size_t)r->payload_len + 1);
+	if (!r->kept)
+		return -ENOMEM;
+	memcpy(r->kept, r->payload, (size_t)r->payload_len + 1);
+	move_to(&r->name, r->payload, r->kept);
+	move_to(&r->name2, r->payload, r->kept);
+	r->payload = r->kept;
+	return 0;
+}
+
+void request_drop_payload(struct request *r)
+{
+	free(r->kept);
+	r->kept = NULL;
 }
 
 int request_need_room(const struct request *r, uint64_t len)

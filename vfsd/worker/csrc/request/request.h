@@ -102,6 +102,8 @@ struct request {
 	uint8_t waits;	     /* how often (lease.c) */
 	bool abandoned;	     /* its ring was stopped: the result is nobody's any more */
 
+	char *kept; /* a payload of its own, or NULL: request_keep_payload */
+
 	struct request *next; /* free list, completion list */
 	struct chain chain;
 };
@@ -138,6 +140,13 @@ int request_parse(struct request *r, const struct fuse_session *session, char *p
 /* The same for a request that is refused whatever it says: only the header, zero if there is none,
  * and where the reply's header goes. */
 void request_parse_header(struct request *r);
+
+/*
+ * The request leaves the loop and is then run again (run_again): give it its own copy of payload,
+ * name and name2. Not for requests with labels. Return: 0, or -ENOMEM.
+ */
+int request_keep_payload(struct request *r) must_check;
+void request_drop_payload(struct request *r);
 
 /* Is `name` one component: not empty, no '/', not "." or ".."? How long it may be the file system
  * decides, below PATH_MAX bytes. Return: 0, -EINVAL, -ENOENT (empty), -ENAMETOOLONG. */

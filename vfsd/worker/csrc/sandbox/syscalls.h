@@ -178,7 +178,7 @@
 	X(eventfd2, P | L, 0, ANY, "offload.c direct_io.c pool.py", "completions; zmq's own")     \
 	X(pipe2, P, 0, ANY, "pool.py", "the wake-up by signals")                                  \
 	/* Waiting */                                                                             \
-	X(poll, P | L | T, 0, ANY, "poll.c adopt.c fhandle.c pool.py",                            \
+	X(poll, P | L | T, 0, ANY, "poll.c adopt.c fhandle.c watchdog.c pool.py",                 \
 	  "the loop, pool, zmq; a pause")                                                         \
 	X(ppoll, P | L | T, IF_LATER_FORMS, ANY, "glibc", "poll() where there is no other call")  \
 	X(epoll_create1, L, 0, ANY, "zmq", "epoll_t::epoll_t()")                                  \
@@ -228,11 +228,14 @@
 	X(wait4, P, 0, ANY, "CPython", "os.waitpid(): the pool reaps workers")                    \
 	X(waitid, P, 0, ANY, "CPython", "os.waitid(): has a worker that starts died?")            \
 	X(kill, P, 0, ANY, "CPython", "os.kill(): the pool ends workers")                         \
-	X(tgkill, L | T, 0, OWN_PROCESS, "sigbus.c", "raise(), abort()")                          \
+	X(tgkill, L | T, 0, OWN_PROCESS, "sigbus.c watchdog.c",                                   \
+	  "raise(), abort(); a call that waits")                                                  \
 	X(getpid, P | L | T, 0, ANY, "queue_worker.py", "worker rows; zmq's signaler_t")          \
-	X(gettid, P | L | T, 0, ANY, "glibc", "raise(); CPython after a fork()")                  \
-	X(rt_sigaction, P | L | T, 0, ANY, "sigbus.c", "SIGBUS; CPython's signal.signal()")       \
-	X(rt_sigprocmask, P | L | T, 0, ANY, "thread.c", "threads without signals; raise()")      \
+	X(gettid, P | L | T, 0, ANY, "watchdog.c", "whom to signal; raise(); CPython")            \
+	X(rt_sigaction, P | L | T, 0, ANY, "sigbus.c watchdog.c",                                 \
+	  "SIGBUS; a call that waits; signal.signal()")                                           \
+	X(rt_sigprocmask, P | L | T, 0, ANY, "thread.c watchdog.c",                               \
+	  "threads without signals; raise()")                                                     \
 	X(rt_sigreturn, P | L | T, 0, ANY, "kernel", "the end of a signal handler: sigaction()")  \
 	/* Time and chance */                                                                     \
 	X(clock_gettime, P | L | T, 0, ANY, "clock.h", "the clock where the vDSO cannot read it") \
