@@ -15,7 +15,18 @@ from tests.waiting import HANG
 from .conftest import Folder
 from .daemon import Daemon, wait_until
 from .driver import Frontend
-from .fuse import FATTR_SIZE, OPEN_IN, ROOT, SETATTR_IN, Guest, Op, Pending
+from .fuse import (
+    CREATE_IN,
+    FATTR_SIZE,
+    OPEN_IN,
+    ROOT,
+    SETATTR_IN,
+    Entry,
+    Guest,
+    Op,
+    Pending,
+    names,
+)
 
 # Takes a lease; when it is to give it back it says so, and does it at the next line of its input.
 HOLDER = """
@@ -86,6 +97,20 @@ def test_an_open_waits_and_holds_up_nobody(guest: Guest, folder: Folder) -> None
         if flags != os.O_WRONLY:
             assert guest.read(nodeid, fh, 0, 9) == b"text"
         guest.release(nodeid, fh)
+
+
+def test_a_creation_of_what_exists_waits_and_holds_up_nobody(guest: Guest, folder: Folder) -> None:
+    """Somebody on the host has made the file, so the guest asks for it to be created."""
+    (folder.path / "other").touch()
+    other = guest.lookup(folder.nodeid, b"other").nodeid
+    (folder.path / "leased").write_text("text")
+    body = CREATE_IN.pack(os.O_RDWR | os.O_CREAT, 0o100644, 0o22, 0) + names(b"leased")
+    with lease(folder.path / "leased") as held:
+        waiting = guest.submit(Op.CREATE, folder.nodeid, body, room=144)
+        data = finish_in_time(guest, waiting, held, other)
+    nodeid, fh = Entry.parse(data).nodeid, int.from_bytes(data[128:136], "little")
+    assert guest.read(nodeid, fh, 0, 9) == b"text"
+    guest.release(nodeid, fh)
 
 
 def test_a_truncation_by_name_waits_and_holds_up_nobody(guest: Guest, folder: Folder) -> None:

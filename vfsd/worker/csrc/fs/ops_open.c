@@ -191,17 +191,21 @@ static int open_or_share(struct fs *fs, const struct request *r, const struct in
 	return fd;
 }
 
+/* Opening it came to -EAGAIN. Return: OUTCOME_DEFER or -errno. */
+static int wait_for_lease(struct fs *fs, struct request *r, const struct inode *inode, int flags)
+{
+	int path_fd = inode_fd(fs, inode);
+
+	return path_fd < 0 ? path_fd : lease_wait(r, path_fd, access_wanted(flags));
+}
+
 /* Return: an fd, -errno, or OUTCOME_DEFER, which is below 0 as well. */
 static int open_waiting(struct fs *fs, struct request *r, const struct inode *inode, int flags,
 			uint32_t *ret_file_flags)
 {
 	int fd = open_or_share(fs, r, inode, flags, ret_file_flags);
-	int path_fd;
 
-	if (fd != -EAGAIN)
-		return fd;
-	path_fd = inode_fd(fs, inode);
-	return path_fd < 0 ? path_fd : lease_wait(r, path_fd, access_wanted(flags));
+	return fd == -EAGAIN ? wait_for_lease(fs, r, inode, flags) : fd;
 }
 
 /* As root: the guest's kernel has checked who may open it. */
@@ -318,7 +322,8 @@ static int reply_create(struct fs *fs, struct request *r, const struct inode *pa
 	return (int)sizeof(*ret);
 }
 
-/* The name was there already, which the guest did not know. */
+/* The name was there already, which the guest did not know. Return: bytes of the reply, -errno, or
+ * OUTCOME_DEFER: CREATE begins again after the wait. */
 static int open_existing(struct fs *fs, struct request *r, const struct inode *parent,
 			 struct open_file *file, int flags)
 {
@@ -335,6 +340,8 @@ static int open_existing(struct fs *fs, struct request *r, const struct inode *p
 		return err;
 	inode = inode_table_get(fs->inodes, ret->entry.nodeid);
 	fd = inode ? open_regular(fs, r, inode, flags) : -ESTALE;
+	if (fd == -EAGAIN)
+		fd = wait_for_lease(fs, r, inode, flags);
 	/* The attributes are from before it was opened, and perhaps truncated. */
 	err = fd < 0 ? fd : entry_refresh(fs, inode, &ret->entry);
 	if (err) {

@@ -382,12 +382,19 @@ static void move_to(const char **at, const char *from, const char *to)
 
 int request_keep_payload(struct request *r)
 {
+	size_t len = (size_t)r->payload_len + 1;
+	size_t labels_len = r->label_count ? r->labels_len : 0;
+
 	if (r->kept || !r->payload_len)
 		return 0;
-	r->kept = malloc((size_t)r->payload_len + 1);
+	r->kept = malloc(len + labels_len);
 	if (!r->kept)
 		return -ENOMEM;
-	memcpy(r->kept, r->payload, (size_t)r->payload_len + 1);
+	memcpy(r->kept, r->payload, len);
+	if (labels_len) {
+		memcpy(r->kept + len, r->labels, labels_len);
+		r->labels = (uint8_t *)r->kept + len;
+	}
 	move_to(&r->name, r->payload, r->kept);
 	move_to(&r->name2, r->payload, r->kept);
 	r->payload = r->kept;

@@ -143,7 +143,7 @@ void request_parse_header(struct request *r);
 
 /*
  * The request leaves the loop and is then run again (run_again): give it its own copy of payload,
- * name and name2. Not for requests with labels. Return: 0, or -ENOMEM.
+ * names and labels. Return: 0, or -ENOMEM.
  */
 int request_keep_payload(struct request *r) must_check;
 void request_drop_payload(struct request *r);
