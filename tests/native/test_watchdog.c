@@ -6,6 +6,7 @@
 
 #include <fcntl.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <sys/wait.h>
 
@@ -13,6 +14,7 @@ enum {
 	ROUNDS = 200 * 1000,
 	QUIET_MS = 1500, /* the watchdog sleeps then */
 	PAUSE_MS = 100,	 /* some of its periods */
+	ALARM_SECONDS = 30,
 };
 
 static struct watchdog *dog;
@@ -97,6 +99,22 @@ static void test_nothing_else_is_interrupted(void)
 	}
 }
 
+/* As in an uninterruptible sleep: signals of the same number that wait become one signal. */
+static void test_a_call_that_no_signal_ends_is_waited_for(void)
+{
+	sigset_t all, old;
+
+	sigfillset(&all);
+	watchdog_begin(dog);
+	CHECK(!pthread_sigmask(SIG_BLOCK, &all, &old));
+	CHECK_EQUAL(poll(NULL, 0, PAUSE_MS), 0);
+	CHECK(!pthread_sigmask(SIG_SETMASK, &old, NULL));
+	alarm(ALARM_SECONDS);
+	CHECK_EQUAL(watchdog_end(dog, 0), 0);
+	alarm(0);
+	CHECK_EQUAL(poll(NULL, 0, PAUSE_MS), 0);
+}
+
 static void test_results_and_errors_are_returned(void)
 {
 	watchdog_begin(dog);
@@ -114,6 +132,7 @@ int main(void)
 	RUN(test_results_and_errors_are_returned);
 	RUN(test_a_call_that_waits_for_a_lease_is_interrupted);
 	RUN(test_a_call_after_a_long_pause_is_watched);
+	RUN(test_a_call_that_no_signal_ends_is_waited_for);
 	RUN(test_nothing_else_is_interrupted);
 	return 0;
 }

@@ -8,7 +8,8 @@
  * with a compare-and-swap of `turn`, which fails while SENDING is set, and then waits until each
  * signal that was sent has arrived. So no signal reaches the loop outside of a call, where a read
  * of a FUSE file might fail of it. A signal may arrive before the call has begun to wait: it is
- * sent again in the next period.
+ * sent again in the next period. While one has not arrived, because the call waits for a disk, no
+ * other is sent: the kernel makes one signal of several that wait, and the loop counts.
  *
  * While there are no calls the thread sleeps for good. The loop wakes the thread at the next call:
  * `turn` is written before `sleeps` is read here, and the other way round there, so that one of the
@@ -92,6 +93,8 @@ static void interrupt(struct watchdog *dog, uint64_t turn)
 {
 	uint64_t expected = turn;
 
+	if (__atomic_load_n(&arrived, __ATOMIC_ACQUIRE) != dog->sent)
+		return;
 	if (!__atomic_compare_exchange_n(&dog->turn, &expected, turn | SENDING, false,
 					 __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
 		return;
