@@ -53,6 +53,7 @@ class FlatFileSystem:
             Op.INIT: self._init,
             Op.LOOKUP: lambda _, body: self._entry(body[:-1]),
             Op.GETATTR: lambda node, _: ATTR_OUT.pack(0, 0, 0) + self._attr(node),
+            Op.SETATTR: lambda node, _: ATTR_OUT.pack(0, 0, 0) + self._attr(node),
             Op.OPEN: lambda *_: OPEN_OUT.pack(1, 0, 0),
             Op.OPENDIR: lambda *_: OPEN_OUT.pack(1, 0, 0),
             Op.READ: self._read,
@@ -78,14 +79,16 @@ class FlatFileSystem:
                 if error.errno in (errno.ENOENT, errno.EINTR):
                     continue
                 return
-            _, opcode, unique, node, *_ = IN_HEADER.unpack_from(request)
+            _, opcode, unique, node, uid, *_ = IN_HEADER.unpack_from(request)
             if opcode == Op.INTERRUPT:
                 self.interrupt(fd, *U64.unpack_from(request, IN_HEADER.size))
             if opcode not in NO_ANSWER:
-                self.serve_one(fd, unique, opcode, node, request[IN_HEADER.size :])
+                self.serve_one(fd, unique, opcode, node, uid, request[IN_HEADER.size :])
 
-    def serve_one(self, fd: int, unique: int, opcode: int, node: int, body: bytes) -> None:
-        answer, code = self._answer(opcode, node, body)
+    def serve_one(
+        self, fd: int, unique: int, opcode: int, node: int, uid: int, body: bytes
+    ) -> None:
+        answer, code = self._answer(opcode, node, uid, body)
         self.send(fd, unique, code, answer)
 
     def interrupt(self, fd: int, unique: int) -> None:
@@ -96,8 +99,12 @@ class FlatFileSystem:
         with suppress(OSError):
             os.write(fd, head + answer)
 
-    def _answer(self, opcode: int, node: int, body: bytes) -> tuple[bytes, int]:
+    def judge(self, opcode: int, uid: int) -> None:
+        """OSError if this user may not do that. Everybody may do everything."""
+
+    def _answer(self, opcode: int, node: int, uid: int, body: bytes) -> tuple[bytes, int]:
         try:
+            self.judge(opcode, uid)
             return self._ops[opcode](node, body), 0
         except OSError as error:
             return b"", error.errno or errno.EIO

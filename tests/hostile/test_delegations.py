@@ -46,7 +46,7 @@ class Delegating(FlatFileSystem):
     def __init__(self, breakable: bool = True) -> None:
         super().__init__({b"file": b"text", b"other": b""}, lambda n: n)
         self._breakable = breakable
-        self._held: list[tuple[int, int, int, int, bytes]] = []  # arguments of serve_one
+        self._held: list[tuple[int, int, int, int, int, bytes]] = []  # arguments of serve_one
         self._is_delegated = False
         self._lock = threading.Lock()
         self.interrupted = 0
@@ -62,7 +62,9 @@ class Delegating(FlatFileSystem):
         for request in held:
             super().serve_one(*request)
 
-    def serve_one(self, fd: int, unique: int, opcode: int, node: int, body: bytes) -> None:
+    def serve_one(
+        self, fd: int, unique: int, opcode: int, node: int, uid: int, body: bytes
+    ) -> None:
         with self._lock:
             is_break = self._breakable and opcode == Op.OPEN and body[0] & os.O_ACCMODE
             is_held = self._is_delegated and (opcode in CHANGING or is_break)
@@ -71,7 +73,7 @@ class Delegating(FlatFileSystem):
                 if is_break or not self._breakable:
                     self.asked.release()
         if not is_held:
-            super().serve_one(fd, unique, opcode, node, body)
+            super().serve_one(fd, unique, opcode, node, uid, body)
 
     def interrupt(self, fd: int, unique: int) -> None:
         with self._lock:

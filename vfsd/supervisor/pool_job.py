@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """From the checked options to the job of a pool (transport/job.py)."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 from vfsd.supervisor.option_values import FOR_EVER
 from vfsd.supervisor.options import Options, cache_timeout
 from vfsd.supervisor.segments import FILE_CAPACITY, INODE_CAPACITY
 from vfsd.transport.job import Filesystem, Job, JobFds, encode
+from vfsd.transport.native import lib
 from vfsd.transport.option_types import Switches
 from vfsd.transport.shared_memory import create_blob
 
@@ -33,10 +34,18 @@ def create_job(name: str, options: Options, supervisor: int, fds: JobFds) -> int
         queue_cpus=options.queue_cpus,
         inode_capacity=INODE_CAPACITY,
         file_capacity=FILE_CAPACITY,
-        fs=filesystem(options),
+        fs=replace(filesystem(options), idmapped_mounts=_has_idmapped_mounts(options, fds.root)),
         fds=fds,
     )
     return create_blob("vfsd-job", encode(job))
+
+
+def _has_idmapped_mounts(options: Options, root: int) -> bool:
+    """A guest with idmapped mounts does not report its users, whom the server of some file systems
+    has to judge: unless the operator insists, there are none on a share on such a file system."""
+    if "idmapped_mounts" in options.given:
+        return options.idmapped_mounts
+    return not lib.file_system_facts(root) & lib.FS_JUDGES_USERS
 
 
 def filesystem(options: Options) -> Filesystem:

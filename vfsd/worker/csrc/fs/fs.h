@@ -44,9 +44,10 @@ struct dir_cache {
 
 /* What is known of a mount, found once (mount_facts.c). */
 struct mount_fact {
-	uint64_t mnt_id;  /* of struct inode_key; 0: an empty place */
-	bool needs_flush; /* the file system acts when a file is closed */
-	bool in_memory;	  /* reading never waits for storage */
+	uint64_t mnt_id;   /* of struct inode_key; 0: an empty place */
+	bool needs_flush;  /* the file system acts when a file is closed */
+	bool in_memory;	   /* reading never waits for storage */
+	bool judges_users; /* its server may allow root less than others */
 };
 
 /* A remapped security.capability (file_capability.c). */
@@ -95,6 +96,9 @@ struct fs {
 	bool gave_up_lock;	/* an op did, or ended a wait: what waits here is tried at once */
 	struct refusal refusal; /* the first one */
 };
+
+/* One per opcode with a home in C; see ops_*.c. Result: enum op_outcome. */
+typedef int op_fn(struct fs *fs, struct request *r);
 
 /* Is there a refusal that Python has not logged yet? */
 static inline bool fs_has_refusal(const struct fs *fs)

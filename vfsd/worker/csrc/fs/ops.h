@@ -8,13 +8,11 @@
 #define VFSD_OPS_H
 
 #include "transport/csrc/fuse_ops.h"
+#include "worker/csrc/fs/as_requester.h"
 #include "worker/csrc/fs/fs.h"
 #include "worker/csrc/request/intent.h"
 
 #include <errno.h>
-
-/* One per opcode with a home in C; see ops_*.c. Result: enum op_outcome. */
-typedef int op_fn(struct fs *fs, struct request *r);
 
 #define VFSD_DECLARE_OP(NAME, handler, size, flags) op_fn op_##handler;
 VFSD_FUSE_OPS(VFSD_DECLARE_OP) /* op_NULL_HANDLER is never defined: no home in C */
@@ -26,6 +24,12 @@ extern op_fn *const ops[FUSE_OPCODE_MAX]; /* by opcode; NULL: no home in C */
 static inline int ops_error(const struct fuse_op *op, int error)
 {
 	return op->flags & OP_NO_REPLY ? OUTCOME_NO_REPLY : error;
+}
+
+/* Is it -errno, not another enum op_outcome? */
+static inline bool ops_is_error(int result)
+{
+	return (uint32_t)result >= (uint32_t)-4095;
 }
 
 /* Run the op of a parsed request. Return: enum op_outcome. */
@@ -44,6 +48,8 @@ static inline int ops_run(struct fs *fs, struct request *r)
 	if (once)
 		intent_begin(r);
 	result = ops[r->in.opcode](fs, r);
+	if (ops_is_error(result))
+		result = as_requester_if_refused(fs, r, ops[r->in.opcode], result);
 	if (once && result > OUTCOME_NO_REPLY)
 		intent_done(r, result);
 	return result;

@@ -175,6 +175,8 @@ int credentials_root(struct credentials *c)
 
 	if (!c->privileged || (c->uid == c->root_uid && c->gid == c->root_gid && !c->group_count))
 		return 0;
+	if (c->stand_in)
+		return credentials_user(c, c->stand_in);
 	err = become_root_uid(c);
 	if (!err)
 		err = change_groups(c, NULL, 0);
@@ -265,12 +267,21 @@ int credentials_user(struct credentials *c, const struct requester *who)
 	return err == -EINVAL ? -EPERM : err;
 }
 
+/* Acts as `who` at once: credentials_root() takes whoever is root already for root. */
+int credentials_stand_in(struct credentials *c, const struct requester *who)
+{
+	c->stand_in = who;
+	return who ? credentials_user(c, who) : credentials_root(c);
+}
+
 int credentials_fsetid(struct credentials *c, bool keep)
 {
 	int err;
 
 	if (!c->may_fsetid || c->fsetid == keep)
 		return 0;
+	if (c->stand_in)
+		return credentials_root(c);
 	if (c->uid != c->root_uid) { /* keep is true: a user has no capability to drop */
 		err = credentials_root(c);
 		if (err)
@@ -291,7 +302,7 @@ int credentials_set_id(struct credentials *c, bool kill, uint32_t group)
 	if (!kill || group == CREDENTIALS_ANY_GROUP)
 		return credentials_fsetid(c, !kill);
 	err = credentials_root(c);
-	if (!err && c->privileged)
+	if (!err && c->privileged && !c->stand_in)
 		err = change_gid(c, group);
 	if (err && err != -EINVAL) /* EINVAL: nobody here is in a group that is not known */
 		return err;

@@ -11,6 +11,10 @@
  * because the guest's kernel has checked permissions (default_permissions). All of it by raw system
  * calls, which concern this thread only. The thread pool's threads are always root.
  *
+ * Where the host's server refuses root what it allows the file's owner (root_squash of NFS), an op
+ * is done again with the requesting user as the stand-in for root: whatever it would do as root it
+ * does as that user then (as_requester.c).
+ *
  * "Root" is whoever started the daemon, with all permitted capabilities in effect. With CAP_SETUID
  * and CAP_SETGID that may be another user than uid 0 (AmbientCapabilities= of a service, a
  * container that keeps the user's id). The kernel changes the effective set only where an id
@@ -40,6 +44,7 @@ struct credentials {
 	bool fsetid;	   /* … and in the effective one */
 	bool may_override; /* CAP_DAC_OVERRIDE likewise … */
 	bool override;	   /* … while acting as a user; root always has it */
+	const struct requester *stand_in; /* acts where root would; NULL: root itself does */
 };
 
 /* Whom to act as. */
@@ -62,6 +67,9 @@ uint32_t credentials_gid(const struct credentials *c, uint32_t id);
 
 /* Each: return 0 or -errno (-EPERM also for ids that cannot be: (uint32_t)-1). */
 int credentials_root(struct credentials *c) must_check;
+/* From now on `who` acts where root would, until NULL is given; it outlives that. What root may do
+ * to keep set-id bits is not for a stand-in. */
+int credentials_stand_in(struct credentials *c, const struct requester *who) must_check;
 int credentials_user(struct credentials *c, const struct requester *who) must_check;
 /* With CAP_FSETID writing, truncating and chown leave suid and sgid bits alone. */
 int credentials_fsetid(struct credentials *c, bool keep) must_check;

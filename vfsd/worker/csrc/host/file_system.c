@@ -11,6 +11,9 @@
  * file has lost its last name.
  *
  * close(). Network file systems and FUSE may write back, and fail, when a file is closed.
+ *
+ * Users. The server of a network file system, or of FUSE, may allow root less than the owner of a
+ * file (root_squash of NFS).
  */
 #include "worker/csrc/host/file_system.h"
 
@@ -19,11 +22,13 @@
 
 /* Those that <linux/magic.h> lacks. */
 #define BCACHEFS_MAGIC 0xca451a4e
+#define CIFS_MAGIC     0xff534d42
 #define CEPH_MAGIC     0x00c36400
 #define GFS2_MAGIC     0x01161970
 #define JFS_MAGIC      0x3153464a
 #define LUSTRE_MAGIC   0x0bd00bd0
 #define NTFS3_MAGIC    0x7366746e
+#define SMB2_MAGIC     0xfe534d42
 #define UDF_MAGIC      0x15013346
 #define XFS_MAGIC      0x58465342
 #define ZFS_MAGIC      0x2fc12fc1
@@ -57,6 +62,11 @@ static const struct file_system known[] = {
 	{GFS2_MAGIC, FS_LASTING_HANDLES},
 	{CEPH_MAGIC, FS_LASTING_HANDLES},
 	{LUSTRE_MAGIC, FS_LASTING_HANDLES},
+	{NFS_SUPER_MAGIC, FS_JUDGES_USERS},
+	{FUSE_SUPER_MAGIC, FS_JUDGES_USERS}, /* and virtio-fs */
+	{V9FS_MAGIC, FS_JUDGES_USERS},
+	{CIFS_MAGIC, FS_JUDGES_USERS},
+	{SMB2_MAGIC, FS_JUDGES_USERS},
 };
 
 uint32_t file_system_facts(int fd)

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A share whose server on the host refuses root what it allows a user, as NFS with root_squash."""
+
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .daemon import Daemon
+from .driver import Frontend
+from .fuse import FATTR_MODE, OPEN_IN, OPEN_OUT, ROOT, SETATTR_IN, Entry, Guest, Op, expect, names
+from .fuse_server import FlatFileSystem, served
+
+OWNER = (1000, 1000)
+OTHER = (1001, 1001)
+NO_IDS = (2**32 - 1, 2**32 - 1)  # of a guest with ALLOW_IDMAP, but where it creates
+ALLOW_IDMAP = 1 << 40
+# What each op needs of the server, and the server's answer to anybody else.
+OWNERS = {
+    Op.LOOKUP: errno.EACCES,
+    Op.OPEN: errno.EACCES,
+    Op.UNLINK: errno.EACCES,
+    Op.RENAME2: errno.EACCES,
+    Op.SETATTR: errno.EPERM,
+}
+NEW_DIR = ROOT.to_bytes(8, "little")
+CHMOD = SETATTR_IN.pack(FATTR_MODE, *[0] * 7, 0, 0, 0, 0o600, 0, 0, 0, 0)
+
+
+class OwnersFileSystem(FlatFileSystem):
+    """Files that nobody but their owner may use."""
+
+    def judge(self, opcode: int, uid: int) -> None:
+        if opcode in OWNERS and uid != OWNER[0]:
+            raise OSError(OWNERS[Op(opcode)], "for the owner only")
+
+
+@pytest.fixture
+def files() -> dict[bytes, bytes]:
+    return {b"old": b"content", b"other": b""}
+
+
+@pytest.fixture
+def share(tmp_path: Path, files: dict[bytes, bytes]) -> Iterator[Path]:
+    with served(OwnersFileSystem(files, lambda n: n), tmp_path / "mnt") as mounted:
+        yield mounted
+
+
+@pytest.fixture
+def guest(share: Path) -> Iterator[Guest]:
+    with Daemon(share=share) as daemon, Frontend(daemon.socket) as frontend:
+        guest = Guest(frontend.setup(1))
+        guest.init()
+        yield guest
+
+
+def look_up(guest: Guest, name: bytes) -> int:
+    data = guest.call(Op.LOOKUP, ROOT, names(name), room=128, ids=OWNER)
+    return Entry.parse(data).nodeid
+
+
+def test_the_owner_may_do_all(guest: Guest, files: dict[bytes, bytes]) -> None:
+    nodeid = look_up(guest, b"old")
+    body = OPEN_IN.pack(os.O_RDONLY, 0)
+    data = guest.call(Op.OPEN, nodeid, body, room=16, ids=OWNER)
+    fh = int(OPEN_OUT.unpack(data)[0])
+    assert guest.read(nodeid, fh, 0, 99) == b"content"
+    guest.release(nodeid, fh)
+    guest.call(Op.SETATTR, nodeid, CHMOD, room=104, ids=OWNER)
+    guest.call(Op.RENAME, ROOT, NEW_DIR + names(b"old", b"new"), ids=OWNER)
+    assert set(files) == {b"new", b"other"}
+    guest.call(Op.UNLINK, ROOT, names(b"new"), ids=OWNER)
+    assert set(files) == {b"other"}
+
+
+@pytest.mark.parametrize("ids", [(0, 0), OTHER, NO_IDS])
+def test_nobody_else_may(guest: Guest, files: dict[bytes, bytes], ids: tuple[int, int]) -> None:
+    nodeid = look_up(guest, b"old")
+    for op, node, body, error in (
+        (Op.LOOKUP, ROOT, names(b"other"), errno.EACCES),
+        (Op.OPEN, nodeid, OPEN_IN.pack(os.O_RDONLY, 0), errno.EACCES),
+        (Op.SETATTR, nodeid, CHMOD, errno.EPERM),
+        (Op.RENAME, ROOT, NEW_DIR + names(b"old", b"new"), errno.EACCES),
+        (Op.UNLINK, ROOT, names(b"old"), errno.EACCES),
+    ):
+        expect(error, guest.ask(op, node, body, ids=ids))
+    assert set(files) == {b"old", b"other"}
+
+
+def test_who_asked_last_lends_nobody_the_right(guest: Guest) -> None:
+    """A request is judged by its own user, whatever the one before was allowed."""
+    for _ in range(3):
+        look_up(guest, b"old")
+        expect(errno.EACCES, guest.ask(Op.LOOKUP, ROOT, names(b"other"), room=128, ids=OTHER))
+        expect(errno.EACCES, guest.ask(Op.LOOKUP, ROOT, names(b"other"), room=128))
+
+
+@pytest.mark.parametrize(("options", "agreed"), [((), False), (("--idmapped-mounts",), True)])
+def test_the_guest_reports_its_users_unless_told_else(
+    options: tuple[str, ...], agreed: bool, share: Path
+) -> None:
+    with Daemon(*options, share=share) as daemon, Frontend(daemon.socket) as frontend:
+        guest = Guest(frontend.setup(1))
+        assert bool(guest.init().flags2 << 32 & ALLOW_IDMAP) == agreed
