@@ -69,7 +69,7 @@ class Delegating(FlatFileSystem):
             is_break = self._breakable and opcode == Op.OPEN and body[0] & os.O_ACCMODE
             is_held = self._is_delegated and (opcode in CHANGING or is_break)
             if is_held:
-                self._held.append((fd, unique, opcode, node, body))
+                self._held.append((fd, unique, opcode, node, uid, body))
                 if is_break or not self._breakable:
                     self.asked.release()
         if not is_held:

@@ -465,6 +465,61 @@ static void test_another_file_of_the_same_number_takes_its_place(void)
 	end();
 }
 
+static void test_nothing_is_taken_for_an_inode_that_was_let_go(void)
+{
+	uint64_t nodeid, next;
+	bool used;
+	int old, fd;
+
+	begin();
+	nodeid = lookup(&b, 0, 5);
+	old = fd_of(nodeid);
+	inode_table_let_go(b.inodes, &b.reclaims[0], 1);
+	CHECK(fd_of(1) >= 0); /* the root stays */
+	inode_table_let_go(b.inodes, &b.reclaims[0], nodeid);
+	CHECK(fd_of(nodeid) < 0);
+	CHECK(fd_is_open(&b, old)); /* another worker may use it */
+	quiesce(&b, 0);
+	CHECK(!fd_is_open(&b, old));
+	CHECK_EQUAL(inode_table_held(b.inodes), 0);
+	CHECK(!inode_table_acquire(b.inodes, 0, key(5), 0));
+	next = insert_with_proof(NULL, &fd, &used);
+	CHECK(used && next != nodeid);
+	inode_table_let_go(b.inodes, &b.reclaims[0], nodeid); /* again: there is nothing */
+	CHECK_EQUAL(fd_of(next), fd);
+	fd = fd_open(&b, 5);
+	CHECK_EQUAL(inode_table_cache_fd(b.inodes, &b.reclaims[0],
+					 inode_table_get(b.inodes, nodeid), fd),
+		    fd); /* it was not removed after all */
+	CHECK_EQUAL(fd_of(nodeid), fd);
+	CHECK_EQUAL(inode_table_held(b.inodes), 2);
+	forget(&b, 0, nodeid, 1);
+	forget(&b, 0, next, 1);
+	quiesce(&b, 0);
+	end();
+}
+
+static bool is_really_open(int fd)
+{
+	return fcntl(fd, F_GETFD) >= 0;
+}
+
+/* Of real fds. Worker 1 is in the middle of a turn: what it may use is not closed. */
+static void test_a_flush_closes_nothing_under_a_reader(void)
+{
+	int fd = open("/", O_PATH | O_CLOEXEC);
+
+	begin();
+	reclaim_quiescent(&b.reclaims[1]);
+	reclaim_retire(&b.reclaims[0], (struct retired){.fd = fd});
+	reclaim_flush(&b.reclaims[0]);
+	CHECK(is_really_open(fd));
+	reclaim_offline(&b.reclaims[1]);
+	reclaim_flush(&b.reclaims[0]);
+	CHECK(!is_really_open(fd));
+	end();
+}
+
 static void test_the_clock_spares_what_was_used(void)
 {
 	uint64_t nodeid;
@@ -916,6 +971,8 @@ int main(void)
 	RUN(test_what_lost_its_fd_is_found_by_its_handle);
 	RUN(test_what_lost_its_fd_is_known_by_its_birth);
 	RUN(test_another_file_of_the_same_number_takes_its_place);
+	RUN(test_nothing_is_taken_for_an_inode_that_was_let_go);
+	RUN(test_a_flush_closes_nothing_under_a_reader);
 	RUN(test_the_clock_spares_what_was_used);
 	RUN(test_open_and_release);
 	RUN(test_released_twice);

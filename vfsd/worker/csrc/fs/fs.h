@@ -44,10 +44,11 @@ struct dir_cache {
 
 /* What is known of a mount, found once (mount_facts.c). */
 struct mount_fact {
-	uint64_t mnt_id;   /* of struct inode_key; 0: an empty place */
-	bool needs_flush;  /* the file system acts when a file is closed */
-	bool in_memory;	   /* reading never waits for storage */
-	bool judges_users; /* its server may allow root less than others */
+	uint64_t mnt_id;    /* of struct inode_key; 0: an empty place */
+	bool needs_flush;   /* the file system acts when a file is closed */
+	bool in_memory;	    /* reading never waits for storage */
+	bool judges_users;  /* its server may allow root less than others */
+	bool silly_renames; /* see silly_rename.c */
 };
 
 /* A remapped security.capability (file_capability.c). */

@@ -13,7 +13,8 @@ static __attribute__((noinline)) void learn(struct fs *fs, const struct inode *i
 	*ret = (struct mount_fact){.mnt_id = inode->mnt_id,
 				   .needs_flush = !(facts & FS_SILENT_CLOSE),
 				   .in_memory = facts & FS_IN_MEMORY,
-				   .judges_users = facts & FS_JUDGES_USERS};
+				   .judges_users = facts & FS_JUDGES_USERS,
+				   .silly_renames = facts & FS_SILLY_RENAMES};
 }
 
 const struct mount_fact *mount_fact_of(struct fs *fs, const struct inode *inode)

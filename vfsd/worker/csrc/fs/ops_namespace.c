@@ -15,6 +15,7 @@
 #include "worker/csrc/fs/lease.h"
 #include "worker/csrc/fs/ops.h"
 #include "worker/csrc/fs/requester.h"
+#include "worker/csrc/fs/silly_rename.h"
 #include "worker/csrc/host/identity.h"
 #include "worker/csrc/host/proc_fd.h"
 #include "worker/csrc/request/intent.h"
@@ -253,12 +254,25 @@ static int remove_name(struct fs *fs, struct request *r, int flags)
 
 int op_unlink(struct fs *fs, struct request *r)
 {
-	return remove_name(fs, r, 0);
+	struct let_go gone;
+	int result;
+
+	silly_rename_prevent(fs, r->in.nodeid, r->name, &gone);
+	result = remove_name(fs, r, 0);
+	silly_rename_done(fs, r->in.nodeid, r->name, &gone, result);
+	return result;
 }
 
 int op_rmdir(struct fs *fs, struct request *r)
 {
-	return remove_name(fs, r, AT_REMOVEDIR);
+	uint32_t tries = 0;
+	int result;
+
+	do
+		result = remove_name(fs, r, AT_REMOVEDIR);
+	while ((result == -ENOTEMPTY || result == -EEXIST) &&
+	       silly_rename_passes(fs, r->in.nodeid, r->name, &tries));
+	return result;
 }
 
 /* ---- moving ---- */
@@ -338,9 +352,22 @@ static int rename_names(struct fs *fs, struct request *r, uint64_t new_dir, uint
 	return err == -ENOSYS ? -EINVAL : err; /* ENOSYS would end RENAME2 for good */
 }
 
+/* The new name may be a file's. */
+static int rename_over(struct fs *fs, struct request *r, uint64_t new_dir, uint32_t flags)
+{
+	struct let_go gone = {0};
+	int result;
+
+	if (!(flags & (RENAME_NOREPLACE | RENAME_EXCHANGE)))
+		silly_rename_prevent(fs, new_dir, r->name2, &gone);
+	result = rename_names(fs, r, new_dir, flags);
+	silly_rename_done(fs, new_dir, r->name2, &gone, result);
+	return result;
+}
+
 int op_rename(struct fs *fs, struct request *r)
 {
-	return rename_names(fs, r, REQUEST_ARG(r, struct fuse_rename_in)->newdir, 0);
+	return rename_over(fs, r, REQUEST_ARG(r, struct fuse_rename_in)->newdir, 0);
 }
 
 int op_rename2(struct fs *fs, struct request *r)
@@ -349,5 +376,5 @@ int op_rename2(struct fs *fs, struct request *r)
 
 	if (in->flags & ~(uint32_t)RENAME_FLAGS)
 		return -EINVAL;
-	return rename_names(fs, r, in->newdir, in->flags);
+	return rename_over(fs, r, in->newdir, in->flags);
 }

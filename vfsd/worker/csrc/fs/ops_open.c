@@ -28,6 +28,7 @@
 #include "worker/csrc/fs/ops_open.h"
 #include "worker/csrc/fs/requester.h"
 #include "worker/csrc/fs/set_id.h"
+#include "worker/csrc/fs/silly_rename.h"
 #include "worker/csrc/host/proc_fd.h"
 #include "worker/csrc/request/agreed.h"
 
@@ -488,6 +489,7 @@ int op_release(struct fs *fs, struct request *r)
 {
 	const struct fuse_release_in *in = REQUEST_ARG(r, struct fuse_release_in);
 	struct open_file *file = file_table_get(fs->files, in->fh, r->in.nodeid);
+	bool is_silly;
 
 	if (!file || file->flags & FILE_LOCK_OWNER)
 		return 0;
@@ -495,7 +497,11 @@ int op_release(struct fs *fs, struct request *r)
 		flock(file->fd, LOCK_UN);
 		fs->gave_up_lock = true;
 	}
+	is_silly = !(file->flags & (FILE_NO_FLUSH | FILE_IS_DIR)) &&
+		   silly_rename_happened(fs, r->in.nodeid, file->fd);
 	file_table_release(fs->files, &fs->reclaim, file);
+	if (is_silly)
+		silly_rename_released(fs, r->in.nodeid);
 	return 0;
 }
 

@@ -10,6 +10,7 @@ enum file_system_fact {
 	FS_SILENT_CLOSE = 2,	/* close() does nothing that a FLUSH has to wait for */
 	FS_IN_MEMORY = 4,	/* reading never waits for storage */
 	FS_JUDGES_USERS = 8,	/* its server decides what each user may do, root included */
+	FS_SILLY_RENAMES = 16,	/* a file that is removed while an fd holds it gets another name */
 };
 
 /* What is true of the file system that `fd` (of any kind, O_PATH too) is on. Return: enum

@@ -66,7 +66,7 @@
 #define VFSD_SYSCALLS(X)                                                                          \
 	/* Ops: names */                                                                          \
 	X(openat, P | L | T, IF_WRITABLE, ANY,                                                    \
-	  "inode_fd.c ops_open.c ops_attr.c lease.c entry.c descriptors.py",                      \
+	  "inode_fd.c ops_open.c ops_attr.c lease.c entry.c silly_rename.c descriptors.py",       \
 	  "LOOKUP, OPEN, OPENDIR, CREATE; /proc/self/status and /proc/self/fd")                   \
 	X(openat, P | L | T, IF_READONLY, MASKED(2, OPEN_CHANGES, O_RDONLY),                      \
 	  "inode_fd.c ops_open.c lease.c entry.c descriptors.py",                                 \
@@ -84,7 +84,7 @@
 	X(unlinkat, L, IF_WRITABLE, ANY, "ops_namespace.c label.c", "UNLINK, RMDIR")              \
 	X(renameat, L, IF_WRITABLE, ANY, "ops_namespace.c", "RENAME")                             \
 	X(renameat2, L, IF_WRITABLE, ANY, "ops_namespace.c label.c", "RENAME2; a labelled MKDIR") \
-	X(readlinkat, P | L, 0, ANY, "ops_attr.c", "READLINK")                                    \
+	X(readlinkat, P | L, 0, ANY, "ops_attr.c silly_rename.c", "READLINK; RELEASE on NFS")     \
 	X(faccessat2, L, 0, ANY, "glibc", "ACCESS: faccessat() with flags")                       \
 	X(fchmodat, L, IF_WRITABLE, ANY, "ops_attr.c ops_xattr.c", "SETATTR mode, SETXATTR")      \
 	X(fchownat, L, IF_WRITABLE, ANY, "ops_attr.c", "SETATTR owner and group")                 \
@@ -125,7 +125,8 @@
 	X(pwritev2, L | T, IF_WRITABLE, ANY, "ops_io.c", "WRITE, from guest pages")               \
 	X(pwritev, L | T, IF_WRITABLE, ANY, "glibc",                                              \
 	  "pwritev2() where a file system answers ENOSYS")                                        \
-	X(getdents64, P | L, 0, ANY, "ops_dir.c sweep.py", "READDIR, READDIRPLUS; /proc/self/fd") \
+	X(getdents64, P | L, 0, ANY, "ops_dir.c silly_rename.c sweep.py",                         \
+	  "READDIR, READDIRPLUS; RMDIR on NFS; /proc/self/fd")                                    \
 	X(lseek, P | L, 0, ANY, "ops_lseek.c ops_dir.c", "LSEEK, READDIR at an offset")           \
 	X(ftruncate, L, IF_WRITABLE, ANY, "ops_attr.c", "SETATTR size")                           \
 	X(fallocate, L | T, IF_WRITABLE, ANY, "ops_io.c", "FALLOCATE")                            \
@@ -186,7 +187,7 @@
 	X(epoll_wait, T, 0, ANY, "zmq", "epoll_t::loop()")                                        \
 	X(epoll_pwait, T, IF_LATER_FORMS, ANY, "glibc", "epoll_wait() where there is no other")   \
 	X(clock_nanosleep, P | L, 0, ANY, "glibc",                                                \
-	  "nanosleep() in inode_fd.c; CPython's time.sleep()")                                    \
+	  "nanosleep() in inode_fd.c reclaim.c; CPython's time.sleep()")                          \
 	X(restart_syscall, P | L | T, 0, ANY, "kernel", "poll() after SIGSTOP")                   \
 	/* The channels: only sockets that were inherited or accepted */                          \
 	X(accept4, T, 0, ANY, "zmq", "ipc_listener_t::accept(), on the inherited listener")       \

@@ -42,6 +42,10 @@
  * the place of another (a readable one, open_cache.c, and back), only between -1 and a number; what
  * is closed goes through reclaim.h like everything else.
  *
+ * An inode may have neither fd nor handle: its fd was closed ahead of the removal of its name,
+ * where the file system renames what an fd holds (silly_rename.c). The guest gets ESTALE for it,
+ * and the file, should it still be there, is entered as another inode.
+ *
  * Death of a worker at any store:
  * - insert: the slot is filled, then published by one store (bucket head). Before it the slot and
  *   the fd are leaked: the fd is found by the pool's sweep, the slot is lost (104 bytes).
@@ -242,9 +246,9 @@ uint64_t inode_nodeid(const struct inode_table *t, const struct inode *inode)
 
 static bool is_surely(const struct inode *inode, int64_t btime)
 {
-	if (!inode->handle.len || __atomic_load_n(&inode->fd, __ATOMIC_ACQUIRE) >= 0)
+	if (__atomic_load_n(&inode->fd, __ATOMIC_ACQUIRE) >= 0)
 		return true;
-	return btime && inode->btime == btime && !inode->is_young;
+	return inode->handle.len && btime && inode->btime == btime && !inode->is_young;
 }
 
 struct inode *inode_table_acquire(struct inode_table *t, uint32_t worker, struct inode_key key,
@@ -348,10 +352,10 @@ bool inode_table_knows(struct inode_table *t, uint32_t worker, struct inode_key 
 	return known;
 }
 
-/* Under the stripe's lock. Return: does nothing but its handle hold this inode? */
-static bool is_only_handle(const struct inode *inode)
+/* Under the stripe's lock. Return: does a handle hold this inode, or nothing any more? */
+static bool has_no_fd(const struct inode *inode)
 {
-	return inode->handle.len && __atomic_load_n(&inode->fd, __ATOMIC_ACQUIRE) < 0;
+	return __atomic_load_n(&inode->fd, __ATOMIC_ACQUIRE) < 0;
 }
 
 struct inode *inode_table_insert(struct inode_table *t, uint32_t worker, struct inode_key key,
@@ -368,8 +372,8 @@ struct inode *inode_table_insert(struct inode_table *t, uint32_t worker, struct 
 
 	owner_lock(stripe_of(t, bucket), worker);
 	inode = find(t, bucket, key);
-	*ret_used_fd = !inode || is_only_handle(inode);
-	if (inode && is_only_handle(inode) &&
+	*ret_used_fd = !inode || has_no_fd(inode);
+	if (inode && has_no_fd(inode) &&
 	    (lender || inode->lender || !proof || !fhandle_equal(&inode->handle, proof))) {
 		unlink_slot(t, bucket, inode);
 		inode = NULL;
@@ -418,7 +422,8 @@ struct inode *inode_table_insert_handle(struct inode_table *t, uint32_t worker,
 
 	owner_lock(stripe_of(t, bucket), worker);
 	inode = find(t, bucket, key);
-	if (inode && inode->handle.len && !fhandle_equal(&inode->handle, handle)) {
+	if (inode && !fhandle_equal(&inode->handle, handle) &&
+	    (inode->handle.len || has_no_fd(inode))) {
 		unlink_slot(t, bucket, inode);
 		inode = NULL;
 	}
@@ -657,6 +662,26 @@ bool inode_table_drop_fd(struct inode_table *t, struct reclaim *reclaim, struct 
 
 	retire_fd(reclaim, fd);
 	return fd >= 0;
+}
+
+void inode_table_let_go(struct inode_table *t, struct reclaim *reclaim, uint64_t nodeid)
+{
+	struct inode *inode = inode_table_get(t, nodeid);
+	uint32_t *stripe;
+	int fd = -1;
+
+	if (!inode || nodeid == ROOT_NODEID)
+		return;
+	stripe = stripe_of(t, bucket_of(t, inode_key_of(inode)));
+	owner_lock(stripe, reclaim->slot);
+	if (inode->generation == (uint32_t)(nodeid >> 32) && !inode->lender && inode->fd >= 0) {
+		fd = inode->fd;
+		inode->is_readable = 0;
+		__atomic_store_n(&inode->fd, -1, __ATOMIC_RELEASE);
+		__atomic_sub_fetch(&t->held, 1, __ATOMIC_RELAXED);
+	}
+	owner_unlock(stripe);
+	retire_fd(reclaim, fd);
 }
 
 uint64_t inode_table_held(const struct inode_table *t)

@@ -27,7 +27,7 @@ struct inode {
 	uint64_t mnt_id;
 	uint64_t lookup_count; /* what FORGET takes back */
 	uint32_t generation;   /* odd: in use; nodeid = slot | generation << 32 */
-	int32_t fd;	       /* O_PATH, readable, or borrowed; -1: see handle */
+	int32_t fd;	       /* O_PATH, readable, or borrowed; -1: see handle, or stale */
 	uint32_t next;	       /* slot of the next inode in this hash chain or on the free list */
 	uint32_t lender;       /* slot of the open file that fd belongs to; 0: the inode owns fd */
 	uint16_t mode;	       /* S_IFMT bits, which never change */
@@ -127,6 +127,10 @@ void inode_table_give_handle(struct inode_table *t, uint32_t worker, struct inod
 			     const struct fhandle *handle);
 /* Close the fd of an inode that has a handle. Return: had it one? */
 bool inode_table_drop_fd(struct inode_table *t, struct reclaim *reclaim, struct inode *inode);
+/* Close the fd of an inode that has nothing else, ahead of the removal of its last name: it is
+ * stale from then on, and no other file is taken for it, until inode_table_cache_fd() gives it one.
+ */
+void inode_table_let_go(struct inode_table *t, struct reclaim *reclaim, uint64_t nodeid);
 /* Fds that inodes and mounts own. */
 uint64_t inode_table_held(const struct inode_table *t);
 

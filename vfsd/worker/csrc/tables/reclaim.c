@@ -12,6 +12,8 @@ enum {
 	 * floods RELEASE and FORGET while it blocks another queue. */
 	FULL_WAIT_TURNS = 2000,
 	FULL_WAIT_NS = 50 * 1000,
+	FLUSH_WAIT_TURNS = 100,
+	PAUSE_NS = 1000 * 1000,
 };
 
 _Static_assert(!(RECLAIM_MAX & (RECLAIM_MAX - 1)), "thing_at() takes the ring for a power of 2");
@@ -208,9 +210,9 @@ static bool first_may_go(struct reclaim *r, uint64_t oldest)
 
 /* Wait for the others, not for ourselves: we are called from an op that holds no other pointer.
  * Return: the oldest epoch in which somebody may still read, 0 if nothing may go. */
-static uint64_t wait_for_first(struct reclaim *r)
+static uint64_t wait_for_first(struct reclaim *r, uint32_t turns)
 {
-	for (uint32_t turn = 0; turn < FULL_WAIT_TURNS; turn++) {
+	for (uint32_t turn = 0; turn < turns; turn++) {
 		uint64_t oldest = oldest_epoch(r, false);
 
 		if (first_may_go(r, oldest))
@@ -222,9 +224,9 @@ static uint64_t wait_for_first(struct reclaim *r)
 }
 
 /* Close here what may be closed. Return: false if nothing may. */
-static bool make_room(struct reclaim *r)
+static bool make_room(struct reclaim *r, uint32_t turns)
 {
-	uint64_t oldest = wait_for_first(r);
+	uint64_t oldest = wait_for_first(r, turns);
 
 	for (uint32_t i = 0; i < RECLAIM_CLOSE_BATCH && r->count && first_may_go(r, oldest); i++) {
 		int fd = free_or_repay_first(r);
@@ -242,7 +244,7 @@ void reclaim_retire(struct reclaim *r, struct retired thing)
 	if (!thing.free_slot)
 		note_loose(r, thing.fd);	/* it is in no table even now */
 	while (has_room && r->count == r->room) /* more than once if it is full of lenders */
-		has_room = make_room(r) || grow(r);
+		has_room = make_room(r, FULL_WAIT_TURNS) || grow(r);
 	/* Without memory it stays open. One of a table is marked there as ours: the next worker in
 	 * this slot frees it. */
 	if (!has_room)
@@ -252,4 +254,23 @@ void reclaim_retire(struct reclaim *r, struct retired thing)
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	thing.epoch = __atomic_load_n(&r->workers->epoch, __ATOMIC_ACQUIRE);
 	put_last(r, &thing);
+}
+
+void reclaim_flush(struct reclaim *r)
+{
+	struct worker_row *row = &r->workers->rows[r->slot];
+
+	reclaim_offline(r); /* else two workers that do this would wait for each other */
+	while (r->close_count)
+		reclaim_close(row, r->close[--r->close_count]);
+	while (r->count && make_room(r, FLUSH_WAIT_TURNS))
+		;
+	reclaim_quiescent(r);
+}
+
+void reclaim_pause(struct reclaim *r)
+{
+	reclaim_offline(r);
+	nanosleep(&(struct timespec){.tv_nsec = PAUSE_NS}, NULL);
+	reclaim_quiescent(r);
 }

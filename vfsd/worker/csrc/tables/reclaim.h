@@ -68,6 +68,12 @@ void reclaim_quiescent(struct reclaim *r);
 /* It holds nothing and will not until reclaim_quiescent: before sleeping. */
 void reclaim_offline(struct reclaim *r);
 void reclaim_retire(struct reclaim *r, struct retired thing);
+/* Close here and now what this worker has retired, and wait a moment for the others to hold nothing
+ * of it. For an op that holds no pointer into a table and no fd from one: it must get them again.
+ */
+void reclaim_flush(struct reclaim *r);
+/* The same for a moment in which others close theirs. */
+void reclaim_pause(struct reclaim *r);
 /* Close one of r->close, or another fd that was counted in row->loose_fds. */
 void reclaim_close(struct worker_row *row, int fd);
 /* Free what may be freed; fds go to r->close until that is full. Return: fds in r->close. */

@@ -1,0 +1,203 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * THEORY
+ *
+ * The client of NFS gives a file that is removed while anything holds its directory entry another
+ * name, .nfsXXXX, and removes that when the last fd is closed, O_PATH fds included. A directory
+ * with such a name is not empty: `rm -r` fails. We hold an O_PATH fd of each file that the guest
+ * knows.
+ *
+ * So before UNLINK, and before RENAME to a name that exists, we look up the file, and if the guest
+ * does not have it open, the inode loses its fd and is stale from then on. What the guest has
+ * closed and we have not is closed as well. If the op fails, the inode gets an fd again. A file
+ * with other names is stale too: Linux looks it up again by the name that it used, and finds a new
+ * inode.
+ *
+ * What the guest has open when it is removed gets its other name. When it is released, the inode
+ * becomes stale: Linux does not forget it by itself, since the client of NFS reports one link.
+ *
+ * Other workers may use the fd at this moment, and what they retire they close themselves. Where
+ * that takes longer than a moment, the file gets its other name until the fd is closed. Then RMDIR
+ * waits: not for long, and only if there are no names but such.
+ *
+ * Death. The fd that was taken out of the table is found by the pool's sweep. The request is run
+ * again and removes the name. A file whose removal fails then is looked up again by the guest.
+ */
+#include "worker/csrc/fs/silly_rename.h"
+
+#include "worker/csrc/fs/entry.h"
+#include "worker/csrc/fs/inode_fd.h"
+#include "worker/csrc/fs/mount_facts.h"
+#include "worker/csrc/host/identity.h"
+#include "worker/csrc/host/proc_fd.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <string.h>
+#include <unistd.h>
+
+enum {
+	TRIES_MAX = 500, /* of RMDIR, a millisecond apart */
+	NAMES_ROOM = 4096,
+};
+
+static const char silly_prefix[] = ".nfs";
+
+static bool is_concerned(struct fs *fs, uint64_t dir)
+{
+	const struct inode *parent = inode_table_get(fs->inodes, dir);
+
+	return parent && mount_fact_of(fs, parent)->silly_renames;
+}
+
+/* An fd of the directory, as root. */
+static int open_dir(struct fs *fs, uint64_t dir)
+{
+	const struct inode *parent = inode_table_get(fs->inodes, dir);
+	int fd = parent ? inode_fd(fs, parent) : -ESTALE;
+	int err = fd < 0 ? fd : credentials_root(&fs->credentials);
+
+	return err ? err : fd;
+}
+
+/* The nodeid of the file, for which we hold one more lookup; 0: it is not known. */
+static uint64_t look_up(struct fs *fs, uint64_t dir, const char *name, struct inode_key *ret)
+{
+	int dir_fd = open_dir(fs, dir);
+	const struct inode *inode;
+	struct statx st;
+
+	if (dir_fd < 0 || identity_stat_name(dir_fd, name, &st) || S_ISDIR(st.stx_mode))
+		return 0;
+	*ret = identity_key(&st);
+	inode = inode_table_acquire(fs->inodes, fs->slot, *ret, 0);
+	return inode ? inode_nodeid(fs->inodes, inode) : 0;
+}
+
+static __attribute__((noinline, cold)) void let_go(struct fs *fs, uint64_t dir, const char *name,
+						   struct let_go *ret)
+{
+	uint64_t nodeid = look_up(fs, dir, name, &ret->key);
+	bool is_open = nodeid && file_table_of_inode(fs->files, nodeid);
+
+	/* What was released is closed, and gives the inode that borrows its fd one of its own. */
+	reclaim_flush(&fs->reclaim);
+	if (!nodeid)
+		return;
+	inode_table_forget(fs->inodes, &fs->reclaim, nodeid, 1);
+	if (is_open)
+		return;
+	inode_table_let_go(fs->inodes, &fs->reclaim, nodeid);
+	reclaim_flush(&fs->reclaim);
+	ret->nodeid = nodeid;
+}
+
+void silly_rename_prevent(struct fs *fs, uint64_t dir, const char *name, struct let_go *ret)
+{
+	ret->nodeid = 0;
+	if (is_concerned(fs, dir))
+		let_go(fs, dir, name, ret);
+}
+
+static bool is_file(int fd, struct inode_key key)
+{
+	struct statx st;
+
+	return !identity_stat_fd(fd, &st) && inode_key_equal(identity_key(&st), key);
+}
+
+static __attribute__((noinline, cold)) void give_back(struct fs *fs, uint64_t dir, const char *name,
+						      const struct let_go *gone)
+{
+	const struct inode *inode = inode_table_get(fs->inodes, gone->nodeid);
+	int dir_fd = open_dir(fs, dir);
+	int fd = inode && dir_fd >= 0 ? entry_open_path(dir_fd, name) : -ESTALE;
+
+	if (fd < 0)
+		return;
+	if (is_file(fd, gone->key))
+		(void)!inode_table_cache_fd(fs->inodes, &fs->reclaim, inode, fd);
+	else
+		close(fd);
+}
+
+void silly_rename_done(struct fs *fs, uint64_t dir, const char *name, const struct let_go *gone,
+		       int result)
+{
+	if (result < 0 && gone->nodeid)
+		give_back(fs, dir, name, gone);
+}
+
+static bool is_silly(const char *name)
+{
+	return !strcmp(name, ".") || !strcmp(name, "..") ||
+	       !strncmp(name, silly_prefix, sizeof(silly_prefix) - 1);
+}
+
+bool silly_rename_happened(struct fs *fs, uint64_t nodeid, int fd)
+{
+	char fd_name[FD_NAME], path[PATH_MAX];
+	const char *name;
+	ssize_t len;
+
+	if (!is_concerned(fs, nodeid))
+		return false;
+	len = readlinkat(fs->proc_self_fd, proc_fd_name(fd, fd_name), path, sizeof(path) - 1);
+	if (len < 0)
+		return false;
+	path[len] = '\0';
+	name = strrchr(path, '/');
+	return name && !strncmp(name + 1, silly_prefix, sizeof(silly_prefix) - 1);
+}
+
+void silly_rename_released(struct fs *fs, uint64_t nodeid)
+{
+	reclaim_flush(&fs->reclaim); /* an inode that borrowed the fd has one of its own then */
+	if (file_table_of_inode(fs->files, nodeid))
+		return;
+	inode_table_let_go(fs->inodes, &fs->reclaim, nodeid);
+	reclaim_flush(&fs->reclaim);
+}
+
+/* Of what was read into `buffer`. */
+static bool are_silly(const uint8_t *buffer, uint32_t len)
+{
+	const struct dirent64 *entry;
+
+	for (uint32_t at = 0; at < len; at += entry->d_reclen) {
+		entry = (const struct dirent64 *)(const void *)(buffer + at);
+		if (!is_silly(entry->d_name))
+			return false;
+	}
+	return true;
+}
+
+static bool has_only_silly_names(int dir_fd, const char *name)
+{
+	_Alignas(struct dirent64) uint8_t buffer[NAMES_ROOM];
+	int fd = openat(dir_fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	bool only = fd >= 0;
+	ssize_t got = 0;
+
+	while (only && (got = getdents64(fd, buffer, sizeof(buffer))) > 0)
+		only = are_silly(buffer, (uint32_t)got);
+	if (fd >= 0)
+		close(fd);
+	return only && !got;
+}
+
+bool silly_rename_passes(struct fs *fs, uint64_t dir, const char *name, uint32_t *tries)
+{
+	int dir_fd;
+
+	if (!is_concerned(fs, dir) || ++*tries > TRIES_MAX)
+		return false;
+	dir_fd = open_dir(fs, dir);
+	if (dir_fd < 0 || !has_only_silly_names(dir_fd, name))
+		return false;
+	reclaim_flush(&fs->reclaim);
+	reclaim_pause(&fs->reclaim);
+	return true;
+}
