@@ -51,6 +51,7 @@ class Share:
     queues: int = 1
     queue_size: int = 1024
     properties: str = ""  # more of the device, as "packed=on"
+    model: str = "vhost-user-fs-pci"  # or vhost-user-fs-device: virtio-mmio
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def qemu_argv(hardware: Hardware, accel: str, shares: Sequence[Share] = ()) -> l
     for number, share in enumerate(shares):
         chardev = f"share{number}"
         queues = f"num-request-queues={share.queues},queue-size={share.queue_size}"
-        device = f"vhost-user-fs-pci,chardev={chardev},tag={share.tag},{queues}"
+        device = f"{share.model},chardev={chardev},tag={share.tag},{queues}"
         device = ",".join(filter(None, (device, share.properties)))
         argv += ["-chardev", f"socket,id={chardev},path={share.socket}", "-device", device]
     return argv
