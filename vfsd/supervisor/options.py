@@ -306,7 +306,8 @@ OPTIONS: Final = (
             "if off, with --xattr, the guest asks for a capability before each write"),
     _long_switch("idmapped-mounts", "let the guest mount the share with mapped ids",
                 "Linux 6.12 and later then do not name the user who changes a file: see SET-ID"
-                " BITS in virtiofsd(1)", "on, if the guest can"),
+                " BITS in virtiofsd(1)",
+                "on, if the guest can; off for a share on NFS, FUSE, 9p or CIFS"),
     _switch("flock", "flock() locks hold also on the host and for other guests", "off",
             "a process that waits for a lock cannot be interrupted, see --lock-wait"),
     _switch("posix-lock", "fcntl() locks hold also on the host and for other guests", "off",
