@@ -80,7 +80,7 @@ static __attribute__((noinline, cold)) void let_go(struct fs *fs, uint64_t dir, 
 						   struct let_go *ret)
 {
 	uint64_t nodeid = look_up(fs, dir, name, &ret->key);
-	bool is_open = nodeid && file_table_of_inode(fs->files, nodeid);
+	bool is_open = nodeid && file_table_of_inode(fs->files, nodeid, 0);
 
 	/* What was released is closed, and gives the inode that borrows its fd one of its own. */
 	reclaim_flush(&fs->reclaim);
@@ -155,7 +155,7 @@ bool silly_rename_happened(struct fs *fs, uint64_t nodeid, int fd)
 void silly_rename_released(struct fs *fs, uint64_t nodeid)
 {
 	reclaim_flush(&fs->reclaim); /* an inode that borrowed the fd has one of its own then */
-	if (file_table_of_inode(fs->files, nodeid))
+	if (file_table_of_inode(fs->files, nodeid, 0))
 		return;
 	inode_table_let_go(fs->inodes, &fs->reclaim, nodeid);
 	reclaim_flush(&fs->reclaim);
