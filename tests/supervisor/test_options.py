@@ -178,7 +178,7 @@ def test_a_path_may_have_the_separators_of_options(arguments: list[str]) -> None
         (["--translate-uid=map:0:1"], "--translate-uid: 'map:0:1' is not map:FROM:TO:COUNT"),
         (
             ["--translate-gid=map:0:9:5", "--translate-gid=guest:4:0:1"],
-            "--translate-gid: 'map:0:9:5' and 'guest:4:0:1' overlap: both say what guest id 4 is",
+            "--translate-gid: 'map:0:9:5' and 'guest:4:0:1' overlap: both apply to guest id 4",
         ),
         (
             ["-o", "posix_acl", "--translate-gid=map:0:9:5"],

@@ -70,7 +70,7 @@ def test_a_path_that_is_not_utf8_survives() -> None:
         ({"fs": FS | {"xattrmap": 1}}, "job: fs.xattrmap is not text"),
         ({"fs": FS | {"xattrmap": ":no:"}}, "job: fs.xattrmap rule 1, column 2: the type 'no' is"),
         ({"extra": 1}, "job: extra is unknown"),
-        ({"slots": 3}, "job: fds.listeners are not 3, one per worker slot"),
+        ({"slots": 3}, "job: fds.listeners has not 3 fds, one per worker slot"),
         ({"fds": job_content()["fds"] | {"channel": 5}}, "job: fds has one fd twice"),
         ({"fds": job_content()["fds"] | {"root": 4}}, "job: fds has one fd twice"),
         ({"fds": job_content()["fds"] | {"channel": 1}}, "job: fds.channel is not a whole number"),

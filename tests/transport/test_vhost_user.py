@@ -199,19 +199,19 @@ def test_an_acknowledgement_decodes_as_a_number() -> None:
 @pytest.mark.parametrize(
     ("data", "complaint"),
     [
-        (struct.pack("=III", 1, 2, 0), "version 2, not 1"),
-        (struct.pack("=III", 1, 0, 0), "version 0, not 1"),
+        (struct.pack("=III", 1, 2, 0), "version 2; expected 1"),
+        (struct.pack("=III", 1, 0, 0), "version 0; expected 1"),
         (struct.pack("=III", 5, 1, MAX_PAYLOAD + 1), "SET_MEM_TABLE announces 4097 bytes"),
         (struct.pack("=III", 5, 1, 2**32 - 1), "announces 4294967295 bytes"),
-        (b"\1\0\0\0", "header of 4 bytes"),
+        (b"\1\0\0\0", "header has 4 bytes"),
         (struct.pack("=III", 1, 5, 0), "GET_FEATURES is marked as a reply"),
         (struct.pack("=III", 77, 1, 0), "message 77 is not known"),
-        (struct.pack("=IIIB", 1, 1, 1, 0), "1 payload bytes where none belong"),
-        (struct.pack("=IIIII", 5, 1, 8, 9, 0), "memory table of 9 regions"),
+        (struct.pack("=IIIB", 1, 1, 1, 0), "payload has 1 bytes; expected none"),
+        (struct.pack("=IIIII", 5, 1, 8, 9, 0), "memory table has 9 regions; at most 8"),
         (struct.pack("=IIIII", 5, 1, 8, 1, 0), "1 regions in 8 bytes"),
         (struct.pack("=IIIQ", 12, 1, 8, 0x200), "unknown bits"),
-        (struct.pack("=III5Q", 37, 1, 40, 0, 0, 4096, 0, 0), "comes with 0 fds, not 1"),
-        (struct.pack("=IIIIII", 24, 1, 12, 0, 300, 0), "300 bytes carries 0"),
+        (struct.pack("=III5Q", 37, 1, 40, 0, 0, 4096, 0, 0), "comes with 0 fds; expected 1"),
+        (struct.pack("=IIIIII", 24, 1, 12, 0, 300, 0), "300 bytes carries 0 bytes"),
     ],
 )
 def test_each_kind_of_nonsense_has_its_own_message(data: bytes, complaint: str) -> None:

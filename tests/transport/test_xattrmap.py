@@ -62,7 +62,7 @@ END = "a last rule is missing, for every other name "
         (":prefix:all::user.v.:", f"rule 2, column 22: {END}on the host"),
         (f":ok:all:{'x' * 256}::", "rule 1, column 9: the key is longer than 255 bytes"),
         (f":map::{'é' * 128}:", "rule 1, column 7: the prefix is longer than 255 bytes"),
-        (":ok:all:::" * (RULES_MAX + 1), "has 65 rules; 64 are the most"),
+        (":ok:all:::" * (RULES_MAX + 1), "has 65 rules; at most 64 are allowed"),
     ],
 )
 def test_a_mistake_is_said_with_its_place(text: str, error: str | None) -> None:

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The worker's end of its control channel: a zmq DEALER socket on an inherited listener.
 
-The worker is in its own mount and network namespace and reaches no path, so it binds the listening
-unix socket that it inherited (ZMQ_USE_FD); the supervisor connects to that socket's path. A worker
-that is created again binds the same listener and the supervisor connects again by itself. What was
-under way is lost then: so the supervisor repeats a command, with its id, until it is answered.
-Neither end ever blocks: what does not fit in the queue is dropped, and counted.
+A worker is in a mount and network namespace of its own and reaches no path, so it binds the
+listening unix socket that it inherited (ZMQ_USE_FD); the supervisor connects to that socket's path.
+A worker that is created again binds the same listener, and the supervisor connects again by itself.
+Messages that were under way are then lost, so the supervisor repeats a command, with its id, until
+the command is answered. Neither end ever blocks: a message that does not fit in the queue is
+dropped and counted.
 
-Only workers import this module. The supervisor's end has no libzmq: supervisor/worker_link.py.
+Only workers import this module. The supervisor's end does without libzmq:
+supervisor/worker_link.py.
 """
 
 import os
@@ -20,13 +22,13 @@ from vfsd.transport.control_messages import MAX_MESSAGE, Content, decode_object,
 from vfsd.transport.errors import ProtocolError
 
 QUEUE: Final = 1000  # messages
-EARLY: Final = 100  # messages of a worker that nobody is connected to yet
+EARLY: Final = 100  # messages that a worker keeps until a supervisor has connected
 
 
 class WorkerEnd:
     """Binds `listener`, an inherited listening unix socket.
 
-    The number stays the caller's: zmq closes a duplicate, since the fd table is shared.
+    The caller keeps the fd `listener`: zmq closes a duplicate, since the fd table is shared.
     `fileno()` is edge-triggered: receive until None after each event, and after each send.
     """
 
@@ -41,7 +43,7 @@ class WorkerEnd:
             (zmq.USE_FD, os.dup(listener)),
         ):
             self._socket.setsockopt(option, value)
-        self._socket.bind("ipc:///inherited")  # never opened: the fd is bound already
+        self._socket.bind("ipc:///inherited")  # the path is never opened: the fd is bound already
         self._early: deque[Content] = deque(maxlen=EARLY)
         self.dropped = 0
 
@@ -52,8 +54,8 @@ class WorkerEnd:
         self._context.destroy(linger=0)
 
     def send(self, content: Content) -> bool:
-        """Queue one message; False if nobody takes them off: it is dropped, or kept for receive()
-        to send if no supervisor is connected yet."""
+        """Queue one message. Return False if it cannot be queued: the message is dropped, or, if no
+        supervisor is connected yet, kept for receive() to send."""
         self._flush()
         if self._early or not self._send(content):
             self._early.append(content)
@@ -61,9 +63,11 @@ class WorkerEnd:
         return True
 
     def receive(self) -> Content | None:
-        """The next message, or None. Raises ProtocolError for one that is no JSON object."""
-        # Whatever makes zmq look at what has happened, such as the supervisor connecting, may take
-        # its event off fileno(): so nothing is left to be sent or received when that was the last.
+        """The next message, or None. Raises ProtocolError for a message that is not a JSON
+        object."""
+        # Everything that makes zmq look at new events, such as the supervisor connecting, may take
+        # the event off fileno(). So this loop leaves nothing to send or to receive, in case that
+        # was the last event.
         while (content := self._receive()) is None and self._early:
             events = int(self._socket.getsockopt(zmq.EVENTS))
             if events & zmq.POLLOUT:
@@ -87,7 +91,7 @@ class WorkerEnd:
         except zmq.Again:
             return None
         if len(parts) != 1:
-            raise ProtocolError("a control message of several parts")
+            raise ProtocolError("a control message has several parts; expected 1")
         return decode_object(parts[0])
 
     def _flush(self) -> None:

@@ -3,10 +3,10 @@
 
 Two channels carry them: one fd channel to the pool (fd_channel.py) and one ZMTP connection per
 worker (channel.py). A command has an "id" that its answer repeats; an event has none. Commands are
-idempotent: they may be sent again with the same id. Trust: the supervisor takes nothing from the
-sandbox as given, so every `decode_*` here raises ProtocolError, and nothing else, for what is not
-as described. Numbers are bounded by what the device has, and text is cut and made printable: what
-comes out of here can be used as an index and written to a log.
+idempotent: a command may be sent again with the same id. Trust: the supervisor takes nothing from
+the sandbox as given, so every `decode_*` here raises ProtocolError, and nothing else, for a message
+that is not as described. Numbers are bounded by what the device has, and text is cut and made
+printable, so that a decoded number can be used as an index and decoded text written to a log.
 """
 
 import json
@@ -21,8 +21,8 @@ LOG_THRESHOLDS: Final = ("off", *LOG_LEVELS)
 MAX_TEXT: Final = 4096  # characters of a log line or a reason
 MAX_MESSAGE: Final = 65536  # bytes, on either channel
 U32_MAX: Final = (1 << 32) - 1
-MAX_PID: Final = 1 << 22  # Linux has no larger ones
-MAX_STATUS: Final = 255  # of a process that ended; signals are smaller
+MAX_PID: Final = 1 << 22  # Linux has no larger pids
+MAX_STATUS: Final = 255  # the exit status of a process; signal numbers are smaller
 
 Content = dict[str, Any]
 
@@ -63,7 +63,8 @@ def text(content: Mapping[str, Any], key: str) -> str:
 
 
 def printable(value: str) -> str:
-    """A text with whatever is not printable escaped, so that it can be written to a log."""
+    """A text in which every character that is not printable is escaped, so that it can be
+    logged."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in value)
 
 
@@ -78,9 +79,9 @@ def is_logged(level: str, threshold: str) -> bool:
 def adopt(generation: int, ends_session: bool = False) -> Content:
     """Work with the device state of at least this generation; answered with Adopted.
 
-    `ends_session`: the guest's driver has reset the device, so end the FUSE session; only while the
-    state is of this very generation, in which no vring runs: a command that is sent again must not
-    end the next session.
+    `ends_session`: the guest's driver has reset the device, so end the FUSE session. The worker
+    does so only while the state is of exactly this generation, in which no vring runs: a command
+    that is sent again must not end the next session.
     """
     content: Content = {"command": "adopt", "generation": generation}
     return content | {"ends_session": True} if ends_session else content
@@ -99,7 +100,7 @@ def stop() -> Content:
 
 @dataclass(frozen=True)
 class Adopted:
-    """The generation a worker works with; next avail index of each vring of its own."""
+    """The generation that a worker works with, and the next avail index of each of its vrings."""
 
     generation: int
     last_avail: dict[int, int]
@@ -108,7 +109,7 @@ class Adopted:
 
 @dataclass(frozen=True)
 class LogLine:
-    """What a worker has for the log."""
+    """A line that a worker has for the log."""
 
     level: str
     text: str
@@ -124,13 +125,13 @@ class RingBroken:
 
 @dataclass(frozen=True)
 class Hello:
-    """A worker serves; `pid` as seen in its own pid namespace."""
+    """A worker serves; `pid` is its pid in its own pid namespace."""
 
     pid: int
 
 
 def decode_adopted(content: Content, generation: int, vring_count: int) -> Adopted:
-    """The answer to adopt(generation), from a worker of a device of so many vrings."""
+    """The answer to adopt(generation), from a worker of a device with `vring_count` vrings."""
     vrings = content.get("vrings")
     if not isinstance(vrings, dict):
         raise ProtocolError("'vrings' is not an object")
@@ -145,7 +146,7 @@ def decode_adopted(content: Content, generation: int, vring_count: int) -> Adopt
             errors[index] = text(status, "error")
     reached = number(content, "generation")
     if reached < generation:
-        raise ProtocolError(f"generation {reached} is acknowledged; {generation} was asked for")
+        raise ProtocolError(f"generation {reached} is acknowledged; expected {generation}")
     return Adopted(reached, last_avail, errors)
 
 
@@ -157,7 +158,7 @@ def _vring_index(key: str, vring_count: int) -> int:
 
 
 def decode_worker_event(content: Content, vring_count: int) -> LogLine | RingBroken | Hello:
-    """What a worker of a device of `vring_count` vrings says without being asked."""
+    """A message that a worker of a device with `vring_count` vrings sends without being asked."""
     if "log" in content:
         return LogLine(*_log_line(content))
     match content.get("event"):
@@ -165,13 +166,13 @@ def decode_worker_event(content: Content, vring_count: int) -> LogLine | RingBro
             return RingBroken(number(content, "vring", vring_count - 1), text(content, "reason"))
         case "hello":
             return Hello(number(content, "pid", MAX_PID))
-    raise ProtocolError("an event of no known kind")
+    raise ProtocolError("the kind of an event is not known")
 
 
 def _log_line(content: Content) -> tuple[str, str]:
     level = content.get("level")
     if level not in LOG_LEVELS:
-        raise ProtocolError("a log line without a level")
+        raise ProtocolError("a log line has no known level")
     return str(level), text(content, "log")
 
 
@@ -180,22 +181,22 @@ def _log_line(content: Content) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class PoolReady:
-    """Isolated, tables mapped, ready to create workers. `opens_handles`: these open file handles by
-    themselves."""
+    """The pool is isolated, has mapped its tables, and can create workers. `opens_handles`: workers
+    may open any file handle themselves."""
 
     opens_handles: bool
 
 
 @dataclass(frozen=True)
 class PoolFailed:
-    """The pool could not start and exits: one line, what, why, what to do."""
+    """The pool could not start and exits. One line says what failed, why, and what to do."""
 
     error: str
 
 
 @dataclass(frozen=True)
 class WorkerDied:
-    """A worker died, or ended because it was told to."""
+    """A worker died, or ended because the pool stopped it."""
 
     slot: int
     how: str
@@ -204,7 +205,7 @@ class WorkerDied:
 
 @dataclass(frozen=True)
 class PoolLog:
-    """What the pool itself has for the log."""
+    """A line that the pool itself has for the log."""
 
     level: str
     text: str
@@ -214,7 +215,7 @@ PoolEvent = PoolReady | PoolFailed | WorkerDied | PoolLog
 
 
 def decode_pool_event(content: Content, slots: int) -> PoolEvent:
-    """What a pool of so many worker slots says without being asked."""
+    """A message that a pool of `slots` worker slots sends without being asked."""
     if "log" in content:
         return PoolLog(*_log_line(content))
     match content.get("event"):
@@ -229,23 +230,23 @@ def decode_pool_event(content: Content, slots: int) -> PoolEvent:
                 f"{how} {number(content, how, MAX_STATUS)}",
                 content.get("respawned") is True,
             )
-    raise ProtocolError("an event of no known kind")
+    raise ProtocolError("the kind of an event is not known")
 
 
 def decode_refusal(content: Content) -> str | None:
-    """Why the pool did not do what it was asked; None if it did."""
+    """Why the pool refused a command; None if it obeyed."""
     return text(content, "error") if "error" in content else None
 
 
 def decode_fd_numbers(content: Content, count: int) -> tuple[int, ...]:
-    """The answer to "adopt": under which numbers the pool installed `count` fds."""
+    """The answer to "adopt": the numbers that `count` fds have in the sandboxed fd table."""
     fds = content.get("fds")
     if not isinstance(fds, list) or len(fds) != count:
-        raise ProtocolError(f"the pool did not answer with {count} fd numbers")
+        raise ProtocolError(f"the answer of the pool is not a list of {count} fd numbers")
     if not all(type(fd) is int and 0 <= fd <= U32_MAX >> 1 for fd in fds):
-        raise ProtocolError("the pool answered with something else than fd numbers")
+        raise ProtocolError("the answer of the pool has an item that is not a fd number")
     if len(set(fds)) != count:
-        raise ProtocolError("the pool answered with the same fd number twice")
+        raise ProtocolError("the answer of the pool has the same fd number twice")
     return tuple(fds)
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kinds of wrong that cross a module boundary (besides OSError, which stays OSError)."""
+"""The kinds of error that cross a module boundary (OSError also does, and stays OSError)."""
 
 
 class ProtocolError(Exception):
-    """The peer broke a protocol: what it sent cannot be obeyed. The session or vring stops."""
+    """The peer broke a protocol: its message cannot be obeyed. The session or the vring stops."""
 
 
 class TruncatedError(ProtocolError):
@@ -11,11 +11,11 @@ class TruncatedError(ProtocolError):
 
 
 class SetupError(ProtocolError):
-    """What the peer has set up cannot work: a guest would wait for ever. Never passed over."""
+    """The setup that the peer made cannot work: a guest would wait for ever. Never ignored."""
 
 
 class OperatorError(Exception):
-    """Something only the operator can put right: one line saying what, on which object, what to do.
+    """A failure that only the operator can mend. One line: what, on which object, what to do.
 
     `status` is the exit status of the process that reports it: 2 for a wrong command line, else 1.
     """
@@ -26,7 +26,7 @@ class OperatorError(Exception):
 
 
 def describe(error: BaseException) -> str:
-    """An exception in one line, without looking at source files."""
+    """An exception in one line, made without reading source files."""
     where = []
     trace = error.__traceback__
     while trace is not None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The language of --translate-uid and --translate-gid: what an id of the guest is on the host.
+"""The language of --translate-uid and --translate-gid: which host id stands for an id of the guest.
 
     guest:G:H:n         guest ids from G on are host ids from H on, n of them
     host:H:G:n          host ids from H on are shown to the guest as ids from G on
@@ -8,12 +8,13 @@
     squash-host:H:G:n   n host ids from H on are all shown as G
     forbid-guest:G:n    n guest ids from G on may not be used
 
-As in the Rust virtiofsd, the kind has letters of any case, any character but a letter, a digit, "-"
-and "_" separates in the place of ":", and a rule with n = 0 is a rule about no id.
+As in the Rust virtiofsd, the kind may be written in upper or lower case, every character but a
+letter, a digit, "-" and "_" may separate in the place of ":", and a rule with n = 0 applies to no
+id.
 
-The two directions are independent maps: in each, no two rules may say something about the same id,
-and an id that no rule is about stays what it is. Pure: text in, ranges out. The supervisor checks
-with it what the operator wrote; a worker makes its table from it.
+The two directions are independent maps. In each of them no two rules may apply to the same id, and
+an id to which no rule applies is unchanged. Pure: text in, ranges out. The supervisor checks the
+operator's text with this module; a worker makes its table from the same text.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,13 +22,14 @@ from dataclasses import dataclass
 from itertools import pairwise, takewhile
 from typing import Final
 
-NO_ID: Final = 0xFFFFFFFF  # (uid_t)-1
-MAX_RANGES: Final = 256  # of one direction; IDMAP_RANGES_MAX
+NO_ID: Final = 0xFFFFFFFF  # (uid_t)-1, which is not an id
+MAX_RANGES: Final = 256  # in one direction; IDMAP_RANGES_MAX of the workers' C
 
 
 @dataclass(frozen=True, order=True)
 class Range:
-    """Ids first..last become to + (id - first) * step; to NO_ID with step 0: they are forbidden."""
+    """The ids first..last become to + (id - first) * step. With to = NO_ID and step = 0 they are
+    forbidden."""
 
     first: int
     last: int
@@ -44,7 +46,8 @@ class Maps:
     to_guest: tuple[Range, ...] = ()
 
 
-# What a rule says, for each direction: (from, to, step) as indexes into its numbers; None: nothing.
+# The effect of a rule in each direction: (from, to, step) as indexes into the numbers of the rule.
+# None: the rule has no effect in this direction.
 _SHIFT, _BACK, _SQUASH = (0, 1, 1), (1, 0, 1), (0, 1, 0)
 _KINDS: Final[dict[str, tuple[tuple[int, int, int] | None, tuple[int, int, int] | None]]] = {
     "guest": (_SHIFT, None),
@@ -83,7 +86,7 @@ def _read(rule: str) -> tuple[str, list[int]]:
 
 
 def parse(rule: str) -> Maps:
-    """What one rule says; ValueError completes the sentence "'rule' …"."""
+    """The effect of one rule. The text of a ValueError completes the sentence "'rule' …"."""
     kind, numbers = _read(rule)
     count = numbers[-1]
     if count == 0:
@@ -99,7 +102,8 @@ def parse(rule: str) -> Maps:
 
 
 def combine(rules: Sequence[str]) -> Maps:
-    """All rules of one kind of ids; ValueError says in one line which do not go together."""
+    """All rules for one kind of ids. ValueError names, in one line, two rules that contradict each
+    other."""
     maps = [parse(rule) for rule in rules]
     return Maps(
         _sorted((r for m in maps for r in m.to_host), "guest"),
@@ -111,19 +115,20 @@ def _sorted(ranges: Iterator[Range], side: str) -> tuple[Range, ...]:
     ordered = sorted(ranges)
     if len(ordered) > MAX_RANGES:
         raise ValueError(
-            f"{len(ordered)} ranges of {side} ids are too many; {MAX_RANGES} are possible"
+            f"there are {len(ordered)} ranges of {side} ids; at most {MAX_RANGES} are possible"
         )
     for one, other in pairwise(ordered):
         if other.first <= one.last:
             raise ValueError(
-                f"'{one.rule}' and '{other.rule}' overlap: both say what {side} id"
-                f" {other.first} is; make the ranges disjoint"
+                f"'{one.rule}' and '{other.rule}' overlap: both apply to {side} id"
+                f" {other.first}; make the ranges disjoint"
             )
     return tuple(ordered)
 
 
 def translate(ranges: Sequence[Range], id_: int) -> int:
-    """What an id becomes; NO_ID if it is forbidden. (The workers' C does this per request.)"""
+    """The id that `id_` becomes; NO_ID if it is forbidden. (The workers' C does this per
+    request.)"""
     for r in ranges:
         if r.first <= id_ <= r.last:
             return r.to + (id_ - r.first) * r.step

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The job: what a pool is to do, given once, at its start, as JSON in a sealed memfd.
 
-This is its one declaration: the dataclasses are its fields, encode() writes it for the launcher,
-decode() reads it for the pool. The command line was checked before there was a launcher. decode()
-checks every value once more, since a process that is about to give up its privileges should not
-start from a misunderstanding. The pool parses no options and reads no configuration.
+The job is declared here and nowhere else: the dataclasses are its fields, encode() writes it for
+the launcher, decode() reads it for the pool. The command line was checked before there was a
+launcher. decode() checks every value once more, since a process that is about to give up its
+privileges must not start from a misunderstanding. The pool parses no options and reads no
+configuration.
 """
 
 import json
@@ -22,7 +23,7 @@ ID_RANGES_MAX: Final = 340  # user_namespaces(7)
 
 
 class JobError(Exception):
-    """The job is not as described; one line says where."""
+    """The job is not as declared; one line says which field is wrong."""
 
 
 def _one_of(*choices: str) -> Callable[[Any], str]:
@@ -111,16 +112,16 @@ def _translation(value: Any) -> tuple[str, ...]:
     return rules
 
 
-# A field is Annotated with its check: that turns a value, as JSON has it, into ours or refuses it
-# (ValueError). These are the checks of plain types.
+# A field is Annotated with its check, a function that converts a value from JSON into the field's
+# type, or refuses the value (ValueError). These are the checks of plain types.
 _OF_TYPE: Final[dict[Any, Callable[[Any], Any]]] = {bool: _switch, str: _text}
 
 
-# Nothing compares or prints a job, and the code for that would be in keeper, launcher and
+# Nothing compares or prints a job, and the code for both would be in keeper, launcher and
 # supervisor: half a MiB, as measured.
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Filesystem(Switches):
-    """What the operator's options say about the share (`fs` in the job)."""
+    """The operator's options about the share (`fs` in the job)."""
 
     cache: Annotated[str, _one_of(*option_types.CACHE_MODES)]
     entry_timeout: Annotated[float, _seconds]  # seconds
@@ -132,16 +133,17 @@ class Filesystem(Switches):
     posix_acl: Annotated[str, _one_of(*option_types.NEGOTIATION_MODES)]
     security_label: Annotated[str, _one_of(*option_types.NEGOTIATION_MODES)]
     readdirplus: bool
-    killpriv_v2_asked: bool  # the operator wants to know if the guest cannot
+    killpriv_v2_asked: bool  # the operator asked for it: report if the guest cannot
     translate_uid: Annotated[tuple[str, ...], _translation]  # rules of transport/idmap.py
     translate_gid: Annotated[tuple[str, ...], _translation]
-    xattrmap: Annotated[str, _xattrmap]  # the text of transport/xattrmap.py; "": no rules
+    xattrmap: Annotated[str, _xattrmap]  # in the language of transport/xattrmap.py; "": no rules
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class JobFds:
-    """The inherited fds: the shared directory (O_PATH), the fd channel, the shared segments, one
-    listener per worker slot. Isolation uses up the first; the pool keeps the others."""
+    """The inherited fds: the shared directory (O_PATH), the fd channel, the shared segments, and
+    one listener per worker slot. Isolation consumes the shared directory's fd; the pool keeps the
+    others."""
 
     root: Annotated[int, _fd]
     channel: Annotated[int, _fd]
@@ -153,14 +155,14 @@ class JobFds:
     listeners: Annotated[tuple[int, ...], _fds]
 
     def kept(self) -> tuple[int, ...]:
-        """All but the shared directory's."""
+        """All fds but the shared directory's."""
         segments = (self.device, self.inodes, self.files, self.rings, self.workers)
         return (self.channel, *segments, *self.listeners)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Job:
-    """Everything a pool is given."""
+    """Everything that a pool is given."""
 
     name: str
     shared_dir: Annotated[str, _path]
@@ -171,12 +173,12 @@ class Job:
     poll_us: Annotated[int, _whole(option_types.POLL_AUTO, option_types.MICROSECONDS_MAX)]
     thread_pool_size: Annotated[int, _whole(0, option_types.THREADS_MAX)]
     modcaps: str
-    worker_faults: Annotated[int, _whole(0, option_types.FAULTS_MAX)]  # in an hour; 0: any number
-    userns: bool  # a user namespace although started by root
-    supervisor: Annotated[int, _id]  # its user id
-    uid_map: Annotated[tuple[IdRange, ...], _id_map]  # none: see user_namespace.py
+    worker_faults: Annotated[int, _whole(0, option_types.FAULTS_MAX)]  # per hour; 0: no limit
+    userns: bool  # make a user namespace, even if root started us
+    supervisor: Annotated[int, _id]  # the supervisor's user id
+    uid_map: Annotated[tuple[IdRange, ...], _id_map]  # empty: user_namespace.py chooses
     gid_map: Annotated[tuple[IdRange, ...], _id_map]
-    queue_cpus: Annotated[tuple[int, ...], _cpus]  # worker i runs on the i-th; none: anywhere
+    queue_cpus: Annotated[tuple[int, ...], _cpus]  # worker i runs on the i-th; empty: on any CPU
     inode_capacity: Annotated[int, _whole(2, CAPACITY_MAX)]
     file_capacity: Annotated[int, _whole(2, CAPACITY_MAX)]
     fs: Annotated[Filesystem, lambda value: _read(Filesystem, value, "fs.")]
@@ -184,7 +186,7 @@ class Job:
 
 
 def _read(kind: type[Any], content: Any, prefix: str) -> Any:
-    """Build the dataclass `kind` from a JSON object that must have exactly its fields."""
+    """Build the dataclass `kind` from a JSON object that must have exactly the fields of `kind`."""
     if not isinstance(content, dict):
         raise JobError(f"job: {prefix.rstrip('.') or 'it'} is not an object")
     known = {field.name: field.type for field in fields(kind)}
@@ -204,13 +206,13 @@ def _read(kind: type[Any], content: Any, prefix: str) -> Any:
 
 
 def _check_of(kind: Any) -> Callable[[Any], Any]:
-    """The check of a field of this type."""
+    """The check for a field of this type."""
     check: Callable[[Any], Any] = _OF_TYPE[kind] if kind in _OF_TYPE else kind.__metadata__[0]
     return check
 
 
 def encode(job: Job) -> bytes:
-    """The job as decode() reads it."""
+    """The job in the form that decode() reads."""
     return json.dumps(asdict(job)).encode()
 
 
@@ -222,7 +224,7 @@ def decode(data: bytes) -> Job:
         raise JobError("job: it is not JSON") from None
     job: Job = _read(Job, content, "")
     if len(job.fds.listeners) != job.slots:
-        raise JobError(f"job: fds.listeners are not {job.slots}, one per worker slot")
+        raise JobError(f"job: fds.listeners has not {job.slots} fds, one per worker slot")
     numbers = (job.fds.root, *job.fds.kept())
     if len(set(numbers)) != len(numbers):
         raise JobError("job: fds has one fd twice")

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """vhost-user messages over a unix stream socket: one message and its fds at a time.
 
-Trust: the peer may send anything, stop in the middle, or attach fds to anything. The size is
+Trust: the peer may send any bytes, stop in the middle, or attach fds to any message. The size is
 checked before the payload is read, at most MAX_FDS fds are taken, and each received fd is either
-returned with its message or closed. Works on blocking and on non-blocking sockets: on the latter
-BlockingIOError means "not complete yet", and what has come so far is kept.
+returned with its message or closed. The class works on blocking and on non-blocking sockets: on a
+non-blocking socket, BlockingIOError means "not complete yet", and the bytes and fds received up to
+then are kept.
 """
 
 import socket
@@ -21,7 +22,7 @@ _ANCILLARY: Final = socket.CMSG_SPACE(MAX_FDS * 4)
 
 @dataclass(frozen=True)
 class RawMessage:
-    """A framed message, not decoded yet. Whoever holds it owns `fds`."""
+    """A framed message, not decoded yet. Its holder owns `fds`."""
 
     header: Header
     payload: bytes
@@ -29,13 +30,14 @@ class RawMessage:
 
 
 class MessageSocket:
-    """One end of a vhost-user connection. Owns the socket, and fds of a message half received."""
+    """One end of a vhost-user connection. Owns the socket and the fds of a half-received
+    message."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.socket = sock
         self._received = bytearray()
         self._fds: list[int] = []
-        self._peeked = 0  # bytes of a message that peek() returned
+        self._peeked = 0  # bytes of the message that peek() returned
 
     def fileno(self) -> int:
         return self.socket.fileno()
@@ -45,16 +47,18 @@ class MessageSocket:
         self.socket.close()
 
     def send(self, data: bytes, fds: Sequence[int] = ()) -> None:
-        """Send one encoded message; `fds` stay the caller's.
+        """Send one encoded message; the caller keeps `fds`.
 
-        Raises BlockingIOError if the peer does not read (nothing of ours fills a socket buffer).
+        Raises BlockingIOError if the peer does not read (none of our messages fills a socket
+        buffer).
         """
         sent = self.socket.sendmsg([data], encode_fds(fds), socket.MSG_NOSIGNAL)
         while sent < len(data):
             sent += self.socket.send(data[sent:], socket.MSG_NOSIGNAL)
 
     def receive(self) -> RawMessage | None:
-        """The next message, taken off the socket; None when the peer closed it in between."""
+        """Take the next message off the socket; None if the peer closed the socket between two
+        messages."""
         try:
             if not self._fill(HEADER.size):
                 return None
@@ -71,9 +75,9 @@ class MessageSocket:
     def peek(self) -> RawMessage | None:
         """As receive(), but the message stays on the socket until consume().
 
-        A successor that shares the fd table sees it again if this process dies in between; the
-        fds are duplicates of those that stay queued. A message that has not arrived in one piece
-        is received instead.
+        A successor that shares the fd table receives the message again if this process dies before
+        consume(). The fds are duplicates of the fds that stay queued. A message that has not
+        arrived in one piece is received instead.
         """
         if self._received:
             return self.receive()
@@ -83,8 +87,8 @@ class MessageSocket:
         if len(start) == HEADER.size:
             header = decode_header(start)
             size = HEADER.size + header.size
-            # One byte more: peeking at a message without fds, Linux goes on to the next one, and
-            # hands out the fds of that. After a message that has fds it stops.
+            # One byte more than the message: when MSG_PEEK reads a message without fds, Linux goes
+            # on to the next message and returns its fds. After a message with fds Linux stops.
             data, fds = self._receive_with_fds(size + 1, socket.MSG_PEEK)
             payload = data[HEADER.size : size]
             complete = len(data) >= size
@@ -97,20 +101,21 @@ class MessageSocket:
         return self.receive()
 
     def consume(self) -> None:
-        """Take what peek() returned off the socket; the queued originals of its fds are dropped."""
+        """Take the message that peek() returned off the socket. The queued originals of its fds are
+        dropped."""
         while self._peeked:
             taken = len(self.socket.recv(self._peeked))
             if not taken:
-                raise ProtocolError("the socket lost a message that was seen on it")
+                raise ProtocolError("a message that peek() returned is not on the socket any more")
             self._peeked -= taken
 
     def _fill(self, size: int) -> bool:
-        """Receive until `size` bytes are there; False if the peer closed before the first."""
+        """Receive until `size` bytes are there; False if the peer closed before the first byte."""
         while len(self._received) < size:
             data, fds = self._receive_with_fds(size - len(self._received), 0)
             self._fds += fds
             if len(self._fds) > MAX_FDS:
-                raise ProtocolError(f"more than {MAX_FDS} fds in one message")
+                raise ProtocolError(f"a message has more than {MAX_FDS} fds")
             if not data:
                 if not self._received:
                     return False
@@ -125,8 +130,8 @@ class MessageSocket:
         if result & socket.MSG_CTRUNC:
             close_fds(fds)
             if len(fds) >= MAX_FDS:
-                raise ProtocolError(f"more than {MAX_FDS} fds in one message")
-            fds = []  # this process may open no more: the message has come without its fds
+                raise ProtocolError(f"a message has more than {MAX_FDS} fds")
+            fds = []  # this process can open no more fds: the message has come without them
         return data, fds
 
     def _drop(self) -> None:

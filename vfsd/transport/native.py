@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one door to the C extension."""
+"""The only module that imports the C extension."""
 
 import os
 from typing import Any
@@ -10,7 +10,7 @@ __all__ = ["check", "ffi", "lib", "text"]
 
 
 def check(result: int) -> int:
-    """Turn C's 0/positive or -errno into a value or an OSError."""
+    """Return a C result that is 0 or positive; raise OSError for -errno."""
     if result < 0:
         raise OSError(-result, os.strerror(-result))
     return result

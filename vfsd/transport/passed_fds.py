@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """fds that travel with the bytes on a unix socket, as ancillary data (SCM_RIGHTS).
 
-Python has socket.send_fds() and socket.recv_fds(), which ignore the flags that they are given
-(3.11): MSG_DONTWAIT and MSG_CMSG_CLOEXEC.
+Python's socket.send_fds() and socket.recv_fds() ignore the flags that they are given (3.11):
+MSG_DONTWAIT and MSG_CMSG_CLOEXEC.
 """
 
 import array
@@ -15,12 +15,12 @@ Ancillary = tuple[int, int, Any]  # level, kind, content
 
 
 def encode_fds(fds: Sequence[int]) -> list[Ancillary]:
-    """What sendmsg() takes to pass `fds`, which stay the caller's."""
+    """The argument of sendmsg() that passes `fds`; the caller keeps them."""
     return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
 
 
 def decode_fds(ancillary: Iterable[Ancillary]) -> list[int]:
-    """The fds that came with what recvmsg() returned; they are the caller's."""
+    """The fds in the ancillary data of recvmsg(); the caller owns them."""
     fds = array.array("i")
     for level, kind, content in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):

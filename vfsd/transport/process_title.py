@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ps shows of a process: setproctitle, without the module that it imports for nothing.
+"""The title of a process in ps: setproctitle, without its import of the logging module.
 
-The package asks logging for a logger, to which it writes where its C part is missing. With what
-logging imports that is a fifteenth of the start, and memory in every process.
+The package asks logging for a logger, which it uses only where its C part is missing. logging and
+its own imports take a fifteenth of the start time, and memory in every process.
 """
 
 import sys
@@ -11,7 +11,7 @@ from typing import Any, Final
 
 
 class _Silent:
-    """A logger that nobody reads."""
+    """A logger that drops every message."""
 
     def debug(self, *_: object) -> None:
         pass

@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much of something is let through: token buckets, and log lines by their kind. Does no I/O.
+"""Limits on how much is let through: token buckets, and log lines by their kind. Does no I/O.
 
 THEORY
 
-Purpose. Whatever a guest, a VMM or a worker that was taken over does again and again may not fill
-the host's log. So each source of lines has a LineLimit, at both ends of the channel: in the worker
-(LogForward), where a line that is held back costs least, and in the supervisor (LogCollector), for
-the worker that was taken over and ignores its own.
+Purpose. A guest, a VMM or a worker that was taken over must not fill the host's log by repeating an
+action. So each source of lines has a LineLimit, at both ends of the channel: in the worker
+(LogForward), where holding a line back costs least, and in the supervisor (LogCollector), against a
+worker that was taken over and ignores its own limit.
 
-Kinds. Two lines are of one kind if they have the same level and the same text but for numbers and
-quoted names: so one call site has one kind, and a line about something new is let through while the
-thousandth line about something old is held back. A source that makes up texts has as many kinds as
-it likes: against that there are the other buckets, of the bytes of all lines of a source.
+Kinds. Two lines are of one kind if they have the same level, and the same text apart from numbers
+and quoted names. So one call site has one kind, and a line about something new is let through while
+the thousandth line about something old is held back. A source that makes up texts can have any
+number of kinds; the other buckets, which count the bytes of all lines of a source, limit it.
 
-What is held back is counted, by kind for the KINDS kinds seen last and in one sum for all others.
-The count goes out with the next line of the kind that is let through.
+Lines that are held back are counted: per kind for the KINDS kinds seen last, and in one sum for all
+other kinds. The count of a kind is added to the next line of that kind that is let through.
 """
 
 import re
@@ -23,15 +23,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-KINDS: Final = 64  # of one source
+KINDS: Final = 64  # per source
 KIND_CHARACTERS: Final = 60
-LINE_OVERHEAD: Final = 40  # bytes of a line that are not its text: time, names
+LINE_OVERHEAD: Final = 40  # bytes of a line besides its text: time, names
 _VARIABLE: Final = re.compile(r"'[^']*'|\"[^\"]*\"|0x[0-9a-fA-F]+|[0-9]+")
 
 
 @dataclass(frozen=True)
 class Rate:
-    """`burst` at once, and `per_second` more of them from then on."""
+    """`burst` tokens at once, and from then on `per_second` more."""
 
     burst: float
     per_second: float
@@ -49,26 +49,26 @@ class Bucket:
         self._at = 0.0
 
     def has(self, tokens: float, now: float) -> bool:
-        """Are there as many tokens?"""
+        """Are at least `tokens` tokens in the bucket?"""
         gained = max(0.0, now - self._at) * self._rate.per_second
         self._tokens, self._at = min(self._rate.burst, self._tokens + gained), now
         return self._tokens >= tokens
 
     def seconds_until(self, tokens: float, now: float) -> float:
-        """How long it takes until there are as many tokens; 0 if they are there."""
+        """Seconds until `tokens` tokens are in the bucket; 0 if they are there."""
         return 0.0 if self.has(tokens, now) else (tokens - self._tokens) / self._rate.per_second
 
     def take(self, tokens: float, now: float) -> bool:
-        """Take tokens; False, and none is taken, if there are fewer."""
+        """Take `tokens` tokens; if there are fewer, take none and return False."""
         if not self.has(tokens, now):
             return False
         self._tokens -= tokens
         return True
 
 
-LINES: Final = Rate(burst=10, per_second=1 / 60)  # of one kind
-BYTES: Final = Rate(burst=8192, per_second=2048 / 60)  # of all lines of one source
-GENEROUS: Final = 30  # times as much where the operator asked for debug lines
+LINES: Final = Rate(burst=10, per_second=1 / 60)  # per kind
+BYTES: Final = Rate(burst=8192, per_second=2048 / 60)  # all lines of one source together
+GENEROUS: Final = 30  # the factor for both where the operator asked for debug lines
 
 
 @dataclass
@@ -80,8 +80,9 @@ class _Kind:
 
 
 class LineLimit:
-    """Decides about the lines of one source: each kind may have `lines`, and the bytes of all must
-    be there in each of `buckets`, which several sources may share."""
+    """Limits the lines of one source. Each kind of line has a bucket with the rate `lines`, and
+    each of `buckets`, which several sources may share, must have a token for every byte of every
+    line."""
 
     def __init__(
         self,
@@ -92,11 +93,12 @@ class LineLimit:
         self._lines = lines
         self._buckets = buckets
         self._clock = clock
-        self._kinds: dict[tuple[str, str], _Kind] = {}  # the one seen last is the last
-        self._forgotten = 0  # lines of kinds that are not known any more
+        self._kinds: dict[tuple[str, str], _Kind] = {}  # the kind seen last is at the end
+        self._forgotten = 0  # lines held back, of kinds that have been dropped from _kinds
 
     def admit(self, level: str, text: str) -> str | None:
-        """The text to write, with what was left out before it; None if it is to be left out."""
+        """The text to write, followed by the number of earlier lines left out; None to leave it
+        out."""
         kind, now = self._kind(level, text), self._clock()
         if not (kind.bucket.has(1, now) and self._pay(len(text) + LINE_OVERHEAD, now)):
             kind.left_out += 1
@@ -106,7 +108,8 @@ class LineLimit:
         return f"{text} ({left_out} lines like this were left out)" if left_out else text
 
     def take_left_out(self) -> int:
-        """How many lines were left out and not reported yet; they count as reported."""
+        """The number of lines that were left out and not reported yet; from now on they count as
+        reported."""
         total, self._forgotten = self._forgotten, 0
         for kind in self._kinds.values():
             total, kind.left_out = total + kind.left_out, 0

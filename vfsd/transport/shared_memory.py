@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shared memory segments: memfds that the supervisor creates and everybody below maps.
+"""Shared memory segments: memfds that the supervisor creates, and the pool and its workers map.
 
-A segment is sealed against shrinking, so that a mapping of it never faults (SIGBUS), whoever holds
-the fd. No segment can be executed but a blob that is made for that. Pages are allocated when they
-are first touched. Sizes are in bytes.
+A segment is sealed against shrinking, so that a mapping of it never faults (SIGBUS), whatever a
+process that holds the fd does. No segment can be executed except a blob that is made for execution.
+Pages are allocated when they are first touched. Sizes are in bytes.
 """
 
 import errno
@@ -17,7 +17,7 @@ from vfsd.transport.native import check, ffi, lib
 _SIZE_SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 _FUTURE_WRITE_SEAL: Final = getattr(fcntl, "F_SEAL_FUTURE_WRITE", 0x10)  # Linux 5.1
 _NOEXEC_SEAL: Final = getattr(os, "MFD_NOEXEC_SEAL", 0x8)  # Linux 6.3
-_EXEC: Final = getattr(os, "MFD_EXEC", 0x10)  # the same
+_EXEC: Final = getattr(os, "MFD_EXEC", 0x10)  # Linux 6.3
 MAX_BLOB: Final = 1 << 20
 
 
@@ -34,12 +34,12 @@ def create_blob(name: str, content: bytes, is_executable: bool = False) -> int:
 
 
 def create_published(name: str, size: int) -> tuple[int, Any]:
-    """A zeroed segment that nobody can write but through the mapping returned with its fd.
+    """A zeroed segment that can be written only through the mapping returned with its fd.
 
-    Processes cloned from this one inherit the mapping; whoever gets the fd can map it to read it.
-    (Before Linux 5.1 there is no such seal, and a holder of the fd can write.)
+    Processes cloned from this one inherit the mapping. A process that gets the fd can map it only
+    to read it. (Before Linux 5.1 there is no such seal, and a holder of the fd can write.)
     """
-    # map_segment() asks for this seal; the others would keep it from mapping to write.
+    # map_segment() asks for this seal. Other seals would keep the mapping from being writable.
     fd = _create(name, lambda fd: os.ftruncate(fd, size), fcntl.F_SEAL_SHRINK)
     try:
         addr = map_segment(fd, size)
@@ -51,15 +51,16 @@ def create_published(name: str, size: int) -> tuple[int, Any]:
 
 
 def read_blob(fd: int) -> bytes:
-    """All of a segment made by create_blob()."""
+    """The whole content of a segment made by create_blob()."""
     size = os.fstat(fd).st_size
     if size > MAX_BLOB:
-        raise ValueError(f"a blob of {size} bytes")
+        raise ValueError(f"a blob has {size} bytes; at most {MAX_BLOB} are allowed")
     return os.pread(fd, size, 0)
 
 
 def is_segment(fd: int) -> bool:
-    """Is it a memfd that is sealed like these? Files of a tmpfs cannot have this seal."""
+    """Is `fd` a memfd that is sealed like these segments? Files of a tmpfs cannot have this
+    seal."""
     try:
         return bool(fcntl.fcntl(fd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK)
     except OSError:
@@ -69,8 +70,8 @@ def is_segment(fd: int) -> bool:
 def map_segment(fd: int, size: int, writable: bool = True) -> Any:
     """Map the first `size` bytes of a segment; returns a cffi `void *`.
 
-    Refuses (EINVAL) an fd that is shorter or could still shrink. Unlike mmap.mmap, this keeps no
-    duplicate of the fd.
+    Refuses (EINVAL) an fd that is shorter than `size` or could still shrink. Unlike mmap.mmap, this
+    function keeps no duplicate of the fd.
     """
     ret = ffi.new("void **")
     check(lib.shared_memory_map(fd, size, writable, ret))
@@ -105,7 +106,7 @@ def _memfd(name: str, execution: int) -> int:
 
 
 def _seal(fd: int, seals: int) -> None:
-    """Add seals, less F_SEAL_FUTURE_WRITE where the kernel does not know it."""
+    """Add seals, without F_SEAL_FUTURE_WRITE where the kernel does not know it."""
     try:
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
     except OSError as error:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """vhost-user messages on the wire: one table of messages, one class per payload layout.
 
-Spec: QEMU docs/interop/vhost-user.rst. Owns the bytes of both directions (the back-end decodes
-messages and encodes replies, a front-end the other way round); does no I/O and knows no state.
-Every decoding function raises ProtocolError, and nothing else, whatever bytes it gets.
+Spec: QEMU docs/interop/vhost-user.rst. This module owns the bytes of both directions (the back-end
+decodes messages and encodes replies, a front-end does the reverse); it does no I/O and knows no
+state. Every decoding function raises ProtocolError, and nothing else, whatever bytes it gets.
 """
 
 import struct
@@ -54,7 +54,7 @@ class ProtocolFeature(IntFlag):
 
 
 class Payload(Protocol):
-    """What every payload class can do."""
+    """The methods of every payload class."""
 
     def pack(self) -> bytes: ...
 
@@ -73,7 +73,7 @@ class _Fixed:
     @classmethod
     def unpack(cls, data: bytes) -> Self:
         if len(data) != cls.LAYOUT.size:
-            raise ProtocolError(f"{len(data)} payload bytes where {cls.LAYOUT.size} belong")
+            raise ProtocolError(f"payload has {len(data)} bytes; expected {cls.LAYOUT.size}")
         return cls(*cls.LAYOUT.unpack(data))
 
 
@@ -87,7 +87,7 @@ class U64(_Fixed):
 
 @dataclass(frozen=True)
 class VringState(_Fixed):
-    """A vring and a number: its size, its next avail index, or 1 and 0 for enabled."""
+    """A vring and a number: its size, its next avail index, or whether it is enabled (1 or 0)."""
 
     LAYOUT = struct.Struct("=II")
     index: int
@@ -109,7 +109,7 @@ class VringAddr(_Fixed):
 
 @dataclass(frozen=True)
 class VringFd:
-    """Which vring an eventfd belongs to; `has_fd` is False for "poll instead"."""
+    """The vring that an eventfd belongs to; `has_fd` is False for "poll instead"."""
 
     NO_FD: ClassVar = 1 << 8
     index: int
@@ -122,7 +122,7 @@ class VringFd:
     def unpack(cls, data: bytes) -> Self:
         value = U64.unpack(data).value
         if value >> 9:
-            raise ProtocolError(f"unknown bits in the vring index {value:#x}")
+            raise ProtocolError(f"vring index {value:#x} has unknown bits")
         return cls(value & 0xFF, not value & cls.NO_FD)
 
 
@@ -134,10 +134,10 @@ class Region:
     gpa: int
     size: int
     uva: int
-    offset: int  # in the fd that comes with it
+    offset: int  # in the fd that comes with the region
 
     def check(self) -> None:
-        """Refuse what wraps round the end of an address space."""
+        """Refuse a region that wraps round the end of an address space."""
         if self.size == 0:
             raise ProtocolError(f"memory region at {self.gpa:#x} is empty")
         for name, start in (("guest", self.gpa), ("user", self.uva), ("file", self.offset)):
@@ -167,12 +167,12 @@ class MemoryTable:
     @classmethod
     def unpack(cls, data: bytes) -> Self:
         if len(data) < cls.HEAD.size:
-            raise ProtocolError(f"memory table of {len(data)} bytes")
+            raise ProtocolError(f"memory table has {len(data)} bytes; at least 8 are needed")
         count, _ = cls.HEAD.unpack_from(data)
         if count > MAX_TABLE_REGIONS:
-            raise ProtocolError(f"memory table of {count} regions, {MAX_TABLE_REGIONS} at the most")
+            raise ProtocolError(f"memory table has {count} regions; at most {MAX_TABLE_REGIONS}")
         if len(data) != cls.HEAD.size + count * Region.LAYOUT.size:
-            raise ProtocolError(f"memory table of {count} regions in {len(data)} bytes")
+            raise ProtocolError(f"memory table has {count} regions in {len(data)} bytes")
         regions = (Region(*row) for row in Region.LAYOUT.iter_unpack(data[cls.HEAD.size :]))
         return cls(tuple(regions))
 
@@ -190,7 +190,7 @@ class MemoryRegion:
     @classmethod
     def unpack(cls, data: bytes) -> Self:
         if len(data) != cls.LAYOUT.size:
-            raise ProtocolError(f"{len(data)} payload bytes where {cls.LAYOUT.size} belong")
+            raise ProtocolError(f"payload has {len(data)} bytes; expected {cls.LAYOUT.size}")
         _, *fields = cls.LAYOUT.unpack(data)
         return cls(Region(*fields))
 
@@ -211,11 +211,11 @@ class Config:
     @classmethod
     def unpack(cls, data: bytes) -> Self:
         if len(data) < cls.HEAD.size:
-            raise ProtocolError(f"configuration message of {len(data)} bytes")
+            raise ProtocolError(f"configuration has {len(data)} bytes; at least 12 are needed")
         offset, size, flags = cls.HEAD.unpack_from(data)
         content = data[cls.HEAD.size :]
         if size > MAX_CONFIG or len(content) != size:
-            raise ProtocolError(f"configuration message of {size} bytes carries {len(content)}")
+            raise ProtocolError(f"configuration of {size} bytes carries {len(content)} bytes")
         return cls(offset, size, flags, content)
 
 
@@ -238,7 +238,7 @@ class Inflight:
     @classmethod
     def unpack(cls, data: bytes) -> Self:
         if len(data) not in (cls.LAYOUT.size, cls.PADDED):
-            raise ProtocolError(f"in-flight description of {len(data)} bytes")
+            raise ProtocolError(f"in-flight description has {len(data)} bytes; expected 20 or 24")
         mmap_size, mmap_offset, num_queues, queue_size = cls.LAYOUT.unpack_from(data)
         return cls(mmap_size, mmap_offset, num_queues, queue_size, len(data))
 
@@ -291,11 +291,12 @@ class Number(IntEnum):
 
 @dataclass(frozen=True)
 class MessageKind:
-    """One row of the table: everything there is to know about a message before its content."""
+    """One row of the table: all that must be known about a message before its content is
+    decoded."""
 
     number: Number
     payload: type[Payload] | None
-    reply: type[Payload] | None  # None: acknowledged with a U64 if the front-end asked for that
+    reply: type[Payload] | None  # None: a U64, if an answer is asked for
     fds: Fds
     needs: ProtocolFeature | None
     states: States
@@ -363,7 +364,7 @@ class Header:
 
 @dataclass(frozen=True)
 class Message:
-    """A decoded message. Whoever holds it owns `fds`."""
+    """A decoded message. Its holder owns `fds`."""
 
     kind: MessageKind
     payload: Payload | None
@@ -376,20 +377,20 @@ class Message:
 
 
 def decode_header(data: bytes) -> Header:
-    """Check what must hold before a payload is read: 12 bytes, our version, a bounded size."""
+    """Check what must hold before a payload is read: 12 bytes, version 1, a bounded size."""
     if len(data) != HEADER.size:
-        raise ProtocolError(f"message header of {len(data)} bytes")
+        raise ProtocolError(f"message header has {len(data)} bytes; expected {HEADER.size}")
     header = Header(*HEADER.unpack(data))
     if header.flags & VERSION_MASK != VERSION:
-        raise ProtocolError(f"{header.name} has version {header.flags & VERSION_MASK}, not 1")
+        raise ProtocolError(f"{header.name} has version {header.flags & VERSION_MASK}; expected 1")
     if header.size > MAX_PAYLOAD:
-        raise ProtocolError(f"{header.name} announces {header.size} bytes of payload")
+        raise ProtocolError(f"{header.name} announces {header.size} bytes; at most {MAX_PAYLOAD}")
     return header
 
 
 def find_kind(header: Header) -> MessageKind:
     if header.flags & FLAG_REPLY:
-        raise ProtocolError(f"{header.name} is marked as a reply")
+        raise ProtocolError(f"{header.name} is marked as a reply; expected a message")
     kind = MESSAGES.get(header.number)
     if kind is None:
         raise ProtocolError(f"message {header.number} is not known here")
@@ -408,7 +409,7 @@ def decode_message(header: Header, data: bytes, fds: Sequence[int] = ()) -> Mess
 
 
 def expects_fds(header: Header, data: bytes) -> bool:
-    """True if fds belong to this message, as far as it can be told; never raises."""
+    """Do fds belong to this message? False if the payload cannot be decoded; never raises."""
     kind = MESSAGES.get(header.number)
     if kind is None:
         return False
@@ -421,7 +422,7 @@ def expects_fds(header: Header, data: bytes) -> bool:
 def decode_reply(sent: Number, header: Header, data: bytes) -> Payload:
     """Decode the back-end's reply to the message `sent`: its payload, or a U64 acknowledgement."""
     if header.number != sent or not header.flags & FLAG_REPLY:
-        raise ProtocolError(f"{header.name} (flags {header.flags:#x}) answers {sent.name}")
+        raise ProtocolError(f"{header.name} (flags {header.flags:#x}) does not answer {sent.name}")
     kind = MESSAGES[sent]
     try:
         return (kind.reply or U64).unpack(data)
@@ -439,7 +440,8 @@ def encode_message(
 
 
 def encode_reply(number: int, payload: Payload | None) -> bytes:
-    """The bytes of a reply to the front-end; no payload says "error" where allowed."""
+    """The bytes of a reply to the front-end. Where the protocol allows it, no payload means
+    "error"."""
     data = payload.pack() if payload else b""
     return HEADER.pack(number, VERSION | FLAG_REPLY, len(data)) + data
 
@@ -448,7 +450,7 @@ def _decode_payload(payload: type[Payload] | None, data: bytes) -> Payload | Non
     if payload is not None:
         return payload.unpack(data)
     if data:
-        raise ProtocolError(f"{len(data)} payload bytes where none belong")
+        raise ProtocolError(f"payload has {len(data)} bytes; expected none")
     return None
 
 
@@ -456,7 +458,7 @@ def _check_fds(kind: MessageKind, payload: Payload | None, count: int) -> None:
     wanted = _fd_count(kind.fds, payload)
     is_allowed = {Fds.STRAY: count <= 1, Fds.OPTIONAL: count == 0}.get(kind.fds, False)
     if count != wanted and not is_allowed:
-        raise ProtocolError(f"comes with {count} fds, not {wanted}")
+        raise ProtocolError(f"comes with {count} fds; expected {wanted}")
 
 
 def _fd_count(fds: Fds, payload: Payload | None) -> int:

@@ -1,24 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The xattrmap language: what the guest's extended attributes are called on the host.
+"""The xattrmap language: the names that the guest's extended attributes have on the host.
 
-The supervisor parses the operator's text to refuse a mistake at the start, the workers parse the
-same text to compile it (worker/policy.py); nothing here does I/O or knows of either.
+The supervisor parses the operator's text to refuse a mistake at the start; the workers parse the
+same text to compile it (worker/policy.py). Nothing here does I/O or depends on either of them.
 
     text  = rule { white space rule }
     rule  = S type S scope S key S prepend S  |  S "map" S key S prepend S
     type  = "prefix" | "ok" | "bad" | "unsupported"        scope = "client" | "server" | "all"
 
-S is any character; each rule chooses its own. Where the guest names an attribute the first rule of
-its scope (client, all) decides whose key the name begins with; where the host's names are listed
-the first (server, all) whose prepend they begin with. "map" stands for the rules of _mapped() and
-ends the text. A text must decide about every name in both directions.
+S is any character; each rule chooses its own. For a name that the guest gives, the first rule of
+scope client or all whose key the name begins with decides. For a name in a listing of the host, the
+first rule of scope server or all whose prepend the name begins with decides. "map" stands for the
+rules of _mapped() and ends the text. A text must decide about every name in both directions.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-RULES_MAX: Final = 64  # csrc/xattrmap.h: XATTRMAP_RULES_MAX
+RULES_MAX: Final = 64  # XATTRMAP_RULES_MAX of the workers' C
 NAME_MAX: Final = 255  # bytes; XATTR_NAME_MAX of the kernel
 
 _SPACE: Final = " \t\n\v\f\r"
@@ -27,12 +27,13 @@ _SCOPES: Final = ("client", "server", "all")
 
 
 class XattrmapError(ValueError):
-    """The text is not in the language; says at which rule and column."""
+    """The text is not in the language; the message says at which rule and column."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One rule. `key` is for names that the guest gives, `prepend` for those of the host."""
+    """One rule. `key` is compared with names that the guest gives, `prepend` with names on the
+    host."""
 
     type: str
     client: bool
@@ -42,37 +43,39 @@ class Rule:
 
 
 def parse(text: str) -> tuple[Rule, ...]:
-    """The rules of a text, "map" expanded; XattrmapError if it is not one."""
+    """The rules of a text, with "map" expanded; XattrmapError if the text is not in the
+    language."""
     reader = _Reader(text)
     rules = [rule for found in reader.rules() for rule in found]
-    for ends, whose in (
+    for ends, origin in (
         (any(r.client and not r.key for r in rules), "from the guest"),
         (any(r.server and not r.prepend for r in rules), "on the host"),
     ):
         if not ends:
             raise reader.error(
-                f"a last rule is missing, for every other name {whose}: :ok:all::: or :bad:all:::"
+                f"a last rule is missing, for every other name {origin}: :ok:all::: or :bad:all:::"
             )
     if len(rules) > RULES_MAX:
-        raise XattrmapError(f"has {len(rules)} rules; {RULES_MAX} are the most")
+        raise XattrmapError(f"has {len(rules)} rules; at most {RULES_MAX} are allowed")
     return tuple(rules)
 
 
 def _mapped(key: bytes, prepend: bytes) -> tuple[Rule, ...]:
-    """Prefix the names that begin with `key`, and let nobody reach them by the prefixed name."""
+    """Prefix the names that begin with `key`, and hide the prefixed names themselves from the
+    guest."""
     prefix = Rule("prefix", True, True, key, prepend)
     if not key:
         return prefix, Rule("bad", True, True, b"", b"")
     return (
         prefix,
-        Rule("bad", False, True, b"", key),  # what the host itself has under such names
+        Rule("bad", False, True, b"", key),  # names on the host that begin with `key`
         Rule("bad", True, False, prepend, b""),
         Rule("ok", True, True, b"", b""),
     )
 
 
 class _Reader:
-    """Where in the text we are; what is wrong is said with the place."""
+    """The position in the text; an error is reported with it."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -94,7 +97,8 @@ class _Reader:
             yield self._read_rule()
 
     def _next_rule(self) -> bool:
-        """Go to the next rule; at the end `_rule` is the number that it would have."""
+        """Go to the next rule. At the end of the text `_rule` is the number that a next rule would
+        have."""
         while self._at < len(self._text) and self._text[self._at] in _SPACE:
             self._at += 1
         self._rule += 1
@@ -112,7 +116,7 @@ class _Reader:
         return (Rule(kind, scope != "server", scope != "client", key, prepend),)
 
     def _field(self, separator: str, what: str) -> tuple[str, int]:
-        """The text up to the next separator, and where it begins."""
+        """The text up to the next separator, and the position where the text begins."""
         start = self._at
         end = self._text.find(separator, start)
         if end < 0:

@@ -4,18 +4,18 @@
 THEORY
 
 Purpose. The other half is libzmq in a worker, and that worker may have been taken over by its
-guest. So what reads its bytes is written in a memory-safe language, is small, and accepts only what
-a worker of ours sends; everything else is a ProtocolError.
+guest. So the code that reads the worker's bytes is written in a memory-safe language, is small, and
+accepts only what one of our workers sends; everything else is a ProtocolError.
 
 What is accepted (RFC 23 and 37: DEALER, NULL mechanism), in this order: a greeting; one READY
-command with Socket-Type DEALER; then messages of one frame each, MAX_MESSAGE bytes at the most, in
-the shortest of the two encodings of their length. Refused are: several parts (the MORE flag),
-every other command (our workers send no heartbeats: ZMQ_HEARTBEAT_IVL is not set), subscriptions,
-other mechanisms, unknown flags.
+command with Socket-Type DEALER; then messages of one frame each, of at most MAX_MESSAGE bytes, in
+the shorter of the two encodings of their length. Messages of several parts (the MORE flag), every
+other command (our workers send no heartbeats: ZMQ_HEARTBEAT_IVL is not set), subscriptions, other
+mechanisms and unknown flags are refused.
 
-Memory. The caller takes every message that is there before it feeds more bytes. What is left in the
-buffer then is one incomplete frame: so a connection never holds more than FRAME_BYTES plus what is
-fed at once.
+Memory. The caller takes every complete message before it feeds more bytes. After that the buffer
+holds at most one incomplete frame, so a connection never holds more than FRAME_BYTES plus the bytes
+that are fed at once.
 """
 
 import struct
@@ -30,15 +30,15 @@ _MAJOR: Final = 3
 _GREETING: Final = struct.Struct(">B8sBBB20sB31s")
 _LONG: Final = struct.Struct(">BQ")
 _MORE, _LONG_FLAG, _COMMAND = 1, 2, 4
-_SHORT_BYTES: Final = 255  # the longest body whose length has one byte
+_SHORT_BYTES: Final = 255  # the longest body whose length is encoded in one byte
 FRAME_BYTES: Final = _LONG.size + MAX_MESSAGE
 _SOCKET_TYPE: Final = b"Socket-Type"
 
 
 def encode_message(body: bytes) -> bytes:
-    """A message of one frame; ValueError beyond MAX_MESSAGE bytes."""
+    """A message of one frame; ValueError if `body` has more than MAX_MESSAGE bytes."""
     if len(body) > MAX_MESSAGE:
-        raise ValueError(f"a message of {len(body)} bytes; {MAX_MESSAGE} are allowed")
+        raise ValueError(f"a message has {len(body)} bytes; {MAX_MESSAGE} are allowed")
     if len(body) > _SHORT_BYTES:
         return _LONG.pack(_LONG_FLAG, len(body)) + body
     return bytes((0, len(body))) + body
@@ -52,23 +52,23 @@ def _encode_opening() -> bytes:
     return greeting + bytes((_COMMAND, len(ready))) + ready
 
 
-OPENING: Final = _encode_opening()  # what a connection starts with: greeting and READY
+OPENING: Final = _encode_opening()  # the first bytes of a connection: greeting and READY
 
 
 class ZmtpPeer:
-    """What one connection has received. Useless after a ProtocolError."""
+    """The bytes that one connection has received. Must not be used after a ProtocolError."""
 
     def __init__(self) -> None:
-        self.is_ready = False  # greeting and READY have come
+        self.is_ready = False  # greeting and READY have been received
         self._received = bytearray()
         self._has_greeting = False
 
     def feed(self, data: bytes) -> None:
-        """Take in what came; next_message() must have returned None before."""
+        """Add received bytes; the last call of next_message() must have returned None."""
         self._received += data
 
     def next_message(self) -> bytes | None:
-        """The next whole message, None until more bytes come. Raises ProtocolError."""
+        """The next whole message; None if more bytes are needed. Raises ProtocolError."""
         if not (self._has_greeting or self._take_greeting()):
             return None
         if not (self.is_ready or self._take_ready()):
@@ -82,9 +82,9 @@ class ZmtpPeer:
             self._take(GREETING_BYTES)
         )
         if (head, tail, major) != (0xFF, 0x7F, _MAJOR):
-            raise ProtocolError("ZMTP: the greeting is not one of ZMTP 3")
+            raise ProtocolError("ZMTP: the greeting is not a greeting of ZMTP 3")
         if mechanism != _MECHANISM or as_server or any(filler):
-            raise ProtocolError("ZMTP: the greeting is not one of the NULL mechanism")
+            raise ProtocolError("ZMTP: the greeting does not ask for the NULL mechanism")
         self._has_greeting = True
         return True
 
@@ -100,7 +100,7 @@ class ZmtpPeer:
         return True
 
     def _take_frame(self, kind: int) -> bytes | None:
-        """The body of the next frame, which must be of `kind` (flags but for the length's)."""
+        """The body of the next frame. Its flags must be `kind` (the length flag may be set)."""
         if not self._received:
             return None
         flags = self._received[0]
@@ -126,7 +126,7 @@ def _check_size(size: int, is_long: bool, kind: int) -> None:
     if size > most:
         raise ProtocolError(f"ZMTP: a frame has {size} bytes; {most} are allowed")
     if is_long and size <= _SHORT_BYTES:
-        raise ProtocolError(f"ZMTP: a frame of {size} bytes has a length of eight bytes")
+        raise ProtocolError(f"ZMTP: the length of a frame of {size} bytes is not one byte")
 
 
 def _decode_metadata(data: bytes) -> dict[bytes, bytes]:
@@ -136,13 +136,13 @@ def _decode_metadata(data: bytes) -> dict[bytes, bytes]:
         name, data = _split(data, 1, data[0])
         value, data = _split(data, 4, int.from_bytes(data[:4], "big"))
         if not name or name in properties:
-            raise ProtocolError("ZMTP: READY has a property without a name, or one twice")
+            raise ProtocolError("ZMTP: READY has a property without a name, or a property twice")
         properties[name] = value
     return properties
 
 
 def _split(data: bytes, head: int, size: int) -> tuple[bytes, bytes]:
-    """`size` bytes behind a length of `head` bytes, and the rest."""
+    """The `size` bytes after a length field of `head` bytes, and the rest."""
     if len(data) < head + size:
         raise ProtocolError("ZMTP: READY ends within a property")
     return data[head : head + size], data[head + size :]
