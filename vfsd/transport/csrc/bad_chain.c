@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The descriptors are loaded a second time, after vring.c has refused what it read. So nothing that
- * was checked then counts here: every descriptor is copied once more and every address translated,
- * and what the driver changes meanwhile only changes where its error goes.
+ * The descriptors are loaded a second time, after vring.c has refused the chain. No earlier check
+ * is relied on: every descriptor is copied again and every address is translated again. A driver
+ * that changes the chain between the two readings changes only where its error goes.
  */
-#define vring driver_vring /* the kernel's struct of that name is the driver's view */
+#define vring driver_vring /* the header has a struct vring of its own: the driver's view */
 #include <linux/virtio_ring.h>
 #undef vring
 
@@ -39,11 +39,11 @@ static bool load(const struct table *table, struct guest_memory *memory, uint32_
 		return false;
 	}
 	memcpy(ret, at, sizeof(*ret));
-	__asm__ volatile("" ::: "memory"); /* the copy is what is checked and used */
+	__asm__ volatile("" ::: "memory"); /* only the copy is checked and used */
 	return true;
 }
 
-/* Return: false if not all of it could be added. */
+/* Return: false if the range could not be added as a whole. */
 static bool add_range(struct guest_memory *memory, struct vring_desc desc, struct iovec *pieces,
 		      uint32_t *count, uint64_t *bytes, struct bad_chain *bad)
 {
@@ -69,7 +69,7 @@ static void add(struct chain *chain, struct guest_memory *memory, struct vring_d
 	bool writable = desc.flags & VRING_DESC_F_WRITE;
 
 	if (!writable && chain->writable_count)
-		bad->cut[false] = true; /* virtio 1.2 §2.7.4.2: readable ones come first */
+		bad->cut[false] = true; /* virtio 1.2 §2.7.4.2: readable descriptors come first */
 	if (bad->cut[writable])
 		return;
 	bad->cut[writable] =

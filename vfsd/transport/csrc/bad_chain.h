@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* PRIVATE: C only */
 /*
- * What is sound of a chain that is CHAIN_BAD, so that its request can be answered. A driver that
- * looks at no used length (Linux before 7.1) takes the header of the reply for a reply even where
- * nobody has written it, so a bare used length of 0 is none.
+ * The sound part of a chain that is CHAIN_BAD, so that its request can be answered. A driver that
+ * does not look at the used length (Linux before 7.1) takes the header of the reply for a reply
+ * even if no header was written, so a used length of 0 alone does not answer the request.
  */
 #ifndef VFSD_BAD_CHAIN_H
 #define VFSD_BAD_CHAIN_H
@@ -12,14 +12,14 @@
 #include "transport/csrc/vring.h"
 
 struct bad_chain {
-	bool is_outside; /* it names memory that the VMM does not share … */
-	uint64_t gpa;	 /* … here for the first time */
-	bool cut[2];	 /* readable, writable: more follows, which does not count */
+	bool is_outside; /* the chain names memory that the VMM does not share … */
+	uint64_t gpa;	 /* … and this is the first such address */
+	bool cut[2];	 /* readable, writable: more pieces follow, which are ignored */
 };
 
 /*
- * Read the chain at chain->head. Its readable and its writable pieces become those before the first
- * fault of their direction, so each list is the beginning of what the driver meant.
+ * Read the chain at chain->head. Its readable and its writable pieces become the pieces before the
+ * first fault of their direction, so each list is the beginning of what the driver meant.
  */
 void bad_chain_read(const struct vring *v, struct guest_memory *memory, struct chain *chain,
 		    struct bad_chain *ret);

@@ -79,7 +79,8 @@ int capabilities_permitted(uint64_t *ret)
 	return 0;
 }
 
-/* An unprivileged process cannot, and need not: no_new_privs stops it from gaining any. */
+/* An unprivileged process cannot empty the set. It need not either: no_new_privs keeps it from
+ * gaining a capability. */
 static int empty_bounding_set(void)
 {
 	for (unsigned long i = 0; prctl(PR_CAPBSET_READ, i, 0, 0, 0) >= 0; i++)

@@ -5,25 +5,25 @@
 
 #include "transport/csrc/types.h"
 
-/* The number of "chown", "CHOWN" or "CAP_CHOWN". Return: -EINVAL for a name that is none. */
+/* The number of "chown", "CHOWN" or "CAP_CHOWN". Return: -EINVAL for an unknown name. */
 int capability_number(const char *name) must_check;
 
 /* The permitted set. Return: 0 or -errno. */
 int capabilities_permitted(uint64_t *ret) must_check;
 
 /*
- * Hold exactly `keep` from now on (permitted and effective), inherit nothing, and make sure that
- * no exec can ever give more (bounding and ambient sets empty). Return: 0 or -errno; -EPERM when
- * `keep` has something that is not permitted.
+ * Hold exactly `keep` from now on (permitted and effective), inherit nothing, and make sure that no
+ * exec can ever give more (the bounding and ambient sets are emptied). Return: 0 or -errno; -EPERM
+ * when `keep` has a capability that is not permitted.
  */
 int capabilities_limit(uint64_t keep) must_check;
 
-/* Keep the permitted set, which the kernel empties otherwise, when the last user id that is 0
- * becomes another. In force until the next exec. Return: 0 or -errno. */
+/* Keep the permitted set when the last user id that is 0 changes; the kernel would empty it. In
+ * force until the next exec. Return: 0 or -errno. */
 int capabilities_keep(void) must_check;
 
-/* Make the permitted set the ambient set, so that a program executed next holds the same although
- * its user is not root and its file has no capabilities. Return: 0 or -errno. */
+/* Make the permitted set the ambient set, so that a program executed next holds the same set
+ * although its user is not root and its file has no capabilities. Return: 0 or -errno. */
 int capabilities_pass_on(void) must_check;
 
 #endif

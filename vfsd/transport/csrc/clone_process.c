@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A raw clone instead of fork(): glibc has no call for it. What fork() does besides concerns
- * threads (there are none) and the thread id that glibc caches: it stays the parent's. Recursive
- * mutexes (zmq's) use it as the owner's mark, which no other thread of the child can have while the
- * parent lives. Robust mutexes tell it to the kernel and do not work; nothing here uses them.
+ * A raw clone instead of fork(): glibc has no function for it. What fork() does besides concerns
+ * threads (there are none) and the thread id that glibc caches, which stays the parent's here.
+ * Recursive mutexes (zmq's) store this id to mark their owner; no other thread of the child can
+ * have the same id while the parent lives. Robust mutexes do not work, since the kernel is given
+ * the cached id as their owner; nothing here uses robust mutexes.
  */
 #define Py_LIMITED_API 0x030b0000
 #include <Python.h>
@@ -41,11 +42,12 @@ int clone_process(void)
 }
 
 /*
- * The stack protector's word is chosen at exec, so a clone has its parent's, and all clones have
- * the same: who may crash one after the other could guess it byte by byte. It can be changed here
- * because no function that has put the old one on the stack returns after that: the callable ends
- * the process. Threads begin with the word of their creator. glibc keeps it in the thread's control
- * block on x86; elsewhere it is in memory that is read-only by now, and stays.
+ * The stack protector's canary is chosen at exec, so a clone has its parent's, and all clones have
+ * the same: a guest that can crash one clone after the other could guess the canary byte by byte.
+ * The canary can be changed here because no function that has put the old canary on the stack
+ * returns afterwards: the callable ends the process. Threads begin with the canary of their
+ * creator. On x86 glibc keeps the canary in the thread's control block; elsewhere it is in memory
+ * that is read-only by now, and it stays.
  */
 void clone_process_run(void *callable)
 {
@@ -53,7 +55,7 @@ void clone_process_run(void *callable)
 
 	(void)PyGILState_Ensure();
 	if (getrandom(&word, sizeof(word), 0) == sizeof(word)) {
-		word &= ~UINT64_C(0xff); /* no string goes past it, as glibc has it */
+		word &= ~UINT64_C(0xff); /* strings end at a zero byte, as in glibc's canary */
 #ifdef __x86_64__
 		__asm__ volatile("movq %0, %%fs:0x28" : : "r"(word) : "memory");
 #endif

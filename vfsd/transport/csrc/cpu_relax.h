@@ -3,7 +3,7 @@
 #ifndef VFSD_CPU_RELAX_H
 #define VFSD_CPU_RELAX_H
 
-/* Between two looks at memory that another CPU is about to change. */
+/* To be called between two loads of memory that another CPU is about to change. */
 static inline void cpu_relax(void)
 {
 #if defined(__x86_64__) || defined(__i386__)

@@ -6,7 +6,7 @@
 #include <string.h>
 
 enum {
-	READ_ATTEMPTS = 1000, /* each yields: some milliseconds at the most */
+	READ_ATTEMPTS = 1000, /* each attempt yields the CPU: some milliseconds at most */
 };
 
 void device_state_write_begin(struct device_state *shared, uint32_t generation)

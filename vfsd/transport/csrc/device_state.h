@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The device as the front-end has set it up, shared by the supervisor (the only writer) and the
- * pool and its workers (readers). It lives in a memfd, so a worker that is re-created finds the
- * memory table and the rings without asking anybody.
+ * pool and its workers (readers). It lives in a memfd, so a worker that is created again finds the
+ * memory table and the rings without asking another process.
  *
  * `generation` is a sequence lock: odd while the supervisor writes, even and larger afterwards. A
  * worker keeps its own copy (device_state_read), compares generations at every turn of its loop,
- * and is asked over the control channel to acknowledge the one it works with. Every fd number
- * here is one of the sandboxed fd table (the pool received it and told the supervisor the number),
- * and is closed only after every worker acknowledged a state without it.
+ * and is asked over the control channel to acknowledge the generation that it works with. Every fd
+ * number here belongs to the sandboxed fd table (the pool received the fd and reported its number
+ * to the supervisor). The fd is closed only after every worker has acknowledged a state without it.
  */
 #ifndef VFSD_DEVICE_STATE_H
 #define VFSD_DEVICE_STATE_H
@@ -16,17 +16,17 @@
 #include "transport/csrc/types.h"
 
 enum {
-	DEVICE_STATE_LAYOUT = 1,  /* bump with every change below */
-	DEVICE_REGIONS_MAX = 509, /* vhost-user: what GET_MAX_MEM_SLOTS answers */
+	DEVICE_STATE_LAYOUT = 1,  /* increment with every change below */
+	DEVICE_REGIONS_MAX = 509, /* vhost-user: the answer to GET_MAX_MEM_SLOTS */
 	REQUEST_QUEUES_MAX = 64,
-	DEVICE_VRINGS_MAX = REQUEST_QUEUES_MAX + 1, /* and the hiprio queue */
+	DEVICE_VRINGS_MAX = REQUEST_QUEUES_MAX + 1, /* the request queues and the hiprio queue */
 };
 
 /* One region of guest memory (vhost-user: memory region). Bytes. */
 struct device_region {
 	uint64_t gpa; /* guest physical address */
 	uint64_t size;
-	uint64_t uva;	 /* the front-end's own address of it; ring addresses are given in these */
+	uint64_t uva;	 /* the front-end's own address, as used for the rings */
 	uint64_t offset; /* of the region in fd */
 	int32_t fd;
 	uint32_t pad;
@@ -38,12 +38,12 @@ struct device_vring {
 	uint64_t avail;
 	uint64_t used;
 	uint64_t inflight_offset; /* of this queue's region in inflight_fd */
-	int32_t inflight_fd;	  /* the front-end's in-flight memfd, -1: ours */
+	int32_t inflight_fd;	  /* the front-end's in-flight memfd, -1: our own memory */
 	int32_t kick_fd;	  /* -1: none, the ring is polled */
 	int32_t call_fd;	  /* -1: none, the driver polls */
 	int32_t err_fd;		  /* -1: none */
 	uint32_t size;		  /* entries, a power of 2 */
-	uint32_t worker;	  /* slot of the worker that serves it */
+	uint32_t worker;	  /* slot of the worker that serves this vring */
 	uint32_t running;	  /* 1: started and enabled; 0: touch nothing */
 	uint32_t start; /* counts the starts: a ring that stopped and started is a new one */
 };
@@ -60,16 +60,16 @@ struct device_state {
 
 /*
  * Bracket every change; the supervisor is the only writer. `generation` is even and larger than
- * every one before it: the supervisor keeps it, and reads nothing back from here.
+ * every earlier generation: the supervisor keeps it, and reads nothing back from the shared state.
  */
 void device_state_write_begin(struct device_state *shared, uint32_t generation);
 void device_state_write_end(struct device_state *shared, uint32_t generation);
 
-/* The generation in force; odd while a change is under way. */
+/* The generation in force; odd while the supervisor writes. */
 uint32_t device_state_generation(const struct device_state *shared);
 
-/* Copy a stable state into `ret`. Return: 0, or -EAGAIN when the writer did not finish in time
- * (it died in between: its successor writes anew). */
+/* Copy a stable state into `ret`. Return: 0, or -EAGAIN when the writer did not finish in time (it
+ * died while it wrote; its successor writes the whole state again). */
 int device_state_read(const struct device_state *shared, struct device_state *ret) must_check;
 
 #endif

@@ -7,7 +7,7 @@
 #include "transport/csrc/types.h"
 #include <linux/fuse.h>
 
-#ifndef FUSE_CREATE_SUPP_GROUP /* came late to 7.38 */
+#ifndef FUSE_CREATE_SUPP_GROUP /* added to 7.38 late */
 #define FUSE_CREATE_SUPP_GROUP (1ULL << 34)
 
 enum {
@@ -103,7 +103,7 @@ struct fuse_copy_file_range_out {
 #endif
 
 enum {
-	FUSE_OPCODE_MAX = 64, /* one more than any opcode served; tables are indexed by opcode */
+	FUSE_OPCODE_MAX = 64, /* all opcodes served are smaller; tables are indexed by opcode */
 };
 
 #endif

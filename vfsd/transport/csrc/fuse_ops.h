@@ -14,17 +14,17 @@
 
 enum fuse_op_flag {
 	OP_NAME = 1,	  /* a file name follows: not empty, no "/", '\0' */
-	OP_NAMES = 2,	  /* two of them */
-	OP_PAYLOAD = 4,	  /* anything else follows (names with other rules, values, lists) */
-	OP_DATA_IN = 8,	  /* file data follows: left in guest memory */
+	OP_NAMES = 2,	  /* two file names follow */
+	OP_PAYLOAD = 4,	  /* more follows (names with other rules, values, lists) */
+	OP_DATA_IN = 8,	  /* file data follows and is left in guest memory */
 	OP_DATA_OUT = 16, /* the reply is data that goes straight to guest memory */
 	OP_NO_REPLY = 32,
 	OP_MUTATES = 64, /* EROFS on a read-only share */
-	OP_ONCE = 128,	 /* not idempotent: its result is recorded before it is told */
-	OP_COLD = 256,	 /* decided in Python */
+	OP_ONCE = 128,	 /* not idempotent: the result is recorded before the reply */
+	OP_COLD = 256,	 /* handled in Python */
 };
 
-/* What is known of an opcode without serving it; name is NULL for one that is not served. */
+/* What is known of an opcode before it is served; name is NULL for an opcode that is not served. */
 struct fuse_op {
 	const char *name;
 	uint32_t arg_size; /* bytes */

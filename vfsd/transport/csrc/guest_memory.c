@@ -27,7 +27,8 @@ void guest_memory_reap(struct guest_memory *memory)
 	}
 }
 
-/* With the list full of mappings that hung requests may still use, a leak is the safe way out. */
+/* If the list is full of mappings that hung requests may still use, leaking the mapping is the safe
+ * way out. */
 static void retire(struct guest_memory *memory, const struct guest_mapping *m)
 {
 	if (memory->retired_count < DEVICE_REGIONS_MAX)
@@ -42,7 +43,7 @@ void guest_memory_clear(struct guest_memory *memory)
 	memory->last = 0;
 }
 
-/* What was mapped there is out of reach. */
+/* Make the mapping at `addr` inaccessible: an access faults, a system call gets EFAULT. */
 static void take_away(void *addr, uint64_t len)
 {
 	int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
@@ -59,7 +60,7 @@ void guest_memory_divert(struct guest_memory *memory)
 	}
 }
 
-/* mmap wants its offset in whole pages of the file, which are huge on hugetlbfs. */
+/* mmap needs an offset of whole pages of the file, and pages of hugetlbfs are huge. */
 static int map_alignment(int fd, uint64_t *ret)
 {
 	struct statfs fs;
@@ -84,7 +85,7 @@ static int map_region(const struct device_region *r, struct guest_mapping *ret)
 	if (!r->size || r->gpa + r->size < r->gpa || r->uva + r->size < r->uva ||
 	    r->offset + r->size < r->offset)
 		return -EINVAL;
-	/* A mapping that reaches past the end of its file kills whoever touches it. */
+	/* Access to a mapping beyond the end of its file kills the process (SIGBUS). */
 	if (fstat(r->fd, &st) < 0)
 		return -errno;
 	if (S_ISREG(st.st_mode) && r->offset + r->size > (uint64_t)st.st_size)
@@ -189,7 +190,7 @@ int guest_memory_update(struct guest_memory *memory, const struct device_region 
 
 static bool holds(const struct guest_mapping *m, uint64_t gpa)
 {
-	return gpa - m->gpa < m->size; /* also false below gpa: the difference wraps */
+	return gpa - m->gpa < m->size; /* false below m->gpa also: the difference wraps */
 }
 
 static __attribute__((noinline)) const struct guest_mapping *search(struct guest_memory *memory,
@@ -271,7 +272,8 @@ static bool is_of_whole_pages(const struct guest_mapping *m)
 	return !((m->gpa | m->size | m->offset) % PAGE);
 }
 
-/* Does the region in force hold some of [gpa, end)? *ret_from and *ret_end get which. */
+/* Does the region `m`, which is in force, hold a part of [gpa, end)? *ret_from and *ret_end get
+ * that part. */
 static bool overlaps(const struct guest_mapping *m, uint64_t gpa, uint64_t end, uint64_t *ret_from,
 		     uint64_t *ret_end)
 {
@@ -280,14 +282,14 @@ static bool overlaps(const struct guest_mapping *m, uint64_t gpa, uint64_t end, 
 	return is_of_whole_pages(m) && *ret_from < *ret_end;
 }
 
-/* Where the old mapping has `gpa`. */
+/* The address of `gpa` in the old mapping. */
 static uint8_t *old_addr(const struct guest_mapping *old, uint64_t gpa)
 {
 	return old->addr + (gpa - old->gpa);
 }
 
-/* Map [from, end) of the old mapping to what `m` has there; without a moment in between, for
- * requests that go on. */
+/* Replace [from, end) of the old mapping by the pages that `m` has there. mmap does this in one
+ * step, so requests that go on never find a hole. */
 static void map_again(const struct guest_mapping *old, uint64_t from, uint64_t end,
 		      const struct guest_mapping *m)
 {
@@ -328,7 +330,7 @@ void guest_memory_redirect(struct guest_memory *memory)
 			redirect(memory, &memory->retired[i]);
 }
 
-/* Return: how many bytes at `gpa` of the old mapping a region in force has, too. */
+/* Return: the number of bytes at `gpa` of the old mapping that a region in force also holds. */
 static uint64_t kept_bytes(const struct guest_memory *memory, const struct guest_mapping *old,
 			   uint64_t gpa)
 {

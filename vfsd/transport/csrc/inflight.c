@@ -60,7 +60,7 @@ uint32_t inflight_heads(const struct inflight_region *r, uint32_t size, uint16_t
 	uint32_t count = 0;
 
 	if (!arrivals)
-		abort(); /* at attach, not per request: the pool tries again */
+		abort(); /* only at attach, never per request: the pool creates the worker again */
 	for (uint32_t i = 0; i < size; i++)
 		if (is_inflight(&r->desc[i])) {
 			uint64_t counter = __atomic_load_n(&r->desc[i].counter, __ATOMIC_RELAXED);

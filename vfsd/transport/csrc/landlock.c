@@ -42,13 +42,13 @@ uint64_t landlock_known(void)
 			: abi == 2 ? LANDLOCK_REFER
 				   : LANDLOCK_MAKE_SYM;
 
-	return 2 * last - 1; /* it and all before it */
+	return 2 * last - 1; /* this bit and all bits below it */
 }
 
 static int create(uint64_t accesses, uint64_t scoped)
 {
 	int abi = landlock_abi();
-	/* An older kernel takes a longer structure if what it does not know is zero. */
+	/* An older kernel takes a longer structure if the fields that it does not know are zero. */
 	struct ruleset rules = {
 		.fs = accesses & landlock_known(),
 		.net = abi >= 4 ? NET_TCP : 0,

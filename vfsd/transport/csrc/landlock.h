@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Landlock(7): a process that limits what it and all it creates can do to files, whoever it is.
- * Debian 12's <linux/landlock.h> is older than the kernels this runs on, so the numbers are here.
+ * Landlock(7): a process limits what it and all processes that it creates can do to files, whatever
+ * their user is. Debian 12's <linux/landlock.h> is older than the kernels that this runs on, so the
+ * numbers are here.
  */
 #ifndef VFSD_LANDLOCK_H
 #define VFSD_LANDLOCK_H
@@ -30,7 +31,7 @@ enum landlock_access {
 
 /* The version of the kernel's interface. Return: at least 1, or -errno if there is none. */
 int landlock_abi(void);
-/* All of enum landlock_access that this kernel knows; it refuses a rule that has more. */
+/* All of enum landlock_access that this kernel knows; it refuses a rule that has another access. */
 uint64_t landlock_known(void);
 
 /*
@@ -41,13 +42,15 @@ uint64_t landlock_known(void);
 int landlock_create(void) must_check;
 
 /*
- * As landlock_create(), and no signal reaches a process outside either. `files`: whether access to
- * files is denied; without, it is only execution, and LANDLOCK_REFER, which every set denies.
+ * As landlock_create(); in addition no signal reaches a process outside. `files`: deny access to
+ * files. Without it only execution is denied, and LANDLOCK_REFER, which every set denies.
  */
 int landlock_create_scoped(bool files) must_check;
 
-/* Allow `access` (enum landlock_access, or'ed) to what is beneath the directory `fd`, O_PATH.
- * Return: 0 or -errno. */
+/*
+ * Allow `access` (enum landlock_access, or'ed) to everything beneath the directory `fd`, O_PATH.
+ * Return: 0 or -errno.
+ */
 int landlock_allow(int rules, int fd, uint64_t access) must_check;
 
 /* Put the rules in force for this process (it must have one thread), which needs no_new_privs.

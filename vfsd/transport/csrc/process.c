@@ -30,8 +30,8 @@ int process_see_whole_proc(void)
 	return 0;
 }
 
-/* The parts of a program or library that are not mapped writable, and so are as in its file: 64-bit
- * linkers leave nothing to be relocated in them. */
+/* Drop the parts of a program or library that are not mapped writable, and so still equal their
+ * file: 64-bit linkers leave nothing to be relocated in them. */
 static int forget_object(struct dl_phdr_info *object, size_t size, void *unused)
 {
 	(void)size;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* PRIVATE: C only */
 /*
- * The 16-bit words of a ring and of its in-flight record, which another side may write at any time:
- * a value is loaded once, then bounded, then used.
+ * The 16-bit words of a ring and of its in-flight record, which the guest or the front-end may
+ * write at any time: a value is loaded once, then bounded, then used.
  */
 #ifndef VFSD_RING_WORDS_H
 #define VFSD_RING_WORDS_H

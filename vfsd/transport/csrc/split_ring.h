@@ -16,7 +16,7 @@ struct split_ring {
 	uint64_t used;
 };
 
-/* The areas of a ring of `size` entries. `event_idx`: with the words of VIRTIO_F_EVENT_IDX. */
+/* The areas of a ring of `size` entries. `event_idx`: include the words of VIRTIO_F_EVENT_IDX. */
 struct split_ring split_ring_areas(uint32_t size, bool event_idx);
 
 #endif

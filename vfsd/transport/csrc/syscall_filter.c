@@ -10,7 +10,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* Younger than the libseccomp of Debian 12; the number is the same on every architecture. */
+/* Newer than the libseccomp of Debian 12; the number is the same on every architecture. */
 static const struct {
 	const char *name;
 	int number;
@@ -85,7 +85,7 @@ static int make(enum seccomp_action action, const struct syscall_rule *rules, ui
 	if (!filter)
 		return -ENOMEM;
 	err = seccomp_attr_set(filter, SCMP_FLTATR_ACT_BADARCH, SCMP_ACT_KILL_PROCESS);
-	/* A decision tree instead of a list: the hot calls are many. */
+	/* A decision tree instead of a list, since many calls are hot. */
 	if (!err)
 		err = seccomp_attr_set(filter, SCMP_FLTATR_CTL_OPTIMIZE, 2);
 	if (!err)
@@ -110,7 +110,7 @@ int syscall_filter_load(enum seccomp_action action, const struct syscall_rule *r
 	return err;
 }
 
-/* libseccomp 2.5 gives a program to an fd only. Return: its size in bytes, or -errno. */
+/* libseccomp 2.5 writes a program only to an fd. Return: the program's size in bytes, or -errno. */
 static int export(scmp_filter_ctx filter, uint8_t *ret, uint32_t room)
 {
 	int fd = memfd_create("vfsd-filter", MFD_CLOEXEC);
@@ -123,7 +123,7 @@ static int export(scmp_filter_ctx filter, uint8_t *ret, uint32_t room)
 	size = err ? err : pread(fd, ret, room, 0);
 	if (!err && size < 0)
 		size = -errno;
-	else if (size == (ssize_t)room) /* there may be more */
+	else if (size == (ssize_t)room) /* the program may be longer */
 		size = -ENOSPC;
 	close(fd);
 	return (int)size;
@@ -142,7 +142,7 @@ int syscall_filter_compile(enum seccomp_action action, const struct syscall_rule
 	return result;
 }
 
-/* What a constant of a compiled filter becomes in the process that installs it. */
+/* The value that a constant of a compiled filter has in the process that installs the filter. */
 static uint32_t constant(uint32_t compiled, int own_socket)
 {
 	switch (compiled) {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What every header here starts from. Public headers are read by cffi too (VFSD_CDEF). */
+/* What every header here starts from. cffi also reads public headers (with VFSD_CDEF defined). */
 #ifndef VFSD_TYPES_H
 #define VFSD_TYPES_H
 

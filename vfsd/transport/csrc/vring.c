@@ -4,15 +4,15 @@
  *
  * Actors. The driver (guest, hostile) writes the descriptor table and the avail ring at any time,
  * also while we read them. We are the only writer of the used ring. One worker owns a vring; a
- * worker that takes it over from a dead one finds the state in the used ring (guest memory) and
- * in the in-flight record (ours).
+ * worker that takes over the vring of a dead worker finds the state in the used ring (guest memory)
+ * and in the in-flight record (ours).
  *
  * Invariants.
- * - Every field of guest memory is loaded once into a local, checked there, and not loaded again,
- *   but for vring_prefetch, whose loads count for nothing.
+ * - Every field of guest memory is loaded once into a local, checked there, and not loaded again.
+ *   (vring_prefetch also loads fields, but uses the values for nothing but prefetching.)
  * - A head is in flight from vring_pop to vring_publish. A head that the driver offers while it is
- *   in flight breaks the ring: completing an entry twice would break the driver's (it marks the
- *   queue broken for good).
+ *   in flight breaks the ring: if an entry were completed twice, the driver would mark the queue as
+ *   broken for good.
  * - used_idx + pending never passes the number of heads taken, because each push ends one head.
  * - A chain is bounded: at most `size` descriptors (or table entries when indirect), at most
  *   CHAIN_SEGMENTS_MAX pieces each way, readable before writable, less than 4 GiB of readable bytes
@@ -24,15 +24,15 @@
  * its own index and then loads the other's (virtio 1.2 §2.7.7.1, §2.7.10): before deciding on a
  * call, and after asking for kicks.
  *
- * Two kinds of failure. VRING_BROKEN: an index that cannot be; nothing on this ring can be trusted
- * any more. CHAIN_BAD: one chain is malformed, or names memory that the VMM does not share; it is
- * read once more for an answer (bad_chain.c), and the ring lives.
+ * Two kinds of failure. VRING_BROKEN: an index is impossible, and nothing on this ring can be
+ * trusted any more. CHAIN_BAD: one chain is malformed, or names memory that the VMM does not share;
+ * the chain is read once more for an answer (bad_chain.c), and the ring goes on.
  *
- * Recovery. Next avail = used.idx + number in flight. What the front-end says (SET_VRING_BASE) is
- * not used: cloud-hypervisor sends avail.idx there, which would skip requests, and everybody
- * else's number is this one.
+ * Recovery. Next avail = used.idx + number in flight. The front-end's number (SET_VRING_BASE) is
+ * not used: cloud-hypervisor sends avail.idx there, which would skip requests, and the number of
+ * every other front-end equals this sum.
  */
-#define vring driver_vring /* the kernel's struct of that name is the driver's view */
+#define vring driver_vring /* the header has a struct vring of its own: the driver's view */
 #include <linux/virtio_ring.h>
 #undef vring
 
@@ -49,20 +49,20 @@ enum {
 	FEATURE_EVENT_IDX = 29,
 };
 
-/* Where the driver says from which used index on it wants a call (after the avail ring). */
+/* The used index from which on the driver wants a call; its place is after the avail ring. */
 static uint16_t used_event(const struct vring *v)
 {
 	return load16(&v->avail->ring[v->size]);
 }
 
-/* Where we say from which avail index on we want a kick (after the used ring). */
+/* Write the avail index from which on we want a kick; its place is after the used ring. */
 static void set_avail_event(struct vring *v, uint16_t value)
 {
 	store16(&v->used->ring[v->size], value);
 }
 
-/* A part of the ring, aligned as the specification wants it for the driver and, since a region may
- * begin anywhere in its file, for us; NULL if it is not. */
+/* A part of the ring; NULL unless it is aligned as the specification requires, both in the driver's
+ * addresses and, since a region may begin anywhere in its file, in ours. */
 static void *map_part(struct guest_memory *memory, uint64_t uva, uint64_t len, uint64_t align)
 {
 	void *addr = guest_memory_at_uva(memory, uva, len);
@@ -100,7 +100,7 @@ uint32_t vring_attach(struct vring *v, struct inflight_region *inflight, uint16_
 	uint32_t count;
 
 	inflight_settle(inflight, v->size, used_idx);
-	/* The record may be the front-end's memory: only what was read into ret_heads counts. */
+	/* The record may be the front-end's memory: only the copy in ret_heads is used. */
 	count = inflight_heads(inflight, v->size, ret_heads, &v->counter);
 	v->inflight = inflight;
 	v->used_idx = used_idx;
@@ -123,7 +123,7 @@ static int broken(struct vring *v, const char *reason)
 	return VRING_BROKEN;
 }
 
-/* One translated piece to the end of `segments`, merged with the last where they touch. */
+/* Append one translated piece to `segments`; merge it with the last piece if the two touch. */
 static int append(struct iovec *segments, uint32_t *count, void *addr, uint64_t len)
 {
 	if (*count) {
@@ -140,7 +140,7 @@ static int append(struct iovec *segments, uint32_t *count, void *addr, uint64_t 
 	return 0;
 }
 
-/* One descriptor's range, which may run on into an adjoining region. */
+/* Add one descriptor's range, which may continue in an adjoining region. */
 static int add_range(struct chain *ret, struct guest_memory *memory, uint64_t gpa, uint64_t len,
 		     bool writable)
 {
@@ -166,7 +166,7 @@ static int add_descriptor(struct chain *ret, struct guest_memory *memory, struct
 	bool writable = desc.flags & VRING_DESC_F_WRITE;
 
 	if (!writable && ret->writable_count)
-		return CHAIN_BAD; /* virtio 1.2 §2.7.4.2: readable ones come first */
+		return CHAIN_BAD; /* virtio 1.2 §2.7.4.2: readable descriptors come first */
 	if (writable)
 		ret->writable_len += desc.len;
 	else
@@ -181,11 +181,11 @@ static struct vring_desc load_desc(const struct vring_desc *at)
 	struct vring_desc desc;
 
 	memcpy(&desc, at, sizeof(desc));
-	__asm__ volatile("" ::: "memory"); /* the copy is what is checked and used */
+	__asm__ volatile("" ::: "memory"); /* only the copy is checked and used */
 	return desc;
 }
 
-/* The table may straddle regions: then its entries are fetched one by one. */
+/* The table may straddle regions, so its entries are fetched one at a time. */
 static int walk_indirect(const struct vring_desc *table_desc, struct guest_memory *memory,
 			 struct chain *ret)
 {
@@ -194,7 +194,7 @@ static int walk_indirect(const struct vring_desc *table_desc, struct guest_memor
 
 	if (!count || table_desc->len % sizeof(struct vring_desc))
 		return CHAIN_BAD;
-	/* A table may claim 2^28 entries, and run in a circle of empty ones: bound the walk. */
+	/* A table may claim 2^28 entries and be a circle of empty ones: bound the walk. */
 	for (uint32_t seen = 0; seen < count && seen < VRING_SIZE_MAX; seen++) {
 		const struct vring_desc *at;
 		struct vring_desc desc;
@@ -218,8 +218,8 @@ static int walk_indirect(const struct vring_desc *table_desc, struct guest_memor
 	return CHAIN_BAD; /* a loop */
 }
 
-/* Where the chain of the avail entry at `at` begins. Unchecked: for no other use than prefetching.
- */
+/* The first descriptor of the chain of the avail entry at `at`. Nothing is checked: use the address
+ * for prefetching only. */
 static const struct vring_desc *peek(const struct vring *v, struct guest_memory *memory,
 				     uint16_t at)
 {
@@ -317,7 +317,7 @@ static void end_batch(struct vring *v)
 	struct inflight_region *inflight = v->inflight;
 	uint16_t head = load16(&inflight->last_batch_head);
 
-	/* The record may be the front-end's memory: bound what is read from it. */
+	/* The record may be the front-end's memory: bound every index that is read from it. */
 	for (uint16_t i = 0; i < v->pending && head < v->size; i++) {
 		__atomic_store_n(&inflight->desc[head].inflight, 0, __ATOMIC_RELEASE);
 		head = load16(&inflight->desc[head].next);
@@ -326,7 +326,8 @@ static void end_batch(struct vring *v)
 	v->pending = 0;
 }
 
-/* For the replies up to `used_idx`, as far as the driver has said by now. */
+/* Does the driver, as far as it has written by now, ask for a call for the replies up to
+ * `used_idx`? */
 static bool asks_for_call(const struct vring *v, uint16_t used_idx)
 {
 	if (!v->event_idx)
@@ -374,7 +375,7 @@ bool vring_enable_kicks(struct vring *v)
 
 void vring_disable_kicks(struct vring *v)
 {
-	/* With EVENT_IDX the index left behind does it. */
+	/* With EVENT_IDX, kicks stop when the avail event index is not moved on. */
 	if (!v->event_idx)
 		store16(&v->used->flags, VRING_USED_F_NO_NOTIFY);
 }

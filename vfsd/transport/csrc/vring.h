@@ -15,7 +15,7 @@
 #include <sys/uio.h>
 
 enum {
-	CHAIN_SEGMENTS_MAX = 1024, /* of one direction; preadv2's IOV_MAX. 1 MiB needs 256 + 2 */
+	CHAIN_SEGMENTS_MAX = 1024, /* in one direction; preadv2's IOV_MAX. 1 MiB needs 256 + 2 */
 
 	VRING_BROKEN = -1000, /* the ring itself is unusable: stop it */
 	CHAIN_BAD = -1001,    /* this chain is unusable: see bad_chain.h */
@@ -41,7 +41,7 @@ struct vring {
 	uint32_t size; /* 0: not attached */
 	bool event_idx;
 	bool indirect;
-	bool call_due;	     /* after an attach nobody knows what was signalled */
+	bool call_due;	     /* after an attach: earlier signals are unknown */
 	uint16_t last_avail; /* next avail entry to take */
 	uint16_t used_idx;   /* as published */
 	uint16_t pending;    /* pushed, not yet published */
@@ -51,18 +51,18 @@ struct vring {
 	struct vring_used *used;
 	struct inflight_region *inflight;
 	uint64_t counter;   /* order of arrival, for the in-flight record */
-	const char *reason; /* why it broke */
+	const char *reason; /* why the ring is broken */
 };
 
-/* Find the ring in memory. It may be called again when the memory table changed.
- * Return: 0, or -EINVAL when the addresses, sizes or alignments are not usable. */
+/* Find the ring in memory. To be called again when the memory table has changed. Return: 0, or
+ * -EINVAL when the addresses, sizes or alignments are not usable. */
 int vring_map(struct vring *v, const struct device_vring *device, struct guest_memory *memory,
 	      uint64_t features) must_check;
 
 /*
- * Take the ring over as it is: settle the in-flight record (vhost-user: Inflight I/O tracking)
- * and write the heads that are in flight into `ret_heads` (room for v->size) in order of arrival.
- * Return: their number.
+ * Take over the ring as it is: settle the in-flight record (vhost-user: Inflight I/O tracking) and
+ * write the heads that are in flight into `ret_heads` (room for v->size) in order of arrival.
+ * Return: the number of heads.
  */
 uint32_t vring_attach(struct vring *v, struct inflight_region *inflight, uint16_t *ret_heads);
 
@@ -70,26 +70,28 @@ uint32_t vring_attach(struct vring *v, struct inflight_region *inflight, uint16_
  */
 int vring_pop(struct vring *v, struct guest_memory *memory, struct chain *ret) must_check;
 
-/* Have what the next vring_pop reads brought from the driver's cache, and some of the one after it:
- * to be called before something that takes a while. Nothing that is loaded counts. */
+/* Bring what the next vring_pop reads, and some of what the pop after it reads, from the driver's
+ * cache. To be called before work that takes a while. The loads only warm the cache; their values
+ * are not used. */
 void vring_prefetch(const struct vring *v, struct guest_memory *memory);
 
-/* Translate the chain at ret->head once more: one that was in flight when a worker died. */
+/* Translate the chain at ret->head again: a chain that was in flight when a worker died. */
 int vring_repop(struct vring *v, struct guest_memory *memory, struct chain *ret) must_check;
 
-/* Entries the driver has published and we have not taken. */
+/* The number of entries that the driver has published and we have not taken. */
 uint16_t vring_available(const struct vring *v);
 
 /* Complete `head` with `len` bytes written; visible after vring_publish. */
 void vring_push(struct vring *v, uint32_t head, uint32_t len);
 
-/* Would publishing what was pushed lead to a call, as far as one can tell now? */
+/* Would publishing the pushed entries lead to a call, as far as the ring shows now? */
 bool vring_driver_sleeps(const struct vring *v);
 
-/* Publish what was pushed. Return: true if the driver wants a call. */
+/* Publish the pushed entries. Return: true if the driver wants a call. */
 bool vring_publish(struct vring *v);
 
-/* Ask for kicks. Return: true if something arrived meanwhile (go on instead of sleeping). */
+/* Ask for kicks. Return: true if an entry arrived before kicks were enabled (serve it instead of
+ * sleeping). */
 bool vring_enable_kicks(struct vring *v) must_check;
 void vring_disable_kicks(struct vring *v);
 
