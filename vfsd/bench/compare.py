@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`vfsd bench --compare`: every contender in turn, over several rounds, and what comes out."""
+"""`vfsd bench --compare`: measures every contender in turn, over several rounds, and compares
+them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,15 +17,15 @@ T = TypeVar("T")
 
 @dataclass
 class RowResult:
-    """Samples of each contender, one for each round; fewer where something failed."""
+    """Samples of each contender, one for each round; fewer where a measurement failed."""
 
     row: Row
     samples: dict[str, list[Sample | None]] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
-    bare: list[float] = field(default_factory=list)  # CPU us of the bare system calls
+    bare: list[float] = field(default_factory=list)  # CPU microseconds of the bare system calls
 
     def numbers(self, name: str) -> list[float | None]:
-        """What the row is about, round by round."""
+        """The figure that the row compares, in each round."""
         rounds = self.samples.get(name, [])
         return [None if s is None else getattr(s, self.row.metric) for s in rounds]
 
@@ -33,7 +34,7 @@ class RowResult:
         return median(self.bare) if self.bare else None
 
     def typical(self, name: str) -> Sample | None:
-        """The median of each figure."""
+        """The median of each figure over the rounds."""
         samples = [asdict(s) for s in self.samples.get(name, []) if s]
         if not samples:
             return None
@@ -51,11 +52,11 @@ class Comparison:
     ours: str
     contenders: tuple[str, ...]
     rows: tuple[RowResult, ...]
-    bare: str = ""  # who is no peer: no back-end at all
+    bare: str = ""  # the name of the bare directory, which is not a peer: it has no back-end
 
     def ratio(self, result: RowResult) -> float | None:
-        """Ours to the best peer of the same round; the median of the rounds. Times in a mount count
-        as far as they are above that in a bare directory."""
+        """The ratio of ours to the best peer of the same round; the median of the rounds. From
+        times in a mount the time in a bare directory is subtracted first."""
         best = max if result.row.more_is_better else min
         peers = [result.numbers(n) for n in self.contenders if n not in (self.ours, self.bare)]
         bare = [] if result.row.more_is_better else result.numbers(self.bare)
@@ -72,15 +73,16 @@ class Comparison:
         return median(ratios) if ratios else None
 
     def floor(self, result: RowResult) -> float | None:
-        """CPU microseconds that it cannot do without: the bare system calls and our cost of as many
-        requests that do nothing. None unless both were measured."""
+        """The CPU microseconds that no back-end can avoid: the bare system calls, and what our
+        back-end takes for the same number of requests that do nothing. None unless both were
+        measured."""
         nothing = next((r.typical(self.ours) for r in self.rows if r.row.name == "null"), None)
         if not result.row.floor or result.bare_us is None or not nothing:
             return None
         return result.bare_us + result.row.floor.requests * (nothing.cpu_us or 0)
 
     def is_met(self, result: RowResult) -> bool | None:
-        """None where there is no target, or nothing to hold against it."""
+        """Is the target met? None if there is no target, or no figure to compare with it."""
         target = result.row.target
         if target is None:
             return None
@@ -117,7 +119,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class ComparisonPlan:
-    """What to compare, and how long."""
+    """What to compare, and for how long."""
 
     contenders: Sequence[Contender]
     rows: Sequence[Row]
@@ -128,17 +130,18 @@ class ComparisonPlan:
 
 
 def rotated(contenders: Sequence[T], number: int) -> Sequence[T]:
-    """Nobody always goes first: what came before leaves its traces in caches and on disks."""
+    """The contenders in another order in each round: an earlier measurement leaves traces in caches
+    and on disks, so no contender may always be first."""
     shift = number % len(contenders)
     return (*contenders[shift:], *contenders[:shift])
 
 
-def compare(plan: ComparisonPlan, tell: Callable[[str], object]) -> Comparison:
-    """Measure; `tell` hears what is under way."""
+def compare(plan: ComparisonPlan, report: Callable[[str], object]) -> Comparison:
+    """Measure; `report` gets a line about each measurement that begins."""
     results = {row.name: RowResult(row) for row in plan.rows}
     for number in range(plan.rounds):
         for row in plan.rows:
-            tell(f"round {number + 1} of {plan.rounds}: {row.title}")
+            report(f"round {number + 1} of {plan.rounds}: {row.title}")
             _measure_row(plan, row, results[row.name], number)
     ours = next(c.name for c in plan.contenders if c.is_ours)
     return Comparison(ours, tuple(c.name for c in plan.contenders), tuple(results.values()))

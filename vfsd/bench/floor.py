@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an operation costs whoever serves it: its bare system calls, measured without a back-end,
-and as many requests that do nothing."""
+"""The cost of an operation that no back-end can avoid: its bare system calls, measured without a
+back-end, and the same number of requests that do nothing."""
 
 import os
 import tempfile
@@ -16,15 +16,15 @@ from vfsd.transport.native import check, ffi, lib
 
 @dataclass(frozen=True)
 class Floor:
-    """What belongs to one operation."""
+    """The system calls and requests of one operation."""
 
     kind: int  # enum floor_kind
     requests: float = 1
-    names: int = 1  # that the system calls take in turn
+    names: int = 1  # the number of names that the system calls take in turn
 
 
 def bare_calls_us(floor: Floor, block: int, folder: Path | None, seconds: float) -> float:
-    """CPU microseconds of the bare system calls, in a new directory in `folder`; OSError."""
+    """CPU microseconds of the bare system calls, in a new directory in `folder`. Raises OSError."""
     with tempfile.TemporaryDirectory(dir=folder) as name, _target(Path(name), floor, block) as made:
         cpu_ns = ffi.new("uint64_t *")
         done = check(lib.floor_run(floor.kind, made, int(seconds * 1e9), cpu_ns))
@@ -45,7 +45,7 @@ def _target(top: Path, floor: Floor, block: int) -> Iterator[Any]:
             stack.callback(os.close, folders[-1])
         fd = os.open(top / "file", os.O_RDWR | os.O_CREAT)
         stack.callback(os.close, fd)
-        # Not bytes(n): from pages that must be faulted in the kernel fills small folios.
+        # Not bytes(n): when zero pages must be faulted in, the kernel fills small folios.
         os.write(fd, b"\1" * CACHED_BYTES)
         if floor.kind == lib.FLOOR_GETXATTR:
             os.setxattr(fd, "user.vfsd", b"12345678")

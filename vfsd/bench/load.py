@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A FUSE session with a back-end for measuring it: single requests, and loads (load.c).
+"""A FUSE session with a back-end, for measuring it: single requests, and loads (load.c).
 
-Owns guest memory, vrings and the C loads, one for each request queue. What a load sends is a Plan;
-which plans make sense is load_ops.py's business.
+Owns guest memory, vrings and the C loads, one for each request queue. A Plan says what a load
+sends; the plans themselves are in load_ops.py.
 """
 
 import os
@@ -19,12 +19,12 @@ from vfsd.transport.native import check, ffi, lib, text
 
 ROOT: Final = lib.FUSE_ROOT_ID
 HEADER_BYTES: Final = 16
-QUEUE_SIZE: Final = 1024  # allows requests of 1 MiB
+QUEUE_SIZE: Final = 1024  # room for requests of 1 MiB
 PAGE: Final = 4096
 SILENCE_SECONDS: Final = 10.0
 GRACE_SECONDS: Final = 30.0
 
-# What a Linux guest offers that has to do with what is measured.
+# The features that a Linux guest offers, as far as they affect what is measured.
 _OFFER: Final = (
     lib.FUSE_ASYNC_READ
     | lib.FUSE_ATOMIC_O_TRUNC
@@ -43,7 +43,7 @@ _OFFER: Final = (
 class LoadShape:
     """How a load is sent."""
 
-    depth: int = 1  # streams of each queue
+    depth: int = 1  # streams per queue
     queues: int = 1  # request queues
     poll: bool = False
     pages: int = 32  # data pages of one request, at most
@@ -65,22 +65,22 @@ class LoadShape:
 
 @dataclass(frozen=True)
 class Step:
-    """One request of a plan; `flags` (enum load_flag) say what of it changes."""
+    """One request of a plan; `flags` (enum load_flag) say which of its fields change."""
 
     opcode: int
     node: int
     body: bytes
     flags: int = 0
     error: int = 0
-    reply: int = 0  # bytes the reply has after its header; -1: any
-    digits: int = 0  # where the name's are in `body`
+    reply: int = 0  # bytes after the header of the reply; -1: any
+    digits: int = 0  # offset of the name's digits in `body`
     ino: int = 0
     uid: int = 0
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a stream does over and over."""
+    """The requests that a stream repeats."""
 
     steps: Sequence[Step]
     fh: int = 0
@@ -93,7 +93,7 @@ class Plan:
 
 @dataclass
 class LoadResult:
-    """What loads have done, all queues together."""
+    """The results of loads, summed over all queues."""
 
     cycles: int = 0
     units: int = 0
@@ -111,7 +111,7 @@ class LoadResult:
         self.histogram = [a + int(b) for a, b in zip(self.histogram, result.histogram, strict=True)]
 
     def percentile_us(self, fraction: float) -> float:
-        """The latency that `fraction` of the cycles did not exceed, to about 3%."""
+        """The latency that `fraction` of the cycles did not exceed, to about 3 %."""
         wanted = fraction * sum(self.histogram)
         seen = 0
         for bucket, count in enumerate(self.histogram):
@@ -122,7 +122,7 @@ class LoadResult:
 
 
 def bucket_ns(bucket: int) -> float:
-    """The middle of a bucket of the histogram; bucket_of() in load.c is the other way round."""
+    """The middle of a bucket of the histogram; the inverse of bucket_of() in load.c."""
     sub = int(lib.LOAD_SUB_BUCKETS)
     if bucket < sub:
         return float(bucket)
@@ -136,13 +136,13 @@ def struct(name: str, **fields: int) -> bytes:
 
 
 class LoadSession:
-    """A started session; close() leaves the back-end without one."""
+    """A started session; close() ends the session of the back-end."""
 
     def __init__(self, vmm: Vmm, shape: LoadShape) -> None:
         self.shape = shape
         self._vmm = vmm
         self._stack = ExitStack()
-        self._plans: dict[tuple[int, int], Any] = {}  # keeps C's programs alive
+        self._plans: dict[tuple[int, int], Any] = {}  # keeps the C programs alive
         with ExitStack() as undo:
             undo.callback(self._stack.close)
             self._stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -166,7 +166,7 @@ class LoadSession:
         self._stack.close()
 
     def call(self, opcode: int, node: int, body: bytes = b"", uid: int = 0) -> bytes:
-        """Send one request; returns what follows the header of its reply."""
+        """Send one request; return the bytes after the header of its reply."""
         load = self._loads[0]
         self._write(load, self.shape.depth, 0, Step(opcode, node, body, uid=uid))
         with self._watchdog(SILENCE_SECONDS):
@@ -181,7 +181,7 @@ class LoadSession:
         return reply[HEADER_BYTES:]
 
     def set_plan(self, queue: int, stream: int, plan: Plan) -> None:
-        """Have a stream of a request queue (from 0) do as planned."""
+        """Make a stream of a request queue (counted from 0) follow `plan`."""
         load = self._loads[queue]
         program: Any = ffi.new("struct load_program *")
         for number, step in enumerate(plan.steps):
@@ -197,7 +197,7 @@ class LoadSession:
         self._plans[queue, stream] = program
 
     def run(self, seconds: float, cpus: set[int] | None = None) -> LoadResult:
-        """Run every queue's load, each in a thread, on `cpus`."""
+        """Run every queue's load, each in a thread of its own, on `cpus`."""
         outcome = LoadResult()
         ends: list[int] = []
 
@@ -219,7 +219,7 @@ class LoadSession:
         return outcome
 
     def repeat(self, plan: Plan, cycles: int) -> None:
-        """Do a plan so many times, over the first queue."""
+        """Repeat a plan `cycles` times, on the first queue."""
         load = self._loads[0]
         for stream in range(self.shape.depth):
             self.set_plan(0, stream, plan)
@@ -294,7 +294,7 @@ class LoadSession:
 
 
 class _Watchdog:
-    """Calls somebody if a block is not done in time."""
+    """Calls a function if a block does not end in time."""
 
     def __init__(self, seconds: float, bark: Callable[[], object]) -> None:
         self._timer = threading.Timer(seconds, bark)

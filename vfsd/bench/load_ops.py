@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The operations a load can consist of: one row of OPS each, and what it needs in the share.
+"""The operations that a load can consist of: one row of OPS for each, and the files it needs.
 
-All of it happens in a new directory of the share, through ordinary FUSE requests; undo() removes
-it again. So it works with any back-end and without access to the shared directory.
+All of it happens in a new directory of the share, through ordinary FUSE requests, and undo()
+removes the directory. So the benchmark works with any back-end and without access to the shared
+directory.
 """
 
 import os
@@ -18,17 +19,17 @@ from vfsd.transport.native import ffi, lib
 
 CACHED_BYTES: Final = 32 << 20
 COLD_BYTES: Final = 128 << 20
-CHUNK: Final = 128 << 10  # of the writes that fill files
-MANY: Final = 4096  # files to look up
+CHUNK: Final = 128 << 10  # bytes of each write that fills a file
+MANY: Final = 4096  # files to look up in turn
 LISTED: Final = 2000  # entries of a directory to list
 NEW_NAMES: Final = 1_000_000
 USER: Final = 1000
-NULL_OPCODE: Final = 4000  # nobody knows it
+NULL_OPCODE: Final = 4000  # an opcode that no back-end knows
 XATTR: Final = b"user.vfsd"
 _DIGITS: Final = "0" * 7
 
 ENTRY: Final = ffi.sizeof("struct fuse_entry_out")
-DIRENT: Final = 24 + 8  # of a name like those that are listed
+DIRENT: Final = 24 + 8  # bytes of an entry whose name is as long as the listed ones
 ATTR: Final = ffi.sizeof("struct fuse_attr_out")
 OPEN: Final = ffi.sizeof("struct fuse_open_out")
 WRITTEN: Final = ffi.sizeof("struct fuse_write_out")
@@ -46,14 +47,14 @@ class File:
 
 
 class Share:
-    """A directory of our own in the share."""
+    """A directory in the share that the benchmark makes for itself."""
 
     def __init__(self, session: LoadSession) -> None:
         self.session = session
         self._undo = ExitStack()
         self._names = 0
         self.folder = self.new_folder(ROOT)
-        # Whoever is to create something in it may.
+        # Every user may create files in it.
         body = struct("fuse_setattr_in", valid=1, mode=0o40777)
         session.call(lib.FUSE_SETATTR, self.folder, body)
 
@@ -64,7 +65,7 @@ class Share:
         if kind is None:
             self._undo.close()
             return
-        # What went wrong matters, not what cannot be undone after it.
+        # The first error matters; errors while undoing after it do not.
         with suppress(OperatorError):
             self._undo.close()
 
@@ -76,7 +77,7 @@ class Share:
         return _file(entry).node
 
     def new_file(self, size: int = 0, keep_open: bool = True) -> tuple[bytes, File]:
-        """A file whose pages begin with their offsets."""
+        """A file in which each page begins with its offset."""
         name = self._name()
         reply = self.session.call(lib.FUSE_CREATE, self.folder, create_body() + name)
         self._undo.callback(self.session.call, lib.FUSE_UNLINK, self.folder, name)
@@ -99,7 +100,7 @@ class Share:
         return opened
 
     def fill_folder(self, count: int) -> int:
-        """A new directory with files `f0000000` and so on that the back-end does not know."""
+        """A new directory with files `f0000000` and so on that the back-end has not looked up."""
         folder = self.new_folder(self.folder)
         self.session.repeat(
             Plan([*_create(folder, 0), _release(lib.LOAD_FORGET)], names=count), count
@@ -120,7 +121,7 @@ class Share:
 
 
 def _file(entry: bytes) -> File:
-    """Node and inode number of a fuse_entry_out."""
+    """The File with the node and inode number of a fuse_entry_out."""
     node, ino = binary.unpack_from("<Q32xQ", entry)
     return File(node, ino)
 
@@ -137,7 +138,7 @@ def _write_body(fh: int, offset: int, size: int) -> bytes:
 
 
 def _numbered(body: bytes = b"") -> tuple[bytes, int]:
-    """An argument that ends with a numbered name, and where its digits are."""
+    """An argument that ends with a numbered name, and the offset of the digits."""
     return body + b"f" + _DIGITS.encode() + b"\0", len(body) + 1
 
 
@@ -163,7 +164,7 @@ def _lookup_step(folder: int, more: int = 0) -> Step:
     return Step(lib.FUSE_LOOKUP, folder, body, flags, reply=ENTRY, digits=digits)
 
 
-# --- the operations: from a share to what each stream does ---------------------------------------
+# --- the operations: functions from a share to the plan of each stream ---------------------------
 
 PlanOf = Callable[[int], Plan]
 
@@ -220,7 +221,7 @@ def _read_cold(share: Share) -> PlanOf:
 
 
 def cold_file(share: Share) -> File:
-    """A file opened with O_DIRECT: its data come from the disk each time."""
+    """A file opened with O_DIRECT: each read of its data goes to the disk."""
     _, file = share.new_file(COLD_BYTES)
     share.session.call(lib.FUSE_FSYNC, file.node, struct("fuse_fsync_in", fh=file.fh))
     return share.open_again(file, lib.FUSE_OPEN, os.O_RDONLY | os.O_DIRECT)
@@ -296,7 +297,8 @@ def _getxattr(share: Share) -> PlanOf:
 
 
 def _list(size: int, cold: bool) -> Callable[[Share], PlanOf]:
-    """Each stream lists a directory of its own: what one forgets another one must not know."""
+    """Each stream lists a directory of its own, so that a FORGET of one stream does not affect
+    entries that another stream knows."""
     flags = lib.LOAD_LIST | (lib.LOAD_FORGET if cold else 0)
 
     def plan_of(share: Share) -> PlanOf:
@@ -314,7 +316,8 @@ def _list(size: int, cold: bool) -> Callable[[Share], PlanOf]:
 
 @dataclass(frozen=True)
 class Op:
-    """An operation that a load can consist of. `options`: of the back-end that it needs (-o)."""
+    """An operation that a load can consist of. `options`: the options (-o) that the back-end
+    needs."""
 
     name: str
     summary: str
@@ -322,18 +325,19 @@ class Op:
     pages: int = 32
     options: tuple[str, ...] = ()
     # Compare on a memory file system. ext4 does not reuse an inode that was deleted within the last
-    # five seconds, and looks for another one longer and longer: all one would measure.
+    # five seconds and searches longer and longer for another inode: only this search would be
+    # measured.
     in_memory: bool = False
 
 
 OPS: Final = {
     op.name: op
     for op in (
-        Op("null", "an opcode nobody knows: the transport alone", _null),
+        Op("null", "an opcode that no back-end knows: the transport alone", _null),
         Op("getattr", "GETATTR of an open file", _getattr),
         Op("lookup", "LOOKUP of an inode that is known", _lookup),
         Op("lookup-new", f"LOOKUP and FORGET over {MANY} files", _lookup_new),
-        Op("lookup-nothing", "LOOKUP of names that are not there", _lookup_nothing),
+        Op("lookup-nothing", "LOOKUP of names that do not exist", _lookup_nothing),
         Op("open", "OPEN and RELEASE of a file that is not open", _open_release),
         Op("create", "CREATE, RELEASE, UNLINK, FORGET as root", _create_unlink(0), in_memory=True),
         Op("create-user", "the same as uid 1000", _create_unlink(USER), in_memory=True),
@@ -357,7 +361,7 @@ OPS: Final = {
 
 
 def set_plans(share: Share, ops: list[Op]) -> None:
-    """Give every stream of every queue one of `ops`, in turn."""
+    """Give each stream of each queue one of `ops`, in turn."""
     shape = share.session.shape
     makers = {(queue, op.name): op.plan_of(share) for queue in range(shape.queues) for op in ops}
     plans = {}
@@ -365,7 +369,7 @@ def set_plans(share: Share, ops: list[Op]) -> None:
         for stream in range(shape.depth):
             op = ops[stream % len(ops)]
             plans[queue, stream] = makers[queue, op.name](stream)
-    # Only now: making a plan may need the streams itself.
+    # Only now: the functions that make the plans may use the streams themselves.
     for (queue, stream), plan in plans.items():
         share.session.set_plan(queue, stream, plan)
 

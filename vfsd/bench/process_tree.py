@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a process and all its descendants use: CPU, wake-ups, memory. From /proc only."""
+"""The CPU time, wake-ups and memory of a process and all its descendants. Reads /proc only."""
 
 import os
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ class Use:
 
 
 class ProcessTree:
-    """A process and its descendants; who they are is looked up at each question."""
+    """A process and its descendants. The descendants are looked up again by each method."""
 
     def __init__(self, root: int) -> None:
         self.root = root
@@ -46,7 +46,7 @@ class ProcessTree:
         return Use(cpu, switches)
 
     def pss_bytes(self) -> int:
-        """Memory, with what several processes share divided among them."""
+        """Memory in bytes; memory that several processes share is divided among them."""
         total = 0
         for pid in self.pids():
             with suppress(*_GONE):
@@ -54,7 +54,7 @@ class ProcessTree:
         return total
 
     def pin(self, cpus: set[int]) -> None:
-        """Let every thread run on these CPUs only."""
+        """Restrict every thread to these CPUs."""
         for task in self._tasks():
             with suppress(*_GONE):
                 os.sched_setaffinity(int(task.name), cpus)
@@ -66,10 +66,10 @@ class ProcessTree:
 
 
 def daemon_tree(pid: int) -> ProcessTree | None:
-    """The tree of the daemon that `pid`, who listens for it, belongs to; None if that is unclear.
+    """The tree of the daemon of which `pid`, the listener, is a process; None if that is unclear.
 
-    The listener may be one process of several: go up as long as the parent looks like a daemon of
-    this kind, too.
+    The listener may be one process of several, so go up as long as the parent also looks like a
+    daemon of this kind.
     """
     process = _daemon(pid)
     if process is None:
@@ -89,7 +89,7 @@ def _daemon(pid: int) -> psutil.Process | None:
 
 
 def _switches(status: str) -> int:
-    """How often a thread was put on a CPU: it had slept, or waited for its turn."""
+    """The number of times a thread got a CPU after it had slept or waited for its turn."""
     lines = (line.split() for line in status.splitlines() if "_ctxt_switches:" in line)
     return sum(int(words[1]) for words in lines)
 

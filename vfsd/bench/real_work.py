@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """`vfsd bench --compare --real-work`: everyday commands in a mounted share, for each contender.
 
-The mount is `vfsd mount`, whoever serves it; the same commands run in a bare directory, too.
-Every command has a deadline. What a contender cannot do ends its turn, not the comparison.
+The mount is `vfsd mount` for every contender; the same commands also run in a bare directory. Every
+command has a deadline. A command that fails ends its contender's turn, not the comparison.
 
-Each turn has a new file system of its own, in an image: ext4 looks longer and longer for inodes
-that were not deleted just now, so the next contender would pay for what one has removed.
+Each turn has a new file system of its own, in an image: ext4 searches longer and longer for inodes
+that were not deleted just now, so the next contender would pay for the files that an earlier
+contender removed.
 """
 
 import json
@@ -32,25 +33,26 @@ from vfsd.transport.errors import OperatorError
 
 BARE: Final = "bare directory"
 FOLDERS: Final = 260
-FILES: Final = 20  # in each
+FILES: Final = 20  # files per folder
 COMMAND_SECONDS: Final = 300.0
 MOUNT_SECONDS: Final = 30.0
 FIO_BYTES: Final = 128 << 20
-FORGET_SECONDS: Final = 1.0  # for some ten thousand FORGETs
+FORGET_SECONDS: Final = 1.0  # long enough for some ten thousand FORGETs
 DROP_CACHES: Final = Path("/proc/sys/vm/drop_caches")
 NEEDED: Final = ("tar", "find", "git", "fio", "rm", "mkfs.ext4", "losetup", "mount", "umount")
-IMAGE_BYTES: Final = 4 << 30  # sparse
+IMAGE_BYTES: Final = 4 << 30  # the file is sparse
 
 
 @dataclass(frozen=True)
 class Task:
-    """A command run by sh in the share. `rate`: what of fio's report counts; else its time.
-    `target`: for what that is above the time in a bare directory, to the best peer's."""
+    """A command that sh runs in the share. `rate`: the field of fio's report to compare; if empty,
+    the time is compared. `target`: the limit of the time above that in a bare directory, as a ratio
+    to the best peer's."""
 
     name: str
     title: str
     command: str
-    cold: bool = False  # drop the caches first, where we may
+    cold: bool = False  # drop the caches first, if permitted
     rate: str = ""
     target: Target | None = None
 
@@ -61,11 +63,11 @@ class Task:
 
 
 def _alone(_arena: Arena) -> Sample:
-    raise AssertionError("a task of real work is not measured by itself")
+    raise AssertionError("a task of real work cannot be measured alone")
 
 
 def _fio(name: str, title: str, side: str, arguments: str) -> Task:
-    # `FIO` has the size and the time; a report goes to standard output.
+    # `FIO` contains the size and the time; the report goes to standard output.
     command = f"fio --name=fio --filename=fio.data --output-format=json $FIO {arguments}"
     return Task(name, title, command, rate=side)
 
@@ -99,7 +101,7 @@ TASKS: Final = (
 
 @dataclass(frozen=True)
 class Work:
-    """What to do, and how long: `seconds` bound each run of fio."""
+    """What to do, and for how long: `seconds` bound each run of fio."""
 
     contenders: Sequence[Contender]
     rounds: int
@@ -107,7 +109,7 @@ class Work:
     folder: Path | None = None
 
 
-def compare_real_work(work: Work, tell: Callable[[str], object]) -> Comparison:
+def compare_real_work(work: Work, report: Callable[[str], object]) -> Comparison:
     """Run every task for every contender and in a bare directory."""
     _check_programs()
     results = {task.name: RowResult(task.row) for task in TASKS}
@@ -117,7 +119,7 @@ def compare_real_work(work: Work, tell: Callable[[str], object]) -> Comparison:
         for number in range(work.rounds):
             for contender in rotated((*work.contenders, None), number):
                 who = contender.name if contender else BARE
-                tell(f"round {number + 1} of {work.rounds}: real work, {who}")
+                report(f"round {number + 1} of {work.rounds}: real work, {who}")
                 _turn(work, contender, source, results)
     ours = next(c.name for c in work.contenders if c.is_ours)
     names = [contender.name for contender in work.contenders]
@@ -145,7 +147,7 @@ def _make_source(path: Path) -> None:
 def _turn(
     work: Work, contender: Contender | None, source: Path, results: dict[str, RowResult]
 ) -> None:
-    """All tasks for one contender; after one that fails the others make no sense."""
+    """Run all tasks for one contender; after a task has failed the others would make no sense."""
     who = contender.name if contender else BARE
     samples: dict[str, Sample] = {}
     task = TASKS[0]
@@ -161,7 +163,8 @@ def _turn(
 
 @contextmanager
 def _file_system(folder: Path | None) -> Iterator[Path]:
-    """A new ext4, mounted; its image is in `folder`. The path is short: sockets will be below."""
+    """A new ext4, mounted; its image is in `folder`. The path is short, since sockets will be below
+    it."""
     with (
         tempfile.NamedTemporaryFile(prefix="vfsd-bench-", dir=folder) as image,
         tempfile.TemporaryDirectory(prefix="vfsd-bench-") as target,
@@ -171,18 +174,18 @@ def _file_system(folder: Path | None) -> Iterator[Path]:
         except OSError as error:
             raise OperatorError(f"cannot make {image.name}: {error.strerror}") from None
         _command("mkfs.ext4", "-q", "-F", image.name)
-        # Not through the page cache of the image: fio is to reach the disk.
+        # Not through the page cache of the image: fio must reach the disk.
         device = _command("losetup", "--find", "--show", "--direct-io=on", image.name)
         try:
             _command("mount", "-o", "noinit_itable", device, target)
             yield Path(target)
         finally:
             _clean_up("umount", target) or _clean_up("umount", "-l", target)
-            _clean_up("losetup", "--detach", device)  # as soon as nobody has it mounted
+            _clean_up("losetup", "--detach", device)  # takes effect at the last umount
 
 
 def _command(*argv: str) -> str:
-    """Run it; what it prints."""
+    """Run a program; return its output."""
     done = subprocess.run(
         argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )
@@ -192,13 +195,14 @@ def _command(*argv: str) -> str:
 
 
 def _clean_up(*argv: str) -> bool:
-    """Whatever has happened and whoever presses Ctrl-C. Return: did it work?"""
+    """Run a command that cleans up, even after an error or Ctrl-C (in a process group of its own).
+    Return: did the command succeed?"""
     return subprocess.run(argv, capture_output=True, check=False, process_group=0).returncode == 0
 
 
 @contextmanager
 def _place(contender: Contender | None, folder: Path) -> Iterator[Path]:
-    """A directory: bare, or what a contender shares, mounted."""
+    """A directory to work in: bare, or the mounted share of a contender."""
     if contender is None:
         with tempfile.TemporaryDirectory(prefix="vfsd-bench-", dir=folder) as name:
             yield Path(name)
@@ -223,11 +227,12 @@ def _wait_mounted(process: subprocess.Popen[bytes]) -> None:
     assert process.stdout
     ready, _, _ = select.select([process.stdout], [], [], MOUNT_SECONDS)
     if not ready or not process.stdout.readline():
-        raise OperatorError("vfsd mount does not mount")
+        raise OperatorError("vfsd mount did not mount the share in time")
 
 
 def _unmount(process: subprocess.Popen[bytes], target: str) -> None:
-    """Twice, the second signal does not wait; the mount must be gone before its folder is."""
+    """Send SIGTERM twice, since the second signal does not wait for users of the mount. The mount
+    must be gone before its folder is removed."""
     for _ in range(2):
         process.terminate()
         try:
@@ -257,7 +262,8 @@ def _run(task: Task, place: Path, source: Path, seconds: float) -> Sample:
 
 
 def _shell(command: str, place: Path, environment: dict[str, str]) -> str:
-    """Run a command with all that it starts; what it prints. Nothing of it stays."""
+    """Run a command and every process that it starts; return its output. No process is left
+    afterwards."""
     process = subprocess.Popen(
         ["sh", "-c", command], cwd=place, env=environment, stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
@@ -276,17 +282,17 @@ def _shell(command: str, place: Path, environment: dict[str, str]) -> str:
 
 
 def _first_line(text: str) -> str:
-    """The cause: what follows is mostly its consequences."""
-    return next(iter(text.strip().splitlines()), "without a word")
+    """The first line is the cause; most of the lines after it are consequences."""
+    return next(iter(text.strip().splitlines()), "without a message")
 
 
 def _drop_caches() -> None:
-    """Twice: a back-end that holds files by fds lets go of them when the guest has, and only then
-    can the host forget them, too."""
+    """Twice: a back-end that holds files by fds closes them when the guest has forgotten the files,
+    and only then can the host also forget them."""
     os.sync()
     for pause in (FORGET_SECONDS, 0):
         try:
             DROP_CACHES.write_text("3")
         except OSError:
-            return  # warm for everybody, then
+            return  # the cache then stays warm for every contender
         time.sleep(pause)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `vfsd bench` shows: a table for people, one in Markdown, and a chart (SVG)."""
+"""The output of `vfsd bench`: a table for people, a table in Markdown, and a chart (SVG)."""
 
 from collections.abc import Iterator
 from html import escape
@@ -15,7 +15,7 @@ _BAR, _GAP, _LEFT, _WIDTH = 12, 10, 290, 460
 
 
 def table(comparison: Comparison) -> str:
-    """Every row, every contender; medians."""
+    """Every row and every contender; medians of the rounds."""
     lines = [f"{'':<26}" + "".join(f"{column:>11}" for column in COLUMNS)]
     for result in comparison.rows:
         lines += _row_lines(comparison, result)
@@ -38,7 +38,8 @@ def _row_lines(comparison: Comparison, result: RowResult) -> Iterator[str]:
 
 
 def markdown(comparison: Comparison) -> str:
-    """What each row is about, every contender; medians, and of the ratios, too."""
+    """The compared figure of each row for every contender, and the ratio. All are medians of the
+    rounds."""
     names = comparison.contenders
     floors = any(comparison.floor(result) is not None for result in comparison.rows)
     heads = [*names, *(["floor"] if floors else []), "ratio", "target"]
@@ -72,7 +73,7 @@ def _number(number: float | None) -> str:
 
 
 def cells(sample: Sample, unit: str = "") -> str:
-    """One figure for each of COLUMNS, blank where there is none."""
+    """One figure for each of COLUMNS; blank where there is no figure."""
     loaded = bool(sample.p50_us)
     figures = (
         f"{sample.rate:.0f}" if sample.rate else "",
@@ -96,7 +97,8 @@ def _verdict(comparison: Comparison, result: RowResult) -> str:
 
 
 def chart(comparison: Comparison) -> str:
-    """Bars of each row against the best peer, which is 1; shorter is better, as for CPU."""
+    """Bars of each row relative to the best peer, which is 1; shorter is better, for CPU as for
+    time."""
     rows = [
         r for r in comparison.rows if comparison.ratio(r) is not None and r.row.metric != "value"
     ]
@@ -147,7 +149,7 @@ def _chart_row(comparison: Comparison, result: RowResult, y: int) -> Iterator[st
 
 
 def _costs(comparison: Comparison, result: RowResult) -> dict[str, float]:
-    """What an operation costs each contender: its CPU, or its time."""
+    """The cost of an operation for each contender: its CPU, or its time."""
     costs = {}
     for name in comparison.contenders:
         sample = result.typical(name)

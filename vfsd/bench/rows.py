@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What `vfsd bench` measures: one load against one socket, and the rows of `--compare`.
 
-A row is measured for each contender in turn; so a row starts its back-end, does its work and ends
-the back-end again, and nothing of one measurement is left for the next one.
+A row is measured for each contender in turn. So a row starts its back-end, does its work and ends
+the back-end again, and no measurement leaves anything behind for the next.
 """
 
 import os
@@ -40,37 +40,37 @@ from vfsd.transport.errors import OperatorError
 from vfsd.transport.native import lib
 
 LISTENING: Final = "00010000"  # __SO_ACCEPTCON in /proc/net/unix
-WARM_UP: Final = 0.2  # of the time that is measured
+WARM_UP: Final = 0.2  # as a fraction of the measured time
 MEMORY: Final = Path("/dev/shm")
 
 
 class NotOfferedError(Exception):
-    """This contender cannot do that."""
+    """The contender does not offer what the row measures."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One measurement. `value` is what a row is about when it is none of the others."""
+    """One measurement. `value` is the figure of a row that compares none of the other fields."""
 
-    rate: float = 0.0  # operations a second
+    rate: float = 0.0  # operations per second
     p50_us: float = 0.0
     p99_us: float = 0.0
-    cpu_us: float | None = None  # of the back-end, for each operation; None: unknown
-    kicks: float = 0.0  # for each operation
+    cpu_us: float | None = None  # of the back-end, per operation; None: unknown
+    kicks: float = 0.0  # per operation
     calls: float = 0.0
     value: float | None = None
 
 
 @dataclass(frozen=True)
 class Cpus:
-    """Where the back-end and the driver run."""
+    """The CPUs on which the back-end and the driver run."""
 
     daemon: frozenset[int]
     driver: frozenset[int]
 
     @classmethod
     def apart(cls) -> "Cpus":
-        """One for each, as far as there are two."""
+        """One CPU for each if there are two."""
         found = sorted(os.sched_getaffinity(0))
         return cls(frozenset(found[:1]), frozenset(found[-1:]))
 
@@ -86,7 +86,7 @@ class Cpus:
 
 @dataclass(frozen=True)
 class Contender:
-    """A back-end to measure: its command line, with {socket} and {dir} to be filled in."""
+    """A back-end to measure: its command line, in which {socket} and {dir} are replaced."""
 
     name: str
     argv: tuple[str, ...]
@@ -101,7 +101,7 @@ class Contender:
 
 
 def memory_or(folder: Path | None) -> Path | None:
-    """A folder in memory if there is one."""
+    """A folder in memory if there is such a folder, else `folder`."""
     return MEMORY if MEMORY.is_dir() else folder
 
 
@@ -111,12 +111,12 @@ class RunningBackend:
 
     socket: Path
     tree: ProcessTree
-    start_seconds: float  # from exec to listening
+    start_seconds: float  # from exec until it listens
 
 
 @dataclass(frozen=True)
 class Arena:
-    """Where and for how long to measure one contender."""
+    """Where and for how long one contender is measured."""
 
     contender: Contender
     folder: Path | None  # None: the system's folder for temporary files
@@ -127,7 +127,8 @@ class Arena:
     def backend(
         self, options: Sequence[str] = (), extra: Sequence[str] = (), in_memory: bool = False
     ) -> Iterator[RunningBackend]:
-        """The contender serving a new directory. `options` go after -o, `extra` as they are."""
+        """Start the contender on a new directory. `options` go after -o, `extra` are added
+        unchanged."""
         folder = memory_or(self.folder) if in_memory else self.folder
         with tempfile.TemporaryDirectory(prefix="vfsd-bench-", dir=folder) as name:
             top = Path(name)
@@ -176,7 +177,8 @@ def _wait_listening(process: subprocess.Popen[bytes], socket: Path, log_path: Pa
 
 
 def _is_listening(socket: Path) -> bool:
-    """Without connecting: that would use up the one connection that some back-ends take."""
+    """Checked without connecting: some back-ends accept one connection only, which this would use
+    up."""
     for line in Path("/proc/net/unix").read_text().splitlines():
         fields = line.split(maxsplit=7)
         if len(fields) == 8 and fields[7] == str(socket) and fields[3] == LISTENING:
@@ -190,7 +192,7 @@ def _is_listening(socket: Path) -> bool:
 def measure(
     session: LoadSession, tree: ProcessTree | None, seconds: float, cpus: Cpus | None
 ) -> Sample:
-    """Run what is planned: briefly to warm up, then for `seconds`."""
+    """Run the planned load: briefly to warm up, then for `seconds`."""
     if tree and cpus:
         tree.pin(set(cpus.daemon))
     driver = set(cpus.driver) if cpus else None
@@ -218,7 +220,7 @@ def _sample(outcome: LoadResult, cpu_ns: int | None) -> Sample:
 
 @dataclass(frozen=True)
 class Target:
-    """What we want of ours: `ratio` to the best peer or, absolute, `value`."""
+    """The target for ours: `ratio` to the best peer, or an absolute `value`."""
 
     limit: float
     at_least: bool = False
@@ -233,7 +235,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the table. `metric`: the field of Sample that it is about."""
+    """One row of the table. `metric`: the field of Sample that the row compares."""
 
     name: str
     title: str
@@ -243,7 +245,7 @@ class Row:
     floor: Floor | None = None
     block: int = PAGE
     ours_only: bool = False
-    unit: str = ""  # of `value`
+    unit: str = ""  # the unit of `value`
 
     @property
     def more_is_better(self) -> bool:
@@ -274,7 +276,8 @@ def _measure_op(
 
 
 def _beside(plan_of: Callable[[Share], Plan]) -> Callable[[Arena], Sample]:
-    """p99 of GETATTR beside a stream that does something slow, against p99 without it."""
+    """The p99 of GETATTR beside a stream of slow requests, relative to the p99 without that
+    stream."""
 
     def run(arena: Arena) -> Sample:
         with arena.backend(("allow_direct_io",)) as backend:
@@ -303,7 +306,8 @@ def _slow_read(share: Share) -> Plan:
 
 
 def _two_queues(arena: Arena) -> Sample:
-    """CPU of an operation with two queues on two CPUs, against one queue and the same depth."""
+    """The CPU of an operation with two queues on two CPUs, relative to one queue of the same
+    depth."""
     samples = []
     for shape in (LoadShape(depth=32), LoadShape(depth=16, queues=2)):
         with arena.backend() as backend:
@@ -313,7 +317,8 @@ def _two_queues(arena: Arena) -> Sample:
 
 
 def _one_cpu(arena: Arena) -> Sample:
-    """Operations with back-end and driver on one CPU: polling when it seems worth it, or never."""
+    """Operations with back-end and driver on one CPU: with polling when it seems worth it, relative
+    to no polling."""
     samples = []
     for poll in ("auto", "0"):
         with arena.backend(extra=[f"--poll-us={poll}"]) as backend:
@@ -324,7 +329,7 @@ def _one_cpu(arena: Arena) -> Sample:
 
 
 def _idle(arena: Arena) -> Sample:
-    """Wake-ups of every process while nobody asks for anything."""
+    """Wake-ups of all processes while no request arrives."""
     with arena.backend() as backend, arena.session(backend, LoadShape()):
         time.sleep(1)
         before = backend.tree.use()

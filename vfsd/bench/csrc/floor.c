@@ -16,17 +16,17 @@ enum {
 	ROUNDS_PER_CLOCK = 64,
 	DIGITS = 7,
 	NEW_NAMES = 1000 * 1000,
-	ALIGNED = 4096, /* as guest memory is: an unaligned copy takes twice as long */
-	BUFFERS = 32,	/* as many as requests are under way */
+	ALIGNED = 4096, /* like guest memory: an unaligned copy takes twice as long */
+	BUFFERS = 32,	/* as many as there are requests under way */
 };
 
 struct floor_run {
 	const struct floor_target *target;
-	uint8_t *buffers; /* of a block each */
-	uint32_t buffer;  /* to use next */
-	uint64_t block;	  /* next one */
-	uint32_t number;  /* of the next name */
-	uint32_t folder;  /* to list next */
+	uint8_t *buffers; /* each of one block */
+	uint32_t buffer;  /* the buffer to use next */
+	uint64_t block;	  /* the next block */
+	uint32_t number;  /* the number in the next name */
+	uint32_t folder;  /* the folder to list next */
 	char name[DIGITS + 2];
 };
 
@@ -40,12 +40,12 @@ static uint64_t clock_of(clockid_t id)
 
 static off_t next_offset(struct floor_run *r)
 {
-	/* A step that is coprime to any power of two visits every block. */
+	/* A step that is coprime to every power of two visits every block. */
 	r->block = (r->block + 7919) % r->target->blocks;
 	return (off_t)(r->block * r->target->block);
 }
 
-/* The next of `count` names that begin with `first`. */
+/* The next of `count` names that begin with the letter `first`. */
 static const char *next_name(struct floor_run *r, char first, uint32_t count)
 {
 	uint32_t number = r->number++ % count;
@@ -68,7 +68,7 @@ static uint8_t *next_buffer(struct floor_run *r)
 	return r->buffers + (size_t)(r->buffer++ % BUFFERS) * r->target->block;
 }
 
-/* One operation each. Return: how many it was, or -1. */
+/* Each function does one operation. Return: the number of operations done, or -1. */
 
 static int do_nothing(struct floor_run *r)
 {

@@ -3,24 +3,25 @@
  * THEORY
  *
  * Actors. One thread runs one load: it is the driver of one request queue and shares the hiprio
- * queue, for FORGETs, with the other loads. The device is another process and not trusted.
+ * queue, for FORGETs, with the other loads. The device is another process and is not trusted.
  *
- * A stream has one request under way at a time, so the number of streams is the queue depth. It
- * repeats a program of a few requests; one pass is a cycle, and its latency is what a user of the
- * file system would wait. Each step of each stream has a slot of guest memory that holds its
- * request; the descriptors are worked out once. From one request to the next only what differs is
- * written: unique, node, handle, name, offset.
+ * A stream has one request under way at a time, so the number of streams is the queue depth. A
+ * stream repeats a program of a few requests; one pass is a cycle, and the latency of a cycle is
+ * the time that a user of the file system would wait. Each step of each stream has a slot of guest
+ * memory that holds its request; the descriptors are built once. From one request to the next only
+ * the fields that differ are written: unique, node, handle, name, offset.
  *
- * Nothing that is wrong counts. A reply must have the length that its used element says, the
+ * A wrong reply is never counted. A reply must have the length that its used element says, the
  * `unique` of its request, the error and length that the step expects, and a body that fits (the
- * inode that was asked for, data that belongs where it was read); else the run ends.
+ * inode that was asked for, data that belongs to the offset that was read); otherwise the run ends.
  *
- * As Linux' driver: segments of 4 KiB in an indirect table, replies taken until there are no
- * more, then calls enabled and one more look before sleeping. Requests that replies set off are
- * published together, with one kick at the most.
+ * The driver behaves like Linux' driver: segments of 4 KiB in an indirect table, replies taken
+ * until there are no more, then calls enabled and the ring checked once more before sleeping.
+ * Requests that follow on a batch of replies are published together, with at most one kick.
  *
- * Counting. Kicks are those we write. Calls are what the device adds to the eventfd, read when
- * we wake and at the end; so they are exact even if several come between two looks.
+ * Counting. Kicks are the kicks that we write. Calls are what the device adds to the eventfd, which
+ * is read when we wake and at the end, so the number of calls is exact even if several come between
+ * two reads.
  */
 #include "bench/csrc/load.h"
 
@@ -52,7 +53,7 @@ static uint64_t slot_bytes(uint32_t pages)
 	return layout.bytes;
 }
 
-/* The last slot is load_call()'s. */
+/* The last slot belongs to load_call(). */
 static uint64_t slot_count(uint32_t streams)
 {
 	return (uint64_t)streams * LOAD_STEPS_MAX + 1;
@@ -146,7 +147,7 @@ static int offer(struct load *l, struct load_chain *chain, uint32_t token)
 	};
 
 	if (driver_ring_add(&l->ring, &cut) < 0)
-		return broken(l, "the queue is too small for so many requests");
+		return broken(l, "the queue has no room for another request");
 	l->result.requests++;
 	return 0;
 }
@@ -188,7 +189,7 @@ static int sleep_until_called(struct load *l)
 	return count ? 0 : LOAD_SILENT;
 }
 
-/* Wait for a reply. Return: 0 or enum load_end; there may be none yet. */
+/* Wait for a reply. Return: 0 or enum load_end. After 0 there may still be no reply. */
 static int wait_for_reply(struct load *l)
 {
 	if (driver_ring_is_used(&l->ring))
@@ -196,7 +197,7 @@ static int wait_for_reply(struct load *l)
 	return l->config.poll ? spin(l, clock_ns() + l->config.silence_ns) : sleep_until_called(l);
 }
 
-/* --- what is written for a request ------------------------------------------------------------ */
+/* --- writing a request ------------------------------------------------------------------------ */
 
 static uint64_t next_random(struct load *l)
 {
@@ -257,7 +258,7 @@ static int send_step(struct load *l, uint32_t stream, uint64_t now)
 	return offer(l, chain, stream);
 }
 
-/* --- what is learnt from a reply -------------------------------------------------------------- */
+/* --- reading a reply -------------------------------------------------------------------------- */
 
 static int wrong(struct load *l, const struct fuse_in_header *in, const struct fuse_out_header *out,
 		 const char *reason)
@@ -290,14 +291,14 @@ static int forget(struct load *l, uint64_t node)
 	return err ? broken(l, hiprio_reason(l->config.hiprio)) : 0;
 }
 
-/* Is it "." or ".."? They are listed but not looked up. */
+/* Is the entry "." or ".."? Both are listed but not looked up. */
 static bool is_dots(const struct fuse_dirent *entry)
 {
 	return entry->name[0] == '.' &&
 	       (entry->namelen == 1 || (entry->namelen == 2 && entry->name[1] == '.'));
 }
 
-/* Walk over the entries of a READDIRPLUS. Return: 0, LOAD_WRONG, or why FORGET failed. */
+/* Walk over the entries of a READDIRPLUS. Return: 0, LOAD_WRONG, or the error of a FORGET. */
 static int take_entries(struct load *l, struct load_stream *s, const struct load_step *step,
 			const struct fuse_in_header *in, const struct fuse_out_header *out)
 {
@@ -336,7 +337,7 @@ static bool is_stamped(const struct fuse_in_header *in, const uint8_t *data)
 	return true;
 }
 
-/* What is wrong with the body of a reply whose error and length are as expected; NULL: nothing. */
+/* The fault in the body of a reply whose error and length are as expected; NULL: no fault. */
 static const char *body_is_wrong(const struct load_step *step, const struct fuse_in_header *in,
 				 const void *body)
 {
@@ -348,14 +349,14 @@ static const char *body_is_wrong(const struct load_step *step, const struct fuse
 	if (step->flags & LOAD_LEARN_NODE && !entry->nodeid)
 		return "an entry without a node";
 	if (in->opcode == FUSE_LOOKUP && step->ino && entry->attr.ino != step->ino)
-		return "another inode than the one of that name";
+		return "an inode that does not belong to the name";
 	if (in->opcode == FUSE_GETATTR && step->ino && attr->attr.ino != step->ino)
 		return "attributes of another inode";
 	if (in->opcode == FUSE_WRITE && ((const struct fuse_write_out *)body)->size !=
 						((const struct fuse_write_in *)(in + 1))->size)
 		return "a short write";
 	if (step->flags & LOAD_STAMPED && !is_stamped(in, body))
-		return "data from elsewhere";
+		return "data of another offset";
 	return NULL;
 }
 
@@ -401,7 +402,7 @@ static uint32_t bucket_of(uint64_t ns)
 
 	if (ns < LOAD_SUB_BUCKETS)
 		return (uint32_t)ns;
-	power = 63 - (uint32_t)__builtin_clzll(ns); /* 4 or more */
+	power = 63 - (uint32_t)__builtin_clzll(ns); /* at least 4 */
 	bucket = (power - 3) * LOAD_SUB_BUCKETS +
 		 ((uint32_t)(ns >> (power - 4)) & (LOAD_SUB_BUCKETS - 1));
 	return bucket < LOAD_BUCKETS ? bucket : LOAD_BUCKETS - 1;
