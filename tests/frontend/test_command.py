@@ -89,7 +89,7 @@ def test_sockets_that_cannot_be(tmp_path: Path, target: str) -> None:
     deaf = tmp_path / "deaf"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(deaf))
-    assert f"nobody listens on '{deaf}'" in complaint("mount", str(deaf), target)
+    assert f"no process listens on '{deaf}'" in complaint("mount", str(deaf), target)
     assert "does not exist" in complaint("mount", "x" * 200, target)  # longer than an address
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ending a back-end, and a virtiofsd of our own for `vfsd mount --source`: on a temporary socket,
+"""Ends a back-end, and starts a virtiofsd for `vfsd mount --source`: on a temporary socket, and
 ended with the mount."""
 
 import subprocess
@@ -14,7 +14,7 @@ from typing import Final
 from vfsd.frontend.vmm import Vmm, connect
 from vfsd.transport.errors import OperatorError
 
-START_SECONDS: Final = 120.0  # of a back-end that is measured; then it hangs
+START_SECONDS: Final = 120.0  # for a measured back-end; if it takes longer, it hangs
 STOP_SECONDS: Final = 5.0
 STEP_SECONDS: Final = 0.02
 
@@ -26,7 +26,8 @@ def own_backend(source: str, arguments: Sequence[str]) -> Iterator[Vmm]:
     with tempfile.TemporaryDirectory(prefix="vfsd-mount-") as folder:
         path = str(Path(folder) / "socket")
         argv = [str(program), f"--socket-path={path}", f"--shared-dir={source}", *arguments]
-        # A group of its own: Ctrl-C is for us, who end it after the mount.
+        # A process group of its own: Ctrl-C is for this process only, which ends virtiofsd after
+        # the mount.
         try:
             process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, process_group=0)
         except OSError as error:
@@ -39,8 +40,8 @@ def own_backend(source: str, arguments: Sequence[str]) -> Iterator[Vmm]:
 
 
 def _connect(process: subprocess.Popen[bytes], path: str) -> Vmm:
-    """Connect as soon as it listens. While its process lives, it may take any time to start and to
-    answer: nobody knows how slow this host is."""
+    """Connect as soon as the process listens. While the process lives, it may take any time to start
+    and to answer, since the speed of this host is not known."""
     while True:
         try:
             return connect(path, None)
@@ -53,7 +54,7 @@ def _connect(process: subprocess.Popen[bytes], path: str) -> Vmm:
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """Ask a back-end to end, and kill it if it does not."""
+    """Ask a back-end to end, and kill it if it does not end."""
     process.terminate()
     try:
         process.wait(STOP_SECONDS)

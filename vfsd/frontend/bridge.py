@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The bridges of a mount: one thread for each request queue, all of them in C (fuse_bridge.c).
 
-Owns guest memory, vrings and the C structures. Python sets up, starts the threads and waits.
+Owns guest memory, vrings and the C structures. Python sets them up, starts the threads and waits.
 """
 
 import os
@@ -15,22 +15,22 @@ from vfsd.frontend.guest_memory import GuestMemory, round_to_pages
 from vfsd.frontend.vmm import DriverVring, Vmm
 from vfsd.transport.native import check, ffi, lib, text
 
-SLOTS_MAX: Final = 256  # requests under way in one queue
+SLOTS_MAX: Final = 256  # requests under way per queue
 GOODBYE_MS: Final = 2000
 HIPRIO: Final = 0
 
 
 @dataclass(frozen=True)
 class Shape:
-    """How many queues of what size, and what follows from it."""
+    """The number and size of the queues, and the values that follow from them."""
 
     queues: int  # request queues
-    queue_size: int  # descriptors, each
+    queue_size: int  # descriptors of each queue
     spin_us: int = lib.BRIDGE_SPIN_AUTO  # how long to look for replies before sleeping
 
     @property
     def pages(self) -> int:
-        """Data pages of one request: the longest chain fits the queue, as in Linux' driver."""
+        """Data pages of one request. The longest chain must fit the queue, as in Linux' driver."""
         return int(min(lib.BRIDGE_PAGES_MAX, self.queue_size - lib.BRIDGE_HEADS))
 
     @property
@@ -60,7 +60,8 @@ class End:
 
 
 class Bridges:
-    """Everything between /dev/fuse and the back-end; close() it after the back-end let go."""
+    """Everything between /dev/fuse and the back-end. close() it after the back-end has let go of
+    guest memory."""
 
     def __init__(self, vmm: Vmm, shape: Shape) -> None:
         self._stack = ExitStack()
@@ -86,7 +87,7 @@ class Bridges:
         self._stack.close()
 
     def start(self, fuse_fds: list[int]) -> None:
-        """Start a thread for each request queue; `fuse_fds` stay the caller's."""
+        """Start a thread for each request queue; the caller keeps `fuse_fds`."""
         for vring, fuse_fd, slots in zip(self.vrings[1:], fuse_fds, self._slots, strict=True):
             bridge = self._create_bridge(vring, fuse_fd, slots)
             name = f"bridge {vring.index}"
@@ -105,7 +106,7 @@ class Bridges:
         self._threads = []
 
     def end_session(self) -> None:
-        """After join(): tell the back-end that its guest is gone."""
+        """After join(): report to the back-end that its guest is gone."""
         if self._bridges:
             lib.bridge_end_session(self._bridges[0], GOODBYE_MS)
 

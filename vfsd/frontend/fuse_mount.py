@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One mount of this host's FUSE client: /dev/fuse, its clones, mount(2) and umount(2).
 
-Nothing here may look at anything below the mount point once it is mounted: who asks the kernel
-about a file that this process has to answer for waits for itself.
+Once the mount point is mounted, nothing here may look at anything below it: if this process asked
+the kernel about a file that it has to answer for, it would wait for itself.
 """
 
 import errno
@@ -16,31 +16,34 @@ from vfsd.transport.native import check, lib
 from vfsd.transport.passed_fds import close_fds
 
 DEVICE: Final = "/dev/fuse"
-# As virtio-fs mounts: the kernel checks permissions, and everybody may use it.
+# As virtio-fs mounts: the kernel checks permissions, and every user may use the mount.
 OPTIONS: Final = b"rootmode=40000,user_id=0,group_id=0,default_permissions,allow_other"
 _DEAD: Final = (errno.ENOTCONN, errno.ECONNABORTED)
 
 
 def check_mountpoint(path: str) -> str:
-    """The absolute path of a directory that can be mounted on."""
+    """Return the absolute path of a directory that can be mounted on; OperatorError if it
+    cannot."""
     try:
         absolute = os.path.realpath(path, strict=True)
         is_directory = Path(absolute).is_dir()
     except FileNotFoundError:
         raise OperatorError(f"mount point '{path}' does not exist; create it first") from None
     except OSError as error:
-        advice = f"; a mount whose server ended is on it: umount '{path}'"
+        advice = f"; it is a mount whose server has ended: umount '{path}'"
         more = advice if error.errno in _DEAD else ""
         raise OperatorError(f"mount point '{path}': {error.strerror}{more}") from None
     if not is_directory:
         raise OperatorError(f"mount point '{path}' is not a directory")
     if mount_ids(absolute):
-        raise OperatorError(f"'{path}' is a mount point already; umount it, or take another one")
+        raise OperatorError(
+            f"'{path}' is a mount point already; umount it, or give another directory"
+        )
     return absolute
 
 
 def mount_ids(path: str) -> list[int]:
-    """The ids of what is mounted at an absolute path, the topmost last."""
+    """The ids of the mounts at an absolute path; the topmost mount is the last."""
     found = []
     for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
         fields = line.split(" ")
@@ -50,7 +53,7 @@ def mount_ids(path: str) -> list[int]:
 
 
 def _unescape(path: str) -> str:
-    """The kernel writes blanks and backslashes of a path in octal."""
+    """Decode blanks and backslashes of a path, which the kernel writes in octal."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), path)
 
 
@@ -102,13 +105,14 @@ class FuseMount:
             ) from None
 
     def is_mounted(self) -> bool:
-        """True while our mount, and no other one, is what the mount point leads to."""
+        """True if a lookup of the mount point leads to our mount and not to another."""
         return mount_ids(self.target)[-1:] == [self._id]
 
     def unmount(self, lazy: bool) -> bool:
-        """Take it off; False if it is in use. Sleeps in the kernel until what is dirty is written.
+        """Unmount; False if the mount is in use. Sleeps in the kernel until dirty pages are
+        written.
 
-        Somebody else may have taken it off already: then there is nothing to do.
+        If another process has unmounted it already, there is nothing to do.
         """
         if not self.is_mounted():
             return True
@@ -119,6 +123,6 @@ class FuseMount:
         return True
 
     def abort(self) -> None:
-        """Close every channel: the kernel fails what was asked and will be asked."""
+        """Close every channel: the kernel then fails pending and future requests."""
         fds, self.fds = self.fds, []
         close_fds(fds)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Guest memory of a VMM without a guest: one sealed memfd, handed out from its start upwards.
+"""Guest memory of a VMM without a guest: one sealed memfd, allocated from its start upwards.
 
 The three addresses of a byte (in the file, for the driver, for the VMM) differ on purpose: a
 back-end or a bridge that mixes them up fails at once.
@@ -41,7 +41,7 @@ class GuestMemory:
         os.close(self.fd)
 
     def allocate(self, size: int) -> int:
-        """The offset of `size` bytes, page-aligned and zero."""
+        """Allocate `size` bytes, page-aligned and zero; return their offset."""
         offset, self._next = self._next, self._next + round_to_pages(size)
         if self._next > self.size:
             raise MemoryError("guest memory is used up")
@@ -51,7 +51,7 @@ class GuestMemory:
         return Region(GPA, self.size, UVA, 0)
 
     def fill(self, memory: Any) -> None:
-        """Describe it to C: `memory` is a struct driver_memory."""
+        """Fill in `memory`, a struct driver_memory, for C."""
         memory.addr = ffi.cast("uint8_t *", self.addr)
         memory.size = self.size
         memory.gpa = GPA

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`vfsd mount`: a back-end's export, mounted on this host until somebody ends it.
+"""`vfsd mount`: a back-end's export, mounted on this host until it is unmounted.
 
 The order matters. The back-end is ready before mount(2), since mount(2) makes the kernel send
-FUSE_INIT and everybody who steps on the mount point waits for its answer; the bridges run right
-after, and only the answer makes the mount "mounted". At the end it is the other way round: the
-bridges end before their channels are closed, the channels before the back-end lets go of memory.
+FUSE_INIT, and every process that uses the mount point waits for the answer. The bridges run right
+after mount(2), and the share counts as mounted when FUSE_INIT is answered. At the end the order is
+reversed: the bridges end before their channels are closed, and the channels are closed before the
+back-end lets go of guest memory.
 """
 
 import os
@@ -24,12 +25,12 @@ from vfsd.transport.errors import OperatorError
 from vfsd.transport.native import lib
 from vfsd.transport.passed_fds import close_fds
 
-INIT_SECONDS: Final = 120.0  # then the back-end hangs
+INIT_SECONDS: Final = 120.0  # if it takes longer, the back-end hangs
 
 
 class Signals:
-    """The signals that end a mount. Until `deferred` they interrupt what is going on; then they
-    make fileno() readable."""
+    """The signals that end a mount. Until `deferred` a signal interrupts the code that runs; from
+    then on a signal makes fileno() readable."""
 
     def __init__(self) -> None:
         self.deferred = False
@@ -52,7 +53,7 @@ class Signals:
         return self._fd
 
     def take(self) -> bool:
-        """True if a signal came since the last call."""
+        """True if a signal has come since the last call."""
         return bool(os.read(self._fd, 4096))
 
     def _handle(self, _number: int, _frame: FrameType | None) -> None:
@@ -61,7 +62,7 @@ class Signals:
 
 
 def mount(vmm: Vmm, signals: Signals, names: tuple[str, str], shape: Shape) -> None:
-    """Mount `names` (source, directory) until it is unmounted; OperatorError if that goes wrong."""
+    """Mount `names` (source, directory) until it is unmounted; OperatorError after a failure."""
     source, target = names
     with Bridges(vmm, shape) as bridges:
         vmm.start(bridges.memory, bridges.vrings)
@@ -84,7 +85,7 @@ def _count(number: int, noun: str) -> str:
 
 
 class _Ending:
-    """Waits for whatever ends a mount."""
+    """Waits for the events that end a mount."""
 
     def __init__(self, vmm: Vmm, bridges: Bridges, fuse: FuseMount, signals: Signals) -> None:
         self._bridges = bridges
@@ -101,7 +102,7 @@ class _Ending:
             self._poll.register(fd, select.POLLIN)
 
     def wait(self, line: str) -> None:
-        """Print `line` when the mount can be used; return when it is over."""
+        """Print `line` when the mount can be used; return when the mount is over."""
         self._wait_ready()
         print(line, flush=True)
         while not self._step(None):
@@ -139,11 +140,11 @@ class _Ending:
         if end.kind != lib.BRIDGE_UNMOUNTED:
             raise OperatorError(end.text)
         if self._fuse.is_mounted():
-            raise OperatorError("somebody has aborted the FUSE connection; its mount is gone")
+            raise OperatorError("the FUSE connection was aborted; its mount is gone")
         return True
 
     def _signalled(self) -> bool:
-        """The first signal unmounts, which may take a while; the second one does not wait."""
+        """The first signal unmounts, which may take a while; the second signal does not wait."""
         self._signals.take()
         if self._unmounting:
             return True
@@ -152,7 +153,8 @@ class _Ending:
         return False
 
     def _unmount(self) -> None:
-        """In a thread: the kernel asks us to write what is dirty before umount(2) returns."""
+        """Runs in a thread: before umount(2) returns, the kernel sends us the dirty pages to
+        write."""
         if not self._fuse.unmount(lazy=False):
             print(f"vfsd: '{self._fuse.target}' is in use: its users get an error", file=sys.stderr)
             self._fuse.unmount(lazy=True)

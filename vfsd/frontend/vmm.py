@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The VMM's half of a vhost-user session in miniature: connect, negotiate, start and stop vrings.
 
-Trust: the back-end may be any program. What it says is checked here, and everything it does wrong,
-or does not do in time, is one line to the operator. Requests are none of this module's business.
+Trust: the back-end may be any program. Everything that it says is checked here. Everything that it
+does wrong, or does not do in time, is reported to the operator in one line. This module does not
+touch requests.
 """
 
 import os
@@ -35,13 +36,13 @@ ANSWER_SECONDS: Final = 10.0
 NEEDED: Final = VirtioFeature.VERSION_1 | VirtioFeature.PROTOCOL_FEATURES
 WANTED: Final = NEEDED | VirtioFeature.EVENT_IDX | VirtioFeature.INDIRECT_DESC
 PROTOCOL_WANTED: Final = ProtocolFeature.MQ | ProtocolFeature.REPLY_ACK
-QUEUES_WITHOUT_MQ: Final = 2  # hiprio and one request queue: what every device has
+QUEUES_WITHOUT_MQ: Final = 2  # the hiprio queue and one request queue, which every device has
 _EVENTFD: Final = os.EFD_NONBLOCK | os.EFD_CLOEXEC
 
 
 @dataclass(frozen=True)
 class DriverVring:
-    """One virtqueue: where it lies in guest memory (offsets), and its eventfds."""
+    """One virtqueue: its offsets in guest memory, and its eventfds."""
 
     index: int
     size: int
@@ -53,7 +54,7 @@ class DriverVring:
 
     @staticmethod
     def bytes(size: int) -> int:
-        """Guest memory that create() takes."""
+        """The bytes of guest memory that create() allocates."""
         return sum(round_to_pages(part) for part in _areas(size))
 
     @classmethod
@@ -69,14 +70,14 @@ class DriverVring:
         return VringAddr(self.index, 0, UVA + self.desc, UVA + self.used, UVA + self.avail, 0)
 
     def fill(self, config: Any, memory: GuestMemory, event_idx: bool) -> None:
-        """Describe it to C: `config` is a struct driver_ring_config."""
+        """Fill in `config`, a struct driver_ring_config, for C."""
         memory.fill(config.memory)
         config.size, config.event_idx, config.kick_fd = self.size, event_idx, self.kick_fd
         config.desc, config.avail, config.used = self.desc, self.avail, self.used
 
 
 def _areas(size: int) -> tuple[int, int, int]:
-    """Bytes of descriptor table, avail ring and used ring."""
+    """The bytes of descriptor table, avail ring and used ring."""
     areas: Any = lib.split_ring_areas(size, True)
     return areas.desc, areas.avail, areas.used
 
@@ -90,7 +91,7 @@ class Vmm:
         self._started: list[int] = []  # vring indexes
         self._acks = False
         self.features = VirtioFeature(0)
-        self.queues_offered = QUEUES_WITHOUT_MQ  # hiprio is one of them
+        self.queues_offered = QUEUES_WITHOUT_MQ  # including the hiprio queue
 
     def __enter__(self) -> Self:
         return self
@@ -99,7 +100,8 @@ class Vmm:
         self.close()
 
     def fileno(self) -> int:
-        """Readable when the back-end has closed the connection: it never speaks unasked."""
+        """Readable when the back-end has closed the connection: it never sends without being
+        asked."""
         return self._socket.fileno()
 
     def close(self) -> None:
@@ -114,21 +116,21 @@ class Vmm:
         return VirtioFeature.INDIRECT_DESC in self.features
 
     def negotiate(self) -> None:
-        """Agree on features and learn how many queues there are."""
+        """Agree on features and ask for the number of queues."""
         offered = VirtioFeature(self._ask(Number.GET_FEATURES).value & WANTED)
         if offered & NEEDED != NEEDED:
-            raise self._error("offers no virtio 1 device over vhost-user; is it a virtio-fs one?")
+            raise self._error("offers no virtio 1 device over vhost-user; is it for virtio-fs?")
         self.features = offered
         protocol = ProtocolFeature(self._ask(Number.GET_PROTOCOL_FEATURES).value & PROTOCOL_WANTED)
-        self._tell(Number.SET_PROTOCOL_FEATURES, U64(protocol))
+        self._command(Number.SET_PROTOCOL_FEATURES, U64(protocol))
         self._acks = ProtocolFeature.REPLY_ACK in protocol
         if ProtocolFeature.MQ in protocol:
             self.queues_offered = self._ask(Number.GET_QUEUE_NUM).value
-        self._tell(Number.SET_OWNER)
-        self._tell(Number.SET_FEATURES, U64(offered))
+        self._command(Number.SET_OWNER)
+        self._command(Number.SET_FEATURES, U64(offered))
 
     def check_queues(self, request_queues: int) -> None:
-        """Refuse more request queues than there are."""
+        """Raise OperatorError for more request queues than the back-end offers."""
         offered = self.queues_offered - 1
         if request_queues > offered:
             raise OperatorError(
@@ -137,33 +139,33 @@ class Vmm:
             )
 
     def start(self, memory: GuestMemory, vrings: list[DriverVring]) -> None:
-        """Hand over the memory and let every vring run. From here on each answer has its limit: a
-        caller may have put signals off."""
+        """Hand over the memory and start every vring. From here on each answer has a time limit,
+        since a caller may have deferred signals."""
         self._socket.socket.settimeout(ANSWER_SECONDS)
-        self._tell(Number.SET_MEM_TABLE, MemoryTable((memory.region(),)), (memory.fd,))
+        self._command(Number.SET_MEM_TABLE, MemoryTable((memory.region(),)), (memory.fd,))
         for vring in vrings:
             self._started.append(vring.index)
             self._start_vring(vring)
         for vring in vrings:
-            self._tell(Number.SET_VRING_ENABLE, VringState(vring.index, 1))
+            self._command(Number.SET_VRING_ENABLE, VringState(vring.index, 1))
 
     def _start_vring(self, vring: DriverVring) -> None:
         index = vring.index
-        self._tell(Number.SET_VRING_NUM, VringState(index, vring.size))
-        self._tell(Number.SET_VRING_BASE, VringState(index, 0))
-        self._tell(Number.SET_VRING_ADDR, vring.addr())
-        self._tell(Number.SET_VRING_CALL, VringFd(index, True), (vring.call_fd,))
-        self._tell(Number.SET_VRING_KICK, VringFd(index, True), (vring.kick_fd,))
+        self._command(Number.SET_VRING_NUM, VringState(index, vring.size))
+        self._command(Number.SET_VRING_BASE, VringState(index, 0))
+        self._command(Number.SET_VRING_ADDR, vring.addr())
+        self._command(Number.SET_VRING_CALL, VringFd(index, True), (vring.call_fd,))
+        self._command(Number.SET_VRING_KICK, VringFd(index, True), (vring.kick_fd,))
 
     def stop(self) -> None:
-        """Stop every vring; afterwards the back-end touches no guest memory."""
+        """Stop every vring; afterwards the back-end does not touch guest memory."""
         started, self._started = self._started, []
         for index in started:
-            self._tell(Number.SET_VRING_ENABLE, VringState(index, 0))
+            self._command(Number.SET_VRING_ENABLE, VringState(index, 0))
         for index in started:
             self._ask(Number.GET_VRING_BASE, VringState(index, 0))
 
-    def _tell(
+    def _command(
         self, number: Number, payload: Payload | None = None, fds: tuple[int, ...] = ()
     ) -> None:
         """Send a message, and have it acknowledged if the back-end can."""
@@ -206,8 +208,8 @@ class Vmm:
 
 
 def connect(path: str, seconds: float | None = ANSWER_SECONDS) -> Vmm:
-    """Connect to a back-end's socket. `seconds`: for each of its answers until Vmm.start(); None:
-    no limit."""
+    """Connect to a back-end's socket. `seconds` is the time limit of each answer until
+    Vmm.start(); None: no limit."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     sock.settimeout(seconds)
     try:
@@ -223,7 +225,7 @@ def _connect_text(path: str, error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return f"'{path}' does not exist; start virtiofsd first, or give --source DIR"
     if isinstance(error, ConnectionRefusedError):
-        return f"nobody listens on '{path}'; start virtiofsd on it, or give --source DIR"
+        return f"no process listens on '{path}'; start virtiofsd on it, or give --source DIR"
     if isinstance(error, (TimeoutError, BlockingIOError)):
-        return f"'{path}' takes no connection; does another VMM use it already?"
+        return f"'{path}' accepts no connection; does another VMM use it already?"
     return f"cannot connect to '{path}': {getattr(error, 'strerror', None) or error}"

@@ -2,29 +2,30 @@
 /*
  * THEORY
  *
- * Actors. We are the driver: the only writer of the descriptor table, of indirect tables and of
- * the avail ring. The device, another process and not trusted, writes the used ring and whatever
- * the writable segments point to. One thread at a time uses a struct driver_ring.
+ * Actors. We are the driver: the only writer of the descriptor table, of indirect tables and of the
+ * avail ring. The device is another process and is not trusted; it writes the used ring and the
+ * memory that writable segments point to. One thread at a time uses a struct driver_ring.
  *
- * Free descriptors. The free list lives in `heads`, in our own memory, and so does what must be
- * true of a chain while the device has it: its token, how many descriptors it holds, how much
- * room for writing it has. Nothing that the device could have changed is read back from the table.
+ * Free descriptors. The free list lives in `heads`, in our own memory. So do the values that must
+ * stay true of a chain while the device has it: its token, the number of its descriptors, and its
+ * room for writing. Nothing that the device could have changed is read back from the descriptor
+ * table.
  *
  * Invariants.
- * - avail_idx - last_used == outstanding <= size: a ring slot never overtakes one not taken yet.
- * - A head is outstanding from driver_ring_add to driver_ring_take. A used element whose id is
- *   not an outstanding head, or whose length exceeds the chain's room, breaks the ring; so does a
- *   used index further ahead than chains are outstanding. Linux does the same ("id N is not a
- *   head!") and for the same reason: taking it would free descriptors twice.
+ * - avail_idx - last_used == outstanding <= size: no slot of a ring is reused before it was taken.
+ * - A head is outstanding from driver_ring_add to driver_ring_take. A used element breaks the ring
+ *   if its id is not an outstanding head or its length exceeds the chain's room; so does a used
+ *   index that is further ahead than the number of outstanding chains. Linux does the same ("id N
+ *   is not a head!") for the same reason: to take such an element would free descriptors twice.
  *
- * Ordering. Descriptors and avail entries are stored before avail.idx (release); used.idx is
- * loaded (acquire) before the elements it covers, and these before what the device wrote. Two
- * places need a full barrier, since each side stores its own index and then loads the other's
- * (virtio 1.2 §2.7.7.2, §2.7.13.4.1): publishing before deciding on a kick, and asking for calls
- * before looking at used.idx for the last time.
+ * Ordering. Descriptors and avail entries are stored before avail.idx (release); used.idx is loaded
+ * (acquire) before the elements it covers, and these before what the device wrote. Two places need
+ * a full barrier, since each side stores its own index and then loads the other's (virtio 1.2
+ * §2.7.7.2, §2.7.13.4.1): publishing before deciding on a kick, and asking for calls before looking
+ * at used.idx for the last time.
  *
- * Calls. With EVENT_IDX they are off simply by leaving used_event behind: the device calls when
- * its index passes that, once.
+ * Calls. With EVENT_IDX, calls are off whenever used_event is not moved on: the device calls once,
+ * when its index passes used_event.
  */
 #include <linux/virtio_ring.h>
 
@@ -40,16 +41,16 @@
 
 _Static_assert(sizeof(struct vring_desc) == DRIVER_RING_DESC_BYTES, "");
 
-/* What we know of a descriptor; all but `next` holds for the head of a chain only. */
+/* What we know of a descriptor. All fields but `next` are used for the head of a chain only. */
 struct driver_head {
 	uint32_t token;
-	uint32_t room;	/* bytes the device may write */
+	uint32_t room;	/* bytes that the device may write */
 	uint16_t count; /* descriptors of the ring in this chain; 0: not outstanding */
-	uint16_t next;	/* in the free list, or in the chain */
+	uint16_t next;	/* the next descriptor of the free list, or of the chain */
 };
 
-/* Where `len` bytes at an offset of guest memory are; NULL if they are not inside, or not aligned.
- */
+/* The address of `len` bytes at an offset of guest memory; NULL if they lie outside or are not
+ * aligned. */
 static void *at_offset(const struct driver_memory *memory, uint64_t offset, uint64_t len,
 		       uint64_t align)
 {
@@ -204,7 +205,7 @@ int driver_ring_kick(struct driver_ring *r)
 	BARRIER();
 	if (!wants_kick(r, old))
 		return 0;
-	/* It fails only with the counter full: then the device is kicked already. */
+	/* write() fails only if the counter is full: then the device has been kicked already. */
 	(void)!write(r->kick_fd, &one, sizeof(one));
 	return 1;
 }

@@ -2,44 +2,46 @@
 /*
  * THEORY
  *
- * Actors. The kernel's FUSE client hands out requests on any channel (clone) of its connection
- * and wants each reply on the channel that took the request. One thread runs one bridge: one
- * channel and one request queue. The device is another process and not trusted. All bridges share
- * the hiprio queue.
+ * Actors. The kernel's FUSE client hands out requests on any channel (clone) of its connection and
+ * wants each reply on the channel that took the request. One thread runs one bridge: one channel
+ * and one request queue. The device is another process and is not trusted. All bridges share the
+ * hiprio queue.
  *
- * A request. A free slot of guest memory is where read(2) puts it; request_layout.c cuts it into
- * descriptors; it is added, and after the batch the device is kicked once. The reply lies in the
- * same slot and goes to write(2) from there. Nothing is copied in between and nothing allocated.
+ * A request. read(2) puts a request into a free slot of guest memory; request_layout.c cuts it into
+ * descriptors; the chain is added, and after a batch of chains the device is kicked once. The reply
+ * lies in the same slot, from where write(2) takes it. Nothing is copied in between and nothing is
+ * allocated.
  *
  * Invariants.
- * - A slot is free, or its request is with the device. So a request is read only when a slot is
- *   free and the ring has room for the longest chain; until then it waits in the kernel, where it
- *   can still be interrupted.
- * - A reply is passed on only if its header says the length that the used element says, that
- *   length fits what was offered, and `unique` is the request's. The header may change after it
- *   was checked; then the kernel, which checks it again, refuses it.
- * - What is in a slot is read once, and what was read is judged: all of guest memory is mapped by
- *   the device, which may change a slot at any time, also before its request is offered. So the
- *   header is copied as soon as read(2) has put it there, its length must be what read(2) returned,
- *   and only the copy says where the request ends and how it is cut. `struct bridge_slot` keeps
- *   what is needed for the reply. Other fields may lie: each is loaded once and bounded.
+ * - A slot is free, or the device has its request. So a request is read only when a slot is free
+ *   and the ring has room for the longest chain; until then the request waits in the kernel, where
+ *   it can still be interrupted.
+ * - A reply is passed on only if the length in its header equals the length in the used element,
+ *   this length fits the room that was offered, and `unique` is the request's. The header may
+ *   change after these checks; the kernel checks it again and then refuses it.
+ * - The content of a slot is read once, and only the copy is checked: the device maps all of guest
+ *   memory and may change a slot at any time, also before its request is offered. So the header is
+ *   copied as soon as read(2) has put it there, its length must be what read(2) returned, and only
+ *   the copy decides where the request ends and how it is cut. `struct bridge_slot` keeps what is
+ *   needed for the reply. Other fields may be forged: each is loaded once and bounded.
  *
- * Waiting. When there is nothing to do: ask for calls, look once more, sleep until there is a
- * request, a call, or the end. While the device has requests, the used index is looked at for
- * `spin_us` first; or, by itself, for SPIN_WORTH_NS, unless replies take longer than that: so long
- * KVM waits by default for something to come before it lets a vCPU halt (halt_poll_ns). Others who
- * wait for the CPU get it between looks, they may be who the device needs to answer; and requests
- * are looked for, too, or they would wait for the reply of another. All channels hand out the same
- * requests, so poll(2) would wake every idle bridge for each of them (4 queues on 2 CPUs then do
- * less than half of what 1 queue does); EPOLLEXCLUSIVE wakes one. The call eventfd is
- * edge-triggered: it need not be emptied.
+ * Waiting. When there is nothing to do, a bridge asks for calls, looks at the ring once more, and
+ * sleeps until there is a request, a call, or the end. While the device has requests, the bridge
+ * first looks at the used index for `spin_us`. With BRIDGE_SPIN_AUTO it looks for SPIN_WORTH_NS,
+ * unless replies take longer than that; KVM by default waits as long for an event before it lets a
+ * vCPU halt (halt_poll_ns). Between two looks the bridge yields the CPU, since the device may need
+ * this CPU to answer. It also looks for requests, or these would wait for the reply to another
+ * request. All channels hand out the same requests, so poll(2) would wake every idle bridge for
+ * each request (4 queues on 2 CPUs then do less than half of what 1 queue does); EPOLLEXCLUSIVE
+ * wakes one bridge. The call eventfd is edge-triggered: it need not be emptied.
  *
- * The end. ENODEV from /dev/fuse: nobody uses the mount any more, nobody waits for a reply.
- * stop_fd: the caller closes the channels, which ends every request with an error. So no reply is
- * waited for here; who stops the vrings (GET_VRING_BASE) gets the memory back.
+ * The end. ENODEV from /dev/fuse: no process uses the mount any more, and none waits for a reply.
+ * stop_fd: the caller closes the channels, which ends every request with an error. So a bridge does
+ * not wait for replies at its end; guest memory is free again when the caller has stopped the
+ * vrings (GET_VRING_BASE).
  *
- * Not done: a request that is with the device stays there until it answers. FUSE_INTERRUPT is
- * passed on for that (Linux' driver drops it), what comes of it is the back-end's choice. And
+ * Not done: a request that the device has stays there until the device answers. FUSE_INTERRUPT is
+ * passed on to shorten that (Linux' driver drops it); what it does is the back-end's choice. And
  * when `slots` requests wait for each other (SETLKW), the queue is full, as it would be in a guest.
  */
 #include "frontend/csrc/fuse_bridge.h"
@@ -66,7 +68,7 @@ enum {
 	LOOKS_PER_YIELD = 32,
 };
 
-/* What a bridge waits for. */
+/* The events that a bridge waits for. */
 enum {
 	WAIT_REQUEST,
 	WAIT_CALL,
@@ -172,7 +174,7 @@ static struct fuse_in_header *slot_request(const struct bridge *b, uint32_t slot
 	return (void *)(slot_addr(b, slot) + b->layout->request);
 }
 
-/* Copy a header out of guest memory; nothing of it is loaded a second time. */
+/* Copy a header out of guest memory; no byte of the header is loaded a second time. */
 static void copy_once(void *to, const void *from, size_t len)
 {
 	memcpy(to, from, len);
@@ -194,13 +196,13 @@ static int failed(struct bridge *b, const char *reason)
 }
 
 /* Write a reply to the kernel. Return: 0 or enum bridge_end. */
-static int tell_kernel(struct bridge *b, const void *reply, uint32_t len, uint32_t opcode)
+static int write_reply(struct bridge *b, const void *reply, uint32_t len, uint32_t opcode)
 {
 	if (write(b->config.fuse_fd, reply, len) == (ssize_t)len)
 		return 0;
 	switch (errno) {
 	case ENOENT: /* the request was given up */
-	case ENODEV: /* so was the mount, which the next read tells */
+	case ENODEV: /* the mount was given up: the next read reports it */
 		return 0;
 	case EINVAL:
 		return broken(b, opcode, "the kernel refuses the reply");
@@ -213,7 +215,7 @@ static int refuse(struct bridge *b, const struct fuse_in_header *in, int error)
 {
 	struct fuse_out_header out = {.len = sizeof(out), .error = -error, .unique = in->unique};
 
-	return tell_kernel(b, &out, sizeof(out), in->opcode);
+	return write_reply(b, &out, sizeof(out), in->opcode);
 }
 
 static bool ring_has_room(const struct bridge *b)
@@ -223,7 +225,7 @@ static bool ring_has_room(const struct bridge *b)
 	return b->free_count && b->ring.free_count >= longest;
 }
 
-/* Offer the request that lies in the first free slot; `in`: the copy of its header. */
+/* Offer the request in the first free slot. `in`: the copy of its header. */
 static int offer(struct bridge *b, const struct fuse_in_header *in)
 {
 	uint32_t slot = b->free[b->free_count - 1];
@@ -248,7 +250,7 @@ static int offer(struct bridge *b, const struct fuse_in_header *in)
 		.token = slot,
 	};
 	if (driver_ring_add(&b->ring, &chain) < 0)
-		return refuse(b, in, EIO); /* ring_has_room() was asked before */
+		return refuse(b, in, EIO); /* not for want of room: ring_has_room() */
 	b->free_count--;
 	b->requests++;
 	return 0;
@@ -258,7 +260,8 @@ static int send_hiprio(struct bridge *b, const struct fuse_in_header *in, const 
 {
 	int err;
 
-	/* What was read before it goes first: a FORGET must not overtake the LOOKUP it ends. */
+	/* Requests that were read before go first: a FORGET must not overtake the LOOKUP that it
+	 * ends. */
 	driver_ring_kick(&b->ring);
 	err = hiprio_send(b->config.hiprio, in, args);
 	if (err == HIPRIO_STOPPED)
@@ -277,7 +280,7 @@ static int read_error(struct bridge *b)
 	}
 }
 
-/* Take one request from the kernel. Return: 0; enum bridge_end; -EAGAIN: there is none. */
+/* Take one request from the kernel. Return: 0; enum bridge_end; -EAGAIN if there is no request. */
 static int read_request(struct bridge *b)
 {
 	struct fuse_in_header *request = slot_request(b, b->free[b->free_count - 1]);
@@ -287,7 +290,7 @@ static int read_request(struct bridge *b)
 	if (len < 0 && errno == EAGAIN)
 		return -EAGAIN;
 	if (len < 0 && (errno == EINTR || errno == ENOENT))
-		return 0; /* ENOENT: interrupted before it was read */
+		return 0; /* ENOENT: the request was interrupted before it was read */
 	if (len < 0)
 		return read_error(b);
 	copy_once(&in, request, sizeof(in));
@@ -322,7 +325,7 @@ static int init_done(struct bridge *b, const struct bridge_slot *slot, uint32_t 
 
 	if (wrong)
 		return broken(b, slot->opcode, wrong);
-	end = tell_kernel(b, slot->reply, len, slot->opcode);
+	end = write_reply(b, slot->reply, len, slot->opcode);
 	(void)!write(b->config.ready_fd, &one, sizeof(one));
 	return end;
 }
@@ -335,7 +338,7 @@ static int pass_reply(struct bridge *b, const struct driver_used *used)
 	copy_once(&header, slot->reply, sizeof(header));
 	b->free[b->free_count++] = used->token;
 	if (used->len < sizeof(header) || used->len > slot->reply_room)
-		return broken(b, slot->opcode, "a reply of a length that cannot be");
+		return broken(b, slot->opcode, "a reply whose length is impossible");
 	if (header.len != used->len)
 		return broken(b, slot->opcode,
 			      "a reply whose length is not that of its used element");
@@ -343,7 +346,7 @@ static int pass_reply(struct bridge *b, const struct driver_used *used)
 		return broken(b, slot->opcode, "a reply to another request");
 	if (slot->opcode == FUSE_INIT)
 		return init_done(b, slot, used->len);
-	return tell_kernel(b, slot->reply, used->len, slot->opcode);
+	return write_reply(b, slot->reply, used->len, slot->opcode);
 }
 
 static int pass_replies(struct bridge *b)
@@ -359,8 +362,8 @@ static int pass_replies(struct bridge *b)
 	return end;
 }
 
-/* Until one of the waitables says something, or so many ms (-1: no end). Return: 0 or enum
- * bridge_end. */
+/* Wait until one of the waitables has an event, or for `timeout` ms (-1: without end). Return: 0 or
+ * enum bridge_end. */
 static int wait_for_all(struct bridge *b, int timeout, bool *more)
 {
 	struct epoll_event events[WAIT_COUNT];
@@ -386,7 +389,7 @@ static uint64_t spin_budget(const struct bridge *b)
 	return b->reply_ns < SPIN_WORTH_NS ? SPIN_WORTH_NS : 0;
 }
 
-/* Look for a reply, and for requests if there is room for one (`*more`). Return: 0 or enum
+/* Look for a reply and, if there is room for a request, for requests (`*more`). Return: 0 or enum
  * bridge_end. */
 static int spin(struct bridge *b, uint64_t start, bool room, bool *more)
 {
@@ -408,7 +411,7 @@ static int spin(struct bridge *b, uint64_t start, bool room, bool *more)
 	return 0;
 }
 
-/* The bridge has waited since `start`: for a reply, or in vain for longer than is worth it? */
+/* Record a wait that began at `start`, if a reply ended it or it was longer than SPIN_WORTH_NS. */
 static void note_wait(struct bridge *b, uint64_t start)
 {
 	uint64_t waited = clock_ns() - start;
@@ -420,11 +423,11 @@ static void note_wait(struct bridge *b, uint64_t start)
 	b->reply_ns += (waited >> 3) - (b->reply_ns >> 3);
 }
 
-/* Sleep without looking for requests, for which there is no room. */
+/* Sleep without looking for requests, since there is no room for a request. */
 static int sleep_for_replies(struct bridge *b)
 {
 	struct pollfd fds[WAIT_COUNT] = {
-		[WAIT_REQUEST] = {b->config.fuse_fd, 0, 0}, /* POLLERR: it is over */
+		[WAIT_REQUEST] = {b->config.fuse_fd, 0, 0}, /* POLLERR: the mount is gone */
 		[WAIT_CALL] = {b->config.call_fd, POLLIN, 0},
 		[WAIT_STOP] = {b->config.stop_fd, POLLIN, 0},
 	};
@@ -450,7 +453,7 @@ static int sleep_until_called(struct bridge *b, bool room, bool *more)
 	return end;
 }
 
-/* Wait until there is something to do. `more`: there is, or may be, a request to read. */
+/* Wait until there is something to do. `more`: there may be a request to read. */
 static int wait_for_work(struct bridge *b, bool *more)
 {
 	bool room = ring_has_room(b);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Requests from /dev/fuse into one request queue of a virtio-fs device, replies back. The theory
- * is at the top of fuse_bridge.c.
+ * Carries requests from /dev/fuse to one request queue of a virtio-fs device, and replies back. The
+ * theory is at the top of fuse_bridge.c.
  */
 #ifndef VFSD_FUSE_BRIDGE_H
 #define VFSD_FUSE_BRIDGE_H
@@ -12,14 +12,14 @@
 
 enum bridge_limit {
 	BRIDGE_PAGES_MAX = 256, /* data pages of one request */
-	BRIDGE_HEADS = 4,	/* descriptors of a chain besides those */
+	BRIDGE_HEADS = 4,	/* descriptors of a chain besides those of the pages */
 	BRIDGE_SPIN_AUTO = -1,
 };
 
 /* Why bridge_run() returned. */
 enum bridge_end {
-	BRIDGE_UNMOUNTED = 1, /* by umount, or the kernel's connection was aborted */
-	BRIDGE_STOPPED,	      /* stop_fd */
+	BRIDGE_UNMOUNTED = 1, /* by umount, or because the kernel's connection was aborted */
+	BRIDGE_STOPPED,	      /* stop_fd became readable */
 	BRIDGE_BROKEN,	      /* the back-end broke the protocol: `reason`, `opcode` */
 	BRIDGE_FAILED,	      /* a system call failed: `reason`, `error` */
 };
@@ -29,12 +29,12 @@ struct bridge_config {
 	bool indirect;	       /* INDIRECT_DESC was negotiated */
 	uint32_t pages;	       /* data pages of one request */
 	uint32_t slots;	       /* requests under way, at most */
-	uint64_t slots_offset; /* in guest memory: bridge_slot_bytes() each */
+	uint64_t slots_offset; /* in guest memory: bridge_slot_bytes() for each slot */
 	int fuse_fd;	       /* non-blocking */
 	int call_fd;
 	int stop_fd;	 /* readable: stop */
 	int ready_fd;	 /* written when FUSE_INIT is answered */
-	int32_t spin_us; /* look for replies so long before sleeping, or BRIDGE_SPIN_AUTO */
+	int32_t spin_us; /* how long to look for replies before sleeping, or BRIDGE_SPIN_AUTO */
 	struct hiprio *hiprio;
 };
 
@@ -49,8 +49,8 @@ struct bridge {
 	uint32_t *free; /* a stack, so that the warmest slot is used next */
 	uint32_t free_count;
 	int epoll_fd;
-	uint64_t requests; /* sent so far */
-	uint64_t reply_ns; /* mean time until a reply that was waited for */
+	uint64_t requests; /* number sent so far */
+	uint64_t reply_ns; /* mean time until a reply came, over waits for a reply */
 	const char *reason;
 	uint32_t opcode;
 	int error;
@@ -63,11 +63,11 @@ uint64_t bridge_slot_bytes(uint32_t pages);
 int bridge_init(struct bridge *b, const struct bridge_config *config) must_check;
 void bridge_deinit(struct bridge *b);
 
-/* Carry requests until something ends it. Return: enum bridge_end. */
+/* Carry requests until an end comes. Return: enum bridge_end. */
 int bridge_run(struct bridge *b);
 
-/* After bridge_run(): tell the back-end that the session is over (FUSE_DESTROY), and wait up to
- * `timeout_ms` for its answer. Return: false if none came. */
+/* After bridge_run(): report the end of the session to the back-end (FUSE_DESTROY), and wait up to
+ * `timeout_ms` for the answer. Return: false if no answer came. */
 bool bridge_end_session(struct bridge *b, int timeout_ms);
 
 #endif

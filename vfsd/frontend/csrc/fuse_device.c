@@ -14,7 +14,7 @@ int fuse_device_mount(int fuse_fd, const char *source, const char *target, const
 
 	if (len < 0 || (size_t)len >= sizeof(data))
 		return -EINVAL;
-	/* What the back-end calls a device or set-user-id means nothing on this host. */
+	/* The back-end's devices and set-user-id bits must have no effect on this host. */
 	return mount(source, target, "fuse.virtiofs", MS_NODEV | MS_NOSUID, data) < 0 ? -errno : 0;
 }
 

@@ -27,7 +27,7 @@ struct hiprio {
 	int call_fd;
 	int stop_fd;
 	uint32_t free_count;
-	uint32_t *free; /* buffers that the device does not have */
+	uint32_t *free; /* buffers that are not with the device */
 };
 
 int hiprio_create(const struct hiprio_config *config, struct hiprio **ret)
@@ -81,8 +81,7 @@ static int take_used(struct hiprio *h)
 	return taken;
 }
 
-/* Sleep until the device has taken something, which it does without waiting for anything of ours.
- */
+/* Sleep until the device has taken a message. The device does so without waiting for us. */
 static int wait_for_room(struct hiprio *h)
 {
 	struct pollfd fds[] = {{h->call_fd, POLLIN, 0}, {h->stop_fd, POLLIN, 0}};
@@ -127,7 +126,8 @@ static int add_one(struct hiprio *h, const struct fuse_in_header *in, const void
 	return add(h, &message);
 }
 
-/* How many there are. The count lies in guest memory: no more than the request has room for. */
+/* The number of entries. The field lies in guest memory: return no more than the request has room
+ * for. */
 static size_t batch_count(const struct fuse_in_header *in, const struct fuse_batch_forget_in *batch)
 {
 	size_t head = sizeof(*in) + sizeof(*batch);

@@ -5,13 +5,14 @@
 #include <unistd.h>
 
 enum {
+	/* Features that only /dev/fuse has, in flags. */
 	ONLY_DEVICE = FUSE_SPLICE_WRITE | FUSE_SPLICE_MOVE | FUSE_SPLICE_READ,
-	/* Of flags2. */
+	/* Features that only /dev/fuse has, in flags2. */
 	ONLY_DEVICE_2 = (FUSE_HAS_EXPIRE_ONLY | FUSE_PASSTHROUGH | FUSE_HAS_RESEND |
 			 FUSE_OVER_IO_URING | FUSE_REQUEST_TIMEOUT) >>
 			32,
 
-	DEFAULT_PAGES = 32, /* of the kernel, when the reply does not say */
+	DEFAULT_PAGES = 32, /* the kernel's value when the reply has none */
 };
 
 void init_request_mask(struct fuse_init_in *in, size_t len)

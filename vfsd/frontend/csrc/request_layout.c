@@ -5,16 +5,16 @@
 
 enum reply_kind {
 	REPLY_FIXED,  /* `reply` bytes of small arguments */
-	REPLY_READ,   /* pages, as many as fuse_read_in.size */
-	REPLY_XATTR,  /* fuse_getxattr_in.size bytes, or a size if that is 0 */
+	REPLY_READ,   /* pages for fuse_read_in.size bytes */
+	REPLY_XATTR,  /* fuse_getxattr_in.size bytes, or the size if that is 0 */
 	REPLY_TARGET, /* a page for READLINK */
 	REPLY_IOCTL,  /* small arguments and fuse_ioctl_in.out_size in pages */
 };
 
-/* The shape of a request: how the client of Linux describes it to its transport. */
+/* The shape of a request, as Linux' client describes it to its transport. */
 struct request_shape {
 	uint16_t reply; /* bytes of small arguments in the reply */
-	uint16_t pages; /* bytes of argument before data in pages; 0: no such data */
+	uint16_t pages; /* bytes of argument before the data in pages; 0: no such data */
 	uint8_t kind;	/* enum reply_kind */
 	bool known;
 };
@@ -79,7 +79,8 @@ static const struct request_shape SHAPES[FUSE_OPCODE_MAX] = {
 	[FUSE_STATX] = SHAPE(sizeof(struct fuse_statx_out)),
 };
 
-/* A newer kernel may send what is not in the table: any reply that is no file data fits a page. */
+/* A newer kernel may send requests that are not in the table. Every reply without file data fits a
+ * page. */
 static const struct request_shape UNKNOWN = {.reply = LAYOUT_PAGE};
 
 static uint64_t whole_pages(uint64_t bytes)
@@ -89,7 +90,7 @@ static uint64_t whole_pages(uint64_t bytes)
 
 void slot_layout_init(struct slot_layout *layout, uint32_t pages)
 {
-	uint32_t xattr_pages = XATTR_SIZE_MAX / LAYOUT_PAGE + 1; /* and its name */
+	uint32_t xattr_pages = XATTR_SIZE_MAX / LAYOUT_PAGE + 1; /* one page more for the name */
 	uint64_t table = whole_pages((uint64_t)(pages + LAYOUT_HEADS) * DRIVER_RING_DESC_BYTES);
 	uint64_t request_data = table + LAYOUT_PAGE;
 
@@ -141,7 +142,7 @@ static int add_pages(const struct slot_layout *layout, struct request_chain *c,
 	return err;
 }
 
-/* A header, small arguments if there are any, and data in pages: one after the other. */
+/* A header, small arguments if there are any, and data in pages, in this order. */
 struct parts {
 	uint8_t *at;
 	uint32_t header;
@@ -174,13 +175,14 @@ static int add_request(const struct slot_layout *layout, const struct request_sh
 	return add_parts(layout, c, &parts, false);
 }
 
-/* Of guest memory: once, since the next time it may be another. */
+/* Load a word of guest memory once, since it may have changed by the next load. */
 static uint32_t load32(const uint32_t *at)
 {
 	return __atomic_load_n(at, __ATOMIC_RELAXED);
 }
 
-/* Bytes of data the reply may have besides `small` bytes of arguments. `arg`: the request's. */
+/* The number of data bytes that a reply may have besides `small` bytes of arguments. `arg`: the
+ * request's arguments. */
 static uint32_t reply_data(const struct request_shape *shape, const void *arg, uint32_t *small)
 {
 	uint32_t size;
@@ -188,7 +190,7 @@ static uint32_t reply_data(const struct request_shape *shape, const void *arg, u
 	switch (shape->kind) {
 	case REPLY_READ:
 		return load32(&((const struct fuse_read_in *)arg)->size);
-	case REPLY_XATTR: /* not in pages: Linux sends them through a small argument */
+	case REPLY_XATTR: /* not in pages: Linux sends xattrs through a small argument */
 		size = load32(&((const struct fuse_getxattr_in *)arg)->size);
 		*small = size ? size : shape->reply;
 		return 0;
@@ -210,7 +212,7 @@ static int add_reply(const struct slot_layout *layout, const struct request_shap
 	parts.data = reply_data(shape, arg, &parts.small);
 	if (parts.small > layout->data_bytes || parts.data > layout->data_bytes)
 		return -E2BIG;
-	/* Without pages, small arguments may be large: they take the place of the data. */
+	/* Without pages, small arguments may be large: then they lie where the data would be. */
 	parts.at = slot + layout->reply_data - parts.header - (parts.data ? parts.small : 0);
 	c->reply = parts.at;
 	c->reply_room = parts.header + parts.small + parts.data;
