@@ -243,14 +243,14 @@ def test_real_work_in_a_mount(
         (["a", "--depth", "0"], "--depth: give a number from 1 to 256"),
         (["a", "--queues", "65"], "--queues"),
         (["a", "--seconds", "0"], "--seconds"),
-        (["a", "--real-work"], "belong to --compare"),
+        (["a", "--real-work"], "need --compare"),
         (["--compare", "--rounds", "0"], "--rounds"),
         (["--compare", "--rows", "getattr,x"], "--rows: there is no 'x'"),
         (["--compare", "--chart", "x.png"], "ends with .svg"),
         (["--compare", "--dir", "/nowhere"], "'/nowhere' is not a directory"),
         (["--compare", "--peer", "x"], "is not NAME=COMMAND"),
         (["--compare", "--peer", "x=y {socket}"], "is not NAME=COMMAND"),
-        (["--compare", "--peer", "vfsd=y {socket} {dir}"], "two of the name 'vfsd'"),
+        (["--compare", "--peer", "vfsd=y {socket} {dir}"], "two peers have the name 'vfsd'"),
     ],
 )
 def test_a_wrong_command_line(arguments: list[str], words: str) -> None:

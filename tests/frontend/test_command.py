@@ -65,7 +65,7 @@ def test_help_and_version() -> None:
         (["mount", "a", "b", "--poll-us", "10001"], "give auto or a number from 0 to 10000"),
         (["mount", "a", "b", "--poll-us", "often"], "give auto or a number from 0 to 10000"),
         (["mount", "a", "b", "--frob"], "--frob"),
-        (["mount", "a", "b", "--", "--readonly"], "for the virtiofsd of --source"),
+        (["mount", "a", "b", "--", "--readonly"], "for the virtiofsd that --source starts"),
     ],
 )
 def test_a_wrong_command_line(arguments: list[str], words: str) -> None:

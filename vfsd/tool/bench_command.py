@@ -30,7 +30,7 @@ ROUNDS_MAX: Final = 100
 OURS: Final = "vfsd"
 
 EPILOG: Final = (
-    "vfsd bench SOCKET     any vhost-user virtio-fs socket: it gets a new directory in the share\n"
+    "vfsd bench SOCKET     any vhost-user virtio-fs socket; works in a new directory of the share\n"
     "vfsd bench --compare  our virtiofsd and each --peer, started for each row and round\n"
     "\noperations:\n"
     + "".join(f"  {op.name:<24}{op.summary}\n" for op in OPS.values())
@@ -48,9 +48,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--depth", type=int, metavar="N", default=1, help="requests under way in each queue (1)")
     add("--queues", type=int, metavar="N", default=1, help="request queues (1)")
     add("--seconds", type=float, metavar="S", default=1.0, help="time of each measurement (1)")
-    add("--poll", action="store_true", help="look for replies all the time instead of sleeping")
-    add("--pid", type=int, metavar="PID", help="the back-end (default: whoever listens)")
-    add("--json", metavar="FILE", help="write the results there, too")
+    add("--poll", action="store_true", help="look for replies without pause instead of sleeping")
+    add("--pid", type=int, metavar="PID", help="the back-end (default: the listener on SOCKET)")
+    add("--json", metavar="FILE", help="also write the results to FILE")
     add("--compare", action="store_true", help="measure our virtiofsd and the peers")
     add("--rows", metavar="LIST", help="rows to compare (all)")
     add("--rounds", type=int, metavar="N", default=3, help="rounds to compare (3)")
@@ -62,7 +62,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--dir", metavar="DIR", help="where to make the directories that are shared")
     add(
         "--real-work", action="store_true",
-        help="compare also by everyday commands and fio in a mount (root, minutes)",
+        help="also compare everyday commands and fio in a mount (needs root, takes minutes)",
     )  # fmt: skip
     add("--chart", metavar="FILE", help="draw the comparison (SVG)")
     add("--markdown", metavar="FILE", help="write the comparison as a table in Markdown")
@@ -78,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> None:
     if options.passed_on:
-        raise OperatorError("bench passes nothing on; see --ours-args", status=2)
+        raise OperatorError("bench takes no arguments after --; see --ours-args", status=2)
     wanted = 0 if options.compare else 1
     if len(options.paths) != wanted:
         what = "bench --compare takes no SOCKET" if options.compare else "bench takes one SOCKET"
@@ -88,7 +88,7 @@ def _check(options: argparse.Namespace) -> None:
     _check_range(options.rounds, "--rounds", 1, ROUNDS_MAX)
     _check_range(options.seconds, "--seconds", 0.01, SECONDS_MAX)
     if not options.compare and (options.real_work or options.peer or options.rows):
-        raise OperatorError("--real-work, --peer and --rows belong to --compare", status=2)
+        raise OperatorError("--real-work, --peer and --rows need --compare", status=2)
     if options.chart is not None and not options.chart.endswith(".svg"):
         raise OperatorError("--chart: give a file name that ends with .svg", status=2)
     if options.dir is not None and not Path(options.dir).is_dir():
@@ -130,13 +130,17 @@ def _bench(options: argparse.Namespace) -> int:
 
 
 def _listener(path: str, fd: int) -> ProcessTree | None:
-    """The processes of the daemon behind a socket; None with a line to say so."""
+    """The processes of the daemon behind a socket; prints a line and returns None if they are
+    unknown."""
     with sockets.socket(fileno=os.dup(fd)) as sock:
         size = struct.calcsize("iII")
         raw = sock.getsockopt(sockets.SOL_SOCKET, sockets.SO_PEERCRED, size)
     tree = daemon_tree(struct.unpack("iII", raw)[0])
     if tree is None:
-        print(f"vfsd: cannot tell who serves '{path}': no CPU figures; see --pid", file=sys.stderr)
+        print(
+            f"vfsd: no CPU figures: the daemon behind '{path}' is unknown; see --pid",
+            file=sys.stderr,
+        )
     return tree
 
 
@@ -145,7 +149,7 @@ def _listener(path: str, fd: int) -> ProcessTree | None:
 
 def _compare(options: argparse.Namespace) -> int:
     rows: list[Row] = list(ROWS.values())
-    if options.rows is not None:  # empty: none, only real work
+    if options.rows is not None:  # an empty list: only real work
         rows = _chosen(options.rows, ROWS, "--rows") if options.rows else []
     folder = None if options.dir is None else Path(options.dir)
     contenders = [_ours(options.ours_args), *_peers(options.peer)]
@@ -181,7 +185,7 @@ def _write(path: str, content: str) -> None:
 
 
 def _progress() -> Callable[[str], object]:
-    """Tells a terminal what is under way, and a file nothing."""
+    """A function that shows the text on a terminal; without a terminal it does nothing."""
     if not sys.stderr.isatty():
         return lambda _line: None
     return lambda line: print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
@@ -202,6 +206,6 @@ def _peers(given: Sequence[str]) -> list[Contender]:
                 f"--peer: '{text}' is not NAME=COMMAND with {{socket}} and {{dir}}", status=2
             )
         if name == OURS or name in [peer.name for peer in peers]:
-            raise OperatorError(f"--peer: there are two of the name '{name}'", status=2)
+            raise OperatorError(f"--peer: two peers have the name '{name}'", status=2)
         peers.append(Contender(name, tuple(shlex.split(command))))
     return peers

@@ -11,12 +11,13 @@ from vfsd import __version__
 from vfsd.tool import bench_command, mount_command
 from vfsd.transport.errors import OperatorError
 
-INTERRUPTED: Final = 130  # as a shell says "ended by SIGINT"
+INTERRUPTED: Final = 130  # the status by which a shell reports "ended by SIGINT"
 
 
 @dataclass(frozen=True)
 class Command:
-    """A subcommand: what it is for, its options, and what runs it and returns the exit status."""
+    """A subcommand: its summary, its options, and the function that runs it and returns the exit
+    status."""
 
     name: str
     summary: str
@@ -34,14 +35,14 @@ COMMANDS: Final = {
 
 
 class _Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line."""
+    """An argument parser that reports an error in one line."""
 
     def error(self, message: str) -> NoReturn:
         raise OperatorError(f"{message}; see {self.prog} --help", status=2)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run vfsd; returns its exit status."""
+    """Run vfsd; return its exit status."""
     own, passed_on = _split(sys.argv[1:] if arguments is None else arguments)
     try:
         command = COMMANDS[_parser().parse_args(own[:1]).command]
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """What is for us and, after `--`, for the program we start."""
+    """Split off the arguments after `--`, which are for the program that we start."""
     own = list(arguments)
     if "--" not in own:
         return own, []

@@ -19,14 +19,14 @@ from vfsd.transport.option_types import REQUEST_QUEUES_MAX
 
 SUMMARY: Final = "mount a virtio-fs back-end on this host, without a VM"
 QUEUE_SIZES: Final = tuple(1 << bit for bit in range(3, 16))
-QUEUE_SIZE: Final = 1024  # allows requests of 1 MiB
+QUEUE_SIZE: Final = 1024  # room for requests of 1 MiB
 SPIN_MAX: Final = 10000
 EPILOG: Final = """\
 vfsd mount SOCKET MOUNTPOINT          any vhost-user virtio-fs socket
-vfsd mount --source DIR MOUNTPOINT    starts a virtiofsd of its own; what follows -- is for it
+vfsd mount --source DIR MOUNTPOINT    starts its own virtiofsd, with the arguments after --
 
-It stays in the foreground. umount MOUNTPOINT ends it, and so does Ctrl-C: then, if the mount is in
-use, its users get an error.
+The command stays in the foreground. umount MOUNTPOINT ends it. Ctrl-C also ends it; if the mount
+is in use, its users then get an error.
 """
 
 
@@ -39,7 +39,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--queues", type=int, metavar="N",
-        help="request queues (as many as there are, but no more than half of the CPUs)",
+        help="request queues (all that are offered, but at most half the number of CPUs)",
     )  # fmt: skip
     parser.add_argument(
         "--queue-size", type=int, metavar="N", default=QUEUE_SIZE,
@@ -53,11 +53,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Mount until it is over; returns the exit status."""
+    """Mount, and return the exit status when the mount is over."""
     socket, target = _paths(options)
     _check_numbers(options)
     target = check_mountpoint(target)
-    # The default handling of a signal would leave a virtiofsd of ours behind.
+    # With the default handling of signals, a virtiofsd that we started would be left behind.
     with Signals() as signals, _backend(options, socket) as vmm:
         vmm.negotiate()
         shape = Shape(_queues(options, vmm), options.queue_size, _poll_us(options.poll_us))
@@ -81,7 +81,9 @@ def _check_numbers(options: argparse.Namespace) -> None:
         raise OperatorError(f"--queue-size: give a power of 2 from {first} to {last}", status=2)
     _poll_us(options.poll_us)
     if options.passed_on and options.source is None:
-        raise OperatorError("arguments after -- are for the virtiofsd of --source", status=2)
+        raise OperatorError(
+            "arguments after -- are for the virtiofsd that --source starts", status=2
+        )
 
 
 def _poll_us(value: str) -> int:
@@ -107,7 +109,7 @@ def _backend(options: argparse.Namespace, socket: str) -> Iterator[Vmm]:
 
 def _queues(options: argparse.Namespace, vmm: Vmm) -> int:
     if options.queues is None:
-        cpus = len(os.sched_getaffinity(0))  # a queue keeps two busy: one here, one there
+        cpus = len(os.sched_getaffinity(0))  # a queue keeps two busy: one here, one in the back-end
         return max(1, min(vmm.queues_offered - 1, cpus // 2, REQUEST_QUEUES_MAX))
     vmm.check_queues(options.queues)
     return int(options.queues)
