@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Build `vfsd._native`: one cffi API-mode extension from every .c below a csrc folder.
 
-No layout is declared twice. The public headers (`*.h` beside the sources, less those named
-PRIVATE) are run through the C preprocessor and handed to cffi as they come out; the same
-`#include` lines are the extension's source, so the compiler checks every declaration against
-itself. `<linux/fuse.h>` comes along that way. A typed stub of the result is written to
+No layout is declared twice. The public headers (`*.h` beside the sources, except those marked
+PRIVATE) are run through the C preprocessor, and cffi gets the result unchanged; the same `#include`
+lines are the extension's source, so the compiler checks every declaration against itself.
+`<linux/fuse.h>` is included in the same way. A typed stub of the result is written to
 `vfsd/_native.pyi`.
 
 Environment: VFSD_SANITIZE=address,undefined builds with those sanitizers.
@@ -27,10 +27,10 @@ ROOT = Path(__file__).resolve().parent
 CSRC = ("transport", "worker", "frontend", "bench")
 LIBRARIES = ("seccomp",)
 WARNINGS = ("-Wall", "-Wextra", "-Wshadow", "-Wvla", "-Wconversion", "-Wno-unused-parameter")
-# What cffi generates after our headers is not ours to mend.
+# The code that cffi generates after our headers has conversions that are not ours to mend.
 GENERATED = '#pragma GCC diagnostic ignored "-Wconversion"\n'
-# A header that says this on a line of its own is not shown to Python: inline functions,
-# attributes, or system headers cffi cannot parse.
+# A header with this text on a line of its own is not shown to Python: it has inline functions,
+# attributes, or system headers that cffi cannot parse.
 PRIVATE = "/* PRIVATE: C only */"
 # INIT and FOPEN flags and other numbers of <linux/fuse.h>.
 FUSE_MACRO = re.compile(
@@ -74,15 +74,15 @@ def preprocess(text: str, *options: str) -> str:
 
 
 def macros() -> str:
-    """The constants of the FUSE protocol that are macros, for the cdef: preprocessing drops them,
-    and the compiler knows their values."""
+    """The constants of the FUSE protocol that are macros, as lines of the cdef. Preprocessing drops
+    macros; the compiler fills in their values."""
     names = FUSE_MACRO.findall(preprocess(stub(), "-dM"))
     return "".join(f"#define {name} ...\n" for name in sorted(names))
 
 
 def emit(path: Path) -> None:
     """Write the generated C of the extension to `path`."""
-    import cffi  # noqa: PLC0415 - only where an extension is built
+    import cffi  # noqa: PLC0415 - only a build needs cffi
 
     ffi = cffi.FFI()
     ffi.cdef(preprocess(stub()) + macros())
@@ -92,7 +92,7 @@ def emit(path: Path) -> None:
 
 
 class BuildExt(build_ext):
-    """setuptools' build_ext, with the C list and flags found instead of repeated."""
+    """setuptools' build_ext. The C files and the flags are found, not listed a second time."""
 
     def run(self) -> None:
         generated = Path(self.build_temp) / "_native.c"
@@ -110,7 +110,7 @@ class BuildExt(build_ext):
 
 
 class BuildPy(build_py):
-    """setuptools' build_py, without this file: what is installed builds nothing."""
+    """setuptools' build_py, without this file: an installed package builds nothing."""
 
     def find_package_modules(self, package: str, package_dir: str) -> list[tuple[str, str, str]]:
         found = super().find_package_modules(package, package_dir)  # type: ignore[no-untyped-call]
@@ -119,33 +119,35 @@ class BuildPy(build_py):
 
 @dataclass(frozen=True)
 class Hardening:
-    """One defence that the compiler or the linker adds: the first of `choices` that it knows is
-    used. `is_code`: generated code changes with it, so the link-time optimizer is given it, too."""
+    """One defence that the compiler or the linker adds. The first of `choices` that the compiler
+    knows is used. `is_code`: the option changes generated code, so the link-time optimizer is also
+    given it."""
 
     choices: tuple[tuple[str, ...], ...]
     why: str
     is_code: bool = True
 
 
-# What each costs is in user-space instructions of a request; the system call is not in them.
+# The cost of each defence was measured in user-space instructions of a request; instructions in the
+# kernel are not counted.
 HARDENING = (
     Hardening((("-fstack-protector-strong",),),
               "an overrun of a local array ends the worker before its function returns"),
     Hardening((("-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=3"),
                ("-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2")),
-              "so does one that memcpy, read, snprintf, … would make of a known size"),
+              "an overrun by memcpy, read, snprintf, … of an object of known size does the same"),
     Hardening((("-fstack-clash-protection",),), "a large frame cannot step over the guard page"),
-    # Not branch tracking: Linux has none in user space, and its marks cost 1 to 3 %.
+    # Without branch tracking: Linux has none in user space, and its marks cost 1 to 3 %.
     Hardening((("-fcf-protection=return", "-Wl,-z,shstk"),),
-              "nothing here keeps a CPU's shadow stack from being turned on (x86)"),
+              "code is marked as fit for a CPU's shadow stack, which can then be turned on (x86)"),
     Hardening((("-Wl,-z,relro", "-Wl,-z,now"),),
-              "addresses of functions are read-only after the start", is_code=False),
+              "tables of function addresses are read-only after the start", is_code=False),
     Hardening((("-Wl,-z,noexecstack",),), "the stack is data", is_code=False),
 )  # fmt: skip
 
 
 def is_known(options: tuple[str, ...]) -> bool:
-    """Does the compiler take these options without a word?"""
+    """Does the compiler take these options without a warning?"""
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "probe.c"
         source.write_text("#include <string.h>\nint probe(void) { return 0; }\n")
@@ -157,7 +159,8 @@ def is_known(options: tuple[str, ...]) -> bool:
 
 
 def hardening() -> tuple[list[str], list[str]]:
-    """What this compiler knows of HARDENING: its options for compiling, and for linking."""
+    """The rows of HARDENING that this compiler knows: its options for compiling, and for
+    linking."""
     compiling: list[str] = []
     linking: list[str] = []
     for row in HARDENING:
@@ -169,8 +172,8 @@ def hardening() -> tuple[list[str], list[str]]:
 
 
 def flags() -> tuple[list[str], list[str]]:
-    """Options for compiling, and for linking. A sanitizer sees more than FORTIFY lets through, so
-    with one there is no hardening."""
+    """Options for compiling, and for linking. A build with a sanitizer has no hardening: a
+    sanitizer finds what FORTIFY lets through."""
     sanitize = os.environ.get("VFSD_SANITIZE")
     common = ["-std=gnu11", "-g", "-fvisibility=hidden", "-fno-strict-aliasing", *WARNINGS]
     if sanitize:
@@ -209,7 +212,7 @@ def write_pyi(path: Path) -> None:
 
 
 def pyi_text() -> str:
-    from vfsd import _native  # noqa: PLC0415 - it is what this file builds
+    from vfsd import _native  # noqa: PLC0415 - this file builds the module
 
     ffi, lib = _native.ffi, _native.lib
     lines = ["from cffi import FFI", "", "ffi: FFI", "", "class _Lib:"]
@@ -230,7 +233,7 @@ def pyi_text() -> str:
 
 
 def argument_type(kind: Any) -> str:
-    """As python_type, but a `char *` also takes bytes."""
+    """As python_type(), but a `char *` argument also takes bytes."""
     if kind.kind == "pointer" and kind.item.cname in ("char", "unsigned char", "uint8_t", "void"):
         return "FFI.CData | bytes"
     return python_type(kind)

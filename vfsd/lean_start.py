@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory of the processes of a daemon: modules that are imported everywhere and seldom used.
+"""Saves memory in the daemon's processes: modules that every process imports and few use.
 
-Only the entry points of a daemon call this, before they import anything else of ours: it puts other
-modules in the places of these in sys.modules, which a program that imports vfsd must not find done.
+Only the entry points of a daemon call this, before they import any other module of vfsd. It puts
+stand-ins for these modules into sys.modules, which must not happen in a program that only imports
+vfsd.
 """
 
 import importlib
@@ -10,20 +11,20 @@ import sys
 from types import ModuleType
 from typing import Any, Final
 
-# Imported by dataclasses (for classes without a docstring: ours have one) and zmq. With what they
-# import they took 3 MiB, all processes together.
+# Imported by dataclasses (for classes without a docstring: ours have one) and by zmq. Together with
+# their own imports these modules took 3 MiB in all processes.
 SELDOM_USED: Final = ("inspect", "random", "traceback")
 
 
 def load_seldom_used_later() -> None:
-    """Have each of SELDOM_USED loaded by the first access to it, if nothing has imported it yet."""
+    """Let the first access to each of SELDOM_USED import it, unless it is imported already."""
     for name in SELDOM_USED:
         if name not in sys.modules:
             sys.modules[name] = _stand_in(name)
 
 
 def _stand_in(name: str) -> ModuleType:
-    """A module that loads the one of this name and gives way to it.
+    """A module that loads the real module `name` at the first access and is replaced by it.
 
     importlib.util.LazyLoader makes such modules as well, but takes 2 MiB for itself.
     """
