@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What bash completes in a command line, made from the tables of options: contrib/completion."""
+"""The completion that bash offers for a command line, made from the tables of options:
+contrib/completion."""
 
 import argparse
 import re
@@ -9,13 +10,13 @@ from vfsd.supervisor.option_values import Choice
 from vfsd.supervisor.options import OPTIONS, Bare, Option
 from vfsd.tool.commands import COMMANDS
 
-# What kind of thing the value is, by its name in the manual -> an argument of compgen.
+# The kind of a value, given by its name in the manual -> an argument of compgen.
 _KINDS: Final = {"DIR": "-d", "PATH": "-f", "FILE": "-f", "GROUP": "-g"}
 _LONG: Final = re.compile(r"^ +(?:-\w, )?(--[a-z-]+)", re.MULTILINE)
 
 
 def values() -> str:
-    """For each option of virtiofsd whose values are known: what compgen is asked for."""
+    """For each option of virtiofsd whose values are known: the arguments of compgen."""
     return "".join(
         f'        [{name}]="{arguments}"\n'
         for row in OPTIONS
@@ -32,7 +33,7 @@ def _arguments(row: Option) -> str:
 
 
 def options() -> str:
-    """The long options of virtiofsd; "=" follows where a value must."""
+    """The long options of virtiofsd, each with "=" if it needs a value."""
     return "".join(
         f"        {name}{'=' if value is None else ''}\n"
         for row in OPTIONS

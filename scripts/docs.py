@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Write what is made from tables in the code into manual, completion and documents.
+"""Write the parts of manual, completion and documents that are made from tables in the code.
 
     .venv/bin/python scripts/docs.py
 
@@ -22,11 +22,12 @@ from vfsd.supervisor.refusal import REFUSALS
 from vfsd.transport.vhost_user import Number
 
 ROOT: Final = Path(__file__).resolve().parents[1]
-_WORD: Final = re.compile(r"[a-z][a-z-]*")  # and not flock(), guest:G:H:N or -f
+_WORD: Final = re.compile(r"[a-z][a-z-]*")  # but not flock(), guest:G:H:N or -f
 
 
 def _sentence(text: str) -> str:
-    """Text as a sentence. A word begins with a capital then, and syntax stays as it is typed."""
+    """Text as a sentence: it then begins with a capital, unless it begins with syntax, which is
+    unchanged."""
     if not text:
         return ""
     first = text.split(maxsplit=1)[0].rstrip(",;:.")
@@ -35,7 +36,8 @@ def _sentence(text: str) -> str:
 
 
 def _troff(text: str) -> str:
-    """Text as troff shows it: a hyphen that can be copied, no control line."""
+    """Text for troff: hyphens that can be copied, and no line that troff takes for a control
+    line."""
     text = text.replace("\\", "\\e").replace("-", "\\-")
     return "\\&" + text if text.startswith((".", "'")) else text
 
@@ -57,7 +59,7 @@ def _paragraph(row: Option) -> str:
     return "\n".join(lines) + "\n"
 
 
-# A topic of docs/operations.md, and the field of the option that it begins with.
+# A topic of docs/operations.md, and the field of the option with which the topic begins.
 TOPICS: Final = (
     ("The share and its socket", "shared_dir"),
     ("Queues, workers, polling", "request_queues"),
@@ -112,7 +114,7 @@ def refusals() -> str:
 
 Made = tuple[str, str, str, Callable[[], str]]
 
-# File, the lines around what is made, what makes it.
+# File, the lines around the generated part, the function that makes the part.
 MADE: Final[tuple[Made, ...]] = (
     ("docs/operations.md", "<!-- options: scripts/docs.py -->", "<!-- end -->", options),
     *(
@@ -143,7 +145,7 @@ MADE: Final[tuple[Made, ...]] = (
 
 
 def written(name: str, begin: str, end: str, make: Callable[[], str]) -> str:
-    """The text of a file with its part made anew."""
+    """The text of a file in which the generated part is replaced."""
     before, _, rest = (ROOT / name).read_text().partition(begin + "\n")
     _, found, after = rest.partition(end + "\n")
     if not found:
@@ -152,6 +154,6 @@ def written(name: str, begin: str, end: str, make: Callable[[], str]) -> str:
 
 
 if __name__ == "__main__":
-    sys.path.append(str(ROOT))  # the tests
+    sys.path.append(str(ROOT))  # for the tests
     for row in MADE:
         (ROOT / row[0]).write_text(written(*row))

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tables of docs/protocol.md: what is served, made from the code, and what is not, and why.
+"""The tables of docs/protocol.md: what is served, made from the code, and what is not served, and
+why.
 
-The second halves are written here. protocol_gaps() holds both halves against the numbers that the
-protocols have, so that a message, an opcode or a flag is in one of them and never in both.
+The rows of what is not served are written here. protocol_gaps() compares both parts with the
+numbers of the protocols, so that each message, opcode and flag is in exactly one of them.
 """
 
 from collections.abc import Iterable, Iterator
@@ -22,13 +23,13 @@ _POSTCOPY: Final = "postcopy is a part of migration, which is not offered"
 _DEVICE: Final = "about /dev/fuse, which virtio-fs does not use"
 _NOTIFICATION: Final = "about notifications, which virtio-fs has no queue for in any released guest"
 
-# Messages of a front-end that are not served: number -> name, why.
+# Messages of a front-end that are not served: number -> name, reason.
 MESSAGES_NOT_SERVED: Final = {
     6: ("SET_LOG_BASE", _MIGRATION),
     7: ("SET_LOG_FD", _MIGRATION),
     19: ("SEND_RARP", _OTHER_DEVICE),
     20: ("NET_SET_MTU", _OTHER_DEVICE),
-    21: ("SET_BACKEND_REQ_FD", "the device has nothing to ask of a front-end"),
+    21: ("SET_BACKEND_REQ_FD", "the device sends no requests to a front-end"),
     22: ("IOTLB_MSG", "VIRTIO_F_ACCESS_PLATFORM is not offered"),
     23: ("SET_VRING_ENDIAN", "only devices of virtio 1.0 and later are served: little-endian"),
     26: ("CREATE_CRYPTO_SESSION", _OTHER_DEVICE),
@@ -38,8 +39,8 @@ MESSAGES_NOT_SERVED: Final = {
     30: ("POSTCOPY_END", _POSTCOPY),
     33: ("GPU_SET_SOCKET", _OTHER_DEVICE),
     35: ("VRING_KICK", "kicks and calls are eventfds"),
-    39: ("SET_STATUS", "the status of the device decides nothing here"),
-    40: ("GET_STATUS", "the status of the device decides nothing here"),
+    39: ("SET_STATUS", "the status of the device has no effect here"),
+    40: ("GET_STATUS", "the status of the device has no effect here"),
     41: ("GET_SHARED_OBJECT", _OTHER_DEVICE),
     42: ("SET_DEVICE_STATE_FD", _MIGRATION),
     43: ("CHECK_DEVICE_STATE", _MIGRATION),
@@ -52,7 +53,7 @@ VIRTIO_FEATURES_NOT_OFFERED: Final = {
     26: ("LOG_ALL", _MIGRATION),
     33: ("ACCESS_PLATFORM", "addresses behind an IOMMU are not translated"),
     34: ("RING_PACKED", "split rings only"),
-    35: ("IN_ORDER", "requests are finished as they come, not in order"),
+    35: ("IN_ORDER", "requests may finish in another order than they arrive"),
     38: ("NOTIFICATION_DATA", "a kick is an eventfd, which carries no data"),
     40: ("RING_RESET", "no VMM resets a single queue of virtio-fs"),
 }
@@ -61,26 +62,26 @@ PROTOCOL_FEATURES_NOT_OFFERED: Final = {
     1: ("LOG_SHMFD", _MIGRATION),
     2: ("RARP", _OTHER_DEVICE),
     4: ("MTU", _OTHER_DEVICE),
-    5: ("BACKEND_REQ", "the device has nothing to ask of a front-end"),
+    5: ("BACKEND_REQ", "the device sends no requests to a front-end"),
     6: ("CROSS_ENDIAN", "only devices of virtio 1.0 and later are served: little-endian"),
     7: ("CRYPTO_SESSION", _OTHER_DEVICE),
     8: ("PAGEFAULT", _POSTCOPY),
-    10: ("BACKEND_SEND_FD", "the device has nothing to ask of a front-end"),
+    10: ("BACKEND_SEND_FD", "the device sends no requests to a front-end"),
     11: ("HOST_NOTIFIER", "for devices in hardware"),
     14: ("INBAND_NOTIFICATIONS", "kicks and calls are eventfds"),
-    16: ("STATUS", "the status of the device decides nothing here"),
+    16: ("STATUS", "the status of the device has no effect here"),
     17: ("XEN_MMAP", "guest memory is shared by fds"),
     18: ("SHARED_OBJECT", _OTHER_DEVICE),
     19: ("DEVICE_STATE", _MIGRATION),
-    20: ("GET_VRING_BASE_INFLIGHT", "a vring stops when its requests are finished"),
-    21: ("GPA_ADDRESSES", "addresses of rings are those of the front-end"),
+    20: ("GET_VRING_BASE_INFLIGHT", "a vring stops only after its requests have finished"),
+    21: ("GPA_ADDRESSES", "rings are given by addresses of the front-end"),
     22: ("SHMEM", _NO_DAX),
 }
 LAST_PROTOCOL_FEATURE: Final = 22
 
 OPCODES_NOT_SERVED: Final = {
     37: ("BMAP", "only for file systems on a block device of the guest"),
-    40: ("POLL", "regular files are always ready; others are the guest's own"),
+    40: ("POLL", "regular files are always ready; the guest handles all other files itself"),
     41: ("NOTIFY_REPLY", _NOTIFICATION),
     48: ("SETUPMAPPING", _NO_DAX),
     49: ("REMOVEMAPPING", _NO_DAX),
@@ -88,12 +89,12 @@ OPCODES_NOT_SERVED: Final = {
 }
 
 INIT_FLAGS_NOT_AGREED: Final = {
-    2: ("FILE_OPS", "Linux never had what this flag announces"),
+    2: ("FILE_OPS", "Linux never had the feature of this flag"),
     7: ("SPLICE_WRITE", _DEVICE),
     8: ("SPLICE_MOVE", _DEVICE),
     9: ("SPLICE_READ", _DEVICE),
     17: ("NO_OPEN_SUPPORT", "file handles carry state: locks, flags, open files that are unlinked"),
-    19: ("HANDLE_KILLPRIV", "HANDLE_KILLPRIV_V2 is agreed, which says who writes"),
+    19: ("HANDLE_KILLPRIV", "HANDLE_KILLPRIV_V2 is agreed, which identifies the writer"),
     21: ("ABORT_ERROR", _DEVICE),
     24: ("NO_OPENDIR_SUPPORT", "handles of directories carry state: the position of a listing"),
     25: ("EXPLICIT_INVAL_DATA", _NOTIFICATION),
@@ -109,7 +110,8 @@ INIT_FLAGS_NOT_AGREED: Final = {
 }
 LAST_INIT_FLAG: Final = 42
 
-_EXTRA: Final = (  # what follows the fixed argument of a request, and what is special about it
+# What follows the fixed argument of a request, and other properties of an opcode.
+_EXTRA: Final = (
     (lib.OP_NAME, "a name"),
     (lib.OP_NAMES, "two names"),
     (lib.OP_PAYLOAD, "more"),
@@ -120,7 +122,7 @@ _TRAITS: Final = (
     (lib.OP_NO_REPLY, "no reply"),
     (lib.OP_MUTATES, "EROFS with `--readonly`"),
     (lib.OP_ONCE, "once"),
-    (lib.OP_COLD, "decided in Python"),
+    (lib.OP_COLD, "handled in Python"),
 )
 
 
@@ -182,7 +184,7 @@ def protocol_features_not_offered() -> str:
 
 
 def served_opcodes() -> Iterator[tuple[int, str, int, int]]:
-    """Number, name, bytes of fixed argument, flags."""
+    """Number, name, bytes of fixed argument, and flags of each opcode that is served."""
     for opcode in range(lib.FUSE_OPCODE_MAX):
         row: Any = lib.fuse_op(opcode)
         if name := text(row.name):
@@ -212,7 +214,7 @@ def opcodes_not_served() -> str:
 
 
 class _Questions:
-    """In the place of a Filesystem: remembers which of its fields are asked for."""
+    """A stand-in for a Filesystem that records which of its fields are read."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -223,7 +225,7 @@ class _Questions:
 
 
 def init_flags() -> str:
-    """INIT flags that are agreed where the guest offers them."""
+    """INIT flags that are agreed if the guest offers them."""
     bits = _bits()
     rows = [
         (str(bits[row.name]), row.name, f"7.{row.since}", ", ".join(_decided_by(row)))
@@ -248,7 +250,7 @@ def init_flags_not_agreed() -> str:
 
 
 def limits() -> str:
-    """What bounds a session."""
+    """The limits of a session."""
     rows = [
         ("FUSE", f"{init.MAJOR}.{init.MINOR_MIN} to {init.MAJOR}.{init.MINOR}"),
         ("pages of a request", f"{init.MAX_PAGES}; {init.MAX_PAGES_OLD} without MAX_PAGES"),
@@ -260,7 +262,7 @@ def limits() -> str:
     return table(("what", "limit"), rows)
 
 
-# Name of the part of docs/protocol.md -> what makes it.
+# The name of a part of docs/protocol.md -> the function that makes it.
 TABLES: Final = {
     "limits": limits,
     "messages": messages,
@@ -280,7 +282,7 @@ def _reasons(number: str, name: str, rows: dict[int, tuple[str, str]]) -> str:
 
 
 def protocol_gaps() -> list[str]:
-    """What the protocols have and no table has, or two have; empty if each is in one."""
+    """Numbers of the protocols that are in no table, or in two; empty if each is in exactly one."""
     known: Any = ffi.typeof("enum fuse_opcode")
     fuse = {number for name, number in known.relements.items() if "BSWAP" not in name}
     served = {row[0] for row in served_opcodes()}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tables of SECURITY.md, made from the code and the tests that they are about."""
+"""The tables of SECURITY.md, made from the code and from the tests that they describe."""
 
 import os
 import re
@@ -25,7 +25,7 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def capability_table() -> str:
-    """What workers and the broker keep."""
+    """The capabilities that workers and the broker keep."""
     rows = [
         (f"`CAP_{name}`", _keepers(name), capabilities.WHEN.get(name, condition.ALWAYS).words, why)
         for name, why in (capabilities.KEPT | capabilities.FOR_HANDLES).items()
@@ -38,7 +38,7 @@ def _keepers(name: str) -> str:
 
 
 def sandbox_calls() -> str:
-    """csrc/syscalls.h."""
+    """The system calls of worker/csrc/sandbox/syscalls.h."""
     rows = [
         (
             f"`{row.name}`",
@@ -54,7 +54,7 @@ def sandbox_calls() -> str:
 
 
 def trusted_calls() -> str:
-    """confinement.py."""
+    """The system calls of supervisor/confinement.py."""
     rows = [_call("keeper, supervisor", call) for call in CALLS]
     rows += [_call("keeper", call) for call in KEEPER_CALLS]
     return table(("call", "who", "arguments", "callers"), rows)
@@ -72,7 +72,7 @@ def _rule(call: Call) -> str:
 
 
 def attempts() -> str:
-    """What tests/hostile/test_taken_over.py expects of each attempt in each mode."""
+    """The result that tests/hostile/test_taken_over.py expects of each attempt in each mode."""
     from tests.hostile.test_taken_over import ATTEMPTS, MODES  # noqa: PLC0415 - needs the tests
 
     rows = [(name, *(found[mode] for mode in MODES)) for name, (_, found) in ATTEMPTS.items()]
@@ -80,8 +80,8 @@ def attempts() -> str:
 
 
 class Attack(NamedTuple):
-    """A class of attack, what comes of it, and the tests that try. `alike`: why a mode in which
-    none of them runs needs none."""
+    """A class of attack, its outcome, and the tests that try it. `alike`: the reason why a mode in
+    which none of these tests runs needs none."""
 
     name: str
     outcome: str
@@ -91,7 +91,7 @@ class Attack(NamedTuple):
 
 ATTACKS: Final = (
     Attack(
-        "a guest names what is outside of the share (`..`, absolute, symbolic links, a directory"
+        "a guest names files outside of the share (`..`, absolute, symbolic links, a directory"
         " that is moved away)",
         "nothing outside is seen or changed",
         ("hostile/test_escape.py",),
@@ -104,21 +104,21 @@ ATTACKS: Final = (
     Attack(
         "queues and two VMs race on few names, on ext4, xfs, btrfs and tmpfs, with each way to hold"
         " inodes",
-        "no type is told wrongly, nothing but files and directories of the share is open",
+        "every type is reported correctly, and only files and directories of the share are open",
         ("hostile/test_race.py",),
     ),
     Attack(
-        "rings that cannot be, and memory that changes while it is read",
+        "impossible rings, and memory that changes while it is read",
         "the guest harms only its own ring",
         ("hostile/test_rings.py",),
     ),
     Attack(
-        "requests that cannot be: sizes, offsets, options, generated ones",
+        "impossible requests: sizes, offsets, options, generated requests",
         "an error for the request",
         ("hostile/test_guest.py", "hostile/test_offsets.py", "hostile/test_fuzz.py"),
     ),
     Attack(
-        "a guest acts with the rights of another user, or sets what is the host's to decide",
+        "a guest acts with the rights of another user, or sets what only the host may set",
         "each request has its own ids, and the host's flags and project ids stay; with `--userns`"
         " each change of a file takes its set-id bits away, and the flag `immutable` is refused",
         ("hostile/test_credentials.py", "hostile/test_ioctl.py", "hostile/test_xattrmap.py"),
@@ -135,7 +135,7 @@ ATTACKS: Final = (
         ("hostile/test_socket.py", "supervisor/test_session.py"),
     ),
     Attack(
-        "a worker that was taken over reaches for the host",
+        "a worker that was taken over attacks the host",
         "the table of attempts above",
         ("hostile/test_taken_over.py",),
     ),
@@ -150,8 +150,8 @@ ATTACKS: Final = (
         ("hostile/test_faults.py", "worker/test_fault_budget.py"),
     ),
     Attack(
-        "a worker that was taken over asks the broker for what is not in the share",
-        "refused; with `--userns` there is no broker, as nobody can open handles",
+        "a worker that was taken over asks the broker for a file outside of the share",
+        "refused; with `--userns` there is no broker, since no process can open handles",
         (
             "hostile/test_handle_broker.py",
             "hostile/test_broker_neighbours.py",
@@ -163,10 +163,10 @@ ATTACKS: Final = (
         "a worker or pool that was taken over sends anything to the supervisor",
         "the link or the pool ends; memory and log stay bounded",
         ("supervisor/test_taken_over.py", "supervisor/test_pool_channel.py"),
-        alike="the attacker stands in the pool's place, in no sandbox, so it sends what it likes",
+        alike="the attacker takes the pool's place without a sandbox, so it can send anything",
     ),
     Attack(
-        "a supervisor or keeper that was taken over reaches for the host",
+        "a supervisor or keeper that was taken over attacks the host",
         "denied, or the process dies",
         ("hostile/test_confinement.py",),
     ),
@@ -199,7 +199,7 @@ ATTACKS: Final = (
         "the corpora of all fuzz targets, under ASan and UBSan",
         "no error",
         ("fuzz/test_corpus.py",),
-        alike="the targets call the code, in no sandbox",
+        alike="the targets call the code without a sandbox",
     ),
 )
 
@@ -211,7 +211,7 @@ _MODE: Final = re.compile(r"sandbox=(\w+)")  # tests/sandbox_modes.py
 
 
 def collected() -> Counter[tuple[str, str]]:
-    """How many tests pytest finds in each file of ATTACKS, for each of COLUMNS."""
+    """The number of tests that pytest finds in each file of ATTACKS, for each of COLUMNS."""
     names = sorted({f"tests/{name}" for attack in ATTACKS for name in attack.tests})
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *names],
@@ -231,7 +231,7 @@ def _column(test: str) -> str:
 
 
 def cases(attack: Attack, counts: Counter[tuple[str, str]]) -> dict[str, int]:
-    """How many cases of a class there are, by column."""
+    """The number of cases of a class in each column."""
     files = [f"tests/{name}" for name in attack.tests]
     return {column: sum(counts[name, column] for name in files) for column in COLUMNS}
 

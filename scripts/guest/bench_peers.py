@@ -10,7 +10,7 @@ from vfsd.tool import commands
 
 
 def peers() -> Iterator[str]:
-    """NAME=COMMAND of each peer, as --peer takes it."""
+    """NAME=COMMAND for each peer, in the form of --peer."""
     c, rust = packages.c_virtiofsd(), packages.rust_virtiofsd()
     c_argv = (*c.argv, "--socket-path={socket}", "-o", "source={dir}")
     rust_argv = (*rust.argv, "--socket-path={socket}", "--shared-dir={dir}")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The scripted session of `scripts/demo --check`: work in the guest, judge on the host.
 
-Every step does something with a real tree inside the guest and then looks at the result from
-the host's side, byte for byte. Steps build on each other: `tree` is what the first one unpacked.
+Every step does something with a real tree inside the guest and then compares the result on the
+host's side, byte for byte. Steps build on each other: the first step unpacks `tree`.
 """
 
 import filecmp
@@ -27,12 +27,12 @@ MIB = 1 << 20
 
 
 class CheckError(Exception):
-    """What the host sees is not what the guest was told to do."""
+    """The host does not see what the guest was asked to do."""
 
 
 @dataclass(frozen=True)
 class Session:
-    """A guest at work: `host` and `guest` name the same folder from either side."""
+    """A guest at work: `host` and `guest` are the paths of the same folder on either side."""
 
     machine: Machine
     host: Path
@@ -80,7 +80,7 @@ def compare(left: Path, right: Path, renamed: str = "") -> int:
         compare_one(left / path, right / twin)
         files += regular
     surplus = sorted(set(walk(right)) - expected)
-    require(not surplus, f"{right} has what {left} has not: {surplus[:3]}")
+    require(not surplus, f"{right} has names that {left} lacks: {surplus[:3]}")
     return files
 
 
@@ -88,12 +88,13 @@ def compare_one(left: Path, right: Path) -> None:
     """Compare two files, folders or symlinks."""
     require(os.path.lexists(right), f"{right} is missing")
     one, other = left.lstat(), right.lstat()
-    require(one.st_mode == other.st_mode, f"{right}: mode {other.st_mode:o}, not {one.st_mode:o}")
+    found, expected = f"{other.st_mode:o}", f"{one.st_mode:o}"
+    require(found == expected, f"{right}: mode is {found}; expected {expected}")
     if stat.S_ISLNK(one.st_mode):
         require(left.readlink() == right.readlink(), f"{right} leads to {right.readlink()}")
     elif stat.S_ISREG(one.st_mode):
         require(filecmp.cmp(left, right, shallow=False), f"{right} differs from {left}")
-        require(int(one.st_mtime) == int(other.st_mtime), f"{right}: another modification time")
+        require(int(one.st_mtime) == int(other.st_mtime), f"{right}: the modification time differs")
 
 
 def sha256(path: Path) -> str:
@@ -123,7 +124,7 @@ def checksum(session: Session) -> str:
         digest, name = line.split("  ", 1)
         require(digest == sha256(session.original / name), f"the guest reads {name} wrongly")
     files = sum(1 for path in walk(session.original) if is_regular(session.original / path))
-    require(len(lines) == files, f"the guest reads {len(lines)} files of {files}")
+    require(len(lines) == files, f"the guest reads {len(lines)} of {files} files")
     return f"{files} files read in the guest"
 
 
@@ -144,7 +145,7 @@ def pack(session: Session) -> str:
         for member in archive:
             original = session.original / member.name
             names.add(str(Path(member.name)))
-            require(os.path.lexists(original), f"{member.name} came from nowhere")
+            require(os.path.lexists(original), f"{member.name} is in the tar but not in the tree")
             if member.isreg():
                 packed = archive.extractfile(member)
                 same = packed is not None and packed.read() == original.read_bytes()
@@ -183,7 +184,7 @@ def link(session: Session) -> str:
             continue
         files += 1
         name, hard, soft = (session.host / part / path for part in ("tree", "hard", "soft"))
-        require(hard.samefile(name) and hard.lstat().st_nlink == 2, f"{hard} is no hard link")
+        require(hard.samefile(name) and hard.lstat().st_nlink == 2, f"{hard} is not a hard link")
         target = f"{session.guest}/tree/{path}"
         require(str(soft.readlink()) == target, f"{soft} does not lead to {target}")
     return f"{files} hard links and as many symlinks"
@@ -206,7 +207,7 @@ def fsync(session: Session) -> str:
 dd if=/dev/urandom of=synced bs=1M count=16 conv=fsync 2>/dev/null
 sync synced; sha256sum <synced
 """)
-    require(seen.split()[0] == sha256(session.host / "synced"), "the host reads other bytes")
+    require(seen.split()[0] == sha256(session.host / "synced"), "the host reads wrong bytes")
     return "16 MiB written and synced"
 
 
@@ -223,14 +224,14 @@ with open("mapped", "w+b") as file:
     expected = b"".join(
         offset.to_bytes(8, "little") + bytes(504) for offset in range(0, 4 * MIB, 512)
     )
-    require((session.host / "mapped").read_bytes() == expected, "the host reads other bytes")
+    require((session.host / "mapped").read_bytes() == expected, "the host reads wrong bytes")
     (session.host / "by-host").write_bytes(expected)
     seen = session.python("""
 import hashlib, mmap
 with open("by-host", "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as memory:
     print(hashlib.sha256(memory).hexdigest())
 """)
-    require(seen.strip() == hashlib.sha256(expected).hexdigest(), "the guest maps other bytes")
+    require(seen.strip() == hashlib.sha256(expected).hexdigest(), "the guest maps wrong bytes")
     return "4 MiB stored through mmap, and read"
 
 
@@ -279,7 +280,7 @@ int main(void)
 
 
 def queues(session: Session) -> str:
-    """Read without cache on each CPU in turn, and see whose queue's interrupt counts."""
+    """Read without a cache on each CPU in turn, and see which queue's interrupt count rises."""
     served: set[str] = set()
     for cpu in range(session.cpus):
         before = interrupts(session)
@@ -289,12 +290,12 @@ def queues(session: Session) -> str:
         require(after[busiest] - before[busiest] >= 100, f"CPU {cpu} reads, but no queue is busy")
         served.add(busiest)
     names = sorted(int(name) for name in served)
-    require(len(names) == session.queues, f"only request queues {names} of {session.queues} serve")
+    require(len(names) == session.queues, f"of {session.queues} request queues only {names} serve")
     return f"CPUs 0-{session.cpus - 1} read through {len(names)} request queue(s)"
 
 
 def interrupts(session: Session) -> dict[str, int]:
-    """Return the number of completions interrupts of each request queue."""
+    """Return the number of completion interrupts of each request queue."""
     counts = {}
     for line in session.run("cat /proc/interrupts").splitlines():
         match = re.match(r"\s*\d+:([ \d]+) .*virtio\d+-requests\.(\d+)$", line)
@@ -354,9 +355,9 @@ def run_steps(session: Session) -> int:
 
 
 def prepare(folder: Path, host: Path, minimum: int = 0) -> Path:
-    """Make the tree to compare with, put a tar of it into the shared folder, return the tree.
+    """Make the tree to compare with, put a tar of it into the shared folder, and return the tree.
 
-    The tree has `minimum` regular files or more.
+    The tree has at least `minimum` regular files.
     """
     tree = folder / "tree"
     copy_library(tree)

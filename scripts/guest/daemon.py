@@ -30,11 +30,11 @@ class Daemon:
     log_path: Path
 
     def log(self) -> str:
-        """Return what the back-end printed so far."""
+        """Return what the back-end has printed up to now."""
         return self.log_path.read_text(errors="replace")
 
     def stop(self) -> int:
-        """End the back-end if it still runs, and return its exit status."""
+        """End the back-end if it is still running, and return its exit status."""
         if self.process.poll() is None:
             self.process.terminate()
             try:
@@ -45,7 +45,7 @@ class Daemon:
 
 
 def command(name: str) -> list[str]:
-    """Return the command line of a back-end, with {socket} and {dir} to be filled in.
+    """Return the command line of a back-end, in which {socket} and {dir} are to be replaced.
 
     `name` is empty for this project's virtiofsd, "c" or "rust" for a peer, or a command line.
     """
@@ -61,7 +61,8 @@ def command(name: str) -> list[str]:
 
 
 def is_listening(socket: Path) -> bool:
-    """Return whether someone listens on a socket, without using up its only connection."""
+    """Return whether a process listens on a socket, without using up the socket's only
+    connection."""
     for line in Path("/proc/net/unix").read_text().splitlines():
         fields = line.split(maxsplit=7)
         if len(fields) == 8 and fields[7] == str(socket) and fields[3] == LISTENING:
@@ -71,7 +72,8 @@ def is_listening(socket: Path) -> bool:
 
 @contextmanager
 def serve(argv: Sequence[str], shared_dir: Path, folder: Path) -> Iterator[Daemon]:
-    """Run a back-end on `shared_dir` until the block ends; its socket and log go into `folder`."""
+    """Run a back-end on `shared_dir` until the block ends; the socket and the log go into
+    `folder`."""
     socket = folder / "virtiofsd.sock"
     log_path = folder / "virtiofsd.log"
     filled = [

@@ -52,13 +52,13 @@ def arguments(argv: list[str]) -> argparse.Namespace:
 def wanted(
     chosen: argparse.Namespace, back_end: daemon.Daemon
 ) -> tuple[machine.Share, machine.Hardware]:
-    """Return the share and the machine that were asked for."""
+    """Return the requested share and machine."""
     share = machine.Share(back_end.socket, TAG, chosen.queues)
     return share, machine.Hardware(chosen.cpus, kernel_suite=chosen.kernel)
 
 
 def run_check(chosen: argparse.Namespace, back_end: daemon.Daemon, shared: Path) -> bool:
-    """Run the scripted session in a folder of the share; return whether all is well."""
+    """Run the scripted session in a folder of the share; return whether every step passed."""
     host = Path(tempfile.mkdtemp(prefix="vfsd-check-", dir=shared))
     share, hardware = wanted(chosen, back_end)
     try:
@@ -87,7 +87,7 @@ def run_shell(chosen: argparse.Namespace, back_end: daemon.Daemon, shared: Path)
 
 
 def run(chosen: argparse.Namespace, folder: Path) -> bool:
-    """Start the back-end and the guest; return whether all went well."""
+    """Start the back-end and the guest; return whether everything went well."""
     shared = chosen.dir.resolve() if chosen.dir else folder / "share"
     shared.mkdir(exist_ok=True)
     argv = daemon.command(chosen.virtiofsd)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Boot UEFI firmware in QEMU on a share and type into its shell, over the serial line.
+"""Boot UEFI firmware in QEMU on a share, and type into its shell over the serial line.
 
-The firmware (OVMF) has a driver of its own for virtio-fs. It offers a share as a file system
-before any operating system has started.
+The firmware (OVMF) has its own driver for virtio-fs, and offers a share as a file system before any
+operating system has started.
 """
 
 import os
@@ -19,20 +19,20 @@ from pathlib import Path
 from . import machine, packages
 
 SUITE = "trixie"
-BOOT_SECONDS = 300.0  # 10 on a quiet machine
+BOOT_SECONDS = 300.0  # takes 10 on a quiet machine
 COMMAND_SECONDS = 120.0
-# Colours, and where the cursor goes.
+# Colours, and positions of the cursor.
 ESCAPES = re.compile(rb"\x1b\[[0-9;=?]*[A-Za-z]")
 PROMPT = re.compile(r"(^|\n)(Shell|FS\d+:\\[^\n]*)> \Z")
 VIRTIO_FS = re.compile(r"(FS\d+): Alias\(s\):\S*\n\s*PciRoot")
 
 
 class FirmwareError(Exception):
-    """The firmware did not answer in time; the message ends with what it said last."""
+    """The firmware did not answer in time; the message ends with its last output."""
 
 
 def qemu_argv(share: machine.Share, folder: Path) -> list[str]:
-    """A machine with firmware and its shell; `folder` has the serial line and the variables."""
+    """A machine with firmware and its shell; the serial line and the variables are in `folder`."""
     firmware = packages.unpacked_root(SUITE, ["ovmf"], dependencies=False) / "usr/share/OVMF"
     shell = packages.unpacked_root(SUITE, ["efi-shell-x64"], dependencies=False)
     shutil.copy(firmware / "OVMF_VARS_4M.fd", folder / "variables")
@@ -44,9 +44,9 @@ def qemu_argv(share: machine.Share, folder: Path) -> list[str]:
         *("-object", "memory-backend-memfd,id=memory,size=256M,share=on"),
         *("-drive", f"{flash},readonly=on,file={firmware}/OVMF_CODE_4M.fd"),
         *("-drive", f"{flash},file={folder}/variables"),
-        # The firmware starts what it is given as a kernel.
+        # The firmware starts the file that it is given as a kernel.
         *("-kernel", f"{shell}/usr/share/efi-shell-x64/shellx64.efi", "-append", "-nostartup"),
-        # A serial port drops what its other end does not take, and a pipe takes 64 KiB.
+        # A serial port drops bytes that its other end does not take; a pipe buffers 64 KiB.
         *("-chardev", f"pipe,id=serial,path={folder}/serial", "-serial", "chardev:serial"),
         *("-chardev", f"socket,id=share,path={share.socket}"),
         *("-device", f"vhost-user-fs-pci,chardev=share,tag={share.tag}"),
@@ -69,7 +69,7 @@ class Shell:
     def wait_booted(self) -> str:
         """Wait for the first prompt, change to the share and return its name."""
         self._wait_for_prompt(BOOT_SECONDS)
-        self.run("connect -r")  # drivers are started for what is booted from, and no more
+        self.run("connect -r")  # else only the boot device gets its driver
         mapping = VIRTIO_FS.search(self.run("map -r") + "\n")
         if mapping is None:
             raise FirmwareError(f"the firmware has no driver for the share\n{self._text()}")
@@ -77,10 +77,10 @@ class Shell:
         return mapping[1]
 
     def run(self, command: str, seconds: float = COMMAND_SECONDS) -> str:
-        """Type a command; return what it printed, its lines ended by newlines alone."""
+        """Type a command; return its output, with lines that end in a newline alone."""
         self._said = b""
         os.write(self._typed, command.encode() + b"\r")
-        # What is typed is echoed, and ends with the line.
+        # The typed command is echoed as the first line.
         printed = self._wait_for_prompt(seconds, lines=1)
         return printed.partition("\n")[2].rpartition("\n")[0]
 

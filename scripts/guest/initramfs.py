@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The guest's root file system: an uncompressed cpio archive of Debian programs and one init.
 
-Uncompressed because the emulated CPU would spend longer unpacking than the host spends copying.
-Only programs a test or a visitor can use are packed, with the libraries they load.
+It is uncompressed because an emulated CPU would take longer to unpack it than the host takes to
+copy it. Only programs that a test or a visitor can use are packed, with the libraries they load.
 """
 
 import hashlib
@@ -33,14 +33,14 @@ PACKAGES = (
     "util-linux",
 )
 
-# Real programs where busybox has only an imitation (which its own shell would prefer).
+# Real programs where busybox has only an imitation (which busybox' own shell would prefer).
 COMMANDS = """
     bash cat chacl chgrp chmod chown cmp cp cut date dd df diff du env fallocate find fio flock
     getfacl getfattr git head id install link ln ls mkdir mkfifo mknod mktemp mv nproc od readlink
     realpath rm rmdir seq setfacl setfattr setpriv sha256sum shuf sleep sort split stat sync tail
     tar taskset tcc tee test timeout touch tr true truncate uniq unlink wc xargs yes
 """
-# Globs below the unpacked packages. Programs bring the libraries they are linked with.
+# Globs below the unpacked packages. The libraries that the programs are linked with are added.
 PROGRAMS = (
     "usr/bin/busybox",
     "usr/bin/python3.[0-9]*",
@@ -55,7 +55,7 @@ FILES = (
     "usr/bin/git-upload-pack",
     "usr/share/git-core/templates/**/*",
     "usr/lib/python3.[0-9]*/**/*",
-    # What a C compiler needs beside itself.
+    # files that a C compiler needs besides itself
     "usr/lib/x86_64-linux-gnu/tcc/**/*",
     "usr/lib/x86_64-linux-gnu/*crt*.o",
     "usr/lib/x86_64-linux-gnu/libc.so",
@@ -73,9 +73,10 @@ ETC = {
     ),
 }
 
-# Two ways in: the console (a shell for a person), and a virtio-serial port that takes scripts.
-# On the port each line is a command: a marker and a script in base64. The answer is the script's
-# output followed by a line of marker and exit status. At each boot the guest first says `ready`.
+# Two ways in: the console (a shell for a person), and a virtio-serial port that takes scripts. Each
+# line on the port is a command: a marker and a script in base64. The answer is the script's output,
+# followed by a line with the marker and the exit status. At each boot the guest first writes
+# `ready`.
 INIT = r"""#!/usr/bin/busybox sh
 set -e
 /usr/bin/busybox --install -s /usr/sbin
@@ -129,7 +130,7 @@ def _libraries(root: Path, binaries: Iterable[Path]) -> set[Path]:
         done = subprocess.run(
             [*linker, "--list", str(binary)], capture_output=True, text=True, check=False
         )
-        # A static program makes the linker fail: it has none.
+        # The linker fails for a static program, which has no libraries.
         found.update(
             Path(path) for path in re.findall(rf"({re.escape(str(root))}\S+)", done.stdout)
         )
@@ -163,7 +164,7 @@ class Archive:
         self.out.write(header + bytes(-len(header) % 4) + data + bytes(-len(data) % 4))
 
     def folder(self, name: str) -> None:
-        """Add a folder and those above it, once."""
+        """Add a folder and its parents, each of them once."""
         for path in (*reversed(PurePath(name).parents), PurePath(name)):
             if str(path) not in self.folders:
                 self.folders.add(str(path))
@@ -190,7 +191,7 @@ class Archive:
 
 
 def _contents(root: Path) -> Iterator[tuple[str, Path]]:
-    """Yield name in the guest and file of all that comes from packages."""
+    """Yield the name in the guest and the file for everything that comes from packages."""
     programs = _matches(root, PROGRAMS)
     chosen = {*programs, *_matches(root, FILES), *_libraries(root, programs)}
     for path in sorted(chosen):
@@ -213,14 +214,15 @@ def _write(root: Path, out: BinaryIO) -> None:
         if path.is_symlink() and not name.startswith("usr/lib/x86_64-linux-gnu/lib"):
             archive.symlink(name, str(path.readlink()))
         else:
-            # Libraries are stored under the name they are loaded by.
+            # Libraries are stored under the names by which they are loaded.
             archive.file(name, path.read_bytes(), stat.S_IMODE(path.stat().st_mode))
     archive.close()
 
 
 @cache
 def initramfs() -> Path:
-    """Return the guest's root file system, made at the first call and after each change here."""
+    """Return the guest's root file system, made at the first call and again after each change
+    here."""
     root = packages.unpacked_root(packages.USERLAND_SUITE, PACKAGES)
     recipe = Path(__file__).read_bytes() + root.name.encode()
     key = hashlib.sha256(recipe).hexdigest()[:12]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """libvirtd of Debian, in namespaces of its own, with a domain that has one share.
 
-What libvirtd keeps below /etc, /run and /var is in memory and ends with it; its processes, domains
-and daemons among them, are in a pid namespace that ends with it, too.
+The files of libvirtd below /etc, /run and /var are in memory and end with it. Its processes, which
+include domains and daemons, are in a pid namespace that also ends with it.
 """
 
 import shutil
@@ -17,10 +17,10 @@ from typing import Final
 
 from . import initramfs, machine, packages
 
-START_SECONDS: Final = 120.0  # 5 on a quiet machine: it asks QEMU for what it can do
+START_SECONDS: Final = 120.0  # takes 5 on a quiet machine: libvirtd asks QEMU for its features
 DOMAIN: Final = "vfsd-test"
 TAG: Final = "share"
-# The user that QEMU would run as has to exist; a package that is not needed here would make it.
+# The user that QEMU would run as must exist; the package that creates it is not needed otherwise.
 USER: Final = "libvirt-qemu"
 PREPARE: Final = r"""
 mount --make-rprivate /
@@ -32,7 +32,7 @@ for name in passwd group; do
     mount --bind "$1/$name" /etc/$name
 done
 cp "$1/qemu.conf" /etc/libvirt/
-# The shell stays, as the first process of its namespace: it reaps whoever has lost a parent.
+# The shell stays as the first process of its namespace, to reap processes whose parent has ended.
 libvirtd -f "$1/libvirtd.conf" &
 wait $!
 """
@@ -79,7 +79,7 @@ DOMAIN_XML: Final = """
 
 
 class Domain(machine.Machine):
-    """A guest that libvirtd runs; scripts are run in it as in any other machine."""
+    """A guest that libvirtd runs; it takes scripts like any other machine."""
 
     def __init__(self, libvirtd: "subprocess.Popen[bytes]", folder: Path) -> None:
         self.accel = "tcg"
@@ -91,7 +91,7 @@ class Domain(machine.Machine):
         self._scripts = socket.socket(socket.AF_UNIX)
 
     def virsh(self, *arguments: str) -> str:
-        """Run a command of virsh, which must succeed, and return what it printed."""
+        """Run a command of virsh, which must succeed, and return its output."""
         uri = f"qemu:///system?socket={self._folder}/libvirt-sock"
         done = subprocess.run(
             ["virsh", "-q", "-c", uri, *arguments], capture_output=True, text=True, check=False
@@ -139,7 +139,7 @@ def external_daemon(path: Path) -> str:
 
 @contextmanager
 def host(filesystem: str) -> Iterator[Domain]:
-    """libvirtd with a domain that is not started yet; both end with the block."""
+    """libvirtd with a domain that is not started yet; both are ended with the block."""
     with tempfile.TemporaryDirectory(prefix="vfsd-libvirt-") as name:
         folder = Path(name)
         folder.chmod(0o755)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Boot a Linux guest in QEMU on vhost-user sockets and run shell scripts in it.
 
-A guest is reached through three channels, none of which has a name in the file system: the
-console (kernel messages, collected), a virtio-serial port that takes scripts (see
-``initramfs.INIT``), and QEMU's control protocol. Every wait has a deadline, and whoever leaves
-the ``with`` block leaves no process behind.
+A guest is reached through three channels, none of which has a name in the file system: the console
+(kernel messages, collected), a virtio-serial port that takes scripts (see ``initramfs.INIT``), and
+QEMU's control protocol. Every wait has a deadline, and no process is left when the ``with`` block
+ends.
 """
 
 import base64
@@ -26,7 +26,7 @@ from typing import Any, Self
 from . import initramfs, packages
 from .qmp import Qmp, QmpError
 
-BOOT_SECONDS = {"kvm": 30.0, "tcg": 60.0}  # several times what a boot takes
+BOOT_SECONDS = {"kvm": 30.0, "tcg": 60.0}  # several times the duration of a boot
 BOOT_TRIES = 4
 TRIAL_SECONDS = 10.0
 # Five-level page tables only make an emulated CPU slower.
@@ -35,28 +35,28 @@ KERNEL_OPTIONS = "console=ttyS0 quiet panic=-1 nokaslr mitigations=off audit=0"
 
 
 class GuestError(Exception):
-    """The guest did not do what it was told; the message ends with the console's last lines."""
+    """The guest did not do what it was asked to; the message ends with the console's last lines."""
 
 
 class NoAnswerError(GuestError):
-    """The guest did not answer in time: it, or what it waits for, is stuck."""
+    """The guest did not answer in time: the guest, or something that it waits for, is stuck."""
 
 
 @dataclass(frozen=True)
 class Share:
-    """One vhost-user-fs device: the back-end's socket, and the tag the guest mounts it by."""
+    """One vhost-user-fs device: the back-end's socket, and the tag by which the guest mounts it."""
 
     socket: Path
     tag: str = "share"
     queues: int = 1
     queue_size: int = 1024
-    properties: str = ""  # more of the device, as "packed=on"
+    properties: str = ""  # further properties of the device, such as "packed=on"
     model: str = "vhost-user-fs-pci"  # or vhost-user-fs-device: virtio-mmio
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a script printed (both streams), its exit status, and how long it took."""
+    """The output of a script (both streams), its exit status, and its duration."""
 
     output: str
     status: int
@@ -65,15 +65,15 @@ class Result:
 
 @dataclass(frozen=True)
 class Hardware:
-    """What the guest runs on; `append` goes to the kernel's command line, `more` to QEMU's."""
+    """The hardware of the guest; `append` goes to the kernel's command line, `more` to QEMU's."""
 
     cpus: int = 4
     memory_mib: int = 1024
     kernel_suite: str = packages.KERNEL_SUITE
     append: str = ""
     machine: str = "q35"
-    backend: str = "memory-backend-memfd,share=on"  # of the memory
-    slots: str = ""  # for memory to be plugged, as "slots=2,maxmem=4G"
+    backend: str = "memory-backend-memfd,share=on"  # of guest memory
+    slots: str = ""  # for memory to be plugged, such as "slots=2,maxmem=4G"
     more: tuple[str, ...] = ()
 
 
@@ -176,9 +176,9 @@ class Machine:
         self.boot_seconds = time.monotonic() - started
 
     def wait_booted(self) -> None:
-        """Wait for the guest; reset the machine when an emulated CPU got lost on the way.
+        """Wait for the guest; reset the machine if an emulated CPU hangs during the boot.
 
-        A kernel that panics resets the machine by itself. Either way QEMU goes on, and the
+        A kernel that panics resets the machine by itself. In either case QEMU goes on, and the
         back-ends keep their connections.
         """
         for _ in range(BOOT_TRIES - 1):
@@ -192,13 +192,13 @@ class Machine:
         return self.wait_ready(BOOT_SECONDS[self.accel])
 
     def reboot(self) -> None:
-        """Reset the machine as its reset button would; nothing is unmounted."""
+        """Reset the machine as with its reset button; nothing is unmounted."""
         self._received.clear()
         self.control("system_reset")
         self.wait_booted()
 
     def _read_until(self, mark: bytes, deadline: float) -> tuple[bytes, bytes]:
-        """Return what came before the mark, and the rest of the mark's line."""
+        """Return the bytes before the mark, and the rest of the line with the mark."""
         while True:
             before, found, after = self._received.partition(mark)
             if found and b"\n" in after:
@@ -220,19 +220,19 @@ class Machine:
     # --- the machine ---
 
     def control(self, command: str, arguments: Mapping[str, Any] | None = None) -> Any:
-        """Have QEMU execute a QMP command; returns what it returns, or raises QmpError."""
+        """Make QEMU execute a QMP command; return its result, or raise QmpError."""
         return self._control.ask(command, arguments or {})
 
     def wait_event(self, name: str) -> None:
-        """Wait until QEMU reports an event that no earlier call has waited for."""
+        """Wait until QEMU reports an event that no earlier call has taken."""
         self._control.wait_event(name)
 
     def said(self) -> str:
-        """Return what QEMU printed so far."""
+        """Return what QEMU has printed up to now."""
         return self.console_path.with_suffix(".qemu").read_text(errors="replace")
 
     def console(self) -> str:
-        """Return what the guest's kernel printed so far."""
+        """Return what the guest's kernel has printed up to now."""
         if not self.console_path.exists():
             return ""
         return self.console_path.read_text(errors="replace")
@@ -245,7 +245,7 @@ class Machine:
         self.kill()
 
     def kill(self) -> None:
-        """End QEMU whatever it does."""
+        """Kill QEMU, whatever its state."""
         if self.process.poll() is None:
             self.process.terminate()
             self._reap(5.0)
@@ -265,7 +265,7 @@ class Machine:
 
 
 def first_line(script: str) -> str:
-    """Return the beginning of a script, to name it by."""
+    """Return the beginning of a script, for use as its name."""
     lines = script.strip().splitlines()
     return lines[0][:60] if lines else ""
 
@@ -287,10 +287,10 @@ def boots(accel: str) -> bool:
 
 @cache
 def accelerator() -> str:
-    """Return "kvm" where it really works, else "tcg". VFSD_ACCEL chooses by hand.
+    """Return "kvm" where it really works, else "tcg". VFSD_ACCEL overrides the choice.
 
-    That /dev/kvm opens says little: on some machines the first instructions of the guest
-    already end in an error, or nothing ever comes out. So a guest is booted.
+    An open /dev/kvm proves little: on some machines the first instructions of the guest already end
+    in an error, or the guest never prints anything. So a guest is booted.
     """
     chosen = os.environ.get("VFSD_ACCEL")
     if chosen:
@@ -324,6 +324,6 @@ def boot_shell(share: Share, hardware: Hardware = ORDINARY) -> int:
     }
     append = " ".join(f"{name}={value}" for name, value in words.items())
     argv = qemu_argv(replace(hardware, append=append), accelerator(), [share])
-    # Ctrl-C belongs to the guest; Ctrl-a x ends QEMU whatever the guest does.
+    # Ctrl-C is for the guest; Ctrl-a x ends QEMU, whatever the guest does.
     terminal = ["-chardev", "stdio,id=tty,mux=on,signal=off", "-serial", "chardev:tty"]
     return subprocess.run([*argv, *terminal, "-mon", "chardev=tty"], check=False).returncode

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Programs and kernels of other Debian releases, unpacked into a cache and never installed.
 
-apt runs with a private configuration: its own sources, lists, archive folder and an empty
-package database. So it resolves a whole tree of dependencies down to libc, asks for no rights,
-and leaves the machine's own sources and packages alone. Programs then run through the dynamic
-linker that was fetched with them, whatever the machine's own libc is.
+apt runs with a private configuration: its own sources, lists, archive folder and an empty package
+database. So it resolves a whole tree of dependencies down to libc, needs no privileges, and leaves
+the machine's own sources and packages alone. Programs then run through the dynamic linker that was
+fetched with them, whatever the machine's own libc is.
 """
 
 import fcntl
@@ -27,10 +27,10 @@ KEYRINGS = (
     Path("/usr/share/keyrings/debian-archive-keyring.pgp"),
 )
 
-# Where each thing comes from; of several suites, the first that can be had. Guests need virtio_fs
-# with several request queues (Linux 6.11). Emulating several CPUs, QEMU 7.2 makes Debian's
-# kernel panic, and 10.0 now and then aborts (https://gitlab.com/qemu-project/qemu/-/issues/1921);
-# 11.1 does neither.
+# The suites that each thing comes from; of several suites, the first that can be reached. Guests
+# need virtio_fs with several request queues (Linux 6.11). When QEMU emulates several CPUs, version
+# 7.2 makes Debian's kernel panic, and 10.0 sometimes aborts
+# (https://gitlab.com/qemu-project/qemu/-/issues/1921); 11.1 does neither.
 QEMU_SUITES = ("forky", "trixie")
 KERNEL_SUITE = "trixie"
 USERLAND_SUITE = "trixie"
@@ -41,18 +41,18 @@ LINKER = "ld-linux-x86-64.so.2"
 LIBRARY_FOLDERS = (
     "usr/lib/x86_64-linux-gnu",
     "lib/x86_64-linux-gnu",
-    "usr/lib/x86_64-linux-gnu/ceph",  # of librbd, which fio is linked with
+    "usr/lib/x86_64-linux-gnu/ceph",  # used by librbd, which fio is linked with
 )
 KERNEL_NEEDS = ("VIRTIO_PCI", "VIRTIO_FS", "VIRTIO_CONSOLE", "SERIAL_8250_CONSOLE", "DEVTMPFS")
 
 
 class FetchError(Exception):
-    """Something could not be had; the message says what, why and what to do."""
+    """A package could not be fetched; the message says what, why and what to do."""
 
 
 @dataclass(frozen=True)
 class Program:
-    """A program to run: `argv` is the beginning of its command line."""
+    """A program to run: `argv` is the beginning of the command line."""
 
     argv: tuple[str, ...]
     version: str
@@ -67,7 +67,7 @@ class Kernel:
 
 
 def cache_folder() -> Path:
-    """Return the folder everything fetched is kept in."""
+    """Return the folder in which everything that was fetched is kept."""
     chosen = os.environ.get("VFSD_CACHE")
     if chosen:
         return Path(chosen).absolute()
@@ -76,7 +76,7 @@ def cache_folder() -> Path:
 
 
 def progress(line: str) -> None:
-    """Tell whoever waits what the wait is for."""
+    """Show a person who waits what the wait is for."""
     print(line, file=sys.stderr, flush=True)
 
 
@@ -122,7 +122,7 @@ def mirrors() -> tuple[str, ...]:
         targets = ""
     for line in targets.splitlines():
         label, _, base = line.partition(" ")
-        # The label is known only once apt has fetched its lists.
+        # The label is known only after apt has fetched its lists.
         if label == "Debian" or (not label and base.rstrip("/").endswith("/debian")):
             found.append(base)
     return tuple(dict.fromkeys([*found, PUBLIC_MIRROR]))
@@ -143,7 +143,7 @@ class Apt:
             "-oDir::Etc::preferences=/dev/null",
             "-oDir::Etc::preferencesparts=/dev/null",
             "-oAPT::Architecture=amd64",
-            "-oAPT::Sandbox::User=root",  # the cache folder may be closed to apt's own user
+            "-oAPT::Sandbox::User=root",  # apt's own user may have no access to the cache folder
             "-oAcquire::Languages=none",
             "-oAcquire::Retries=3",
         ]
@@ -175,7 +175,7 @@ class Apt:
         return match[1]
 
     def download(self, packages: Sequence[str], dependencies: bool) -> list[Path]:
-        """Download packages, with all they depend on if asked, and return the files."""
+        """Download packages, with all their dependencies if asked, and return the files."""
         archives = self.folder / "archives"
         for old in archives.glob("*.deb"):
             old.unlink()
@@ -211,9 +211,9 @@ def _folder(suite: str, packages: Sequence[str]) -> Path:
 
 
 def unpacked_root(suite: str, packages: Sequence[str], dependencies: bool = True) -> Path:
-    """Return a folder that holds the packages unpacked; fetch them at the first call.
+    """Return a folder with the unpacked packages; fetch them at the first call.
 
-    What is in the cache is used as it is: remove the folder to get newer versions.
+    The cache is used as it is: remove the folder to get newer versions.
     """
     target = _folder(suite, packages)
     if target.is_dir():
@@ -278,7 +278,7 @@ def kernel(suite: str = KERNEL_SUITE) -> Kernel:
 
     From Linux 7.1 on a guest checks the length and the `unique` of every reply.
     """
-    # Which version was the newest is asked once, so that the next call needs no network.
+    # The newest version is asked for once, so that the next call needs no network.
     chosen = cache_folder() / "roots" / f"{suite}-kernel"
     packages = chosen.read_text().split() if chosen.exists() else []
     if not packages or not _folder(suite, packages).is_dir():
@@ -288,7 +288,7 @@ def kernel(suite: str = KERNEL_SUITE) -> Kernel:
     for pattern in ("boot/vmlinuz-*", "usr/lib/modules/*/vmlinuz"):
         for image in root.glob(pattern):
             return _checked_kernel(image)
-    raise FetchError(f"{root} holds no kernel: Debian {suite} keeps it somewhere new")
+    raise FetchError(f"{root} holds no kernel: Debian {suite} has moved the file")
 
 
 def _kernel_packages(suite: str) -> list[str]:
@@ -298,10 +298,10 @@ def _kernel_packages(suite: str) -> list[str]:
         apt.update()
         match = re.search(r"linux-image-(\d\S+)", apt.field("linux-image-cloud-amd64", "Depends"))
         if match is None:
-            raise FetchError(f"Debian {suite}: linux-image-cloud-amd64 leads to no kernel")
+            raise FetchError(f"Debian {suite}: linux-image-cloud-amd64 depends on no kernel")
         release = match[1]
         if f"linux-binary-{release}" in apt.field(f"linux-image-{release}", "Depends"):
-            return [f"linux-binary-{release}", f"linux-base-{release}"]  # from Debian 14 on
+            return [f"linux-binary-{release}", f"linux-base-{release}"]  # since Debian 14
         return [f"linux-image-{release}"]
 
 

@@ -11,7 +11,7 @@ ANSWER_SECONDS = 60.0  # QEMU's main loop waits for guests and back-ends; the ma
 
 
 class QmpError(Exception):
-    """QEMU refused a command, with this text, or did not answer."""
+    """QEMU refused a command with this text, or did not answer."""
 
 
 class Qmp:
@@ -42,14 +42,14 @@ class Qmp:
                 return answer["return"]
 
     def wait_event(self, name: str) -> None:
-        """Wait for an event; each is waited for once."""
+        """Wait for an event; each event is returned once."""
         deadline = time.monotonic() + ANSWER_SECONDS
         while name not in self._events:
             self._next(deadline)
         self._events.remove(name)
 
     def _next(self, deadline: float) -> dict[str, Any]:
-        """Return the next message; events are noted too."""
+        """Return the next message; events are also recorded."""
         while b"\n" not in self._received:
             self._socket.settimeout(max(0.01, deadline - time.monotonic()))
             try:
