@@ -114,7 +114,7 @@ def all_of(*folders: str) -> tuple[str, ...]:
     )
 
 
-# The ops as a library: nothing of the loop, neither a ring nor a thread.
+# The ops as a library: nothing of the loop.
 OPS = (
     *MEMORY,
     "transport/fuse_ops",

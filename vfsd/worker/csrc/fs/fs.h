@@ -3,6 +3,7 @@
 /*
  * The file system that one worker serves: all that an op may see. There is no ring, no thread and
  * no eventfd in it. What an op needs of those it returns as its outcome (enum op_outcome).
+ * The watchdog has a thread, which an op does not see: it only ends a call that takes long.
  *
  * So the ops are a library: fs_init() for a directory and its tables, fs_session_begin(), and
  * ops_run() for each request (tests/native/test_ops.c does that).
