@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The control channel between a supervisor and a worker that comes and goes: ours with libzmq."""
+"""The control channel between a supervisor and a worker. The worker's end uses libzmq, and the
+supervisor's end is our own code.
+
+Workers die and are created again while the supervisor's end stays.
+"""
 
 import os
 import select
@@ -27,7 +31,7 @@ def listener(tmp_path: Path) -> Iterator[socket.socket]:
 
 
 def receive(end: WorkerLink | WorkerEnd, seconds: float = 10.0) -> Content:
-    """The next message, whatever has to be sent again until it comes."""
+    """The next message for `end`; a WorkerLink sends its command again while it waits."""
     deadline = time.monotonic() + seconds
     while (content := end.receive()) is None:
         assert time.monotonic() < deadline, "nothing came"
@@ -38,7 +42,8 @@ def receive(end: WorkerLink | WorkerEnd, seconds: float = 10.0) -> Content:
 
 
 def exchange(link: WorkerLink, worker: WorkerEnd, request_id: int) -> None:
-    """Command a worker and take its answer. Each end needs the other one to go on."""
+    """Send a command to a worker and take its answer. Both ends are run in turn: neither end makes
+    progress unless the other one does."""
     link.command(request_id, adopt(request_id), 30)
     deadline = time.monotonic() + 10
     while (command := worker.receive()) is None:
@@ -130,7 +135,7 @@ def test_what_a_worker_says_early_is_kept(listener: socket.socket) -> None:
     while (content := link.receive()) is None:
         assert time.monotonic() < exchange_started + HANG
         worker.receive()
-    assert content["log"] == "5"  # the oldest are lost
+    assert content["log"] == "5"  # the oldest lines are lost
     worker.close()
     link.close()
 

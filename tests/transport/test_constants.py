@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Numbers that Python and C both have, because one of them cannot ask the other."""
+"""Numbers that are written down in Python and in C, because neither can read the other's."""
 
 from vfsd.transport import option_types
 from vfsd.transport.native import lib
@@ -10,7 +10,8 @@ def test_a_worker_serves_each_request_queue_that_can_be_asked_for() -> None:
 
 
 def test_flags_that_an_older_header_lacks_have_the_kernels_numbers() -> None:
-    """transport/csrc/fuse_newer.h; the numbers are those of the kernel's <linux/fuse.h>, 7.45."""
+    """The header is transport/csrc/fuse_newer.h. The numbers here are those of the kernel's
+    <linux/fuse.h> of FUSE 7.45."""
     bits = {
         "DIRECT_IO_ALLOW_MMAP": 36, "PASSTHROUGH": 37, "HAS_RESEND": 39, "ALLOW_IDMAP": 40,
         "OVER_IO_URING": 41, "REQUEST_TIMEOUT": 42,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What comes out of the sandbox is checked."""
+"""Messages that come out of the sandbox are checked."""
 
 from collections.abc import Callable
 from typing import Any
@@ -41,7 +41,7 @@ def test_an_acknowledgement_says_where_each_vring_is() -> None:
 @pytest.mark.parametrize(
     ("generation", "vrings"),
     [
-        (2, {}),  # an older one
+        (2, {}),  # an older generation
         (True, {}),
         (4.0, {}),
         (1 << 32, {}),

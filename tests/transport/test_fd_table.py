@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Closing all fds but some."""
+"""Closing all fds except for a given set."""
 
 import os
 

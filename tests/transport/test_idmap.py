@@ -13,7 +13,8 @@ from vfsd.transport.idmap import MAX_RANGES, NO_ID, combine, parse, translate
 @pytest.mark.parametrize(
     ("rule", "guest", "host"),
     [
-        # what guest ids 9, 10, 12, 13 are on the host; what host ids 99, 100, 102, 103 are shown as
+        # Column 2: the host's ids of guest ids 9, 10, 12, 13.
+        # Column 3: the guest's ids of host ids 99, 100, 102, 103.
         ("guest:10:100:3", [9, 100, 102, 13], [99, 100, 102, 103]),
         ("host:100:10:3", [9, 10, 12, 13], [99, 10, 12, 103]),
         ("map:10:100:3", [9, 100, 102, 13], [99, 10, 12, 103]),
@@ -41,7 +42,7 @@ def test_any_character_that_belongs_to_no_word_separates(rule: str) -> None:
 
 @pytest.mark.parametrize("kind", ["guest", "host", "map", "squash-guest", "squash-host"])
 def test_a_rule_about_no_id_says_nothing(kind: str) -> None:
-    """Incus names the gaps between ranges, also where there is none."""
+    """Incus writes a rule for each gap between ranges, also for a gap of no ids."""
     rules = ["map:0:1000:5", "map:5:2000:5", f"{kind}:3:4294967295:0", f"{kind}:4294967295:3:0"]
     assert combine([*rules, "forbid-guest:0:0", "forbid-guest:5:0"]) == combine(rules[:2])
 

@@ -102,7 +102,7 @@ def test_the_end_inside_a_message_is_a_protocol_error(pair: Pair, eventfds: list
     peer.close()
     with pytest.raises(ProtocolError, match="middle of a message"):
         ours.receive()
-    assert open_fd_count() == before - 1  # the peer's end
+    assert open_fd_count() == before - 1  # the peer's end is closed
 
 
 def test_a_huge_message_is_refused_before_it_is_read(pair: Pair, eventfds: list[int]) -> None:
@@ -187,7 +187,8 @@ def test_a_lost_fd_is_not_replaced_by_one_of_the_next_message(
 def test_fds_for_which_there_is_no_room_are_lost(
     pair: Pair, eventfds: list[int], peeks: bool
 ) -> None:
-    """The message comes, and the process goes on as before once it may open files again."""
+    """The message arrives without its fd, and later messages bring their fds once the process may
+    open files again."""
     peer, ours = pair
     before = open_fd_count()
     send(peer, KICK, eventfds[:1])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many log lines are let through, whatever they say."""
+"""How many log lines are let through, whatever their text is."""
 
 import re
 

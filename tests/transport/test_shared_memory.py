@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Segments: sealed, mapped, and refused where they are not what they should be."""
+"""Segments are sealed and mapped, and an fd that is not the segment it should be is refused."""
 
 import ctypes
 import fcntl
@@ -53,7 +53,7 @@ def test_a_blob_never_changes() -> None:
 def test_only_its_maker_writes_a_published_segment() -> None:
     fd, addr = create_published("test", 8192)
     reader = map_segment(fd, 8192, writable=False)
-    for number in range(3):  # what is cloned from its maker writes it, too
+    for number in range(3):  # a clone of the process that made the segment can also write to it
         pid = os.fork()
         if pid == 0:
             try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The xattrmap language: what is in it, and where a mistake is said to be."""
+"""The xattrmap language: its rules, and the position that the message about a mistake gives."""
 
 import pytest
 from hypothesis import given
@@ -21,7 +21,7 @@ ALL_BAD = Rule("bad", True, True, b"", b"")
         (":unsupported:client:user.:: =bad=server==trusted.= ,ok,all,,,",
          (Rule("unsupported", True, False, b"user.", b""),
           Rule("bad", False, True, b"", b"trusted."), ALL_OK)),
-        # A field may have white space, and what separates elsewhere.
+        # A field may contain white space, and characters that are separators in other rules.
         ("xokxallxa b\n:xx:bad:all:::", (Rule("ok", True, True, b"a b\n:", b""), ALL_BAD)),
         ("éokéallétrusted.éé:bad:all:::", (Rule("ok", True, True, b"trusted.", b""), ALL_BAD)),
         (":ok:all:\udcff:::ok:all:::", (Rule("ok", True, True, b"\xff", b""), ALL_OK)),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The half of ZMTP that the supervisor speaks: what it takes, and what it refuses."""
+"""The half of ZMTP that the supervisor speaks: what it accepts, and what it refuses."""
 
 import pytest
 from hypothesis import given
@@ -10,7 +10,8 @@ from vfsd.transport.errors import ProtocolError
 from vfsd.transport.zmtp import FRAME_BYTES, OPENING, ZmtpPeer, encode_message
 
 GREETING, READY = OPENING[:64], OPENING[64:]
-# As libzmq 4.3.5 sends them (the signature's padding is a length there; READY has an identity).
+# GREETING and READY as libzmq 4.3.5 sends them: its signature has a length where ours has padding,
+# and its READY has an identity.
 LIBZMQ = (
     b"\xff\0\0\0\0\0\0\0\x01\x7f\x03\x01NULL" + bytes(48)
     + b"\x04\x29\x05READY\x0bSocket-Type\0\0\0\x06DEALER\x08Identity\0\0\0\0"
