@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Boot Debian's systemd in namespaces of its own, for units as they are shipped.
+"""Boot Debian's systemd in namespaces of its own, to run units as they are shipped.
 
-It sees this machine's files, with folders of its own as /etc, /run, /srv and /usr/local/sbin. Its
-processes are in a pid namespace and in a cgroup (version 2, as its devices rules need it) below
-ours. What is unmounted here is unmounted there. Of units it knows the targets that a service waits
-for, the journal, and what add_unit() adds.
+The systemd sees this machine's files, with folders of its own as /etc, /run, /srv and
+/usr/local/sbin. Its processes are in a pid namespace and in a cgroup below ours, of version 2
+because systemd's rules about devices need that version. A mount that is unmounted on this machine
+is also unmounted in systemd's namespace. The units of this systemd are the targets that a service
+waits for, the journal, and the units that add_unit() adds.
 """
 
 import os
@@ -26,7 +27,7 @@ START_SECONDS: Final = 30.0
 _TARGET: Final = "[Unit]\nDescription={0}\nDefaultDependencies=no\n"
 _BOOTED: Final = "Requires=systemd-journald.service\nAfter=systemd-journald.service\n"
 _JOURNAL: Final = "[Journal]\nStorage=volatile\nReadKMsg=no\n"
-# $1: our folder. A process in the cgroup runs it, as pid 1 of the new namespaces.
+# $1: the folder of Booted. A process in the cgroup runs this script as pid 1 of the new namespaces.
 _BOOT: Final = f"""
 mount -t proc proc /proc
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
@@ -44,7 +45,7 @@ _ENTER: Final = (
 
 
 class Booted:
-    """A running systemd. `srv` and `etc` are its /srv and /etc; files in /run: path()."""
+    """A running systemd. `srv` and `etc` are its /srv and /etc; path() finds files in its /run."""
 
     def __init__(self, folder: Path) -> None:
         for what in ("root", SYSTEMD, "unshare", "nsenter"):
@@ -89,7 +90,7 @@ class Booted:
         self.folder.chmod(0o755)
 
     def _pid_of_systemd(self) -> int:
-        """The child of `unshare`, once it is there."""
+        """The pid of the child of `unshare`; waits until the child exists."""
         children = Path(f"/proc/{self._parent.pid}/task/{self._parent.pid}/children")
         wait_until(lambda: bool(children.read_text()), START_SECONDS)
         return int(children.read_text().split()[0])
@@ -98,19 +99,19 @@ class Booted:
         return self.run("systemctl", "is-system-running").stdout.strip() == "running"
 
     def add_unit(self, path: Path) -> None:
-        """Make a unit known. systemctl("daemon-reload") comes after all of these."""
+        """Add a unit. systemd sees added units after systemctl("daemon-reload")."""
         shutil.copy(path, self._units)
 
     def add_drop_in(self, unit: str, text: str) -> None:
-        """What an operator writes by `systemctl edit` in the section [Service]."""
+        """Add lines to the section [Service] of a unit, as `systemctl edit` does."""
         folder = self._units / f"{unit}.d"
         folder.mkdir(exist_ok=True)
-        # One of an instance would hide one of the same name of its template.
+        # A drop-in of an instance hides the drop-in of the same file name of its template.
         number = len(list(self._units.glob("*.d/*")))
         (folder / f"{number}.conf").write_text(f"[Service]\n{text}\n")
 
     def add_program(self, program: Path) -> None:
-        """Have it in the PATH of services."""
+        """Put a program into the PATH of services."""
         (self.folder / "sbin" / program.name).symlink_to(program)
 
     def run(self, *command: str) -> "subprocess.CompletedProcess[str]":
@@ -124,24 +125,25 @@ class Booted:
         )  # fmt: skip
 
     def pids(self, unit: str, title: str) -> list[int]:
-        """Processes of a service with this in their title, as pids out here."""
+        """The processes of a service whose command line contains `title`, as pids of this
+        namespace."""
         group = self.cgroup / self.show(unit, "ControlGroup").lstrip("/")
         everything = map(int, (group / "cgroup.procs").read_text().split())
         return [pid for pid in everything if title in Path(f"/proc/{pid}/cmdline").read_text()]
 
     def run_in(self, unit: str, *command: str) -> "subprocess.CompletedProcess[str]":
-        """Run a command out here, but in the cgroup of a service."""
+        """Run a command in this process's namespaces, but in the cgroup of a service."""
         group = self.cgroup / self.show(unit, "ControlGroup").lstrip("/")
         enter = ["sh", "-euc", 'echo $$ >"$0/cgroup.procs"; exec "$@"', str(group)]
         return subprocess.run([*enter, *command], capture_output=True, text=True, check=False)
 
     def systemctl(self, verb: str, *arguments: str) -> None:
-        """AssertionError with the journal if it fails."""
+        """Run systemctl; if it fails, raise AssertionError with the journal."""
         done = self.run("systemctl", verb, *arguments)
         assert done.returncode == 0, f"{verb} {arguments}: {done.stderr}\n{self.journal()}"
 
     def show(self, unit: str, what: str) -> str:
-        """One property of a unit, as systemctl(1) calls it."""
+        """The value of a property of a unit; `what` is its name in systemctl(1)."""
         return self.run("systemctl", "show", "--value", f"--property={what}", unit).stdout.strip()
 
     def journal(self, unit: str = "*") -> str:
@@ -149,23 +151,24 @@ class Booted:
         return self.run("journalctl", "--no-pager", "-o", "cat", f"--unit={unit}").stdout
 
     def path(self, absolute: str) -> Path:
-        """How a file of systemd's is called out here."""
+        """The path in this process's namespace of a file that systemd sees as `absolute`."""
         return Path(f"/proc/{self.pid}/root{absolute}")
 
     def close(self) -> None:
-        """End it and all of its services: pid 1 of a namespace takes everything along."""
+        """End systemd and all of its services: when pid 1 of a pid namespace dies, the kernel kills
+        all processes of that namespace."""
         with suppress(ProcessLookupError):
-            self._parent.send_signal(signal.SIGKILL)  # --kill-child
+            self._parent.send_signal(signal.SIGKILL)  # unshare --kill-child then kills systemd
         self._parent.wait(HANG)
         wait_until(lambda: _remove(self.cgroup), START_SECONDS)
 
 
 def _make_cgroup() -> Path:
-    """A cgroup of version 2 below our own."""
+    """A new cgroup of version 2 below the cgroup of this process."""
     mounts = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     points = [fields[4] for fields in mounts if fields[fields.index("-") + 1] == "cgroup2"]
     if not points:
-        cannot_run("needs a cgroup2 mount, which is not here")
+        cannot_run("needs a cgroup2 mount, which this machine lacks")
     rows = Path("/proc/self/cgroup").read_text().splitlines()
     (ours,) = [row.removeprefix("0::") for row in rows if row.startswith("0::")]
     path = Path(points[0] + ours) / f"vfsd-booted-{os.getpid()}-{time.monotonic_ns()}"
@@ -174,7 +177,7 @@ def _make_cgroup() -> Path:
 
 
 def _remove(cgroup: Path) -> bool:
-    """Remove it with all below it, once its processes have ended."""
+    """Remove a cgroup with all cgroups below it; False if it still has processes."""
     try:
         for path in sorted(cgroup.rglob("*/"), reverse=True):
             path.rmdir()

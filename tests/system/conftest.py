@@ -20,7 +20,7 @@ MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 @dataclass(frozen=True)
 class Backend:
-    """One back-end as `vfsd mount` sees it."""
+    """One back-end that `vfsd mount` connects to."""
 
     name: str  # as daemon.command() takes it
     queues: int
@@ -42,7 +42,7 @@ PARAMS = [
 
 @dataclass(frozen=True)
 class Share:
-    """A shared directory (host), where it is mounted (mount), and who serves it."""
+    """A shared directory (`host`), its mount point (`mount`), and the processes that serve it."""
 
     host: Path
     mount: Path
@@ -54,7 +54,8 @@ class Share:
 def serve(
     backend: Backend, stack: ExitStack, parent: str | None = None, options: Sequence[str] = ()
 ) -> Share:
-    """Start a back-end on a folder in `parent`, and mount its share until the stack is closed."""
+    """Start a back-end that shares a folder in `parent`, and mount the share. Both end when the
+    stack is closed."""
     for what in ("root", "/dev/fuse"):
         require(what)
     folder = Path(
@@ -78,7 +79,7 @@ def share(request: pytest.FixtureRequest) -> Iterator[Share]:
 
 @pytest.fixture(scope="module", params=PARAMS)
 def module_share(request: pytest.FixtureRequest) -> Iterator[Share]:
-    """One share of each back-end for a whole module: in memory, where a large tree is no burden."""
+    """One share of each back-end for a whole module; in memory, because the trees are large."""
     with ExitStack() as stack:
         yield serve(request.param, stack, MEMORY)
 

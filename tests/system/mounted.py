@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run `vfsd mount` as an operator does, and look at it from outside."""
+"""Run `vfsd mount` as an operator does, and look at its mount point and output."""
 
 import os
 import select
@@ -16,11 +16,11 @@ VFSD = str(Path(sys.executable).parent / "vfsd")
 
 
 class Mounted:
-    """A running `vfsd mount`; its mount point, and what it prints.
+    """A running `vfsd mount`, with its mount point and its output.
 
-    `folder` becomes a shared mount as long as this lives. A mount namespace that somebody makes in
-    the meantime has a copy of the mount, and the kernel's client goes on until that is gone, too:
-    so an unmount has to reach the copy.
+    `folder` is a shared mount as long as this object lives. A mount namespace that another process
+    creates in that time has a copy of the mount, and the kernel's client goes on until the copy is
+    gone as well. Since `folder` is shared, an unmount also reaches the copy.
     """
 
     def __init__(self, folder: Path, *arguments: str, passed_on: Sequence[str] = ()) -> None:
@@ -63,18 +63,18 @@ class Mounted:
         return self.process.wait(HANG)
 
     def unmount(self) -> int:
-        """`umount`, and the exit status of the command that it ends."""
+        """Run umount(8); returns the exit status of `vfsd mount`, which ends then."""
         umount = ["umount", str(self.path)]
         done = subprocess.run(umount, capture_output=True, timeout=HANG, check=False)
         assert done.returncode == 0, done.stderr.decode()
         return self.wait()
 
     def is_mounted(self) -> bool:
-        """From the table: nobody has to answer."""
+        """Is the mount in the kernel's table? Reading the table needs no answer of the back-end."""
         return is_mount_point(self.path)
 
     def close(self) -> None:
-        """End it whatever has happened, and leave no mount behind."""
+        """End `vfsd mount` in whatever state it is, and leave no mount behind."""
         with suppress(ProcessLookupError):
             self.process.terminate()
         try:
@@ -86,7 +86,7 @@ class Mounted:
             self.process.stdout.close()
         while self.is_mounted():
             subprocess.run(["umount", "-l", str(self.path)], timeout=HANG, check=True)
-        # What else is mounted in this folder has gone with the first one to be closed.
+        # `folder` may hold several mounts. The first close() unmounts `folder` with all of them.
         while is_mount_point(self._folder):
             subprocess.run(["umount", "-l", self._folder], check=True)
 
@@ -100,12 +100,13 @@ def _mountinfo() -> list[str]:
 
 
 def mounts() -> list[str]:
-    """The mount points of every FUSE mount of ours."""
+    """The mount points of all mounts of `vfsd mount`."""
     return [line.split()[4] for line in _mountinfo() if " fuse.virtiofs " in line]
 
 
 def run(script: str, folder: Path, seconds: float = 60) -> str:
-    """Run a shell script in a folder: never in this process, which a dead mount would block."""
+    """Run a shell script in a folder. A process of its own enters the folder, because a dead mount
+    would block this process."""
     done = subprocess.run(
         ["bash", "-euc", script],
         cwd=folder,

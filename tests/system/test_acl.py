@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""POSIX ACLs end to end: the same commands in a mount of the share and in a bare directory."""
+"""POSIX ACLs end to end: the same commands have the same results in a mount of the share and in a
+bare directory."""
 
 import os
 import subprocess
@@ -15,7 +16,7 @@ from tests.waiting import HANG
 
 VFSD = Path(sys.executable).parent / "vfsd"
 
-# Opened without a name, then linked.
+# Creates a file without a name (O_TMPFILE), then links it.
 TMPFILE = (
     "import os; fd = os.open('.', os.O_TMPFILE | os.O_RDWR, 0o666);"
     "os.link(f'/proc/self/fd/{fd}', 'tmpfile', src_dir_fd=fd)"
@@ -56,7 +57,7 @@ SCRIPTS = {
 
 
 def run(script: str, folder: Path) -> str:
-    """What a script says, and what the directory is like then."""
+    """The output of a script, followed by the modes, owners and ACLs of the directory after it."""
     folder.mkdir()
     folder.chmod(0o755)
     report = "find . -printf '%P %y %m %U %G\\n' | sort; getfacl -Rnp . 2>&1"
@@ -94,7 +95,7 @@ def mounted(folder: Path, options: str) -> Iterator[Path]:
 def mount(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("acl")
     for path in (folder, folder.parent, folder.parent.parent):
-        path.chmod(0o755)  # other users go there, too
+        path.chmod(0o755)  # scripts run as other users as well, and need to reach the folder
     with mounted(folder, "xattr,posix_acl") as target:
         yield target
 
@@ -104,7 +105,7 @@ def test_the_mount_does_what_a_bare_directory_does(mount: Path, name: str) -> No
     bare = run(SCRIPTS[name], mount.parent / name)
     assert bare.startswith("0: "), bare
     assert run(SCRIPTS[name], mount / name) == bare
-    # And so it is on the host.
+    # The shared directory on the host has the same ACLs.
     report = subprocess.run(["getfacl", "-Rnp", "."], cwd=mount.parent / "share" / name,
                             capture_output=True, text=True, check=True)  # fmt: skip
     assert report.stdout in bare

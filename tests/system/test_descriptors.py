@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Large trees and few file descriptors. VFSD_TESTS_DEEP=1: 300,000 files and 4,096 descriptors."""
+"""Trees of more files than the daemon may have file descriptors.
+
+VFSD_TESTS_DEEP=1 makes the trees 300,000 files large and the limit 4,096 descriptors.
+"""
 
 import os
 from collections.abc import Iterator
@@ -27,7 +30,7 @@ def fill(folder: Path, files: int) -> None:
 
 
 def most_fds(share: Share) -> int:
-    """The number of fds of the process of the daemon that has most of them: the pool."""
+    """The number of fds of the daemon's process with the most fds, which is the pool."""
     family = psutil.Process(share.daemon.process.pid).children(recursive=True)
     return max(process.num_fds() for process in family)
 
@@ -40,7 +43,8 @@ def limited(request: pytest.FixtureRequest) -> Iterator[tuple[Share, str]]:
 
 
 def test_find_over_more_files_than_descriptors(limited: tuple[Share, str]) -> None:
-    """With handles it just works; without, each name is there, and what fails says ENFILE."""
+    """With file handles every call succeeds. Without handles each name is listed, and each call
+    that fails returns ENFILE."""
     share, mode = limited
     fill(share.host, FILES)
     names = run("find . -type f -printf '%f\\n' 2>/dev/null | wc -l || true", share.mount, 200)
@@ -51,7 +55,7 @@ def test_find_over_more_files_than_descriptors(limited: tuple[Share, str]) -> No
         sizes = run("find . -type f -printf '%s %i\\n' | wc -l", share.mount, 200)
         assert int(sizes) == FILES
         return
-    # Folders past the limit cannot be opened; of those that can be, no name is missing.
+    # Folders cannot be opened past the limit. From a folder that is opened, no name is missing.
     assert int(listed) % A_FOLDER == 0
     errors = run("find . -type f -size +0 2>&1 >/dev/null | head -50", share.mount, 200)
     assert all("Too many open files in system" in line for line in errors.splitlines())

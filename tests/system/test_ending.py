@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a mount of `vfsd mount` ends, and that nobody hangs when it does."""
+"""How a mount of `vfsd mount` ends, and that no process hangs when it ends."""
 
 import signal
 import subprocess
@@ -28,7 +28,7 @@ def source(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def user() -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Processes that a test starts; ended after it."""
+    """Processes that a test starts; they are killed after the test."""
     processes: list[subprocess.Popen[bytes]] = []
     yield processes
     for process in processes:
@@ -90,10 +90,10 @@ def test_the_same_daemon_is_mounted_again(tmp_path: Path) -> None:
 
 
 def kill_family(process: subprocess.Popen[bytes]) -> None:
-    """SIGKILL a daemon and all that it started."""
+    """Send SIGKILL to a daemon and to all processes that it started."""
     family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     for member in family:
-        with suppress(psutil.NoSuchProcess):  # the pool takes its workers along
+        with suppress(psutil.NoSuchProcess):  # workers die with their pool
             member.kill()
     psutil.wait_procs(family[1:], 5)
 
@@ -120,7 +120,8 @@ def test_users_get_an_error_when_the_back_end_is_killed(
 def test_a_stopped_back_end_does_not_keep_it(
     share: Share, user: list[subprocess.Popen[bytes]]
 ) -> None:
-    """The second signal ends it while umount(2) still waits for a back-end that is stuck."""
+    """The second signal ends `vfsd mount` while umount(2) still waits for a back-end that is
+    stuck."""
     run("echo x >a", share.mount)
     family = [psutil.Process(share.daemon.process.pid)]
     family += family[0].children(recursive=True)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an NFS server does with the share: it keeps file handles, and opens files by them."""
+"""The system calls of an NFS server that exports the share: it keeps file handles, and opens files
+by them."""
 
 import ctypes
 import errno
@@ -22,7 +23,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def handle_of(path: Path) -> bytes:
-    """name_to_handle_at(2)."""
+    """The file handle that name_to_handle_at(2) returns for a path."""
     handle = ctypes.create_string_buffer(HANDLE.pack(128, 0, b""), HANDLE.size)
     mount = ctypes.c_int()
     if _libc.name_to_handle_at(-100, os.fsencode(path), handle, ctypes.byref(mount), 0):
@@ -32,7 +33,7 @@ def handle_of(path: Path) -> bytes:
 
 @contextmanager
 def opened(root: int, handle: bytes, flags: int = os.O_RDONLY) -> Iterator[int]:
-    """open_by_handle_at(2)."""
+    """An fd of open_by_handle_at(2)."""
     fd = _libc.open_by_handle_at(root, ctypes.create_string_buffer(handle, HANDLE.size), flags)
     if fd < 0:
         raise OSError(ctypes.get_errno(), "open_by_handle_at")
@@ -53,7 +54,8 @@ def names(fd: int) -> list[str]:
 
 
 def is_stale(root: int, handle: bytes) -> bool:
-    """The guest lets go of what it caches, and asks again."""
+    """Does a handle name no file any more? The guest drops its caches first, and so asks the
+    back-end."""
     FORGETTING.write_text("2")
     try:
         with opened(root, handle):
@@ -86,7 +88,7 @@ def test_a_handle_of_what_is_gone_is_stale(share: Share, root: int) -> None:
     file.unlink()
     wait_until(lambda: is_stale(root, handle))
     if share.backend.name == "c":
-        return  # it gives the number of what is gone to the next file, generation and all
+        return  # it gives a new file the nodeid and the generation of a file that is gone
     (share.mount / "another").write_text("content of another")
     assert is_stale(root, handle)
 

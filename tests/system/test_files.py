@@ -23,7 +23,7 @@ MIB = 1 << 20
 
 @pytest.fixture(scope="module")
 def tree() -> Iterator[tuple[Path, Path]]:
-    """A tree of FILES small files or more, and a tar of it."""
+    """A tree of at least FILES small files, and a tar archive of it."""
     with tempfile.TemporaryDirectory(prefix="vfsd-tree-", dir=MEMORY) as name:
         folder = Path(name) / "tree"
         files = copies = 0
@@ -37,7 +37,7 @@ def tree() -> Iterator[tuple[Path, Path]]:
 
 
 def prune(folder: Path) -> int:
-    """Remove large files; return the number of those that stay."""
+    """Remove large files; return the number of files that stay."""
     files = 0
     for path in check.walk(folder):
         if check.is_regular(folder / path):
@@ -152,7 +152,7 @@ def test_random_writes_of_4_jobs(module_share: Share) -> None:
 
 
 def test_a_mapped_file(module_share: Share) -> None:
-    """Pages of a mapping are written back by the kernel itself."""
+    """The kernel writes the pages of a mapping back on its own."""
     script = (
         "import mmap; f = open('mapped', 'w+b'); f.truncate(1 << 20);"
         " m = mmap.mmap(f.fileno(), 1 << 20);"
@@ -179,7 +179,8 @@ def test_a_reader_can_be_killed(module_share: Share) -> None:
 
 @pytest.mark.parametrize("size", [8, 128])
 def test_a_small_queue_is_enough(size: int) -> None:
-    """A request then has at most size - 4 pages; the kernel is told so, and splits."""
+    """`vfsd mount` limits the kernel's requests to size - 4 pages, and the kernel splits larger
+    ones."""
     with ExitStack() as stack:
         share = serve(Backend("", 2), stack, MEMORY, ["--queue-size", str(size)])
         content = os.urandom(3 * MIB + 5)

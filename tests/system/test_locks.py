@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Locks that hold between two virtual machines and the host: each mount here is one."""
+"""Locks that hold between two virtual machines and the host. Each mount here stands for a virtual
+machine."""
 
 import fcntl
 import signal
@@ -19,9 +20,9 @@ from tests.waiting import HANG, LOADED
 from .conftest import Backend, Share, serve
 from .mounted import Mounted
 
-# Without cache=never a guest reads what it cached although another one has written since.
+# Without cache=never a guest reads data from its cache although another guest has changed them.
 OPTIONS = ("-o", "flock,posix_lock", "--cache=never")
-WRITERS = 2  # in each place
+WRITERS = 2  # processes in each place
 TRANSACTIONS = 60
 
 WRITER = """
@@ -41,7 +42,7 @@ for _ in range(rounds):
 
 @pytest.fixture
 def places() -> Iterator[list[Path]]:
-    """One directory as three see it: two virtual machines (1 and 4 queues) and the host."""
+    """One directory in three places: in two virtual machines (1 and 4 queues) and on the host."""
     with ExitStack() as stack:
         first = serve(Backend("", 1, OPTIONS), stack)
         yield [first.mount, second_mount(first, stack), first.host]

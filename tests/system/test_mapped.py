@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stores through a mapping, which the guest writes back later, are no holes."""
+"""Data that a guest stores through a mapping and writes back later is never reported as a hole."""
 
 import errno
 import mmap
@@ -25,7 +25,8 @@ COPIES = {
 }
 
 
-# With the other modes an OPEN lets the guest write back, or nothing can be mapped.
+# Modes in which the guest keeps stored pages when a program opens the file. In the other modes an
+# OPEN makes the guest write these pages back, or a file cannot be mapped.
 KEEPING = (("--cache=always",), ("--cache=never", "--allow-mmap"))
 
 
@@ -37,7 +38,8 @@ def share(request: pytest.FixtureRequest) -> Iterator[Share]:
 
 @contextmanager
 def stored(file: Path, flags: int = os.O_RDWR | os.O_CREAT) -> Iterator[mmap.mmap]:
-    """The file is SIZE bytes without data, but for DATA in the guest's page cache."""
+    """A mapped file of SIZE bytes. It has no data on the host; DATA is in the guest's page
+    cache."""
     fd = os.open(file, flags)
     os.ftruncate(fd, SIZE)
     memory = mmap.mmap(fd, SIZE)
@@ -59,7 +61,7 @@ def test_what_is_copied_while_it_is_mapped_is_whole(
 
 
 def test_a_file_that_the_guest_knew_as_empty_space_is_copied(share: Share, tmp_path: Path) -> None:
-    """The number of its blocks comes from before it was opened."""
+    """The guest cached the file's number of blocks, which is 0, before it opened the file."""
     file = share.mount / "file"
     with (share.host / "file").open("w") as made:
         made.truncate(SIZE)
@@ -87,7 +89,7 @@ def test_all_is_data_up_to_the_end_of_the_file(share: Share) -> None:
 
 
 def test_pages_that_another_file_had_read_count(share: Share) -> None:
-    """No READ comes of the file that is mapped."""
+    """The pages are in the guest's cache, so the mapping sends no READ."""
     file = share.mount / "file"
     fd = os.open(file, os.O_RDWR | os.O_CREAT)
     try:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Paths as people have them: through links, with the separators of options, too long for a socket
-address."""
+"""Paths that operators use: paths through symbolic links, paths that contain the separators of
+options, and paths that are too long for a socket address."""
 
 import subprocess
 from pathlib import Path
@@ -43,7 +43,7 @@ def test_a_socket_path_is_as_long_as_a_path_can_be(tmp_path: Path, left_behind: 
             )
             assert "is in use by a running program" in again.stderr
             if kill:
-                path.rename(path.with_name("kept"))  # what nobody cleans up
+                path.rename(path.with_name("kept"))  # a daemon that ends does not remove it
                 daemon.terminate()
                 daemon.wait(HANG)
                 path.with_name("kept").rename(path)

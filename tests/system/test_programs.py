@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs and test suites that others wrote, at work in a share.
+"""Programs and test suites of other projects, at work in a share.
 
-Each is known to succeed in an ordinary directory, so whatever fails here is ours.
+Each of them is known to succeed in an ordinary directory, so a failure here is a fault of vfsd.
 """
 
 import os
@@ -22,7 +22,7 @@ from .mounted import run
 
 OPTIONS = ("-o", "xattr,flock,posix_lock,posix_acl")
 
-# Modules of CPython's own test suite; the second row takes longer.
+# Modules of CPython's own test suite. The modules of LONG_SUITES take longer.
 SUITES = ("test_os", "test_posix", "test_shutil", "test_fcntl", "test_mmap", "test_fileio")
 LONG_SUITES = ("test_tarfile", "test_mailbox", "test_largefile")
 
@@ -92,7 +92,7 @@ git -C clone log --oneline | wc -l | grep -qx 2
 
 
 def test_tar_and_rsync_keep_everything(place: Share, folder: Path) -> None:
-    """Hard links, ACLs, extended attributes, holes, times, owners, modes."""
+    """Hard links, ACLs, extended attributes, holes, times, owners and modes are kept."""
     run(
         """
 mkdir -p from/a/b; cd from
@@ -165,7 +165,8 @@ test "$(./sum)" = 465
 
 
 def test_stress_ng_finds_no_fault(place: Share, folder: Path) -> None:
-    """Its file-system class, two of each stressor at once: half of them on each share."""
+    """Stressors of stress-ng's file-system class run at the same time, each in two processes. Each
+    share runs one half of them."""
     program = require("stress-ng")
     half = STRESSORS[::2] if place.backend.queues == 1 else STRESSORS[1::2]
     arguments = [part for name in half for part in (f"--{name}", "2")]
@@ -181,7 +182,7 @@ def test_stress_ng_finds_no_fault(place: Share, folder: Path) -> None:
 
 
 def test_fio_verifies_what_it_wrote(folder: Path) -> None:
-    """Four jobs, each engine that Debian's fio has; direct and buffered."""
+    """Four jobs with each I/O engine of Debian's fio, with direct and with buffered I/O."""
     for engine, direct in (("psync", 1), ("psync", 0), ("libaio", 1), ("mmap", 0)):
         run(
             f"""

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""contrib/systemd/virtiofsd@.service as it is shipped: its rating, and work in a share of it."""
+"""contrib/systemd/virtiofsd@.service as it is shipped: its security rating, and work in a share
+that it serves."""
 
 import os
 import re
@@ -29,10 +30,10 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 UNIT: Final = ROOT / "contrib/systemd/virtiofsd@.service"
 PROGRAM: Final = Path(sys.executable).with_name("virtiofsd")
 EXPOSURE_MAX: Final = 3.0
-# The calls that the unit keeps from the daemon, and why that does no harm.
+# System calls of the daemon that the unit's filter refuses, and why the refusal does no harm.
 REFUSED: Final = {
-    "sched_setaffinity": "for --queue-cpus, which the unit says needs a line",
-    "sched_setscheduler": "the worker's own filter answers it",
+    "sched_setaffinity": "only --queue-cpus needs it, and the unit says which line allows it",
+    "sched_setscheduler": "the worker's own filter returns its result, so the kernel does not run it",
 }
 OPTIONS: Final = {
     "namespace": "",
@@ -43,7 +44,7 @@ OPTIONS: Final = {
 }
 NO_DEVICES: Final = ("userns", "userns, other ids")
 LOCKS_AND_XATTRS: Final = "xattr = true\nflock = true\nposix-lock = true"
-# A driver that every kernel with FUSE has; opening it does nothing.
+# /dev/fuse: every kernel with FUSE has its driver, and opening it has no effect.
 FUSE_DEVICE: Final = "c 10 229"
 NO_DEVICE_RULES: Final = "needs a kernel with CONFIG_CGROUP_BPF: DevicePolicy= does nothing without"
 WORK: Final = """
@@ -59,7 +60,7 @@ python3 -c 'import fcntl; fcntl.lockf(open("file", "r+"), fcntl.LOCK_EX | fcntl.
 MAKE_DEVICES: Final = f"mknod device {FUSE_DEVICE}; test -c device; mknod disk b 7 0; test -b disk"
 
 
-# What is written in it.
+# The lines of the unit.
 
 
 def settings() -> dict[str, list[str]]:
@@ -86,7 +87,7 @@ def test_capabilities_are_those_that_are_kept_or_make_a_sandbox() -> None:
 
 
 def members(group: str) -> set[str]:
-    """The calls of a group, whose list may name other groups."""
+    """The system calls of a systemd filter group; a group may contain other groups."""
     listed = subprocess.run(
         ["systemd-analyze", "syscall-filter", group], capture_output=True, text=True, check=True
     ).stdout
@@ -109,7 +110,7 @@ def test_every_call_of_the_daemon_is_allowed() -> None:
     assert ours - allowed_calls() == REFUSED.keys()
 
 
-# A service.
+# A running service.
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +118,7 @@ def booted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Booted]:
     with Booted(tmp_path_factory.mktemp("booted")) as system:
         system.add_unit(UNIT)
         system.add_program(PROGRAM)
-        # The files of Python, which may be in a home folder here.
+        # Python's files may be in a home folder on this machine, which the unit hides.
         system.add_drop_in("virtiofsd@.service", f"BindReadOnlyPaths={ROOT} {sys.base_prefix}")
         (system.etc / "vfsd").mkdir(exist_ok=True)
         yield system
@@ -138,10 +139,10 @@ def mounted(booted: Booted, name: str, folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def started(booted: Booted, name: str, options: str = "") -> Iterator[str]:
-    """A service that shares /srv/NAME; the name of its unit."""
+    """Start a service that shares /srv/NAME; yields the name of its unit."""
     unit = f"virtiofsd@{name}.service"
     (booted.srv / name).mkdir(exist_ok=True)
-    (booted.srv / name).chmod(0o777)  # also for root of other ids
+    (booted.srv / name).chmod(0o777)  # the service's root may have other ids on the host
     configure(booted, name, Path("/srv", name), options)
     booted.systemctl("start", unit)
     try:
@@ -193,7 +194,7 @@ def test_the_main_process_alone_is_listened_to(booted: Booted) -> None:
 
 
 def test_a_device_of_the_guest_is_not_opened_in_the_service(booted: Booted, tmp_path: Path) -> None:
-    """Not even by a process that no sandbox holds."""
+    """Even a process of the service that is in no sandbox cannot open it."""
     device = tmp_path / "device"
     with started(booted, "device") as unit:
         done = booted.run_in(unit, "mknod", str(device), *FUSE_DEVICE.split())
@@ -205,7 +206,7 @@ def test_a_device_of_the_guest_is_not_opened_in_the_service(booted: Booted, tmp_
 
 
 def has_device_rules() -> bool:
-    """Does this kernel ask programs of cgroups whether a device may be opened?"""
+    """Does this kernel ask the BPF programs of a cgroup whether a device may be opened?"""
     return "__cgroup_bpf_check_dev_permission" in Path("/proc/kallsyms").read_text()
 
 
@@ -217,7 +218,7 @@ LINES_FOR: Final = {
 
 @pytest.mark.parametrize("option", LINES_FOR)
 def test_an_option_that_needs_a_line(booted: Booted, option: str, tmp_path: Path) -> None:
-    """As the unit says of system calls."""
+    """The unit's comments give the line for each option that needs more system calls."""
     assert LINES_FOR[option] in UNIT.read_text()
     name = option.partition(" ")[0]
     booted.add_drop_in(f"virtiofsd@{name}.service", LINES_FOR[option])
@@ -230,7 +231,7 @@ def test_an_option_that_needs_a_line(booted: Booted, option: str, tmp_path: Path
 
 @pytest.mark.parametrize("parent", ["/home", "/root", "/opt"])
 def test_a_share_elsewhere_needs_one_line(booted: Booted, parent: str, tmp_path: Path) -> None:
-    """As the head of the unit says."""
+    """The comment at the head of the unit gives that line."""
     name = f"in-{parent[1:]}"
     unit = f"virtiofsd@{name}.service"
     folder = Path(parent, f"vfsd-{tmp_path.name}")
@@ -238,7 +239,7 @@ def test_a_share_elsewhere_needs_one_line(booted: Booted, parent: str, tmp_path:
     booted.run("touch", str(folder / "other"))
     try:
         configure(booted, name, folder / "share", "")
-        if parent == "/opt":  # it can be read
+        if parent == "/opt":  # ProtectSystem=strict: the share can be read, not written
             booted.systemctl("start", unit)
             assert "is mounted read-only" in booted.journal(unit)
             booted.systemctl("stop", unit)
@@ -259,7 +260,7 @@ def test_a_share_elsewhere_needs_one_line(booted: Booted, parent: str, tmp_path:
 
 
 def test_a_worker_that_was_taken_over_without_a_sandbox(booted: Booted) -> None:
-    """The unit stops what --sandbox=none does not (tests/hostile/test_taken_over.py)."""
+    """The unit refuses accesses that --sandbox=none allows (tests/hostile/test_taken_over.py)."""
     if not has_device_rules():
         cannot_run(NO_DEVICE_RULES)
     device = "/srv/taken/device"
@@ -289,7 +290,7 @@ def test_a_worker_that_was_taken_over_without_a_sandbox(booted: Booted) -> None:
 
 
 def test_what_is_in_force(booted: Booted) -> None:
-    """In the launcher, whose privileges nothing else cuts."""
+    """The launcher is looked at, because only the unit takes privileges away from it."""
     with started(booted, "force") as unit:
         wait_until(lambda: "Waiting for vhost-user" in booted.journal(unit))
         (launcher,) = booted.pids(unit, "launcher")

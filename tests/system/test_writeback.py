@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A guest with a write-back cache: what it has not written yet is no hole and is not lost."""
+"""A guest with a write-back cache: data that it has not written back yet is not reported as a hole
+and is not lost."""
 
 import mmap
 import os
@@ -12,7 +13,7 @@ import pytest
 from .conftest import Backend, Share, serve
 from .mounted import run
 
-DATA = bytes(range(1, 256)) * 100  # no zeroes, and no multiple of a block
+DATA = bytes(range(1, 256)) * 100  # has no zeroes, and its length is not a multiple of a block
 OPTIONS = ("--writeback", "--allow-direct-io")
 
 
@@ -47,7 +48,8 @@ def test_what_is_copied_while_it_is_written_is_whole(
 
 @pytest.mark.parametrize("direct_first", [True, False])
 def test_a_mapping_is_written_back_past_o_direct(share: Share, direct_first: bool) -> None:
-    """The guest writes back through any file that is open for writing."""
+    """The guest writes pages back through any fh that is open for writing, also through an fh that
+    was opened with O_DIRECT."""
     file = share.mount / "file"
     file.write_bytes(DATA)
     flags = [os.O_RDWR | os.O_DIRECT, os.O_RDWR]
