@@ -11,7 +11,7 @@ from tests.worker.pool_process import Link, PoolProcess
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A short path: unix sockets are bound in it."""
+    """A folder with a short path, because Unix sockets are bound in it."""
     with tempfile.TemporaryDirectory(prefix="vfsd-") as path:
         Path(path).chmod(0o777)
         yield Path(path)
@@ -19,7 +19,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 def new_pool(folder: Path) -> Iterator[Callable[..., PoolProcess]]:
-    """Start a pool; whatever was started is ended."""
+    """A function that starts a pool; all pools end with the test."""
     pools: list[PoolProcess] = []
 
     def start(**options: Any) -> PoolProcess:

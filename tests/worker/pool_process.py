@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real pool, started as the supervisor starts it, for tests to talk to."""
+"""A real pool, started as the supervisor starts it, to which tests send orders."""
 
 import contextlib
 import json
@@ -45,7 +45,7 @@ FS: Final[dict[str, Any]] = asdict(
 
 
 def job_content(**changes: Any) -> dict[str, Any]:
-    """A job that decode() takes, with placeholder fds."""
+    """The content of a job that decode() accepts, with made-up fd numbers."""
     return {
         "name": "test",
         "shared_dir": "/tmp",
@@ -88,8 +88,8 @@ sys.exit(main(sys.argv[2:]))
 
 
 class PoolProcess:
-    """One pool with `slots` workers to be; close() ends everything it started. `stderr`: an fd that
-    the pool gets instead of the pipe that ends at self.stderr."""
+    """One pool with `slots` worker slots; close() ends the pool and its workers. `stderr`: an fd
+    that the pool gets as its stderr, instead of the pipe whose reading end is self.stderr."""
 
     def __init__(
         self,
@@ -127,10 +127,10 @@ class PoolProcess:
         self._ids = 0
         self.events: list[dict[str, Any]] = []
         command = [sys.executable, "-I", "-m", "vfsd.worker", str(blob)]
-        if uid is not None:  # who may not reach this interpreter: so he does not exec it
+        if uid is not None:  # no exec: that user may be unable to reach this interpreter
             command = [sys.executable, "-c", _AS_USER, str(uid), str(blob)]
         self.stderr, their_stderr = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        # As a supervisor that waits for signals in its own way.
+        # The supervisor blocks these signals as well, because it waits for them by other means.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD, signal.SIGTERM])
         self._first = subprocess.Popen(
             command,
@@ -154,7 +154,8 @@ class PoolProcess:
             os.close(listener)
 
     def first_event(self) -> dict[str, Any]:
-        """What the pool says first: ready or failed. It has left its first process by then."""
+        """The first event of the pool, "ready" or "failed"; waits until the process that was
+        started has ended, since the pool then runs in another process."""
         packet = self.channel.receive()
         assert packet is not None
         self._first.wait(SECONDS)
@@ -169,7 +170,7 @@ class PoolProcess:
         return self
 
     def ask(self, op: str, passed: tuple[int, ...] = (), **content: Any) -> dict[str, Any]:
-        """One order and its answer; events that come in between are kept in self.events."""
+        """Send an order and return its answer; events that arrive before it go to self.events."""
         self._ids += 1
         self.channel.send({"op": op, "id": self._ids, **content}, passed)
         while True:
@@ -180,7 +181,7 @@ class PoolProcess:
             self.events.append(packet.content)
 
     def event(self, name: str) -> dict[str, Any]:
-        """The next event of that name."""
+        """The next event of this name."""
         while True:
             for event in self.events:
                 if event.get("event") == name:
@@ -191,16 +192,16 @@ class PoolProcess:
             self.events.append(packet.content)
 
     def processes(self) -> dict[str, int]:
-        """Title -> pid (ours) of the pool and its workers."""
+        """Title -> pid, in this process's namespace, of the pool and its workers."""
         assert self.pid is not None
         found = {}
         for pid in (self.pid, *_children(self.pid)):
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it died just now
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just died
                 found[Path(f"/proc/{pid}/cmdline").read_text().rstrip("\0")] = pid
         return found
 
     def worker_pid(self, slot: int) -> int:
-        """The pid, here, of a worker."""
+        """The pid of a worker in this process's namespace."""
         title = f"vfsd: test worker {slot}"
         return next(pid for name, pid in self.processes().items() if name.startswith(title))
 
@@ -209,7 +210,7 @@ class PoolProcess:
         return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
 
     def fds(self) -> dict[int, str]:
-        """The sandboxed fd table: number -> what it is."""
+        """Number -> link in /proc of each fd in the table of the sandbox."""
         found = {}
         for path in Path(f"/proc/{self.pid}/fd").iterdir():
             with contextlib.suppress(FileNotFoundError):
@@ -255,7 +256,7 @@ class Link:
         return content
 
     def tell(self, content: dict[str, Any]) -> None:
-        """Send once what is not answered, to a worker that has said hello."""
+        """Send a command once and wait for no answer; the worker has said hello before."""
         self._ids += 1
         self.end.command(self._ids, content, SECONDS)
         self.end.end(self._ids)

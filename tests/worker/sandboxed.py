@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run a function where the pool would be: after isolate(), in a process of its own."""
+"""Run a function in the place of the pool: after isolate(), in a process of its own."""
 
 import ctypes
 import json
@@ -28,7 +28,7 @@ Probe = Callable[[Sandbox], Any]
 
 
 def syscall(name: str, *arguments: object) -> int:
-    """Make a system call by its name; OSError if it fails."""
+    """Make a system call by its name; raise OSError if the call fails."""
     number = _SECCOMP.seccomp_syscall_resolve_name(name.encode())
     words = (ctypes.c_long(a) if isinstance(a, int) else a for a in arguments)
     result: int = LIBC.syscall(number, *words)
@@ -42,15 +42,15 @@ def is_system_call(name: str) -> bool:
 
 
 def become(uid: int) -> None:
-    """Be an ordinary user, as if started by one."""
+    """Make this process one of an ordinary user, as if that user had started it."""
     os.setgroups([])
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
-    LIBC.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)  # only an exec would do that
+    LIBC.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)  # as an exec by that user does
 
 
-class Killed(Exception):  # noqa: N818 - it is a result
-    """The sandboxed process was ended by this signal."""
+class Killed(Exception):  # noqa: N818 - a result, not an error
+    """This signal has ended the sandboxed process."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -58,7 +58,7 @@ class Killed(Exception):  # noqa: N818 - it is a result
 
 
 class Raised(Exception):  # noqa: N818
-    """The probe raised; the text is "Type: message"."""
+    """The probe raised an exception; the text is "Type: message"."""
 
 
 def run(
@@ -68,10 +68,11 @@ def run(
     prepare: Callable[[], None] = lambda: None,
     **job: Any,
 ) -> Any:
-    """What `probe` returns (as JSON) in the sandbox of a job that shares `folder`.
+    """Run `probe` in the sandbox of a job that shares `folder`; returns its result, sent as JSON.
 
-    `uid`: an ordinary user who isolates himself. `prepare`: called before that.
-    Raises Killed or Raised for what happens to the probe, IsolationError for a stage that fails.
+    `uid`: the ordinary user that starts the sandbox (None: root). Without a `uid`, `prepare` is
+    called before isolate(). Raises Killed or Raised if the probe does not return, and
+    IsolationError if a stage of the isolation fails.
     """
     ours, theirs = FdChannel.pair()
     ours.socket.settimeout(HANG)
@@ -111,7 +112,7 @@ def _child(
 ) -> NoReturn:
     try:
         prepare()
-        os.dup2(os.pipe2(os.O_NONBLOCK)[1], 2)  # of both ends nobody is left
+        os.dup2(os.pipe2(os.O_NONBLOCK)[1], 2)  # a pipe without a reader: output is lost
         try:
             sandbox = isolate(job())
         except IsolationError as error:
@@ -133,7 +134,7 @@ def _result(probe: Probe, sandbox: Sandbox) -> dict[str, Any]:
 
 
 def _job(folder: Path, channel: FdChannel, changes: dict[str, Any]) -> Job:
-    """A job whose segments are empty: nothing maps them here."""
+    """A job whose segments are empty, because no process of these tests maps them."""
     names = ("device", "inodes", "files", "rings", "workers")
     fds: dict[str, Any] = {name: create_segment(name, 1) for name in names}
     fds |= {"root": os.open(folder, os.O_PATH), "channel": channel.fileno()}

@@ -11,7 +11,7 @@ from vfsd.worker.handles import Outcome
 
 
 def test_the_table_is_these_eight() -> None:
-    # CHOWN 0, DAC_OVERRIDE 1, FOWNER 3, FSETID 4, SETGID 6, SETUID 7, MKNOD 27, SETFCAP 31
+    # Bits: CHOWN 0, DAC_OVERRIDE 1, FOWNER 3, FSETID 4, SETGID 6, SETUID 7, MKNOD 27, SETFCAP 31
     assert capabilities.mask(set(capabilities.KEPT)) == 0x880000DB
 
 

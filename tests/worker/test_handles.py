@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What comes of --inode-file-handles: the decision, and what handles of a file system reach."""
+"""The outcome of --inode-file-handles, and which files handles of a file system can reach."""
 
 import json
 from typing import Any, Final
@@ -19,7 +19,7 @@ def job(asked: str, **changes: Any) -> Job:
     return decode(json.dumps(job_content(fs=fs, **changes)).encode())
 
 
-# asked, what handles reach, whether they can be opened: the outcome, and whether that is a hazard
+# Option, what handles reach, whether handles can be opened -> outcome, whether it is a hazard.
 DECISIONS: Final = [
     ("auto", WHOLE, True, Outcome.PREFER, False),
     ("auto", PART, True, Outcome.SIGNED, False),
@@ -56,7 +56,8 @@ def test_a_user_namespace_has_none(asked: str) -> None:
 
 
 def test_without_a_sandbox_only_by_name() -> None:
-    """Landlock's rules are about files there."""
+    """Landlock's rules, the only protection of the host's files in that mode, are about files and
+    not about handles: they do not stop a process that opens handles."""
     assert decide(job("auto", sandbox="none"), WHOLE, True).outcome is Outcome.FDS
     assert decide(job("signed", sandbox="none"), WHOLE, True).outcome is Outcome.SIGNED
     assert decide(job("prefer", sandbox="none"), PART, True).outcome is Outcome.PREFER
@@ -109,6 +110,6 @@ def test_what_handles_reach(rows: list[str], is_mount_root: bool, beyond: str) -
 
 
 def test_names_of_mounts_are_the_kernels() -> None:
-    """A line break in a name is \\012 there."""
+    """The kernel writes a line break in a name as \\012."""
     row = "40 20 254:1 / /a\\012b rw shared:1 master:2 - xfs /dev/mapper/a\\040b rw"
     assert reach(mountinfo(row), 40, True) == Reach("xfs of /dev/mapper/a\\040b", "")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The workers' table of ids against the language's own reading of it."""
+"""The table of ids that workers use gives the same ids as the Python code that parses the rules."""
 
 from dataclasses import replace
 from typing import Any
@@ -20,14 +20,15 @@ KINDS = ("guest", "host", "map", "squash-guest", "squash-host", "forbid-guest")
 
 @st.composite
 def disjoint_rules(draw: st.DrawFn) -> list[str]:
-    """Rules in any order, whose ranges overlap on neither side."""
+    """Rules in any order. No two of their ranges overlap, on the guest's or on the host's side."""
     top = draw(st.sampled_from([40, 5000, idmap.NO_ID]))
     cuts = sorted(draw(st.sets(st.integers(0, top), max_size=60)))
     rules = []
     for first, end in zip(cuts[::2], cuts[1::2], strict=False):
         kind = draw(st.sampled_from(KINDS))
         count = draw(st.integers(1, end - first))
-        # A map goes to itself, mirrored by pieces: disjoint here is disjoint there.
+        # A "map" rule here has the same ids in the guest and on the host, so that the host ids of
+        # two such rules are as disjoint as their guest ids.
         to = first if kind == "map" else draw(st.integers(0, idmap.NO_ID - count))
         middle = "" if kind == "forbid-guest" else f":{to}"
         rules.append(f"{kind}:{first}{middle}:{count}")

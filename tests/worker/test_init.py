@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""INIT: golden bytes of struct fuse_init_in/out, and the feature table against the options."""
+"""INIT: known bytes of struct fuse_init_in and fuse_init_out, and the features that each option
+turns on."""
 
 import errno
 import struct
@@ -76,7 +77,7 @@ def test_the_minor_is_the_lower_one() -> None:
     assert agree(struct.pack("<4I", 7, 27, 0, 0)).minor == 27
 
 
-# The minor versions that named the flags, from the head of the kernel's <linux/fuse.h>.
+# The minor version of FUSE that introduced each flag, from the head of the kernel's <linux/fuse.h>.
 SINCE: Final = {
     "MAX_PAGES": 28, "CACHE_SYMLINKS": 28, "SUBMOUNTS": 32, "HANDLE_KILLPRIV_V2": 33,
     "SETXATTR_EXT": 33, "INIT_EXT": 36, "SECURITY_CTX": 36, "CREATE_SUPP_GROUP": 38,
@@ -134,7 +135,7 @@ def test_an_option_adds_its_feature(names: set[str], changes: dict[str, Any]) ->
 
 @pytest.mark.parametrize("wanted", [False, True])
 def test_a_guest_that_is_not_linux_has_readdirplus(wanted: bool) -> None:
-    """UEFI firmware refuses the session otherwise."""
+    """UEFI firmware refuses a session without READDIRPLUS."""
     offer = init.Offer(7, 31, 0, 1 << 13)
     assert init.negotiate(offer, options(readdirplus=wanted)).names() == ["DO_READDIRPLUS"]
 

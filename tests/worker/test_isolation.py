@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sandbox from inside (probes) and from outside (the /proc of a real pool and its workers)."""
+"""The sandbox, as probes inside it see it and as /proc on the host shows a real pool and its
+workers."""
 
 import errno
 import importlib
@@ -43,7 +44,7 @@ def os_root(_sandbox: Sandbox) -> int:
     return Path("/").stat().st_ino
 
 
-# From inside.
+# Probes inside the sandbox.
 
 
 @pytest.mark.parametrize("mode", ["namespace", "chroot"])
@@ -78,7 +79,7 @@ def test_proc_shows_nothing_but_the_sandbox(share: Path) -> None:
 
 
 def cover_a_part_of_proc() -> None:
-    """As service managers and containers do (ProtectKernelLogs=)."""
+    """Mount over a file of /proc, as service managers and containers do (ProtectKernelLogs=)."""
     check(lib.isolate_unshare(lib.NAMESPACE_MOUNT))
     check(lib.isolate_receive_mounts_only())
     subprocess.run(["mount", "--bind", "/dev/null", "/proc/kmsg"], check=True)
@@ -115,7 +116,8 @@ def test_a_module_of_the_guest_is_not_imported(share: Path, mode: str) -> None:
 
 @pytest.fixture
 def mounted(share: Path) -> Iterator[Path]:
-    """The share as a mount of its own that tells other namespaces of what is mounted in it."""
+    """The share as a mount of its own that is shared: what is mounted in it appears in other
+    namespaces."""
     mount(share)
     subprocess.run(["mount", "--make-shared", str(share)], check=True)
     for name in ("early", "late"):
@@ -159,7 +161,7 @@ def test_umask_and_environment_are_empty(share: Path) -> None:
     assert run(share, probe) == [0, {"TZ": "UTC0"}]
 
 
-# Each failure in one line.
+# Each failure is reported in one line.
 
 
 @pytest.mark.parametrize(
@@ -189,7 +191,8 @@ def test_without_the_right_to_make_namespaces_the_alternative_is_named(share: Pa
 
 
 def test_a_chroot_that_would_not_hold_is_refused(share: Path) -> None:
-    """Without the right to mount a /proc, the host's would be a way out."""
+    """Without the right to mount a /proc of its own, the sandbox would have the host's /proc, which
+    leads out of the chroot."""
 
     def lose_sys_admin() -> None:
         capabilities.limit({"SYS_CHROOT", "SETPCAP", *capabilities.KEPT})
@@ -250,7 +253,7 @@ def test_every_stage_says_what_it_should_and_must_not_do() -> None:
     assert all(stage.should and stage.mustnt for stage in STAGES)
 
 
-# From outside.
+# A real pool and its workers, seen from the host.
 
 
 def namespaces(pid: int | str) -> dict[str, str]:
@@ -331,7 +334,8 @@ def test_only_the_jobs_fds_are_open(new_pool: NewPool) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_an_fd_of_a_file_system_is_refused(new_pool: NewPool, folder: Path, mode: str) -> None:
-    """A log file as stderr, as an operator might have it, is not inherited into the sandbox."""
+    """An operator may have redirected stderr to a log file. The sandbox does not inherit that
+    file."""
     with (folder / "log").open("wb") as log:
         event = new_pool(stderr=log.fileno(), sandbox=mode).first_event()
     assert event["event"] == "failed"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pool over a real fd channel: adopting fds, creating workers, replacing dead ones."""
+"""The pool over a real fd channel: it adopts fds, creates workers and replaces dead workers."""
 
 import contextlib
 import os
@@ -123,7 +123,7 @@ def test_a_worker_killed_while_it_starts_leaves_no_fds_behind(new_pool: NewPool)
     while time.monotonic() < deadline and kills < 60:
         for pid in list(pool.processes().values()):
             if pid != pool.pid:
-                with contextlib.suppress(ProcessLookupError):  # it was just buried
+                with contextlib.suppress(ProcessLookupError):  # it has just been reaped
                     os.kill(pid, signal.SIGKILL)
                 kills += 1
         time.sleep(0.003 * (kills % 7))
@@ -142,7 +142,7 @@ def test_a_worker_that_dies_at_once_again_and_again_waits_longer(new_pool: NewPo
             time.sleep(0.001)
         os.kill(pool.worker_pid(0), signal.SIGKILL)
         pool.event("worker-died")
-    # Five free lives, then 20 ms doubling to a second.
+    # Five deaths without a delay, then delays from 20 ms that double up to a second.
     assert time.monotonic() - begin > 1.0
 
 
@@ -155,7 +155,7 @@ def test_a_worker_is_killed_by_order(new_pool: NewPool, link: Connect) -> None:
     died = pool.event("worker-died")
     assert died == {"event": "worker-died", "slot": 1, "signal": 9, "respawned": True}
     assert worker.event("hello")["pid"] != first
-    assert "error" not in pool.ask("kill", slot=0)  # nobody is there
+    assert "error" not in pool.ask("kill", slot=0)  # the slot has no worker
     assert "error" in pool.ask("kill", slot=99)
 
 

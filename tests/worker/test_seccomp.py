@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The filters in force: what is not in the table ends the process that tries it."""
+"""The filters in force: a system call that is not in the table ends the process that makes it."""
 
 import contextlib
 import ctypes
@@ -41,7 +41,7 @@ FS_IOC_FSSETXATTR: Final = 0x401C5820
 RLIMIT_NOFILE: Final = 7
 SECCOMP_SET_MODE_FILTER: Final = 1
 
-# Harmless arguments: a call that got through would only fail.
+# The arguments are harmless: if the filter lets a call through, the call only fails.
 Calls = dict[str, tuple[Any, ...]]
 FORBIDDEN: Final[Calls] = {
     "execve": (0, 0, 0),
@@ -92,7 +92,8 @@ FORBIDDEN: Final[Calls] = {
 }
 
 
-# What the pool does and a worker must not. No number is of a process or an fd.
+# Calls that the pool makes and that a worker must not make. No argument is the number of a process
+# or fd that exists.
 FORBIDDEN_TO_WORKERS: Final[Calls] = {
     "clone": (CLONE_FILES | SIGCHLD, 0, 0, 0, 0),
     "kill": (1 << 30, 0),
@@ -115,7 +116,8 @@ FCNTLS: Final = {
     "F_SETLK": fcntl.F_SETLK,
     "F_OFD_SETLK": F_OFD_SETLK,
 }
-# Call -> its arguments, the options with which workers need it, and those without it.
+# The arguments of a call, job options with which workers need the call, and options with which
+# they do not.
 Need = tuple[tuple[Any, ...], dict[str, Any], dict[str, Any]]
 CHANGES: Final = (
     "mkdirat", "mknodat", "symlinkat", "linkat", "unlinkat", "renameat", "renameat2", "fchmodat",
@@ -132,14 +134,14 @@ NEED_OPTION: Final[dict[str, Need]] = {
 }
 
 
-# A call and its arguments, by a name of the test's.
+# Name of a case in a test -> a call and its arguments.
 Named = dict[str, tuple[Any, ...]]
 WORKER: Final = True
 POOL: Final = False
 
 
 def try_in_child(sandbox: Sandbox, confines_itself: bool, call: tuple[Any, ...]) -> str:
-    """What becomes of a process that makes the call: "ok", an error's name, or a signal's."""
+    """The outcome for a process that makes the call: "ok", or the name of an error or signal."""
     pid = check(lib.clone_process())
     if pid == 0:
         status = 255
@@ -158,7 +160,7 @@ def try_in_child(sandbox: Sandbox, confines_itself: bool, call: tuple[Any, ...])
 
 
 def outcomes(folder: Path, role: bool, calls: Named, **job: Any) -> dict[str, str]:
-    """What becomes of each call where the pool is, or where a worker is."""
+    """The outcome of each call in the pool or in a worker, which `role` selects."""
 
     def probe(sandbox: Sandbox) -> dict[str, str]:
         return {name: try_in_child(sandbox, role, call) for name, call in calls.items()}
@@ -193,7 +195,7 @@ def test_a_worker_is_killed_by_forbidden_calls_and_by_those_of_the_pool(
 
 def test_what_the_pool_needs_it_may(folder: Path) -> None:
     calls = named(FORBIDDEN_TO_WORKERS)
-    del calls["clone"]  # it would work
+    del calls["clone"]  # in the pool this call succeeds
     found = outcomes(folder, POOL, calls)
     assert "SIGSYS" not in found.values()
 
@@ -254,7 +256,7 @@ def test_a_worker_reads_limits_of_its_own(folder: Path) -> None:
 
 
 def test_a_worker_signals_itself_only(folder: Path) -> None:
-    """The filter is compiled in the pool: the process in it must be the one that installs it."""
+    """The pool compiles the filter, so the pid in it must be set by the worker that installs it."""
 
     def probe(sandbox: Sandbox) -> list[int]:
         pool, codes = os.getpid(), []
@@ -273,7 +275,7 @@ def test_a_worker_signals_itself_only(folder: Path) -> None:
 
 def test_a_worker_makes_threads_and_no_process(folder: Path) -> None:
     calls = {
-        # Without CLONE_VM it is EINVAL: so no thread begins where there is no stack for it.
+        # Without CLONE_VM the kernel returns EINVAL, so that no thread starts without a stack.
         "thread": ("clone", CLONE_THREAD_FLAGS & ~CLONE_VM, 0, 0, 0, 0),
         "in a namespace": ("clone", CLONE_THREAD_FLAGS | CLONE_NEWUSER, 0, 0, 0, 0),
     }
@@ -281,8 +283,9 @@ def test_a_worker_makes_threads_and_no_process(folder: Path) -> None:
 
 
 def test_what_is_in_force_already_need_not_be_set(folder: Path) -> None:
-    """zmq sets the policy of each thread to what it is, and aborts if that fails."""
-    calls = named({"sched_setscheduler": (1, SCHED_OTHER, 0)})  # of init, without parameters
+    """zmq sets the scheduling policy of each thread to the policy that it has, and aborts if the
+    call fails."""
+    calls = named({"sched_setscheduler": (1, SCHED_OTHER, 0)})  # pid 1, no parameters
     expect(outcomes(folder, POOL, calls) | outcomes(folder, WORKER, calls), "ok")
 
 
@@ -312,7 +315,8 @@ def test_clone3_is_unknown_so_that_flags_can_be_seen(folder: Path) -> None:
 
 
 def answer_enosys() -> None:
-    """What a FUSE file system may do with a READ or WRITE: glibc then tries an older call."""
+    """Make preadv2 and pwritev2 return ENOSYS, as a FUSE file system may for READ and WRITE; glibc
+    then tries an older call."""
     seccomp_lib = ctypes.CDLL("libseccomp.so.2")
     seccomp_lib.seccomp_init.restype = ctypes.c_void_p
     rules = ctypes.c_void_p(seccomp_lib.seccomp_init(SCMP_ACT_ALLOW))
@@ -376,7 +380,8 @@ def test_every_row_has_a_reason_and_only_calls_with_rules_come_twice() -> None:
 
 
 def test_the_broker_has_few_calls_and_none_that_reads_or_writes_a_file() -> None:
-    """Its rows are its alone: what another role gets does not widen what it may do."""
+    """No row of the broker is shared with a role in the pool, so a call that such a role gets is
+    not also allowed to the broker."""
     rows = [row for row in seccomp.table() if set(row.roles) & OUTSIDE_THE_POOL]
     assert all(set(row.roles) <= OUTSIDE_THE_POOL for row in rows)
     of_broker = {row.name: row.rule for row in rows if "broker" in row.roles}

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Orphans of dead workers, with real tables and a real fd table: this process is the pool."""
+"""Orphaned fds of dead workers, with real tables and a real fd table. This process stands for the
+pool."""
 
 import os
 import time
@@ -76,7 +77,7 @@ def is_open(fd: int) -> bool:
 
 
 def looks(sweep_: Sweep, count: int = 4) -> int:
-    """Look a few times; returns how many orphans were closed."""
+    """Look for orphans `count` times; returns how many fds were closed."""
     return sum(sweep_.look_if_due() for _ in range(count))
 
 
@@ -107,10 +108,10 @@ def test_the_sweep_waits_for_two_quiescent_points_of_a_busy_worker(
     sweep_.begin()
     assert looks(sweep_) == 0
     assert is_open(fd)
-    row.epoch = tables.workers.epoch  # its quiescent point
+    row.epoch = tables.workers.epoch  # the worker's first quiescent point
     assert looks(sweep_) == 0
     assert is_open(fd)
-    row.epoch = tables.workers.epoch  # and another
+    row.epoch = tables.workers.epoch  # its second quiescent point
     assert looks(sweep_) == 1
     assert not is_open(fd)
 
@@ -143,10 +144,10 @@ def test_a_number_that_was_used_again_is_no_orphan(new_sweep: NewSweep) -> None:
 def test_the_sweep_spares_an_fd_that_its_holder_closes_after_the_first_round(
     new_sweep: NewSweep,
 ) -> None:
-    fd = os.open("/dev/null", os.O_RDONLY)  # just opened by a worker, then entered …
+    fd = os.open("/dev/null", os.O_RDONLY)  # opened by a worker, which enters it in a table …
     sweep_ = new_sweep()
     sweep_.begin()
-    assert looks(sweep_, 2) == 0  # … and taken out again when the first round ends
+    assert looks(sweep_, 2) == 0  # … and removes it from the table after the first round
     os.close(fd)
     assert os.open("/dev/zero", os.O_RDONLY) == fd
     assert looks(sweep_) == 0
@@ -155,7 +156,7 @@ def test_the_sweep_spares_an_fd_that_its_holder_closes_after_the_first_round(
 
 
 def test_a_number_that_another_duplicate_has_now_is_no_orphan(tables: Tables, proc: int) -> None:
-    """Many openings of one file are duplicates of one fd (open_cache.h)."""
+    """A file that is opened again gets a duplicate of the fd that it has (open_cache.h)."""
     opened = os.open("/dev/null", os.O_RDONLY)
     ours = open_fds()
     sweep_ = Sweep(tables, SLOTS, proc, lambda: ours, close_all)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of system calls against the source: nothing is a leftover, and nothing is missing."""
+"""The table of system calls and the source agree: each row is needed, and no call is missing."""
 
 import re
 from pathlib import Path
@@ -30,7 +30,7 @@ NOT_OPS: Final = {
     "O_RDONLY",
 }
 OPCODES: Final = dict(re.findall(r"\bX\((\w+), (\w+),", SOURCES["fuse_ops.h"]))
-# Where the function of libc, or Python's, has another name than the call.
+# System call -> the function that makes it, in libc or in Python, if the names differ.
 IN_C: Final = {
     "eventfd2": "eventfd",
     "exit_group": "_exit",
@@ -42,7 +42,7 @@ IN_C: Final = {
 IN_PYTHON: Final = {
     "close": "os.close",
     "eventfd2": "os.eventfd",
-    "fcntl": "os.listdir",  # duplicates the fd that it is given
+    "fcntl": "os.listdir",  # os.listdir() duplicates the fd that it is given
     "getdents64": "os.listdir",
     "getpid": "os.getpid",
     "openat": "os.open",
@@ -60,7 +60,7 @@ def row_id(row: seccomp.SyscallRow) -> str:
 
 
 def calls_it(caller: str, name: str) -> bool:
-    """Does a file of ours make this system call?"""
+    """Does a file of this repository make this system call?"""
     if caller in SOURCES:
         called = rf"\b({IN_C.get(name, name)}\(|SYS_{name}\b)"
         return re.search(called, SOURCES[caller]) is not None
@@ -94,7 +94,7 @@ MADE_BY: Final = {
     "pread": "pread64",
     "getrlimit": "prlimit64",
 }
-BEFORE_IT: Final = {"memfd_create"}  # syscall_filter_compile()
+BEFORE_IT: Final = {"memfd_create"}  # syscall_filter_compile() runs before the filter is in force
 
 
 COMMENT_OR_TEXT: Final = re.compile(r'/\*.*?\*/|"(?:\\.|[^"\\])*"', re.DOTALL)
@@ -102,14 +102,14 @@ CALLED: Final = re.compile(r"\bSYS_(\w+)|(?<![\w.>])(\w+)\(")
 
 
 def system_calls_in(content: str) -> set[str]:
-    """Those that C code makes, by number or by libc's function."""
+    """The system calls that C code makes, by number or by a function of libc."""
     found = CALLED.findall(COMMENT_OR_TEXT.sub("", content))
     names = {MADE_BY.get(name, name) for name in (a or b for a, b in found)}
     return {name for name in names if is_system_call(name)}
 
 
 def test_nothing_that_the_c_core_calls_is_missing() -> None:
-    """Which only a rare request may reach."""
+    """A call that only a rare request makes would not be missed in a test of the daemon."""
     contents = [text for name, text in SOURCES.items() if name not in BEFORE_THE_FILTER]
     called = set().union(*map(system_calls_in, contents))
     assert len(called) > 40

@@ -34,7 +34,8 @@ def unshare_mounts() -> None:
 
 @pytest.fixture
 def user(tmp_path: Path, requires: Callable[[str], str]) -> Callable[[], None]:
-    """Become a user whom /etc, as only this process sees it, gives ids of his own."""
+    """A function that makes this process one of an ordinary user with subordinate ids. The files of
+    /etc that say so are visible to this process alone."""
     for program in ("newuidmap", "newgidmap", "root"):
         requires(program)
     (tmp_path / "passwd").write_text(
@@ -55,9 +56,9 @@ def user(tmp_path: Path, requires: Callable[[str], str]) -> Callable[[], None]:
 
 
 def maps(sandbox: Sandbox) -> Any:
-    """The map of this process's namespace, and its real and effective ids there.
+    """The id maps of this process's namespace, and its real and effective ids in that namespace.
 
-    /proc is read for the ids, since the filter has no call that returns the real ones.
+    The ids are read from /proc, since the filter allows no call that returns the real ids.
     """
 
     def lines(name: str) -> list[list[str]]:
@@ -71,7 +72,8 @@ def maps(sandbox: Sandbox) -> Any:
 
 
 def make_file(path: str) -> None:
-    """Not by open(), which asks whether the file is a terminal: the filter has no such call."""
+    """Create a file without Python's open(), which asks whether the file is a terminal by a system
+    call that the filter does not allow."""
     os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
 
 
@@ -100,7 +102,7 @@ def test_the_helper_is_gone_and_nothing_is_left_of_it(
         table = os.open("self/fd", os.O_RDONLY, dir_fd=sandbox.proc_fd)
         kinds = []
         for name in os.listdir(table):  # noqa: PTH208
-            with contextlib.suppress(FileNotFoundError):  # the fd of the listing
+            with contextlib.suppress(FileNotFoundError):  # the fd that lists the folder
                 kinds.append(os.readlink(name, dir_fd=table))
         status = os.open("self/status", os.O_RDONLY, dir_fd=sandbox.proc_fd)
         lines = os.read(status, 9999).decode().splitlines()
@@ -159,7 +161,8 @@ def test_root_may_map_other_ids(folder: Path) -> None:
 
 
 def test_in_a_user_namespace_root_is_root_of_nothing_else(folder: Path) -> None:
-    """Capabilities of the host's, which an operator might even have added, are worth nothing."""
+    """The capabilities of that root, even ones that an operator has added, give no rights on the
+    host."""
 
     def probe(_sandbox: Sandbox) -> list[str]:
         return [
@@ -185,7 +188,7 @@ def test_in_a_user_namespace_no_handle_can_be_opened(folder: Path) -> None:
     assert LIBC.name_to_handle_at(-100, path, handle, ctypes.byref(ctypes.c_int()), 0) == 0
     handles: dict[str, Any] = {
         "fs": FS | {"inode_file_handles": "prefer"},
-        "seccomp": "none",  # which does not allow the call where it is worth nothing
+        "seccomp": "none",  # a filter would refuse the call, which fails there
     }
     assert run(folder, probe, userns=True, **handles) == "EPERM"
     assert run(folder, probe, **handles) == "ok"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The compiled xattrmap does what the language says."""
+"""The compiled xattrmap maps names as the rules of the language say."""
 
 import errno
 import re
@@ -16,7 +16,7 @@ from vfsd.worker.policy import fill_xattrmap
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 
-# Few letters, so that names and prefixes meet often.
+# The alphabet is small, so that names often begin with a prefix of a rule.
 names = st.text(alphabet="ab.", max_size=6).map(str.encode)
 long_names = st.one_of(
     names, st.tuples(names, st.integers(200, NAME_MAX)).map(lambda n: (n[0] + b"a" * n[1])[:255])
@@ -39,7 +39,7 @@ def compiled(table: tuple[Rule, ...]) -> Any:
 
 
 def to_host(table: Any, name: bytes) -> bytes | int:
-    """The host's name, or an errno."""
+    """The host's name for a name of the guest, or an errno."""
     room: Any = ffi.new("char[]", lib.XATTRMAP_NAME)
     err = lib.xattrmap_to_host(table, name, room)
     return bytes(ffi.string(room)) if err == 0 else -err  # type: ignore[arg-type]
@@ -52,7 +52,7 @@ def to_guest(table: Any, name: bytes) -> bytes | None:
 
 
 def test_the_example_of_the_manual_keeps_trusted_names_from_the_guest() -> None:
-    """But for the one that stands for what the guest names otherwise."""
+    """A trusted.* name of the host can still be behind another name of the guest."""
     text = (ROOT / "contrib/man/virtiofsd.1").read_text()
     (example,) = re.findall(r"^\\-\\-xattrmap=\\\(aq(.*)\\\(aq$", text, re.MULTILINE)
     table = compiled(parse(example))
@@ -90,7 +90,7 @@ def test_c_and_reference_agree(table: tuple[Rule, ...], name: bytes) -> None:
     struct = compiled(table)
     assert to_host(struct, name) == reference_to_host(table, name)
     assert to_guest(struct, name) == reference_to_guest(table, name)
-    for rule in table:  # names that begin with what the rules are about
+    for rule in table:  # names that begin with a key or a prefix of a rule
         for longer in (rule.key + name, rule.prepend + name):
             if len(longer) <= NAME_MAX:
                 assert to_host(struct, longer) == reference_to_host(table, longer)
