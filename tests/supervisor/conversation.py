@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A front-end's side of a session without a socket: messages in, effects out."""
+"""The front-end's side of a session without a socket: messages go in, effects come out."""
 
 from vfsd.supervisor.effects import Apply, Close, Effect, Reply, ReplyBase
 from vfsd.supervisor.session import FEATURES, Session
@@ -24,7 +24,7 @@ N = Number
 
 
 class Conversation:
-    """A session and the fds of its messages, which are numbers that nothing is behind."""
+    """A session and the fds of its messages. The fds are made-up numbers, not open files."""
 
     def __init__(self, queues: int = 3, tag: str | None = None) -> None:
         self.session = Session(queues, tag)
@@ -49,7 +49,7 @@ class Conversation:
         return self.effects
 
     def ask(self, number: Number, payload: Payload | None = None) -> Payload:
-        """The payload of the reply."""
+        """Send a message; returns the payload of its reply."""
         (data,) = [e.data for e in self.say(number, payload) if isinstance(e, Reply)]
         return decode_reply(number, Header(*memoryview(data[:12]).cast("I")), data[12:])
 
@@ -75,7 +75,7 @@ class Conversation:
 
 
 def negotiated(queues: int = 3, tag: str | None = None) -> Conversation:
-    """A conversation as QEMU has it until the driver is there."""
+    """A conversation in which QEMU has negotiated features and the guest's driver is not ready."""
     talk = Conversation(queues, tag)
     talk.say(N.GET_FEATURES)
     talk.say(N.GET_PROTOCOL_FEATURES)

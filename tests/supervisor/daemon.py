@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Running a daemon in a folder of its own, and looking at its processes."""
+"""Runs a daemon in a folder of its own, and finds its processes."""
 
 import json
 import os
@@ -68,11 +68,11 @@ class Daemon:
         return self.log.read_text()
 
     def end(self) -> int:
-        """Wait for its own end; returns the exit status."""
+        """Wait until the daemon ends by itself; returns its exit status."""
         return self.process.wait(HANG)
 
     def find(self, role: str) -> psutil.Process | None:
-        """The process that ps shows as `vfsd: vm001 role`."""
+        """The process that ps(1) shows as `vfsd: vm001 ROLE`."""
         for child in [self.process_group, *self.process_group.children(recursive=True)]:
             try:
                 if "".join(child.cmdline()).startswith(f"vfsd: vm001 {role}"):
@@ -88,13 +88,14 @@ class Daemon:
         return found
 
     def kill_supervisor(self) -> None:
-        """Kill it with SIGKILL and wait until it is dead; the keeper makes the next one."""
+        """Kill the supervisor with SIGKILL and wait until it is dead; the keeper creates the next
+        one."""
         victim = self.supervisor()
         victim.send_signal(signal.SIGKILL)
         wait_until(lambda: has_ended(victim))
 
     def report(self) -> list[dict[str, Any]]:
-        """What the fake pool and its workers were asked and saw."""
+        """The orders that the fake pool and its workers received, and the state that they saw."""
         path = self.share / "report"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""virtiofsd with fake_pool.py in the place of its pool, and a keeper of endless patience.
+"""virtiofsd with fake_pool.py in the place of its pool, and a keeper that never gives up.
 
-`--pool=FILE` takes another pool of this folder, `--set=MODULE.NAME=NUMBER` another value for a
-constant of a module of the supervisor, and --give-up the keeper as it is.
+`--pool=FILE` runs another pool of this folder, `--set=MODULE.NAME=NUMBER` changes a constant of a
+module of the supervisor, and --give-up leaves the keeper unchanged.
 """
 
 import importlib
@@ -27,7 +27,7 @@ def run(pool: str) -> str:
 
 
 def take(option: str) -> list[str]:
-    """The values of an option of ours, which virtiofsd does not get to see."""
+    """The values of an option of this file; the option is removed from virtiofsd's arguments."""
     found = [word for word in sys.argv if word.startswith(option)]
     sys.argv = [word for word in sys.argv if word not in found]
     return [word.removeprefix(option) for word in found]

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pool that speaks the supervisor's two channels and serves nothing. Run like vfsd.worker.
+"""A pool that speaks the protocols of the supervisor's two channels and serves no guest. It is run
+like vfsd.worker.
 
-It writes a line of JSON to $VFSD_TEST_REPORT (in its job's shared_dir) for each thing it is asked,
-with the device state a worker sees, so that a test can tell what has arrived in the sandbox.
+For each order it writes a line of JSON to the file `report` in its job's shared_dir, with the state
+of the device that a worker sees, so that a test knows what has arrived in the sandbox.
 """
 
 import contextlib

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A front-end for tests: says what a VMM says, in the order it is told, and keeps its eventfds."""
+"""A front-end for tests: it sends the messages of a VMM in any order, and keeps its eventfds."""
 
 import os
 import socket
@@ -36,7 +36,7 @@ QEMU_FEATURES = (
 
 
 class Frontend:
-    """Owns a connection, guest memory (a memfd) and what eventfds it makes."""
+    """Owns a connection, guest memory (a memfd) and the eventfds that it creates."""
 
     def __init__(self, path: Path | str | socket.socket) -> None:
         if isinstance(path, socket.socket):
@@ -64,7 +64,7 @@ class Frontend:
     def tell(
         self, number: Number, payload: Payload | None = None, fds: tuple[int, ...] = ()
     ) -> None:
-        """Send a message and ask for nothing."""
+        """Send a message and wait for no reply."""
         self.socket.send(encode_message(number, payload), fds)
 
     def ask(
@@ -84,17 +84,17 @@ class Frontend:
         return decode_reply(number, reply.header, reply.payload)
 
     def ack(self, number: Number, payload: Payload | None = None, fds: tuple[int, ...] = ()) -> int:
-        """Send a message that is to be acknowledged; 0 is success."""
+        """Send a message with the flag need_reply; returns the acknowledgement, 0 for success."""
         return int(self.ask(number, payload, fds, need_reply=True).value)
 
     def is_closed(self) -> bool:
-        """True if the other side closes the connection rather than send anything."""
+        """Wait for the back-end; True if it closes the connection, False if it sends a byte."""
         try:
             return self.socket.socket.recv(1) == b""
         except ConnectionResetError:
             return True
 
-    # What QEMU does.
+    # Sequences of messages that QEMU sends.
 
     def realize(self, queues: int, unwanted: int = ProtocolFeature.CONFIG) -> None:
         self.ask(Number.GET_FEATURES)

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pool, one of whose workers can be taken over: it does what a file in the share says.
+"""A pool with workers that can be taken over: then they do what a file in the share says.
 
-A worker that starts and finds `attack-SLOT` in the share removes the file, makes the attack whose
-name is in it, reports what came of it and ends; the next worker of the slot is honest. A worker has
-all that one that was taken over has: the listener of its slot, the pool's channel, every segment.
+A worker that starts and finds `attack-SLOT` in the share removes the file, makes the attack that
+the file names, reports its outcome and ends; the next worker of the slot is honest. The workers
+here have the fds that an attacker has in a real worker: the listener of the slot, the pool's
+channel and every segment.
 """
 
 import json
@@ -27,7 +28,7 @@ Parts = Iterator[bytes]
 
 
 class TakenOver:
-    """What the guest's program does in a worker."""
+    """The attacks: what a guest's program does in a worker that it has taken over."""
 
     def __init__(self, pool: fake_pool.FakePool, slot: int) -> None:
         self.fds = pool.job["fds"]
@@ -36,10 +37,11 @@ class TakenOver:
         self.listener.setblocking(True)
         self.chance = random.Random(slot)  # noqa: S311
 
-    # On the link.
+    # Attacks on the link between supervisor and worker.
 
     def flood(self, data: Callable[[], Parts], size: int, seconds: float) -> dict[str, Any]:
-        """Send endless data, connection after connection, until so many bytes were taken."""
+        """Send endless data, connection after connection, until the supervisor has received `size`
+        bytes or `seconds` are over."""
         sent = connections = 0
         until = time.monotonic() + seconds
         while sent < size and time.monotonic() < until:
@@ -59,7 +61,8 @@ class TakenOver:
         return {"sent": sent, "connections": connections}
 
     def inputs(self, messages: Callable[[], Iterator[bytes]], count: int) -> dict[str, Any]:
-        """Send generated inputs, a few on each connection, the last of which breaks it."""
+        """Send generated inputs, a few on each connection; the last input of a connection breaks
+        the protocol."""
         sent = connections = 0
         while sent < count:
             connection, _ = self.listener.accept()
@@ -74,20 +77,20 @@ class TakenOver:
                     pass
         return {"sent": sent, "connections": connections}
 
-    # On the channel.
+    # Attacks on the pool's channel.
 
     def packets(self, *packets: tuple[bytes, int]) -> dict[str, Any]:
-        """Send packets with so many fds each."""
+        """Send packets; each of them is given as its data and its number of fds."""
         with suppress(*GONE):
             for data, fds in packets:
                 select.select([], [self.channel], [])
                 socket.send_fds(self.channel, [data], [0] * fds)
         return {"sent": len(packets)}
 
-    # On the segments.
+    # Attacks on the segments.
 
     def scribble(self) -> dict[str, Any]:
-        """Fill every segment with rubbish, and what can be written of the device's."""
+        """Fill the workers' segments with random bytes, and try to write to the device segment."""
         refused = 0
         device = self.fds["device"]
         again = os.open(f"/proc/self/fd/{device}", os.O_RDWR)
@@ -130,14 +133,14 @@ def endless_command() -> Parts:
 
 
 def endless_answers() -> Parts:
-    """Valid, and to nothing that was asked."""
+    """Valid answers to no command that was sent."""
     yield OPENING
     while True:
         yield encode_message(b'{"id":1,"generation":2,"vrings":{}}') * 1000
 
 
 def endless_logs() -> Parts:
-    """Valid, and no two of a kind."""
+    """Valid log lines, no two of them of one kind."""
     yield OPENING
     number = 0
     while True:
@@ -164,7 +167,7 @@ BODIES = (b"", b"{", b"[]", b'{"a":NaN}', b"[" * 60000, b'{"id":' + b"9" * 5000 
 
 
 def any_body(chance: random.Random) -> bytes:
-    """A message as JSON, or nearly."""
+    """A message of random JSON, or of random bytes."""
     if chance.random() < 0.2:
         return chance.choice((*BODIES, chance.randbytes(chance.randrange(300))))
     keys = chance.sample(KEYS, chance.randrange(1, 5))
@@ -214,7 +217,7 @@ ATTACKS: dict[str, Callable[[TakenOver], dict[str, Any]]] = {
 
 
 class Worker(fake_pool.FakeWorker):
-    """Honest, but for the attacks."""
+    """A worker that is honest until it finds an attack in the share."""
 
     def __init__(self, pool: fake_pool.FakePool, slot: int) -> None:
         path = Path(pool.job["shared_dir"]) / f"attack-{slot}"
@@ -233,7 +236,8 @@ class Worker(fake_pool.FakeWorker):
         self.pool.report({"attack": self.attack, **result})
 
     def adopt(self, content: dict[str, Any]) -> None:
-        """As asked, but for the answers and pauses that the share asks for."""
+        """Adopt as a worker does, with the wrong answers and pauses that files of the share ask
+        for."""
         share = Path(self.pool.job["shared_dir"])
         answers, fifo = share / f"answers-{self.slot}", share / f"hang-{self.slot}"
         buried = share / f"buried-{self.slot}"
@@ -245,15 +249,15 @@ class Worker(fake_pool.FakeWorker):
             buried.unlink()
             event = {"event": "worker-died", "slot": self.slot, "status": 1, "respawned": False}
             self.pool.channel.send(event)
-            time.sleep(0.5)  # until the supervisor has read that and gives this worker up
+            time.sleep(0.5)  # until the supervisor has read the event and given up on this worker
         if fifo.exists():
             hang(fifo)
         super().adopt(content)
 
 
 def hang(fifo: Path) -> None:
-    """Be in state D until somebody opens the FIFO to write: as long as the child opens a file, who
-    made it by vfork() waits uninterruptibly."""
+    """Be in state D until a process opens the FIFO to write. While the child of a vfork() waits in
+    open(), its parent waits uninterruptibly."""
     action = (os.POSIX_SPAWN_OPEN, 0, str(fifo), os.O_RDONLY, 0)
     os.waitpid(os.posix_spawn("/bin/true", ["true"], {}, file_actions=[action]), 0)
 

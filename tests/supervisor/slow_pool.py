@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""fake_pool.py on a slow host: while there is a file `slow` in the share, it is not ready."""
+"""fake_pool.py as on a slow host: it is not ready while the share has a file `slow`."""
 
 import time
 from pathlib import Path

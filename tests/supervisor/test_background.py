@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""--daemonize: the launched process ends when a VMM can connect, or with what went wrong."""
+"""--daemonize: the launched process ends when a VMM can connect, or ends with an error message."""
 
 import os
 import socket
@@ -18,7 +18,7 @@ from .test_bad_input import VIRTIOFSD
 
 
 class Launch:
-    """Runs virtiofsd --daemonize in a folder, and ends what it has started."""
+    """Runs virtiofsd --daemonize in a folder, and ends the processes that it has started."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -32,7 +32,7 @@ class Launch:
         return subprocess.run(
             [*program, f"--socket-path={self.path.name}", "--shared-dir=share", *options],
             cwd=self.folder,
-            capture_output=True,  # until the last process that has these fds is gone, or has none
+            capture_output=True,  # reads until every process has closed these fds
             text=True,
             timeout=HANG,
             check=False,
@@ -73,7 +73,7 @@ def test_it_returns_when_a_vmm_can_connect(launch: Launch) -> None:
     keeper = launch.keeper()
     assert keeper
     assert os.getsid(keeper.pid) == keeper.pid != os.getsid(0)
-    assert Path(keeper.cwd()).parent == launch.folder / "run"  # nothing of who started it
+    assert Path(keeper.cwd()).parent == launch.folder / "run"  # not the starter's folder
     supervisor = next(p for p in keeper.children() if "supervisor" in "".join(p.cmdline()))
     for process in (keeper, supervisor):
         for fd in (0, 1, 2):

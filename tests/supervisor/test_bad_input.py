@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an operator can do wrong: one line that says what, on which option, and what to do."""
+"""An operator's mistakes: each is reported in one line that names the option, what is wrong with
+it, and what to do."""
 
 import grp
 import json
@@ -22,7 +23,7 @@ VIRTIOFSD = (sys.executable, "-m", "vfsd.virtiofsd")
 
 
 def run(*arguments: str, **more: object) -> subprocess.CompletedProcess[str]:
-    """Run the command, which must end by itself."""
+    """Run virtiofsd, which must end by itself."""
     return subprocess.run(  # type: ignore[call-overload, no-any-return]
         [*VIRTIOFSD, *arguments],
         cwd=ROOT,
@@ -56,7 +57,8 @@ Requires = Callable[[str], str]
 
 @pytest.fixture
 def refused(tmp_path: Path, share: Path) -> Refused:
-    """Run virtiofsd with everything right but what the arguments say; returns its complaint."""
+    """A function that runs virtiofsd with valid options, except for its arguments, and returns the
+    error message."""
 
     def call(*switches: str, **changes: str) -> str:
         arguments = {"shared-dir": str(share), "socket-path": str(tmp_path / "vm.sock")} | {

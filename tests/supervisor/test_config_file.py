@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""--config: every option by its long name; what is wrong with a file, in one line."""
+"""--config: each option is given by its long name, and a mistake in the file is reported in one
+line."""
 
 import json
 from pathlib import Path
@@ -12,7 +13,7 @@ from vfsd.supervisor.options import KEYS, Bare, Option
 from vfsd.transport.errors import OperatorError
 
 BASE: Final = ["--socket-path=/run/vm001.sock", "--shared-dir=/srv"]
-# A value for each option that takes one: as TOML, and as the command line has it.
+# A value for each option that takes a value; tests write it as TOML and on the command line.
 VALUES: Final[dict[str, Any]] = {
     "shared-dir": "/srv/a,b",
     "socket-path": "/run/x.sock",

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What tools that start a virtiofsd count on besides its options: lines, files, exit status."""
+"""Tools that start virtiofsd depend on more than its options: on log lines, files and the exit
+status."""
 
 import fcntl
 import os
@@ -26,8 +27,8 @@ def test_options_of_migration_are_accepted_and_said_to_do_nothing(tmp_path: Path
         assert "no migration is offered: --migration-mode, --migration-on-error" in daemon.text()
 
 
-# What Kata Containers waits for: share_virtio_fs_standalone.rs of runtime-rs, and virtiofsd.go of
-# 1.x, which looks for the three dots as well.
+# The line that Kata Containers waits for, in share_virtio_fs_standalone.rs of runtime-rs and in
+# virtiofsd.go of 1.x. The latter also looks for the three dots.
 LISTENS = "Waiting for vhost-user socket connection..."
 
 
@@ -41,7 +42,8 @@ LISTENS = "Waiting for vhost-user socket connection..."
 def test_stderr_says_in_the_words_of_the_peers_that_a_vmm_can_connect(
     tmp_path: Path, requires: Callable[[str], str], options: tuple[str, ...], who: str
 ) -> None:
-    """And who can: QEMU says no more than "Permission denied"."""
+    """The line also names the users that can connect, because QEMU prints only "Permission denied"
+    for others."""
     requires("root")
     with Daemon(tmp_path, *options) as daemon:
         assert f"{LISTENS} on {daemon.path} (for {who})\n" in daemon.text()
@@ -60,7 +62,7 @@ def test_stderr_says_so_of_an_inherited_socket(tmp_path: Path) -> None:
 def test_the_end_of_a_share_names_the_option_that_keeps_it(
     tmp_path: Path, keep_listening: bool
 ) -> None:
-    """Cloud Hypervisor goes away, and comes back, when the guest reboots."""
+    """When its guest reboots, Cloud Hypervisor disconnects and connects again."""
     options = ("--keep-listening",) if keep_listening else ()
     with Daemon(tmp_path, *options) as daemon:
         frontend = Frontend(daemon.path)
@@ -85,7 +87,7 @@ def is_locked(path: Path) -> bool:
 
 
 def test_a_file_beside_the_socket_has_the_pid_and_is_locked(tmp_path: Path) -> None:
-    """virtme-ng looks for it five times, and ends the process that it names."""
+    """virtme-ng looks for the file five times, and ends the process whose pid is in the file."""
     with Daemon(tmp_path) as daemon:
         path = pid_file(daemon)
         assert path.read_text() == f"{daemon.process.pid}\n"

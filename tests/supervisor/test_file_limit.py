@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many files a daemon may have open, and what the host keeps."""
+"""How many files a daemon may have open, and how many it leaves to the rest of the host."""
 
 import os
 import resource
@@ -35,7 +35,7 @@ def test_the_host_keeps_files_for_others(
 
 
 def _limit(pid: int) -> int:
-    """From /proc: prlimit(2) of another user's process wants a capability."""
+    """The limit in /proc, because prlimit(2) needs a capability for a process of another user."""
     text = Path(f"/proc/{pid}/limits").read_text()
     return int(text.partition("Max open files")[2].split()[0])
 
@@ -59,7 +59,7 @@ def test_every_process_has_the_limit(tmp_path: Path, options: tuple[str, ...], w
 
 
 def check_limits(folder: Path, options: tuple[str, ...], wanted: int) -> None:
-    """The limit of every process of a daemon; the log says if that is less than it should be."""
+    """Every process of a daemon has the limit `wanted`, or a lower one that the log reports."""
     with Daemon(folder, *options) as daemon:
         wait_until(lambda: daemon.find("launcher"))
         family = [daemon.process_group, *daemon.process_group.children(recursive=True)]
@@ -73,7 +73,7 @@ def check_limits(folder: Path, options: tuple[str, ...], wanted: int) -> None:
 
 
 def test_more_than_is_allowed_becomes_what_is_allowed(tmp_path: Path) -> None:
-    """microvm.nix asks for 1048576, whoever starts it; a container has less."""
+    """microvm.nix always asks for 1048576 files, and in a container the limit is lower."""
     limited = ("prlimit", "--nofile=1000:2000")
     no_more = ("setpriv", "--bounding-set=-sys_resource", "--inh-caps=-sys_resource")
     program = (*limited, *(no_more if os.geteuid() == 0 else ()), *FAKE)

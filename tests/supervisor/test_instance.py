@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What tells the daemons of one host apart."""
+"""The names and user ids by which the daemons of one host differ."""
 
 import socket
 import subprocess
@@ -38,7 +38,7 @@ def test_a_path_names_the_instance() -> None:
 
 
 def test_domains_of_libvirt_are_told_apart(listener: socket.socket, tmp_path: Path) -> None:
-    """libvirt passes --fd alone, and each file has the same name."""
+    """libvirt passes no option but --fd, and the sockets of all domains have the same file name."""
     (tmp_path / "domain-1-db").mkdir()
     listener.bind(str(tmp_path / "domain-1-db" / "fs0-fs.sock"))
     assert instance_name(INHERITED, listener) == "domain-1-db/fs0-fs"
@@ -57,7 +57,7 @@ def test_an_abstract_address_names_the_instance(listener: socket.socket) -> None
     assert instance_name(INHERITED, listener) == "vfsd-test-abstract"
 
 
-# A VMM that starts its daemon itself: one end of a pair is the daemon's.
+# A VMM that starts its daemon itself and passes one end of a socket pair to the daemon.
 VMM = """
 import socket
 channel = socket.socket(fileno=0)
@@ -93,7 +93,7 @@ def own_id(folder: Path) -> int:
 
 
 def test_an_instance_has_the_same_user_id_at_each_start(tmp_path: Path) -> None:
-    """journald keeps a file for each user."""
+    """journald keeps a file for each user, so a new user id at each start would add files."""
     (tmp_path / "other").mkdir()
     first, again = own_id(tmp_path), own_id(tmp_path)
     assert first == again

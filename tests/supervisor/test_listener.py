@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The socket file in a folder that others may write to."""
+"""The socket file in a folder that other users may write to."""
 
 import grp
 import os
@@ -32,7 +32,7 @@ def test_the_group_of_what_took_the_sockets_place_stays(
     requires: Callable[[str], str],
     swap: Callable[[Path, Path], None],
 ) -> None:
-    """Whoever owns the folder puts something of the host's in the place of the new socket."""
+    """The owner of the folder replaces the new socket by a link to a file of the host."""
     requires("root")
     path, victim = tmp_path / "socket", tmp_path / "victim"
     victim.touch()

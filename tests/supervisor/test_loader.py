@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The copy of the dynamic loader that executes the pool's interpreter."""
+"""The daemon's copy of the dynamic loader, which executes the interpreter of the pool."""
 
 import os
 import subprocess

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Log lines: their form, their level, and what happens when nobody reads them."""
+"""Log lines: their form, their level, and what happens when no process reads them."""
 
 import os
 import socket
@@ -90,7 +90,7 @@ def test_a_full_stderr_does_not_stop_the_supervisor() -> None:
     try:
         results = [stderr_sink("info", b"x" * 1000) for _ in range(200)]
         assert results[0]
-        assert not results[-1]  # would have blocked
+        assert not results[-1]  # the pipe is full, and writing would block
         assert os.read(reader, 6) == b"vfsd: "
     finally:
         os.dup2(saved, 2)
@@ -106,7 +106,7 @@ class Clock:
 
 
 def flooded(level: str, sources: Sequence[str], minutes: int) -> tuple[LogCollector, list[bytes]]:
-    """A log into which each source writes without end, each line another one."""
+    """A log that all sources write to for some minutes; no two lines are the same."""
     lines: list[bytes] = []
 
     def sink(_level: str, line: bytes) -> bool:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line in both peers' spellings."""
+"""The command line, with the spellings of both peers."""
 
 import contextlib
 import math

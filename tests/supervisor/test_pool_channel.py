@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What comes over the pool's channel: thousands of packets, which can end the pool and no more."""
+"""Thousands of packets over the pool's channel: a packet can end the pool, and do no other harm."""
 
 import json
 import os
@@ -28,7 +28,7 @@ MIB = 1 << 20
 
 
 class Line:
-    """A pool as the supervisor has it, and the end of the channel that the sandbox has."""
+    """The supervisor's object for a pool, and the end of the channel that a pool would have."""
 
     def __init__(self, is_ready: bool) -> None:
         self.loop = EventLoop()
@@ -37,7 +37,7 @@ class Line:
         log = LogCollector("vm", "debug", lambda _level, _line: True)
         reader, self.stderr = stderr_pipe()
         stderr = StderrRelay(self.loop, log, reader)
-        launcher = Launcher(0, -1)  # it is not asked for anything
+        launcher = Launcher(0, -1)  # no request is sent to it
         listeners = [("/none", -1)] * SLOTS
         patience = Patience(self.loop, log)
         self.pool = PoolClient(self.loop, launcher, ours, nobody, listeners, stderr, patience)
@@ -65,7 +65,7 @@ def line() -> Iterator[Line]:
 
 
 def any_packet(chance: random.Random) -> bytes:
-    """As a pool may send it, but for one value; or anything."""
+    """A packet that a pool sends, mostly with one value replaced, or a random message."""
     events = (
         {"event": "worker-died", "slot": 1, "signal": 9, "respawned": True},
         {"log": "text", "level": "info"},
@@ -81,7 +81,7 @@ def any_packet(chance: random.Random) -> bytes:
 
 
 def end_of(line: Line) -> Exception | None:
-    """What a turn of the event loop ends with, if it is what may come of a packet."""
+    """Run one turn of the event loop; returns its exception, if a packet may cause this one."""
     try:
         line.loop.turn(0)
     except (PoolDiedError, OperatorError) as error:
@@ -103,7 +103,7 @@ def test_thousands_of_packets(is_ready: bool) -> None:
             assert str(end).isprintable()
             line.close()
             line, ends = Line(is_ready), ends + 1
-        assert process.num_fds() - fds in (0, 1)  # a pidfd, after a "ready"
+        assert process.num_fds() - fds in (0, 1)  # "ready" adds a pidfd
     line.close()
     assert 100 < ends < PACKETS
     assert process.memory_info().rss - memory < 16 * MIB
@@ -127,7 +127,7 @@ ANSWERS: tuple[dict[str, object], ...] = (
 @pytest.mark.parametrize("answer", ANSWERS, ids=str)
 @pytest.mark.parametrize("order", ["spawn", "adopt", "drop"])
 def test_a_wrong_answer_ends_the_pool(line: Line, order: str, answer: dict[str, object]) -> None:
-    """The order's id is foreseen: it counts up from what the pool was sent before."""
+    """The pool answers before the order: it can guess the order's id, because ids are counted."""
     first = next(vars(line.pool)["_ids"])
     line.pool.numbers = {0: 7, 1: 8}
     for number in range(first + 1, first + 4):
@@ -138,7 +138,7 @@ def test_a_wrong_answer_ends_the_pool(line: Line, order: str, answer: dict[str, 
         "drop": lambda: line.pool.drop([0, 1]),
     }
     if order == "drop" and isinstance(answer.get("error", ""), str):
-        orders[order]()  # a refusal is followed by more orders; nothing else counts
+        orders[order]()  # of this answer only "error" is read; a refusal ends nothing
         return
     with pytest.raises(PoolDiedError) as end:
         orders[order]()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who is killed with a pool: its own processes, and nobody that has its pid later."""
+"""The processes that are killed with a pool: its own, and no process that gets its pid later."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ from vfsd.supervisor.stderr_relay import StderrRelay
 from vfsd.transport.fd_channel import FdChannel
 from vfsd.transport.shared_memory import create_segment
 
-# A process with one child; it says the child's pid and both wait for the end of stdin.
+# A process with one child. It prints the child's pid, and both processes wait for the end of stdin.
 PARENT = """
 import os, sys
 child = os.fork()
@@ -53,7 +53,7 @@ def _pidfd_of_somebody_dead() -> int:
 def test_only_a_living_pools_workers_are_killed(
     parent: tuple[subprocess.Popen[str], int], is_pool_dead: bool
 ) -> None:
-    """The pid of a dead pool, which the keeper has reaped, may be anybody's."""
+    """After the keeper has reaped a dead pool, its pid may belong to any process."""
     process, child = parent
     child_fd = os.pidfd_open(child)
     ours, theirs = FdChannel.pair()
@@ -71,7 +71,7 @@ def test_only_a_living_pools_workers_are_killed(
     theirs.close()
     os.close(device)
     try:
-        # Where the pool lives, it and its worker are killed, and so neither waits for stdin.
+        # If the pool lives, the pool and its worker are killed, though their stdin is still open.
         assert (process.poll() is None) == is_pool_dead or process.wait(HANG) == -9
         is_child_there = child in [p.pid for p in descendants(os.getpid()) if p.state != "Z"]
         assert is_child_there == is_pool_dead
@@ -92,7 +92,7 @@ def test_a_process_that_has_the_pid_of_another_is_not_killed(
 
 
 def test_the_name_of_a_process_is_made_printable() -> None:
-    """Each process chooses its own, so does a worker that was taken over."""
+    """Each process chooses its own name, also a worker that was taken over."""
     name = b"\x1b[2J) Z\r\xff"
     command = [b"sh", b"-c", b'printf %s "$0" >/proc/$$/comm; read line', name]
     with subprocess.Popen(command, stdin=subprocess.PIPE) as process:

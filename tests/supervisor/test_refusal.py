@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each message that cannot be obeyed, with and without an acknowledgement: does the share live?"""
+"""Each message that cannot be obeyed, with and without need_reply: the share lives or ends as the
+table of refusals says."""
 
 import re
 from collections.abc import Iterator
@@ -36,19 +37,19 @@ ELSEWHERE = Region(1 << 40, 4096, 1 << 50, 0)
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind() -> None:
-    """The daemon, whose pools come and go, serves every test here."""
+    """One daemon serves every test here, and its pools come and go."""
 
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    options = ("--keep-listening", "--tag=x", "--log-level=debug")  # which may log more lines
+    options = ("--keep-listening", "--tag=x", "--log-level=debug")  # debug: a higher rate limit
     with Daemon(tmp_path_factory.mktemp("refusal"), *options) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def connections(daemon: Daemon) -> Iterator[list[Frontend]]:
-    """The one that is in use, if any; a test takes it away when it has ended."""
+    """The connection in use, or none; a test that ends the connection removes it from the list."""
     del daemon
     kept: list[Frontend] = []
     yield kept
@@ -67,7 +68,7 @@ def frontend(daemon: Daemon, connections: list[Frontend]) -> Frontend:
 
 
 def has_ended(connections: list[Frontend]) -> bool:
-    """The daemon has closed the connection, and sent nothing before."""
+    """Has the daemon closed the connection without sending a byte before?"""
     ended = connections.pop()
     is_closed = ended.is_closed()
     ended.close()
@@ -76,7 +77,7 @@ def has_ended(connections: list[Frontend]) -> bool:
 
 @dataclass(frozen=True)
 class Bytes:
-    """A payload of any bytes."""
+    """A payload of arbitrary bytes."""
 
     data: bytes
 
@@ -103,7 +104,7 @@ class Wrong:
         return encode_message(self.number, self.payload, need_reply)
 
 
-# No message has a payload of four bytes.
+# A payload of four bytes is wrong for every message.
 SHORT = [Wrong(number, Bytes(bytes(4))) for number in N]
 WRONG = [
     Wrong(N.SET_VRING_CALL, VringFd(0, True)),
@@ -139,7 +140,7 @@ def send(frontend: Frontend, wrong: Wrong, need_reply: bool) -> None:
 
 
 def is_served(frontend: Frontend) -> bool:
-    """The connection and the vrings live: a change of the device is taken over by each worker."""
+    """Do the connection and the vrings live? Each worker must adopt a change of the device."""
     return frontend.set_mem_table() == 0
 
 
@@ -153,7 +154,7 @@ def reply(frontend: Frontend) -> bytes:
 
 def fate(wrong: Wrong) -> Fate:
     if wrong.payload == VringFd(99, True):
-        return Fate.ENDS  # nobody would serve the vring
+        return Fate.ENDS  # no worker serves that vring
     if wrong.number is N.SET_VRING_KICK and not wrong.fd and isinstance(wrong.payload, VringFd):
         return Fate.PASSED_OVER  # the vring is polled
     return REFUSALS[wrong.number].fate

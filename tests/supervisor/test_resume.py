@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one supervisor leaves to the next."""
+"""The state that a supervisor that dies leaves to the next one."""
 
 import json
 import os
@@ -74,7 +74,7 @@ def test_progress_belongs_to_one_state(state: StateFile) -> None:
 
 
 def test_a_successor_goes_on_counting(state: StateFile) -> None:
-    """Each has the object as the keeper had it when it created the supervisor."""
+    """Each successor begins with the keeper's StateFile object, which no supervisor has changed."""
     for number in (1, 2, 3):
         state.save(numbered(number))
     for number in (4, 5, 6, 7):
@@ -98,7 +98,7 @@ def test_a_half_written_state_is_passed_over(offset: int, garbage: bytes) -> Non
     state.save(numbered(1))
     state.save(numbered(2))
     size = 16 + len(json.dumps([LAYOUT, numbered(2).encode()], separators=(",", ":")))
-    written = os.pread(fd, size, 0)  # the half where number 2 is
+    written = os.pread(fd, size, 0)  # the half of the file with number 2
     os.pwrite(fd, garbage, offset)
     loaded = StateFile(fd).load()
     is_intact = os.pread(fd, size, 0) == written
@@ -121,7 +121,7 @@ def test_a_reply_is_sent_once_whoever_sends_it() -> None:
             reply = bytes([number % 256]) * 1000
             start = outbox.start()
             outbox.send(ours, reply, start)
-            Outbox(outbox.fd).send(ours, reply, start)  # a successor: nothing is left to send
+            Outbox(outbox.fd).send(ours, reply, start)  # a successor: the reply is sent already
             assert peer.recv(2000) == reply
     os.close(outbox.fd)
 
@@ -130,7 +130,7 @@ def test_the_rest_of_a_reply_is_sent_by_the_successor() -> None:
     outbox = Outbox.create()
     ours, peer = socket.socketpair()
     with ours, peer:
-        os.lseek(outbox.fd, 7, os.SEEK_SET)  # seven bytes of it are out
+        os.lseek(outbox.fd, 7, os.SEEK_SET)  # seven bytes of the reply have been sent
         outbox.send(ours, b"0123456789", 0)
         assert peer.recv(100) == b"789"
     os.close(outbox.fd)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the sockets of the workers lie when little is writable."""
+"""The folder for the workers' sockets when few folders can be written to."""
 
 import subprocess
 from collections.abc import Callable
@@ -10,7 +10,8 @@ from tests.waiting import HANG
 from .daemon import wait_until
 from .test_bad_input import VIRTIOFSD
 
-# Every mount but that of the socket becomes read-only, as in a container with a read-only root.
+# Every mount except for that of the socket becomes read-only, as in a container with a read-only
+# root.
 READ_ONLY = """
 mount -t tmpfs socket "$1"
 findmnt -rno TARGET | grep -vx "$1" | while read -r mount; do

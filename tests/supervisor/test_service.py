@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The whole control plane on a pool that serves nothing: real processes, real sockets."""
+"""The whole control plane with a pool that serves no guest; processes and sockets are real."""
 
 import os
 import signal
@@ -110,7 +110,7 @@ def test_a_second_vmm_waits_until_the_first_one_is_gone(tmp_path: Path) -> None:
         second.realize(QUEUES)
         second.driver_ok(QUEUES)
         starts = daemon.last_seen(0)["vrings"][0]["start"]
-        assert starts == 1  # a pool of its own
+        assert starts == 1  # the connection has a new pool
         second.close()
 
 
@@ -201,7 +201,7 @@ def test_a_worker_that_does_not_listen_is_replaced(daemon: Daemon, frontend: Fro
     assert "did not take a change of the device in time; killed" in daemon.text()
 
 
-# Nonsense from the front-end.
+# Messages of the front-end that make no sense.
 
 
 def test_nonsense_that_is_to_be_acknowledged_is_refused(daemon: Daemon, frontend: Frontend) -> None:
@@ -214,7 +214,7 @@ def test_nonsense_that_is_to_be_acknowledged_is_refused(daemon: Daemon, frontend
 def test_nonsense_without_acknowledgement_ends_the_session(
     daemon: Daemon, frontend: Frontend
 ) -> None:
-    """With a status that makes systemd start the daemon again (Restart=on-failure)."""
+    """The daemon ends with a status that makes systemd start it again (Restart=on-failure)."""
     frontend.tell(Number.SET_VRING_NUM, VringState(9, 128))
     assert frontend.is_closed()
     assert daemon.end() == 1
@@ -225,8 +225,9 @@ def test_nonsense_without_acknowledgement_ends_the_session(
 
 @pytest.mark.parametrize("need_reply", [True, False])
 def test_a_vmm_that_shares_no_memory_is_refused(daemon: Daemon, need_reply: bool) -> None:
-    """As QEMU without share=on. Newer ones want an acknowledgement, and print that it failed; older
-    ones have sent everything by then, and print the errors of vrings."""
+    """QEMU without share=on is such a VMM. Newer versions wait for an acknowledgement, and print
+    that it failed. Older versions have sent every message by then, and print the errors of
+    vrings."""
     frontend = Frontend(daemon.path)
     frontend.realize(QUEUES)
     frontend.tell(Number.SET_FEATURES, U64(QEMU_FEATURES))
@@ -247,7 +248,7 @@ def test_a_vmm_that_shares_no_memory_is_refused(daemon: Daemon, need_reply: bool
 
 
 def test_a_vmm_that_is_killed_has_gone_away(daemon: Daemon, frontend: Frontend) -> None:
-    """Its end resets the connection where it had not read everything."""
+    """A VMM that has not read everything when it ends resets the connection."""
     for _ in range(100):
         frontend.socket.send(encode_message(Number.GET_QUEUE_NUM))
     frontend.socket.close()
@@ -301,7 +302,7 @@ def test_a_session_of_nonsense_leaves_the_daemon_ready(tmp_path: Path, data: byt
         assert "Traceback" not in daemon.text()
 
 
-# Death of the supervisor.
+# The supervisor dies.
 
 
 def test_a_frontend_does_not_notice_that_the_supervisor_dies(
@@ -360,7 +361,7 @@ def test_without_its_keeper_a_share_lives_as_long_as_its_vmm(
 
 @pytest.mark.parametrize("probed", [False, True])
 def test_without_its_keeper_nobody_waits_for_a_vmm(daemon: Daemon, probed: bool) -> None:
-    """Kata Containers ends a daemon by SIGKILL to the process that it started."""
+    """Kata Containers ends a daemon with a SIGKILL to the process that Kata has started."""
     family = [daemon.process_group, *daemon.process_group.children(recursive=True)]
     if probed:
         with socket.socket(socket.AF_UNIX) as probe:
@@ -393,7 +394,7 @@ def test_a_listening_socket_is_inherited(tmp_path: Path) -> None:
             assert any(f"{tmp_path.name}/vm001 keeper" in title for title in titles(daemon))
             connected.close()
             assert daemon.end() == 0
-            assert Path(path).exists()  # it is not ours
+            assert Path(path).exists()  # an inherited socket is not removed
 
 
 def test_a_connected_socket_is_inherited(tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The session: the orders of messages that front-ends use, and any other order."""
+"""The session, with messages in the orders that front-ends use and in any other order."""
 
 import json
 from collections.abc import Sequence
@@ -165,7 +165,7 @@ def test_a_region_is_removed_whatever_its_offset() -> None:
     talk = negotiated()
     driver_ok(talk)
     moved = Region(HIGH.gpa, HIGH.size, HIGH.uva, 0)
-    effects = talk.say(N.REM_MEM_REG, MemoryRegion(moved), 1)  # with the stray fd of a broken peer
+    effects = talk.say(N.REM_MEM_REG, MemoryRegion(moved), 1)  # a broken peer adds an fd
     assert [len(effect.fds) for effect in effects if isinstance(effect, Close)] == [2]
     with pytest.raises(ProtocolError, match="no known region"):
         talk.say(N.REM_MEM_REG, MemoryRegion(HIGH))
@@ -178,7 +178,7 @@ def test_writing_the_configuration_is_refused_without_disconnecting() -> None:
     assert isinstance(effect, Log)
     (reply,) = talk.say(N.GET_CONFIG, Config(200, 100, 0, bytes(100)))
     assert isinstance(reply, Reply)
-    assert len(reply.data) == 12  # without a payload: an error
+    assert len(reply.data) == 12  # a reply without a payload is an error
 
 
 A_RING = VringAddr(1, 0, LOW.uva, LOW.uva + 0x2000, LOW.uva + 0x1000, 0)
@@ -251,13 +251,13 @@ def test_effects_survive_being_stored(effect: Effect) -> None:
     assert {type(effect) for effect in EFFECTS} == set(ORDER)
 
 
-indexes = st.integers(0, 3)  # one more than there are
+indexes = st.integers(0, 3)  # there are three vrings, so 3 is wrong
 uvas = st.sampled_from([LOW.uva, LOW.uva + 0x8000, LOW.uva + LOW.size - 16, HIGH.uva, 0])
 some_regions = st.sampled_from([LOW, HIGH, Region(LOW.gpa, 4096, LOW.uva, 0)])
 
 
 class AnyOrder(RuleBasedStateMachine):
-    """Messages in any order; whatever they are, the invariants of session.py hold."""
+    """Messages in any order; the invariants of session.py hold after each of them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -317,7 +317,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule()
     def start_all(self) -> None:
-        """The honest way, so that the search meets running vrings often."""
+        """Start vrings as a front-end does, so that the search often has vrings that run."""
         self.try_to_say(N.SET_FEATURES, U64(FEATURES))
         self.try_to_say(N.SET_MEM_TABLE, MemoryTable((LOW, HIGH)), 2)
         for index in range(3):

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The session: memory that is not shared, eventfds that get lost, and what cannot be obeyed."""
+"""The session: memory that is not shared, eventfds that get lost, and messages that cannot be
+obeyed."""
 
 import pytest
 
@@ -30,7 +31,7 @@ N = Number
 def test_a_vring_in_memory_that_is_not_shared_is_refused(
     shared: tuple[Region, ...], what: str
 ) -> None:
-    """As soon as it is to run. A front-end that sends the memory last does nothing wrong."""
+    """The vring is refused when it is to run, not before: a front-end may send its memory last."""
     talk = negotiated()
     talk.say(N.SET_FEATURES, U64(FEATURES))
     for region in shared:
@@ -55,7 +56,7 @@ def test_a_vring_that_is_enabled_first_needs_memory_when_it_starts() -> None:
 
 
 def test_a_vring_whose_memory_is_away_may_be_enabled_again() -> None:
-    """Regions come and go under a vring that runs; nobody is disconnected for that."""
+    """Regions come and go under a vring that runs, and the VMM stays connected."""
     talk = negotiated()
     driver_ok(talk)
     talk.say(N.REM_MEM_REG, MemoryRegion(LOW))
@@ -94,7 +95,7 @@ def test_a_vring_starts_without_an_eventfd_for_kicks() -> None:
 
 
 def refuse(session: Session, number: int, flags: int) -> list[Effect] | None:
-    """What a refused message leads to; None for the end of the connection."""
+    """The effects of a refused message; None if the connection ends."""
     try:
         return session.refuse(Header(number, flags, 8), ProtocolError("why"))
     except ProtocolError:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pool that needs long to start, as with a tenth of a CPU: only its death is an error."""
+"""A pool that takes long to start, for example on a tenth of a CPU: an error is reported only if
+the pool dies."""
 
 import signal
 from pathlib import Path
@@ -18,7 +19,8 @@ LINE = "the start of the pool: waiting for"
 
 
 def start(folder: Path, *options: str) -> Daemon:
-    """A daemon whose pool starts until `share/slow` is removed, and has been called slow."""
+    """A daemon whose pool is not ready before `share/slow` is removed. The daemon has already
+    logged that the pool is slow."""
     (folder / "share").mkdir()
     (folder / "share" / "slow").touch()
     daemon = Daemon(folder, *SLOW, *options, cwd=folder)
@@ -27,7 +29,7 @@ def start(folder: Path, *options: str) -> Daemon:
 
 
 def started(daemon: Daemon) -> list[psutil.Process]:
-    """The pool, which does not have its name yet."""
+    """The pool that is starting: a child of the keeper that does not have its title yet."""
     children = daemon.process_group.children()
     return [child for child in children if not "".join(child.cmdline()).startswith("vfsd: ")]
 
@@ -59,4 +61,4 @@ def test_a_signal_ends_the_wait(tmp_path: Path, number: int) -> None:
         family = daemon.process_group.children(recursive=True)
         daemon.process.send_signal(number)
         assert daemon.end() == 0
-        wait_until(lambda: all(map(has_ended, family)), what="nobody is left")
+        wait_until(lambda: all(map(has_ended, family)), what="all processes have ended")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The unit file, and what the service tells systemd."""
+"""The unit file, and the messages of the service to systemd."""
 
 import re
 import shlex
@@ -21,7 +21,8 @@ UNIT = ROOT / "contrib" / "systemd" / "virtiofsd@.service"
 def test_systemd_is_told_when_a_vmm_can_connect(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the main process, the keeper: NotifyAccess=main."""
+    """The keeper sends the message, because systemd accepts it only from the main process
+    (NotifyAccess=main)."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.settimeout(HANG)
         manager.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
@@ -37,7 +38,7 @@ def test_systemd_is_told_when_a_vmm_can_connect(
 def test_systemd_is_told_again_by_a_successor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its supervisor may have died before anything was said."""
+    """The supervisor may have died before it had reported that the service is ready."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.settimeout(HANG)
         manager.bind(str(tmp_path / "notify"))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A worker that was taken over does what it can to the supervisor: hostile_pool.py says what.
+"""Attacks of a worker that was taken over on the supervisor. The attacks are in hostile_pool.py.
 
-After each attack the supervisor is the same process with as many fds and hardly more memory, and
-either the share is served or it has ended in order.
+After each attack the supervisor is the same process, with as many fds and hardly more memory than
+before, and the share is either served or has ended in order.
 """
 
 import json
@@ -26,7 +26,7 @@ from .frontend import Frontend
 
 QUEUES = 3
 MIB = 1 << 20
-MARGIN = 4 * MIB  # of memory: what the heap of a Python process may grow by
+MARGIN = 4 * MIB  # bytes by which the heap of a Python process may grow
 NO_PENANCE = (
     "--set=worker_link.PENANCE_MIN=0.0005",
     "--set=worker_link.PENANCE_MAX=0.0005",
@@ -35,7 +35,7 @@ NO_PENANCE = (
 
 
 class Attacked(Daemon):
-    """A daemon whose worker 1 can be taken over, with a front-end."""
+    """A daemon with a front-end; its worker 1 can be taken over."""
 
     def __init__(self, folder: Path, *options: str) -> None:
         super().__init__(folder, "--pool=hostile_pool.py", "--request-queues=4", *options)
@@ -43,7 +43,7 @@ class Attacked(Daemon):
         self.frontend.socket.socket.settimeout(HANG)
         self.frontend.realize(QUEUES)
         self.frontend.driver_ok(QUEUES)
-        assert self.is_served()  # what was sent before without being answered is done
+        assert self.is_served()  # earlier messages, which have no reply, are done
         self.victim = self.supervisor()
 
     def __exit__(self, *exception: object) -> None:
@@ -51,22 +51,22 @@ class Attacked(Daemon):
         super().__exit__(*exception)
 
     def worker(self, slot: int) -> psutil.Process:
-        """The worker that has reported last for a slot."""
+        """The process of the worker that reported last for a slot."""
         pids = [row["pid"] for row in self.report() if row.get("slot") == slot and "pid" in row]
         return psutil.Process(pids[-1])
 
     def memory(self) -> int:
-        """Bytes of the supervisor's own memory."""
+        """The supervisor's anonymous memory, in bytes."""
         status = Path(f"/proc/{self.victim.pid}/status").read_text()
         return int(status.partition("RssAnon:")[2].split()[0]) * 1024
 
     def attack(self, name: str) -> None:
-        """Let worker 1 be taken over; its successor will do the attack."""
+        """Kill worker 1, so that its successor finds the attack in the share and makes it."""
         (self.share / "attack-1").write_text(name)
         self.worker(1).kill()
 
     def outcome(self, name: str) -> dict[str, Any]:
-        """What the attack says of itself when it is over."""
+        """Wait for the end of the attack; returns its report."""
         wait_until(lambda: self.outcomes(name))
         return self.outcomes(name)[0]
 
@@ -104,7 +104,7 @@ def test_what_is_valid_and_never_ends_takes_no_time(attacked: Attacked, name: st
     before, memory = sum(attacked.victim.cpu_times()[:2]), attacked.memory()
     attacked.attack(name)
     assert attacked.outcome(name)["connections"] == 1
-    assert sum(attacked.victim.cpu_times()[:2]) - before < 2.0  # of four seconds
+    assert sum(attacked.victim.cpu_times()[:2]) - before < 2.0  # s; the attack takes 4 s
     assert attacked.memory() - memory < MARGIN
     assert attacked.is_served()
     assert attacked.supervisor() == attacked.victim
@@ -137,7 +137,7 @@ def test_no_segment_decides_anything(attacked: Attacked) -> None:
 
 @pytest.mark.parametrize("name", ["empty", "fds", "failed", "ready", "slot", "json", "packets"])
 def test_a_forged_packet_ends_the_pool_and_no_more(attacked: Attacked, name: str) -> None:
-    """The guest's files are gone with the pool: so is the share, in order."""
+    """With the pool the guest's open files are lost, so the daemon ends the share in order."""
     attacked.attack(name)
     assert attacked.end() == 1
     text = attacked.text()
@@ -151,14 +151,14 @@ def test_a_forged_packet_ends_the_pool_and_no_more(attacked: Attacked, name: str
 
 def test_a_worker_that_breaks_the_protocol_five_times_is_killed(tmp_path: Path) -> None:
     with Attacked(tmp_path, "--set=worker_link.PENANCE_MAX=0.05") as attacked:
-        attacked.attack("inputs")  # it would go on for long
+        attacked.attack("inputs")  # this attack would go on for long
         wait_until(lambda: "broke the protocol 5 times; killed" in attacked.text())
         assert attacked.is_served()
         assert attacked.outcomes("inputs") == []
         assert attacked.text().count("sent what it should not; its link is closed") <= 10
 
 
-# Acknowledgements.
+# Wrong acknowledgements.
 
 FORGED = {
     "an older generation": {"generation": 2, "vrings": {}},
@@ -170,7 +170,8 @@ FORGED = {
 
 @pytest.mark.parametrize("name", sorted(FORGED))
 def test_a_wrong_acknowledgement_is_none(tmp_path: Path, name: str) -> None:
-    """It breaks the link; the command is repeated, and answered as it should be."""
+    """A wrong acknowledgement breaks the link. The command is repeated, and the next answer is
+    right."""
     with Attacked(tmp_path) as attacked:
         (attacked.share / "answers-1").write_text(json.dumps([FORGED[name]]))
         call_fd = attacked.frontend.eventfd()
@@ -184,7 +185,8 @@ def test_a_wrong_acknowledgement_is_none(tmp_path: Path, name: str) -> None:
 
 
 def test_an_answer_of_a_worker_that_was_given_up_is_passed_over(tmp_path: Path) -> None:
-    """A worker reports, in the pool's name, its own death, and then answers what it was asked."""
+    """A worker reports its own death in the pool's name, and then answers the command that it was
+    sent."""
     with Attacked(tmp_path) as attacked:
         before = len(attacked.report())
         (attacked.share / "buried-1").touch()
@@ -221,7 +223,7 @@ def test_a_worker_that_hangs_is_waited_for(tmp_path: Path) -> None:
 
 
 def release(fifo: Path) -> None:
-    """Let what hangs go on, and nothing hang again."""
+    """Let the worker that hangs go on, and remove the FIFO so that no worker hangs again."""
     with fifo.open("wb"):
         fifo.unlink()
 
@@ -230,7 +232,7 @@ IMPATIENT = "--set=pool_client.SLOW_SECONDS=0.5"
 
 
 def suspended_pool(attacked: Attacked) -> psutil.Process:
-    """The pool, which answers nothing until it goes on."""
+    """Suspend the pool, which then answers no order until it is resumed."""
     wait_until(lambda: attacked.worker(0).is_running())
     pool = attacked.worker(0).parent()
     assert pool is not None
