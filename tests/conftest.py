@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""For every test: nothing may be left behind, and a test that cannot run says why.
+"""For every test: it may leave nothing behind, and if it cannot run here, it says why.
 
 VFSD_TESTS_MUST_RUN=1 (set by scripts/test) turns "cannot run here" into a failure.
-HYPOTHESIS_PROFILE=deep looks for more, at random.
+HYPOTHESIS_PROFILE=deep runs more generated cases, at random.
 """
 
 import gc
@@ -32,17 +32,17 @@ settings.register_profile("deep", parent=settings.get_profile("ci"), derandomize
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 PROGRAM_FOLDERS = ("/usr/lib/qemu", "/usr/libexec", "/usr/sbin", "/sbin")
-SETTLE_SECONDS = 30.0  # for what takes a moment; the machine may be loaded
+SETTLE_SECONDS = 30.0  # until fds and processes of a test are gone; the machine may be loaded
 
 
 def open_fds() -> dict[int, str]:
-    """What each fd of this process is."""
+    """Number -> link in /proc of each fd of this process."""
     fds = {}
     for path in Path("/proc/self/fd").iterdir():
         try:
             fds[int(path.name)] = str(path.readlink())
         except FileNotFoundError:
-            continue  # the one that lists them
+            continue  # the fd that lists the folder
     return fds
 
 
@@ -54,63 +54,11 @@ def child_processes() -> dict[int, str]:
             found[child.pid] = " ".join(child.cmdline()) or child.name()
         except psutil.Error:
             continue
-    return found
-
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run what uses `sandbox_mode` in the modes of its marker: tests/sandbox_modes.py."""
-    if "sandbox_mode" in metafunc.fixturenames:
-        marker = metafunc.definition.get_closest_marker("sandbox_modes")
-        modes = [SANDBOX_MODES[name] for name in marker.args] if marker else [NAMESPACE]
-        metafunc.parametrize("sandbox_mode", modes, indirect=True, ids=str, scope="module")
-
-
-@pytest.fixture(scope="module")
-def sandbox_mode(request: pytest.FixtureRequest) -> SandboxMode:
-    """The mode that the daemons of a test are started in."""
-    mode: SandboxMode = request.param
-    return mode
-
-
-@pytest.fixture(autouse=True)
-def nothing_left_behind() -> Iterator[None]:
-    """Fail a test that leaves fds or processes."""
-    fds, children = open_fds(), child_processes()
-    yield
-    deadline = time.monotonic() + SETTLE_SECONDS
-    while left := _left(fds, children):
-        gc.collect()
-        if time.monotonic() > deadline:
-            pytest.fail(f"left behind: {left}")
-        time.sleep(0.02)
-
-
-def _left(fds: dict[int, str], children: dict[int, str]) -> list[str]:
-    new_fds = [f"fd {fd}: {what}" for fd, what in open_fds().items() if fd not in fds]
-    processes = child_processes().items()
-    return new_fds + [f"process {pid}: {what}" for pid, what in processes if pid not in children]
-
-
-@pytest.fixture(scope="session")
-def requires() -> Callable[[str], str]:
-    """`requires(what)`: skip the test unless there is a program, a path, or "root"."""
-    return require
-
-
-def require(what: str) -> str:
-    """The program's or file's path; skips the test, or fails it, if there is none."""
-    if what == "root":
-        found: str | None = "root" if os.geteuid() == 0 else None
-    elif what.startswith("/"):
-        found = what if Path(what).exists() else None
-    else:
-        folders = [os.environ.get("PATH", ""), *PROGRAM_FOLDERS]
-        found = shutil.which(what, path=os.pathsep.join(folders))
-    return found if found is not None else cannot_run(f"needs {what}, which is not here")
+    return found if found is not None else cannot_run(f"needs {what}, which this machine lacks")
 
 
 def cannot_run(complaint: str) -> NoReturn:
-    """Skip the test, or fail it where every test must run."""
+    """Skip the test, or fail it if VFSD_TESTS_MUST_RUN is set."""
     if os.environ.get("VFSD_TESTS_MUST_RUN") == "1":
         pytest.fail(complaint)
     pytest.skip(complaint)

@@ -28,21 +28,21 @@ class SandboxMode:
     name: str
     options: tuple[str, ...]
     has_user_namespace: bool = False
-    uid: int | None = None  # of the user who starts the daemon; None: root does
-    capabilities: tuple[str, ...] = ()  # that the user has
+    uid: int | None = None  # of the user that starts the daemon; None: root starts it
+    capabilities: tuple[str, ...] = ()  # of that user
 
     def __str__(self) -> str:
         return f"sandbox={self.name}"
 
     @property
     def is_privileged(self) -> bool:
-        """Does the host's kernel take the sandbox for root? Without that there are no device nodes,
-        no file handles and no trusted.* attributes."""
+        """Is the sandbox root for the host's kernel? If not, the sandbox has no device nodes, no
+        file handles and no trusted.* attributes."""
         return self.uid is None and not self.has_user_namespace
 
     @property
     def own_id(self) -> int:
-        """What the guest sees as the owner of files of the user who has started the daemon."""
+        """The id that the guest sees as owner of the files of the user that started the daemon."""
         return self.uid if self.uid is not None and not self.has_user_namespace else 0
 
 
@@ -68,7 +68,7 @@ def _modes(*those: SandboxMode) -> pytest.MarkDecorator:
 
 in_default_mode: Final = _modes(NAMESPACE)
 in_every_mode: Final = _modes(*_EVERY)
-in_each_mode: Final = pytest.mark.sandbox_modes(*OF_ROOT)  # that root has
+in_each_mode: Final = pytest.mark.sandbox_modes(*OF_ROOT)  # in which root starts vfsd
 unprivileged: Final = _modes(*(mode for mode in _EVERY if mode.uid is not None))
 with_handles: Final = _modes(*(mode for mode in _EVERY if mode.is_privileged))
 without_handles: Final = _modes(*(mode for mode in _EVERY if not mode.is_privileged))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`vfsd bench`: every operation against our daemon, wrong answers, and what it prints."""
+"""`vfsd bench`: every operation against our daemon, wrong answers, and the figures it prints."""
 
 import json
 import shlex
@@ -66,7 +66,7 @@ def test_a_mix_over_two_queues_with_a_polling_driver(arena: Arena) -> None:
         set_plans(share, ops)
         outcome = session.run(0.1)
     assert outcome.units == outcome.cycles > 100
-    assert outcome.requests > outcome.cycles  # a CREATE is followed by others
+    assert outcome.requests > outcome.cycles  # a cycle that begins with CREATE has more requests
     assert outcome.forgets > 0
 
 
@@ -83,12 +83,12 @@ def test_memory_is_plausible(arena: Arena) -> None:
     assert 1 < sample.value < 500
 
 
-# --- what is wrong does not count ----------------------------------------------------------------
+# --- wrong answers are not counted ---------------------------------------------------------------
 
 
 @contextmanager
 def answering(path: Path, answer: Answer) -> Iterator[LoadSession]:
-    """A session with a back-end that answers the null operation like this."""
+    """A session with a back-end that answers the null operation by calling `answer`."""
     with (
         Backend(path, {NULL_OPCODE: answer}, {}) as backend,
         connect(backend.path) as vmm,
@@ -129,8 +129,8 @@ def test_right_answers_of_another_back_end(tmp_path: Path) -> None:
 
 def test_percentiles_come_from_the_histogram() -> None:
     outcome = LoadResult()
-    outcome.histogram[16] = 98  # 16 ns
-    outcome.histogram[6 * 16] = 2  # from 512 ns
+    outcome.histogram[16] = 98  # 98 replies took 16 ns
+    outcome.histogram[6 * 16] = 2  # 2 replies took 512 ns or a little more
     assert outcome.percentile_us(0.5) == pytest.approx(0.016, rel=0.05)
     assert outcome.percentile_us(0.99) == pytest.approx(0.528, rel=0.05)
     assert LoadResult().percentile_us(0.5) == 0
@@ -155,11 +155,11 @@ def made_up() -> Comparison:
 def test_ratios_are_to_the_best_peer_of_the_same_round() -> None:
     comparison = made_up()
     getattr_row, single, start = comparison.rows
-    assert comparison.ratio(getattr_row) == 0.5  # of 0.5, 0.8 and 0.25
+    assert comparison.ratio(getattr_row) == 0.5  # the median of 0.5, 0.8 and 0.25
     assert comparison.is_met(getattr_row) is True
     assert comparison.ratio(single) == 4.5
     assert comparison.is_met(single) is True
-    assert comparison.is_met(start) is False  # 300 ms, whatever the peers need
+    assert comparison.is_met(start) is False  # 300 ms, however slow the peers are
 
 
 def test_a_floor_is_the_bare_calls_and_requests_that_do_nothing() -> None:
@@ -167,7 +167,7 @@ def test_a_floor_is_the_bare_calls_and_requests_that_do_nothing() -> None:
     null.samples = {"vfsd": [Sample(cpu_us=0.4), Sample(cpu_us=0.5), Sample(cpu_us=0.6)]}
     mkdir = RowResult(ROWS["mkdir"], bare=[5.0, 9.0, 6.0])
     comparison = Comparison("vfsd", ("vfsd",), (mkdir, null))
-    assert comparison.floor(mkdir) == 7.0  # two requests
+    assert comparison.floor(mkdir) == 7.0  # MKDIR and RMDIR: two requests
     assert comparison.floor(null) == 0.1
     assert "| floor | ratio |" in markdown(comparison)
     assert Comparison("vfsd", ("vfsd",), (mkdir,)).floor(mkdir) is None
@@ -226,7 +226,7 @@ def test_real_work_in_a_mount(
             sample = result.typical(who)
             assert sample is not None
             assert 0 < (sample.value or 0) < 60
-        assert comparison.ratio(result) is None  # a bare directory is no peer
+        assert comparison.ratio(result) is None  # a bare directory is not a peer
     assert failed.errors == {"vfsd": "fails: why", real_work.BARE: "fails: why"}
 
 
@@ -273,7 +273,7 @@ def test_a_load_on_a_socket(arena: Arena, tmp_path: Path) -> None:
     assert float(figures.split()[0]) > 100
     sample = json.loads(report.read_text())
     assert sample["rate"] > 100
-    assert sample["cpu_us"] > 0  # whose CPU it is was found out from the socket
+    assert sample["cpu_us"] > 0  # bench found the daemon's processes through the socket
 
 
 def test_a_comparison_with_ourselves(tmp_path: Path, requires: Callable[[str], str]) -> None:
