@@ -176,7 +176,7 @@ def test_a_floor_is_the_bare_calls_and_requests_that_do_nothing() -> None:
 def test_times_in_a_mount_count_above_those_in_a_bare_directory() -> None:
     untar = RowResult(real_work.TASKS[0].row)
     times = {"vfsd": 2.0, "a": 3.0, "b": 4.0, real_work.BARE: 1.0}
-    untar.samples = {who: [Sample(value=time)] for who, time in times.items()}
+    untar.samples = {name: [Sample(value=time)] for name, time in times.items()}
     comparison = Comparison("vfsd", tuple(times), (untar,), real_work.BARE)
     assert comparison.ratio(untar) == 0.5
     assert comparison.is_met(untar) is True
@@ -184,7 +184,7 @@ def test_times_in_a_mount_count_above_those_in_a_bare_directory() -> None:
     assert comparison.is_met(untar) is False
 
 
-def test_the_table_has_everybody() -> None:
+def test_the_table_has_every_back_end() -> None:
     text = table(made_up())
     assert "GETATTR: 0.50x the best peer, target <= 0.6x, met" in text
     assert "exec to listening: 30.00x the best peer, target <= 200, MISSED" in text
@@ -222,8 +222,8 @@ def test_real_work_in_a_mount(
     comparison = real_work.compare_real_work(work, lambda _line: None)
     *done, failed = comparison.rows
     for result in done:
-        for who in ("vfsd", real_work.BARE):
-            sample = result.typical(who)
+        for name in ("vfsd", real_work.BARE):
+            sample = result.typical(name)
             assert sample is not None
             assert 0 < (sample.value or 0) < 60
         assert comparison.ratio(result) is None  # a bare directory is not a peer

@@ -121,7 +121,7 @@ def cpu_of_waiting(stack: ExitStack, folder: Path, poll: str) -> float:
     return cpu_seconds(mounted.process.pid) - before
 
 
-def test_slow_replies_are_slept_for_unless_told_otherwise(stack: ExitStack, tmp_path: Path) -> None:
+def test_slow_replies_are_slept_for_unless_polling_is_on(stack: ExitStack, tmp_path: Path) -> None:
     """Looking for each of them for 200 us in vain would take 0.2 s; on a busy machine less, since
     whoever wants the CPU is given it."""
     never, auto, always = (

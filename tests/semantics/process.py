@@ -151,14 +151,14 @@ class Child:
 
 def _run(call: Callable[[], object], writer: int) -> None:
     try:
-        told: tuple[str, object] = ("returned", call())
+        outcome: tuple[str, object] = ("returned", call())
     except OSError as error:
-        told = ("failed", (error.errno, error.strerror, f"{traceback.format_exc()}"))
+        outcome = ("failed", (error.errno, error.strerror, f"{traceback.format_exc()}"))
     except BaseException:
-        told = ("raised", traceback.format_exc())
+        outcome = ("raised", traceback.format_exc())
     try:
         with os.fdopen(writer, "wb") as pipe:
-            pickle.dump(told, pipe)
+            pickle.dump(outcome, pipe)
     finally:
         os._exit(0)
 

@@ -359,14 +359,14 @@ def nothing_is_created_in_a_removed_directory() -> object:
 def creating_and_removing_at_the_same_time_loses_nothing() -> object:
     os.mkdir("d")
 
-    def creator(who: int) -> int:
-        return sum(attempt(make, f"d/{who}.{number}") == "ok" for number in range(100))
+    def creator(child: int) -> int:
+        return sum(attempt(make, f"d/{child}.{number}") == "ok" for number in range(100))
 
-    def remover(who: int) -> int:
-        return sum(attempt(os.unlink, f"d/{who}.{number}") != "ok" for number in range(100))
+    def remover(child: int) -> int:
+        return sum(attempt(os.unlink, f"d/{child}.{number}") != "ok" for number in range(100))
 
-    created = sum(all_results([partial(creator, who) for who in range(4)]))
-    all_results([partial(remover, who) for who in range(4)])
+    created = sum(all_results([partial(creator, child) for child in range(4)]))
+    all_results([partial(remover, child) for child in range(4)])
     return [created, len(os.listdir("d"))]
 
 

@@ -157,17 +157,17 @@ def copy_file_range_copies() -> object:
 def appends_of_many_writers_are_whole() -> object:
     make("log")
 
-    def writer(who: int) -> None:
+    def writer(child: int) -> None:
         fd = os.open("log", os.O_WRONLY | os.O_APPEND)
         for number in range(200):
-            os.write(fd, f"{who}:{number:04}".encode().ljust(64, b".") + b"\n")
+            os.write(fd, f"{child}:{number:04}".encode().ljust(64, b".") + b"\n")
 
-    all_results([partial(writer, who) for who in range(4)])
+    all_results([partial(writer, child) for child in range(4)])
     lines = read("log").splitlines()
     in_order = all(
-        [line for line in lines if line.startswith(b"%d:" % who)]
-        == sorted(line for line in lines if line.startswith(b"%d:" % who))
-        for who in range(4)
+        [line for line in lines if line.startswith(b"%d:" % child)]
+        == sorted(line for line in lines if line.startswith(b"%d:" % child))
+        for child in range(4)
     )
     return [len(lines), in_order, len(set(lines))]
 
@@ -263,7 +263,7 @@ def o_direct_reads_what_was_written() -> object:
 
 
 @rule([True, True, True, 300])
-def a_directory_can_be_read_from_every_offset_it_told() -> object:
+def a_directory_can_be_read_from_every_offset_it_returned() -> object:
     for number in range(300):
         os.mknod(f"file{number}")
     fd = os.open(".", os.O_RDONLY)
@@ -296,7 +296,7 @@ def rewinding_a_directory_shows_what_is_new() -> object:
 
 
 @rule([True, {1: "fifo", 4: "dir", 8: "file", 10: "link", 12: "sock"}])
-def directory_entries_tell_type_and_inode() -> object:
+def directory_entries_have_type_and_inode() -> object:
     os.mkfifo("fifo")
     os.mkdir("dir")
     os.mknod("file")
@@ -308,7 +308,7 @@ def directory_entries_tell_type_and_inode() -> object:
 
 
 @rule([500, True])
-def what_is_read_can_be_removed_meanwhile() -> object:
+def names_that_were_read_can_be_removed_before_the_rest_is_read() -> object:
     for number in range(500):
         os.mknod(f"file{number:03}")
     fd = os.open(".", os.O_RDONLY)
@@ -340,7 +340,7 @@ def nothing_that_stays_is_lost_or_doubled_while_others_come_and_go() -> object:
 
 
 @rule([True, True])
-def statvfs_tells_the_file_system_of_the_host() -> object:
+def statvfs_reports_the_file_system_of_the_host() -> object:
     here, there = os.statvfs("."), os.statvfs(on_the_host("."))
     same = [
         getattr(here, name) == getattr(there, name)

@@ -140,8 +140,8 @@ def getlk_describes_what_is_in_the_way() -> object:
     found: list[object] = []
     for kind, start, length in ((WRITE, 10, 20), (READ, 30, 0)):
         with _held(partial(_take, kind, start, length)):
-            told = lock(_open(), fcntl.F_GETLK, WRITE, 0, 0)
-            found.append((told[0], *told[2:4]))
+            got = lock(_open(), fcntl.F_GETLK, WRITE, 0, 0)
+            found.append((got[0], *got[2:4]))
     return [free, *found]
 
 

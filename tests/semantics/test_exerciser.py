@@ -60,12 +60,12 @@ def test_processes_on_ranges_of_their_own_do_not_disturb_each_other(
     os.truncate(path, SIZE_MAX)
     edges = [0, *sorted(random.Random(seed).sample(range(1, SIZE_MAX), PROCESSES - 1)), SIZE_MAX]  # noqa: S311
 
-    def exercise(who: int) -> bytes:
-        begin, end = edges[who], edges[who + 1]
-        exerciser = Exerciser(path, seed * PROCESSES + who, begin=begin, end=end)
+    def exercise(child: int) -> bytes:
+        begin, end = edges[child], edges[child + 1]
+        exerciser = Exerciser(path, seed * PROCESSES + child, begin=begin, end=end)
         exerciser.run(OPERATIONS)
         return exerciser.content()[begin:end]
 
-    pieces = all_results([partial(exercise, who) for who in range(PROCESSES)], BOUND_SECONDS)
+    pieces = all_results([partial(exercise, child) for child in range(PROCESSES)], BOUND_SECONDS)
     os.sync() if share.setup == WRITEBACK else None
     assert (folder.host / "file").read_bytes() == b"".join(pieces)

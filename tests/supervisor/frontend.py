@@ -61,7 +61,7 @@ class Frontend:
         self._fds.append(fd)
         return fd
 
-    def tell(
+    def send(
         self, number: Number, payload: Payload | None = None, fds: tuple[int, ...] = ()
     ) -> None:
         """Send a message and wait for no reply."""
@@ -99,43 +99,43 @@ class Frontend:
     def realize(self, queues: int, unwanted: int = ProtocolFeature.CONFIG) -> None:
         self.ask(Number.GET_FEATURES)
         offered = self.ask(Number.GET_PROTOCOL_FEATURES).value
-        self.tell(Number.SET_PROTOCOL_FEATURES, U64(offered & ~unwanted))
+        self.send(Number.SET_PROTOCOL_FEATURES, U64(offered & ~unwanted))
         self.ask(Number.GET_QUEUE_NUM)
         self.ask(Number.GET_MAX_MEM_SLOTS)
-        self.tell(Number.SET_OWNER)
+        self.send(Number.SET_OWNER)
         self.ask(Number.GET_FEATURES)
         for index in range(queues):
-            self.tell(Number.SET_VRING_CALL, VringFd(index, True), (self.eventfd(),))
+            self.send(Number.SET_VRING_CALL, VringFd(index, True), (self.eventfd(),))
             self.err_fds.append(self.eventfd())
-            self.tell(Number.SET_VRING_ERR, VringFd(index, True), (self.err_fds[-1],))
+            self.send(Number.SET_VRING_ERR, VringFd(index, True), (self.err_fds[-1],))
 
     def driver_ok(self, queues: int) -> None:
-        self.tell(Number.SET_FEATURES, U64(QEMU_FEATURES))
+        self.send(Number.SET_FEATURES, U64(QEMU_FEATURES))
         assert self.ack(Number.ADD_MEM_REG, MemoryRegion(REGION), (self.memory,)) == 0
         for index in range(queues):
             self.start_vring(index)
         for index in range(queues):
             assert self.ack(Number.SET_VRING_ENABLE, VringState(index, 1)) == 0
         for index in range(queues):
-            self.tell(Number.SET_VRING_CALL, VringFd(index, True), (self.eventfd(),))
+            self.send(Number.SET_VRING_CALL, VringFd(index, True), (self.eventfd(),))
 
     def start_vring(self, index: int) -> None:
         start = UVA + index * 0x10000
-        self.tell(Number.SET_VRING_NUM, VringState(index, 128))
-        self.tell(Number.SET_VRING_BASE, VringState(index, 0))
+        self.send(Number.SET_VRING_NUM, VringState(index, 128))
+        self.send(Number.SET_VRING_BASE, VringState(index, 0))
         addr = VringAddr(index, 0, start, start + 0x2000, start + 0x1000, 0)
-        self.tell(Number.SET_VRING_ADDR, addr)
-        self.tell(Number.SET_VRING_KICK, VringFd(index, True), (self.eventfd(),))
+        self.send(Number.SET_VRING_ADDR, addr)
+        self.send(Number.SET_VRING_KICK, VringFd(index, True), (self.eventfd(),))
 
     def stop(self, queues: int) -> list[int]:
         """Stop every vring; returns their bases."""
         for index in range(queues):
-            self.tell(Number.SET_VRING_ENABLE, VringState(index, 0))
+            self.send(Number.SET_VRING_ENABLE, VringState(index, 0))
         bases = [
             self.ask(Number.GET_VRING_BASE, VringState(index, 0)).num for index in range(queues)
         ]
         for index in range(queues):
-            self.tell(Number.SET_VRING_CALL, VringFd(index, True), (self.eventfd(),))
+            self.send(Number.SET_VRING_CALL, VringFd(index, True), (self.eventfd(),))
         for _ in range(2):
             assert self.ack(Number.RESET_DEVICE) == 0
         return bases

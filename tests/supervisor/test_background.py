@@ -92,14 +92,14 @@ def test_the_log_goes_on_on_stderr_if_it_shall(launch: Launch) -> None:
     wait_until(lambda: "Waiting for vhost-user" in (launch.folder / "log").read_text())
 
 
-def test_a_wrong_option_is_told_and_nobody_stays(launch: Launch) -> None:
+def test_a_wrong_option_is_reported_and_no_process_stays(launch: Launch) -> None:
     done = launch.run("--daemonize", "--cache=some", program=VIRTIOFSD)
     assert done.returncode == 2
     assert done.stderr.startswith("virtiofsd: --cache: 'some' is not one of")
     assert launch.keeper() is None
 
 
-def test_a_start_that_fails_later_is_told_too(launch: Launch) -> None:
+def test_a_start_that_fails_later_is_reported_too(launch: Launch) -> None:
     done = launch.run("--daemonize", "--modcaps=+fly", program=VIRTIOFSD)
     assert done.returncode == 1
     assert "--modcaps: there is no capability 'fly'" in done.stderr

@@ -37,7 +37,7 @@ def test_a_path_names_the_instance() -> None:
     assert len(at(f"/{'x' * 200}")) == LENGTH_MAX
 
 
-def test_domains_of_libvirt_are_told_apart(listener: socket.socket, tmp_path: Path) -> None:
+def test_domains_of_libvirt_have_different_names(listener: socket.socket, tmp_path: Path) -> None:
     """libvirt passes no option but --fd, and the sockets of all domains have the same file name."""
     (tmp_path / "domain-1-db").mkdir()
     listener.bind(str(tmp_path / "domain-1-db" / "fs0-fs.sock"))

@@ -35,7 +35,7 @@ def test_off_logs_nothing() -> None:
     LogCollector("vm001", "off", sink).write("error", "bad")
 
 
-def test_lost_lines_are_counted_and_told() -> None:
+def test_lost_lines_are_counted_and_reported() -> None:
     lines: list[bytes] = []
     working = True
 

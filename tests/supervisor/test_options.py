@@ -270,7 +270,7 @@ def test_parts_of_the_timeout_win_over_it() -> None:
     assert (fs.entry_timeout, fs.attr_timeout) == (0.0, 86400.0)
 
 
-def test_every_row_can_be_told_from_the_next() -> None:
+def test_every_row_differs_from_the_next() -> None:
     spelled = [name for row in OPTIONS for name, _ in spellings(row)]
     assert len(spelled) == len(set(spelled))
     assert all(row.key is None or row.help for row in OPTIONS)

@@ -66,7 +66,7 @@ def test_only_workers_that_have_something_to_serve_are_created(
     assert slots == [0, 1]
 
 
-def test_a_stopped_vring_tells_where_it_stopped(daemon: Daemon, frontend: Frontend) -> None:
+def test_a_stopped_vring_reports_where_it_stopped(daemon: Daemon, frontend: Frontend) -> None:
     assert frontend.stop(QUEUES) == [17, 17, 17]
     assert not any(row["running"] for row in daemon.last_seen(0)["vrings"])
     frontend.driver_ok(0)
@@ -175,7 +175,7 @@ def test_logs_of_workers_come_out_of_the_supervisor(daemon: Daemon, frontend: Fr
     assert "debug" not in daemon.text()
 
 
-def test_a_worker_that_dies_is_told_and_its_successor_is_asked(
+def test_a_worker_that_dies_is_reported_and_its_successor_is_asked(
     daemon: Daemon, frontend: Frontend
 ) -> None:
     pids = [row for row in daemon.report() if row.get("op") == "spawn"]
@@ -215,7 +215,7 @@ def test_nonsense_without_acknowledgement_ends_the_session(
     daemon: Daemon, frontend: Frontend
 ) -> None:
     """The daemon ends with a status that makes systemd start it again (Restart=on-failure)."""
-    frontend.tell(Number.SET_VRING_NUM, VringState(9, 128))
+    frontend.send(Number.SET_VRING_NUM, VringState(9, 128))
     assert frontend.is_closed()
     assert daemon.end() == 1
     (line,) = [line for line in daemon.text().splitlines() if "disconnected the VMM" in line]
@@ -230,14 +230,14 @@ def test_a_vmm_that_shares_no_memory_is_refused(daemon: Daemon, need_reply: bool
     vrings."""
     frontend = Frontend(daemon.path)
     frontend.realize(QUEUES)
-    frontend.tell(Number.SET_FEATURES, U64(QEMU_FEATURES))
+    frontend.send(Number.SET_FEATURES, U64(QEMU_FEATURES))
     for index in range(QUEUES):
         frontend.start_vring(index)
     if need_reply:
         assert frontend.ack(Number.SET_VRING_ENABLE, VringState(0, 1)) == 1
         frontend.socket.socket.shutdown(socket.SHUT_RDWR)
     else:
-        frontend.tell(Number.SET_VRING_ENABLE, VringState(0, 1))
+        frontend.send(Number.SET_VRING_ENABLE, VringState(0, 1))
         assert frontend.is_closed()
         assert [os.eventfd_read(fd) for fd in frontend.err_fds] == [1] * QUEUES
     assert daemon.end() == (0 if need_reply else 1)
@@ -310,7 +310,7 @@ def test_a_frontend_does_not_notice_that_the_supervisor_dies(
 ) -> None:
     for round_number in range(40):
         call_fd = frontend.eventfd()
-        frontend.tell(Number.SET_VRING_CALL, VringFd(1, True), (call_fd,))
+        frontend.send(Number.SET_VRING_CALL, VringFd(1, True), (call_fd,))
         frontend.socket.send(encode_message(Number.GET_QUEUE_NUM))
         time.sleep(DELAYS[round_number % len(DELAYS)])
         daemon.kill_supervisor()

@@ -18,7 +18,7 @@ from .daemon import ROOT, Daemon
 UNIT = ROOT / "contrib" / "systemd" / "virtiofsd@.service"
 
 
-def test_systemd_is_told_when_a_vmm_can_connect(
+def test_systemd_is_notified_when_a_vmm_can_connect(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The keeper sends the message, because systemd accepts it only from the main process
@@ -35,7 +35,7 @@ def test_systemd_is_told_when_a_vmm_can_connect(
             assert daemon.path.exists()
 
 
-def test_systemd_is_told_again_by_a_successor(
+def test_systemd_is_notified_again_by_a_successor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The supervisor may have died before it had reported that the service is ready."""

@@ -261,7 +261,7 @@ def test_a_signal_ends_the_wait_for_a_pool(tmp_path: Path, number: int) -> None:
     with Attacked(tmp_path, IMPATIENT) as attacked:
         suspended_pool(attacked)
         call_fd = attacked.frontend.eventfd()
-        attacked.frontend.tell(Number.SET_VRING_CALL, VringFd(1, True), (call_fd,))
+        attacked.frontend.send(Number.SET_VRING_CALL, VringFd(1, True), (call_fd,))
         wait_until(lambda: "is in state T" in attacked.text())
         attacked.process.send_signal(number)
         assert attacked.end() == 0
@@ -271,7 +271,7 @@ def test_a_front_end_that_goes_away_ends_the_wait_for_a_pool(tmp_path: Path) -> 
     with Attacked(tmp_path, IMPATIENT) as attacked:
         suspended_pool(attacked)
         call_fd = attacked.frontend.eventfd()
-        attacked.frontend.tell(Number.SET_VRING_CALL, VringFd(1, True), (call_fd,))
+        attacked.frontend.send(Number.SET_VRING_CALL, VringFd(1, True), (call_fd,))
         wait_until(lambda: "is in state T" in attacked.text())
         attacked.frontend.socket.socket.shutdown(2)
         assert attacked.end() == 0

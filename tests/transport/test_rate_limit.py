@@ -62,7 +62,7 @@ def test_lines_of_one_kind_are_counted_when_they_are_left_out(clock: Clock) -> N
     assert limit.admit("info", "queue 7 of '' at 0x7: broken") == "queue 7 of '' at 0x7: broken"
 
 
-def test_whoever_makes_up_kinds_has_so_many_bytes(clock: Clock) -> None:
+def test_a_source_that_makes_up_kinds_has_a_limit_in_bytes(clock: Clock) -> None:
     limit = limit_of(clock)
     admitted = 0
     for minute in range(20):

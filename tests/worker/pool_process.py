@@ -255,7 +255,7 @@ class Link:
             pass
         return content
 
-    def tell(self, content: dict[str, Any]) -> None:
+    def send(self, content: dict[str, Any]) -> None:
         """Send a command once and wait for no answer; the worker has said hello before."""
         self._ids += 1
         self.end.command(self._ids, content, SECONDS)

@@ -8,7 +8,7 @@ from vfsd.worker.fault_budget import FAULTS, WINDOW_SECONDS, FaultBudget
 SEGV = -signal.SIGSEGV
 
 
-def test_so_many_faults_and_no_more() -> None:
+def test_the_budget_allows_this_number_of_faults() -> None:
     budget = FaultBudget(3)
     assert [budget.why_not_again(SEGV, now) for now in (0.0, 1.0, 2.0)] == [None] * 3
     assert "more than 3 faults" in (budget.why_not_again(SEGV, 3.0) or "")

@@ -108,7 +108,7 @@ def test_an_older_protocol_is_refused(version: tuple[int, int]) -> None:
     assert f"{version[0]}.{version[1]}" in str(refused.value)
 
 
-def test_a_newer_major_is_told_ours_and_nothing_else() -> None:
+def test_a_newer_major_gets_ours_and_nothing_else() -> None:
     assert init.encode_version() == struct.pack("<2I56x", 7, 45)
 
 
@@ -168,7 +168,7 @@ def test_acls_take_a_guest_that_can_do_all_of_it(name: str) -> None:
     assert f"lacks {name};" in str(refused.value)
 
 
-def test_killpriv_that_was_asked_for_and_is_not_there_is_told() -> None:
+def test_killpriv_that_was_asked_for_and_is_not_there_is_reported() -> None:
     asked = options(killpriv_v2_asked=True)
     without = init.negotiate(init.Offer(7, 45, 0, ALL_FLAGS & ~(1 << 28)), asked)
     assert "--killpriv-v2" in init.shortcomings(without, asked)[0]

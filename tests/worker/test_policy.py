@@ -26,7 +26,7 @@ def test_open_flags_of_each_cache_mode(cache: str, file_flags: int, dir_flags: i
     assert (struct.file_open_flags, struct.dir_open_flags) == (file_flags, dir_flags)
 
 
-def test_each_outcome_is_told_to_c() -> None:
+def test_each_outcome_reaches_c() -> None:
     found = []
     for outcome in Outcome:
         struct: Any = ffi.new("struct fs_policy *")

@@ -72,9 +72,9 @@ def test_nonsense_on_the_control_channel_is_logged_and_survived(
     pool.ask("spawn", slot=0)
     worker = link(pool.paths[0])
     worker.event("hello")
-    worker.tell({"command": "adopt"})
-    worker.tell({"command": "log-level", "level": "loud"})
-    worker.tell({"command": "dance"})
+    worker.send({"command": "adopt"})
+    worker.send({"command": "log-level", "level": "loud"})
+    worker.send({"command": "dance"})
     lines = [worker.receive() for _ in range(3)]
     assert sum(line.get("level") == "warn" for line in lines) == 3
     assert worker.command({"command": "adopt", "generation": 0})["generation"] == 0
@@ -159,12 +159,12 @@ def test_a_worker_is_killed_by_order(new_pool: NewPool, link: Connect) -> None:
     assert "error" in pool.ask("kill", slot=99)
 
 
-def test_a_worker_that_is_told_to_stop_is_not_replaced(new_pool: NewPool, link: Connect) -> None:
+def test_a_worker_that_was_stopped_is_not_replaced(new_pool: NewPool, link: Connect) -> None:
     pool = new_pool().start()
     pool.ask("spawn", slot=0)
     worker = link(pool.paths[0])
     worker.event("hello")
-    worker.tell({"command": "stop"})
+    worker.send({"command": "stop"})
     died = pool.event("worker-died")
     assert died == {"event": "worker-died", "slot": 0, "status": 0, "respawned": False}
     assert set(pool.processes()) == {"vfsd: test pool"}
