@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the drivers of guests have in common: requests go out, replies are judged.
+"""The common part of the guests' drivers, which sends requests and checks replies.
 
-A driver is told apart by three things: what it offers at INIT, how it lays its requests out in
-descriptors, and what it leaves in the bytes that nobody asked for. Each module here is one driver,
-written after its source. Its `use()` is a session as that guest runs it, from INIT to the last
-request, and checks what the guest itself would check, and the share on the host.
+Drivers differ in three things: the features that they offer at INIT, the layout of their requests
+in descriptors, and the content of bytes that they do not set. Each module here is one driver,
+written after the source of that driver. Its `use()` is a session as that guest runs it, from INIT
+to the last request. `use()` checks the replies as the guest does, and the share on the host.
 """
 
 import errno
@@ -40,7 +40,7 @@ from tests.hostile.fuse import (
     write_in,
 )
 
-INIT_SHORT, INIT_LONG = 16, 64  # bytes of struct fuse_init_in: before FUSE 7.36, and since
+INIT_SHORT, INIT_LONG = 16, 64  # bytes of struct fuse_init_in before FUSE 7.36, and since 7.36
 INIT_ROOM = 64
 ENTRY_ROOM, ATTR_ROOM, OPEN_ROOM = 128, 104, 16
 ERRNO_MAX = 4095
@@ -51,9 +51,10 @@ DO_READDIRPLUS, READDIRPLUS_AUTO, MAX_PAGES = 1 << 13, 1 << 14, 1 << 22
 
 
 class Driver:
-    """One guest. A request has readable pieces (`parts`) and writable ones (`room`, in bytes)."""
+    """One guest's driver. A request has readable pieces (`parts`) and writable pieces (`room`, the
+    size of each in bytes)."""
 
-    SOURCE: ClassVar[str]  # what the module was written after
+    SOURCE: ClassVar[str]  # the source that the module was written after
     MINOR: ClassVar[int] = 31
     FLAGS: ClassVar[int] = 0
     INIT_BYTES: ClassVar[int] = INIT_SHORT
@@ -68,10 +69,10 @@ class Driver:
         self._unique = itertools.count(1)
 
     def use(self) -> None:
-        """A session, from INIT to the end."""
+        """Run a session, from INIT to its last request."""
         raise NotImplementedError
 
-    # What differs from driver to driver.
+    # Methods that drivers override.
 
     def unique(self) -> int:
         return next(self._unique)
@@ -81,15 +82,16 @@ class Driver:
         return 0, 0, 1
 
     def last_words(self) -> tuple[int, int]:
-        """The end of the header: total_extlen since FUSE 7.38, before it padding; and padding."""
+        """The last two words of 16 bits of the header: total_extlen, which was padding before FUSE
+        7.38; and padding."""
         return 0, 0
 
     def lay_out(self, header: bytes, parts: Sequence[bytes]) -> list[bytes]:
-        """The readable descriptors: header and arguments by themselves, unless told else."""
+        """The readable descriptors. By default the header and each argument have their own."""
         return [header, *parts]
 
     def lay_out_reply(self, room: Sequence[int]) -> list[int]:
-        """The writable descriptors, in bytes."""
+        """The sizes of the writable descriptors, in bytes."""
         return [OUT_HEADER.size, *room]
 
     # Requests.
@@ -106,8 +108,8 @@ class Driver:
     ) -> tuple[int, bytes]:
         """Send a request and wait; return errno (0: success) and what follows the out header.
 
-        `room` None: no writable descriptor. `counted`: what the header gives as the length of the
-        arguments, if that is wrong.
+        If `room` is None, the request has no writable descriptor. `counted` replaces the length of
+        the arguments in the header, for a driver that gives a wrong one.
         """
         parts = tuple(part for part in parts if part)
         size = IN_HEADER.size + (sum(map(len, parts)) if counted is None else counted)
@@ -134,7 +136,8 @@ class Driver:
         return Segment(gpa, size, writable=True)
 
     def _exchange(self, segments: Sequence[Segment], queue: int) -> bytes:
-        """Put a chain into a ring; return the bytes that the device says it wrote."""
+        """Put a chain into a ring; return the bytes that the device has written, by its used
+        length."""
         ring = self.frontend.rings[queue]
         head = ring.submit(segments, indirect=False)
         ring.publish()
@@ -159,7 +162,7 @@ class Driver:
         self, op: int, nodeid: int, *parts: bytes, room: Sequence[int] = (), exact: bool = True,
         ids: tuple[int, int] | None = None,
     ) -> bytes:  # fmt: skip
-        """A request that must succeed; with `exact` the reply must fill its room."""
+        """Send a request that must succeed; with `exact` the reply must fill its room."""
         error, data = self.send(op, nodeid, *parts, room=room, ids=ids)
         name = Op(op).name
         assert not error, f"{name} of node {nodeid}: {errno.errorcode.get(error, error)}"
@@ -167,11 +170,11 @@ class Driver:
         return data
 
     def refused(self, expected: int, op: int, nodeid: int, *parts: bytes, room: int = 128) -> None:
-        """A request that must fail with this errno."""
+        """Send a request that must fail with the errno `expected`."""
         error, _ = self.send(op, nodeid, *parts, room=[room])
         assert error == expected, f"{errno.errorcode.get(error, error)}"
 
-    # Operations that are the same in every driver but for their layout.
+    # Operations that differ between drivers only in their layout.
 
     def init_body(self) -> bytes:
         words = (7, self.MINOR, 0, self.FLAGS & 0xFFFFFFFF, self.FLAGS >> 32)
@@ -180,12 +183,12 @@ class Driver:
         ]
 
     def init(self) -> InitReply:
-        """INIT; what every driver checks is checked."""
+        """Send INIT, and check its reply for what every driver checks."""
         data = self.ask(Op.INIT, self.INIT_NODEID, self.init_body(), room=[INIT_ROOM])
         reply = InitReply(*INIT_OUT.unpack(data))
         assert reply.major == 7
         assert reply.minor == min(self.MINOR, 45)
-        assert (reply.flags | reply.flags2 << 32) & ~self.FLAGS == 0, "what was not offered"
+        assert (reply.flags | reply.flags2 << 32) & ~self.FLAGS == 0, "a flag that was not offered"
         assert reply.max_write >= 4096
         return reply
 
@@ -221,7 +224,8 @@ class Driver:
     def readdir(
         self, nodeid: int, fh: int, size: int, *, plus: bool = False, per_reply: int | None = None
     ) -> list[Dirent]:
-        """All entries; `per_reply`: so many of a reply are taken, and the rest is asked again."""
+        """All entries of a directory. `per_reply`: the driver uses at most this number of entries
+        of a reply, and asks for the other entries again."""
         found: list[Dirent] = []
         op = Op.READDIRPLUS if plus else Op.READDIR
         while True:
@@ -233,10 +237,11 @@ class Driver:
             found += part[:per_reply]
 
     def statfs(self, nodeid: int = ROOT) -> tuple[int, ...]:
-        """blocks bfree bavail files ffree bsize namelen frsize, of struct fuse_kstatfs."""
+        """The members blocks, bfree, bavail, files, ffree, bsize, namelen and frsize of struct
+        fuse_kstatfs."""
         data = self.ask(Op.STATFS, nodeid, room=[STATFS_OUT.size])
         return tuple(STATFS_OUT.unpack(data)[:8])
 
     def path(self, name: bytes) -> Path:
-        """A file of the share, on the host."""
+        """The path of a file of the share on the host."""
         return self.share / os.fsdecode(name)

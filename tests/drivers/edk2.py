@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""UEFI firmware: edk2's VirtioFsDxe. Each struct is a descriptor, also within a reply; there is
-one queue, and FORGET goes through it.
+"""UEFI firmware: edk2's VirtioFsDxe. Each struct has its own descriptor, also in a reply. The
+driver uses one queue, also for FORGET.
 """
 
 import errno
@@ -28,7 +28,7 @@ from .driver import ATTR_ROOM, DO_READDIRPLUS, ENTRY_ROOM, OPEN_ROOM, Driver
 NODE_ROOM = ENTRY_ROOM - ATTR.size
 FATTR_ATIME, FATTR_MTIME = 1 << 4, 1 << 5
 RENAME_NOREPLACE = 1
-ENTRY_BYTES = ENTRY_ROOM + 24  # READDIRPLUS of a name, without the name
+ENTRY_BYTES = ENTRY_ROOM + 24  # an entry of READDIRPLUS, without its name
 S_IFMT, S_IFDIR = 0o170000, 0o040000
 
 
@@ -38,7 +38,7 @@ class Edk2(Driver):
 
     def use(self) -> None:
         reply = self.init()
-        assert reply.flags & DO_READDIRPLUS, "the firmware gives up"
+        assert reply.flags & DO_READDIRPLUS, "the firmware gives up without READDIRPLUS"
         self._list_root(set())
         folder = self._mkdir(b"EFI")
         self._write(folder)
@@ -54,7 +54,7 @@ class Edk2(Driver):
         return self._node(Op.LOOKUP, parent, names(name))
 
     def _list_root(self, expected: set[bytes]) -> None:
-        """A listing has room for one entry with the longest name that STATFS tells of."""
+        """The buffer has room for one entry with a name of the length that STATFS returns."""
         fh = self.opendir(ROOT)
         namelen = self.statfs()[6]
         size = ENTRY_BYTES + (namelen + 7) // 8 * 8
@@ -87,7 +87,7 @@ class Edk2(Driver):
         self.write(entry.nodeid, fh, 0, text[:40_000])
         self.write(entry.nodeid, fh, 40_000, text[40_000:])
         assert self.getattr(entry.nodeid).size == len(text)
-        # The file is read in one request into a buffer that may be far larger than the file.
+        # The firmware reads the file in one request, into a buffer that may be far larger.
         assert self.read(entry.nodeid, fh, 0, 1 << 20) == text
         self.ask(Op.FLUSH, entry.nodeid, FLUSH_IN.pack(fh, 0, 0, 0))
         self.ask(Op.FSYNC, entry.nodeid, FSYNC_IN.pack(fh, 0, 0))

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""FreeBSD's vtfs: always one descriptor for header, arguments, reply header and reply; a FORGET has
-a reply header that is never written; permissions are asked for by ACCESS.
+"""FreeBSD's vtfs. Header, arguments, reply header and reply always have one descriptor each. A
+FORGET has a descriptor for a reply header, which is never written. The driver asks for permissions
+by ACCESS.
 """
 
 import errno
@@ -26,7 +27,7 @@ from tests.hostile.fuse import (
 from .driver import ASYNC_READ, ENTRY_ROOM, OPEN_ROOM, POSIX_LOCKS, Driver
 
 EXPORT_SUPPORT, BIG_WRITES = 1 << 4, 1 << 5
-O_CREAT = 0x200  # FreeBSD's, and in Linux O_TRUNC
+O_CREAT = 0x200  # FreeBSD's number, which is O_TRUNC in Linux
 USER, GROUP = 1001, 1002
 
 
@@ -76,8 +77,9 @@ class FreeBsd(Driver):
         assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (USER, GROUP, 0o640)
 
     def _access(self, folder: Entry) -> None:
-        """A mount without default_permissions asks who may do what. The groups of a user are not
-        told, so the file's group may be one of them; nobody may do more than that.
+        """A mount without default_permissions asks for each user's rights by ACCESS. The request
+        does not contain the user's groups, and the file's group may be one of them. So every user
+        gets the rights of the file's group. Only the owner and root may get more rights.
         """
         entry = self.lookup(folder.nodeid, b"f")
         for ids, mask, expected in (

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hermit: every name is an absolute path of the root, `unique` is always 1, a file that was opened
-to append is appended to whatever offset a WRITE has, and RELEASE closes directories as well.
+"""Hermit: every name is a path from the root, and `unique` is always 1. A WRITE to a file that was
+opened to append goes to the end of the file, whatever its offset is. RELEASE also closes
+directories.
 
-A name with more than one component is refused (docs/guests.md); what a Hermit unikernel does with
-files in the share's root works by names with one component.
+The daemon refuses a name with more than one component (docs/guests.md). The names of files in the
+share's root have one component, so a Hermit unikernel can work with these files.
 """
 
 import errno
@@ -27,8 +28,8 @@ from tests.hostile.fuse import (
 
 from .driver import ATTR_ROOM, ENTRY_ROOM, INIT_LONG, OPEN_ROOM, Driver
 
-BUFFER = 64 << 10  # of one READ, WRITE, READDIR or READLINK
-O_DIRECTORY = 0x10000  # "might not be necessary"
+BUFFER = 64 << 10  # bytes of one READ, WRITE, READDIR or READLINK
+O_DIRECTORY = 0x10000  # Hermit's source says: "might not be necessary"
 POLL_IN_BYTES, POLL_ROOM = 24, 8
 
 
@@ -44,7 +45,7 @@ class Hermit(Driver):
         return 0, 0, 0
 
     def lay_out(self, header: bytes, parts: Sequence[bytes]) -> list[bytes]:
-        """Header and struct are one piece, name or data the other."""
+        """One piece has the header and the struct, another piece the name or the data."""
         if len(parts) < 2:
             return [header, *parts]
         return [header + parts[0], *parts[1:]]
@@ -71,7 +72,7 @@ class Hermit(Driver):
         entry, fh = Entry.parse(data), int(OPEN_OUT.unpack_from(data, ENTRY_ROOM)[0])
         self.write(entry.nodeid, fh, 0, b"first\n")
         self.release(entry.nodeid, fh)
-        # Opened again its offset begins at 0.
+        # When Hermit opens the file again, its offset begins at 0.
         entry = self.lookup(ROOT, b"log")
         fh = self.open(entry.nodeid, os.O_WRONLY | os.O_APPEND)
         self.write(entry.nodeid, fh, 0, b"second\n")
@@ -95,4 +96,4 @@ class Hermit(Driver):
         fh = self.open(ROOT, O_DIRECTORY, Op.OPENDIR)
         found = {entry.name for entry in self.readdir(ROOT, fh, BUFFER)}
         assert found == {b".", b"..", b"log"}
-        self.release(ROOT, fh)  # RELEASE, not RELEASEDIR
+        self.release(ROOT, fh)  # RELEASE: Hermit sends no RELEASEDIR

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the versions of Linux have in common: arguments are one descriptor beside the header, data
-is in pages of its own, and FORGET goes through the hiprio queue as one piece.
+"""The common part of all versions of Linux. The arguments have one descriptor, beside that of the
+header. Data is in pages of its own. FORGET goes through the hiprio queue as one piece.
 """
 
 import errno
@@ -43,7 +43,8 @@ GETATTR_FH = 1
 RENAME_EXCHANGE = 2
 WRITE_FLAGS = os.O_RDWR | 0o100000  # f_flags of an open file: O_LARGEFILE is always there
 
-# What INIT offers, by version. 5.4 has all flags to EXPLICIT_INVAL_DATA, but for bit 2, FILE_OPS.
+# The flags that INIT offers, by version. Version 5.4 offers all flags up to EXPLICIT_INVAL_DATA,
+# except for bit 2, FILE_OPS.
 SUBMOUNTS = 1 << 27
 HANDLE_KILLPRIV_V2, SETXATTR_EXT, INIT_EXT, SECURITY_CTX = 1 << 28, 1 << 29, 1 << 30, 1 << 32
 CREATE_SUPP_GROUP, HAS_EXPIRE_ONLY, DIRECT_IO_ALLOW_MMAP = 1 << 34, 1 << 35, 1 << 36
@@ -58,7 +59,7 @@ OFFERED_7_2 = OFFERED_6_12 | REQUEST_TIMEOUT
 
 
 class Linux(Driver):
-    """Each version is a row of what it offers (`MINOR`, `FLAGS`) and of the requests it knows."""
+    """A version of Linux sets what it offers (`MINOR`, `FLAGS`); LATER has its newer requests."""
 
     SOURCE = "Linux, fs/fuse"
     FORGET_QUEUE = 0
@@ -81,7 +82,7 @@ class Linux(Driver):
         return [OUT_HEADER.size, sum(room)] if room else [OUT_HEADER.size]
 
     def ids(self) -> tuple[int, int, int]:
-        """Since 6.12 only a request that creates has ids, where ALLOW_IDMAP was agreed."""
+        """Since 6.12, if ALLOW_IDMAP was agreed on, only a request that creates a file has ids."""
         if self.has(ALLOW_IDMAP):
             return 0xFFFFFFFF, 0xFFFFFFFF, 42
         return 0, 0, 42
@@ -124,7 +125,7 @@ class Linux(Driver):
         self.write(entry.nodeid, fh, 0, text, WRITE_FLAGS)
         got = self.read(entry.nodeid, fh, 0, 8 * PAGE)
         assert got == text
-        # The flags of an open file may change: a WRITE has those of the moment.
+        # The flags of an open file may change, so each WRITE has the flags of its time.
         self.write(entry.nodeid, fh, 0, b"end", WRITE_FLAGS | os.O_APPEND)
         self.write(entry.nodeid, fh, 0, b"begin", WRITE_FLAGS)
         assert self.path(b"home/f").read_bytes() == b"begin" + text[5:] + b"end"
@@ -132,7 +133,8 @@ class Linux(Driver):
         self.ask(Op.FALLOCATE, entry.nodeid, allocate)
         seek = LSEEK_IN.pack(fh, 0, os.SEEK_DATA, 0)
         error, data = self.send(Op.LSEEK, entry.nodeid, seek, room=[U64.size])
-        assert error == errno.ENOSYS or U64.unpack(data)[0] == 0  # ENOSYS: all of it is data
+        # After ENOSYS Linux takes the whole file for data.
+        assert error == errno.ENOSYS or U64.unpack(data)[0] == 0
         copy = COPY_IN.pack(fh, 0, entry.nodeid, fh, 8 * PAGE, PAGE, 0)
         done = self.ask(Op.COPY_FILE_RANGE, entry.nodeid, copy, room=[WRITE_OUT.size])
         assert WRITE_OUT.unpack(done)[0] == PAGE
@@ -140,11 +142,11 @@ class Linux(Driver):
         self.ask(Op.FLUSH, entry.nodeid, FLUSH_IN.pack(fh, 0, 0, 0))
         self.release(entry.nodeid, fh)
         self.forget(entry.nodeid)
-        # A file that is opened to append says so with each WRITE; its offset means nothing.
+        # Each WRITE to a file that was opened to append has O_APPEND; its offset has no meaning.
         entry = self.lookup(folder.nodeid, b"f")
         fh = self.open(entry.nodeid, os.O_WRONLY | os.O_APPEND | 0o100000)
         self.write(entry.nodeid, fh, 0, b"more", os.O_WRONLY | os.O_APPEND | 0o100000)
-        # fcntl(F_SETFL) took O_APPEND away.
+        # Then fcntl(F_SETFL) takes O_APPEND away.
         self.write(entry.nodeid, fh, 2, b"XX", os.O_WRONLY | 0o100000)
         self.release(entry.nodeid, fh)
         self.forget(entry.nodeid)
@@ -152,7 +154,7 @@ class Linux(Driver):
         assert self.path(b"home/f").read_bytes()[:5] == b"beXXn"
 
     def _attributes(self, folder: Entry) -> None:
-        """Of a file that is open and has no name any more."""
+        """Attributes of a file that is open and has no name any more."""
         entry, fh = self.created(folder.nodeid, b"gone")
         self.ask(Op.UNLINK, folder.nodeid, names(b"gone"))
         body = SETATTR_IN.pack(FATTR_SIZE | FATTR_FH, 0, fh, 9, *[0] * 12)
@@ -195,19 +197,19 @@ class Linux(Driver):
                     self.forget(entry.entry.nodeid)
         self.release(folder.nodeid, fh, Op.RELEASEDIR)
 
-    # Requests that came later.
+    # Requests that 5.4 does not have.
 
     def syncfs(self, _folder: Entry) -> None:
-        """5.14"""
+        """Since 5.14."""
         self.ask(Op.SYNCFS, ROOT, bytes(8))
 
     def tmpfile(self, folder: Entry) -> None:
-        """6.1"""
+        """Since 6.1."""
         body = CREATE_IN.pack(os.O_RDWR | os.O_TMPFILE, 0o100600, 0o22, 0) + names(b"")
         error, data = self.send(
             Op.TMPFILE, folder.nodeid, body, room=[ENTRY_ROOM, OPEN_ROOM], ids=(0, 0)
         )
-        if error == errno.EOPNOTSUPP:  # the file system below has none
+        if error == errno.EOPNOTSUPP:  # the host's file system has no O_TMPFILE
             return
         assert not error
         entry, fh = Entry.parse(data), int(OPEN_OUT.unpack_from(data, ENTRY_ROOM)[0])
@@ -218,7 +220,8 @@ class Linux(Driver):
         self.forget(entry.nodeid, 2)
 
     def create_with_groups(self, folder: Entry) -> None:
-        """6.3: an extension with the supplementary groups that matter, where agreed."""
+        """Since 6.3, if agreed on: an extension with the supplementary group that is needed to
+        create the file."""
         if not self.has(CREATE_SUPP_GROUP):
             return
         body = MKDIR_IN.pack(0o755, 0o22) + names(b"sub")
@@ -235,20 +238,20 @@ class Linux(Driver):
         self.ask(Op.RMDIR, folder.nodeid, names(b"sub"))
         self.forget(Entry.parse(data).nodeid)
 
-    _groups = 0  # extension bytes of the request being sent, in eights
+    _groups = 0  # length of the extension of the request that is sent, in units of 8 bytes
 
     def last_words(self) -> tuple[int, int]:
         return self._groups, 0
 
     def statx(self, folder: Entry) -> None:
-        """6.6"""
+        """Since 6.6."""
         body = (
             (0).to_bytes(16, "little") + (0).to_bytes(4, "little") + (0xFFF).to_bytes(4, "little")
         )
         self.ask(Op.STATX, folder.nodeid, body, room=[288])
 
     def copy_file_range_64(self, folder: Entry) -> None:
-        """6.18"""
+        """Since 6.18."""
         entry = self.lookup(folder.nodeid, b"f")
         fh = self.open(entry.nodeid, os.O_RDWR)
         copy = COPY_IN.pack(fh, 0, entry.nodeid, fh, 16 * PAGE, PAGE, 0)
@@ -258,7 +261,7 @@ class Linux(Driver):
         self.forget(entry.nodeid)
 
     def many_descriptors(self, folder: Entry) -> None:
-        """7.2: READDIR into pages; 7.3: READs as large as is agreed."""
+        """Since 7.2 READDIR reads into pages. Since 7.3 a READ is as large as both sides agreed."""
         fh = self.opendir(folder.nodeid)
         found = self.readdir(folder.nodeid, fh, 32 * PAGE)
         assert {b".", b"..", b"f"} <= {e.name for e in found}
@@ -271,8 +274,8 @@ class Linux(Driver):
         self.forget(entry.nodeid)
 
 
-# The requests that not every version knows, by the minor version of FUSE that they came with. The
-# versions here with 7.45 and more also read as described at many_descriptors().
+# The requests that not every version sends, by the minor version of FUSE that introduced them. The
+# versions here with FUSE 7.45 and newer also read as described at many_descriptors().
 LATER: Final[dict[int, tuple[Callable[[Linux, Entry], None], ...]]] = {
     34: (Linux.syncfs,),
     37: (Linux.tmpfile,),

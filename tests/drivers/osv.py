@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""OSv: a read-only client. Of the header it sets length, opcode, unique and node; the rest of the
-request is memory that somebody else has used.
+"""OSv, a read-only client. It sets length, opcode, unique and nodeid in the header. The other bytes
+of the request are memory that OSv has used before for something else.
 """
 
 import errno
@@ -12,7 +12,7 @@ from tests.hostile.fuse import ROOT, Op, names, read_in
 from .driver import INIT_LONG, Driver
 
 PATH_MAX = 4096
-# uid, gid and pid, and the last word: what was left in the memory.
+# Old content of that memory: uid, gid and pid, and the last two words of 16 bits.
 LEFT_IDS = ((0xDEAD, 0xBEEF, 7), (0, 0, 0), (0xFFFFFFFF, 0xFFFFFFFE, 0x80000000))
 LEFT_WORDS = ((3, 0xFFFF), (0x7FFF, 1), (1, 0))
 DIRENT_ROOM = 280  # one entry with the longest name
@@ -22,7 +22,7 @@ class Osv(Driver):
     SOURCE = "cloudius-systems/osv, fs/virtiofs"
     MINOR = 32
     INIT_NODEID = ROOT
-    INIT_BYTES = INIT_LONG  # its copy of struct fuse_init_in may be the short or the long one
+    INIT_BYTES = INIT_LONG  # OSv's struct fuse_init_in may also be the short one
 
     _ids = itertools.cycle(LEFT_IDS)
     _words = itertools.cycle(LEFT_WORDS)
@@ -45,7 +45,7 @@ class Osv(Driver):
         fh = self.open(entry.nodeid, os.O_RDONLY)
         assert self.read(entry.nodeid, fh, 0, 4096) == text[:4096]
         assert self.read(entry.nodeid, fh, 8192, len(text) - 8192) == text[8192:]
-        # The flags of a READ are those of its virtual file system.
+        # OSv puts flags of its virtual file system into a READ.
         body = read_in(fh=fh, size=10, flags=0x10000)
         assert self.ask(Op.READ, entry.nodeid, body, room=[10]) == text[:10]
         self.release(entry.nodeid, fh)
@@ -58,7 +58,7 @@ class Osv(Driver):
         (self.share / "lib").rmdir()
 
     def _list(self) -> None:
-        """One entry of each reply is used."""
+        """OSv uses one entry of each reply."""
         fh = self.opendir(ROOT)
         found = self.readdir(ROOT, fh, DIRENT_ROOM, per_reply=1)
         assert {e.name for e in found} == {b".", b"..", b"lib", b"libc"}

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each guest's driver, from INIT to the end of its session, with each cache mode and twice in a
-row: what one session left must not matter to the next.
+"""Each guest's driver, from INIT to the end of its session, with each cache mode. Each session runs
+twice, because the state that a session leaves must not affect the next one.
 """
 
 from collections.abc import Iterator

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Unikraft: header and arguments are one descriptor, the reply another; FORGET goes through the
-request queue, and the structs of READ and WRITE are set in part.
+"""Unikraft: one descriptor has the header and the arguments, another one the reply. FORGET goes
+through the request queue, and only a part of the structs of READ and WRITE is set.
 """
 
 import os
@@ -33,7 +33,7 @@ from .driver import (
     Driver,
 )
 
-UNSET = 0xDEADBEEF  # read_flags and flags of a READ, which is on the stack
+UNSET = 0xDEADBEEF  # read_flags and flags of a READ: its struct is on the stack
 LISTING = 8192
 
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Windows: the service of virtio-win's viofs. Header and arguments are one buffer on the stack or
-heap, of which only the fields that the service knows are set.
+heap, and the service sets only the fields that it knows.
 """
 
 import errno
@@ -44,7 +44,7 @@ NO_HANDLE = (1 << 64) - 1
 O_DIRECTORY = 0o200000
 FATTR_ATIME, FATTR_MTIME = 1 << 4, 1 << 5
 FALLOC_FL_KEEP_SIZE, RENAME_NOREPLACE = 1, 1
-LISTING = 0x2000  # bytes: WinFsp's buffer, twice
+LISTING = 0x2000  # bytes: twice WinFsp's buffer
 S_IFMT, S_IFDIR, S_IFLNK = 0o170000, 0o040000, 0o120000
 
 
@@ -65,7 +65,8 @@ class Windows(Driver):
         return [OUT_HEADER.size + sum(room)]
 
     def forget(self, nodeid: int, count: int = 1) -> None:
-        """The driver in the kernel refuses what has no reply: the device never sees a FORGET."""
+        """Send nothing: the kernel driver refuses requests without a reply, so the device never
+        gets a FORGET."""
 
     def use(self) -> None:
         self.init()
@@ -105,7 +106,7 @@ class Windows(Driver):
             self.write(entry.nodeid, fh, offset, text[offset : offset + 65536])
             self.getattr(entry.nodeid)
         assert self.getattr(entry.nodeid).size == len(text)
-        # The flags are cleared after the handle was put in.
+        # The service sets the handle of a GETATTR, and then clears its flags.
         self.ask(Op.GETATTR, entry.nodeid, GETATTR_IN.pack(0, 0, fh), room=[ATTR_ROOM])
         self.ask(Op.FLUSH, entry.nodeid, FLUSH_IN.pack(fh, 0, 0, 0))
         assert self.read(entry.nodeid, fh, 4096, 65536) == text[4096 : 4096 + 65536]
@@ -116,7 +117,7 @@ class Windows(Driver):
         assert self.path(b"New folder/a.txt").read_bytes() == text[:5]
 
     def _set_attributes(self, folder: Entry) -> None:
-        """Times and the read-only attribute, by an open file."""
+        """Set times and the read-only attribute through an open file."""
         entry = self.lookup(folder.nodeid, b"a.txt")
         fh = self.open(entry.nodeid, os.O_RDONLY)
         valid = FATTR_FH | FATTR_MODE | FATTR_ATIME | FATTR_MTIME
@@ -129,11 +130,11 @@ class Windows(Driver):
         assert (found.st_mode & 0o777, found.st_mtime) == (0o444, 1_100_000_000)
 
     def _links(self, folder: Entry) -> None:
-        """A link is not opened; its handle is that of nothing, or zero."""
+        """The service does not open a link: its requests have NO_HANDLE or zero as fh."""
         link = Entry.parse(
             self.ask(Op.SYMLINK, folder.nodeid, names(b"link", b"a.txt"), room=[ENTRY_ROOM])
         )
-        # The request has as many bytes as the longest reply, none of them set.
+        # The request is as long as the longest reply, and none of its bytes are set.
         noise = bytes(range(1, 256)) + b"\xee" * (READLINK_ROOM - 255)
         target = self.ask(Op.READLINK, link.nodeid, noise, room=[READLINK_ROOM], exact=False)
         assert target == b"a.txt"
@@ -149,8 +150,8 @@ class Windows(Driver):
         for name, kind in ((b".", S_IFDIR), (b"..", S_IFDIR), (b"link", S_IFLNK)):
             entry = found[name].entry
             assert entry is not None
-            assert entry.attr.mode & S_IFMT == kind, f"{name!r} is shown as something else"
-        # IsEmptyDirectory() counts what READDIR gives: "." and "..", and nothing more.
+            assert entry.attr.mode & S_IFMT == kind, f"{name!r} is shown as another type of file"
+        # IsEmptyDirectory() counts the entries that READDIR returns: only "." and "..".
         body = read_in(fh=fh, size=0x1000 - OUT_HEADER.size)
         data = self.ask(
             Op.READDIR, folder.nodeid, body, room=[0x1000 - OUT_HEADER.size], exact=False
@@ -173,7 +174,7 @@ class Windows(Driver):
         self.ask(Op.RENAME, folder.nodeid, RENAME_IN.pack(folder.nodeid) + back)
 
     def _delete(self, folder: Entry) -> None:
-        """Each name is looked up first, and never forgotten."""
+        """The service looks each name up before it removes the file, and never sends a FORGET."""
         for name in (b"a.txt", b"link"):
             self.lookup(folder.nodeid, name)
             self.ask(Op.UNLINK, folder.nodeid, names(name))

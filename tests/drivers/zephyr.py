@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Zephyr: paths are looked up component by component, the position of a file is LSEEK's, UNLINK has
-the whole path, and the header of a FORGET does not count its argument.
+"""Zephyr: paths are looked up component by component, LSEEK sets the position of a file, UNLINK has
+the whole path, and the length in the header of a FORGET does not include its argument.
 """
 
 import errno
@@ -29,19 +29,20 @@ from tests.hostile.fuse import (
 from .driver import ATTR_ROOM, ENTRY_ROOM, INIT_LONG, OPEN_ROOM, Driver
 
 DIRENT_SIZE, NAME_ROOM = 24, 256
-MODE = 0o777  # of files and folders alike
-UNSET = 0xA5A5A5A5A5A5A5A5  # what is on the stack
+MODE = 0o777  # of files and of folders
+UNSET = 0xA5A5A5A5A5A5A5A5  # content of the stack
 
 
 class Zephyr(Driver):
     SOURCE = "zephyrproject-rtos/zephyr, subsys/fs/virtiofs"
     INIT_NODEID = ROOT
     INIT_BYTES = INIT_LONG
-    QUEUE = 2  # unless it is built for a device without a notification queue
+    QUEUE = 2  # Zephyr's default: it expects a device with a notification queue
     FORGET_QUEUE = 2
 
     def lay_out(self, header: bytes, parts: Sequence[bytes]) -> list[bytes]:
-        """Header and struct are one piece, but a name has its last byte in a piece of its own."""
+        """Header and struct are one piece. A name is another piece, and the last byte of the name
+        is a piece of its own."""
         if not parts or (len(parts) == 1 and not parts[0].endswith(b"\0")):
             return [header + b"".join(parts)]
         if len(parts) == 1:
@@ -49,7 +50,7 @@ class Zephyr(Driver):
         return [header + parts[0], *parts[1:]]
 
     def lay_out_reply(self, room: Sequence[int]) -> list[int]:
-        """The reply is one piece, but data has a buffer of its own."""
+        """The reply is one piece, except for data, which has a buffer of its own."""
         return [OUT_HEADER.size, *room] if len(room) == 2 else [OUT_HEADER.size + sum(room)]
 
     def forget(self, nodeid: int, count: int = 1) -> None:
@@ -89,7 +90,7 @@ class Zephyr(Driver):
         self.write(entry.nodeid, fh, 0, b"0123456789")
         assert self._seek(entry.nodeid, fh, 4, os.SEEK_SET) == 4
         assert self.read(entry.nodeid, fh, 4, 3) == b"456"
-        # SEEK_CUR is turned into SEEK_SET by the guest, beyond the end as well.
+        # The guest turns SEEK_CUR into SEEK_SET, also beyond the end of the file.
         assert self._seek(entry.nodeid, fh, 100, os.SEEK_SET) == 100
         assert self._seek(entry.nodeid, fh, 0, os.SEEK_END) == 10
         assert max_write >= 4096
@@ -98,7 +99,7 @@ class Zephyr(Driver):
         assert self.path(b"data/log").read_bytes() == b"0123456789"
 
     def _append(self, max_write: int) -> None:
-        """Each piece goes to the end of the file, whatever its offset is."""
+        """Each WRITE goes to the end of the file, whatever its offset is."""
         folder = self.lookup(ROOT, b"data")
         entry = self.lookup(folder.nodeid, b"log")
         fh = self.open(entry.nodeid, os.O_RDWR | os.O_APPEND)
@@ -125,7 +126,8 @@ class Zephyr(Driver):
         assert self.path(b"data/log").read_bytes() == b"012"
 
     def _list(self) -> None:
-        """The root is "."; one entry of each reply is used, and looked up if it is a file."""
+        """Zephyr calls the root ".". It uses one entry of each reply, and looks the entry up if it
+        is a file."""
         self.refused(errno.ENOENT, Op.LOOKUP, ROOT, names(b""))
         root = self.lookup(ROOT, b".")
         assert root.nodeid == ROOT
@@ -147,7 +149,7 @@ class Zephyr(Driver):
         body = RENAME_IN.pack(ROOT)
         self.ask(Op.RENAME, folder.nodeid, body, names(b"log"), names(b"log"))
         self.forget(old.nodeid)
-        self.forget(UNSET)  # of the new name, which was not found
+        self.forget(UNSET)  # the nodeid of the new name, which LOOKUP did not find
         self.forget(folder.nodeid)
         assert self.path(b"log").exists()
 
@@ -155,7 +157,7 @@ class Zephyr(Driver):
         self.forget(self.lookup(ROOT, b"log").nodeid)
         self.ask(Op.UNLINK, ROOT, names(b"log"))
         self.path(b"data/x").touch()
-        # Below a folder the name is a path; that is refused, and nothing is removed.
+        # For a file in a folder the name is a path. The daemon refuses it and removes no file.
         self.refused(errno.EINVAL, Op.UNLINK, ROOT, names(b"data/x"), room=8)
         self.path(b"data/x").unlink()
         self.forget(self.lookup(ROOT, b"data").nodeid)
