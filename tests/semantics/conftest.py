@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Places to run the cases in: the bare host, and the share in several configurations.
+"""The places where cases run: the bare host, and the share in several configurations.
 
-VFSD_POSIX_DEEP=1 runs every case in every configuration, and more of what is at random.
+VFSD_POSIX_DEEP=1 runs every case in every configuration, and more random cases.
 """
 
 import gc
@@ -53,7 +53,7 @@ def _children() -> set[str]:
 
 @pytest.fixture(scope="session")
 def places(requires: Callable[[str], str]) -> Iterator[Places]:
-    """`places(setup)`: that place, made when it is asked for first."""
+    """A function: `places(setup)` is the place of that setup, created at the first call for it."""
     requires("root")
     requires("/dev/fuse")
     with ExitStack() as stack:
@@ -75,7 +75,7 @@ def in_memory(setup: Setup) -> Setup:
 
 
 def shares(*setups: Setup, deep: tuple[Setup, ...] = ()) -> pytest.MarkDecorator:
-    """Run the test in each of these configurations, and in `deep` ones when asked to."""
+    """Run the test in each of these setups, and with VFSD_POSIX_DEEP=1 in the `deep` ones."""
     chosen = (*setups, *deep) if DEEP else setups
     return pytest.mark.parametrize("share", chosen, indirect=True, ids=lambda setup: setup.name)
 

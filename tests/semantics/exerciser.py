@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Random operations on one file, each compared with a model in memory.
 
-One seed is one sequence: what failed can be run again. The log of the last operations is in the
-error.
+The seed determines the sequence of operations, so a sequence that failed can be run again. The
+error has a log of the last operations.
 """
 
 import mmap
@@ -22,7 +22,7 @@ LOG: Final = 20
 
 
 class Exerciser:
-    """A file, its model, and what can be done to both. `begin` and `end` bound what it touches."""
+    """A file, its model, and operations on both. Only bytes from `begin` to `end` are touched."""
 
     def __init__(self, path: str, seed: int, *, begin: int = 0, end: int = SIZE_MAX) -> None:
         self._path = path
@@ -30,12 +30,12 @@ class Exerciser:
         self._begin, self._end = begin, end
         self._log: deque[str] = deque(maxlen=LOG)
         self._seed = seed
-        self.alone = end - begin == SIZE_MAX  # nobody else changes the file's size
+        self.alone = end - begin == SIZE_MAX  # no other Exerciser changes the file's size
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         self.model = bytearray(0 if self.alone else SIZE_MAX)
 
     def run(self, count: int) -> None:
-        """Do `count` operations, then compare everything."""
+        """Do `count` operations, then compare the whole file with the model."""
         shared = (
             *(self._write, self._write, self._read, self._read, self._map_write, self._map_read),
             *(self._punch, self._zero, self._copy, self._reopen, self._sync, self._write_vector),
@@ -64,7 +64,7 @@ class Exerciser:
 
     def _check_size(self) -> None:
         size = os.fstat(self._fd).st_size
-        assert size == len(self.model), f"size {size}, not {len(self.model)}"
+        assert size == len(self.model), f"the file has {size} bytes, not {len(self.model)}"
 
     def _check(self, offset: int, data: bytes) -> None:
         wanted = self.model[offset : offset + len(data)] if data else b""
@@ -84,7 +84,7 @@ class Exerciser:
         self.model.extend(bytes(size - len(self.model)))
 
     def _range(self, *, within: bool = False) -> tuple[int, int]:
-        """An offset and a length; `within` the file as it is."""
+        """A random offset and length; with `within`, they are inside of the file's current size."""
         end = min(self._end, len(self.model)) if within else self._end
         if end <= self._begin:
             return self._begin, 0

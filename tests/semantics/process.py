@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Running a function in a child process, as a user, and what came of it."""
+"""Running a function in a child process or as another user, and its outcome."""
 
 import ctypes
 import errno
@@ -17,18 +17,18 @@ from typing import Any, Final
 from .syscalls import CAP_FSETID, raise_capability
 
 _libc: Final = ctypes.CDLL(None)
-CHILD_SECONDS: Final = 200.0  # then it hangs; the machine may be loaded
+CHILD_SECONDS: Final = 200.0  # a child that takes longer hangs, also on a loaded machine
 PR_SET_PDEATHSIG: Final = 1
 _hold_fsetid: Final[list[bool]] = []
 
 
 class ChildFailedError(AssertionError):
-    """The function in a child raised something else than OSError, or the child died."""
+    """The function in a child raised an exception other than OSError, or the child died."""
 
 
 @dataclass(frozen=True)
 class User:
-    """Whom a process belongs to."""
+    """The ids of a process."""
 
     uid: int
     gid: int
@@ -38,12 +38,14 @@ class User:
 ROOT: Final = User(0, 0)
 OWNER: Final = User(1000, 1000)
 MEMBER: Final = User(1001, 1000)  # of the owner's group
-EXTRA: Final = User(1002, 1002, (1000, 2000))  # … as a supplementary group
+EXTRA: Final = User(
+    1002, 1002, (1000, 2000)
+)  # of the owner's group, which is a supplementary group
 OTHER: Final = User(1003, 1003)
 
 
 def attempt(call: Callable[..., object], *args: Any, **options: Any) -> str:
-    """ "ok", or the name of the errno with which the call failed."""
+    """The outcome of the call: "ok", or the name of its errno."""
     try:
         call(*args, **options)
     except OSError as error:
@@ -52,7 +54,7 @@ def attempt(call: Callable[..., object], *args: Any, **options: Any) -> str:
 
 
 def result(call: Callable[..., object], *args: Any, **options: Any) -> object:
-    """What the call returned, or the name of its errno."""
+    """The value that the call returned, or the name of its errno."""
     try:
         return call(*args, **options)
     except OSError as error:
@@ -65,7 +67,7 @@ def error_name(error: OSError) -> str:
 
 @contextmanager
 def acting_as(user: User) -> Iterator[None]:
-    """This process is `user`'s, but for the way back."""
+    """Run as `user` until the end of the context; the saved ids stay those of root."""
     os.setgroups(user.groups)
     os.setresgid(user.gid, user.gid, 0)
     os.setresuid(user.uid, user.uid, 0)
@@ -81,7 +83,7 @@ def acting_as(user: User) -> Iterator[None]:
 
 @contextmanager
 def holding_fsetid() -> Iterator[None]:
-    """acting_as() keeps CAP_FSETID, as a process does that was started with it."""
+    """In this context acting_as() keeps CAP_FSETID, as if the process had started with it."""
     _hold_fsetid.append(True)
     try:
         yield
@@ -90,13 +92,13 @@ def holding_fsetid() -> Iterator[None]:
 
 
 def as_user(user: User, call: Callable[..., object], *args: Any, **options: Any) -> str:
-    """The attempt of a user."""
+    """The outcome of a call that a user makes: see attempt()."""
     with acting_as(user):
         return attempt(call, *args, **options)
 
 
 def in_child(call: Callable[[], object], seconds: float = CHILD_SECONDS) -> Any:
-    """What `call` returns in a child process; OSError is its outcome, too."""
+    """Run `call` in a child process; returns its result, or raises the OSError that it raised."""
     return Child(call).result(seconds)
 
 
@@ -114,7 +116,7 @@ class Child:
         os.close(writer)
 
     def result(self, seconds: float = CHILD_SECONDS) -> Any:
-        """Wait for the end."""
+        """Wait until the child has ended; returns the result of its function."""
         try:
             data = self._read(seconds)
         finally:
@@ -128,7 +130,7 @@ class Child:
         raise ChildFailedError(value)
 
     def end(self) -> None:
-        """Kill it if its result was not asked for."""
+        """Kill the child if result() was not called."""
         if self._pipe >= 0:
             os.kill(self.pid, signal.SIGKILL)
             os.waitpid(self.pid, 0)
@@ -146,7 +148,7 @@ class Child:
                 return data
             data += piece
         os.kill(self.pid, signal.SIGKILL)
-        raise ChildFailedError(f"not over within {seconds} s")
+        raise ChildFailedError(f"the child has not ended within {seconds} s")
 
 
 def _run(call: Callable[[], object], writer: int) -> None:
@@ -164,7 +166,7 @@ def _run(call: Callable[[], object], writer: int) -> None:
 
 
 def all_results(calls: Sequence[Callable[[], object]], seconds: float = CHILD_SECONDS) -> list[Any]:
-    """Run them at the same time, each in a child of its own."""
+    """Run the calls at the same time, each in its own child; returns their results."""
     children = [Child(call) for call in calls]
     with ExitStack() as stack:  # on a failure, end the others
         for child in children:

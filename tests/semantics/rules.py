@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The form of a rule: what is done in an empty directory, and what must come of it."""
+"""The form of a rule: the calls to make in an empty directory, and the outcome they must have."""
 
 import os
 from collections.abc import Callable
@@ -26,7 +26,8 @@ _folder: list[Folder] = []
 
 
 def rule(expected: object) -> Callable[[Body], Body]:
-    """Enter a function as the rule that says its name: it returns `expected`."""
+    """A decorator that adds a function to RULES. The function's name states the rule, and the rule
+    holds if the function returns `expected`."""
 
     def enter(body: Body) -> Body:
         name = body.__name__.strip("_").replace("_", " ")
@@ -38,12 +39,12 @@ def rule(expected: object) -> Callable[[Body], Body]:
 
 
 def on_the_host(name: str) -> str:
-    """The path by which the host knows a name of the current directory, past the share."""
+    """The path on the host of a name in the current directory; it leads past the share."""
     return str(_folder[0].host / name)
 
 
 def outcome(rule: Rule, place: Place) -> object:
-    """What comes of a rule there: a value, or the errno that it did not expect."""
+    """The outcome of a rule in a place: the value, or the errno of an OSError it did not handle."""
     folder = place.new_folder()
 
     def run() -> object:

@@ -272,7 +272,7 @@ def what_changes_a_directory_changes_its_times() -> object:
 )
 def what_changes_a_file_changes_its_times() -> object:
     make("f", b"12345678")
-    _io("f", os.O_RDONLY, lambda fd: os.read(fd, 1))()  # atime is later than mtime now
+    _io("f", os.O_RDONLY, lambda fd: os.read(fd, 1))()  # makes atime later than mtime
     punch = FALLOC_KEEP_SIZE | FALLOC_PUNCH_HOLE
     calls: dict[str, Callable[[], object]] = {
         "chmod": lambda: os.chmod("f", 0o600),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rules of what creates, links, removes and renames."""
+"""Rules of calls that create, link, remove and rename files."""
 
 import os
 import shutil
@@ -262,7 +262,7 @@ def removing_needs_write_permission_of_the_directory() -> object:
 
 @rule(["EACCES", "ok"])
 def moving_a_directory_needs_write_permission_of_itself() -> object:
-    make_dir("d", 0o755)  # root's: its ".." changes
+    make_dir("d", 0o755)  # belongs to root; a move changes its ".."
     make_dir("own", 0o755)
     os.chown("own", 1000, 1000)
     make_dir("to", 0o777)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rules of file data: sizes, holes, appends, copies, mappings; of directories that are read."""
+"""Rules of file data (sizes, holes, appends, copies, mappings) and of reading directories."""
 
 import mmap
 import os
@@ -56,7 +56,7 @@ def an_fd_does_only_what_it_was_opened_for() -> object:
 @rule(["ok", 1, b"", "EFBIG", "EINVAL", "EFBIG"])
 def offsets_have_limits() -> object:
     fd = _new()
-    top = (1 << 43) if os.statvfs(".").f_bsize else 0  # ext4: 16 TiB - 4 KiB
+    top = (1 << 43) if os.statvfs(".").f_bsize else 0  # ext4's limit is 16 TiB - 4 KiB
     return [
         attempt(os.ftruncate, fd, top),
         os.pwrite(fd, b"x", top - 1),

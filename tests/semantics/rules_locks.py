@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rules of locks: flock, record locks and open file description locks; against the host, too."""
+"""Rules of flock, record locks and open file description locks, also between share and host."""
 
 import fcntl
 import os
@@ -26,7 +26,7 @@ def _open(path: str = "f") -> int:
 
 @contextmanager
 def _held(take: Callable[[], object]) -> Iterator[None]:
-    """While another process holds what `take` took."""
+    """A context in which another process holds the lock that `take` takes."""
     ready, ready_writer = os.pipe()
     go, go_writer = os.pipe()
 
@@ -53,7 +53,8 @@ def _flock(path: str, kind: int) -> str:
 
 
 def _soon(call: Callable[[], str]) -> str:
-    """A FUSE client tells of a last close when it has time, on any queue: wait for the lock."""
+    """Repeat the call while the lock is held. A FUSE client sends RELEASE some time after the last
+    close(2), on any queue, so the lock may be released late."""
     deadline = time.monotonic() + 2
     while (outcome := call()) == "EAGAIN" and time.monotonic() < deadline:
         pass
@@ -239,12 +240,13 @@ def a_process_that_dies_leaves_no_lock() -> object:
     try:
         child.result()
     except AssertionError:
-        pass  # it died, as it should
+        pass  # the child died, as it should
     return [_eventually(lambda: _flock("f", EXCLUSIVE)), blocked, _record("f", WRITE)]
 
 
 def _eventually(call: Callable[[], str]) -> str:
-    """RELEASE of a file follows its close(2): a FUSE mount gives a flock up a moment later."""
+    """Repeat the call until it succeeds. RELEASE follows close(2), so a FUSE mount releases a flock
+    a moment later."""
     deadline = time.monotonic() + 5
     while (outcome := call()) != "ok" and time.monotonic() < deadline:
         time.sleep(0.01)

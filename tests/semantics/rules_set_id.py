@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rules of set-id bits: what is left of them when a file changes, by who changes it and how."""
+"""Rules of set-id bits: which bits a file keeps when it changes. This depends on the user that
+changes the file, and on the call."""
 
 import os
 from collections.abc import Callable
@@ -75,7 +76,7 @@ CLEARED: Final = {
     0o6666: "0o2666",
     0o2666: "0o2666",
 }
-# Somebody who is not in the group cannot keep setgid without group execution.
+# A change by a user that is not in the file's group also clears setgid without group execution.
 CLEARED_OF_OTHERS: Final = {mode: oct(mode & 0o777) for mode in SET_ID_MODES}
 
 
@@ -104,7 +105,7 @@ def what_root_writes_keeps_set_id_bits_whoever_asked_before() -> object:
     make("s", b"12345678", 0o6777)
     fd = os.open("s", os.O_WRONLY)
     with acting_as(OTHER):
-        os.mkdir("users")  # whoever serves it acts as that user
+        os.mkdir("users")  # the worker that serves this acts as OTHER
     os.write(fd, b"x")
     return mode_of("s")
 
@@ -136,7 +137,7 @@ def what_somebody_else_changes_of_roots_group_loses_set_id_bits() -> object:
 
 @rule(CLEARED)
 def what_gets_set_id_bits_while_it_is_open_loses_them() -> object:
-    """The file was written by the same user just before."""
+    """The same user writes to the file just before."""
     make("s", b"x")
     os.chown("s", 1000, 1000)
     fd = os.open("s", os.O_WRONLY)

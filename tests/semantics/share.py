@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A directory under test: of the bare host, or of a share that `vfsd mount` serves."""
+"""A directory under test, on the bare host or in a share that `vfsd mount` has mounted."""
 
 import itertools
 import os
@@ -20,7 +20,8 @@ from .syscalls import clear_flags
 
 PROGRAM: Final = str(Path(sys.executable).parent / "vfsd")
 MEMORY: Final = "/dev/shm"
-# Not given by default: SYS_ADMIN for trusted.* attributes, LINUX_IMMUTABLE for chattr +i and +a.
+# Workers do not have these capabilities by default: SYS_ADMIN for trusted.* attributes, and
+# LINUX_IMMUTABLE for chattr +i and +a.
 ALL_FEATURES: Final = (
     "-o",
     "xattr,posix_acl,flock,posix_lock,modcaps=+sys_admin:+linux_immutable",
@@ -29,12 +30,12 @@ ALL_FEATURES: Final = (
 
 @dataclass(frozen=True)
 class Setup:
-    """How a place is served; 0 queues: it is the bare host."""
+    """How a place is served. A place with 0 queues is the bare host."""
 
     name: str
     queues: int = 0
     options: tuple[str, ...] = ()
-    in_memory: bool = False  # the directory is on a tmpfs: for many small cases
+    in_memory: bool = False  # on a tmpfs, which is faster for many small cases
 
 
 HOST: Final = Setup("host")
@@ -42,7 +43,7 @@ HOST: Final = Setup("host")
 
 @dataclass(frozen=True)
 class Folder:
-    """A new directory: as the place under test shows it, and on the host."""
+    """A new directory: its path in the place under test, and its path on the host."""
 
     path: Path
     host: Path
@@ -50,7 +51,7 @@ class Folder:
 
 @dataclass(frozen=True)
 class Place:
-    """Where cases run."""
+    """A directory in which cases run."""
 
     setup: Setup
     path: Path
@@ -67,7 +68,7 @@ class Place:
 
 @contextmanager
 def place(setup: Setup) -> Iterator[Place]:
-    """A new place, until the end of the context."""
+    """A new place, which exists until the end of the context."""
     where = MEMORY if setup.in_memory else None
     base = Path(tempfile.mkdtemp(prefix="vfsd-posix-", dir=where))
     try:
@@ -88,7 +89,7 @@ def place(setup: Setup) -> Iterator[Place]:
 
 
 def _remove(base: Path) -> None:
-    """Remove what the cases left, immutable files included."""
+    """Remove the files that cases left, also immutable ones."""
 
     def again(_call: object, path: str, _error: object) -> None:
         for stubborn in (path, str(Path(path).parent)):
@@ -103,7 +104,7 @@ def _remove(base: Path) -> None:
 
 @contextmanager
 def _bound(source: Path, mountpoint: Path) -> Iterator[None]:
-    """The bare host, mounted with the flags of a FUSE mount."""
+    """Mount a directory of the host with the flags of a FUSE mount."""
     subprocess.run(["mount", "--bind", source, mountpoint], check=True)
     try:
         flags = "remount,bind,nosuid,nodev"
@@ -136,7 +137,7 @@ def _wait_mounted(process: subprocess.Popen[bytes], log: Path) -> None:
 
 
 def _unmount(process: subprocess.Popen[bytes], mountpoint: Path) -> None:
-    """Unmount; what hangs is ended with the process, whose end aborts the FUSE connection."""
+    """Unmount. If umount(8) hangs, end `vfsd mount`: its end aborts the FUSE connection."""
     try:
         if process.poll() is None:
             subprocess.run(["umount", str(mountpoint)], timeout=HANG, check=False)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""System calls that Python's os module has not, or has only in part."""
+"""System calls that Python's os module does not have, or that it restricts."""
 
 import ctypes
 import fcntl
@@ -42,7 +42,7 @@ def renameat2(old: str, new: str, flags: int) -> None:
 
 
 def link_target(old: str, new: str) -> None:
-    """linkat with AT_SYMLINK_FOLLOW, which os.link passes only with a dir_fd."""
+    """linkat(2) with AT_SYMLINK_FOLLOW, a flag that os.link passes only with a dir_fd."""
     names = os.fsencode(old), os.fsencode(new)
     _check(_libc.linkat(AT_FDCWD, names[0], AT_FDCWD, names[1], AT_SYMLINK_FOLLOW))
 
@@ -52,7 +52,7 @@ def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
 
 
 def truncate(path: str, size: int) -> None:
-    """With sizes that os.truncate does not let through."""
+    """truncate(2), also with sizes that os.truncate refuses."""
     _check(_libc.truncate(os.fsencode(path), ctypes.c_int64(size)))
 
 
@@ -65,12 +65,12 @@ def utimensat(
 
 
 def access(path: str, mode: int, flags: int = 0) -> None:
-    """faccessat2, whose answer is an errno."""
+    """faccessat2(2), with the errno that os.access hides."""
     _check(_libc.syscall(_SYS_FACCESSAT2, AT_FDCWD, os.fsencode(path), mode, flags))
 
 
 def raise_capability(number: int) -> None:
-    """Make one of the first 32 capabilities, which is permitted, effective in this thread."""
+    """Make a capability below 32 effective in this thread; it must be permitted."""
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0)
     sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable: low halves, then high ones
     _check(_libc.syscall(_SYS_CAPGET, header, sets))
@@ -79,7 +79,7 @@ def raise_capability(number: int) -> None:
 
 
 def getdents(fd: int, size: int = 32768) -> list[tuple[int, int, int, bytes]]:
-    """The next (ino, offset after it, type, name) of a directory."""
+    """The next entries of a directory: (ino, offset after the entry, type, name)."""
     buffer = ctypes.create_string_buffer(size)
     got = _check(_libc.syscall(_SYS_GETDENTS64, fd, buffer, size))
     return list(_parse_dirents(buffer.raw[:got]))
@@ -94,7 +94,7 @@ def _parse_dirents(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
 
 
 def get_flags(path: str) -> int:
-    """The inode flags of lsattr."""
+    """The inode flags of a file, as lsattr(1) shows them."""
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
         return int(struct.unpack("i", fcntl.ioctl(fd, FS_IOC_GETFLAGS, bytes(4)))[0])
@@ -111,11 +111,12 @@ def set_flags(path: str, flags: int) -> None:
 
 
 def clear_flags(path: str) -> None:
-    """Take away what keeps a file from being removed."""
+    """Clear the inode flags that keep a file from being removed."""
     set_flags(path, get_flags(path) & ~(FS_IMMUTABLE | FS_APPEND))
 
 
 def lock(fd: int, command: int, kind: int, start: int = 0, length: int = 0) -> tuple[int, ...]:
-    """fcntl locks: (type, whence, start, length, pid) as the kernel leaves them."""
+    """A lock command of fcntl(2); returns (type, whence, start, length, pid) as the kernel leaves
+    them."""
     packed = struct.pack("<hhxxxxqqixxxx", kind, os.SEEK_SET, start, length, 0)
     return struct.unpack("<hhxxxxqqixxxx", fcntl.fcntl(fd, command, packed))

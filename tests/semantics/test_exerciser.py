@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random I/O against a model, in every cache mode; VFSD_POSIX_DEEP=1 does fifty times as much."""
+"""Random I/O against a model, in every cache mode. VFSD_POSIX_DEEP=1 does fifty times as many
+operations."""
 
 import os
 import random

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every system call that takes a path against every kind of path, as root and as somebody else.
+"""Every system call that takes a path with every kind of path, as root and as other users.
 
-The bare host says what is right: the errno, and what there is afterwards.
+The outcome on the bare host is right: the errno, and the content of the directory after the call.
 """
 
 import os
@@ -104,7 +104,7 @@ CALLS: Final[dict[str, Callable[[str], object]]] = {
     "statvfs": os.statvfs,
 }
 
-# What differs by who asks.
+# Paths for which the outcome depends on the user.
 PERSONAL: Final = (
     "file", "other", "empty", "full", "full/new", "full/file", "full/sub", "to-file", "missing",
     "secret/file", "secret/new", "locked", "locked/file", "locked/new", "locked/file/x",
@@ -140,9 +140,9 @@ def _populate() -> None:
         os.symlink(target, name)
     os.symlink("not-there", "dangling")
     os.symlink("loop", "loop")
-    make_dir("secret", 0o700)  # nothing to find for others
+    make_dir("secret", 0o700)  # other users find no name in it
     make("secret/file", b"secret", 0o666)
-    make_dir("locked", 0o755)  # nothing to create for others
+    make_dir("locked", 0o755)  # other users cannot create files in it
     make("locked/file", b"locked", 0o666)
     make_dir("sticky", 0o1777)
     make("sticky/owned", b"mine", 0o666)
@@ -152,7 +152,7 @@ def _populate() -> None:
 
 
 class _Work:
-    """A populated folder, made anew after a call that has changed it."""
+    """A populated folder; it is created again after a call that has changed it."""
 
     _here: str
     _there: str
@@ -183,7 +183,7 @@ class _Work:
         self._count += 1
         name = f"work{self._count}"
         self._here, self._there = str(self._folder.path / name), str(self._folder.host / name)
-        make_dir(self._there, 0o777)  # on the host, for speed: the share has not seen it yet
+        make_dir(self._there, 0o777)  # on the host, which is faster, and before the guest knows it
         os.chdir(self._there)
         _populate()
         self._fresh = snapshot()
@@ -195,10 +195,10 @@ def _label(user: User, path: str) -> str:
 
 
 def outcomes(place: Place, name: str) -> dict[str, object]:
-    """What comes of a call with every path as every user, there."""
+    """The outcomes of a call in a place, for every path and user."""
     folder = place.new_folder()
     asked = [(OTHER, path) for path in PERSONAL]
-    # A single queue resolves no name in another way: the short list will do.
+    # Names are resolved in the same way on one queue, so the short list is enough.
     if DEEP or place.setup.queues != ONE_QUEUE.queues:
         asked += [(ROOT, path) for path in PATHS] + [(OWNER, path) for path in PERSONAL]
 
@@ -208,14 +208,14 @@ def outcomes(place: Place, name: str) -> dict[str, object]:
         return {_label(user, path): work.run(CALLS[name], path, user) for user, path in asked}
 
     found: dict[str, object] = in_child(run)
-    # What was removed on the host is known to the guest, and held open for it, until it forgets.
+    # The daemon holds files that were removed on the host until the guest forgets them.
     Path("/proc/sys/vm/drop_caches").write_text("2")
     return found
 
 
 @pytest.fixture(scope="module")
 def wanted(host_memory: Place) -> Callable[[str], dict[str, object]]:
-    """`wanted(name)`: what the host says."""
+    """A function: `wanted(name)` is the outcomes of a call on the host."""
     return lru_cache(maxsize=None)(lambda name: outcomes(host_memory, name))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a directory holds, in a form that can be compared between the host and a share."""
+"""The content of a directory, in a form in which a share can be compared with the host."""
 
 import os
 import stat
@@ -12,7 +12,8 @@ TICK_SECONDS: Final = 0.012  # longer than a timer tick: later timestamps differ
 
 @dataclass(frozen=True)
 class Entry:
-    """What lstat says, without what differs by nature: numbers of inodes and devices, times."""
+    """The result of lstat(2), without the members that always differ: inode and device numbers, and
+    times."""
 
     mode: str
     nlink: int
@@ -31,7 +32,7 @@ def entry(path: str) -> Entry:
 
 
 def snapshot(folder: str = ".") -> dict[str, Entry]:
-    """Every file below a folder, by its path there."""
+    """Path in a folder -> entry, for every file below the folder."""
     found = {".": entry(folder)}
     pending = [""]
     while pending:
@@ -56,7 +57,7 @@ def times(path: str | int) -> dict[str, int]:
 
 
 def changed(before: dict[str, int], after: dict[str, int]) -> str:
-    """Which times have moved, and backwards if they have."""
+    """The names of the times that have changed, with BACK after a time that has gone backwards."""
     return " ".join(
         name if after[name] > before[name] else f"{name} BACK"
         for name in before
@@ -69,7 +70,7 @@ def tick() -> None:
 
 
 def make(path: str, data: bytes = b"", mode: int = 0o644) -> str:
-    """A file with this content and exactly this mode."""
+    """Create a file with this content and exactly this mode; returns its path."""
     with open(path, "wb") as file:
         file.write(data)
     os.chmod(path, mode)
