@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A vhost-user back-end in a thread, as good or bad as a test wants it.
+"""A vhost-user back-end that runs in a thread and answers rightly or wrongly, as a test wants.
 
-It answers FUSE_INIT and what else `replies` has, from rings served in Python.
+It serves the rings in Python, and answers FUSE_INIT and the requests that `answers` has an entry
+for.
 """
 
 import mmap
@@ -45,7 +46,7 @@ INIT_OUT = struct.pack("<IIIIHHIIHHII24x", 7, 38, 0, 0, 12, 9, 1 << 20, 1, 0, 0,
 
 @dataclass(frozen=True)
 class Request:
-    """A request as the device sees it."""
+    """A FUSE request that the device has taken off a ring."""
 
     head: int
     chain: list[Descriptor]
@@ -59,12 +60,12 @@ class Request:
         return sum(d.size for d in self.chain if d.writable)
 
 
-# Writes a reply and returns the used length, or None if there never is to be one.
+# Writes a reply and returns its used length; returns None if the request is to get no reply at all.
 Answer = Callable[["Backend", Device, Request], int | None]
 
 
 def reply(device: Device, request: Request, body: bytes = b"", **wrong: int) -> int:
-    """Write a reply, with some of its header `wrong`; returns its true length."""
+    """Write a reply; `wrong` replaces members of its header. Returns the true length."""
     size = OUT_HEADER.size + len(body)
     header = (wrong.get("len", size), wrong.get("error", 0), wrong.get("unique", request.unique))
     data = OUT_HEADER.pack(*header) + body
@@ -75,7 +76,8 @@ def reply(device: Device, request: Request, body: bytes = b"", **wrong: int) -> 
 
 
 class Backend:
-    """Listens on a socket and serves one front-end. `values`: replies to vhost-user messages."""
+    """Listens on a socket and serves one front-end. `values` replaces the values of replies to
+    vhost-user messages."""
 
     def __init__(self, path: Path, answers: dict[int, Answer], values: dict[Number, int]) -> None:
         self.path = str(path)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The device side of a split virtqueue in plain Python: written against virtio 1.2 §2.7, not
-against the driver that it tests, and able to do anything wrong."""
+"""The device side of a split virtqueue in plain Python. It follows virtio 1.2 §2.7 and shares no
+code with the driver that it tests, and it can do anything wrong."""
 
 import struct
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ DESC = struct.Struct("<QIHH")
 
 
 class Descriptor(NamedTuple):
-    """One piece of a chain, as the device sees it."""
+    """One descriptor of a chain, as the device reads it."""
 
     gpa: int
     size: int
@@ -25,7 +25,7 @@ class Descriptor(NamedTuple):
 
 
 class Device:
-    """Takes chains off a vring and gives them back. `memory`: bytes that can be written."""
+    """Takes chains off a vring and gives them back. `memory` is a writable buffer: guest memory."""
 
     def __init__(self, memory: Any, vring: DriverVring) -> None:
         self._memory = memory
@@ -40,7 +40,8 @@ class Device:
         self._memory[gpa - GPA : gpa - GPA + len(data)] = data
 
     def _word(self, offset: int) -> memoryview:
-        """16 bits that are never half old and half new, as a slice of two bytes can be."""
+        """A view of 16 bits that is read and written at once. A slice of two bytes can be half old
+        and half new."""
         return memoryview(self._memory)[offset : offset + 2].cast("H")
 
     def _get16(self, offset: int) -> int:
@@ -68,7 +69,8 @@ class Device:
         self._set16(self.vring.used, flags)
 
     def take(self) -> tuple[int, list[Descriptor]]:
-        """The next chain: its head and its descriptors, of an indirect table if there is one."""
+        """Take the next chain; returns its head and its descriptors, from an indirect table if the
+        chain has one."""
         assert self.avail_idx != self.last_avail, "nothing is offered"
         at = self.vring.avail + 4 + 2 * (self.last_avail % self.vring.size)
         head = self._get16(at)
@@ -92,12 +94,13 @@ class Device:
             index = after
 
     def use(self, head: int, size: int) -> None:
-        """Give a chain back."""
+        """Give a chain back with the used length `size`."""
         at = self.vring.used + 4 + 8 * (self.used_idx % self.vring.size)
         self._memory[at : at + 8] = struct.pack("<II", head, size)
         self.publish(1)
 
     def publish(self, count: int) -> None:
-        """Move the used index on; on its own, that is a lie."""
+        """Advance the used index. Without used elements, as use() writes them, the index is a
+        lie."""
         self.used_idx = (self.used_idx + count) & 0xFFFF
         self._set16(self.vring.used + 2, self.used_idx)

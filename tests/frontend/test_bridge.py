@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a device sees of a mount, and what becomes of a mount whose device lies."""
+"""The requests that a mount sends to its device, and the end of a mount whose device lies."""
 
 import struct
 import subprocess
@@ -51,7 +51,7 @@ def answer_with(body: bytes) -> Answer:
 
 
 def shape(request: Request) -> tuple[list[int], list[int]]:
-    """Sizes of the readable and of the writable descriptors."""
+    """The sizes of a request's readable descriptors, and of its writable descriptors."""
     readable = [d.size for d in request.chain if not d.writable]
     return readable, [d.size for d in request.chain if d.writable]
 
@@ -96,7 +96,7 @@ import os, sys, time
 took = []
 for i in range(int(sys.argv[2])):
     start = time.monotonic()
-    os.stat(sys.argv[1])  # no attribute may be kept
+    os.stat(sys.argv[1])  # sends a GETATTR, as attributes are not cached
     took.append(time.monotonic() - start)
 print(sorted(took)[len(took) // 10])
 """
@@ -122,8 +122,8 @@ def cpu_of_waiting(stack: ExitStack, folder: Path, poll: str) -> float:
 
 
 def test_slow_replies_are_slept_for_unless_polling_is_on(stack: ExitStack, tmp_path: Path) -> None:
-    """Looking for each of them for 200 us in vain would take 0.2 s; on a busy machine less, since
-    whoever wants the CPU is given it."""
+    """Polling in vain for 200 us before each of 1000 replies would take 0.2 s of CPU. On a busy
+    machine it takes less, since a process that polls gives the CPU to others that want it."""
     never, auto, always = (
         cpu_of_waiting(stack, tmp_path / poll, poll) for poll in ("0", "auto", "200")
     )
@@ -131,7 +131,7 @@ def test_slow_replies_are_slept_for_unless_polling_is_on(stack: ExitStack, tmp_p
 
 
 def test_nobody_waits_for_the_reply_of_another(stack: ExitStack, tmp_path: Path) -> None:
-    """While the bridge looks for a reply that does not come, it takes other requests."""
+    """While the bridge polls for a reply that does not come, it takes other requests."""
     answers = {GETATTR: answer_with(ATTR_OUT), STATFS: lambda *_: None}
     _, mounted = served(stack, tmp_path, answers, "--poll-us", "10000")
     waiting = subprocess.Popen(
@@ -142,11 +142,11 @@ def test_nobody_waits_for_the_reply_of_another(stack: ExitStack, tmp_path: Path)
     assert waiting.poll() is None
     mounted.close()
     assert waiting.wait(HANG) == 1
-    assert float(done.stdout) < 0.01 / 2  # of a fast one: the machine may be loaded
+    assert float(done.stdout) < 0.01 / 2  # the 10th percentile: the machine may be loaded
 
 
 def wrong(used: int | None = None, body: bytes = ATTR_OUT, **header: int) -> Answer:
-    """A reply with something wrong in it, or a used element of another length."""
+    """An answer with a mistake in its reply, or with another length in its used element."""
 
     def answer(_backend: Backend, device: Device, request: Request) -> int:
         size = reply(device, request, body, **header)
@@ -206,7 +206,7 @@ def test_an_init_that_cannot_be(
 
 
 def test_any_bytes_in_a_reply_end_nothing_else(stack: ExitStack, tmp_path: Path) -> None:
-    """A reply that is well-formed for the transport is the kernel's to judge."""
+    """If the transport finds no mistake in a reply, the kernel judges the content of the reply."""
     answers = {GETATTR: answer_with(b"\xff" * 104)}
     _, mounted = served(stack, tmp_path, answers)
     user = subprocess.run(["stat", mounted.path], capture_output=True, timeout=HANG, check=False)

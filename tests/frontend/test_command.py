@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an operator can do wrong with `vfsd mount`: one line each, and what to do."""
+"""An operator's mistakes with `vfsd mount`: each is reported in one line that says what to do."""
 
 import os
 import socket
@@ -108,7 +108,7 @@ def test_a_daemon_that_does_not_start(tmp_path: Path, target: str) -> None:
 
 
 def test_a_daemon_of_its_own_may_be_slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its first answer waits for the start of a pool."""
+    """The daemon's first answer waits for the start of a pool."""
     monkeypatch.setattr(vmm, "ANSWER_SECONDS", 0.001)
     with own_backend(str(tmp_path), ["--sandbox=none"]) as connected:
         connected.negotiate()

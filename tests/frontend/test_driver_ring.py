@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The driver side of a split virtqueue, against a device that is written in Python."""
+"""The driver side of a split virtqueue, with a device that is written in Python."""
 
 import os
 import random
@@ -20,7 +20,7 @@ BROKEN = lib.DRIVER_RING_BROKEN
 
 
 class Driver:
-    """A struct driver_ring, and a device at its other end."""
+    """A struct driver_ring, and the device that serves it."""
 
     def __init__(self, memory: GuestMemory, vring: DriverVring, event_idx: bool) -> None:
         config: Any = ffi.new("struct driver_ring_config *")
@@ -34,7 +34,7 @@ class Driver:
         self.table = memory.allocate(4096)
 
     def add(self, token: int, readable: int, writable: int, *, indirect: bool = False) -> int:
-        """A chain of pieces of 16 bytes, one after the other."""
+        """Add a chain whose segments have 16 bytes each and follow each other in memory."""
         count = readable + writable
         segments: Any = ffi.new("struct driver_segment[]", count)
         for i in range(count):
@@ -48,7 +48,7 @@ class Driver:
         return lib.driver_ring_add(self.ring, chain)
 
     def kick(self) -> bool:
-        """Publish; True if the device was kicked, as its eventfd says."""
+        """Publish the added chains; True if the device's eventfd was signalled."""
         asked = lib.driver_ring_kick(self.ring)
         try:
             kicked = os.eventfd_read(self.vring.kick_fd) > 0
@@ -58,7 +58,7 @@ class Driver:
         return kicked
 
     def take(self) -> tuple[int, int] | int:
-        """Token and length of a used element, 0 for none, or BROKEN."""
+        """Take a used element: its token and length, 0 if there is none, or BROKEN."""
         used: Any = ffi.new("struct driver_used *")
         result = lib.driver_ring_take(self.ring, used)
         return (used.token, used.len) if result == 1 else result
@@ -81,7 +81,7 @@ def driver(request: pytest.FixtureRequest) -> Iterator[Driver]:
 @pytest.mark.parametrize("indirect", [True, False])
 def test_the_device_sees_the_chain_that_was_added(driver: Driver, indirect: bool) -> None:
     assert driver.add(5, readable=2, writable=3, indirect=indirect) == 0
-    assert driver.device.avail_idx == 0, "nothing shows before the kick"
+    assert driver.device.avail_idx == 0, "the chain is published before the kick"
     driver.kick()
     _, chain = driver.device.take()
     assert [(d.gpa - GPA - driver.data, d.size) for d in chain] == [(16 * i, 16) for i in range(5)]
@@ -118,7 +118,7 @@ def test_a_ring_of_indirect_chains_holds_as_many_as_it_has_descriptors(driver: D
 
 
 def test_many_chains_in_any_order(driver: Driver) -> None:
-    """Indexes wrap, completions overtake each other: each token comes back once."""
+    """Each token comes back once, although indexes wrap and completions overtake each other."""
     rng = random.Random(1)  # noqa: S311
     waiting: dict[int, int] = {}
     token = 0
@@ -144,12 +144,12 @@ def test_a_kick_only_where_the_device_wants_it(driver: Driver) -> None:
     assert driver.add(0, 1, 0) == 0
     assert driver.kick()
     assert driver.add(1, 1, 0) == 0
-    assert not driver.kick(), "the device still works: avail_event is behind"
+    assert not driver.kick(), "the device is still at work, as avail_event is behind"
     driver.device.set_avail_event(3)
     for token in (2, 3):
         assert driver.add(token, 1, 0) == 0
-    assert driver.kick(), "passed in the middle of a batch"
-    assert not driver.kick(), "nothing new"
+    assert driver.kick(), "avail_event is passed in the middle of a batch"
+    assert not driver.kick(), "a kick without a new chain"
 
 
 @pytest.mark.parametrize("driver", [False], indirect=True)
@@ -170,7 +170,7 @@ def test_calls_are_asked_for_and_not(driver: Driver) -> None:
     assert not lib.driver_ring_enable_calls(driver.ring)
     assert driver.device.avail_flags == 0
     driver.device.use(driver.device.take()[0], 16)
-    assert lib.driver_ring_enable_calls(driver.ring), "what came meanwhile is not slept over"
+    assert lib.driver_ring_enable_calls(driver.ring), "the earlier used element is noticed"
     assert driver.take() == (0, 16)
     assert not lib.driver_ring_enable_calls(driver.ring)
     assert driver.device.used_event == (1 if event_idx else 0)
