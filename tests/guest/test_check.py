@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The comparison that the scripted session relies on notices every kind of difference."""
+"""The comparison of trees that the demo relies on notices every kind of difference."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ from guest.check import CheckError, compare
 
 @pytest.fixture
 def trees(tmp_path: Path) -> tuple[Path, Path]:
-    """A small tree with a file, an empty folder, and a symlink; and its faithful copy."""
+    """A small tree with a file, an empty folder and a symbolic link, and an exact copy of it."""
     original = tmp_path / "original"
     (original / "folder").mkdir(parents=True)
     (original / "empty").mkdir()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""UEFI firmware works in a share with the driver it has itself, before any operating system."""
+"""UEFI firmware works in a share with its own driver, before an operating system starts."""
 
 import tempfile
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ TEXT = "hello firmware\n" * 300
 
 @pytest.fixture(scope="module", params=["", "--cache=never", "--cache=always"])
 def folder(request: pytest.FixtureRequest) -> Iterator[tuple[firmware.Shell, Path]]:
-    """The shell of a machine, and the share on the host."""
+    """The firmware shell of a virtual machine, and the shared directory on the host."""
     options = request.param.split()
     with tempfile.TemporaryDirectory(prefix="vfsd-firmware-test-") as name:
         shared = Path(name) / "share"
@@ -30,7 +30,7 @@ def folder(request: pytest.FixtureRequest) -> Iterator[tuple[firmware.Shell, Pat
 
 
 def names(listing: str) -> set[str]:
-    """The names in what `ls` prints."""
+    """The names of files and folders in the output of the shell's `ls`."""
     lines = [line.split() for line in listing.splitlines()[1:]]
     return {words[-1] for words in lines if words and "(s)" not in " ".join(words)}
 
@@ -64,7 +64,7 @@ def test_files_are_copied_moved_and_removed(folder: tuple[firmware.Shell, Path])
 
 
 def test_a_file_is_written_again(folder: tuple[firmware.Shell, Path]) -> None:
-    """The shell writes UTF-16, with a mark of the byte order."""
+    """The shell writes UTF-16 with a byte order mark."""
     shell, shared = folder
     for text in ("a long line", "short"):
         shell.run(f"echo {text} > new.txt")

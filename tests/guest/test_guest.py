@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The main job: a Linux guest in QEMU works in a shared directory, on 1 and on 4 request queues."""
+"""A Linux guest in QEMU works in a shared directory, through 1 and through 4 request queues."""
 
 import tempfile
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.guest
 CPUS = 4
 TAG = "share"
 FILES = 5000
-# `scripts/demo --check` does more with a smaller tree, mostly with programs of the guest.
+# `scripts/demo --check` has more steps and a smaller tree; it mostly runs programs of the guest.
 STEPS: dict[str, check.Step] = {
     "tar -x": check.unpack,
     "sha256sum": check.checksum,
@@ -41,7 +41,7 @@ class Session(check.Session):
 
 
 def title(process: psutil.Process) -> str:
-    """Empty, if it has died."""
+    """The command line of a process; empty if the process has died."""
     with suppress(psutil.NoSuchProcess):
         return " ".join(process.cmdline())
     return ""
@@ -49,13 +49,13 @@ def title(process: psutil.Process) -> str:
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind() -> None:
-    """Workers that are killed here are created again, which is what is tested; stopping the
-    back-end sees to the rest."""
+    """Override the check of tests/conftest.py: tests here kill workers, and the workers that
+    replace them stay until the back-end is stopped."""
 
 
 @pytest.fixture(scope="module", params=[1, 4], ids=["1-queue", "4-queues"])
 def session(request: pytest.FixtureRequest) -> Iterator[Session]:
-    """A booted guest with the share mounted, and the tree that its work is compared with."""
+    """A booted guest that has mounted the share, and the tree to compare the share with."""
     queues: int = request.param
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vfsd-guest-test-")))
@@ -75,7 +75,8 @@ def session(request: pytest.FixtureRequest) -> Iterator[Session]:
 
 @pytest.mark.parametrize("step", STEPS)
 def test_a_large_tree(session: Session, step: str) -> None:
-    """Unpacked, read back, renamed, listed and removed, each compared with the host."""
+    """A tree is unpacked, read, renamed, listed and removed. Each step is compared with the
+    host."""
     assert STEPS[step](session)
 
 
@@ -84,7 +85,8 @@ def test_one_worker_process_per_request_queue(session: Session) -> None:
 
 
 def test_killed_workers_are_not_noticed(session: Session) -> None:
-    """kill -9 while the guest works: no error there, the same bytes on the host."""
+    """Workers get SIGKILL while the guest works. The guest sees no error, and the host has the
+    same bytes."""
     (session.host / "kill").mkdir()
     session.run(
         "(for i in $(seq 300); do mkdir kill/$i && echo $i >kill/$i/f && "

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""libvirt starts our daemon for a domain, or connects the domain to one that runs already."""
+"""libvirt starts our daemon for a domain, or connects the domain to a daemon that runs already."""
 
 import tempfile
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ BINARY = str(daemon.PROJECT / ".venv/bin/virtiofsd")
 
 @pytest.fixture(scope="module", params=["its own daemon", "an external socket"])
 def domain(request: pytest.FixtureRequest) -> Iterator[tuple[libvirt.Domain, Path]]:
-    """A domain whose guest has booted, and the share on the host."""
+    """A libvirt domain whose guest has booted, and the shared directory on the host."""
     for program in ("libvirtd", "virsh", "qemu-system-x86_64"):
         require(program)
     with ExitStack() as stack:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""QEMU's kinds of machines, of memory and of IOMMUs; docs/vmms.md has the list."""
+"""A share in QEMU's machine types, with its kinds of memory and of IOMMUs. docs/vmms.md has the
+list."""
 
 import lzma
 from collections.abc import Iterator
@@ -18,7 +19,8 @@ PATIENCE = 60.0  # seconds; the machine may be loaded
 PAGES = Path("/proc/sys/vm/nr_hugepages")
 MIB = 512
 PAGE_MIB = 2
-# An emulated microvm has no other clock that Linux could measure the CPU's by.
+# An emulated microvm has no clock by which Linux could measure the frequency of the CPU, so the
+# command line states the frequency.
 MICROVM = machine.Hardware(
     cpus=1,
     memory_mib=MIB,
@@ -35,7 +37,7 @@ mkdir dir; mv data dir; ls dir
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind() -> None:
-    """Stopping guest and back-end sees to that."""
+    """Override the check of tests/conftest.py: each test ends its guest and its back-end."""
 
 
 @pytest.fixture
@@ -72,7 +74,7 @@ def test_a_microvm_has_it_on_pci_and_on_mmio(stack: ExitStack, tmp_path: Path) -
 
 @contextmanager
 def huge_pages(mib: int) -> Iterator[None]:
-    """`mib` more of memory in huge pages is free for as long as the context lives."""
+    """In this context the host has `mib` MiB more of free memory in huge pages."""
     require("root")
     before = int(PAGES.read_text())
     PAGES.write_text(str(before + mib // PAGE_MIB))

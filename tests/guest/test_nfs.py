@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A share that lies on NFS: Linux' own server and client, in a guest where `vfsd mount` works.
+"""A shared directory on NFS. Linux' NFS server and client run in a guest, with a daemon and
+`vfsd mount`.
 
-The guest has the host's file system read-only, and so this project and its Python. The export is
-root_squash, and belongs to the one user who works in it.
+The guest has the host's file system read-only, and with it this project and its Python. The export
+has root_squash and belongs to the one user that works in it.
 """
 
 import lzma
@@ -23,7 +24,8 @@ USER = 1000
 ROUNDS = 10
 MODULES = ("nfsd", "nfsv4")
 NFS = "vers=4.2,addr=127.0.0.1,clientaddr=127.0.0.1"
-# /srv is exported and mounted on /host/mnt/nfs, which is shared and mounted on /host/mnt/fuse.
+# /srv is exported by NFS and mounted on /host/mnt/nfs. The daemon shares /host/mnt/nfs, and its
+# share is mounted on /host/mnt/fuse.
 SERVE_AND_MOUNT = """
 {insert}
 mkdir -p /var/lib/nfs/v4recovery /srv
@@ -104,11 +106,12 @@ os.rmdir("e")
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind() -> None:
-    """Stopping guest and back-end sees to that."""
+    """Override the check of tests/conftest.py: the fixture `guest` ends guest and back-end."""
 
 
 def unpack_modules(folder: Path) -> list[str]:
-    """Unpack what MODULES need into the folder; returns their files in the order of insertion."""
+    """Unpack MODULES and the modules that they need into the folder; returns the names of the files
+    in the order in which to insert them."""
     root = packages.kernel(SUITE).image.parents[1]
     packed = {
         path.name.removesuffix(".ko.xz"): path for path in root.glob("usr/lib/modules/*/**/*.ko.xz")
@@ -117,7 +120,7 @@ def unpack_modules(folder: Path) -> list[str]:
 
     def unpack(name: str) -> None:
         if name not in packed or f"{name}.ko" in order:
-            return  # built in, or done
+            return  # built into the kernel, or unpacked already
         data = lzma.decompress(packed[name].read_bytes())
         needed = re.search(rb"\0depends=([^\0]*)", data)
         for other in needed[1].decode().split(",") if needed else ():
@@ -131,7 +134,8 @@ def unpack_modules(folder: Path) -> list[str]:
 
 
 def nfs_programs(folder: Path) -> Path:
-    """Scripts in the folder that run the programs of NFS' server, wherever they were unpacked."""
+    """Write scripts into the folder that run the programs of the NFS server from the folder where
+    they were unpacked."""
     root = packages.unpacked_root(SUITE, ["nfs-kernel-server"])
     linker, option, libraries = packages.linker_argv(root)
     below = ":".join(f"/host{path}" for path in libraries.split(":"))
@@ -145,7 +149,7 @@ def nfs_programs(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def guest() -> Iterator[machine.Machine]:
-    """NFS on a mount of a mount: the guest's /host/mnt/fuse."""
+    """A guest in which a share on NFS is mounted on /host/mnt/fuse."""
     with tempfile.TemporaryDirectory(prefix="vfsd-nfs-") as name:
         folder = Path(name)
         modules = unpack_modules(folder)
@@ -166,7 +170,7 @@ def guest() -> Iterator[machine.Machine]:
 
 
 def python(guest: machine.Machine, script: str) -> list[str]:
-    """The lines that the script prints, run by the user in the mount."""
+    """Run a Python script as the user in the mount; returns the lines that it prints."""
     return guest.check(f"{AS_USER} python3 - <<'END'\n{script}END", PATIENCE).splitlines()
 
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rules and the random I/O of tests/semantics in a real guest, whose kernel and driver are
-others than here."""
+"""The rules and the random I/O of tests/semantics in a real guest, which has another kernel and
+another driver than this machine."""
 
 import ast
 import json
@@ -26,11 +26,12 @@ pytestmark = pytest.mark.guest
 CPUS = 4
 TAG = "rules"
 SECONDS = 300.0
-SETUP = "4-queues"  # as known_differences.py names a share with every feature
+SETUP = "4-queues"  # the name of this setup in known_differences.py; it has every feature
 SEMANTICS = Path(__file__).parents[1] / "semantics"
 
-# Runs in the guest, which has no pytest; the share holds the rules and the folders they work in.
-# "On the host" is in the guest, too: that is a matter for tests/semantics/test_rules.py.
+# This program runs in the guest, which has no pytest. The share holds the rules and the folders
+# that they work in. Here on_the_host() also returns paths in the guest's mount, because only
+# tests/semantics/test_rules.py tests changes that are made on the host.
 PROGRAM = """
 import json, sys
 from pathlib import Path
@@ -49,12 +50,13 @@ for name in json.loads(Path("/mnt/selection").read_text()):
         found = repr(error)
     print(json.dumps([name, repr(found)]), flush=True)
 """
-# virtiofs tells the device nothing of a signal, and a request that waits there cannot be left.
+# A signal does not end the wait in virtiofs: the driver sends no INTERRUPT, and a process cannot
+# leave a request that the device has.
 NOT_HERE = {"a signal ends the wait for a lock"}
 SELECTION = [name for name in RULES if name not in NOT_HERE]
 
 
-# Each process has a file; the name of its folder says which seed made it.
+# Each process works on its own file. The name of the file's folder has the seed.
 EXERCISE = """
 import sys
 from pathlib import Path
@@ -106,7 +108,7 @@ def guest(request: pytest.FixtureRequest) -> Iterator[Guest]:
 
 @pytest.fixture(scope="module")
 def found(guest: Guest) -> dict[str, str]:
-    """What came of each rule in the guest, as Python writes it."""
+    """The outcome of each rule in the guest, as repr() writes it."""
     return dict(json.loads(line) for line in guest.python(PROGRAM).splitlines())
 
 
@@ -117,7 +119,7 @@ def test_the_guest_sees_what_the_rule_says(found: dict[str, str], name: str) -> 
 
 
 def test_a_file_holds_what_was_done_to_it_at_random(guest: Guest) -> None:
-    """One process per CPU, and so several queues at work."""
+    """The exerciser runs in one process per CPU, so that several queues are in use."""
     constants = f"OPERATIONS, SEEDS, SECONDS = {OPERATIONS}, {list(SEEDS)}, {SECONDS}"
     guest.python(f"{constants}\n{EXERCISE}")
     for seed in SEEDS:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What QEMU can do to a guest that works in a share; docs/vmms.md has the list.
+"""Events that QEMU can cause while a guest works in a share; docs/vmms.md has the list.
 
-A boot costs seconds, so the first tests share a machine, in this order.
+A boot takes seconds, so all tests but the last ones run on the same machine, in the order of this
+file.
 """
 
 import lzma
@@ -31,7 +32,7 @@ HARDWARE = machine.Hardware(
     slots="slots=4,maxmem=4G",
     more=(*PORTS, *GROWING, *VIRTIO_MEM, "-device", "intel-iommu,intremap=off"),
 )
-# Copies and compares, past the guest's cache, until /tmp/stop is there.
+# Copies blocks to the share and compares them, past the guest's cache, until /tmp/stop exists.
 LOAD = """
 rm -f /tmp/stop
 (n=0; until [ -e /tmp/stop ]; do
@@ -50,7 +51,8 @@ cat /tmp/load.log
 
 @dataclass(frozen=True)
 class Running:
-    """A guest with the share on /mnt; `folder` is for what else a test needs on the host."""
+    """A guest that has mounted the share on /mnt. `folder` is on the host, for other files of
+    tests."""
 
     machine: machine.Machine
     back_end: daemon.Daemon
@@ -59,24 +61,25 @@ class Running:
 
     @contextmanager
     def load(self) -> Iterator[None]:
-        """The guest reads and writes meanwhile, without an error."""
+        """In this context the guest reads and writes the share; it must meet no error."""
         self.machine.check(f"cd /mnt{LOAD}")
         yield
         assert self.machine.check(LOAD_ENDS, PATIENCE).startswith("rounds: ")
 
     def memory_mib(self) -> int:
-        """How much memory the guest's kernel has."""
+        """The memory of the guest's kernel, in MiB."""
         return int(self.machine.check("grep MemTotal /proc/meminfo").split()[1]) // 1024
 
     def works(self, name: str) -> bool:
-        """The guest writes a file that the host reads."""
+        """Can the host read a file that the guest writes?"""
         self.machine.check(f"cd /mnt; echo {name} >{name}; cat {name}")
         return (self.shared / name).read_text() == f"{name}\n"
 
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind() -> None:
-    """Stopping guest and back-end sees to that."""
+    """Override the check of tests/conftest.py: the guest and the back-end outlive the tests, and
+    their fixtures end them."""
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:
@@ -90,7 +93,7 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
 def running(
     folder: Path, back_end: daemon.Daemon, hardware: machine.Hardware, properties: str = ""
 ) -> Iterator[Running]:
-    """Boot a guest with the share of a back-end mounted."""
+    """Boot a guest, which mounts the share of a back-end."""
     share = machine.Share(back_end.socket, TAG, hardware.cpus, properties=properties)
     with machine.boot([share], hardware) as booted:
         booted.mount(TAG)
@@ -154,7 +157,7 @@ def test_shared_memory_is_plugged(guest: Running) -> None:
         guest.machine.control("object-add", dimm)
         guest.machine.control("device_add", {"driver": "pc-dimm", "id": "d0", "memdev": "m0"})
         wait_until(lambda: guest.memory_mib() > before + 200, "the guest has more memory")
-        # Once in the page cache and once in a tmpfs: more than the guest had free before.
+        # The page cache and a tmpfs each have a copy, which is more memory than was free before.
         (guest.shared / "large").write_bytes(bytes(range(256)) * (160 * MIB // 256))
         guest.machine.check("cp /mnt/large /tmp/large; cmp /mnt/large /tmp/large", PATIENCE)
         guest.machine.check("rm /tmp/large /mnt/large")
@@ -212,7 +215,8 @@ def test_a_reset_under_load(guest: Running) -> None:
 
 
 def test_memory_that_is_not_shared_is_plugged(guest: Running) -> None:
-    """Requests whose buffers are there fail; the share lives. So this comes last."""
+    """Requests whose buffers are in that memory fail, and the share lives. The guest is damaged
+    then, so this test is the last one on its machine."""
     before = guest.memory_mib()
     private = {"qom-type": "memory-backend-ram", "id": "m1", "size": 128 * MIB}
     guest.machine.control("object-add", private)
@@ -225,7 +229,8 @@ def test_memory_that_is_not_shared_is_plugged(guest: Running) -> None:
 
 
 def test_another_qemu_after_one_that_was_killed(guest: Running, stack: ExitStack) -> None:
-    """Of another machine type, with packed=on, which nobody offers; by the same daemon."""
+    """The same daemon serves the next QEMU, which has another machine type and asks for packed=on,
+    a feature that the daemon does not offer."""
     guest.machine.run(f"cd /mnt{LOAD}")
     guest.machine.process.kill()
     stack.close()
