@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The AppArmor profile: its parser takes it, and it has what the daemon needs and no more."""
+"""The AppArmor profile: the parser accepts it, and it allows what the daemon needs and no more."""
 
 import re
 import subprocess
@@ -13,15 +13,15 @@ from vfsd.worker import capabilities
 
 PROFILE: Final = Path(__file__).resolve().parents[2] / "contrib/apparmor/virtiofsd"
 RULES: Final = re.sub(r"^\s*#.*\n", "", PROFILE.read_text(), flags=re.MULTILINE)
-# As a kernel with AppArmor is: the one that runs the tests may have none.
+# The features of a kernel with AppArmor, because the kernel that runs the tests may not have it.
 FEATURES: Final = "/etc/apparmor.d/abi/3.0"
 TO_MAKE_A_SANDBOX: Final = {"SYS_ADMIN", "SYS_CHROOT", "SETPCAP", "SYS_RESOURCE"}
 
 
 def parse(profile: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """Compile a profile, and neither load it nor look into a cache."""
+    """Compile a profile without loading it into the kernel and without use of the cache."""
     parser, features = require("apparmor_parser"), require(FEATURES)
-    kernel = [f"--{whose}-features={features}" for whose in ("policy", "kernel")]
+    kernel = [f"--{of}-features={features}" for of in ("policy", "kernel")]
     command = [parser, "-Q", "-K", *kernel, *options, str(profile)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Subjects of commits, from the one on that added this file: `area: imperative summary`.
+"""The subjects of commits have the form `area: imperative summary`, from the commit that added this
+file onwards.
 
-Where there is no history to look at, in a source archive or a shallow clone, nothing is checked.
+A source archive and a shallow clone have no history to look at, so the test checks no commit there.
 """
 
 import re
@@ -13,7 +14,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 LENGTH_MAX = 60
 SUBJECT = re.compile(r"(?P<area>[\w./*-]+(, [\w./*-]+)*): (?P<first>[\w.-]+)( .*[^.])?")
-# "add" is what the commit does; "added", "adding" and "adds" tell of it. These words only look so.
+# "add" says what the commit does; "added", "adding" and "adds" describe it. The words of IMPERATIVE
+# have such an ending and are imperatives nevertheless.
 ENDINGS = ("ed", "ing", "s")
 IMPERATIVE = {
     "access", "address", "bring", "bypass", "compress", "discuss", "embed", "express", "feed",
@@ -23,7 +25,7 @@ NOT_VERBS = {"a", "an", "it", "its", "no", "not", "one", "some", "the", "there",
 
 
 def fault(subject: str) -> str:
-    """What is wrong with a subject; "" if nothing is."""
+    """What is wrong with a subject; "" if the subject is right."""
     found = SUBJECT.fullmatch(subject)
     if found is None:
         return "is not of the form 'area: imperative summary', without a period"
@@ -36,7 +38,7 @@ def fault(subject: str) -> str:
 
 
 def git(*arguments: str) -> list[str]:
-    """Lines that git prints; none where there is no git, or no repository."""
+    """The lines that git prints; no lines if there is no git or no repository."""
     try:
         done = subprocess.run(
             ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Completion in bash: what is offered for a command line that somebody has begun."""
+"""Completion in bash: the words that are offered for an unfinished command line."""
 
 import subprocess
 from pathlib import Path
@@ -18,7 +18,8 @@ printf '%s\\n' "${COMPREPLY[@]}"
 
 
 def completed(*words: str, cwd: Path = FOLDER.parent) -> list[str]:
-    """`words`: as bash splits them, the command and what is to be completed included."""
+    """The completions of a command line. `words` are its words as bash splits them, from the
+    command to the word that is to be completed."""
     done = subprocess.run(
         ["bash", "-c", SCRIPT, FOLDER / words[0], *words], capture_output=True, text=True,
         check=True, cwd=cwd,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the documents say about options, protocols and files, and what there is, are the same."""
+"""The documents agree with the options, protocols and files that exist."""
 
 import re
 import subprocess
@@ -19,7 +19,7 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 README: Final = (ROOT / "README.md").read_text()
 OPERATIONS: Final = (ROOT / "docs/operations.md").read_text()
 SECTION: Final = OPERATIONS.partition("\n## Options by topic\n")[2].partition("\n## ")[0]
-# Pages for people, and what they say.
+# Path of a page -> its text.
 PAGES: Final = {
     str(path.relative_to(ROOT)): path.read_text()
     for pattern in ("*.md", "docs/*.md", "tests/*.md")
@@ -28,12 +28,12 @@ PAGES: Final = {
 LINK: Final = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)")
 FILE: Final = re.compile(r"`([\w./*@-]+\.(?:c|h|py|json))`")
 SPELLINGS: Final = sorted(name for row in OPTIONS for name, _ in spellings(row))
-# A long option in running text; `--migration-*` and "--no-" are no options.
+# A long option in running text. `--migration-*` and "--no-" are not options.
 LONG: Final = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*[a-z0-9](?![\w*-])")
 
 
 def plain(name: str) -> str:
-    """A manual page as it is read."""
+    """The text of a manual page without its markup."""
     text = (ROOT / "contrib/man" / name).read_text()
     return re.sub(r"\\f.", "", text).replace("\\-", "-")
 
@@ -44,13 +44,13 @@ def table() -> list[str]:
 
 
 def anchors(page: str) -> set[str]:
-    """What a link to a heading of a page can name."""
+    """The anchors of the headings of a page, to which links can lead."""
     heads = re.findall(r"^#+ (.+)$", PAGES[page], re.MULTILINE)
     return {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}
 
 
 def repository() -> list[str]:
-    """The files of the repository that a page may name."""
+    """The paths of files that a page may name."""
     folders = ("vfsd", "tests", "scripts", "contrib")
     return [str(p.relative_to(ROOT)) for folder in folders for p in (ROOT / folder).rglob("*.*")]
 
@@ -113,7 +113,7 @@ def test_each_link_of_a_page_leads_somewhere(page: str) -> None:
             assert anchor in anchors(str(target.resolve().relative_to(ROOT)))
 
 
-@pytest.mark.parametrize("page", sorted(set(PAGES) - {"docs/tools.md"}))  # of other projects
+@pytest.mark.parametrize("page", sorted(set(PAGES) - {"docs/tools.md"}))  # other projects' files
 def test_each_file_that_a_page_names_is_in_the_repository(page: str) -> None:
     files = repository()
     names = set(FILE.findall(PAGES[page]))
@@ -122,7 +122,7 @@ def test_each_file_that_a_page_names_is_in_the_repository(page: str) -> None:
 
 
 def test_the_walk_names_the_files_that_have_the_op() -> None:
-    """The newcomer's walk of docs/hacking.md."""
+    """The newcomer's walk in docs/hacking.md names every file that mentions STATX."""
     walk = PAGES["docs/hacking.md"].partition("### A newcomer's walk: STATX\n")[2]
     named = set(FILE.findall(walk.partition("\n## ")[0]))
     having = {

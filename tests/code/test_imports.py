@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The directions in which code may depend on code; DESIGN: folders."""
+"""The directions in which code may depend on code (DESIGN: folders)."""
 
 import ast
 import re
@@ -23,8 +23,9 @@ ALLOWED = {
     "virtiofsd.py": {"supervisor"},
 }
 # The storeys of worker/csrc: folder -> the folders whose headers it may include. An op (fs) sees no
-# ring and no thread (loop); the tables know no op; what asks the host's kernel knows nobody. The
-# broker of file handles is a process of its own and starts in a sandbox of its own.
+# ring and no thread (loop), the tables know no op, and the files that ask the host's kernel (host)
+# include no other storey. The broker of file handles is a process of its own and starts in a
+# sandbox of its own.
 STOREYS = {
     "loop": {"loop", "fs", "request", "tables", "host"},
     "fs": {"fs", "request", "tables", "broker", "host"},
@@ -35,9 +36,11 @@ STOREYS = {
     "sandbox": {"sandbox"},
 }
 WORKER_CSRC = PACKAGE / "worker" / "csrc"
-# What is in a worker must be trusted and stays resident once per worker.
+# A worker must not import these: each module in a worker must be trusted, and takes memory in each
+# worker.
 NOT_IN_WORKER = {"argparse", "pathlib", "psutil", "subprocess", "tomllib"}
-# What few starts need is imported where they do: each of these takes memory in every process.
+# Modules that only few starts need are imported by the functions that need them, because a module
+# takes memory in every process.
 FOR_FEW = {
     "difflib", "inspect", "logging", "psutil", "random", "shutil", "subprocess", "tempfile",
     "tomllib", "traceback",
@@ -118,7 +121,8 @@ def test_no_storey_of_the_worker_includes_one_above(path: Path) -> None:
 
 
 def test_no_units_of_the_worker_are_in_a_circle() -> None:
-    """A unit is a header with its .c file. The last row that goes is at the bottom."""
+    """A unit is a header with its .c file. Units that include no remaining unit are removed until
+    no unit is left: a circle would remain."""
     units: dict[str, set[str]] = {}
     for path in worker_c_files():
         units.setdefault(str(path.relative_to(WORKER_CSRC).with_suffix("")), set()).update(
@@ -140,8 +144,8 @@ def test_no_start_imports_what_few_need() -> None:
 
 
 def test_the_package_replaces_no_module_of_others() -> None:
-    """A program that imports vfsd, or any part of it, finds sys.modules as the import system made
-    it: each module has the file that its name stands for."""
+    """After an import of vfsd, or of any part of it, sys.modules is as the import system made it:
+    each module comes from the file that its name stands for."""
     code = """
 import importlib, pkgutil, sys, vfsd
 for module in pkgutil.walk_packages(vfsd.__path__, "vfsd."):
@@ -168,7 +172,8 @@ assert sys.modules["random"].__spec__ is not None
 
 
 def test_a_socket_listens_before_what_serves_is_imported() -> None:
-    """Modules are counted, not time: each takes about a third of a millisecond of CPU."""
+    """The test counts modules and not time. The import of a module takes about a third of a
+    millisecond of CPU."""
     bare, listening = (
         set(
             subprocess.run(
@@ -188,7 +193,8 @@ def test_a_socket_listens_before_what_serves_is_imported() -> None:
     ("module", "is_there"), [("vfsd.supervisor.serving", False), ("vfsd.worker.pool_start", True)]
 )
 def test_only_the_sandbox_has_libzmq(module: str, is_there: bool) -> None:
-    """What parses the bytes of a worker is ours, and Python: supervisor/worker_link.py."""
+    """Outside of the sandbox, the bytes of a worker are parsed by our own code, which is in Python:
+    supervisor/worker_link.py."""
     code = f"import sys, {module}; sys.exit(('zmq' in sys.modules) != {is_there})"
     assert subprocess.run([sys.executable, "-I", "-c", code], check=False).returncode == 0
 

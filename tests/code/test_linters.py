@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Formatting, lint, types and spelling are tests like any other."""
+"""Formatting, lint, types and spelling are checked like everything else, by tests."""
 
 import re
 import subprocess

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One name, one thing: a module or a public class of the package has a name that no other has."""
+"""Each name stands for one thing: no two modules or public classes of the package share a name."""
 
 import ast
 from collections import Counter
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[2] / "vfsd"
-# Each package has one of these; `python -m` and import statements want the names.
+# File names that Python prescribes for a package: several packages have them.
 OF_PYTHON = {"__init__", "__main__"}
 FILES = [path for path in PACKAGE.rglob("*.py") if path.stem not in OF_PYTHON]
 

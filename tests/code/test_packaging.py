@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sdist is the repository, and the wheel that is built from it is what runs, and no more.
+"""The sdist has the files of the repository, and the wheel that is built from the sdist has the
+files that are needed to run, and no others.
 
-Nothing is fetched: the build uses the setuptools and cffi of the tests, and the fresh environment
-sees the libraries of the tests through a .pth file, but not the package that is developed here.
+The tests download nothing. The build uses the setuptools and cffi of the tests. The fresh
+environment sees the libraries of the tests through a .pth file, but not the package in this tree.
 """
 
 import os
@@ -24,7 +25,7 @@ import vfsd
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 NAME: Final = f"vfsd-{vfsd.__version__}"
-MADE: Final = ("PKG-INFO", "setup.cfg", "vfsd.egg-info/")  # by setuptools, in an sdist
+MADE: Final = ("PKG-INFO", "setup.cfg", "vfsd.egg-info/")  # files that setuptools adds to an sdist
 LEFT_OVER: Final = ("vfsd/_native.pyi", "vfsd/_native.abi3.so", "vfsd/worker/left_over.o")
 DATA: Final = {
     "share/man/man1/vfsd.1",
@@ -34,19 +35,19 @@ DATA: Final = {
     "lib/systemd/system/virtiofsd@.service",
 }
 
-pytestmark = pytest.mark.timeout(900)  # the extension is compiled as it ships
+pytestmark = pytest.mark.timeout(900)  # compiles the extension with its release options
 
 
 @dataclass(frozen=True)
 class Built:
-    """What was built of a copy of the repository, which is in `tree`."""
+    """The sdist and the wheel of a copy of the repository, which is in `tree`."""
 
     tree: Path
     repository: set[str]
 
     @property
     def modules(self) -> set[str]:
-        """What of Python is installed."""
+        """The Python files that are installed."""
         code = {n for n in self.repository if n.startswith("vfsd/") and n.endswith(".py")}
         return code - {"vfsd/_native_build.py"}
 
@@ -61,7 +62,7 @@ def run(*argv: str | Path, cwd: Path) -> str:
 
 
 def repository() -> set[str]:
-    """The files of the repository; of an unpacked sdist, those that setuptools has not made."""
+    """The files of the repository. In an unpacked sdist: its files without those of setuptools."""
     if (ROOT / ".git").exists():
         names = run("git", "ls-files", "-z", cwd=ROOT).split("\0")
         return {name for name in names if name and (ROOT / name).is_file()}
@@ -114,7 +115,7 @@ def test_what_an_earlier_build_has_left_is_not_installed(built: Built, tmp_path:
 
 @pytest.fixture(scope="module")
 def installed(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fresh environment with the wheel."""
+    """A fresh environment in which the wheel is installed."""
     prefix = tmp_path_factory.mktemp("environment")
     venv.create(prefix, symlinks=True)
     python = prefix / "bin/python"

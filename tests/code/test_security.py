@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What SECURITY.md says of tests and modes is so; test_docs.py looks at its tables."""
+"""The statements of SECURITY.md about tests and modes are true; test_docs.py checks its tables."""
 
 import re
 from pathlib import Path
@@ -39,7 +39,7 @@ def test_loops_are_counted() -> None:
 
 
 def test_each_class_of_attack_is_tried_in_each_mode_of_root() -> None:
-    """Or the table says why a mode needs no try of its own."""
+    """An attack that is not tried in each mode has the reason in the table: `alike`."""
     rows = [line for line in PAGE.splitlines() if line.endswith(".py` |") and line.count("|") > 9]
     assert len(rows) == len(tables.ATTACKS)
     for attack, row in zip(tables.ATTACKS, rows, strict=True):
