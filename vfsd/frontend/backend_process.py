@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ends a back-end, and starts a virtiofsd for `vfsd mount --source`: on a temporary socket, and
-ended with the mount."""
+"""Ends a back-end, and starts a virtiofsd for `vfsd mount --source`, which listens on a temporary
+socket and ends with the mount."""
 
 import subprocess
 import sys
@@ -40,8 +40,8 @@ def own_backend(source: str, arguments: Sequence[str]) -> Iterator[Vmm]:
 
 
 def _connect(process: subprocess.Popen[bytes], path: str) -> Vmm:
-    """Connect as soon as the process listens. While the process lives, it may take any time to start
-    and to answer, since the speed of this host is not known."""
+    """Connect as soon as the process listens. While the process lives, it may take any time to
+    start and to answer, since the speed of this host is not known."""
     while True:
         try:
             return connect(path, None)

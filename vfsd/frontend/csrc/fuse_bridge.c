@@ -250,7 +250,7 @@ static int offer(struct bridge *b, const struct fuse_in_header *in)
 		.token = slot,
 	};
 	if (driver_ring_add(&b->ring, &chain) < 0)
-		return refuse(b, in, EIO); /* not for want of room: ring_has_room() */
+		return refuse(b, in, EIO); /* the caller has checked ring_has_room() */
 	b->free_count--;
 	b->requests++;
 	return 0;
