@@ -124,7 +124,7 @@ static inline void fd_use(struct bench *b, int fd, uint32_t of)
 	CHECK_EQUAL(__atomic_load_n(&b->fd_keys[fd], __ATOMIC_RELAXED), of);
 }
 
-/* As ops_open_repay does it. */
+/* As lending_repay does it. */
 static inline int repay_with_path(void *worker, uint32_t slot)
 {
 	struct open_file *file = file_table_at(repaid->files, slot);

@@ -51,7 +51,7 @@ __attribute__((used)) int test_op(struct fs *fs, struct request *r)
 }
 
 /* Nothing is lent here. */
-int ops_open_repay(void *context, uint32_t slot)
+int lending_repay(void *context, uint32_t slot)
 {
 	(void)context;
 	(void)slot;

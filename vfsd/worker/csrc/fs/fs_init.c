@@ -3,7 +3,7 @@
 
 #include "transport/csrc/clock.h"
 #include "worker/csrc/fs/file_capability.h"
-#include "worker/csrc/fs/ops_open.h"
+#include "worker/csrc/fs/lending.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -48,7 +48,7 @@ static void use_tables(struct fs *fs, const struct fs_config *config)
 	fs->files = config->files;
 	fs->marks_seen = inode_table_marks(fs->inodes) - 1; /* those of a worker that died, too */
 	reclaim_init(&fs->reclaim, fs->table, fs->slot);
-	fs->reclaim.repay = ops_open_repay;
+	fs->reclaim.repay = lending_repay;
 	fs->reclaim.repay_context = fs;
 	inode_table_adopt_retired(fs->inodes, &fs->reclaim);
 	file_table_adopt_retired(fs->files, &fs->reclaim);

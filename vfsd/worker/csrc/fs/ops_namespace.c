@@ -18,6 +18,7 @@
 #include "worker/csrc/fs/silly_rename.h"
 #include "worker/csrc/host/identity.h"
 #include "worker/csrc/host/proc_fd.h"
+#include "worker/csrc/host/watchdog.h"
 #include "worker/csrc/request/intent.h"
 
 #include <errno.h>

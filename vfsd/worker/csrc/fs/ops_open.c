@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * OPEN, CREATE, TMPFILE, OPENDIR; RELEASE, RELEASEDIR, FLUSH.
+ * OPEN, CREATE, TMPFILE, OPENDIR.
  *
  * The guest's flags are translated by an allow list: O_CREAT, O_PATH, O_TMPFILE and whatever comes
  * in future never reach open(2). O_APPEND is not passed on either, but remembered: each WRITE
@@ -12,9 +12,6 @@
  * closed: by then a temporary file is forgotten. The order in CREATE is: the file's slot is
  * published, then the inode refers to it; so an inode never borrows from a slot that a dead worker
  * did not finish.
- *
- * RELEASE is answered before the close, which may take long. What the guest may rely on at once
- * is done at once: locks are given up.
  */
 #include "worker/csrc/fs/entry.h"
 #include "worker/csrc/fs/file_capability.h"
@@ -24,18 +21,14 @@
 #include "worker/csrc/fs/mount_facts.h"
 #include "worker/csrc/fs/open_cache.h"
 #include "worker/csrc/fs/ops.h"
-#include "worker/csrc/fs/ops_lock.h"
-#include "worker/csrc/fs/ops_open.h"
 #include "worker/csrc/fs/requester.h"
 #include "worker/csrc/fs/set_id.h"
-#include "worker/csrc/fs/silly_rename.h"
 #include "worker/csrc/host/proc_fd.h"
 #include "worker/csrc/request/agreed.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
-#include <sys/file.h>
 #include <unistd.h>
 
 /* ---- flags ---- */
@@ -99,12 +92,6 @@ static void fill_open(const struct fs *fs, uint64_t fh, uint32_t open_flags,
 	*ret = (struct fuse_open_out){.fh = fh, .open_flags = open_flags};
 }
 
-/* Closing it changes nothing on the host that the guest would have to wait for. */
-static bool close_is_silent(const struct open_file *file)
-{
-	return file->flags & (FILE_NO_FLUSH | FILE_IS_DIR) || !(file->flags & FILE_WRITABLE);
-}
-
 /*
  * The guest may close what it has opened without a FLUSH where that does nothing. Linux >= 5.16
  * does so unless it caches writes; it then does not write back what a mapping has changed, either,
@@ -114,7 +101,7 @@ static bool close_is_silent(const struct open_file *file)
 static void fill_open_file(const struct fs *fs, const struct open_file *file, uint64_t fh,
 			   struct fuse_open_out *ret)
 {
-	bool no_flush = close_is_silent(file) && !fs->policy.posix_lock;
+	bool no_flush = open_file_close_is_silent(file) && !fs->policy.posix_lock;
 
 	fill_open(fs, fh, fs->policy.file_open_flags | (no_flush ? FOPEN_NOFLUSH : 0), ret);
 }
@@ -444,94 +431,4 @@ int op_create(struct fs *fs, struct request *r)
 int op_tmpfile(struct fs *fs, struct request *r)
 {
 	return create_op(fs, r, create_tmpfile);
-}
-
-/* ---- RELEASE ---- */
-
-static bool borrows(const struct inode *inode, uint32_t slot)
-{
-	return inode && __atomic_load_n(&inode->lender, __ATOMIC_ACQUIRE) == slot;
-}
-
-/* Hold the inode by a path of its own, or leave it the lent fd. A worker that dies in between
- * leaves keep_fd true to what the inode has, unless that is forgotten before the next one comes:
- * then the sweep closes the fd. */
-static void repay_with_path(struct fs *fs, struct open_file *file, uint32_t slot)
-{
-	char name[FD_NAME];
-	int fd = openat(fs->proc_self_fd, proc_fd_name(file->fd, name), O_PATH | O_CLOEXEC);
-
-	__atomic_store_n(&file->keep_fd, fd < 0, __ATOMIC_RELEASE);
-	if (inode_table_repay(fs->inodes, fs->slot, file->nodeid, slot, fd))
-		return;
-	__atomic_store_n(&file->keep_fd, 0, __ATOMIC_RELEASE);
-	if (fd >= 0) /* it was forgotten just now */
-		close(fd);
-}
-
-int ops_open_repay(void *context, uint32_t slot)
-{
-	struct fs *fs = context;
-	struct open_file *file = file_table_at(fs->files, slot);
-	const struct inode *inode = inode_table_get(fs->inodes, file->nodeid);
-	struct fhandle handle;
-
-	if (!borrows(inode, slot))
-		return file->keep_fd ? -1 : file->fd;
-	if (inode_fd_uses_handles(fs, inode->mnt_id) && !fhandle_get(file->fd, "", &handle))
-		inode_table_repay_handle(fs->inodes, fs->slot, file->nodeid, slot, &handle);
-	else
-		repay_with_path(fs, file, slot);
-	return file->keep_fd ? -1 : file->fd;
-}
-
-int op_release(struct fs *fs, struct request *r)
-{
-	const struct fuse_release_in *in = REQUEST_ARG(r, struct fuse_release_in);
-	struct open_file *file = file_table_get(fs->files, in->fh, r->in.nodeid);
-	bool is_silly;
-
-	if (!file || file->flags & FILE_LOCK_OWNER)
-		return 0;
-	if (file->flags & FILE_FLOCKED) {
-		flock(file->fd, LOCK_UN);
-		fs->gave_up_lock = true;
-	}
-	is_silly = !(file->flags & (FILE_NO_FLUSH | FILE_IS_DIR)) &&
-		   silly_rename_happened(fs, r->in.nodeid, file->fd);
-	file_table_release(fs->files, &fs->reclaim, file);
-	if (is_silly)
-		silly_rename_released(fs, r->in.nodeid);
-	return 0;
-}
-
-int op_releasedir(struct fs *fs, struct request *r)
-{
-	return op_release(fs, r);
-}
-
-/* ---- FLUSH ---- */
-
-static int run_flush(struct request *r)
-{
-	return close(r->fd) < 0 ? -errno : 0;
-}
-
-int op_flush(struct fs *fs, struct request *r)
-{
-	const struct fuse_flush_in *in = REQUEST_ARG(r, struct fuse_flush_in);
-	struct open_file *file = file_table_get(fs->files, in->fh, r->in.nodeid);
-
-	if (!file)
-		return -EBADF;
-	if (fs->policy.posix_lock)
-		ops_lock_drop_owner(fs, r->in.nodeid, in->lock_owner);
-	if (close_is_silent(file))
-		return 0;
-	r->fd = fcntl(file->fd, F_DUPFD_CLOEXEC, 3);
-	/* Without an fd to spare, what close() would have told is told by FSYNC or never. */
-	if (r->fd < 0)
-		return errno == EMFILE ? 0 : -errno;
-	r->holds_fd = true;
-	return request_defer(r, run_flush);
 }

@@ -20,6 +20,7 @@
 #include "worker/csrc/fs/set_id.h"
 #include "worker/csrc/host/identity.h"
 #include "worker/csrc/host/proc_fd.h"
+#include "worker/csrc/host/watchdog.h"
 #include "worker/csrc/request/agreed.h"
 
 #include <errno.h>

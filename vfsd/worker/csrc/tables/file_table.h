@@ -102,4 +102,10 @@ void file_table_adopt_retired(struct file_table *t, struct reclaim *reclaim);
 /* Close everything: the FUSE session ended. */
 void file_table_reset(struct file_table *t, struct reclaim *reclaim);
 
+/* Closing it changes nothing on the host that the guest would have to wait for. */
+static inline bool open_file_close_is_silent(const struct open_file *file)
+{
+	return file->flags & (FILE_NO_FLUSH | FILE_IS_DIR) || !(file->flags & FILE_WRITABLE);
+}
+
 #endif

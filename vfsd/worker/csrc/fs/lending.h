@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* PRIVATE: C only */
+#ifndef VFSD_LENDING_H
+#define VFSD_LENDING_H
+
+#include "worker/csrc/fs/fs.h"
+
+/* What the released file in `slot` owes to the inode that borrows its fd; see repay_fn. The context
+ * is struct fs. */
+repay_fn lending_repay;
+
+#endif
