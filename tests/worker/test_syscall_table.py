@@ -22,6 +22,7 @@ NOT_OPS: Final = {
     "CPU",
     "DAC_OVERRIDE",
     "ENOSYS",
+    "NFS",
     "FSETID",
     "SIGBUS",
     "SIGSTOP",
