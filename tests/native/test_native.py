@@ -36,6 +36,9 @@ VRING = (
     "transport/inflight",
 )
 TABLES = (
+    "worker/tables/inode_cache",
+    "worker/tables/inode_hash",
+    "worker/tables/inode_slots",
     "worker/tables/inode_table",
     "worker/fs/inode_fd",
     "worker/tables/mount_table",

@@ -58,46 +58,12 @@
 #include "worker/csrc/tables/inode_table.h"
 
 #include "worker/csrc/host/identity.h"
-#include "worker/csrc/host/mix.h"
-#include "worker/csrc/tables/owner_lock.h"
+#include "worker/csrc/tables/inode_hash.h"
+#include "worker/csrc/tables/inode_layout.h"
+#include "worker/csrc/tables/inode_slots.h"
 #include "worker/csrc/tables/table_count.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <string.h>
 #include <sys/stat.h>
-#include <time.h>
-#include <unistd.h>
-
-enum {
-	STRIPES = 1024,
-	ROOT_SLOT = 1,
-	ROOT_NODEID = 1,
-	FIRST_SLOT = 2,
-	RUN_BITS = 10,
-};
-
-/* Coarser than any clock that file systems take birth times from. */
-#define YOUNG_NS INT64_C(1000000000)
-
-struct inode_table {
-	uint32_t capacity;    /* slots */
-	uint32_t bucket_mask; /* buckets - 1 */
-	uint32_t next_unused; /* slots from here on were never used */
-	uint32_t free_head;
-	uint32_t free_lock;
-	uint32_t in_use;
-	uint32_t held;
-	uint32_t hand;	    /* of the clock */
-	uint64_t slots_at;  /* bytes from the head to slot 0 */
-	uint64_t cached_at; /* bytes from the head to the marks of blocks with cached fds */
-	uint64_t swept_at_ns;
-	uint32_t marks; /* counts the blocks that were marked */
-	uint32_t root_device;
-	struct mount_table mounts;
-	uint32_t stripes[STRIPES];
-	uint32_t buckets[];
-};
 
 static uint32_t bucket_count(uint32_t capacity)
 {
@@ -125,73 +91,6 @@ uint64_t inode_table_bytes(uint32_t capacity)
 	return slots_offset(capacity) + (uint64_t)capacity * sizeof(struct inode);
 }
 
-static struct inode *slot_at(const struct inode_table *t, uint32_t slot)
-{
-	return (struct inode *)((uint8_t *)t + t->slots_at) + slot;
-}
-
-static uint32_t slot_of(const struct inode_table *t, const struct inode *inode)
-{
-	return (uint32_t)(inode - slot_at(t, 0));
-}
-
-static uint8_t *mark_of(const struct inode_table *t, uint32_t block)
-{
-	return (uint8_t *)t + t->cached_at + block;
-}
-
-/* A directory of the share's own file system keeps its fd: one that a process of the guest works in
- * must not become stale when it is removed, and it takes no room worth speaking of. */
-static bool keeps_fd(const struct inode_table *t, const struct inode *inode)
-{
-	return S_ISDIR(inode->mode) && (uint32_t)inode->mnt_id == t->root_device;
-}
-
-/* This inode is about to own an fd, which is to be given up when it is not used. */
-static void note_cached(struct inode_table *t, const struct inode *inode)
-{
-	uint8_t *mark = mark_of(t, slot_of(t, inode) / INODE_BLOCK);
-
-	if (keeps_fd(t, inode) || __atomic_exchange_n(mark, 1, __ATOMIC_ACQ_REL))
-		return;
-	__atomic_add_fetch(&t->marks, 1, __ATOMIC_RELAXED);
-}
-
-/* The inode numbers of a directory's files are often dense: a run of them lies in neighbouring
- * buckets, which a listing finds in the cache. The runs are scattered. */
-static uint32_t bucket_of(const struct inode_table *t, struct inode_key key)
-{
-	uint64_t h = (key.ino >> RUN_BITS) + key.mnt_id * UINT64_C(0x9e3779b97f4a7c15);
-
-	return (uint32_t)(mix64(h) + key.ino) & t->bucket_mask;
-}
-
-static uint32_t *stripe_of(struct inode_table *t, uint32_t bucket)
-{
-	return &t->stripes[bucket % STRIPES];
-}
-
-/* Under the stripe's lock. */
-static struct inode *find(struct inode_table *t, uint32_t bucket, struct inode_key key)
-{
-	uint32_t slot = t->buckets[bucket];
-
-	while (slot) {
-		struct inode *inode = slot_at(t, slot);
-
-		if (inode_key_equal(inode_key_of(inode), key))
-			return inode;
-		slot = inode->next;
-	}
-	return NULL;
-}
-
-static void link_slot(struct inode_table *t, uint32_t bucket, struct inode *inode)
-{
-	inode->next = t->buckets[bucket];
-	__atomic_store_n(&t->buckets[bucket], slot_of(t, inode), __ATOMIC_RELEASE);
-}
-
 int inode_table_init(void *memory, uint32_t capacity, int root_fd)
 {
 	struct inode_table *t = memory;
@@ -213,7 +112,7 @@ int inode_table_init(void *memory, uint32_t capacity, int root_fd)
 	root->mode = (uint16_t)identity_key(&st).type;
 	root->fd = root_fd;
 	root->lookup_count = 1;
-	link_slot(t, bucket_of(t, inode_key_of(root)), root);
+	inode_hash_link(t, bucket_of(t, inode_key_of(root)), root);
 	mount_table_init(&t->mounts, inode_key_mount_id(inode_key_of(root)));
 	return 0;
 }
@@ -254,7 +153,7 @@ struct inode *inode_table_acquire(struct inode_table *t, uint32_t worker, struct
 	struct inode *inode;
 
 	owner_lock(stripe_of(t, bucket), worker);
-	inode = find(t, bucket, key);
+	inode = inode_hash_find(t, bucket, key);
 	if (inode && !is_surely(inode, btime))
 		inode = NULL;
 	if (inode)
@@ -263,43 +162,10 @@ struct inode *inode_table_acquire(struct inode_table *t, uint32_t worker, struct
 	return inode;
 }
 
-static struct inode *take_free_slot(struct inode_table *t, uint32_t worker)
-{
-	struct inode *inode = NULL;
-
-	owner_lock(&t->free_lock, worker);
-	if (t->free_head) {
-		inode = slot_at(t, t->free_head);
-		__atomic_store_n(&t->free_head, inode->next, __ATOMIC_RELEASE);
-	} else if (t->next_unused < t->capacity) {
-		inode = slot_at(t, t->next_unused);
-		__atomic_store_n(&t->next_unused, t->next_unused + 1, __ATOMIC_RELEASE);
-	}
-	owner_unlock(&t->free_lock);
-	return inode;
-}
-
-static void free_slot(void *table, struct reclaim *reclaim, uint32_t slot)
-{
-	struct inode_table *t = table;
-	struct inode *inode = slot_at(t, slot);
-	uint32_t mount_id = inode_key_mount_id(inode_key_of(inode));
-
-	inode->fd = -1;
-	inode->retired_by = 0;
-	if (mount_id != t->mounts.root_id)
-		mount_table_leave(&t->mounts, reclaim, mount_id);
-	owner_lock(&t->free_lock, reclaim->slot);
-	inode->next = t->free_head;
-	__atomic_store_n(&t->free_head, slot, __ATOMIC_RELEASE);
-	owner_unlock(&t->free_lock);
-	__atomic_sub_fetch(&t->in_use, 1, __ATOMIC_RELAXED);
-}
-
 static struct inode *enter(struct inode_table *t, uint32_t worker, uint32_t bucket,
 			   const struct inode *values)
 {
-	struct inode *inode = take_free_slot(t, worker);
+	struct inode *inode = inode_slots_take(t, worker);
 
 	if (!inode)
 		return NULL;
@@ -320,21 +186,9 @@ static struct inode *enter(struct inode_table *t, uint32_t worker, uint32_t buck
 	inode->retired_by = 0;
 	__atomic_store_n(&inode->fd, values->fd, __ATOMIC_RELEASE);
 	__atomic_store_n(&inode->generation, inode->generation + 1, __ATOMIC_RELEASE);
-	link_slot(t, bucket, inode);
+	inode_hash_link(t, bucket, inode);
 	__atomic_add_fetch(&t->in_use, 1, __ATOMIC_RELAXED);
 	return inode;
-}
-
-/* Under the stripe's lock. */
-static void unlink_slot(struct inode_table *t, uint32_t bucket, struct inode *inode)
-{
-	uint32_t slot = slot_of(t, inode);
-	uint32_t *link = &t->buckets[bucket];
-
-	while (*link && *link != slot)
-		link = &slot_at(t, *link)->next;
-	if (*link)
-		__atomic_store_n(link, inode->next, __ATOMIC_RELEASE);
 }
 
 bool inode_table_knows(struct inode_table *t, uint32_t worker, struct inode_key key)
@@ -343,7 +197,7 @@ bool inode_table_knows(struct inode_table *t, uint32_t worker, struct inode_key 
 	bool known;
 
 	owner_lock(stripe_of(t, bucket), worker);
-	known = find(t, bucket, key) != NULL;
+	known = inode_hash_find(t, bucket, key) != NULL;
 	owner_unlock(stripe_of(t, bucket));
 	return known;
 }
@@ -367,11 +221,11 @@ struct inode *inode_table_insert(struct inode_table *t, uint32_t worker, struct 
 	struct inode *inode;
 
 	owner_lock(stripe_of(t, bucket), worker);
-	inode = find(t, bucket, key);
+	inode = inode_hash_find(t, bucket, key);
 	*ret_used_fd = !inode || is_only_handle(inode);
 	if (inode && is_only_handle(inode) &&
 	    (lender || inode->lender || !proof || !fhandle_equal(&inode->handle, proof))) {
-		unlink_slot(t, bucket, inode);
+		inode_hash_unlink(t, bucket, inode);
 		inode = NULL;
 	}
 	if (inode) {
@@ -394,14 +248,6 @@ struct inode *inode_table_insert(struct inode_table *t, uint32_t worker, struct 
 	return inode;
 }
 
-static bool is_young(int64_t btime)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_REALTIME, &now);
-	return btime > (int64_t)now.tv_sec * 1000000000 + now.tv_nsec - YOUNG_NS;
-}
-
 struct inode *inode_table_insert_handle(struct inode_table *t, uint32_t worker,
 					struct inode_key key, int64_t btime,
 					const struct fhandle *handle)
@@ -417,9 +263,9 @@ struct inode *inode_table_insert_handle(struct inode_table *t, uint32_t worker,
 	struct inode *inode;
 
 	owner_lock(stripe_of(t, bucket), worker);
-	inode = find(t, bucket, key);
+	inode = inode_hash_find(t, bucket, key);
 	if (inode && inode->handle.len && !fhandle_equal(&inode->handle, handle)) {
-		unlink_slot(t, bucket, inode);
+		inode_hash_unlink(t, bucket, inode);
 		inode = NULL;
 	}
 	if (inode) {
@@ -431,237 +277,6 @@ struct inode *inode_table_insert_handle(struct inode_table *t, uint32_t worker,
 	}
 	owner_unlock(stripe_of(t, bucket));
 	return inode;
-}
-
-/* ---- cached fds ---- */
-
-static void retire_fd(struct reclaim *reclaim, int fd)
-{
-	if (fd >= 0)
-		reclaim_retire(reclaim, (struct retired){.fd = fd});
-}
-
-int inode_table_cache_fd(struct inode_table *t, struct reclaim *reclaim, const struct inode *inode,
-			 int fd)
-{
-	struct inode *own = slot_at(t, slot_of(t, inode));
-	uint32_t generation = __atomic_load_n(&own->generation, __ATOMIC_ACQUIRE);
-	uint32_t *stripe = stripe_of(t, bucket_of(t, inode_key_of(own)));
-	int use = fd;
-
-	owner_lock(stripe, reclaim->slot);
-	if (generation & 1 && own->generation == generation) {
-		if (own->fd >= 0) {
-			use = own->fd;
-		} else if (!own->lender) { /* else: repaid by half, and whoever did that died */
-			note_cached(t, own);
-			own->is_readable = 0;
-			__atomic_store_n(&own->fd, fd, __ATOMIC_RELEASE);
-			__atomic_add_fetch(&t->held, 1, __ATOMIC_RELAXED);
-			fd = -1;
-		}
-	}
-	owner_unlock(stripe);
-	retire_fd(reclaim, fd);
-	return use;
-}
-
-/* With the stripe of this cached inode locked. Return: the fd that it had, or -1. */
-static int take_cached(struct inode_table *t, struct inode *inode)
-{
-	int fd = inode->fd;
-
-	if (!(inode->generation & 1) || !inode->handle.len || inode->lender || fd < 0)
-		return -1;
-	inode->is_readable = 0;
-	__atomic_store_n(&inode->fd, -1, __ATOMIC_RELEASE);
-	__atomic_sub_fetch(&t->held, 1, __ATOMIC_RELAXED);
-	return fd;
-}
-
-static int lock_and_take_cached(struct inode_table *t, uint32_t worker, struct inode *inode)
-{
-	uint32_t *stripe = stripe_of(t, bucket_of(t, inode_key_of(inode)));
-	int fd;
-
-	owner_lock(stripe, worker);
-	fd = take_cached(t, inode);
-	owner_unlock(stripe);
-	return fd;
-}
-
-/* Under the stripe's lock: put another fd into the place of the one that the inode owns, if it has
- * one. Return: that one, or -1. */
-static int replace_fd(struct inode_table *t, struct inode *inode, int fd, bool is_readable)
-{
-	int old = inode->fd;
-
-	note_cached(t, inode);
-	if (old < 0)
-		__atomic_add_fetch(&t->held, 1, __ATOMIC_RELAXED);
-	inode->is_readable = 0;
-	__atomic_store_n(&inode->fd, fd, __ATOMIC_RELEASE);
-	__atomic_store_n(&inode->is_readable, is_readable, __ATOMIC_RELEASE);
-	return old;
-}
-
-void inode_table_cache_readable(struct inode_table *t, struct reclaim *reclaim,
-				const struct inode *inode, int fd)
-{
-	struct inode *own = slot_at(t, slot_of(t, inode));
-	uint32_t *stripe = stripe_of(t, bucket_of(t, inode_key_of(own)));
-	int old = fd;
-
-	owner_lock(stripe, reclaim->slot);
-	if (own->generation & 1 && !own->lender && !own->is_readable &&
-	    (own->fd >= 0 || own->handle.len))
-		old = replace_fd(t, own, fd, true);
-	owner_unlock(stripe);
-	retire_fd(reclaim, old);
-}
-
-int inode_table_readable_fd(struct inode_table *t, uint32_t worker, const struct inode *inode)
-{
-	uint32_t *stripe = stripe_of(t, bucket_of(t, inode_key_of(inode)));
-	int fd;
-
-	if (!__atomic_load_n(&inode->is_readable, __ATOMIC_RELAXED))
-		return -1;
-	owner_lock(stripe, worker);
-	fd = inode->is_readable ? inode->fd : -1;
-	owner_unlock(stripe);
-	return fd;
-}
-
-void inode_table_drop_readable(struct inode_table *t, struct reclaim *reclaim, uint64_t nodeid,
-			       int path_fd)
-{
-	struct inode *inode = inode_table_get(t, nodeid);
-	uint32_t *stripe;
-	int old = -1;
-
-	if (!inode) {
-		retire_fd(reclaim, path_fd);
-		return;
-	}
-	stripe = stripe_of(t, bucket_of(t, inode_key_of(inode)));
-	owner_lock(stripe, reclaim->slot);
-	if (inode->generation == (uint32_t)(nodeid >> 32) && inode->is_readable) {
-		old = take_cached(t, inode);
-		if (old < 0 && path_fd >= 0) {
-			old = replace_fd(t, inode, path_fd, false);
-			path_fd = -1;
-		}
-	}
-	owner_unlock(stripe);
-	retire_fd(reclaim, old);
-	retire_fd(reclaim, path_fd);
-}
-
-/* Give an inode that has none its handle, under the stripe's lock. What says that it is there comes
- * last. */
-static void set_handle(struct inode *inode, int64_t btime, const struct fhandle *handle)
-{
-	inode->btime = btime;
-	inode->is_young = !btime || is_young(btime);
-	inode->handle.type = handle->type;
-	inode->handle.mac = handle->mac;
-	memcpy(inode->handle.bytes, handle->bytes, sizeof(handle->bytes));
-	__atomic_store_n(&inode->handle.len, handle->len, __ATOMIC_RELEASE);
-	inode_table_note_checked(inode);
-}
-
-static bool owns_fd(const struct inode *inode)
-{
-	return __atomic_load_n(&inode->generation, __ATOMIC_ACQUIRE) & 1 &&
-	       __atomic_load_n(&inode->fd, __ATOMIC_RELAXED) >= 0 &&
-	       !__atomic_load_n(&inode->lender, __ATOMIC_RELAXED);
-}
-
-struct inode *inode_table_next_idle(struct inode_table *t)
-{
-	uint32_t end = __atomic_load_n(&t->next_unused, __ATOMIC_ACQUIRE);
-	uint32_t at = __atomic_fetch_add(&t->hand, 1, __ATOMIC_RELAXED) % end;
-	struct inode *inode = slot_at(t, at);
-
-	if (at < FIRST_SLOT || !owns_fd(inode))
-		return NULL;
-	return __atomic_exchange_n(&inode->used, 0, __ATOMIC_RELAXED) ? NULL : inode;
-}
-
-uint32_t inode_table_marks(const struct inode_table *t)
-{
-	return __atomic_load_n(&t->marks, __ATOMIC_RELAXED);
-}
-
-bool inode_table_begin_sweep(struct inode_table *t, uint64_t now_ns, uint64_t pause_ns)
-{
-	uint64_t last = __atomic_load_n(&t->swept_at_ns, __ATOMIC_RELAXED);
-
-	if (now_ns < last + pause_ns)
-		return false;
-	return __atomic_compare_exchange_n(&t->swept_at_ns, &last, now_ns, false, __ATOMIC_RELAXED,
-					   __ATOMIC_RELAXED);
-}
-
-static uint32_t blocks_used(const struct inode_table *t)
-{
-	return __atomic_load_n(&t->next_unused, __ATOMIC_ACQUIRE) / INODE_BLOCK + 1;
-}
-
-bool inode_table_is_marked(const struct inode_table *t)
-{
-	return memchr(mark_of(t, 0), 1, blocks_used(t));
-}
-
-bool inode_table_take_mark(struct inode_table *t, uint32_t *block)
-{
-	uint32_t end = blocks_used(t);
-
-	for (; *block < end; ++*block)
-		if (*mark_of(t, *block) &&
-		    __atomic_exchange_n(mark_of(t, *block), 0, __ATOMIC_ACQ_REL))
-			return true;
-	return false;
-}
-
-struct inode *inode_table_idle_at(struct inode_table *t, uint32_t block, uint32_t place)
-{
-	uint32_t at = block * INODE_BLOCK + place;
-	struct inode *inode = slot_at(t, at);
-
-	if (at < FIRST_SLOT || at >= t->capacity || !owns_fd(inode) || keeps_fd(t, inode))
-		return NULL;
-	if (!__atomic_exchange_n(&inode->used, 0, __ATOMIC_RELAXED))
-		return inode;
-	note_cached(t, inode);
-	return NULL;
-}
-
-void inode_table_give_handle(struct inode_table *t, uint32_t worker, struct inode *inode,
-			     uint32_t generation, int fd, int64_t btime,
-			     const struct fhandle *handle)
-{
-	uint32_t *stripe = stripe_of(t, bucket_of(t, inode_key_of(inode)));
-
-	owner_lock(stripe, worker);
-	if (generation & 1 && inode->generation == generation && inode->fd == fd &&
-	    !inode->lender && !inode->handle.len)
-		set_handle(inode, btime, handle);
-	owner_unlock(stripe);
-}
-
-bool inode_table_drop_fd(struct inode_table *t, struct reclaim *reclaim, struct inode *inode)
-{
-	int fd = lock_and_take_cached(t, reclaim->slot, inode);
-
-	retire_fd(reclaim, fd);
-	return fd >= 0;
-}
-
-uint64_t inode_table_held(const struct inode_table *t)
-{
-	return table_count(&t->held) + table_count(&t->mounts.held);
 }
 
 /* ---- mounts ---- */
@@ -684,7 +299,7 @@ static void retire(struct inode_table *t, struct reclaim *reclaim, struct inode 
 		__atomic_sub_fetch(&t->held, 1, __ATOMIC_RELAXED);
 	reclaim_retire(reclaim, (struct retired){.fd = inode->lender ? -1 : inode->fd,
 						 .slot = slot_of(t, inode),
-						 .free_slot = free_slot,
+						 .free_slot = inode_slots_free,
 						 .table = t});
 }
 
@@ -692,7 +307,7 @@ static void retire(struct inode_table *t, struct reclaim *reclaim, struct inode 
 static void take_out(struct inode_table *t, uint32_t worker, uint32_t bucket, struct inode *inode)
 {
 	__atomic_store_n(&inode->retired_by, (uint8_t)(worker + 1), __ATOMIC_RELEASE);
-	unlink_slot(t, bucket, inode);
+	inode_hash_unlink(t, bucket, inode);
 	__atomic_store_n(&inode->generation, inode->generation + 1, __ATOMIC_RELEASE);
 }
 
@@ -738,59 +353,6 @@ void inode_table_forget(struct inode_table *t, struct reclaim *reclaim, uint64_t
 		return;
 	if (leave(t, reclaim->slot, inode, (uint32_t)(nodeid >> 32)))
 		retire(t, reclaim, inode);
-}
-
-/* The inode with its stripe locked, if it borrows from this lender; else NULL, nothing is locked.
- */
-static struct inode *lock_borrower(struct inode_table *t, uint32_t worker, uint64_t nodeid,
-				   uint32_t lender)
-{
-	struct inode *inode = inode_table_get(t, nodeid);
-	uint32_t *stripe;
-
-	if (!inode)
-		return NULL;
-	stripe = stripe_of(t, bucket_of(t, inode_key_of(inode)));
-	owner_lock(stripe, worker);
-	if (inode->generation == (uint32_t)(nodeid >> 32) && inode->lender == lender)
-		return inode;
-	owner_unlock(stripe);
-	return NULL;
-}
-
-/* What was borrowed is repaid; unlocks what lock_borrower() locked. */
-static void unlock_borrower(struct inode_table *t, struct inode *inode)
-{
-	__atomic_store_n(&inode->lender, 0, __ATOMIC_RELEASE);
-	owner_unlock(stripe_of(t, bucket_of(t, inode_key_of(inode))));
-}
-
-bool inode_table_repay(struct inode_table *t, uint32_t worker, uint64_t nodeid, uint32_t lender,
-		       int path_fd)
-{
-	struct inode *inode = lock_borrower(t, worker, nodeid, lender);
-
-	if (!inode)
-		return false;
-	note_cached(t, inode);
-	if (path_fd >= 0)
-		__atomic_store_n(&inode->fd, path_fd, __ATOMIC_RELEASE);
-	__atomic_add_fetch(&t->held, 1, __ATOMIC_RELAXED);
-	unlock_borrower(t, inode);
-	return true;
-}
-
-bool inode_table_repay_handle(struct inode_table *t, uint32_t worker, uint64_t nodeid,
-			      uint32_t lender, const struct fhandle *handle)
-{
-	struct inode *inode = lock_borrower(t, worker, nodeid, lender);
-
-	if (!inode)
-		return false;
-	set_handle(inode, 0, handle);
-	__atomic_store_n(&inode->fd, -1, __ATOMIC_RELEASE);
-	unlock_borrower(t, inode);
-	return true;
 }
 
 void inode_table_reset(struct inode_table *t, struct reclaim *reclaim)
