@@ -2,7 +2,9 @@
 #include "tables.h"
 
 enum {
-	INODES = 8, /* slot 0 is none, 1 the root */
+	INODES = 8, /* the root is one */
+	FIRST = 14, /* slot after the root's */
+	SECOND = 27,
 	FILES = 8,
 	ROOM = 64,
 };
@@ -97,16 +99,18 @@ static void test_forgetting_too_much(void)
 static void test_nodeids_that_were_never_given(void)
 {
 	static const uint64_t wrong[] = {0,
-					 2,
+					 FIRST,
 					 1 | UINT64_C(1) << 32,
-					 2 | UINT64_C(3) << 32,
-					 3 | UINT64_C(1) << 32,
-					 INODES | UINT64_C(1) << 32,
+					 FIRST | UINT64_C(3) << 32,
+					 (FIRST + 1) | UINT64_C(1) << 32, /* within a slot */
+					 SECOND | UINT64_C(1) << 32,
+					 (1 + 13 * INODES) | UINT64_C(1) << 32,
+					 (1 + 512) | UINT64_C(1) << 32,
 					 UINT32_MAX | UINT64_C(1) << 32,
 					 UINT64_MAX};
 
 	begin();
-	CHECK(lookup(&b, 0, 5) == (2 | UINT64_C(1) << 32));
+	CHECK(lookup(&b, 0, 5) == (FIRST | UINT64_C(1) << 32));
 	for (uint32_t i = 0; i < sizeof(wrong) / sizeof(*wrong); i++) {
 		CHECK(!inode_table_get(b.inodes, wrong[i]));
 		forget(&b, 0, wrong[i], 1);
@@ -134,7 +138,7 @@ static void test_a_full_table(void)
 	uint64_t nodeids[INODES];
 
 	begin();
-	for (uint32_t i = 2; i < INODES; i++)
+	for (uint32_t i = 1; i < INODES; i++)
 		CHECK((nodeids[i] = lookup(&b, 0, i)));
 	CHECK(!lookup(&b, 0, 100));
 	CHECK_EQUAL(lookup(&b, 0, 3), nodeids[3]); /* the known ones are still known */
@@ -148,7 +152,7 @@ static void test_a_full_table(void)
 static void test_reset(void)
 {
 	begin();
-	for (uint32_t i = 2; i < INODES; i++)
+	for (uint32_t i = 1; i < INODES; i++)
 		for (uint32_t j = 0; j < i; j++)
 			CHECK(lookup(&b, 0, i));
 	inode_table_reset(b.inodes, &b.reclaims[0]);
@@ -475,9 +479,8 @@ static void test_the_clock_spares_what_was_used(void)
 	inode = inode_table_get(b.inodes, nodeid);
 	inode_table_touch(inode);
 	for (int round = 0; round < 2; round++)
-		for (uint64_t i = 0; i <= (uint32_t)nodeid; i++)
-			CHECK_EQUAL(inode_table_next_idle(b.inodes) == inode,
-				    round && i == (uint32_t)nodeid);
+		for (uint32_t place = 0; place < INODE_BLOCK; place++)
+			CHECK_EQUAL(inode_table_next_idle(b.inodes) == inode, round && place == 1);
 	forget(&b, 0, nodeid, 1);
 	quiesce(&b, 0);
 	end();

@@ -82,7 +82,7 @@ static void check_tables(uint32_t lost_max)
 		CHECK(count < INODES);
 		slots[count++] = (uint32_t)nodeid;
 	}
-	CHECK(count + lost_max >= INODES - 2);
+	CHECK(count + lost_max >= INODES - 1);
 	for (count = 0;;) {
 		struct open_file *file = file_table_reserve(b.files, OTHER);
 

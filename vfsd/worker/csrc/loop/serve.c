@@ -74,8 +74,8 @@ int serve(struct worker *w)
 		if (reason)
 			break;
 		reclaim_quiescent(&w->fs.reclaim);
-		inode_trim(&w->fs);
 		closing_begin_if_due(w);
+		inode_trim(&w->fs); /* after that: slots become free there */
 		if (!done)
 			poll_wait(w);
 	}

@@ -19,7 +19,7 @@ int inode_table_cache_fd(struct inode_table *t, struct reclaim *reclaim, const s
 {
 	struct inode *own = slot_at(t, slot_of(t, inode));
 	uint32_t generation = __atomic_load_n(&own->generation, __ATOMIC_ACQUIRE);
-	uint32_t *stripe = stripe_of(t, bucket_of(t, inode_key_of(own)));
+	uint32_t *stripe = stripe_of(t, hash_of(inode_key_of(own)));
 	int use = fd;
 
 	owner_lock(stripe, reclaim->slot);
@@ -54,7 +54,7 @@ static int take_cached(struct inode_table *t, struct inode *inode)
 
 static int lock_and_take_cached(struct inode_table *t, uint32_t worker, struct inode *inode)
 {
-	uint32_t *stripe = stripe_of(t, bucket_of(t, inode_key_of(inode)));
+	uint32_t *stripe = stripe_of(t, hash_of(inode_key_of(inode)));
 	int fd;
 
 	owner_lock(stripe, worker);
@@ -82,7 +82,7 @@ void inode_table_cache_readable(struct inode_table *t, struct reclaim *reclaim,
 				const struct inode *inode, int fd)
 {
 	struct inode *own = slot_at(t, slot_of(t, inode));
-	uint32_t *stripe = stripe_of(t, bucket_of(t, inode_key_of(own)));
+	uint32_t *stripe = stripe_of(t, hash_of(inode_key_of(own)));
 	int old = fd;
 
 	owner_lock(stripe, reclaim->slot);
@@ -95,7 +95,7 @@ void inode_table_cache_readable(struct inode_table *t, struct reclaim *reclaim,
 
 int inode_table_readable_fd(struct inode_table *t, uint32_t worker, const struct inode *inode)
 {
-	uint32_t *stripe = stripe_of(t, bucket_of(t, inode_key_of(inode)));
+	uint32_t *stripe = stripe_of(t, hash_of(inode_key_of(inode)));
 	int fd;
 
 	if (!__atomic_load_n(&inode->is_readable, __ATOMIC_RELAXED))
@@ -117,7 +117,7 @@ void inode_table_drop_readable(struct inode_table *t, struct reclaim *reclaim, u
 		retire_fd(reclaim, path_fd);
 		return;
 	}
-	stripe = stripe_of(t, bucket_of(t, inode_key_of(inode)));
+	stripe = stripe_of(t, hash_of(inode_key_of(inode)));
 	owner_lock(stripe, reclaim->slot);
 	if (inode->generation == (uint32_t)(nodeid >> 32) && inode->is_readable) {
 		old = take_cached(t, inode);
@@ -146,11 +146,12 @@ static void set_handle(struct inode *inode, int64_t btime, const struct fhandle 
 
 struct inode *inode_table_next_idle(struct inode_table *t)
 {
-	uint32_t end = __atomic_load_n(&t->next_unused, __ATOMIC_ACQUIRE);
-	uint32_t at = __atomic_fetch_add(&t->hand, 1, __ATOMIC_RELAXED) % end;
-	struct inode *inode = slot_at(t, at);
+	uint32_t at = __atomic_fetch_add(&t->hand, 1, __ATOMIC_RELAXED);
+	uint32_t block = at / INODE_BLOCK % blocks_used(t), place = at % INODE_BLOCK;
+	uint32_t slot = slot_in(block, place);
+	struct inode *inode = slot_at(t, slot);
 
-	if (at < FIRST_SLOT || !owns_fd(inode))
+	if (!is_taken(t, slot) || !owns_fd(inode))
 		return NULL;
 	return __atomic_exchange_n(&inode->used, 0, __ATOMIC_RELAXED) ? NULL : inode;
 }
@@ -168,11 +169,6 @@ bool inode_table_begin_sweep(struct inode_table *t, uint64_t now_ns, uint64_t pa
 		return false;
 	return __atomic_compare_exchange_n(&t->swept_at_ns, &last, now_ns, false, __ATOMIC_RELAXED,
 					   __ATOMIC_RELAXED);
-}
-
-static uint32_t blocks_used(const struct inode_table *t)
-{
-	return __atomic_load_n(&t->next_unused, __ATOMIC_ACQUIRE) / INODE_BLOCK + 1;
 }
 
 bool inode_table_is_marked(const struct inode_table *t)
@@ -193,10 +189,10 @@ bool inode_table_take_mark(struct inode_table *t, uint32_t *block)
 
 struct inode *inode_table_idle_at(struct inode_table *t, uint32_t block, uint32_t place)
 {
-	uint32_t at = block * INODE_BLOCK + place;
-	struct inode *inode = slot_at(t, at);
+	uint32_t slot = slot_in(block, place);
+	struct inode *inode = slot_at(t, slot);
 
-	if (at < FIRST_SLOT || at >= t->capacity || !owns_fd(inode) || keeps_fd(t, inode))
+	if (!is_taken(t, slot) || !owns_fd(inode) || keeps_fd(t, inode))
 		return NULL;
 	if (!__atomic_exchange_n(&inode->used, 0, __ATOMIC_RELAXED))
 		return inode;
@@ -208,7 +204,7 @@ void inode_table_give_handle(struct inode_table *t, uint32_t worker, struct inod
 			     uint32_t generation, int fd, int64_t btime,
 			     const struct fhandle *handle)
 {
-	uint32_t *stripe = stripe_of(t, bucket_of(t, inode_key_of(inode)));
+	uint32_t *stripe = stripe_of(t, hash_of(inode_key_of(inode)));
 
 	owner_lock(stripe, worker);
 	if (generation & 1 && inode->generation == generation && inode->fd == fd &&
@@ -242,7 +238,7 @@ static struct inode *lock_borrower(struct inode_table *t, uint32_t worker, uint6
 
 	if (!inode)
 		return NULL;
-	stripe = stripe_of(t, bucket_of(t, inode_key_of(inode)));
+	stripe = stripe_of(t, hash_of(inode_key_of(inode)));
 	owner_lock(stripe, worker);
 	if (inode->generation == (uint32_t)(nodeid >> 32) && inode->lender == lender)
 		return inode;
@@ -254,7 +250,7 @@ static struct inode *lock_borrower(struct inode_table *t, uint32_t worker, uint6
 static void unlock_borrower(struct inode_table *t, struct inode *inode)
 {
 	__atomic_store_n(&inode->lender, 0, __ATOMIC_RELEASE);
-	owner_unlock(stripe_of(t, bucket_of(t, inode_key_of(inode))));
+	owner_unlock(stripe_of(t, hash_of(inode_key_of(inode))));
 }
 
 bool inode_table_repay(struct inode_table *t, uint32_t worker, uint64_t nodeid, uint32_t lender,

@@ -5,14 +5,16 @@
  * Purpose. nodeid -> host file for every queue's worker, in one memfd, without a lock or a counted
  * reference on the way from nodeid to fd.
  *
- * Layout. A header, hash buckets (slot numbers), slots. A nodeid is slot | generation << 32. The
- * generation of a slot in use is odd; it grows by one when the slot is taken and when it is given
- * up, so a stale nodeid never matches. The root is slot 1 and always nodeid 1. Slot 0 is "none".
+ * Layout. A header, the heads of hash chains (inode_hash.c), what is known of blocks, blocks of
+ * slots (inode_slots.c). The segment is as large as the table may ever be and takes the memory of
+ * what is in use. A nodeid is slot | generation << 32. The generation of a slot in use is odd; it
+ * grows by one when the slot is taken and when it is given up, so a stale nodeid never matches. The
+ * root is slot 1 and always nodeid 1. Slot 0 is "none".
  *
- * Readers (inode_table_get) compare the generation and use the slot until their next quiescent
- * point; reclaim.h says why that is safe. A slot's key does not change while it is in use; its fd
- * does only from a borrowed or cached one to another of the same file or to none, and the old one
- * is closed only after a quiescent point of everybody.
+ * Readers (inode_table_get) look whether the slot is taken, compare the generation and use the slot
+ * until their next quiescent point; reclaim.h says why that is safe. A slot's key does not change
+ * while it is in use; its fd does only from a borrowed or cached one to another of the same file or
+ * to none, and the old one is closed only after a quiescent point of everybody.
  *
  * Writers hold the owner_lock of the key's stripe. lookup_count is raised only under that lock, so
  * FORGET that brings it to zero can decide under the lock that the inode leaves.
@@ -43,8 +45,8 @@
  * is closed goes through reclaim.h like everything else.
  *
  * Death of a worker at any store:
- * - insert: the slot is filled, then published by one store (bucket head). Before it the slot and
- *   the fd are leaked: the fd is found by the pool's sweep, the slot is lost (104 bytes).
+ * - insert: the slot is filled, then published by one store (head of its chain). Before it the slot
+ * and the fd are leaked: the fd is found by the pool's sweep, the slot is lost (104 bytes).
  * - forget: one store unlinks the slot, the next makes the generation even, with retired_by set
  *   before. The next worker in that slot of the worker table finds what was retired and not freed
  *   (inode_table_adopt_retired).
@@ -53,7 +55,7 @@
  *   `lender` is done again by whoever takes the lender over; until then nothing is cached.
  * - a handle that is set later: its length, then is_checked, are stored last; without them there is
  *   none. The fd goes after that, by one store.
- * - the free list: each push and pop ends with one store of its head.
+ * - chains and free slots: see inode_hash.c and inode_slots.c.
  */
 #include "worker/csrc/tables/inode_table.h"
 
@@ -65,30 +67,38 @@
 
 #include <sys/stat.h>
 
-static uint32_t bucket_count(uint32_t capacity)
-{
-	uint32_t count = STRIPES;
+enum {
+	CACHE_LINE = 64,
+};
 
-	while (count < capacity && count < UINT32_C(1) << 31)
-		count *= 2;
-	return count;
+static uint64_t add_part(uint64_t *at, uint64_t bytes, uint64_t align)
+{
+	uint64_t begin = (*at + align - 1) / align * align;
+
+	*at = begin + bytes;
+	return begin;
 }
 
-static uint64_t cached_offset(uint32_t capacity)
+/* What is given back by pages begins one. */
+static struct inode_parts lay_out(uint32_t capacity)
 {
-	return sizeof(struct inode_table) + (uint64_t)bucket_count(capacity) * sizeof(uint32_t);
-}
+	uint32_t blocks = inode_slots_blocks(capacity);
+	struct inode_parts parts = {.end = ROWS_AT};
 
-static uint64_t slots_offset(uint32_t capacity)
-{
-	uint64_t bytes = cached_offset(capacity) + capacity / INODE_BLOCK + 1;
-
-	return (bytes + 63) & ~UINT64_C(63);
+	add_part(&parts.end, inode_hash_bytes(capacity), GRANULE);
+	parts.marks = add_part(&parts.end, blocks, CACHE_LINE);
+	parts.blocks =
+		add_part(&parts.end, (uint64_t)blocks * sizeof(struct inode_block), CACHE_LINE);
+	for (unsigned int level = 0; level < BLOCK_LEVELS; level++)
+		parts.open[level] =
+			add_part(&parts.end, inode_slots_level_bytes(blocks, level), CACHE_LINE);
+	parts.slots = add_part(&parts.end, (uint64_t)blocks * BLOCK_BYTES, GRANULE) - SLOT_BYTES;
+	return parts;
 }
 
 uint64_t inode_table_bytes(uint32_t capacity)
 {
-	return slots_offset(capacity) + (uint64_t)capacity * sizeof(struct inode);
+	return lay_out(capacity).end;
 }
 
 int inode_table_init(void *memory, uint32_t capacity, int root_fd)
@@ -100,11 +110,9 @@ int inode_table_init(void *memory, uint32_t capacity, int root_fd)
 
 	if (err)
 		return err;
-	t->capacity = capacity;
-	t->bucket_mask = bucket_count(capacity) - 1;
-	t->cached_at = cached_offset(capacity);
-	t->slots_at = slots_offset(capacity);
-	t->next_unused = FIRST_SLOT;
+	t->at = lay_out(capacity);
+	inode_slots_init(t, capacity);
+	inode_hash_init(t, capacity);
 	t->root_device = inode_key_device(identity_key(&st));
 	root = slot_at(t, ROOT_SLOT);
 	root->ino = identity_key(&st).ino;
@@ -112,7 +120,7 @@ int inode_table_init(void *memory, uint32_t capacity, int root_fd)
 	root->mode = (uint16_t)identity_key(&st).type;
 	root->fd = root_fd;
 	root->lookup_count = 1;
-	inode_hash_link(t, bucket_of(t, inode_key_of(root)), root);
+	inode_hash_link(t, hash_of(inode_key_of(root)), root);
 	mount_table_init(&t->mounts, inode_key_mount_id(inode_key_of(root)));
 	return 0;
 }
@@ -122,9 +130,9 @@ struct inode *inode_table_get(struct inode_table *t, uint64_t nodeid)
 	uint32_t slot = (uint32_t)nodeid, generation = (uint32_t)(nodeid >> 32);
 	struct inode *inode;
 
-	if (nodeid == ROOT_NODEID)
+	if (nodeid == ROOT_SLOT)
 		return slot_at(t, ROOT_SLOT);
-	if (slot < FIRST_SLOT || slot >= t->capacity || !(generation & 1))
+	if (!(generation & 1) || !is_taken(t, slot))
 		return NULL;
 	inode = slot_at(t, slot);
 	if (__atomic_load_n(&inode->generation, __ATOMIC_ACQUIRE) != generation)
@@ -149,20 +157,20 @@ static bool is_surely(const struct inode *inode, int64_t btime)
 struct inode *inode_table_acquire(struct inode_table *t, uint32_t worker, struct inode_key key,
 				  int64_t btime)
 {
-	uint32_t bucket = bucket_of(t, key);
+	uint64_t hash = hash_of(key);
 	struct inode *inode;
 
-	owner_lock(stripe_of(t, bucket), worker);
-	inode = inode_hash_find(t, bucket, key);
+	owner_lock(stripe_of(t, hash), worker);
+	inode = inode_hash_find(t, hash, key);
 	if (inode && !is_surely(inode, btime))
 		inode = NULL;
 	if (inode)
 		__atomic_add_fetch(&inode->lookup_count, 1, __ATOMIC_RELAXED);
-	owner_unlock(stripe_of(t, bucket));
+	owner_unlock(stripe_of(t, hash));
 	return inode;
 }
 
-static struct inode *enter(struct inode_table *t, uint32_t worker, uint32_t bucket,
+static struct inode *enter(struct inode_table *t, uint32_t worker, uint64_t hash,
 			   const struct inode *values)
 {
 	struct inode *inode = inode_slots_take(t, worker);
@@ -186,19 +194,20 @@ static struct inode *enter(struct inode_table *t, uint32_t worker, uint32_t buck
 	inode->retired_by = 0;
 	__atomic_store_n(&inode->fd, values->fd, __ATOMIC_RELEASE);
 	__atomic_store_n(&inode->generation, inode->generation + 1, __ATOMIC_RELEASE);
-	inode_hash_link(t, bucket, inode);
+	inode_hash_link(t, hash, inode);
+	inode_hash_linked(t, worker, hash);
 	__atomic_add_fetch(&t->in_use, 1, __ATOMIC_RELAXED);
 	return inode;
 }
 
 bool inode_table_knows(struct inode_table *t, uint32_t worker, struct inode_key key)
 {
-	uint32_t bucket = bucket_of(t, key);
+	uint64_t hash = hash_of(key);
 	bool known;
 
-	owner_lock(stripe_of(t, bucket), worker);
-	known = inode_hash_find(t, bucket, key) != NULL;
-	owner_unlock(stripe_of(t, bucket));
+	owner_lock(stripe_of(t, hash), worker);
+	known = inode_hash_find(t, hash, key) != NULL;
+	owner_unlock(stripe_of(t, hash));
 	return known;
 }
 
@@ -217,15 +226,15 @@ struct inode *inode_table_insert(struct inode_table *t, uint32_t worker, struct 
 			       .mode = (uint16_t)key.type,
 			       .fd = fd,
 			       .lender = lender};
-	uint32_t bucket = bucket_of(t, key);
+	uint64_t hash = hash_of(key);
 	struct inode *inode;
 
-	owner_lock(stripe_of(t, bucket), worker);
-	inode = inode_hash_find(t, bucket, key);
+	owner_lock(stripe_of(t, hash), worker);
+	inode = inode_hash_find(t, hash, key);
 	*ret_used_fd = !inode || is_only_handle(inode);
 	if (inode && is_only_handle(inode) &&
 	    (lender || inode->lender || !proof || !fhandle_equal(&inode->handle, proof))) {
-		inode_hash_unlink(t, bucket, inode);
+		inode_hash_unlink(t, hash, inode);
 		inode = NULL;
 	}
 	if (inode) {
@@ -236,9 +245,9 @@ struct inode *inode_table_insert(struct inode_table *t, uint32_t worker, struct 
 		}
 		__atomic_add_fetch(&inode->lookup_count, 1, __ATOMIC_RELAXED);
 	} else {
-		inode = enter(t, worker, bucket, &values);
+		inode = enter(t, worker, hash, &values);
 	}
-	owner_unlock(stripe_of(t, bucket));
+	owner_unlock(stripe_of(t, hash));
 	if (!inode)
 		*ret_used_fd = false;
 	if (*ret_used_fd && !lender) {
@@ -259,13 +268,13 @@ struct inode *inode_table_insert_handle(struct inode_table *t, uint32_t worker,
 			       .btime = btime,
 			       .is_young = is_young(btime),
 			       .handle = *handle};
-	uint32_t bucket = bucket_of(t, key);
+	uint64_t hash = hash_of(key);
 	struct inode *inode;
 
-	owner_lock(stripe_of(t, bucket), worker);
-	inode = inode_hash_find(t, bucket, key);
+	owner_lock(stripe_of(t, hash), worker);
+	inode = inode_hash_find(t, hash, key);
 	if (inode && inode->handle.len && !fhandle_equal(&inode->handle, handle)) {
-		inode_hash_unlink(t, bucket, inode);
+		inode_hash_unlink(t, hash, inode);
 		inode = NULL;
 	}
 	if (inode) {
@@ -273,9 +282,9 @@ struct inode *inode_table_insert_handle(struct inode_table *t, uint32_t worker,
 		inode->is_young = values.is_young;
 		__atomic_add_fetch(&inode->lookup_count, 1, __ATOMIC_RELAXED);
 	} else {
-		inode = enter(t, worker, bucket, &values);
+		inode = enter(t, worker, hash, &values);
 	}
-	owner_unlock(stripe_of(t, bucket));
+	owner_unlock(stripe_of(t, hash));
 	return inode;
 }
 
@@ -304,26 +313,26 @@ static void retire(struct inode_table *t, struct reclaim *reclaim, struct inode 
 }
 
 /* Under the stripe's lock, of an inode that nobody looks at any more. */
-static void take_out(struct inode_table *t, uint32_t worker, uint32_t bucket, struct inode *inode)
+static void take_out(struct inode_table *t, uint32_t worker, uint64_t hash, struct inode *inode)
 {
 	__atomic_store_n(&inode->retired_by, (uint8_t)(worker + 1), __ATOMIC_RELEASE);
-	inode_hash_unlink(t, bucket, inode);
+	inode_hash_unlink(t, hash, inode);
 	__atomic_store_n(&inode->generation, inode->generation + 1, __ATOMIC_RELEASE);
 }
 
 /* Take the inode out if nobody looks at it any more. Return: true if this call did. */
 static bool leave(struct inode_table *t, uint32_t worker, struct inode *inode, uint32_t generation)
 {
-	uint32_t bucket = bucket_of(t, inode_key_of(inode));
+	uint64_t hash = hash_of(inode_key_of(inode));
 	bool left = false;
 
-	owner_lock(stripe_of(t, bucket), worker);
+	owner_lock(stripe_of(t, hash), worker);
 	if (inode->generation == generation &&
 	    !__atomic_load_n(&inode->lookup_count, __ATOMIC_ACQUIRE)) {
-		take_out(t, worker, bucket, inode);
+		take_out(t, worker, hash, inode);
 		left = true;
 	}
-	owner_unlock(stripe_of(t, bucket));
+	owner_unlock(stripe_of(t, hash));
 	return left;
 }
 
@@ -346,7 +355,7 @@ void inode_table_forget(struct inode_table *t, struct reclaim *reclaim, uint64_t
 {
 	struct inode *inode;
 
-	if (nodeid == ROOT_NODEID)
+	if (nodeid == ROOT_SLOT)
 		return;
 	inode = inode_table_get(t, nodeid);
 	if (!inode || take_lookups(inode, count))
@@ -357,9 +366,7 @@ void inode_table_forget(struct inode_table *t, struct reclaim *reclaim, uint64_t
 
 void inode_table_reset(struct inode_table *t, struct reclaim *reclaim)
 {
-	uint32_t end = __atomic_load_n(&t->next_unused, __ATOMIC_ACQUIRE);
-
-	for (uint32_t slot = FIRST_SLOT; slot < end; slot++) {
+	for (uint32_t slot = ROOT_SLOT; (slot = inode_slots_after(t, slot));) {
 		struct inode *inode = slot_at(t, slot);
 
 		if (__atomic_load_n(&inode->generation, __ATOMIC_ACQUIRE) & 1)
@@ -375,27 +382,25 @@ void inode_table_reset(struct inode_table *t, struct reclaim *reclaim)
  */
 static bool adopt(struct inode_table *t, uint32_t worker, struct inode *inode)
 {
-	uint32_t bucket = bucket_of(t, inode_key_of(inode));
+	uint64_t hash = hash_of(inode_key_of(inode));
 	bool ours;
 
-	owner_lock(stripe_of(t, bucket), worker);
+	owner_lock(stripe_of(t, hash), worker);
 	ours = __atomic_load_n(&inode->retired_by, __ATOMIC_RELAXED) == worker + 1;
 	if (ours && inode->generation & 1) {
 		ours = !__atomic_load_n(&inode->lookup_count, __ATOMIC_ACQUIRE);
 		if (ours)
-			take_out(t, worker, bucket, inode);
+			take_out(t, worker, hash, inode);
 		else
 			__atomic_store_n(&inode->retired_by, 0, __ATOMIC_RELAXED);
 	}
-	owner_unlock(stripe_of(t, bucket));
+	owner_unlock(stripe_of(t, hash));
 	return ours;
 }
 
 void inode_table_adopt_retired(struct inode_table *t, struct reclaim *reclaim)
 {
-	uint32_t end = __atomic_load_n(&t->next_unused, __ATOMIC_ACQUIRE);
-
-	for (uint32_t slot = FIRST_SLOT; slot < end; slot++) {
+	for (uint32_t slot = ROOT_SLOT; (slot = inode_slots_after(t, slot));) {
 		struct inode *inode = slot_at(t, slot);
 
 		if (__atomic_load_n(&inode->retired_by, __ATOMIC_RELAXED) == reclaim->slot + 1 &&
@@ -404,6 +409,7 @@ void inode_table_adopt_retired(struct inode_table *t, struct reclaim *reclaim)
 		else if (owns_fd(inode)) /* the mark may have been taken by one who died */
 			note_cached(t, inode);
 	}
+	inode_slots_adopt(t, reclaim->slot);
 	mount_table_adopt_retired(&t->mounts, reclaim);
 }
 
@@ -413,8 +419,7 @@ void inode_table_bury(void *memory, uint32_t slot)
 
 	owner_lock_bury(&t->free_lock, slot);
 	mount_table_bury(&t->mounts, slot);
-	for (uint32_t i = 0; i < STRIPES; i++)
-		owner_lock_bury(&t->stripes[i], slot);
+	inode_hash_bury(t, slot);
 }
 
 uint64_t inode_table_fds(const void *memory, int32_t *ret, uint64_t room)
@@ -422,7 +427,7 @@ uint64_t inode_table_fds(const void *memory, int32_t *ret, uint64_t room)
 	const struct inode_table *t = memory;
 	uint64_t count = 0;
 
-	for (uint32_t slot = ROOT_SLOT; slot < t->next_unused; slot++) {
+	for (uint32_t slot = ROOT_SLOT; slot; slot = inode_slots_after(t, slot)) {
 		const struct inode *inode = slot_at(t, slot);
 		bool holds = inode->generation & 1 || inode->retired_by || slot == ROOT_SLOT;
 

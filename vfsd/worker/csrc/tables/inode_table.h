@@ -105,13 +105,23 @@ struct inode *inode_table_next_idle(struct inode_table *t);
  * within `pause_ns` of the last time.
  */
 enum {
-	INODE_BLOCK = 64,
+	INODE_BLOCK = 39, /* as many as fit a page of 4 KiB */
 };
 uint32_t inode_table_marks(const struct inode_table *t);
 bool inode_table_begin_sweep(struct inode_table *t, uint64_t now_ns, uint64_t pause_ns);
 bool inode_table_is_marked(const struct inode_table *t);
 bool inode_table_take_mark(struct inode_table *t, uint32_t *block);
 struct inode *inode_table_idle_at(struct inode_table *t, uint32_t block, uint32_t place);
+
+/* A block is marked, too, when nothing is in use there any more. Is that so, and has it memory that
+ * can be given back? */
+bool inode_table_is_empty(const struct inode_table *t, uint32_t block);
+/* Give the memory of this block and of those that follow it back, up to one where something is in
+ * use. Return: how many blocks that were. */
+uint32_t inode_table_give_back(struct inode_table *t, uint32_t worker, uint32_t block);
+/* Give memory of hash chains back, if far fewer inodes are known than there are. Return: is there
+ * more? */
+bool inode_table_shrink(struct inode_table *t, uint32_t worker);
 
 /* `handle` is of the file that `fd` is: the inode that was seen with this generation and fd, and no
  * handle, has that handle from now on. `btime`: ns, 0: unknown. */
