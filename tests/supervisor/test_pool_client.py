@@ -61,7 +61,7 @@ def test_only_a_living_pools_workers_are_killed(
     log = LogCollector("test", "off", stderr_sink)
     relay = StderrRelay(loop, log, os.open(os.devnull, os.O_RDONLY))
     device = create_segment("vfsd-device", DEVICE_BYTES)
-    pool = PoolClient(loop, launcher, ours, Segments.create(device), [], relay)
+    pool = PoolClient(loop, launcher, ours, Segments.create(device, 1 << 20), [], relay)
     pool.pid = process.pid
     pool.watch(_pidfd_of_somebody_dead() if is_pool_dead else os.pidfd_open(process.pid))
     pool.kill()

@@ -72,9 +72,7 @@ class Backend:
         """Start a pool; OperatorError says why it cannot."""
         device, options = context.device, context.options
         device.reset(options.request_queues + 1)
-        pool = PoolClient.start(
-            context.loop, context.log, context.launcher, options.workers, device.fd
-        )
+        pool = PoolClient.start(context.loop, context.log, context.launcher, options, device.fd)
         return cls(context, pool)
 
     @classmethod

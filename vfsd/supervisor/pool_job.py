@@ -5,7 +5,7 @@ from dataclasses import fields
 
 from vfsd.supervisor.option_values import FOR_EVER
 from vfsd.supervisor.options import Options, cache_timeout
-from vfsd.supervisor.segments import FILE_CAPACITY, INODE_CAPACITY
+from vfsd.supervisor.segments import FILE_CAPACITY
 from vfsd.transport.job import Filesystem, Job, JobFds, encode
 from vfsd.transport.option_types import Switches
 from vfsd.transport.shared_memory import create_blob
@@ -31,7 +31,7 @@ def create_job(name: str, options: Options, supervisor: int, fds: JobFds) -> int
         uid_map=options.uid_map,
         gid_map=options.gid_map,
         queue_cpus=options.queue_cpus,
-        inode_capacity=INODE_CAPACITY,
+        inode_capacity=options.inode_limit + 1,
         file_capacity=FILE_CAPACITY,
         fs=filesystem(options),
         fds=fds,

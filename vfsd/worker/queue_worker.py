@@ -73,6 +73,17 @@ def _line_of(refusal: Any) -> str:
     )
 
 
+FULLNESS: Final = {
+    lib.INODES_MANY: "the guest knows four fifths of the {most} files that it may know at a time",
+    lib.INODES_FULL: "the guest knows {most} files, as many as it may know at a time, and gets"
+    " ENFILE for others until it forgets some",
+}
+HOW_FULLNESS_IS_SET: Final = (
+    "; that number is the smaller of --inode-limit and what the memory of the host and of the"
+    " control group allows"
+)
+
+
 class QueueWorker:
     """The Python half of a worker."""
 
@@ -162,6 +173,10 @@ class QueueWorker:
         refusal = ffi.new("struct refusal *")
         if lib.worker_take_refusal(self._worker, refusal):
             self._log.warn(_line_of(refusal))
+        fullness = lib.worker_take_fullness(self._worker)
+        if fullness:
+            most = self._place.job.inode_capacity - 1
+            self._log.warn(FULLNESS[fullness].format(most=most) + HOW_FULLNESS_IS_SET)
 
     def _obey(self) -> None:
         """Take in commands until there are no more."""

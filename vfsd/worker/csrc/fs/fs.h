@@ -91,6 +91,7 @@ struct fs {
 	uint64_t now_ns;	/* the latest reading of the clock, by whoever runs the ops */
 	bool gave_up_lock;	/* an op did, or ended a wait: what waits here is tried at once */
 	struct refusal refusal; /* the first one */
+	uint32_t fullness;	/* enum inode_fullness that Python is to log; INODES_FEW: nothing */
 };
 
 /* Is there a refusal that Python has not logged yet? */

@@ -216,6 +216,8 @@ void inode_trim(struct fs *fs)
 {
 	uint64_t wanted = fs->policy.file_handles == FILE_HANDLES_NEVER ? 0 : excess(fs);
 
+	if (__builtin_expect(inode_table_fullness(fs->inodes), 0))
+		(void)!inode_table_take_fullness(fs->inodes, fs->now_ns, &fs->fullness);
 	if (wanted && fs->now_ns >= fs->trim_at_ns)
 		trim(fs, wanted);
 	if (fs->sweep_at_ns && fs->now_ns >= fs->sweep_at_ns)

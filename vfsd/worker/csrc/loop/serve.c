@@ -41,7 +41,7 @@ enum {
 
 static bool control_wanted(struct worker *w)
 {
-	if (w->control_ready || fs_has_refusal(&w->fs) ||
+	if (w->control_ready || fs_has_refusal(&w->fs) || w->fs.fullness ||
 	    device_state_generation(w->device) != w->adopted->generation)
 		return true;
 	if (w->fs.now_ns - w->control_at_ns < CONTROL_NS)

@@ -71,7 +71,10 @@ struct inode_table {
 	uint32_t free_lock;
 	uint32_t in_use;
 	uint32_t held;
-	uint32_t hand;	  /* of the clock */
+	uint32_t hand;	   /* of the clock */
+	uint32_t fullness; /* enum inode_fullness, to be reported */
+	uint32_t reported; /* the same, lately */
+	uint64_t reported_at_ns;
 	uint64_t missing; /* places of the last block that do not exist */
 	struct inode_parts at;
 	uint64_t swept_at_ns;

@@ -71,6 +71,8 @@ enum {
 	CACHE_LINE = 64,
 };
 
+#define REPORT_PAUSE_NS (UINT64_C(60) * 1000000000)
+
 static uint64_t add_part(uint64_t *at, uint64_t bytes, uint64_t align)
 {
 	uint64_t begin = (*at + align - 1) / align * align;
@@ -438,6 +440,27 @@ uint64_t inode_table_fds(const void *memory, int32_t *ret, uint64_t room)
 		count++;
 	}
 	return mount_table_fds(&t->mounts, ret, room, count);
+}
+
+uint32_t inode_table_fullness(const struct inode_table *t)
+{
+	return __atomic_load_n(&t->fullness, __ATOMIC_RELAXED);
+}
+
+bool inode_table_take_fullness(struct inode_table *t, uint64_t now_ns, uint32_t *ret)
+{
+	uint64_t last = __atomic_load_n(&t->reported_at_ns, __ATOMIC_RELAXED);
+
+	*ret = inode_table_fullness(t);
+	if (*ret <= __atomic_load_n(&t->reported, __ATOMIC_RELAXED) &&
+	    now_ns < last + REPORT_PAUSE_NS)
+		return false;
+	if (!__atomic_compare_exchange_n(&t->reported_at_ns, &last, now_ns, false, __ATOMIC_RELAXED,
+					 __ATOMIC_RELAXED))
+		return false;
+	__atomic_store_n(&t->reported, *ret, __ATOMIC_RELAXED);
+	__atomic_store_n(&t->fullness, INODES_FEW, __ATOMIC_RELAXED);
+	return *ret != INODES_FEW;
 }
 
 uint64_t inode_table_count(const void *memory)

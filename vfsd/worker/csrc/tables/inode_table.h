@@ -123,6 +123,12 @@ uint32_t inode_table_give_back(struct inode_table *t, uint32_t worker, uint32_t 
  * more? */
 bool inode_table_shrink(struct inode_table *t, uint32_t worker);
 
+/* enum inode_fullness, of what has come up since it was reported; INODES_FEW: nothing. */
+uint32_t inode_table_fullness(const struct inode_table *t);
+/* Is it to be reported now, and by this worker? *ret is what. Not within a minute of the last time,
+ * if that was the same. */
+bool inode_table_take_fullness(struct inode_table *t, uint64_t now_ns, uint32_t *ret);
+
 /* `handle` is of the file that `fd` is: the inode that was seen with this generation and fd, and no
  * handle, has that handle from now on. `btime`: ns, 0: unknown. */
 void inode_table_give_handle(struct inode_table *t, uint32_t worker, struct inode *inode,
