@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tables.h"
 
+#include <sys/mman.h>
+
 enum {
 	INODES = 8, /* the root is one */
 	FIRST = 14, /* slot after the root's */
@@ -147,6 +149,78 @@ static void test_a_full_table(void)
 	CHECK(lookup(&b, 0, 100));
 	CHECK(!lookup(&b, 0, 101));
 	end();
+}
+
+/* Pages of the table that are there. */
+static uint64_t pages_of(struct inode_table *t, uint32_t capacity)
+{
+	uint64_t pages = inode_table_bytes(capacity) / 4096, count = 0;
+	uint8_t *present = malloc(pages);
+
+	CHECK(present && !mincore(t, pages * 4096, present));
+	for (uint64_t i = 0; i < pages; i++)
+		count += present[i] & 1;
+	free(present);
+	return count;
+}
+
+/* As inode_trim.c does it. */
+static void give_back(void)
+{
+	for (uint32_t block = 0; inode_table_take_mark(b.inodes, &block); block++)
+		if (inode_table_is_empty(b.inodes, block))
+			inode_table_give_back(b.inodes, 0, block);
+	while (inode_table_shrink(b.inodes, 0))
+		;
+}
+
+static uint64_t look_up_all(uint64_t *nodeids, uint32_t count)
+{
+	uint64_t largest = 0;
+
+	for (uint32_t i = 0; i < count; i++) {
+		nodeids[i] = lookup(&b, 0, i * 7919 + 1); /* no two are of one run of numbers */
+		CHECK(nodeids[i]);
+		if (nodeids[i] > largest)
+			largest = nodeids[i];
+	}
+	for (uint32_t i = 0; i < count; i++)
+		CHECK_EQUAL(lookup(&b, 0, i * 7919 + 1), nodeids[i]);
+	return largest;
+}
+
+/* More than 2^20; every page but a few is given back; and no nodeid is given out twice. */
+static void test_a_large_table(void)
+{
+	enum {
+		MANY = 1500 * 1000,
+		CAPACITY = 1 << 24,
+	};
+	uint64_t *nodeids = malloc(MANY * sizeof(*nodeids)), before, full, generation = 0;
+
+	CHECK(nodeids);
+	bench_init(&b, CAPACITY, FILES);
+	reclaim_quiescent(&b.reclaims[0]);
+	before = pages_of(b.inodes, CAPACITY);
+	for (int round = 0; round < 2; round++) {
+		CHECK(look_up_all(nodeids, MANY) >> 32 == generation + 1);
+		full = pages_of(b.inodes, CAPACITY) - before;
+		CHECK(full * 4096 / MANY <= 112);
+		for (uint32_t i = 0; i < MANY; i++) {
+			forget(&b, 0, nodeids[i], 2);
+			if (i % 1000 == 0)
+				quiesce(&b, 0);
+		}
+		for (int i = 0; i < MANY / 64; i++)
+			quiesce(&b, 0);
+		CHECK_EQUAL(inode_table_count(b.inodes), 0);
+		give_back();
+		CHECK(pages_of(b.inodes, CAPACITY) - before < full / 100);
+		CHECK(!inode_table_get(b.inodes, nodeids[MANY - 1]));
+		generation += 2;
+	}
+	free(nodeids);
+	bench_end(&b);
 }
 
 static void test_reset(void)
@@ -907,6 +981,7 @@ int main(void)
 	RUN(test_nodeids_that_were_never_given);
 	RUN(test_the_root_stays);
 	RUN(test_a_full_table);
+	RUN(test_a_large_table);
 	RUN(test_reset);
 	RUN(test_listing_fds);
 	RUN(test_repaid_before_it_is_closed);

@@ -6,6 +6,8 @@
  */
 #include "tables.h"
 
+#include "worker/csrc/tables/inode_layout.h"
+
 #include <signal.h>
 #include <sys/ptrace.h>
 #include <sys/prctl.h>
@@ -443,6 +445,74 @@ static void test_death_after_each_store(void)
 	die_after_each_store(prepare_held_by_readable, run_drop_readable_for_path, 3);
 }
 
+/* ---- hash chains that change ---- */
+
+enum {
+	ROOMY = 20 * 1024, /* inodes, which may have twice ROWS_MIN rows */
+	CHAINED = 24,
+	STEPS_MAX = 700, /* the change is over by then */
+};
+
+static uint32_t chained[CHAINED];
+static uint64_t chained_nodeids[CHAINED];
+
+/* Files of one stripe, of which each more that is looked up makes a chain split. */
+static void look_up_chained(uint32_t count)
+{
+	uint32_t found = 0;
+
+	__atomic_store_n(&b.inodes->rows, 2 * ROWS_MIN, __ATOMIC_RELEASE);
+	for (uint32_t number = 1; found < CHAINED; number++)
+		if (hash_of(key(number)) % STRIPES == 0)
+			chained[found++] = number;
+	for (uint32_t i = 0; i < count; i++)
+		chained_nodeids[i] = lookup(&b, OTHER, chained[i]);
+}
+
+static void run_split(void)
+{
+	lookup(&b, VICTIM, chained[CHAINED - 1]);
+}
+
+static void run_join(void)
+{
+	inode_table_shrink(b.inodes, VICTIM);
+}
+
+/* Each is found, once, and can leave. */
+static void check_chained(uint32_t count)
+{
+	for (uint32_t i = 0; i < count; i++) {
+		CHECK_EQUAL(lookup(&b, OTHER, chained[i]), chained_nodeids[i]);
+		forget(&b, OTHER, chained_nodeids[i], 2);
+		CHECK(!inode_table_knows(b.inodes, OTHER, key(chained[i])));
+	}
+}
+
+static void die_while_chains_change(action *run, uint32_t known, uint32_t rows)
+{
+	bool more = true;
+
+	for (uint64_t steps = 0; more && steps < STEPS_MAX; steps++) {
+		pid_t pid;
+
+		bench_init(&b, ROOMY, FILES);
+		look_up_chained(known);
+		CHECK_EQUAL(b.inodes->chains[0].end, rows * STRIPES);
+		more = run_steps(run, steps, &pid);
+		kill_child(pid);
+		bury(VICTIM);
+		check_chained(known);
+		bench_end(&b);
+	}
+}
+
+static void test_death_while_chains_change(void)
+{
+	die_while_chains_change(run_split, 5, ROWS_MIN + 5);
+	die_while_chains_change(run_join, CHAINED, 2 * ROWS_MIN);
+}
+
 /* ---- a worker that takes over, and another one that is faster ---- */
 
 /* The victim died in forget when it had only said so: the inode is still there. */
@@ -633,6 +703,7 @@ int main(void)
 {
 #ifdef __x86_64__
 	RUN(test_death_after_each_store);
+	RUN(test_death_while_chains_change);
 	RUN(test_taking_over_among_others);
 #endif
 	RUN(test_killed_at_random);
