@@ -57,6 +57,20 @@ def test_the_limit_is_an_errno_and_a_line(handles: str) -> None:
         wait_until(lambda: not refuses(guest, b"f%d" % LIMIT), 20, "there is room again")
 
 
+def test_too_few_fds_are_a_line_as_well() -> None:
+    with (
+        Daemon("--rlimit-nofile=300", "--inode-file-handles=never") as daemon,
+        Frontend(daemon.socket) as frontend,
+    ):
+        files_in(daemon.share, 400)
+        guest = Guest(frontend.setup(1))
+        guest.init()
+        listed = [e for e in guest.list(ROOT, plus=True) if e.name.startswith(b"f")]
+        assert len(listed) == 400
+        assert any(e.entry and not e.entry.nodeid for e in listed)
+        wait_until(lambda: lines(daemon, "--rlimit-nofile") == 1, 20, "a line")
+
+
 def table_bytes(daemon: Daemon) -> int:
     """Memory of the inode table."""
     for fd in Path(f"/proc/{daemon.titled('pool')[0]}/fd").iterdir():

@@ -7,6 +7,7 @@ workers, so a worker ends by _exit() or by a signal, and the pool closes what wa
 
 import errno
 import os
+import resource
 import signal
 import time
 from collections.abc import Callable
@@ -73,15 +74,18 @@ def _line_of(refusal: Any) -> str:
     )
 
 
-FULLNESS: Final = {
-    lib.INODES_MANY: "the guest knows four fifths of the {most} files that it may know at a time",
-    lib.INODES_FULL: "the guest knows {most} files, as many as it may know at a time, and gets"
-    " ENFILE for others until it forgets some",
-}
-HOW_FULLNESS_IS_SET: Final = (
+_INODES: Final = (
     "; that number is the smaller of --inode-limit and what the memory of the host and of the"
     " control group allows"
 )
+FULLNESS: Final = {
+    lib.INODES_MANY: "the guest knows four fifths of the {inodes} files that it may know at a time"
+    + _INODES,
+    lib.INODES_FULL: "the guest knows {inodes} files, as many as it may know at a time, and gets"
+    " ENFILE for others until it forgets some" + _INODES,
+    lib.INODES_WITHOUT_FD: "the guest gets ENFILE, as {fds} files may be open at a time and most of"
+    " them are; see --rlimit-nofile and --inode-file-handles",
+}
 
 
 class QueueWorker:
@@ -173,10 +177,10 @@ class QueueWorker:
         refusal = ffi.new("struct refusal *")
         if lib.worker_take_refusal(self._worker, refusal):
             self._log.warn(_line_of(refusal))
-        fullness = lib.worker_take_fullness(self._worker)
-        if fullness:
-            most = self._place.job.inode_capacity - 1
-            self._log.warn(FULLNESS[fullness].format(most=most) + HOW_FULLNESS_IS_SET)
+        if fullness := lib.worker_take_fullness(self._worker):
+            fds, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+            inodes = self._place.job.inode_capacity - 1
+            self._log.warn(FULLNESS[fullness].format(inodes=inodes, fds=fds))
 
     def _obey(self) -> None:
         """Take in commands until there are no more."""

@@ -362,7 +362,7 @@ int entry_reopen(struct fs *fs, const struct inode *inode, int flags)
 static bool gets_fd(const struct fs *fs, mode_t mode)
 {
 	return S_ISDIR(mode) && inode_table_held(fs->inodes) < fs->inode_fds_max &&
-	       !inode_fd_budget(fs);
+	       inode_fd_has_budget(fs);
 }
 
 static int open_to_enter(struct fs *fs, int dir_fd, const char *name)
@@ -488,7 +488,7 @@ int entry_lookup(struct fs *fs, const struct inode *parent, const char *name,
 	if (dir_fd < 0)
 		return dir_fd;
 	if (fs->new_names >= NEW_NAMES_WORTH && fs->policy.file_handles < FILE_HANDLES_PREFER &&
-	    !inode_fd_budget(fs))
+	    inode_fd_has_budget(fs))
 		return lookup_guessed_new(fs, parent, dir_fd, name, ret);
 	err = identity_stat_name(dir_fd, name, &st);
 	if (err)

@@ -104,7 +104,7 @@ static uint64_t closed_fds(const struct fs *fs)
 /* May closing what was given up help? The tables are below their limit then. */
 static bool is_worth_a_wait(const struct fs *fs)
 {
-	return !inode_fd_budget(fs) && inode_fd_unclosed(fs) &&
+	return inode_fd_has_budget(fs) && inode_fd_unclosed(fs) &&
 	       fs->futile_wait != closed_fds(fs) + 1;
 }
 
@@ -165,7 +165,7 @@ bool inode_fd_is_scarce(const struct fs *fs)
 {
 	uint64_t held = inode_table_held(fs->inodes);
 
-	if (inode_fd_budget(fs))
+	if (!inode_fd_has_budget(fs))
 		return true;
 	return held >= fs->inode_fds_max &&
 	       held + inode_fd_unclosed(fs) >= (fs->inode_fds_max + fs->fds_max) / 2;
@@ -256,9 +256,15 @@ void inode_fd_note_mount(struct fs *fs, uint64_t mnt_id, int dir_fd)
 		close(fd);
 }
 
+bool inode_fd_has_budget(const struct fs *fs)
+{
+	return inode_table_held(fs->inodes) + file_table_count(fs->files) < fs->fds_max;
+}
+
 int inode_fd_budget(const struct fs *fs)
 {
-	uint64_t used = inode_table_held(fs->inodes) + file_table_count(fs->files);
-
-	return used < fs->fds_max ? 0 : -ENFILE;
+	if (inode_fd_has_budget(fs))
+		return 0;
+	inode_table_note_fullness(fs->inodes, INODES_WITHOUT_FD);
+	return -ENFILE;
 }

@@ -40,8 +40,10 @@ bool inode_fd_is_new_mount(const struct fs *fs, uint64_t mnt_id);
 /* Find that out by a directory of the mount, whose inode is known. */
 void inode_fd_note_mount(struct fs *fs, uint64_t mnt_id, int dir_fd);
 
-/* Is there an fd to spare for one more inode or file? Else -ENFILE for the request at hand, so that
- * the daemon itself always has some. */
+/* Is there an fd to spare for one more inode or file? The daemon itself always has some. */
+bool inode_fd_has_budget(const struct fs *fs);
+/* The same for a request that cannot do without: else -ENFILE for the guest, and a line in the log.
+ */
 int inode_fd_budget(const struct fs *fs) must_check;
 
 #endif

@@ -120,12 +120,6 @@ static uint32_t find_shown(struct inode_table *t)
 	return block;
 }
 
-static void note_fullness(struct inode_table *t, uint32_t fullness)
-{
-	if (fullness > __atomic_load_n(&t->fullness, __ATOMIC_RELAXED))
-		__atomic_store_n(&t->fullness, fullness, __ATOMIC_RELAXED);
-}
-
 /* The lowest block with a free slot becomes t->lowest. Return: false if there is none. Apart, since
  * the block that was found before is good for many slots. */
 static __attribute__((noinline)) bool find_lowest(struct inode_table *t)
@@ -134,7 +128,7 @@ static __attribute__((noinline)) bool find_lowest(struct inode_table *t)
 		uint32_t block = find_shown(t);
 
 		if (block == NO_BLOCK && t->blocks_used == t->block_count) {
-			note_fullness(t, INODES_FULL);
+			inode_table_note_fullness(t, INODES_FULL);
 			return false;
 		}
 		if (block == NO_BLOCK) {
@@ -146,7 +140,7 @@ static __attribute__((noinline)) bool find_lowest(struct inode_table *t)
 		if (block_at(t, block)->used != BLOCK_FULL && !block_at(t, block)->closed_by) {
 			t->lowest = block;
 			if (block >= t->block_count / 5 * 4 + 1)
-				note_fullness(t, INODES_MANY);
+				inode_table_note_fullness(t, INODES_MANY);
 			return true;
 		}
 		hide(t, block);

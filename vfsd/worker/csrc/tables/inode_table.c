@@ -442,6 +442,12 @@ uint64_t inode_table_fds(const void *memory, int32_t *ret, uint64_t room)
 	return mount_table_fds(&t->mounts, ret, room, count);
 }
 
+void inode_table_note_fullness(struct inode_table *t, uint32_t fullness)
+{
+	if (fullness > inode_table_fullness(t))
+		__atomic_store_n(&t->fullness, fullness, __ATOMIC_RELAXED);
+}
+
 uint32_t inode_table_fullness(const struct inode_table *t)
 {
 	return __atomic_load_n(&t->fullness, __ATOMIC_RELAXED);

@@ -123,6 +123,7 @@ uint32_t inode_table_give_back(struct inode_table *t, uint32_t worker, uint32_t 
  * more? */
 bool inode_table_shrink(struct inode_table *t, uint32_t worker);
 
+void inode_table_note_fullness(struct inode_table *t, uint32_t fullness);
 /* enum inode_fullness, of what has come up since it was reported; INODES_FEW: nothing. */
 uint32_t inode_table_fullness(const struct inode_table *t);
 /* Is it to be reported now, and by this worker? *ret is what. Not within a minute of the last time,

@@ -38,8 +38,9 @@ uint64_t file_table_fds(const void *memory, int32_t *ret, uint64_t room);
 /* How near the guest is to the most inodes that it may know. */
 enum inode_fullness {
 	INODES_FEW,
-	INODES_MANY, /* four fifths */
-	INODES_FULL, /* it was refused one */
+	INODES_MANY,	   /* four fifths */
+	INODES_FULL,	   /* it was refused one */
+	INODES_WITHOUT_FD, /* likewise, as all open files that are allowed are in use */
 };
 
 /* Inodes and open files in use. */
