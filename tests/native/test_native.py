@@ -36,8 +36,10 @@ VRING = (
     "transport/inflight",
 )
 TABLES = (
+    "worker/tables/forgotten",
     "worker/tables/inode_cache",
     "worker/tables/inode_hash",
+    "worker/tables/inode_leave",
     "worker/tables/inode_slots",
     "worker/tables/inode_table",
     "worker/fs/inode_fd",
@@ -136,6 +138,8 @@ PROGRAMS = (
     Program("inflight", VRING),
     Program("request", (*MEMORY, "transport/fuse_ops", "worker/request/request")),
     Program("tables", TABLES),
+    Program("forgotten", TABLES),
+    Program("forgotten", TABLES, THREAD),
     Program("fhandle", TABLES),
     Program("unlinked", TABLES),
     Program("tables_threads", TABLES),

@@ -8,6 +8,8 @@
 
 #include "worker/csrc/tables/inode_layout.h"
 
+#include "worker/csrc/tables/forgotten.h"
+
 #include <signal.h>
 #include <sys/ptrace.h>
 #include <sys/prctl.h>
@@ -393,6 +395,82 @@ static void run_repay_with_handle(void)
 				       &handle));
 }
 
+/* ---- what is let go when it is forgotten, and comes back ---- */
+
+static struct inode_key share_key(void)
+{
+	struct inode_key ret = key(4);
+
+	ret.mnt_id = inode_table_get(b.inodes, 1)->mnt_id;
+	return ret;
+}
+
+static struct inode *shared_inode;
+
+static void prepare_exported(void)
+{
+	prepare_nothing();
+	b.workers->session.flags = FUSE_EXPORT_SUPPORT;
+	shared_inode = inode_table_insert_handle(b.inodes, OTHER, share_key(), 1000, &SIGNED);
+	CHECK(shared_inode);
+	shared_nodeid = inode_nodeid(b.inodes, shared_inode);
+	inode_table_cache_fd(b.inodes, &b.reclaims[OTHER], shared_inode, fd_open(&b, 4));
+}
+
+static void prepare_let_go(void)
+{
+	prepare_exported();
+	forget(&b, OTHER, shared_nodeid, 1);
+}
+
+static void run_recall(void)
+{
+	struct inode known;
+
+	CHECK(forgotten_find(b.inodes, VICTIM, shared_nodeid, &known));
+	CHECK(forgotten_recall(b.inodes, VICTIM, shared_nodeid));
+}
+
+static void run_acquire(void)
+{
+	CHECK(inode_table_acquire(b.inodes, VICTIM, share_key(), 1000));
+}
+
+static void run_insert_with_proof(void)
+{
+	bool used;
+
+	CHECK(inode_table_insert(b.inodes, VICTIM, share_key(), fd_open(&b, 4), 0, &SIGNED, &used));
+	CHECK(used);
+}
+
+static void run_remove(void)
+{
+	forgotten_remove(b.inodes, &b.reclaims[VICTIM], shared_inode);
+	quiesce(&b, VICTIM);
+}
+
+static void prepare_without_handle(void)
+{
+	bool used;
+
+	prepare_nothing();
+	b.workers->session.flags = FUSE_EXPORT_SUPPORT;
+	shared_nodeid = inode_nodeid(b.inodes, inode_table_insert(b.inodes, OTHER, share_key(),
+								  fd_open(&b, 4), 0, NULL, &used));
+}
+
+static void run_forget_later(void)
+{
+	struct inode *inode = inode_table_get(b.inodes, shared_nodeid);
+
+	CHECK(inode_table_forget_later(b.inodes, &b.reclaims[VICTIM], shared_nodeid, 1));
+	inode_table_give_handle(b.inodes, VICTIM, inode, inode->generation, inode->fd, 1000,
+				&SIGNED);
+	forget(&b, VICTIM, shared_nodeid, 0);
+	quiesce(&b, VICTIM);
+}
+
 static void run_lookup(void)
 {
 	CHECK(lookup(&b, VICTIM, 5));
@@ -443,6 +521,12 @@ static void test_death_after_each_store(void)
 	die_after_each_store(prepare_signed, run_lookup_with_proof, 4);
 	die_after_each_store(prepare_held, run_cache_readable, 3);
 	die_after_each_store(prepare_held_by_readable, run_drop_readable_for_path, 3);
+	die_after_each_store(prepare_exported, run_forget_and_free, 9);
+	die_after_each_store(prepare_let_go, run_recall, 5);
+	die_after_each_store(prepare_let_go, run_acquire, 5);
+	die_after_each_store(prepare_let_go, run_insert_with_proof, 7);
+	die_after_each_store(prepare_let_go, run_remove, 6);
+	die_after_each_store(prepare_without_handle, run_forget_later, 12);
 }
 
 /* ---- hash chains that change ---- */

@@ -17,6 +17,7 @@
 #include "worker/csrc/fs/inode_trim.h"
 
 #include "worker/csrc/fs/inode_fd.h"
+#include "worker/csrc/tables/forgotten.h"
 
 enum {
 	TRIM_LOOKS = 16384, /* slots looked at in one go … */
@@ -216,6 +217,7 @@ void inode_trim(struct fs *fs)
 {
 	uint64_t wanted = fs->policy.file_handles == FILE_HANDLES_NEVER ? 0 : excess(fs);
 
+	forgotten_make_room(fs->inodes, &fs->reclaim);
 	if (__builtin_expect(inode_table_fullness(fs->inodes), 0))
 		(void)!inode_table_take_fullness(fs->inodes, fs->now_ns, &fs->fullness);
 	if (wanted && fs->now_ns >= fs->trim_at_ns)

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* PRIVATE: C only */
 /*
- * How the inode table lies in its memory: what inode_table.c, inode_cache.c, inode_hash.[ch] and
- * inode_slots.[ch] share, and nobody else includes. The theory is in inode_table.c.
+ * How the inode table lies in its memory: what inode_table.c, inode_leave.c, inode_cache.c,
+ * inode_hash.[ch], inode_slots.[ch] and forgotten.c share, and nobody else includes. The theory is
+ * in inode_table.c.
  */
 #ifndef VFSD_INODE_LAYOUT_H
 #define VFSD_INODE_LAYOUT_H
 
+#include "worker/csrc/tables/forgotten.h"
 #include "worker/csrc/tables/inode_table.h"
 #include "worker/csrc/tables/owner_lock.h"
 
@@ -84,6 +86,7 @@ struct inode_table {
 	uint32_t row_count; /* what there is room for */
 	uint32_t rows_lock; /* of whoever changes `rows` */
 	struct mount_table mounts;
+	struct forgotten forgotten;
 	uint32_t stripes[STRIPES]; /* locks */
 	struct inode_chains chains[STRIPES];
 	struct inode_resize resizes[STRIPES];

@@ -205,7 +205,7 @@ static void free_place(struct inode_table *t, uint32_t slot)
 		mark_block(t, block);
 }
 
-void inode_slots_free(void *table, struct reclaim *reclaim, uint32_t slot)
+static void free_slot(void *table, struct reclaim *reclaim, uint32_t slot)
 {
 	struct inode_table *t = table;
 	struct inode *inode = slot_at(t, slot);
@@ -219,6 +219,23 @@ void inode_slots_free(void *table, struct reclaim *reclaim, uint32_t slot)
 	free_place(t, slot);
 	owner_unlock(&t->free_lock);
 	__atomic_sub_fetch(&t->in_use, 1, __ATOMIC_RELAXED);
+}
+
+void inode_slots_retire(struct inode_table *t, struct reclaim *reclaim, struct inode *inode)
+{
+	if (!inode->lender && inode->fd >= 0)
+		__atomic_sub_fetch(&t->held, 1, __ATOMIC_RELAXED);
+	reclaim_retire(reclaim, (struct retired){.fd = inode->lender ? -1 : inode->fd,
+						 .slot = slot_of(t, inode),
+						 .free_slot = free_slot,
+						 .table = t});
+}
+
+uint64_t inode_slots_count(const struct inode_table *t)
+{
+	uint64_t places = (uint64_t)t->block_count * INODE_BLOCK;
+
+	return places - (uint32_t)__builtin_popcountll(t->missing) - 1;
 }
 
 uint32_t inode_slots_after(const struct inode_table *t, uint32_t slot)

@@ -16,8 +16,11 @@ void inode_slots_init(struct inode_table *t, uint32_t slots);
 
 /* A slot that is nobody else's; NULL: the table is full. */
 struct inode *inode_slots_take(struct inode_table *t, uint32_t worker);
-/* As free_slot of struct retired. */
-void inode_slots_free(void *table, struct reclaim *reclaim, uint32_t slot);
+/* Free the slot of an inode that left the table, and close the fd that it owns, after every
+ * worker's quiescent point. */
+void inode_slots_retire(struct inode_table *t, struct reclaim *reclaim, struct inode *inode);
+/* For how many inodes there is room, the root aside. */
+uint64_t inode_slots_count(const struct inode_table *t);
 /* The next slot that is not free; 0: there is none. */
 uint32_t inode_slots_after(const struct inode_table *t, uint32_t slot);
 

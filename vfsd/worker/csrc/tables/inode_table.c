@@ -30,6 +30,8 @@
  * after we last knew the old one alive. So if the old one was older than YOUNG_NS then, equal birth
  * times mean the same file; if it was young, or nothing is known of births, its handle is compared.
  *
+ * What the guest has forgotten may stay in the table, by its handle alone (forgotten.c).
+ *
  * Each inode is counted by its mount (mount_table.c), from before it is entered until its slot is
  * free again.
  *
@@ -156,6 +158,14 @@ static bool is_surely(const struct inode *inode, int64_t btime)
 	return btime && inode->btime == btime && !inode->is_young;
 }
 
+/* Under the stripe's lock, of an inode in its chain: one more lookup. */
+static void look_up(struct inode_table *t, struct inode *inode)
+{
+	__atomic_add_fetch(&inode->lookup_count, 1, __ATOMIC_RELAXED);
+	if (__builtin_expect(inode->retired_by == LET_GO, 0))
+		forgotten_revive(t, inode);
+}
+
 struct inode *inode_table_acquire(struct inode_table *t, uint32_t worker, struct inode_key key,
 				  int64_t btime)
 {
@@ -167,7 +177,7 @@ struct inode *inode_table_acquire(struct inode_table *t, uint32_t worker, struct
 	if (inode && !is_surely(inode, btime))
 		inode = NULL;
 	if (inode)
-		__atomic_add_fetch(&inode->lookup_count, 1, __ATOMIC_RELAXED);
+		look_up(t, inode);
 	owner_unlock(stripe_of(t, hash));
 	return inode;
 }
@@ -219,6 +229,11 @@ static bool is_only_handle(const struct inode *inode)
 	return inode->handle.len && __atomic_load_n(&inode->fd, __ATOMIC_ACQUIRE) < 0;
 }
 
+static bool is_lent(const struct inode *inode)
+{
+	return inode->lender && !forgotten_is_let_go(inode);
+}
+
 struct inode *inode_table_insert(struct inode_table *t, uint32_t worker, struct inode_key key,
 				 int fd, uint32_t lender, const struct fhandle *proof,
 				 bool *ret_used_fd)
@@ -235,17 +250,17 @@ struct inode *inode_table_insert(struct inode_table *t, uint32_t worker, struct 
 	inode = inode_hash_find(t, hash, key);
 	*ret_used_fd = !inode || is_only_handle(inode);
 	if (inode && is_only_handle(inode) &&
-	    (lender || inode->lender || !proof || !fhandle_equal(&inode->handle, proof))) {
+	    (lender || is_lent(inode) || !proof || !fhandle_equal(&inode->handle, proof))) {
 		inode_hash_unlink(t, hash, inode);
 		inode = NULL;
 	}
 	if (inode) {
+		look_up(t, inode);
 		if (*ret_used_fd) {
 			note_cached(t, inode);
 			inode->is_readable = 0;
 			__atomic_store_n(&inode->fd, fd, __ATOMIC_RELEASE);
 		}
-		__atomic_add_fetch(&inode->lookup_count, 1, __ATOMIC_RELAXED);
 	} else {
 		inode = enter(t, worker, hash, &values);
 	}
@@ -282,7 +297,7 @@ struct inode *inode_table_insert_handle(struct inode_table *t, uint32_t worker,
 	if (inode) {
 		inode->btime = btime;
 		inode->is_young = values.is_young;
-		__atomic_add_fetch(&inode->lookup_count, 1, __ATOMIC_RELAXED);
+		look_up(t, inode);
 	} else {
 		inode = enter(t, worker, hash, &values);
 	}
@@ -302,124 +317,12 @@ bool inode_table_set_mount_fd(struct inode_table *t, uint32_t worker, uint64_t m
 	return mount_table_set_fd(&t->mounts, worker, (uint32_t)(mnt_id >> 32), fd);
 }
 
-/* ---- leaving ---- */
-
-static void retire(struct inode_table *t, struct reclaim *reclaim, struct inode *inode)
-{
-	if (!inode->lender && inode->fd >= 0)
-		__atomic_sub_fetch(&t->held, 1, __ATOMIC_RELAXED);
-	reclaim_retire(reclaim, (struct retired){.fd = inode->lender ? -1 : inode->fd,
-						 .slot = slot_of(t, inode),
-						 .free_slot = inode_slots_free,
-						 .table = t});
-}
-
-/* Under the stripe's lock, of an inode that nobody looks at any more. */
-static void take_out(struct inode_table *t, uint32_t worker, uint64_t hash, struct inode *inode)
-{
-	__atomic_store_n(&inode->retired_by, (uint8_t)(worker + 1), __ATOMIC_RELEASE);
-	inode_hash_unlink(t, hash, inode);
-	__atomic_store_n(&inode->generation, inode->generation + 1, __ATOMIC_RELEASE);
-}
-
-/* Take the inode out if nobody looks at it any more. Return: true if this call did. */
-static bool leave(struct inode_table *t, uint32_t worker, struct inode *inode, uint32_t generation)
-{
-	uint64_t hash = hash_of(inode_key_of(inode));
-	bool left = false;
-
-	owner_lock(stripe_of(t, hash), worker);
-	if (inode->generation == generation &&
-	    !__atomic_load_n(&inode->lookup_count, __ATOMIC_ACQUIRE)) {
-		take_out(t, worker, hash, inode);
-		left = true;
-	}
-	owner_unlock(stripe_of(t, hash));
-	return left;
-}
-
-/* Subtract, but not below zero: a guest that forgets too much harms nobody. Return: what is left.
- */
-static uint64_t take_lookups(struct inode *inode, uint64_t count)
-{
-	uint64_t old = __atomic_load_n(&inode->lookup_count, __ATOMIC_RELAXED);
-	uint64_t new;
-
-	do {
-		new = old > count ? old - count : 0;
-	} while (!__atomic_compare_exchange_n(&inode->lookup_count, &old, new, true,
-					      __ATOMIC_ACQ_REL, __ATOMIC_RELAXED));
-	return new;
-}
-
-void inode_table_forget(struct inode_table *t, struct reclaim *reclaim, uint64_t nodeid,
-			uint64_t count)
-{
-	struct inode *inode;
-
-	if (nodeid == ROOT_SLOT)
-		return;
-	inode = inode_table_get(t, nodeid);
-	if (!inode || take_lookups(inode, count))
-		return;
-	if (leave(t, reclaim->slot, inode, (uint32_t)(nodeid >> 32)))
-		retire(t, reclaim, inode);
-}
-
-void inode_table_reset(struct inode_table *t, struct reclaim *reclaim)
-{
-	for (uint32_t slot = ROOT_SLOT; (slot = inode_slots_after(t, slot));) {
-		struct inode *inode = slot_at(t, slot);
-
-		if (__atomic_load_n(&inode->generation, __ATOMIC_ACQUIRE) & 1)
-			inode_table_forget(t, reclaim, inode_nodeid(t, inode), UINT64_MAX);
-	}
-}
-
-/*
- * Is this inode, marked by the former worker in our slot, ours to free? It may have died between
- * retired_by and the new generation: then finish, if nobody has looked the file up meanwhile. Under
- * the lock, because whoever forgets it again marks it as his. Nobody else sets our mark, so with
- * the mark the key is still the one whose lock we took.
- */
-static bool adopt(struct inode_table *t, uint32_t worker, struct inode *inode)
-{
-	uint64_t hash = hash_of(inode_key_of(inode));
-	bool ours;
-
-	owner_lock(stripe_of(t, hash), worker);
-	ours = __atomic_load_n(&inode->retired_by, __ATOMIC_RELAXED) == worker + 1;
-	if (ours && inode->generation & 1) {
-		ours = !__atomic_load_n(&inode->lookup_count, __ATOMIC_ACQUIRE);
-		if (ours)
-			take_out(t, worker, hash, inode);
-		else
-			__atomic_store_n(&inode->retired_by, 0, __ATOMIC_RELAXED);
-	}
-	owner_unlock(stripe_of(t, hash));
-	return ours;
-}
-
-void inode_table_adopt_retired(struct inode_table *t, struct reclaim *reclaim)
-{
-	for (uint32_t slot = ROOT_SLOT; (slot = inode_slots_after(t, slot));) {
-		struct inode *inode = slot_at(t, slot);
-
-		if (__atomic_load_n(&inode->retired_by, __ATOMIC_RELAXED) == reclaim->slot + 1 &&
-		    adopt(t, reclaim->slot, inode))
-			retire(t, reclaim, inode);
-		else if (owns_fd(inode)) /* the mark may have been taken by one who died */
-			note_cached(t, inode);
-	}
-	inode_slots_adopt(t, reclaim->slot);
-	mount_table_adopt_retired(&t->mounts, reclaim);
-}
-
 void inode_table_bury(void *memory, uint32_t slot)
 {
 	struct inode_table *t = memory;
 
 	owner_lock_bury(&t->free_lock, slot);
+	owner_lock_bury(&t->forgotten.lock, slot);
 	mount_table_bury(&t->mounts, slot);
 	inode_hash_bury(t, slot);
 }
@@ -473,5 +376,7 @@ uint64_t inode_table_count(const void *memory)
 {
 	const struct inode_table *t = memory;
 
-	return table_count(&t->in_use);
+	uint64_t in_use = table_count(&t->in_use), let_go = table_count(&t->forgotten.count);
+
+	return in_use > let_go ? in_use - let_go : 0;
 }

@@ -22,9 +22,12 @@ struct inode {
 	uint32_t generation;   /* odd: in use; nodeid = slot | generation << 32 */
 	int32_t fd;	       /* O_PATH, readable, or borrowed; -1: see handle */
 	uint32_t next;	       /* slot of the next inode in this hash chain or on the free list */
-	uint32_t lender;       /* slot of the open file that fd belongs to; 0: the inode owns fd */
+	union {
+		uint32_t lender; /* slot of the open file that owns fd; 0: the inode does */
+		uint32_t place;	 /* of one that is let go (forgotten.c) */
+	};
 	uint16_t mode;	       /* S_IFMT bits, which never change */
-	uint8_t retired_by;    /* worker slot + 1 that is to free it */
+	uint8_t retired_by;    /* worker slot + 1 that is to free it, or LET_GO (forgotten.h) */
 	uint8_t used;	       /* fd was, since inode_table_next_idle looked */
 	uint8_t is_young;      /* its birth time may be another file's, too: see inode_table.c */
 	uint8_t is_checked;    /* its handle is known to be its own, and no other file's */
@@ -48,8 +51,9 @@ static inline struct inode_key inode_key_of(const struct inode *inode)
 struct inode *inode_table_get(struct inode_table *t, uint64_t nodeid);
 uint64_t inode_nodeid(const struct inode_table *t, const struct inode *inode);
 
-/* The inode with `key`, born at `btime` (ns, 0: unknown), its lookup count raised by one; NULL if
- * it is unknown, or if only a handle can tell whether it is the same file. */
+/* The inode with `key`, which may have been let go, born at `btime` (ns, 0: unknown), its lookup
+ * count raised by one; NULL if it is unknown, or if only a handle can tell whether it is the same
+ * file. */
 struct inode *inode_table_acquire(struct inode_table *t, uint32_t worker, struct inode_key key,
 				  int64_t btime);
 
@@ -178,10 +182,17 @@ int inode_table_mount_fd(const struct inode_table *t, uint64_t mnt_id);
 /* As mount_table_set_fd. */
 bool inode_table_set_mount_fd(struct inode_table *t, uint32_t worker, uint64_t mnt_id, int fd);
 
-/* Take `count` lookups back (saturating). At zero the inode leaves the table; its slot and fd are
- * reclaimed after every worker's quiescent point. The root is never forgotten. */
+/*
+ * Take `count` lookups back (saturating). At zero the inode leaves the table, or is let go if it
+ * has a handle and the guest may ask for it (forgotten.c); its slot and fd are reclaimed after
+ * every worker's quiescent point. The root is never forgotten.
+ */
 void inode_table_forget(struct inode_table *t, struct reclaim *reclaim, uint64_t nodeid,
 			uint64_t count);
+/* The same, but at zero an inode that only lacks a handle to be let go is left to the caller, who
+ * gives it one if that can be had, and forgets it again with count 0. Return: is it? */
+bool inode_table_forget_later(struct inode_table *t, struct reclaim *reclaim, uint64_t nodeid,
+			      uint64_t count);
 
 /*
  * The open file `lender` is about to close the fd that this inode borrows: hold the inode by
