@@ -75,6 +75,7 @@ WORKER = (
     "worker/fs/file_capability",
     "worker/fs/fs_init",
     "worker/fs/set_id",
+    "worker/fs/inode_forget",
     "worker/fs/inode_trim",
     "worker/request/intent",
     "worker/fs/label",

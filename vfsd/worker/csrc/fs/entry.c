@@ -42,6 +42,9 @@
  *   moves out of the share later is held like everything that the guest knew. test_escape.py
  * - a request that is run again after a death: what exists must be of the type that the request
  *   makes, by the entry that is returned. tests/hostile/test_recovery.py
+ * - LOOKUP of "." of what the guest has forgotten: opened by its handle; mount, number, type and
+ *   birth time are compared through the fd that is then the inode's (inode_forget.c).
+ *   test_lookup_races_mknod
  * - OPEN by a handle that was compared before: the fd is compared once more, since not every file
  *   system keeps its word about handles. test_lookup_races_mknod
  */

@@ -84,6 +84,8 @@ struct fs {
 	uint8_t *large_reply; /* REQUEST_LARGE_REPLY */
 	struct dir_cache dir_caches[DIR_CACHES];
 	uint32_t dir_cache_age;
+	uint64_t forgetting[HANDLE_BATCH]; /* nodeids that inode_forget_finish() is to forget */
+	uint32_t forgetting_count;
 	uint64_t readable[OPEN_CACHE]; /* nodeids that were let keep an fd (open_cache.c) … */
 	uint32_t readable_next;	       /* … the oldest of them */
 	struct mount_fact mounts[MOUNT_FACTS]; /* by mnt_id, direct-mapped */

@@ -114,7 +114,7 @@ static bool is_worth_a_wait(const struct fs *fs)
  * no reason for an error. But close(2) may hang in storage. So after a wait in vain no request of
  * this worker waits until an fd has been closed.
  */
-static int open_path(struct fs *fs, const struct inode *inode)
+int inode_fd_open_path(struct fs *fs, const struct inode *inode)
 {
 	int ms = 0, fd = open_path_once(fs, inode);
 
@@ -124,14 +124,16 @@ static int open_path(struct fs *fs, const struct inode *inode)
 	}
 	if (ms == CLOSING_WAIT_MS)
 		fs->futile_wait = closed_fds(fs) + 1;
-	return fd == -ESTALE ? open_by_open_file(fs, inode) : fd;
+	return fd;
 }
 
 /* Apart, so that what an inode holds costs no stack frame. */
 static __attribute__((noinline)) int open_and_cache(struct fs *fs, const struct inode *inode)
 {
-	int fd = open_path(fs, inode);
+	int fd = inode_fd_open_path(fs, inode);
 
+	if (fd == -ESTALE)
+		fd = open_by_open_file(fs, inode);
 	if (fd >= 0)
 		fd = inode_table_cache_fd(fs->inodes, &fs->reclaim, inode, fd);
 	if (fd >= 0)

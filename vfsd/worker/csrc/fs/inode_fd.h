@@ -21,6 +21,10 @@ int inode_fd(struct fs *fs, const struct inode *inode) must_check;
  * caller's. Errors as above. */
 int inode_fd_open_handle(struct fs *fs, const struct inode *inode, int flags) must_check;
 
+/* An O_PATH fd of an inode, or of a copy of one, that has a handle: by that, whoever may open it.
+ * The fd is the caller's. Errors as above. */
+int inode_fd_open_path(struct fs *fs, const struct inode *inode) must_check;
+
 /* Do we open handles of files of this mount ourselves? */
 bool inode_fd_uses_handles(struct fs *fs, uint64_t mnt_id);
 

@@ -28,6 +28,7 @@
  */
 #include "worker/csrc/loop/serve.h"
 
+#include "worker/csrc/fs/inode_forget.h"
 #include "worker/csrc/fs/inode_trim.h"
 #include "worker/csrc/loop/closing.h"
 #include "worker/csrc/loop/deferred.h"
@@ -70,6 +71,8 @@ int serve(struct worker *w)
 	for (;;) {
 		uint32_t done = turn_rings(w) + deferred_completions(w);
 
+		if (w->fs.forgetting_count)
+			inode_forget_finish(&w->fs);
 		reason = reason_to_return(w);
 		if (reason)
 			break;
