@@ -5,21 +5,9 @@
 #ifndef VFSD_FORGOTTEN_H
 #define VFSD_FORGOTTEN_H
 
-#include "worker/csrc/tables/inode_table.h"
-
-enum {
-	FORGOTTEN_MAX = 1 << 16,
-	LET_GO = UINT8_MAX, /* in inode.retired_by, where no worker is named */
-};
-
-/* Slots of inodes that were let go, the oldest first. `first` and `end` count up for ever. */
-struct forgotten {
-	uint32_t lock;
-	uint32_t first;
-	uint32_t end;
-	uint32_t count; /* of inodes that are let go */
-	uint32_t slots[FORGOTTEN_MAX];
-};
+#include "worker/csrc/tables/forgotten_ring.h"
+#include "worker/csrc/tables/inode.h"
+#include "worker/csrc/tables/reclaim.h"
 
 /* With the stripe of this inode locked; else, it was a moment ago. */
 static inline bool forgotten_is_let_go(const struct inode *inode)

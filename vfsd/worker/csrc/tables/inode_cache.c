@@ -4,6 +4,7 @@
  * in inode_table.c.
  */
 #include "worker/csrc/tables/inode_layout.h"
+#include "worker/csrc/tables/inode_table.h"
 #include "worker/csrc/tables/table_count.h"
 
 #include <string.h>

@@ -210,7 +210,7 @@ static bool is_too_large(const struct inode_table *t)
 	return __atomic_load_n(&t->rows, __ATOMIC_RELAXED) > wanted + wanted / 2;
 }
 
-bool inode_table_shrink(struct inode_table *t, uint32_t worker)
+bool inode_hash_shrink(struct inode_table *t, uint32_t worker)
 {
 	uint32_t rows;
 

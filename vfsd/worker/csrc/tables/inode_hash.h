@@ -86,4 +86,7 @@ static inline void inode_hash_linked(struct inode_table *t, uint32_t worker, uin
 		inode_hash_grow(t, worker, hash);
 }
 
+/* See inode_table_shrink. Under no lock. */
+bool inode_hash_shrink(struct inode_table *t, uint32_t worker);
+
 #endif

@@ -8,8 +8,9 @@
 #ifndef VFSD_INODE_LAYOUT_H
 #define VFSD_INODE_LAYOUT_H
 
-#include "worker/csrc/tables/forgotten.h"
-#include "worker/csrc/tables/inode_table.h"
+#include "worker/csrc/tables/forgotten_ring.h"
+#include "worker/csrc/tables/inode.h"
+#include "worker/csrc/tables/mount_table.h"
 #include "worker/csrc/tables/owner_lock.h"
 
 #include <sys/stat.h>
@@ -190,6 +191,13 @@ static inline bool owns_fd(const struct inode *inode)
 	return __atomic_load_n(&inode->generation, __ATOMIC_ACQUIRE) & 1 &&
 	       __atomic_load_n(&inode->fd, __ATOMIC_RELAXED) >= 0 &&
 	       !__atomic_load_n(&inode->lender, __ATOMIC_RELAXED);
+}
+
+/* Until it is reported (inode_table_take_fullness). */
+static inline void note_fullness(struct inode_table *t, uint32_t fullness)
+{
+	if (fullness > __atomic_load_n(&t->fullness, __ATOMIC_RELAXED))
+		__atomic_store_n(&t->fullness, fullness, __ATOMIC_RELAXED);
 }
 
 static inline bool is_young(int64_t btime)

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* How inodes leave the inode table: FORGET, the end of the session, and what a worker that died had
  * begun of it. The theory is in inode_table.c. */
+#include "worker/csrc/tables/forgotten.h"
 #include "worker/csrc/tables/inode_hash.h"
 #include "worker/csrc/tables/inode_layout.h"
 #include "worker/csrc/tables/inode_slots.h"
+#include "worker/csrc/tables/inode_table.h"
 
 /* Under the stripe's lock, of an inode that nobody looks at any more. */
 static void take_out(struct inode_table *t, uint32_t worker, uint64_t hash, struct inode *inode)

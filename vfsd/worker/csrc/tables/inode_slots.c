@@ -25,6 +25,8 @@
 #include "worker/csrc/tables/inode_slots.h"
 
 #include "worker/csrc/tables/inode_layout.h"
+#include "worker/csrc/tables/reclaim.h"
+#include "worker/csrc/tables/tables.h"
 
 #include <sys/mman.h>
 #include <unistd.h>
@@ -128,7 +130,7 @@ static __attribute__((noinline)) bool find_lowest(struct inode_table *t)
 		uint32_t block = find_shown(t);
 
 		if (block == NO_BLOCK && t->blocks_used == t->block_count) {
-			inode_table_note_fullness(t, INODES_FULL);
+			note_fullness(t, INODES_FULL);
 			return false;
 		}
 		if (block == NO_BLOCK) {
@@ -140,7 +142,7 @@ static __attribute__((noinline)) bool find_lowest(struct inode_table *t)
 		if (block_at(t, block)->used != BLOCK_FULL && !block_at(t, block)->closed_by) {
 			t->lowest = block;
 			if (block >= t->block_count / 5 * 4 + 1)
-				inode_table_note_fullness(t, INODES_MANY);
+				note_fullness(t, INODES_MANY);
 			return true;
 		}
 		hide(t, block);
@@ -256,7 +258,7 @@ uint32_t inode_slots_after(const struct inode_table *t, uint32_t slot)
 
 /* ---- giving memory back ---- */
 
-bool inode_table_is_empty(const struct inode_table *t, uint32_t block)
+bool inode_slots_is_empty(const struct inode_table *t, uint32_t block)
 {
 	const struct inode_block *b = block_at(t, block);
 
@@ -324,13 +326,13 @@ static uint32_t blocks_in_page(void)
 	return bytes > BLOCK_BYTES ? (uint32_t)bytes / BLOCK_BYTES : 1;
 }
 
-uint32_t inode_table_give_back(struct inode_table *t, uint32_t worker, uint32_t block)
+uint32_t inode_slots_give_back(struct inode_table *t, uint32_t worker, uint32_t block)
 {
 	uint32_t in_page = blocks_in_page(), first = block / in_page * in_page, end = first, count;
 	bool is_removed;
 
 	while (end - first < GIVE_BACK_MAX && end < blocks_used(t) &&
-	       (in_page > 1 || inode_table_is_empty(t, end)) && close_block(t, worker, end))
+	       (in_page > 1 || inode_slots_is_empty(t, end)) && close_block(t, worker, end))
 		end++;
 	count = (end - first) / in_page * in_page;
 	is_removed = remove_pages(t, first, count);
@@ -344,7 +346,7 @@ void inode_slots_adopt(struct inode_table *t, uint32_t worker)
 	for (uint32_t block = 0; block < blocks_used(t); block++) {
 		if (block_at(t, block)->closed_by == worker + 1)
 			open_block(t, worker, block, false);
-		if (inode_table_is_empty(t, block)) /* its mark may have been taken */
+		if (inode_slots_is_empty(t, block)) /* its mark may have been taken */
 			mark_block(t, block);
 	}
 }

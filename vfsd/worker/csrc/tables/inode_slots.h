@@ -6,6 +6,7 @@
 #define VFSD_INODE_SLOTS_H
 
 #include "worker/csrc/tables/inode_layout.h"
+#include "worker/csrc/tables/reclaim.h"
 
 /* How many blocks hold this many slots, and the bytes of the bits of one level above them. */
 uint32_t inode_slots_blocks(uint32_t slots);
@@ -26,5 +27,9 @@ uint32_t inode_slots_after(const struct inode_table *t, uint32_t slot);
 
 /* Open what the former worker in this slot had closed. */
 void inode_slots_adopt(struct inode_table *t, uint32_t worker);
+
+/* See inode_table_is_empty and inode_table_give_back. */
+bool inode_slots_is_empty(const struct inode_table *t, uint32_t block);
+uint32_t inode_slots_give_back(struct inode_table *t, uint32_t worker, uint32_t block);
 
 #endif

@@ -62,6 +62,7 @@
 #include "worker/csrc/tables/inode_table.h"
 
 #include "worker/csrc/host/identity.h"
+#include "worker/csrc/tables/forgotten.h"
 #include "worker/csrc/tables/inode_hash.h"
 #include "worker/csrc/tables/inode_layout.h"
 #include "worker/csrc/tables/inode_slots.h"
@@ -345,10 +346,24 @@ uint64_t inode_table_fds(const void *memory, int32_t *ret, uint64_t room)
 	return mount_table_fds(&t->mounts, ret, room, count);
 }
 
+bool inode_table_is_empty(const struct inode_table *t, uint32_t block)
+{
+	return inode_slots_is_empty(t, block);
+}
+
+uint32_t inode_table_give_back(struct inode_table *t, uint32_t worker, uint32_t block)
+{
+	return inode_slots_give_back(t, worker, block);
+}
+
+bool inode_table_shrink(struct inode_table *t, uint32_t worker)
+{
+	return inode_hash_shrink(t, worker);
+}
+
 void inode_table_note_fullness(struct inode_table *t, uint32_t fullness)
 {
-	if (fullness > inode_table_fullness(t))
-		__atomic_store_n(&t->fullness, fullness, __ATOMIC_RELAXED);
+	note_fullness(t, fullness);
 }
 
 uint32_t inode_table_fullness(const struct inode_table *t)

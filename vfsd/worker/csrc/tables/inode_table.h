@@ -7,42 +7,12 @@
 #define VFSD_INODE_TABLE_H
 
 #include "transport/csrc/types.h"
-#include "worker/csrc/host/fhandle.h"
-#include "worker/csrc/host/identity.h"
+#include "worker/csrc/tables/inode.h"
 #include "worker/csrc/tables/mount_table.h"
 #include "worker/csrc/tables/reclaim.h"
 #include "worker/csrc/tables/tables.h"
 
 #include <sys/types.h>
-
-struct inode {
-	uint64_t ino;
-	uint64_t mnt_id;
-	uint64_t lookup_count; /* what FORGET takes back */
-	uint32_t generation;   /* odd: in use; nodeid = slot | generation << 32 */
-	int32_t fd;	       /* O_PATH, readable, or borrowed; -1: see handle */
-	uint32_t next;	       /* slot of the next inode in this hash chain or on the free list */
-	union {
-		uint32_t lender; /* slot of the open file that owns fd; 0: the inode does */
-		uint32_t place;	 /* of one that is let go (forgotten.c) */
-	};
-	uint16_t mode;	       /* S_IFMT bits, which never change */
-	uint8_t retired_by;    /* worker slot + 1 that is to free it, or LET_GO (forgotten.h) */
-	uint8_t used;	       /* fd was, since inode_table_next_idle looked */
-	uint8_t is_young;      /* its birth time may be another file's, too: see inode_table.c */
-	uint8_t is_checked;    /* its handle is known to be its own, and no other file's */
-	uint8_t was_opened;    /* for reading */
-	uint8_t is_readable;   /* fd is not O_PATH but open for reading */
-	int64_t btime;	       /* ns; 0: the file system does not tell */
-	struct fhandle handle; /* holds it where fd does not */
-};
-
-struct inode_table; /* the head of the mapping */
-
-static inline struct inode_key inode_key_of(const struct inode *inode)
-{
-	return (struct inode_key){inode->ino, inode->mnt_id, inode->mode};
-}
 
 /*
  * The inode of `nodeid`, or NULL (stale, never given out, malformed). Valid until this worker's
@@ -108,9 +78,6 @@ struct inode *inode_table_next_idle(struct inode_table *t);
  * share's own file system. inode_table_begin_sweep() returns true to one worker only, and not
  * within `pause_ns` of the last time.
  */
-enum {
-	INODE_BLOCK = 39, /* as many as fit a page of 4 KiB */
-};
 uint32_t inode_table_marks(const struct inode_table *t);
 bool inode_table_begin_sweep(struct inode_table *t, uint64_t now_ns, uint64_t pause_ns);
 bool inode_table_is_marked(const struct inode_table *t);
