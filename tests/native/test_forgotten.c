@@ -256,6 +256,23 @@ static void test_the_oldest_make_room(void)
 	bench_end(&b);
 }
 
+/* The guest knows none of them, so nothing is reported, and their pages can be given back. */
+static void test_what_is_forgotten_does_not_fill_the_table(void)
+{
+	enum { ROOM = 4000, AT_A_TIME = 16 };
+
+	begin(ROOM);
+	for (uint32_t i = 2; i < 2 * ROOM; i++) {
+		forget(&b, 0, look_up(0, i), 1);
+		if (i % AT_A_TIME)
+			continue;
+		quiesce_all();
+		forgotten_make_room(b.inodes, &b.reclaims[0]);
+	}
+	CHECK_EQUAL(inode_table_fullness(b.inodes), INODES_FEW);
+	bench_end(&b);
+}
+
 static void test_a_session_ends(void)
 {
 	uint64_t nodeids[INODES];
@@ -344,6 +361,7 @@ int main(void)
 	RUN(test_a_handle_decides_whose_number_it_is);
 	RUN(test_the_latest_are_kept);
 	RUN(test_the_oldest_make_room);
+	RUN(test_what_is_forgotten_does_not_fill_the_table);
 	RUN(test_a_session_ends);
 	RUN(test_several_workers);
 	return 0;

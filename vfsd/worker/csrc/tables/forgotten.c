@@ -53,8 +53,7 @@
 #include "worker/csrc/tables/table_count.h"
 
 enum {
-	RESERVE_PART = 8,    /* one in so many slots is kept free … */
-	RESERVE_MAX = 4096,  /* … but no more than these */
+	RESERVE_PART = 4,    /* one slot in this number is kept free of what is forgotten */
 	REMOVALS_MAX = 1024, /* between two batches of requests */
 	ANY_PLACE = FORGOTTEN_MAX,
 };
@@ -142,11 +141,15 @@ static bool give_up_oldest(struct inode_table *t, struct reclaim *reclaim)
 	return any;
 }
 
-/* Slots that are wanted beyond those that are free, and those of ours that will be soon. */
+/*
+ * Slots that are wanted beyond those that are free, and those of ours that will be soon. The table
+ * has room for what memory and --inode-limit allow. Forgotten inodes leave before that becomes
+ * short, and before four fifths are reported: the guest does not know them.
+ */
 static uint64_t lack(const struct inode_table *t, const struct reclaim *reclaim)
 {
 	uint64_t slots = inode_slots_count(t), in_use = table_count(&t->in_use);
-	uint64_t part = slots / RESERVE_PART + 1, reserve = part < RESERVE_MAX ? part : RESERVE_MAX;
+	uint64_t reserve = slots / RESERVE_PART + 1;
 	uint64_t have = (slots > in_use ? slots - in_use : 0) + reclaim->count;
 
 	return have < reserve ? reserve - have : 0;
