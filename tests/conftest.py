@@ -54,6 +54,59 @@ def child_processes() -> dict[int, str]:
             found[child.pid] = " ".join(child.cmdline()) or child.name()
         except psutil.Error:
             continue
+    return found
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test that uses `sandbox_mode` in each mode of its marker: tests/sandbox_modes.py."""
+    if "sandbox_mode" in metafunc.fixturenames:
+        marker = metafunc.definition.get_closest_marker("sandbox_modes")
+        modes = [SANDBOX_MODES[name] for name in marker.args] if marker else [NAMESPACE]
+        metafunc.parametrize("sandbox_mode", modes, indirect=True, ids=str, scope="module")
+
+
+@pytest.fixture(scope="module")
+def sandbox_mode(request: pytest.FixtureRequest) -> SandboxMode:
+    """The mode that the daemons of a test are started in."""
+    mode: SandboxMode = request.param
+    return mode
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    """Fail a test that leaves fds or processes."""
+    fds, children = open_fds(), child_processes()
+    yield
+    deadline = time.monotonic() + SETTLE_SECONDS
+    while left := _left(fds, children):
+        gc.collect()
+        if time.monotonic() > deadline:
+            pytest.fail(f"left behind: {left}")
+        time.sleep(0.02)
+
+
+def _left(fds: dict[int, str], children: dict[int, str]) -> list[str]:
+    new_fds = [f"fd {fd}: {what}" for fd, what in open_fds().items() if fd not in fds]
+    processes = child_processes().items()
+    return new_fds + [f"process {pid}: {what}" for pid, what in processes if pid not in children]
+
+
+@pytest.fixture(scope="session")
+def requires() -> Callable[[str], str]:
+    """`requires(what)`: skip the test unless the program or the path exists; "root": unless the
+    test runs as root."""
+    return require
+
+
+def require(what: str) -> str:
+    """The path of the program or file. If it does not exist, the test is skipped or fails."""
+    if what == "root":
+        found: str | None = "root" if os.geteuid() == 0 else None
+    elif what.startswith("/"):
+        found = what if Path(what).exists() else None
+    else:
+        folders = [os.environ.get("PATH", ""), *PROGRAM_FOLDERS]
+        found = shutil.which(what, path=os.pathsep.join(folders))
     return found if found is not None else cannot_run(f"needs {what}, which this machine lacks")
 
 

@@ -93,7 +93,7 @@ def _pool_fds(stack: ExitStack) -> list[int]:
     stack.callback(ours.close)
     stack.callback(theirs.close)
     device = create_segment("vfsd-device", DEVICE_BYTES)
-    segments = Segments.create(device).fds()
+    segments = Segments.create(device, 1 << 20).fds()
     reader, stderr = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     for fd in (*segments, reader, stderr):
         stack.callback(os.close, fd)

@@ -158,6 +158,11 @@ def test_lookup_races_mknod(
     assert stat.S_IFMT(again.attr.mode) == kind[0]
     expect(errno.ESTALE, guest.ask(Op.OPEN, entry.nodeid, OPEN_IN.pack(os.O_RDWR, 0), room=16))
     expect(errno.ENXIO, guest.ask(Op.OPEN, again.nodeid, OPEN_IN.pack(os.O_RDWR, 0), room=16))
+    # Nor does it come back by its nodeid, once the guest has forgotten it.
+    guest.forget(entry.nodeid)
+    expect(errno.ESTALE, guest.ask(Op.LOOKUP, entry.nodeid, names(b"."), room=128))
+    guest.forget(again.nodeid)
+    assert guest.lookup(again.nodeid, b".") == again
     check_fds(daemon)
 
 

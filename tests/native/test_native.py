@@ -36,6 +36,11 @@ VRING = (
     "transport/inflight",
 )
 TABLES = (
+    "worker/tables/forgotten",
+    "worker/tables/inode_cache",
+    "worker/tables/inode_hash",
+    "worker/tables/inode_leave",
+    "worker/tables/inode_slots",
     "worker/tables/inode_table",
     "worker/fs/inode_fd",
     "worker/tables/mount_table",
@@ -78,6 +83,7 @@ WORKER = (
     "worker/fs/file_capability",
     "worker/fs/fs_init",
     "worker/fs/set_id",
+    "worker/fs/inode_forget",
     "worker/fs/inode_trim",
     "worker/request/intent",
     "worker/fs/label",
@@ -144,6 +150,8 @@ PROGRAMS = (
     Program("inflight", VRING),
     Program("request", (*MEMORY, "transport/fuse_ops", "worker/request/request")),
     Program("tables", TABLES),
+    Program("forgotten", TABLES),
+    Program("forgotten", TABLES, THREAD),
     Program("fhandle", TABLES),
     Program("unlinked", TABLES),
     Program("tables_threads", TABLES),

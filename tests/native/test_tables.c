@@ -1,8 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tables.h"
 
+#include <sys/mman.h>
+
 enum {
-	INODES = 8, /* slot 0 is none, 1 the root */
+	INODES = 8, /* the root is one */
+	FIRST = 14, /* slot after the root's */
+	SECOND = 27,
 	FILES = 8,
 	ROOM = 64,
 };
@@ -97,16 +101,18 @@ static void test_forgetting_too_much(void)
 static void test_nodeids_that_were_never_given(void)
 {
 	static const uint64_t wrong[] = {0,
-					 2,
+					 FIRST,
 					 1 | UINT64_C(1) << 32,
-					 2 | UINT64_C(3) << 32,
-					 3 | UINT64_C(1) << 32,
-					 INODES | UINT64_C(1) << 32,
+					 FIRST | UINT64_C(3) << 32,
+					 (FIRST + 1) | UINT64_C(1) << 32, /* within a slot */
+					 SECOND | UINT64_C(1) << 32,
+					 (1 + 13 * INODES) | UINT64_C(1) << 32,
+					 (1 + 512) | UINT64_C(1) << 32,
 					 UINT32_MAX | UINT64_C(1) << 32,
 					 UINT64_MAX};
 
 	begin();
-	CHECK(lookup(&b, 0, 5) == (2 | UINT64_C(1) << 32));
+	CHECK(lookup(&b, 0, 5) == (FIRST | UINT64_C(1) << 32));
 	for (uint32_t i = 0; i < sizeof(wrong) / sizeof(*wrong); i++) {
 		CHECK(!inode_table_get(b.inodes, wrong[i]));
 		forget(&b, 0, wrong[i], 1);
@@ -134,7 +140,7 @@ static void test_a_full_table(void)
 	uint64_t nodeids[INODES];
 
 	begin();
-	for (uint32_t i = 2; i < INODES; i++)
+	for (uint32_t i = 1; i < INODES; i++)
 		CHECK((nodeids[i] = lookup(&b, 0, i)));
 	CHECK(!lookup(&b, 0, 100));
 	CHECK_EQUAL(lookup(&b, 0, 3), nodeids[3]); /* the known ones are still known */
@@ -145,10 +151,82 @@ static void test_a_full_table(void)
 	end();
 }
 
+/* Pages of the table that are there. */
+static uint64_t pages_of(struct inode_table *t, uint32_t capacity)
+{
+	uint64_t pages = inode_table_bytes(capacity) / 4096, count = 0;
+	uint8_t *present = malloc(pages);
+
+	CHECK(present && !mincore(t, pages * 4096, present));
+	for (uint64_t i = 0; i < pages; i++)
+		count += present[i] & 1;
+	free(present);
+	return count;
+}
+
+/* As inode_trim.c does it. */
+static void give_back(void)
+{
+	for (uint32_t block = 0; inode_table_take_mark(b.inodes, &block); block++)
+		if (inode_table_is_empty(b.inodes, block))
+			inode_table_give_back(b.inodes, 0, block);
+	while (inode_table_shrink(b.inodes, 0))
+		;
+}
+
+static uint64_t look_up_all(uint64_t *nodeids, uint32_t count)
+{
+	uint64_t largest = 0;
+
+	for (uint32_t i = 0; i < count; i++) {
+		nodeids[i] = lookup(&b, 0, i * 7919 + 1); /* no two are of one run of numbers */
+		CHECK(nodeids[i]);
+		if (nodeids[i] > largest)
+			largest = nodeids[i];
+	}
+	for (uint32_t i = 0; i < count; i++)
+		CHECK_EQUAL(lookup(&b, 0, i * 7919 + 1), nodeids[i]);
+	return largest;
+}
+
+/* More than 2^20; every page but a few is given back; and no nodeid is given out twice. */
+static void test_a_large_table(void)
+{
+	enum {
+		MANY = 1500 * 1000,
+		CAPACITY = 1 << 24,
+	};
+	uint64_t *nodeids = malloc(MANY * sizeof(*nodeids)), before, full, generation = 0;
+
+	CHECK(nodeids);
+	bench_init(&b, CAPACITY, FILES);
+	reclaim_quiescent(&b.reclaims[0]);
+	before = pages_of(b.inodes, CAPACITY);
+	for (int round = 0; round < 2; round++) {
+		CHECK(look_up_all(nodeids, MANY) >> 32 == generation + 1);
+		full = pages_of(b.inodes, CAPACITY) - before;
+		CHECK(full * 4096 / MANY <= 112);
+		for (uint32_t i = 0; i < MANY; i++) {
+			forget(&b, 0, nodeids[i], 2);
+			if (i % 1000 == 0)
+				quiesce(&b, 0);
+		}
+		for (int i = 0; i < MANY / 64; i++)
+			quiesce(&b, 0);
+		CHECK_EQUAL(inode_table_count(b.inodes), 0);
+		give_back();
+		CHECK(pages_of(b.inodes, CAPACITY) - before < full / 100);
+		CHECK(!inode_table_get(b.inodes, nodeids[MANY - 1]));
+		generation += 2;
+	}
+	free(nodeids);
+	bench_end(&b);
+}
+
 static void test_reset(void)
 {
 	begin();
-	for (uint32_t i = 2; i < INODES; i++)
+	for (uint32_t i = 1; i < INODES; i++)
 		for (uint32_t j = 0; j < i; j++)
 			CHECK(lookup(&b, 0, i));
 	inode_table_reset(b.inodes, &b.reclaims[0]);
@@ -474,9 +552,9 @@ static void test_nothing_is_taken_for_an_inode_that_was_let_go(void)
 	begin();
 	nodeid = lookup(&b, 0, 5);
 	old = fd_of(nodeid);
-	inode_table_let_go(b.inodes, &b.reclaims[0], 1);
+	inode_table_give_up_fd(b.inodes, &b.reclaims[0], 1);
 	CHECK(fd_of(1) >= 0); /* the root stays */
-	inode_table_let_go(b.inodes, &b.reclaims[0], nodeid);
+	inode_table_give_up_fd(b.inodes, &b.reclaims[0], nodeid);
 	CHECK(fd_of(nodeid) < 0);
 	CHECK(fd_is_open(&b, old)); /* another worker may use it */
 	quiesce(&b, 0);
@@ -485,7 +563,7 @@ static void test_nothing_is_taken_for_an_inode_that_was_let_go(void)
 	CHECK(!inode_table_acquire(b.inodes, 0, key(5), 0));
 	next = insert_with_proof(NULL, &fd, &used);
 	CHECK(used && next != nodeid);
-	inode_table_let_go(b.inodes, &b.reclaims[0], nodeid); /* again: there is nothing */
+	inode_table_give_up_fd(b.inodes, &b.reclaims[0], nodeid); /* again: there is nothing */
 	CHECK_EQUAL(fd_of(next), fd);
 	fd = fd_open(&b, 5);
 	CHECK_EQUAL(inode_table_cache_fd(b.inodes, &b.reclaims[0],
@@ -530,9 +608,8 @@ static void test_the_clock_spares_what_was_used(void)
 	inode = inode_table_get(b.inodes, nodeid);
 	inode_table_touch(inode);
 	for (int round = 0; round < 2; round++)
-		for (uint64_t i = 0; i <= (uint32_t)nodeid; i++)
-			CHECK_EQUAL(inode_table_next_idle(b.inodes) == inode,
-				    round && i == (uint32_t)nodeid);
+		for (uint32_t place = 0; place < INODE_BLOCK; place++)
+			CHECK_EQUAL(inode_table_next_idle(b.inodes) == inode, round && place == 1);
 	forget(&b, 0, nodeid, 1);
 	quiesce(&b, 0);
 	end();
@@ -959,6 +1036,7 @@ int main(void)
 	RUN(test_nodeids_that_were_never_given);
 	RUN(test_the_root_stays);
 	RUN(test_a_full_table);
+	RUN(test_a_large_table);
 	RUN(test_reset);
 	RUN(test_listing_fds);
 	RUN(test_repaid_before_it_is_closed);

@@ -6,9 +6,15 @@
  */
 #include "tables.h"
 
+#include "worker/csrc/tables/forgotten.h"
+#include "worker/csrc/tables/inode_hash.h"
+#include "worker/csrc/tables/inode_layout.h"
+
 #include <signal.h>
-#include <sys/ptrace.h>
+#include <stddef.h>
 #include <sys/prctl.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
 enum {
@@ -22,6 +28,13 @@ enum {
 };
 
 static struct bench b;
+
+/* In place of libc's function, which reads the clock in a loop until nobody has written to it in
+ * between: for a process that is stepped through that takes a hundred thousand instructions. */
+int clock_gettime(clockid_t clock, struct timespec *ret)
+{
+	return (int)syscall(SYS_clock_gettime, clock, ret);
+}
 
 static void bury(uint32_t worker)
 {
@@ -82,7 +95,7 @@ static void check_tables(uint32_t lost_max)
 		CHECK(count < INODES);
 		slots[count++] = (uint32_t)nodeid;
 	}
-	CHECK(count + lost_max >= INODES - 2);
+	CHECK(count + lost_max >= INODES - 1);
 	for (count = 0;;) {
 		struct open_file *file = file_table_reserve(b.files, OTHER);
 
@@ -146,7 +159,7 @@ struct image {
 
 static void image_init(struct image *image)
 {
-	image->inodes = malloc(inode_table_bytes(INODES));
+	image->inodes = malloc(inode_table_bytes(b.inode_capacity));
 	image->files = malloc(file_table_bytes(FILES));
 	image->workers = malloc(sizeof(struct worker_table));
 	image->reclaim = malloc(WORKERS * sizeof(struct reclaim));
@@ -166,7 +179,7 @@ static void image_end(struct image *image)
 
 static void image_save(struct image *image)
 {
-	memcpy(image->inodes, b.inodes, inode_table_bytes(INODES));
+	memcpy(image->inodes, b.inodes, inode_table_bytes(b.inode_capacity));
 	memcpy(image->files, b.files, file_table_bytes(FILES));
 	memcpy(image->workers, b.workers, sizeof(struct worker_table));
 	memcpy(image->reclaim, b.reclaims, WORKERS * sizeof(struct reclaim));
@@ -175,16 +188,25 @@ static void image_save(struct image *image)
 
 static void image_restore(const struct image *image)
 {
-	memcpy(b.inodes, image->inodes, inode_table_bytes(INODES));
+	memcpy(b.inodes, image->inodes, inode_table_bytes(b.inode_capacity));
 	memcpy(b.files, image->files, file_table_bytes(FILES));
 	memcpy(b.workers, image->workers, sizeof(struct worker_table));
 	memcpy(b.reclaims, image->reclaim, WORKERS * sizeof(struct reclaim));
 	memcpy(b.fd_states, image->fd_states, 0x2000);
 }
 
+/* The ring of forgotten inodes is large, and only its first entries are used here: what is compared
+ * after each instruction ends there, and goes on behind the ring. */
+enum {
+	COMPARED_TO = offsetof(struct inode_table, forgotten.slots[2 * INODES]),
+	COMPARED_AGAIN = offsetof(struct inode_table, stripes),
+};
+
 static bool image_differs(const struct image *image)
 {
-	return memcmp(b.inodes, image->inodes, inode_table_bytes(INODES)) ||
+	return memcmp(b.inodes, image->inodes, COMPARED_TO) ||
+	       memcmp((const uint8_t *)b.inodes + COMPARED_AGAIN, image->inodes + COMPARED_AGAIN,
+		      inode_table_bytes(INODES) - COMPARED_AGAIN) ||
 	       memcmp(b.files, image->files, file_table_bytes(FILES));
 }
 
@@ -236,8 +258,18 @@ static void be_reborn(void)
 	check_tables(SLOTS_LOST_MAX);
 }
 
-/* Step through `run`; whenever the tables changed, go on as if the worker had died there. */
-static void die_after_each_store(action *prepare, action *run, uint32_t states_min)
+/* An operation of VICTIM, and what is to hold after a death in the middle of it. */
+struct operation {
+	uint32_t inodes; /* room in the table */
+	action *prepare, *run, *reborn;
+	bool (*differs)(const struct image *image);
+	uint32_t steps_max; /* what is looked at is over by then; 0: when `run` returns */
+	uint32_t states_min;
+};
+
+/* Step through the operation once; whenever the tables changed, go on as if the worker had died
+ * there, and put them back. */
+static void step_through(const struct operation *o)
 {
 	struct image now;
 	uint32_t states = 0;
@@ -245,26 +277,38 @@ static void die_after_each_store(action *prepare, action *run, uint32_t states_m
 	pid_t pid;
 	int status;
 
-	bench_init(&b, INODES, FILES);
+	bench_init(&b, o->inodes, FILES);
 	image_init(&now);
-	prepare();
+	o->prepare();
 	image_save(&now);
-	CHECK(run_steps(run, 0, &pid));
-	while (more) {
+	CHECK(run_steps(o->run, 0, &pid));
+	for (uint32_t step = 1; more && step != o->steps_max; step++) {
 		CHECK(!ptrace(PTRACE_SINGLESTEP, pid, NULL, NULL));
 		CHECK(waitpid(pid, &status, 0) == pid && WIFSTOPPED(status));
 		more = WSTOPSIG(status) != SIGUSR1;
-		if (more && !image_differs(&now))
+		if (more && !o->differs(&now))
 			continue;
 		image_save(&now);
-		be_reborn();
+		o->reborn();
 		image_restore(&now);
 		states++;
 	}
 	kill_child(pid);
-	CHECK(states >= states_min);
+	CHECK(states >= o->states_min);
 	image_end(&now);
 	bench_end(&b);
+}
+
+static void die_after_each_store(action *prepare, action *run, uint32_t states_min)
+{
+	step_through(&(struct operation){
+		.inodes = INODES,
+		.prepare = prepare,
+		.run = run,
+		.reborn = be_reborn,
+		.differs = image_differs,
+		.states_min = states_min,
+	});
 }
 
 static void prepare_nothing(void)
@@ -391,6 +435,82 @@ static void run_repay_with_handle(void)
 				       &handle));
 }
 
+/* ---- what is let go when it is forgotten, and comes back ---- */
+
+static struct inode_key share_key(void)
+{
+	struct inode_key ret = key(4);
+
+	ret.mnt_id = inode_table_get(b.inodes, 1)->mnt_id;
+	return ret;
+}
+
+static struct inode *shared_inode;
+
+static void prepare_exported(void)
+{
+	prepare_nothing();
+	b.workers->session.flags = FUSE_EXPORT_SUPPORT;
+	shared_inode = inode_table_insert_handle(b.inodes, OTHER, share_key(), 1000, &SIGNED);
+	CHECK(shared_inode);
+	shared_nodeid = inode_nodeid(b.inodes, shared_inode);
+	inode_table_cache_fd(b.inodes, &b.reclaims[OTHER], shared_inode, fd_open(&b, 4));
+}
+
+static void prepare_let_go(void)
+{
+	prepare_exported();
+	forget(&b, OTHER, shared_nodeid, 1);
+}
+
+static void run_recall(void)
+{
+	struct inode known;
+
+	CHECK(forgotten_find(b.inodes, VICTIM, shared_nodeid, &known));
+	CHECK(forgotten_recall(b.inodes, VICTIM, shared_nodeid));
+}
+
+static void run_acquire(void)
+{
+	CHECK(inode_table_acquire(b.inodes, VICTIM, share_key(), 1000));
+}
+
+static void run_insert_with_proof(void)
+{
+	bool used;
+
+	CHECK(inode_table_insert(b.inodes, VICTIM, share_key(), fd_open(&b, 4), 0, &SIGNED, &used));
+	CHECK(used);
+}
+
+static void run_remove(void)
+{
+	forgotten_remove(b.inodes, &b.reclaims[VICTIM], shared_inode);
+	quiesce(&b, VICTIM);
+}
+
+static void prepare_without_handle(void)
+{
+	bool used;
+
+	prepare_nothing();
+	b.workers->session.flags = FUSE_EXPORT_SUPPORT;
+	shared_nodeid = inode_nodeid(b.inodes, inode_table_insert(b.inodes, OTHER, share_key(),
+								  fd_open(&b, 4), 0, NULL, &used));
+}
+
+static void run_forget_later(void)
+{
+	struct inode *inode = inode_table_get(b.inodes, shared_nodeid);
+
+	CHECK(inode_table_forget_later(b.inodes, &b.reclaims[VICTIM], shared_nodeid, 1));
+	inode_table_give_handle(b.inodes, VICTIM, inode, inode->generation, inode->fd, 1000,
+				&SIGNED);
+	forget(&b, VICTIM, shared_nodeid, 0);
+	quiesce(&b, VICTIM);
+}
+
 static void run_lookup(void)
 {
 	CHECK(lookup(&b, VICTIM, 5));
@@ -441,6 +561,125 @@ static void test_death_after_each_store(void)
 	die_after_each_store(prepare_signed, run_lookup_with_proof, 4);
 	die_after_each_store(prepare_held, run_cache_readable, 3);
 	die_after_each_store(prepare_held_by_readable, run_drop_readable_for_path, 3);
+	die_after_each_store(prepare_exported, run_forget_and_free, 9);
+	die_after_each_store(prepare_let_go, run_recall, 5);
+	die_after_each_store(prepare_let_go, run_acquire, 5);
+	die_after_each_store(prepare_let_go, run_insert_with_proof, 7);
+	die_after_each_store(prepare_let_go, run_remove, 6);
+	die_after_each_store(prepare_without_handle, run_forget_later, 12);
+}
+
+/* ---- hash chains that change ---- */
+
+enum {
+	ROOMY = 20 * 1024, /* inodes, which may have twice ROWS_MIN rows */
+	CHAINED = 24,
+	STEPS_MAX = 700, /* the first stripe is done by then; there are STRIPES of them */
+};
+
+static uint32_t chained[CHAINED];
+static uint64_t chained_nodeids[CHAINED];
+static uint32_t chained_known;
+
+/* Files of one stripe, of which each more that is looked up makes a chain split. */
+static void look_up_chained(uint32_t count)
+{
+	uint32_t found = 0;
+
+	__atomic_store_n(&b.inodes->rows, 2 * ROWS_MIN, __ATOMIC_RELEASE);
+	for (uint32_t number = 1; found < CHAINED; number++)
+		if (hash_of(key(number)) % STRIPES == 0)
+			chained[found++] = number;
+	for (uint32_t i = 0; i < count; i++)
+		chained_nodeids[i] = lookup(&b, OTHER, chained[i]);
+	chained_known = count;
+}
+
+static void prepare_to_split(void)
+{
+	look_up_chained(5);
+	CHECK_EQUAL(b.inodes->chains[0].end, (ROWS_MIN + 5) * STRIPES);
+}
+
+static void prepare_to_join(void)
+{
+	look_up_chained(CHAINED);
+	CHECK_EQUAL(b.inodes->chains[0].end, 2 * ROWS_MIN * STRIPES);
+}
+
+static void run_split(void)
+{
+	lookup(&b, VICTIM, chained[CHAINED - 1]);
+}
+
+static void run_join(void)
+{
+	inode_table_shrink(b.inodes, VICTIM);
+}
+
+/* All that says which chain of the stripe an inode is in. */
+struct stripe_image {
+	struct inode_chains chains;
+	struct inode_resize resize;
+	uint32_t rows, lock, rows_lock;
+	uint32_t heads[2 * ROWS_MIN];
+	uint32_t next[CHAINED];
+};
+
+static struct stripe_image stripe_image_of(const struct inode_table *t)
+{
+	struct stripe_image ret = {
+		.chains = t->chains[0],
+		.resize = t->resizes[0],
+		.rows = t->rows,
+		.lock = t->stripes[0],
+		.rows_lock = t->rows_lock,
+	};
+
+	for (uint32_t row = 0; row < 2 * ROWS_MIN; row++)
+		ret.heads[row] = *inode_hash_head(t, row * STRIPES);
+	for (uint32_t i = 0; i < chained_known; i++)
+		ret.next[i] = slot_at(t, (uint32_t)chained_nodeids[i])->next;
+	return ret;
+}
+
+static bool stripe_differs(const struct image *image)
+{
+	struct stripe_image now = stripe_image_of(b.inodes);
+	struct stripe_image then = stripe_image_of((const struct inode_table *)image->inodes);
+
+	return memcmp(&now, &then, sizeof(now));
+}
+
+/* Each is found, once, and can leave. */
+static void check_chained(void)
+{
+	bury(VICTIM);
+	for (uint32_t i = 0; i < chained_known; i++) {
+		CHECK_EQUAL(lookup(&b, OTHER, chained[i]), chained_nodeids[i]);
+		forget(&b, OTHER, chained_nodeids[i], 2);
+		CHECK(!inode_table_knows(b.inodes, OTHER, key(chained[i])));
+	}
+}
+
+static void die_while_chains_change(action *prepare, action *run, uint32_t steps_max,
+				    uint32_t states_min)
+{
+	step_through(&(struct operation){
+		.inodes = ROOMY,
+		.prepare = prepare,
+		.run = run,
+		.reborn = check_chained,
+		.differs = stripe_differs,
+		.steps_max = steps_max,
+		.states_min = states_min,
+	});
+}
+
+static void test_death_while_chains_change(void)
+{
+	die_while_chains_change(prepare_to_split, run_split, 0, 9);
+	die_while_chains_change(prepare_to_join, run_join, STEPS_MAX, 9);
 }
 
 /* ---- a worker that takes over, and another one that is faster ---- */
@@ -633,6 +872,7 @@ int main(void)
 {
 #ifdef __x86_64__
 	RUN(test_death_after_each_store);
+	RUN(test_death_while_chains_change);
 	RUN(test_taking_over_among_others);
 #endif
 	RUN(test_killed_at_random);

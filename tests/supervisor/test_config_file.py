@@ -26,6 +26,7 @@ VALUES: Final[dict[str, Any]] = {
     "poll-us": 20,
     "thread-pool-size": 5,
     "rlimit-nofile": 4096,
+    "inode-limit": 100_000,
     "sandbox": "chroot",
     "seccomp": "log",
     "modcaps": "+sys_admin:-mknod",

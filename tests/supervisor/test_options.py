@@ -102,6 +102,7 @@ def value_of(field: str, *arguments: str) -> object:
         ("thread_pool_size", 64, [["--thread-pool-size=64"]]),
         ("rlimit_nofile", 0, [["--rlimit-nofile=0"]]),
         ("strict", True, [["--strict"]]),
+        ("inode_limit", 1000, [["--inode-limit=1000"]]),
         ("seccomp", "log", [["--seccomp=log"]]),
         ("tag", "fs", [["--tag=fs"]]),
         ("translate_uid", (), [[]]),

@@ -63,7 +63,7 @@ def test_only_a_living_pools_workers_are_killed(
     relay = StderrRelay(loop, log, os.open(os.devnull, os.O_RDONLY))
     device = create_segment("vfsd-device", DEVICE_BYTES)
     patience = Patience(loop, log)
-    pool = PoolClient(loop, launcher, ours, Segments.create(device), [], relay, patience)
+    pool = PoolClient(loop, launcher, ours, Segments.create(device, 1 << 20), [], relay, patience)
     pool.pid = process.pid
     pool.watch(_pidfd_of_somebody_dead() if is_pool_dead else os.pidfd_open(process.pid))
     pool.kill()

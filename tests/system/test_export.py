@@ -6,18 +6,20 @@ import ctypes
 import errno
 import os
 import struct
+import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.waiting import wait_until
 
-from .conftest import Share
+from .conftest import Backend, Share, serve
 
 HANDLE = struct.Struct("<Ii128s")  # struct file_handle: bytes, type, the handle
 FORGETTING = Path("/proc/sys/vm/drop_caches")
+FILES = 100
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -97,3 +99,58 @@ def test_a_handle_that_never_was_is_stale(share: Share, root: int) -> None:
     size, kind, data = HANDLE.unpack(handle_of(share.mount))
     for nodeid in (12345, 1 << 62, (1 << 64) - 1):
         assert is_stale(root, HANDLE.pack(size, kind, struct.pack("<Q", nodeid) + data[8:]))
+
+
+@pytest.fixture(params=["auto", "prefer", "never"])
+def exported(request: pytest.FixtureRequest) -> Iterator[Share]:
+    with ExitStack() as stack:
+        yield serve(Backend("", 2, (f"--inode-file-handles={request.param}",)), stack)
+
+
+def forget(mount: Path) -> None:
+    """The kernel's client lets go of every inode of this mount that nobody uses."""
+    subprocess.run(["mount", "-i", "-o", "remount", mount], check=True)
+
+
+def count_stale(mount: Path, handles: dict[Path, bytes]) -> int:
+    """Open each, compare what that is with the file on the host; return how many are stale."""
+    stale = 0
+    root = os.open(mount, os.O_RDONLY | os.O_DIRECTORY)
+    for path, handle in handles.items():
+        try:
+            with opened(root, handle) as fd:
+                found = os.fstat(fd)
+        except OSError as error:
+            if error.errno != errno.ESTALE:
+                raise
+            stale += 1
+            continue
+        wanted = path.stat()
+        assert (found.st_ino, found.st_mode) == (wanted.st_ino, wanted.st_mode)
+    os.close(root)
+    return stale
+
+
+def test_handles_last_when_the_guest_has_forgotten_the_files(exported: Share) -> None:
+    host, mount = exported.host, exported.mount
+    (mount / "a" / "b").mkdir(parents=True)
+    names = ["a", "a/b", *(f"a/b/{number}" for number in range(FILES))]
+    for name in names[2:]:
+        (mount / name).write_text(name)
+    handles = {host / name: handle_of(mount / name) for name in names}
+    forget(mount)
+    if exported.backend.options[0].endswith("never"):
+        assert count_stale(mount, handles) == len(handles)
+        return
+    assert count_stale(mount, handles) == 0
+    forget(mount)
+    for name in names:
+        (mount / name).stat()  # found by their names they are the same
+    forget(mount)
+    moved = {host / "c" / path.relative_to(host / "a"): handle for path, handle in handles.items()}
+    (host / "a").rename(host / "c")
+    assert count_stale(mount, moved) == 0
+    forget(mount)
+    (host / "c" / "b" / "0").unlink()
+    assert count_stale(mount, {host: moved.pop(host / "c" / "b" / "0")}) == 1
+    assert count_stale(mount, moved) == 0

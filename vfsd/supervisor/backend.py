@@ -75,7 +75,7 @@ class Backend:
             context.loop,
             context.log,
             context.launcher,
-            options.workers,
+            options,
             device.fd,
             context.patience,
         )

@@ -67,10 +67,13 @@ def _serve(options: Options) -> int:
     listener = open_listener(options)
     try:
         # Most of the start's CPU time, which a VMM that waits for the socket need not wait for.
-        from vfsd.supervisor.file_limit import set_file_limit  # noqa: PLC0415
+        from vfsd.supervisor.file_limit import has_handles, set_file_limit  # noqa: PLC0415
+        from vfsd.supervisor.inode_limit import inode_limit  # noqa: PLC0415
         from vfsd.supervisor.serving import serve  # noqa: PLC0415
 
         notes.append(set_file_limit(options, root))
+        inodes = inode_limit(options, has_handles(options, root))
+        options = replace(options, inode_limit=inodes)
     except BaseException:
         listener.remove()
         raise

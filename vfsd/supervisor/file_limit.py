@@ -3,8 +3,8 @@
 
 A guest decides how many files the daemon has open, so the limit protects the host: beyond
 fs.file-max no process that is not root can open anything any more. Several VMs add up, and each fd
-of an inode pins about 1.2 KiB of the kernel's memory. Where inodes are held by file handles, fds
-are a cache, and more of them gain nothing.
+of an inode pins about 1.2 KiB of the kernel's memory, which a control group may limit. Where inodes
+are held by file handles, fds are a cache, and more of them gain nothing.
 """
 
 import os
@@ -12,22 +12,29 @@ import resource
 from pathlib import Path
 from typing import Final
 
+from vfsd.supervisor.inode_limit import BYTES_PER_FD, memory_left
 from vfsd.supervisor.options import RLIMIT_DEFAULT, Options
 from vfsd.transport.errors import OperatorError
 from vfsd.transport.native import lib
 
 WANTED: Final = 1_000_000  # where each inode that the guest knows is an fd
 WANTED_WITH_HANDLES: Final = 100_000
+FEWEST: Final = 4096  # however little memory there is
 LEFT_TO_OTHERS: Final = 16_384  # of fs.file-max, as both peers leave it
 _OF_A_PROCESS: Final = Path("/proc/sys/fs/nr_open")
 _OF_THE_SYSTEM: Final = Path("/proc/sys/fs/file-max")
 
 
-def default_limit(with_handles: bool, of_a_process: int, of_the_system: int) -> int:
-    """What is wanted, as far as the kernel's limits for a process and for all of them allow it;
-    at most half of the latter where it is small."""
+def default_limit(
+    with_handles: bool, of_a_process: int, of_the_system: int, memory: int = 1 << 62
+) -> int:
+    """What is wanted, as far as the kernel's limits for a process and for all of them allow it, and
+    `memory` (bytes that the guest's files may take); at most half of the limit for all where it is
+    small."""
     for_us = max(of_the_system - LEFT_TO_OTHERS, of_the_system // 2)
-    return min(WANTED_WITH_HANDLES if with_handles else WANTED, of_a_process, for_us)
+    wanted = WANTED_WITH_HANDLES if with_handles else WANTED
+    part = memory // 4 if with_handles else memory
+    return min(wanted, of_a_process, for_us, max(FEWEST, part // BYTES_PER_FD))
 
 
 def set_file_limit(options: Options, shared_dir: int) -> str | None:
@@ -41,8 +48,9 @@ def set_file_limit(options: Options, shared_dir: int) -> str | None:
         return None
     of_a_process = int(_OF_A_PROCESS.read_text())
     if wanted == RLIMIT_DEFAULT:
-        with_handles = _may_use_handles(options) and _has_lasting_handles(shared_dir)
-        wanted = default_limit(with_handles, of_a_process, int(_OF_THE_SYSTEM.read_text()))
+        of_the_system = int(_OF_THE_SYSTEM.read_text())
+        with_handles = has_handles(options, shared_dir)
+        wanted = default_limit(with_handles, of_a_process, of_the_system, memory_left(options))
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if _set(wanted, max(hard, wanted)):
         return None
@@ -57,16 +65,15 @@ def set_file_limit(options: Options, shared_dir: int) -> str | None:
     return f"only {most} files can be open at a time, not {wanted} (hard limit RLIMIT_NOFILE)"
 
 
-def _may_use_handles(options: Options) -> bool:
-    """As the pool decides (vfsd/worker/handles.py): handles are root's, and in a user namespace
+def has_handles(options: Options, shared_dir: int) -> bool:
+    """Can inodes be held without an fd of their own, as far as that is known before isolation?
+
+    As the pool decides (vfsd/worker/handles.py): handles are root's, and in a user namespace
     nobody's. `find` of a guest would stop at the smaller limit there."""
     asked = options.inode_file_handles
     is_root = os.geteuid() == 0 and not options.userns
-    return is_root and asked != "never" and (asked != "auto" or options.sandbox != "none")
-
-
-def _has_lasting_handles(shared_dir: int) -> bool:
-    return bool(lib.file_system_facts(shared_dir) & lib.FS_LASTING_HANDLES)
+    may_use = is_root and asked != "never" and (asked != "auto" or options.sandbox != "none")
+    return may_use and bool(lib.file_system_facts(shared_dir) & lib.FS_LASTING_HANDLES)
 
 
 def _set(soft: int, hard: int) -> bool:

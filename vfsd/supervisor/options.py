@@ -33,6 +33,7 @@ from vfsd.transport.option_types import (
 )
 
 MAX_FILES: Final = 1 << 30
+MAX_INODES: Final = (1 << 28) - 1  # what a nodeid has room for
 RLIMIT_DEFAULT: Final = -1
 LOCK_WAIT_SECONDS: Final = 3600.0
 NO_MIGRATION: Final = "accepted because tools pass it; there is no migration yet"
@@ -60,6 +61,7 @@ class Options(Switches):
     thread_pool_size: int = 16
     rlimit_nofile: int = RLIMIT_DEFAULT  # 0: leave it
     strict: bool = False
+    inode_limit: int = 0  # 0: what memory allows (inode_limit.py)
     sandbox: str = "namespace"
     seccomp: str = "kill"
     modcaps: str = ""
@@ -205,6 +207,11 @@ OPTIONS: Final = (
            " lasting handles (FUSE), so the default is 1000000 there;"
            " the default leaves 16384 of the host's fs.file-max to others; a number beyond the"
            " hard limit becomes that limit, with a warning; 0: leave the limit as it is"),
+    Option("inode_limit", {"--inode-limit": None}, {},
+           "maximum number of files that the guest may know at a time", "N",
+           read.number(0, MAX_INODES), "0: what memory allows",
+           "the memory of the host and the limits of control groups bound this number, too; at the"
+           " limit the guest gets ENFILE for files that it does not know yet"),
     _long_switch("strict", "refuse to start if --rlimit-nofile is more than the hard limit allows"),
     Option("sandbox", {"--sandbox": None}, {"sandbox": None},
            "how the workers are confined: namespace, chroot or none", "MODE",

@@ -21,6 +21,7 @@ from vfsd.supervisor.descendants import Process, descendants, state_of
 from vfsd.supervisor.event_loop import EventLoop
 from vfsd.supervisor.launcher import Launcher, LauncherGoneError
 from vfsd.supervisor.log_collector import LogCollector
+from vfsd.supervisor.options import Options
 from vfsd.supervisor.patience import Patience
 from vfsd.supervisor.saved_state import SavedPool
 from vfsd.supervisor.segments import Segments
@@ -91,16 +92,17 @@ class PoolClient:
         loop: EventLoop,
         log: LogCollector,
         launcher: Launcher,
-        workers: int,
+        options: Options,
         device: int,
         patience: Patience,
     ) -> "PoolClient":
         """Start a pool and wait until it is isolated and ready, or say why not (OperatorError)."""
         ours, theirs = FdChannel.pair()
-        listeners = [_listen(Path(f"worker-{i}")) for i in range(workers)]
+        listeners = [_listen(Path(f"worker-{i}")) for i in range(options.workers)]
         stderr, their_stderr = stderr_pipe()
         relay = StderrRelay(loop, log, stderr)
-        pool = cls(loop, launcher, ours, Segments.create(device), listeners, relay, patience)
+        segments = Segments.create(device, options.inode_limit)
+        pool = cls(loop, launcher, ours, segments, listeners, relay, patience)
         pool.on_event = lambda event: _log_event(log, event)
         try:
             try:

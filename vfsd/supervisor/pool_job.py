@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 
 from vfsd.supervisor.option_values import FOR_EVER
 from vfsd.supervisor.options import Options, cache_timeout
-from vfsd.supervisor.segments import FILE_CAPACITY, INODE_CAPACITY
+from vfsd.supervisor.segments import FILE_CAPACITY
 from vfsd.transport.job import Filesystem, Job, JobFds, encode
 from vfsd.transport.native import lib
 from vfsd.transport.option_types import Switches
@@ -32,7 +32,7 @@ def create_job(name: str, options: Options, supervisor: int, fds: JobFds) -> int
         uid_map=options.uid_map,
         gid_map=options.gid_map,
         queue_cpus=options.queue_cpus,
-        inode_capacity=INODE_CAPACITY,
+        inode_capacity=options.inode_limit + 1,
         file_capacity=FILE_CAPACITY,
         fs=replace(filesystem(options), idmapped_mounts=_has_idmapped_mounts(options, fds.root)),
         fds=fds,

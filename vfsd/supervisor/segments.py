@@ -8,7 +8,6 @@ from typing import Final
 from vfsd.transport.native import ffi, lib
 from vfsd.transport.shared_memory import create_segment
 
-INODE_CAPACITY: Final = 1 << 20
 FILE_CAPACITY: Final = 1 << 18
 WORKERS_BYTES: Final = ffi.sizeof("struct worker_table")
 
@@ -27,10 +26,11 @@ class Segments:
     workers: int
 
     @classmethod
-    def create(cls, device: int) -> "Segments":
+    def create(cls, device: int, inodes: int) -> "Segments":
+        """`inodes`: how many the guest may know, not counting the root."""
         return cls(
             device=device,
-            inodes=create_segment("vfsd-inodes", lib.inode_table_bytes(INODE_CAPACITY)),
+            inodes=create_segment("vfsd-inodes", lib.inode_table_bytes(inodes + 1)),
             files=create_segment("vfsd-files", lib.file_table_bytes(FILE_CAPACITY)),
             rings=create_segment("vfsd-rings", lib.records_bytes()),
             workers=create_segment("vfsd-workers", WORKERS_BYTES),

@@ -7,6 +7,7 @@ workers, so a worker ends by _exit() or by a signal, and the pool closes what wa
 
 import errno
 import os
+import resource
 import signal
 import time
 from collections import deque
@@ -73,6 +74,20 @@ def _line_of(refusal: Any) -> str:
         f" --translate-gid=squash-guest:0:{refusal.own_gid}:65536 make every user of the guest the"
         " daemon's own, --uid-map and --gid-map give the sandbox more users"
     )
+
+
+_INODES: Final = (
+    "; that number is the smaller of --inode-limit and what the memory of the host and of the"
+    " control group allows"
+)
+FULLNESS: Final = {
+    lib.INODES_MANY: "the guest knows four fifths of the {inodes} files that it may know at a time"
+    + _INODES,
+    lib.INODES_FULL: "the guest knows {inodes} files, as many as it may know at a time, and gets"
+    " ENFILE for others until it forgets some" + _INODES,
+    lib.INODES_WITHOUT_FD: "the guest gets ENFILE, as {fds} files may be open at a time and most of"
+    " them are; see --rlimit-nofile and --inode-file-handles",
+}
 
 
 class QueueWorker:
@@ -165,6 +180,10 @@ class QueueWorker:
         refusal = ffi.new("struct refusal *")
         if lib.worker_take_refusal(self._worker, refusal):
             self._log.warn(_line_of(refusal))
+        if fullness := lib.worker_take_fullness(self._worker):
+            fds, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+            inodes = self._place.job.inode_capacity - 1
+            self._log.warn(FULLNESS[fullness].format(inodes=inodes, fds=fds))
 
     def _obey(self) -> None:
         """Take in commands until there are no more."""

@@ -8,9 +8,10 @@
  * workers only what they had open themselves before.
  *
  * Actors. Workers hold every inode by an fd as long as there are fds. When these become scarce a
- * worker shows the broker the fds of some that were not used lately; the broker makes the handle of
- * each and signs it (SipHash with a key that only broker and guard have), and the worker closes the
- * fd (inode_trim.c). When such an inode is used again the worker gives the handle and the signature
+ * worker shows the broker the fds of some that were not used lately, and in any case the fds of
+ * what the guest forgets (inode_forget.c); the broker makes the handle of each and signs it
+ * (SipHash with a key that only broker and guard have), and the worker closes the fd
+ * (inode_trim.c). When such an inode is used again the worker gives the handle and the signature
  * back and receives an O_PATH fd. No request of a guest's that finds an fd comes here.
  *
  * What a signature says. This file, of this inode number, device and type, on this mount of the

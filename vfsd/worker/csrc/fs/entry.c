@@ -45,6 +45,9 @@
  *   moves out of the share later is held like everything that the guest knew. test_escape.py
  * - a request that is run again after a death: what exists must be of the type that the request
  *   makes, by the entry that is returned. tests/hostile/test_recovery.py
+ * - LOOKUP of "." of what the guest has forgotten: opened by its handle; mount, number, type and
+ *   birth time are compared through the fd that is then the inode's (inode_forget.c).
+ *   test_lookup_races_mknod
  * - OPEN by a handle that was compared before: the fd is compared once more, since not every file
  *   system keeps its word about handles. test_lookup_races_mknod
  */
@@ -370,7 +373,7 @@ int entry_reopen(struct fs *fs, const struct inode *inode, int flags)
 static bool gets_fd(const struct fs *fs, mode_t mode)
 {
 	return S_ISDIR(mode) && inode_table_held(fs->inodes) < fs->inode_fds_max &&
-	       !inode_fd_budget(fs);
+	       inode_fd_has_budget(fs);
 }
 
 static int open_to_enter(struct fs *fs, int dir_fd, const char *name)
@@ -496,7 +499,7 @@ int entry_lookup(struct fs *fs, const struct inode *parent, const char *name,
 	if (dir_fd < 0)
 		return dir_fd;
 	if (fs->new_names >= NEW_NAMES_WORTH && fs->policy.file_handles < FILE_HANDLES_PREFER &&
-	    !inode_fd_budget(fs))
+	    inode_fd_has_budget(fs))
 		return lookup_guessed_new(fs, parent, dir_fd, name, ret);
 	err = identity_stat_name(dir_fd, name, &st);
 	if (err)

@@ -90,6 +90,8 @@ struct fs {
 	uint8_t *large_reply; /* REQUEST_LARGE_REPLY */
 	struct dir_cache dir_caches[DIR_CACHES];
 	uint32_t dir_cache_age;
+	uint64_t forgetting[HANDLE_BATCH]; /* nodeids that inode_forget_finish() is to forget */
+	uint32_t forgetting_count;
 	uint64_t readable[OPEN_CACHE]; /* nodeids that were let keep an fd (open_cache.c) … */
 	uint32_t readable_next;	       /* … the oldest of them */
 	struct mount_fact mounts[MOUNT_FACTS]; /* by mnt_id, direct-mapped */
@@ -97,6 +99,7 @@ struct fs {
 	uint64_t now_ns;	/* the latest reading of the clock, by whoever runs the ops */
 	bool gave_up_lock;	/* an op did, or ended a wait: what waits here is tried at once */
 	struct refusal refusal; /* the first one */
+	uint32_t fullness;	/* enum inode_fullness that Python is to log; INODES_FEW: nothing */
 };
 
 /* One per opcode with a home in C; see ops_*.c. Result: enum op_outcome. */

@@ -104,7 +104,7 @@ static uint64_t closed_fds(const struct fs *fs)
 /* May closing what was given up help? The tables are below their limit then. */
 static bool is_worth_a_wait(const struct fs *fs)
 {
-	return !inode_fd_budget(fs) && inode_fd_unclosed(fs) &&
+	return inode_fd_has_budget(fs) && inode_fd_unclosed(fs) &&
 	       fs->futile_wait != closed_fds(fs) + 1;
 }
 
@@ -114,7 +114,7 @@ static bool is_worth_a_wait(const struct fs *fs)
  * no reason for an error. But close(2) may hang in storage. So after a wait in vain no request of
  * this worker waits until an fd has been closed.
  */
-static int open_path(struct fs *fs, const struct inode *inode)
+int inode_fd_open_path(struct fs *fs, const struct inode *inode)
 {
 	int ms = 0, fd = open_path_once(fs, inode);
 
@@ -124,14 +124,16 @@ static int open_path(struct fs *fs, const struct inode *inode)
 	}
 	if (ms == CLOSING_WAIT_MS)
 		fs->futile_wait = closed_fds(fs) + 1;
-	return fd == -ESTALE ? open_by_open_file(fs, inode) : fd;
+	return fd;
 }
 
 /* Apart, so that what an inode holds costs no stack frame. */
 static __attribute__((noinline)) int open_and_cache(struct fs *fs, const struct inode *inode)
 {
-	int fd = open_path(fs, inode);
+	int fd = inode_fd_open_path(fs, inode);
 
+	if (fd == -ESTALE)
+		fd = open_by_open_file(fs, inode);
 	if (fd >= 0)
 		fd = inode_table_cache_fd(fs->inodes, &fs->reclaim, inode, fd);
 	if (fd >= 0)
@@ -165,7 +167,7 @@ bool inode_fd_is_scarce(const struct fs *fs)
 {
 	uint64_t held = inode_table_held(fs->inodes);
 
-	if (inode_fd_budget(fs))
+	if (!inode_fd_has_budget(fs))
 		return true;
 	return held >= fs->inode_fds_max &&
 	       held + inode_fd_unclosed(fs) >= (fs->inode_fds_max + fs->fds_max) / 2;
@@ -256,9 +258,15 @@ void inode_fd_note_mount(struct fs *fs, uint64_t mnt_id, int dir_fd)
 		close(fd);
 }
 
+bool inode_fd_has_budget(const struct fs *fs)
+{
+	return inode_table_held(fs->inodes) + file_table_count(fs->files) < fs->fds_max;
+}
+
 int inode_fd_budget(const struct fs *fs)
 {
-	uint64_t used = inode_table_held(fs->inodes) + file_table_count(fs->files);
-
-	return used < fs->fds_max ? 0 : -ENFILE;
+	if (inode_fd_has_budget(fs))
+		return 0;
+	inode_table_note_fullness(fs->inodes, INODES_WITHOUT_FD);
+	return -ENFILE;
 }

@@ -21,6 +21,10 @@ int inode_fd(struct fs *fs, const struct inode *inode) must_check;
  * caller's. Errors as above. */
 int inode_fd_open_handle(struct fs *fs, const struct inode *inode, int flags) must_check;
 
+/* An O_PATH fd of an inode, or of a copy of one, that has a handle: by that, whoever may open it.
+ * The fd is the caller's. Errors as above. */
+int inode_fd_open_path(struct fs *fs, const struct inode *inode) must_check;
+
 /* Do we open handles of files of this mount ourselves? */
 bool inode_fd_uses_handles(struct fs *fs, uint64_t mnt_id);
 
@@ -40,8 +44,10 @@ bool inode_fd_is_new_mount(const struct fs *fs, uint64_t mnt_id);
 /* Find that out by a directory of the mount, whose inode is known. */
 void inode_fd_note_mount(struct fs *fs, uint64_t mnt_id, int dir_fd);
 
-/* Is there an fd to spare for one more inode or file? Else -ENFILE for the request at hand, so that
- * the daemon itself always has some. */
+/* Is there an fd to spare for one more inode or file? The daemon itself always has some. */
+bool inode_fd_has_budget(const struct fs *fs);
+/* The same for a request that cannot do without: else -ENFILE for the guest, and a line in the log.
+ */
 int inode_fd_budget(const struct fs *fs) must_check;
 
 #endif

@@ -6,7 +6,8 @@
  *
  * The first clock turns while there are too many fds. The second turns once a second, by whichever
  * worker comes first, as long as any fd is cached: what the host deletes must not keep its space
- * because a guest has looked at it. When nothing is cached any more, nobody wakes up.
+ * because a guest has looked at it. The same round gives back the memory of slots that are free
+ * (inode_slots.c, inode_hash.c). When nothing is left to do, nobody wakes up.
  *
  * Some inodes can have no handle: files that were deleted while the guest knew them, above all. A
  * guest can hold more of them than there should be fds, and each turn would look for others in
@@ -16,6 +17,7 @@
 #include "worker/csrc/fs/inode_trim.h"
 
 #include "worker/csrc/fs/inode_fd.h"
+#include "worker/csrc/tables/forgotten.h"
 
 enum {
 	TRIM_LOOKS = 16384, /* slots looked at in one go … */
@@ -162,10 +164,15 @@ static __attribute__((noinline, cold)) void trim(struct fs *fs, uint64_t wanted)
 
 /* ---- what was not used for a while ---- */
 
-/* Return: how many fds were closed. */
+/* Return: how many fds were closed, or blocks given back. */
 static uint32_t sweep_block(struct fs *fs, struct batch *batch, uint32_t block)
 {
 	uint32_t closes = 0;
+
+	if (inode_table_is_empty(fs->inodes, block))
+		return inode_table_give_back(fs->inodes, fs->slot, block);
+	if (fs->policy.file_handles == FILE_HANDLES_NEVER)
+		return 0;
 
 	for (uint32_t place = 0; place < INODE_BLOCK; place++) {
 		struct inode *inode = inode_table_idle_at(fs->inodes, block, place);
@@ -185,7 +192,7 @@ static bool sweep_some(struct fs *fs)
 	while (closes < SWEEP_CLOSES && inode_table_take_mark(fs->inodes, &fs->sweep_block))
 		closes += sweep_block(fs, &batch, fs->sweep_block++);
 	sign_and_drop(fs, &batch);
-	return closes < SWEEP_CLOSES;
+	return closes < SWEEP_CLOSES && !inode_table_shrink(fs->inodes, fs->slot);
 }
 
 /* After a pause; not if another worker has swept since, and left nothing. */
@@ -208,15 +215,16 @@ static __attribute__((noinline, cold)) void sweep(struct fs *fs)
 
 void inode_trim(struct fs *fs)
 {
-	uint64_t wanted = excess(fs);
+	uint64_t wanted = fs->policy.file_handles == FILE_HANDLES_NEVER ? 0 : excess(fs);
 
-	if (fs->policy.file_handles == FILE_HANDLES_NEVER)
-		return;
+	forgotten_make_room(fs->inodes, &fs->reclaim);
+	if (__builtin_expect(inode_table_fullness(fs->inodes), 0))
+		(void)!inode_table_take_fullness(fs->inodes, fs->now_ns, &fs->fullness);
 	if (wanted && fs->now_ns >= fs->trim_at_ns)
 		trim(fs, wanted);
 	if (fs->sweep_at_ns && fs->now_ns >= fs->sweep_at_ns)
 		sweep(fs);
-	/* Fds were cached since the last sweep began, by whoever. */
+	/* Fds were cached since the last sweep began, or blocks became empty, by whoever. */
 	if (!fs->sweep_at_ns && fs->marks_seen != inode_table_marks(fs->inodes))
 		fs->sweep_at_ns = fs->now_ns + SWEEP_NS;
 }

@@ -50,7 +50,7 @@ void open_cache_note_opened(struct fs *fs, const struct inode *inode, int fd)
 	int own;
 
 	if (!inode_table_may_cache_readable(inode) || inode_table_note_opened(inode) ||
-	    inode_fd_budget(fs))
+	    !inode_fd_has_budget(fs))
 		return;
 	own = duplicate(fd);
 	if (own < 0)

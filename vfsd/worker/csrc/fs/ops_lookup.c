@@ -2,6 +2,7 @@
 /* LOOKUP, FORGET, BATCH_FORGET. */
 #include "worker/csrc/fs/entry.h"
 #include "worker/csrc/fs/inode_fd.h"
+#include "worker/csrc/fs/inode_forget.h"
 #include "worker/csrc/fs/ops.h"
 #include "worker/csrc/host/identity.h"
 #include "worker/csrc/request/agreed.h"
@@ -83,8 +84,8 @@ static int lookup_parent(struct fs *fs, const struct inode *dir, struct fuse_ent
 	return err ? err : entry_again(fs, root, ret);
 }
 
-static int lookup(struct fs *fs, const struct inode *parent, const char *name,
-		  struct fuse_entry_out *ret)
+static inline __attribute__((always_inline)) int
+lookup(struct fs *fs, const struct inode *parent, const char *name, struct fuse_entry_out *ret)
 {
 	int err;
 
@@ -94,6 +95,24 @@ static int lookup(struct fs *fs, const struct inode *parent, const char *name,
 		return lookup_parent(fs, parent, ret);
 	err = request_check_name(name);
 	return err ? err : entry_lookup(fs, parent, name, ret);
+}
+
+/* LOOKUP of "." or ".." of what the guest has forgotten: a guest that exports the share by NFS asks
+ * for that. The inode itself comes back with ".". */
+static __attribute__((noinline, cold)) int
+lookup_forgotten(struct fs *fs, uint64_t nodeid, const char *name, struct fuse_entry_out *ret)
+{
+	const struct inode *inode;
+	int err;
+
+	if (strcmp(name, ".") && strcmp(name, ".."))
+		return -ESTALE;
+	err = inode_recall(fs, nodeid, &inode);
+	if (err)
+		return err;
+	err = lookup(fs, inode, name, ret);
+	inode_table_forget(fs->inodes, &fs->reclaim, nodeid, 1);
+	return err;
 }
 
 /* May the guest be told for how long a name does not exist? Others than Linux may take nodeid 0 for
@@ -116,14 +135,13 @@ int op_lookup(struct fs *fs, struct request *r)
 	struct fuse_entry_out *ret = REQUEST_REPLY(r, struct fuse_entry_out);
 	int err = request_need_room(r, sizeof(*ret));
 
-	if (!parent)
-		return -ESTALE;
 	if (strnlen(r->payload, r->payload_len) == r->payload_len)
-		return -EINVAL; /* not terminated */
+		return parent ? -EINVAL : -ESTALE; /* not terminated */
 	if (!err)
 		err = credentials_root(&fs->credentials);
 	if (!err)
-		err = lookup(fs, parent, r->payload, ret);
+		err = parent ? lookup(fs, parent, r->payload, ret)
+			     : lookup_forgotten(fs, r->in.nodeid, r->payload, ret);
 	if (err == -ENOENT && tells_absence(fs, r->payload)) {
 		negative_entry(fs, ret);
 		err = 0;
@@ -133,8 +151,7 @@ int op_lookup(struct fs *fs, struct request *r)
 
 int op_forget(struct fs *fs, struct request *r)
 {
-	inode_table_forget(fs->inodes, &fs->reclaim, r->in.nodeid,
-			   REQUEST_ARG(r, struct fuse_forget_in)->nlookup);
+	inode_forget(fs, r->in.nodeid, REQUEST_ARG(r, struct fuse_forget_in)->nlookup);
 	return OUTCOME_NO_REPLY;
 }
 
@@ -148,7 +165,7 @@ int op_batch_forget(struct fs *fs, struct request *r)
 		return OUTCOME_NO_REPLY; /* malformed: a lookup leaked is better than one lost */
 	for (uint32_t i = 0; i < count; i++) {
 		memcpy(&one, r->payload + i * sizeof(one), sizeof(one));
-		inode_table_forget(fs->inodes, &fs->reclaim, one.nodeid, one.nlookup);
+		inode_forget(fs, one.nodeid, one.nlookup);
 	}
 	return OUTCOME_NO_REPLY;
 }

@@ -89,7 +89,7 @@ static __attribute__((noinline, cold)) void let_go(struct fs *fs, uint64_t dir, 
 	inode_table_forget(fs->inodes, &fs->reclaim, nodeid, 1);
 	if (is_open)
 		return;
-	inode_table_let_go(fs->inodes, &fs->reclaim, nodeid);
+	inode_table_give_up_fd(fs->inodes, &fs->reclaim, nodeid);
 	reclaim_flush(&fs->reclaim);
 	ret->nodeid = nodeid;
 }
@@ -157,7 +157,7 @@ void silly_rename_released(struct fs *fs, uint64_t nodeid)
 	reclaim_flush(&fs->reclaim); /* an inode that borrowed the fd has one of its own then */
 	if (file_table_of_inode(fs->files, nodeid, 0))
 		return;
-	inode_table_let_go(fs->inodes, &fs->reclaim, nodeid);
+	inode_table_give_up_fd(fs->inodes, &fs->reclaim, nodeid);
 	reclaim_flush(&fs->reclaim);
 }
 

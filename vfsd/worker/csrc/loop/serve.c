@@ -28,6 +28,7 @@
  */
 #include "worker/csrc/loop/serve.h"
 
+#include "worker/csrc/fs/inode_forget.h"
 #include "worker/csrc/fs/inode_trim.h"
 #include "worker/csrc/loop/closing.h"
 #include "worker/csrc/loop/deferred.h"
@@ -41,7 +42,7 @@ enum {
 
 static bool control_wanted(struct worker *w)
 {
-	if (w->control_ready || fs_has_refusal(&w->fs) ||
+	if (w->control_ready || fs_has_refusal(&w->fs) || w->fs.fullness ||
 	    device_state_generation(w->device) != w->adopted->generation)
 		return true;
 	if (w->fs.now_ns - w->control_at_ns < CONTROL_NS)
@@ -70,12 +71,14 @@ int serve(struct worker *w)
 	for (;;) {
 		uint32_t done = turn_rings(w) + deferred_completions(w);
 
+		if (w->fs.forgetting_count)
+			inode_forget_finish(&w->fs);
 		reason = reason_to_return(w);
 		if (reason)
 			break;
 		reclaim_quiescent(&w->fs.reclaim);
-		inode_trim(&w->fs);
 		closing_begin_if_due(w);
+		inode_trim(&w->fs); /* after that: slots become free there */
 		if (!done)
 			poll_wait(w);
 	}

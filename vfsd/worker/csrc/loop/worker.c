@@ -83,6 +83,14 @@ int32_t worker_broken_ring(struct worker *w)
 	return index;
 }
 
+uint32_t worker_take_fullness(struct worker *w)
+{
+	uint32_t fullness = w->fs.fullness;
+
+	w->fs.fullness = INODES_FEW;
+	return fullness;
+}
+
 bool worker_take_refusal(struct worker *w, struct refusal *ret)
 {
 	if (!fs_has_refusal(&w->fs))

@@ -30,6 +30,9 @@ int32_t worker_broken_ring(struct worker *w);
 /* After SERVE_CONTROL. Return: true once, with *ret, when there was a refusal. */
 bool worker_take_refusal(struct worker *w, struct refusal *ret);
 
+/* Likewise: enum inode_fullness, once. */
+uint32_t worker_take_fullness(struct worker *w);
+
 /* After SERVE_UNSHARED, once in a while at most: how many requests named memory outside of guest
  * memory since the last time, and a guest address that one of them named. They were answered with
  * EIO. */

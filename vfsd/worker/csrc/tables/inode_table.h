@@ -7,46 +7,12 @@
 #define VFSD_INODE_TABLE_H
 
 #include "transport/csrc/types.h"
-#include "worker/csrc/host/fhandle.h"
-#include "worker/csrc/host/identity.h"
+#include "worker/csrc/tables/inode.h"
 #include "worker/csrc/tables/mount_table.h"
 #include "worker/csrc/tables/reclaim.h"
 #include "worker/csrc/tables/tables.h"
 
 #include <sys/types.h>
-
-/* What the guest has done with a file since it knows the file. */
-enum inode_past {
-	INODE_WAS_OPENED = 1,	/* for reading only */
-	INODE_WAS_MAPPABLE = 2, /* opened for reading and writing: stores to a mapping need both */
-	INODE_WAS_READ = 4,	/* so pages of it may be in the guest's page cache */
-};
-
-struct inode {
-	uint64_t ino;
-	uint64_t mnt_id;
-	uint64_t lookup_count; /* what FORGET takes back */
-	uint32_t generation;   /* odd: in use; nodeid = slot | generation << 32 */
-	int32_t fd;	       /* O_PATH, readable, or borrowed; -1: see handle, or stale */
-	uint32_t next;	       /* slot of the next inode in this hash chain or on the free list */
-	uint32_t lender;       /* slot of the open file that fd belongs to; 0: the inode owns fd */
-	uint16_t mode;	       /* S_IFMT bits, which never change */
-	uint8_t retired_by;    /* worker slot + 1 that is to free it */
-	uint8_t used;	       /* fd was, since inode_table_next_idle looked */
-	uint8_t is_young;      /* its birth time may be another file's, too: see inode_table.c */
-	uint8_t is_checked;    /* its handle is known to be its own, and no other file's */
-	uint8_t past;	       /* enum inode_past */
-	uint8_t is_readable;   /* fd is not O_PATH but open for reading */
-	int64_t btime;	       /* ns; 0: the file system does not tell */
-	struct fhandle handle; /* holds it where fd does not */
-};
-
-struct inode_table; /* the head of the mapping */
-
-static inline struct inode_key inode_key_of(const struct inode *inode)
-{
-	return (struct inode_key){inode->ino, inode->mnt_id, inode->mode};
-}
 
 /*
  * The inode of `nodeid`, or NULL (stale, never given out, malformed). Valid until this worker's
@@ -55,8 +21,9 @@ static inline struct inode_key inode_key_of(const struct inode *inode)
 struct inode *inode_table_get(struct inode_table *t, uint64_t nodeid);
 uint64_t inode_nodeid(const struct inode_table *t, const struct inode *inode);
 
-/* The inode with `key`, born at `btime` (ns, 0: unknown), its lookup count raised by one; NULL if
- * it is unknown, or if only a handle can tell whether it is the same file. */
+/* The inode with `key`, which may have been let go, born at `btime` (ns, 0: unknown), its lookup
+ * count raised by one; NULL if it is unknown, or if only a handle can tell whether it is the same
+ * file. */
 struct inode *inode_table_acquire(struct inode_table *t, uint32_t worker, struct inode_key key,
 				  int64_t btime);
 
@@ -111,14 +78,28 @@ struct inode *inode_table_next_idle(struct inode_table *t);
  * share's own file system. inode_table_begin_sweep() returns true to one worker only, and not
  * within `pause_ns` of the last time.
  */
-enum {
-	INODE_BLOCK = 64,
-};
 uint32_t inode_table_marks(const struct inode_table *t);
 bool inode_table_begin_sweep(struct inode_table *t, uint64_t now_ns, uint64_t pause_ns);
 bool inode_table_is_marked(const struct inode_table *t);
 bool inode_table_take_mark(struct inode_table *t, uint32_t *block);
 struct inode *inode_table_idle_at(struct inode_table *t, uint32_t block, uint32_t place);
+
+/* A block is marked, too, when nothing is in use there any more. Is that so, and has it memory that
+ * can be given back? */
+bool inode_table_is_empty(const struct inode_table *t, uint32_t block);
+/* Give the memory of this block and of those that follow it back, up to one where something is in
+ * use. Return: how many blocks that were. */
+uint32_t inode_table_give_back(struct inode_table *t, uint32_t worker, uint32_t block);
+/* Give memory of hash chains back, if far fewer inodes are known than there are. Return: is there
+ * more? */
+bool inode_table_shrink(struct inode_table *t, uint32_t worker);
+
+void inode_table_note_fullness(struct inode_table *t, uint32_t fullness);
+/* enum inode_fullness, of what has come up since it was reported; INODES_FEW: nothing. */
+uint32_t inode_table_fullness(const struct inode_table *t);
+/* Is it to be reported now, and by this worker? *ret is what. Not within a minute of the last time,
+ * if that was the same. */
+bool inode_table_take_fullness(struct inode_table *t, uint64_t now_ns, uint32_t *ret);
 
 /* `handle` is of the file that `fd` is: the inode that was seen with this generation and fd, and no
  * handle, has that handle from now on. `btime`: ns, 0: unknown. */
@@ -130,7 +111,7 @@ bool inode_table_drop_fd(struct inode_table *t, struct reclaim *reclaim, struct 
 /* Close the fd of an inode that has nothing else, ahead of the removal of its last name: it is
  * stale from then on, and no other file is taken for it, until inode_table_cache_fd() gives it one.
  */
-void inode_table_let_go(struct inode_table *t, struct reclaim *reclaim, uint64_t nodeid);
+void inode_table_give_up_fd(struct inode_table *t, struct reclaim *reclaim, uint64_t nodeid);
 /* Fds that inodes and mounts own. */
 uint64_t inode_table_held(const struct inode_table *t);
 
@@ -185,10 +166,17 @@ int inode_table_mount_fd(const struct inode_table *t, uint64_t mnt_id);
 /* As mount_table_set_fd. */
 bool inode_table_set_mount_fd(struct inode_table *t, uint32_t worker, uint64_t mnt_id, int fd);
 
-/* Take `count` lookups back (saturating). At zero the inode leaves the table; its slot and fd are
- * reclaimed after every worker's quiescent point. The root is never forgotten. */
+/*
+ * Take `count` lookups back (saturating). At zero the inode leaves the table, or is let go if it
+ * has a handle and the guest may ask for it (forgotten.c); its slot and fd are reclaimed after
+ * every worker's quiescent point. The root is never forgotten.
+ */
 void inode_table_forget(struct inode_table *t, struct reclaim *reclaim, uint64_t nodeid,
 			uint64_t count);
+/* The same, but at zero an inode that only lacks a handle to be let go is left to the caller, who
+ * gives it one if that can be had, and forgets it again with count 0. Return: is it? */
+bool inode_table_forget_later(struct inode_table *t, struct reclaim *reclaim, uint64_t nodeid,
+			      uint64_t count);
 
 /*
  * The open file `lender` is about to close the fd that this inode borrows: hold the inode by

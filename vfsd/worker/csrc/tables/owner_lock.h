@@ -39,16 +39,18 @@ static inline void owner_lock_wait(unsigned int tries)
 		nanosleep(&(struct timespec){.tv_nsec = ns}, NULL);
 }
 
+static inline bool owner_trylock(uint32_t *word, uint32_t slot)
+{
+	uint32_t expected = 0;
+
+	return __atomic_compare_exchange_n(word, &expected, slot + 1, false, __ATOMIC_ACQUIRE,
+					   __ATOMIC_RELAXED);
+}
+
 static inline void owner_lock(uint32_t *word, uint32_t slot)
 {
-	for (unsigned int tries = 0;; tries++) {
-		uint32_t expected = 0;
-
-		if (__atomic_compare_exchange_n(word, &expected, slot + 1, false, __ATOMIC_ACQUIRE,
-						__ATOMIC_RELAXED))
-			return;
+	for (unsigned int tries = 0; !owner_trylock(word, slot); tries++)
 		owner_lock_wait(tries);
-	}
 }
 
 static inline void owner_unlock(uint32_t *word)

@@ -35,6 +35,14 @@ void file_table_bury(void *memory, uint32_t slot);
 uint64_t inode_table_fds(const void *memory, int32_t *ret, uint64_t room);
 uint64_t file_table_fds(const void *memory, int32_t *ret, uint64_t room);
 
+/* How near the guest is to the most inodes that it may know. */
+enum inode_fullness {
+	INODES_FEW,
+	INODES_MANY,	   /* four fifths */
+	INODES_FULL,	   /* it was refused one */
+	INODES_WITHOUT_FD, /* likewise, as all open files that are allowed are in use */
+};
+
 /* Inodes and open files in use. */
 uint64_t inode_table_count(const void *memory);
 uint64_t file_table_count(const void *memory);

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How many files the guest may know: the size of the inode table.
+
+A guest decides how many inodes it keeps, and the table is shared memory, which is not reclaimed:
+beyond the limit of the control group the kernel would kill the daemon. So the table never becomes
+larger than what the memory of the host, and of each control group that this process is in, leaves
+after the processes' own need. --inode-limit sets a smaller limit. At the limit the guest gets
+ENFILE for files that it does not know yet.
+"""
+
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from vfsd.supervisor.options import MAX_INODES, Options
+
+# Measured (docs/hosts.md): shared memory of the inode table, and page tables of a few workers.
+BYTES_PER_INODE: Final = 120
+BYTES_PER_FD: Final = 1500  # of the kernel's memory, for the file and what it keeps there
+# Memory that cannot be reclaimed, of keeper, supervisor, holder, pool, and the kernel for them …
+PROCESSES_BYTES: Final = 36 << 20
+# … and of each worker.
+WORKER_BYTES: Final = 4 << 20
+FEWEST: Final = 16_384  # fewer are of no use
+_CGROUPS: Final = Path("/sys/fs/cgroup")
+_LIMIT_FILES: Final = ("memory.max", "memory.limit_in_bytes")  # version 2, version 1
+
+
+def inode_limit(options: Options, has_handles: bool) -> int:
+    """How many inodes the table has room for, the root apart. `has_handles`: not each is an fd.
+
+    After the limit of open files is set: up to half of them are cached fds of inodes.
+    """
+    left = memory_left(options)
+    fds = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2 if has_handles else 0
+    each = BYTES_PER_INODE if has_handles else BYTES_PER_INODE + BYTES_PER_FD
+    fit = (left - min(fds * BYTES_PER_FD, left // 2)) // each
+    return min(options.inode_limit or MAX_INODES, MAX_INODES, max(FEWEST, fit))
+
+
+def memory_left(options: Options) -> int:
+    """Bytes that the guest's files may take, beside the processes' own need."""
+    return max(0, memory_limit() - PROCESSES_BYTES - options.workers * WORKER_BYTES)
+
+
+def memory_limit(
+    meminfo: Path = Path("/proc/meminfo"),
+    membership: Path = Path("/proc/self/cgroup"),
+    cgroups: Path = _CGROUPS,
+) -> int:
+    """Bytes of memory that this process and its kin can have, at most."""
+    return min(_of_host(meminfo), *_of_groups(membership, cgroups))
+
+
+def _of_host(meminfo: Path) -> int:
+    fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
+    return int(fields["MemTotal"].split()[0]) * 1024
+
+
+def _of_groups(membership: Path, cgroups: Path) -> Iterator[int]:
+    """The limits of the groups that `membership` names, and of those above them."""
+    yield MAX_INODES * BYTES_PER_INODE
+    for folder in _folders(membership, cgroups):
+        for group in (folder, *folder.parents):
+            if group in cgroups.parents:
+                break
+            yield from _limits_in(group)
+
+
+def _folders(membership: Path, cgroups: Path) -> Iterator[Path]:
+    """The folders of the groups. In a container a group may be named by a path that is not there:
+    its folder is then the uppermost."""
+    for line in _text(membership).splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "" or "memory" in controllers.split(","):
+            for top in (cgroups, cgroups / "memory", cgroups / "unified"):
+                yield top / path.lstrip("/")
+
+
+def _limits_in(group: Path) -> Iterator[int]:
+    for name in _LIMIT_FILES:
+        text = _text(group / name).strip()
+        if text.isdecimal() and int(text) < 1 << 60:
+            yield int(text)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
