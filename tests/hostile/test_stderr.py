@@ -76,7 +76,7 @@ def test_the_pipe_outlives_a_supervisor(daemon: Daemon, guest: Guest) -> None:
         os.kill(supervisor, signal.SIGKILL)
         for _ in range(50):
             assert worker.call("write", 2, b"alone\n", 6) == 6
-    wait_until(lambda: "goes on for a supervisor" in daemon.log.read_text(), 10, "a successor")
+    wait_until(lambda: "took over from a supervisor" in daemon.log.read_text(), 10, "a successor")
     wait_until(lambda: any(line.endswith("alone") for line in relayed(daemon)), 10, "the lines")
     assert guest.getattr(ROOT).ino == daemon.share.stat().st_ino
     assert worker_of(daemon) == pid

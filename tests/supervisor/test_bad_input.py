@@ -188,13 +188,15 @@ def test_the_socket_is_for_its_owner_or_its_group(tmp_path: Path) -> None:
 
 def test_more_open_files_than_allowed(refused: Refused) -> None:
     text = refused("--strict", rlimit_nofile=str(1 << 29))
-    assert text.startswith("--rlimit-nofile: 536870912 open files are not allowed here (limit ")
+    assert text.startswith(
+        "--rlimit-nofile: 536870912 open files are not allowed; the hard limit is "
+    )
 
 
 def test_a_cpu_that_is_not_there(refused: Refused) -> None:
     assert refused(queue_cpus="60000") == (
-        "--queue-cpus: CPU 60000 is not there, or not for this process; see taskset(1), or the"
-        " service's cpuset"
+        "--queue-cpus: CPU 60000 does not exist, or this process may not use it; see taskset(1), or"
+        " the service's cpuset"
     )
 
 

@@ -24,7 +24,7 @@ MIGRATION = ("--migration-mode=find-paths", "--migration-on-error=guest-error")
 
 def test_options_of_migration_are_accepted_and_said_to_do_nothing(tmp_path: Path) -> None:
     with Daemon(tmp_path, *MIGRATION, "--log-level=debug") as daemon:
-        assert "no migration is offered: --migration-mode, --migration-on-error" in daemon.text()
+        assert "these have no effect: --migration-mode, --migration-on-error" in daemon.text()
 
 
 # The line that Kata Containers waits for, in share_virtio_fs_standalone.rs of runtime-rs and in
@@ -94,7 +94,7 @@ def test_a_file_beside_the_socket_has_the_pid_and_is_locked(tmp_path: Path) -> N
         assert path.stat().st_mode & 0o777 == 0o600
         assert is_locked(path)
         daemon.kill_supervisor()
-        wait_until(lambda: "goes on for a supervisor that died" in daemon.text())
+        wait_until(lambda: "took over from a supervisor that died" in daemon.text())
         assert path.read_text() == f"{daemon.process.pid}\n"
         assert is_locked(path)
         daemon.process.terminate()

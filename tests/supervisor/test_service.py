@@ -198,7 +198,7 @@ def test_a_worker_that_does_not_listen_is_replaced(daemon: Daemon, frontend: Fro
     worker.suspend()
     frontend.socket.socket.settimeout(HANG)
     assert frontend.set_mem_table() == 0
-    assert "did not take a change of the device in time; killed" in daemon.text()
+    assert "did not acknowledge a change of the device in time; killed" in daemon.text()
 
 
 # Messages of the front-end that make no sense.
@@ -208,7 +208,7 @@ def test_nonsense_that_is_to_be_acknowledged_is_refused(daemon: Daemon, frontend
     assert frontend.ack(Number.SET_VRING_NUM, VringState(9, 128)) == 1
     assert frontend.ack(Number.SET_VRING_ENABLE, VringState(1, 7)) == 1
     assert frontend.set_mem_table() == 0
-    assert "queue 9, but there are only queues 0 to 4" in daemon.text()
+    assert "queue 9; this device has queues 0 to 4" in daemon.text()
 
 
 def test_nonsense_without_acknowledgement_ends_the_session(

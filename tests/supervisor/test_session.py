@@ -117,7 +117,7 @@ def test_cloud_hypervisor_restores_its_inflight_record() -> None:
 
 
 def test_with_a_tag_unknown_protocol_features_are_refused_too() -> None:
-    with pytest.raises(ProtocolError, match="bits not offered: 0x200000"):
+    with pytest.raises(ProtocolError, match="bits 0x200000 were not offered"):
         Conversation(tag="x").say(N.SET_PROTOCOL_FEATURES, U64(1 << 21))
 
 
@@ -167,7 +167,7 @@ def test_a_region_is_removed_whatever_its_offset() -> None:
     moved = Region(HIGH.gpa, HIGH.size, HIGH.uva, 0)
     effects = talk.say(N.REM_MEM_REG, MemoryRegion(moved), 1)  # a broken peer adds an fd
     assert [len(effect.fds) for effect in effects if isinstance(effect, Close)] == [2]
-    with pytest.raises(ProtocolError, match="no known region"):
+    with pytest.raises(ProtocolError, match="there is no region"):
         talk.say(N.REM_MEM_REG, MemoryRegion(HIGH))
 
 
@@ -184,34 +184,34 @@ def test_writing_the_configuration_is_refused_without_disconnecting() -> None:
 A_RING = VringAddr(1, 0, LOW.uva, LOW.uva + 0x2000, LOW.uva + 0x1000, 0)
 HUGE = Region(1 << 40, (1 << 63) + 1, 1 << 63, 0)
 WRONG = [
-    (N.SET_FEATURES, U64(1 << 40), 0, "bits not offered"),
-    (N.SET_FEATURES, U64(int(VirtioFeature.VERSION_1)), 0, "under a started vring"),
-    (N.SET_PROTOCOL_FEATURES, U64(1 << 21), 0, "bits not offered"),
-    (N.SET_VRING_NUM, VringState(1, 64), 0, "which is started"),
+    (N.SET_FEATURES, U64(1 << 40), 0, "were not offered"),
+    (N.SET_FEATURES, U64(int(VirtioFeature.VERSION_1)), 0, "while a vring is started"),
+    (N.SET_PROTOCOL_FEATURES, U64(1 << 21), 0, "were not offered"),
+    (N.SET_VRING_NUM, VringState(1, 64), 0, "vring 1 is started"),
     (N.SET_VRING_NUM, VringState(3, 64), 0, "larger --request-queues"),
-    (N.SET_VRING_NUM, VringState(2, 100), 0, "no size of a split ring"),
-    (N.SET_VRING_NUM, VringState(2, 0), 0, "no size of a split ring"),
-    (N.SET_VRING_NUM, VringState(2, 65536), 0, "no size of a split ring"),
-    (N.SET_VRING_BASE, VringState(2, 65536), 0, "no index of a split ring"),
+    (N.SET_VRING_NUM, VringState(2, 100), 0, "size is 100; expected a power of 2"),
+    (N.SET_VRING_NUM, VringState(2, 0), 0, "size is 0; expected a power of 2"),
+    (N.SET_VRING_NUM, VringState(2, 65536), 0, "size is 65536; expected a power of 2"),
+    (N.SET_VRING_BASE, VringState(2, 65536), 0, "index is 65536; expected at most 65535"),
     (N.SET_VRING_ADDR, A_RING, 0, "moves vring 1"),
     (N.SET_VRING_ADDR, VringAddr(2, 1, 0, 0, 0, 0), 0, "dirty logging"),
     (N.SET_VRING_ADDR, VringAddr(2, 0, 8, 0, 0, 0), 0, "not aligned"),
     (N.SET_VRING_ADDR, VringAddr(2, 0, 0, 2, 0, 0), 0, "not aligned"),
     (N.SET_VRING_ADDR, VringAddr(2, 0, 2**64 - 16, 0, 0, 0), 0, "wraps"),
-    (N.SET_VRING_KICK, VringFd(2, True), 1, "before its size and addresses"),
+    (N.SET_VRING_KICK, VringFd(2, True), 1, "no size or no addresses"),
     (N.SET_VRING_CALL, VringFd(200, True), 1, "larger --request-queues"),
-    (N.GET_VRING_BASE, VringState(77, 0), 0, "only queues 0 to 2"),
-    (N.SET_VRING_ENABLE, VringState(1, 2), 0, "neither 0 nor 1"),
+    (N.GET_VRING_BASE, VringState(77, 0), 0, "this device has queues 0 to 2"),
+    (N.SET_VRING_ENABLE, VringState(1, 2), 0, "num is 2; expected 0 or 1"),
     (N.SET_MEM_TABLE, MemoryTable((LOW, LOW)), 2, "overlap"),
     (N.ADD_MEM_REG, MemoryRegion(Region(1, 1, 1, 1)), 1, "overlap"),
     (N.ADD_MEM_REG, MemoryRegion(HUGE), 1, "wraps"),
     (N.ADD_MEM_REG, MemoryRegion(Region(1 << 40, 0, 0, 0)), 1, "empty"),
-    (N.GET_INFLIGHT_FD, Inflight(0, 0, 4, 128), 0, "in-flight record of 4 queues"),
-    (N.GET_INFLIGHT_FD, Inflight(0, 0, 1, 0), 0, "queues of 0 entries"),
-    (N.SET_INFLIGHT_FD, Inflight(64, 0, 1, 128), 1, "too small"),
+    (N.GET_INFLIGHT_FD, Inflight(0, 0, 4, 128), 0, "num_queues is 4; this device has 3"),
+    (N.GET_INFLIGHT_FD, Inflight(0, 0, 1, 0), 0, "queue_size is 0"),
+    (N.SET_INFLIGHT_FD, Inflight(64, 0, 1, 128), 1, "mmap_size is 64; its queues need 2112"),
     (N.SET_INFLIGHT_FD, Inflight(2**63, 2**63, 1, 128), 1, "wraps"),
-    (N.SET_INFLIGHT_FD, Inflight(1 << 20, 0, 1, 128), 1, "under a started vring"),
-    (N.GET_CONFIG, Config(0, 1, 0, b"x"), 0, "without CONFIG"),
+    (N.SET_INFLIGHT_FD, Inflight(1 << 20, 0, 1, 128), 1, "while a vring is started"),
+    (N.GET_CONFIG, Config(0, 1, 0, b"x"), 0, "CONFIG is needed"),
 ]
 
 

@@ -76,7 +76,9 @@ def test_a_vring_keeps_its_eventfd_where_another_gets_lost(number: Number, name:
     assert before is not None
     (log,) = [e for e in talk.say(number, VringFd(1, True)) if not isinstance(e, Prepare)]
     assert log == Log(
-        "warn", f"{number.name} for vring 1 came without its eventfd; the vring goes on as it is"
+        "warn",
+        f"{number.name} for vring 1 came without its eventfd;"
+        " the vring keeps its present eventfd, or none",
     )
     assert talk.ack(number, VringFd(1, True)) == 1
     assert getattr(talk.session.vrings[1], name) == before

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One pool with its workers and the device they work with: what a front-end's messages act upon.
+"""One pool, its workers and the device that they serve: what a front-end's messages act upon.
 
-apply() is the heart: fds to the pool, device state, workers' acknowledgements, old fds dropped.
+apply() is the centre of this file. share_fds() has given the fds to the pool; apply() publishes the
+device, collects the acknowledgements of the workers, and drops the fds that are out of use.
 
-An fd is dropped only when no worker can use it any more: each has acknowledged a device without
-it, or was killed. A worker that does not acknowledge in time is killed and its successor asked; a
-worker that no signal ends (state D: a file system hangs) is waited for.
+An fd is dropped only when no worker can use the fd any more: each worker has acknowledged a device
+without the fd, or was killed. A worker that does not acknowledge in time is killed, and its
+successor is asked. A worker that no signal can end (state D: its file system hangs) is waited for.
 """
 
 import os
@@ -36,12 +37,12 @@ from vfsd.transport.control_messages import (
     WorkerDied,
 )
 
-KILLS: Final = 3  # of a worker that does not acknowledge, before the change goes on without it
+KILLS: Final = 3  # how often workers that do not acknowledge are killed before they are left out
 
 
 @dataclass(frozen=True)
 class BackendContext:
-    """What a backend needs of the supervisor that has it."""
+    """The parts of a supervisor that its backend uses."""
 
     loop: EventLoop
     launcher: Launcher
@@ -62,13 +63,13 @@ class Backend:
         self._segment = context.device
         self._patience = context.patience
         self._links = WorkerLinks(context.loop, self._vring_count, self)
-        self._vrings: tuple[DeviceVring, ...] = ()  # that run
-        self._generation = 0  # of the device that was published last
+        self._vrings: tuple[DeviceVring, ...] = ()  # the vrings that run
+        self._generation = 0  # the generation of the device that was published last
         pool.on_event = self._on_pool_event
 
     @classmethod
     def start(cls, context: BackendContext) -> "Backend":
-        """Start a pool; OperatorError says why it cannot."""
+        """Start a pool. Raises OperatorError with the reason if the pool cannot be started."""
         device, options = context.device, context.options
         device.reset(options.request_queues + 1)
         pool = PoolClient.start(
@@ -83,7 +84,7 @@ class Backend:
 
     @classmethod
     def restore(cls, context: BackendContext, saved: SavedPool) -> "Backend":
-        """Go on with the pool of another supervisor."""
+        """Take over the pool of a supervisor that died."""
         patience = context.patience
         pool = PoolClient.restore(context.loop, context.launcher, context.log, saved, patience)
         backend = cls(context, pool)
@@ -100,20 +101,21 @@ class Backend:
         return (vring - 1) % self._slots if vring else 0
 
     def prepare(self, vring: int) -> None:
-        """Create the worker of a vring if there is none yet, and there may be one."""
+        """Create the worker of a vring, unless the worker exists or its slot has ended."""
         slot = self.slot_of(vring)
         if slot not in self.pool.spawned:
             self.pool.spawn(slot)
             self._connect(slot)
 
     def share_fds(self, session: Session) -> bool:
-        """Give the pool the fds of the session's device that it lacks; True if there were any."""
+        """Give the pool each fd of the session's device that the pool lacks; True if it lacked
+        any."""
         new = sorted(session.device.fds() - self.pool.numbers.keys())
         self.pool.adopt(new)
         return bool(new)
 
     def apply(self, session: Session) -> None:
-        """Make every worker work with the session's device; share_fds() comes first."""
+        """Make every worker adopt the session's device. Call share_fds() before this."""
         device = session.device
         self._vrings = device.vrings
         slots = [self.slot_of(index) for index in range(self._vring_count)]
@@ -124,11 +126,12 @@ class Backend:
         for index in session.draining():
             answer = adopted.get(self.slot_of(index))
             session.note_base(index, answer.last_avail.get(index) if answer else None)
-        self._tell_errors(adopted)
+        self._log_errors(adopted)
         self.pool.drop(sorted(self.pool.numbers.keys() - device.fds()))
 
     def end_fuse_session(self) -> None:
-        """Close what the guest had open; no vring runs. One worker does that for all."""
+        """Close the files that the guest had open, while no vring runs. One worker closes the
+        files of all workers."""
         self._adopt(self._may_answer(sorted(self.pool.spawned))[:1], ends_session=True)
 
     def _adopt(self, slots: list[int], ends_session: bool = False) -> dict[int, Adopted]:
@@ -144,26 +147,29 @@ class Backend:
             kills += bool(killed)
             late = self._may_answer(late)
         for slot in late:
-            self._log.write("error", "does not take the device over", f"worker {slot}")
+            text = f"did not acknowledge a change of the device after {kills} kills; left out"
+            self._log.write("error", text, f"worker {slot}")
         return adopted
 
     def _may_answer(self, slots: list[int]) -> list[int]:
         return [slot for slot in slots if slot not in self.pool.ended]
 
     def _prod(self, slot: int, seconds: float) -> bool:
-        """A worker did not answer for `seconds`: kill it if a signal can; True if that was done."""
+        """Kill a worker that did not answer for `seconds`, if a signal can end the worker; True if
+        the worker was killed."""
         if (stuck := self.pool.is_stuck(slot)) is not None:
-            self._patience.report(f"worker {slot} and a change of the device", stuck, seconds)
+            what = f"worker {slot}'s acknowledgement of a change of the device"
+            self._patience.report(what, stuck, seconds)
             return False
         if slot in self.pool.ended:
             return False
         self._log.write(
-            "error", "did not take a change of the device in time; killed", f"worker {slot}"
+            "error", "did not acknowledge a change of the device in time; killed", f"worker {slot}"
         )
         self.pool.kill_worker(slot)
         return True
 
-    def _tell_errors(self, adopted: dict[int, Adopted]) -> None:
+    def _log_errors(self, adopted: dict[int, Adopted]) -> None:
         for slot, answer in adopted.items():
             for index, reason in answer.errors.items():
                 if self.slot_of(index) == slot:
@@ -172,7 +178,7 @@ class Backend:
     def _connect(self, slot: int) -> None:
         self._links.connect(slot, self.pool.listeners[slot][0])
 
-    # What comes from the sandbox; called by the event loop.
+    # Events from the sandbox; the event loop calls these.
 
     def on_worker_event(self, slot: int, event: WorkerEvent) -> None:
         source = f"worker {slot}"
@@ -185,9 +191,9 @@ class Backend:
             self._log.write("debug", f"serves (pid {event.pid} in the sandbox)", source)
 
     def on_violation(self, slot: int, error: str, count: int) -> None:
-        """A worker broke the protocol, which one of ours never does."""
+        """A worker broke the protocol: it has been taken over, since our code never does that."""
         source = f"worker {slot}"
-        self._log.write("error", f"sent what it should not; its link is closed: {error}", source)
+        self._log.write("error", f"broke the protocol; its connection is closed: {error}", source)
         if count >= VIOLATIONS:
             self._log.write("error", f"{source} broke the protocol {count} times; killed")
             self.pool.kill_worker(slot)
@@ -198,15 +204,15 @@ class Backend:
             self._log.write(event.level, event.text, "pool")
         elif isinstance(event, WorkerDied):
             after = "created again" if event.respawned else "not created again"
-            # Not as a line of the pool's: who writes in its name must not be able to use up what
-            # the pool may write, and hide that a worker made a forbidden call.
+            # The pool is not the source of this line. A process that sends log lines in the pool's
+            # name could use up the pool's limit, and hide that a worker made a forbidden call.
             self._log.write("error", f"worker {event.slot} died ({event.how}); {after}")
             if not event.respawned and event.slot in self.pool.spawned:
                 self._end(event.slot)
 
     def _end(self, slot: int) -> None:
-        """No worker will serve this slot while the pool lives: its queues stop, the others go on.
-        A front-end that connects again gets another pool."""
+        """No worker will serve this slot while the pool lives: the queues of the slot stop, and the
+        other queues go on. A front-end that connects again gets another pool."""
         self.pool.ended.add(slot)
         self._links.give_up(slot)
         for vring in self._vrings:
@@ -217,7 +223,7 @@ class Backend:
 
 
 def signal_error(err_fd: int | None) -> None:
-    """Write the VMM's eventfd for a queue that does not work, if that will not block."""
+    """Signal the VMM's eventfd for errors of a queue, unless that would block."""
     if err_fd is None:
         return
     poll = select.poll()

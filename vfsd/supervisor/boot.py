@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the keeper has made before there is a supervisor, for each supervisor."""
+"""The objects that the keeper makes before it creates the first supervisor."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from vfsd.supervisor.resume import Outbox, StateFile
 
 @dataclass(frozen=True)
 class Boot:
-    """What exists before the first supervisor does, and outlives each of them."""
+    """What exists before the first supervisor, and outlives every supervisor."""
 
     name: str
     options: Options
@@ -23,6 +23,6 @@ class Boot:
     state: StateFile
     outbox: Outbox
     device: DeviceSegment
-    kept_fds: frozenset[int]  # open in the keeper
+    kept_fds: frozenset[int]  # fds that are open in the keeper, which a supervisor must not close
     log: LogCollector
-    tell_ready: Callable[[], None]  # once a VMM can connect, or more often
+    report_ready: Callable[[], None]  # called each time that a VMM can connect

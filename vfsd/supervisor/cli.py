@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The virtiofsd command: checks what it was asked to do, and listens.
+"""The virtiofsd command: checks its options and the share, and listens.
 
-What serves is imported after that (serving.py): a tool waits for the socket, and in a container
-with a tenth of a CPU these imports take half a second.
+The modules that serve (serving.py) are imported after the socket listens: a tool waits for the
+socket, and in a container with a tenth of a CPU these imports take half a second.
 """
 
 import os
@@ -19,7 +19,8 @@ from vfsd.supervisor.options import Options, help_text
 from vfsd.supervisor.signals import hold_signals
 from vfsd.transport.errors import OperatorError
 
-# libvirt's words: options are separate from -o; --posix-acl and --security-label have modes.
+# The words of libvirt. "separate-options": every option has a form without -o. The two "-mode"
+# words: --posix-acl and --security-label have modes.
 # libvirt does not migrate a domain without "migrate-precopy".
 CAPABILITIES: Final = {
     "type": "fs",
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _print(action: str) -> int:
-    import json  # noqa: PLC0415 - a daemon needs it later
+    import json  # noqa: PLC0415 - a daemon imports json later, when its socket listens
 
     texts = {
         "help": help_text(),
@@ -63,10 +64,10 @@ def _serve(options: Options) -> int:
     _check_ids(options)
     _check_cpus(options)
     notes = [_note_of_mount(options, root)]
-    hold_signals()  # from here on there is a socket file to be removed
+    hold_signals()  # a signal must not end this process while a socket file has to be removed
     listener = open_listener(options)
     try:
-        # Most of the start's CPU time, which a VMM that waits for the socket need not wait for.
+        # These imports take most of the CPU time of a start; the VMM waits for the socket alone.
         from vfsd.supervisor.file_limit import has_handles, set_file_limit  # noqa: PLC0415
         from vfsd.supervisor.inode_limit import inode_limit  # noqa: PLC0415
         from vfsd.supervisor.serving import serve  # noqa: PLC0415
@@ -93,7 +94,7 @@ def check_shared_dir(options: Options) -> str:
     assert path is not None
     what = f"{options.given['shared_dir']}: '{path}'"
     try:
-        mode = os.lstat(path).st_mode  # of "link/" the directory that the link leads to
+        mode = os.lstat(path).st_mode  # for "link/", of the directory that the link leads to
     except FileNotFoundError:
         raise OperatorError(f"{what} does not exist; create the directory first") from None
     except OSError as error:
@@ -111,8 +112,8 @@ def check_shared_dir(options: Options) -> str:
 def open_shared_dir(options: Options) -> int:
     """The directory whose path check_shared_dir() has returned, as an O_PATH fd.
 
-    It is opened this once: every pool gets the fd, so whoever may rename a folder on the way to it
-    cannot choose what a later VMM is given.
+    The directory is opened only here, and every pool gets this fd. A user who may rename a folder
+    of the path therefore cannot choose which directory a later VMM is given.
     """
     assert options.shared_dir is not None
     try:
@@ -123,18 +124,19 @@ def open_shared_dir(options: Options) -> int:
 
 
 def _note_of_mount(options: Options, root: int) -> str | None:
-    """A service whose unit protects the host's files finds out here that the share is one."""
+    """A warning if the share is mounted read-only: a systemd unit that protects the host's files
+    may have made the share read-only by mistake."""
     if options.readonly or not os.fstatvfs(root).f_flag & os.ST_RDONLY:
         return None
     return (
         f"'{options.shared_dir}' is mounted read-only, so the guest can change nothing; a service"
-        " needs BindPaths= (systemd.exec(5)) for a share outside of /srv; if it is meant, give"
+        " needs BindPaths= (systemd.exec(5)) for a share outside of /srv; if this is intended, give"
         " --readonly"
     )
 
 
 def _check_ids(options: Options) -> None:
-    """Who is not root needs programs of the package uidmap for maps of ids."""
+    """A daemon that is not root needs programs of the package uidmap to map ids."""
     if os.geteuid() == 0 or (not options.uid_map and not options.gid_map):
         return
     import shutil  # noqa: PLC0415 - few have maps
@@ -153,6 +155,6 @@ def _check_cpus(options: Options) -> None:
     missing = sorted(set(options.queue_cpus) - os.sched_getaffinity(0))
     if missing:
         raise OperatorError(
-            f"{options.given['queue_cpus']}: CPU {missing[0]} is not there, or not for this"
-            " process; see taskset(1), or the service's cpuset"
+            f"{options.given['queue_cpus']}: CPU {missing[0]} does not exist, or this process may"
+            " not use it; see taskset(1), or the service's cpuset"
         )

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a command line, and the --config files it names, to checked Options.
+"""Turns a command line, and the --config files that it names, into checked Options.
 
-The last occurrence wins, as in both peers; all of the command line comes after the files.
+If an option is given twice, the last occurrence wins, as in both peers. The whole command line
+counts as later than the files.
 """
 
 import itertools
@@ -24,10 +25,11 @@ from vfsd.transport import idmap
 
 _LONG: Final = {name: (row, value) for row in OPTIONS for name, value in row.long.items()}
 _SHORT_O: Final = {name: (row, value) for row in OPTIONS for name, value in row.short_o.items()}
-# What libfuse, whose parser the C virtiofsd has, takes for one item: a backslash quotes a comma.
+# One item of an -o list, by the rules of libfuse, which the C virtiofsd uses: a backslash quotes a
+# comma.
 _ITEM: Final = re.compile(r"(?:[^\\,]|\\.|\\$)+", re.DOTALL)
 _QUOTED: Final = re.compile(r"\\([0-3][0-7]{2}|.)", re.DOTALL)
-# Given twice with different values, these are a mistake and no change of mind.
+# Options that may not be given twice with different values: that is a mistake, not an override.
 _ONCE: Final = ("shared_dir", "socket_path")
 
 
@@ -52,13 +54,13 @@ def parse(arguments: Sequence[str]) -> Options:
 
 @dataclass(frozen=True)
 class _Gathered:
-    """Values by field, and how each was spelled."""
+    """The value of each field that was given, and the spelling of the option that gave it."""
 
     values: dict[str, Any]
     given: dict[str, str]
 
     def then(self, settings: Sequence[Setting]) -> "_Gathered":
-        """What it is after settings that win over these."""
+        """These values overridden by `settings`."""
         values: dict[str, Any] = {}
         given: dict[str, str] = {}
         for row, spelling, value in settings:
@@ -155,7 +157,7 @@ def _check_migration(options: Options) -> None:
 
 
 def _needs_xattr(options: Options) -> str | None:
-    """The field of an option that works by extended attributes and is not off, or None."""
+    """The field of an option that is on and needs extended attributes, or None."""
     fields = (name for name in NEED_XATTR if getattr(options, name) not in ("", "never"))
     return next(fields, None)
 
@@ -180,7 +182,7 @@ def _check_map(options: Options, kind: str) -> None:
         if any(end > start for (_, end), (start, _) in itertools.pairwise(spans)):
             raise usage(f"{spelling}: two ranges overlap {what}")
     if not any(inside == 0 for inside, _, _ in ranges):
-        raise usage(f"{spelling}: no range begins with INSIDE 0, as which the workers run")
+        raise usage(f"{spelling}: no range begins with INSIDE 0, the id that the workers run as")
 
 
 def _check_required(options: Options) -> None:

@@ -7,8 +7,9 @@
     workers = 4
     uid-map = [":0:1000:1:", ":1:100000:65536:"]
 
-A switch takes true and false; true is also "--name alone" of an option like posix-acl, false its
-"--no-name". A key that is no option is an error, like an option that is none.
+The value of a switch is true or false. For an option like posix-acl, true has the meaning of the
+option without a value (--posix-acl), and false that of --no-posix-acl. An unknown key is an error,
+as an unknown option is.
 """
 
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ _MISSING: Final = object()
 
 def read_config(path: str, option: str) -> list[Setting]:
     """The settings in the file that `option` names, or an OperatorError."""
-    import tomllib  # noqa: PLC0415 - without a file it would only take memory
+    import tomllib  # noqa: PLC0415 - saves memory if there is no file
 
     what = f"{option}: '{path}'"
     try:
@@ -57,15 +58,15 @@ def _value(row: Option, spelling: str, value: Any) -> Any:
             raise usage(f"{spelling} needs a value, not true or false")
         return found
     if fixed is not None and not isinstance(fixed, Bare):
-        raise usage(f"{spelling} is true or false")
+        raise usage(f"{spelling} must be true or false")
     if type(value) not in (str, int, float):
         many = " or a list of them" if row.repeatable else ""
-        raise usage(f"{spelling} is not text or a number{many}")
+        raise usage(f"{spelling} must be text or a number{many}")
     return read_value(row, spelling, str(value))
 
 
 def _alone(row: Option, value: bool) -> Any:
-    """What the option means when it is given alone, or in its --no- form."""
+    """The value of the option when it is given without a value (True) or as --no-… (False)."""
     fixed = row.long.get(f"--{row.key}" if value else f"--no-{row.key}")
     if fixed is None:
         return _MISSING

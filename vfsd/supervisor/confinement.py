@@ -1,38 +1,43 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What keeper and supervisor give up once everything that needs it has been done.
+"""The privileges that keeper and supervisor give up before they read any input.
 
 THEORY
 
-Purpose. The supervisor reads what a VMM and what the sandbox send. Whoever finds an error in that
-should not hold the host, nor another VM's share. So all that needs privilege is done before the
-first byte is read (the VMM's socket and its group, limits, the runtime folder), or by the launcher,
-which reads nothing (launcher.py).
+Purpose. The supervisor reads what a VMM and what the sandbox send. An attacker who finds an error
+in that code should get neither the host nor the share of another VM. So everything that needs
+privilege is done before the first byte is read (the VMM's socket and its group, limits, the runtime
+folder), or is done by the launcher, which reads nothing (launcher.py).
 
 Before the launcher is forked, own_id() chooses the id that the supervisor will have. Then, in the
 keeper, before it creates the first supervisor:
-  0. root only, where /proc hides processes: a whole /proc, in a mount namespace of its own;
-  1. the working directory is the runtime folder, where the sockets of the workers are: they are
-     named without a folder from here on, so no folder above has to be open to this user;
-  2. root only: all ids become one that nobody else has (OWN_IDS). What root may do to its own
-     files, to processes of root, and to programs that ask who connects to them (D-Bus, systemd),
-     goes with that. The id is not nobody's: other daemons are nobody, too, and could connect to the
-     workers, or put another folder in the place of the runtime folder. An instance has the same id
-     at each start, if no process has that id then. Pool and workers have the id as their saved user
-     id (isolation.py), so keeper and supervisor may send them signals;
-  3. every capability set is empty, no_new_privs is set, there are no core dumps;
-  4. Landlock, where the kernel has it: files are read below /proc only, and only sockets are made
-     and files removed, in the runtime folder only. No TCP, no abstract socket of another process;
-  5. the filter: CALLS and KEEPER_CALLS. A supervisor puts CALLS alone on top of that.
+  0. root only, where /proc hides processes: mount a /proc that shows all processes, in a mount
+     namespace of its own;
+  1. change the working directory to the runtime folder, where the sockets of the workers are. From
+     here on the sockets are named without a folder, so this user needs no access to the folders
+     above the runtime folder;
+  2. root only: change all ids to one id that no other process has (OWN_IDS). Root's rights over its
+     own files, over processes of root, and with programs that ask who connects to them (D-Bus,
+     systemd) are gone with that. The id is not that of the user nobody: other daemons run as nobody
+     as well, and could connect to the workers, or put another folder in the place of the runtime
+     folder. An instance has the same id at each start, unless another process has that id then.
+     Pool and workers have the id as their saved user id (isolation.py), so keeper and supervisor
+     may send them signals;
+  3. empty every capability set, set no_new_privs, and turn off core dumps;
+  4. Landlock, where the kernel has it: files can be read below /proc only. In the runtime folder
+     sockets can be made and files removed, and nothing else can be changed anywhere. TCP and
+     abstract sockets of other processes are out of reach;
+  5. the filter: CALLS and KEEPER_CALLS. Each supervisor adds a filter with CALLS alone.
 
-Invariants. Nothing that is done later may need what is gone: every module has been imported, every
-file opened. A filter is inherited, so the keeper's allows what its supervisors need; it reads
-nothing, so that is no loss. What is denied by the filter ends the process, as in a worker; the
-operator's --seccomp applies to both.
+Invariants. Nothing that is done later may need a privilege that is gone: every module has been
+imported, every file opened. A filter is inherited, so the keeper's filter allows what its
+supervisors need; the keeper reads nothing, so these calls do not make it easier to attack. A call
+that the filter denies ends the process, as in a worker; the operator's --seccomp applies to both.
 
 What this does not do. A daemon that is started by an ordinary user has that user's rights to
-connect to sockets by path, as Landlock before version 9 cannot deny it, and to send signals to the
-user's processes: Landlock cannot limit signals, since the pool is outside the domain. Both
-processes share an fd table, and with it the memory of the guest.
+connect to sockets by path, because Landlock before version 9 cannot deny that. The daemon also has
+the right to send signals to the user's processes: Landlock cannot limit signals, because the pool
+is outside the Landlock domain. Keeper and supervisor share an fd table, and with it the memory of
+the guest.
 """
 
 import binascii
@@ -50,8 +55,8 @@ from vfsd.supervisor.options import Options
 from vfsd.transport.errors import OperatorError
 from vfsd.transport.native import check, ffi, lib
 
-# Of these nothing and nobody has one: neither users, nor services, nor containers (systemd's list
-# UIDS-GIDS). Where the user namespace has no such ids: nobody's.
+# Ids that no user, service or container has, by systemd's list UIDS-GIDS. If the user namespace
+# does not map these ids, the id of the user nobody is taken.
 OWN_IDS: Final = range(0x70000000, 0x7FFE0000)
 NOBODY: Final = 65534
 ACTIONS: Final = {"kill": lib.SECCOMP_KILL, "trap": lib.SECCOMP_TRAP, "log": lib.SECCOMP_LOG}
@@ -67,8 +72,8 @@ _PR_SET_NAME, _PR_SET_NO_NEW_PRIVS = 15, 38
 
 
 class Call(NamedTuple):
-    """One allowed system call, and who makes it: a file of this program and the function that it
-    calls, or a library. With `argument`: only if (that argument & mask) == value."""
+    """One allowed system call, and its caller: a file of this program and the function that the
+    file calls, or a library. With `argument`: only if (that argument & mask) == value."""
 
     name: str
     caller: str
@@ -78,7 +83,7 @@ class Call(NamedTuple):
 
 
 CALLS: Final = (
-    # Files: what can be opened is below /proc.
+    # Files. Only files below /proc can be opened.
     Call("openat", "descendants.py: read_text", 2, _WRITING, 0),
     Call("read", "CPython: files; stderr_relay.py: os.read"),
     Call("write", "log_collector.py: os.write"),
@@ -110,7 +115,7 @@ CALLS: Final = (
     Call("poll", "log_collector.py: select.poll"),
     Call("ppoll", "log_collector.py: select.poll, on architectures without poll"),
     Call("clock_nanosleep", "launcher.py: time.sleep"),
-    Call("restart_syscall", "Linux: any of these, after SIGSTOP"),
+    Call("restart_syscall", "Linux: goes on with a waiting call after SIGSTOP"),
     # Sockets.
     Call("socket", "pool_client.py: socket.socket", 0, _WORD, _AF_UNIX),
     Call("socketpair", "fd_channel.py: socket.socketpair", 0, _WORD, _AF_UNIX),
@@ -150,13 +155,14 @@ CALLS: Final = (
     Call("rt_sigreturn", "Linux: the end of a signal handler"),
     Call("exit", "glibc: a thread's end"),
     Call("exit_group", "keeper.py: os._exit"),
-    # Time and chance, where the vDSO does not answer.
+    # Time and random numbers, where the vDSO does not provide them.
     Call("clock_gettime", "CPython: time.monotonic"),
     Call("clock_getres", "CPython: time"),
     Call("time", "glibc: time"),
     Call("getrandom", "pool_client.py: os.urandom; CPython: hashing"),
 )
-# What a filter inherited by every supervisor must allow, and each supervisor then gives up.
+# Calls that the keeper makes. Every supervisor inherits the filter that allows them, and gives them
+# up with a filter of its own.
 KEEPER_CALLS: Final = (
     Call("clone", "keeper.py: clone_process", 0, _ALL, _CLONE_FILES | signal.SIGCHLD),
     Call("wait4", "keeper.py: os.waitpid"),
@@ -168,10 +174,10 @@ KEEPER_CALLS: Final = (
 
 
 def own_id(runtime_dir: str, key: bytes) -> int:
-    """The user and group id of keeper and supervisor, which `runtime_dir` belongs to from now on.
+    """Choose the user and group id of keeper and supervisor, and give them `runtime_dir`.
 
-    One of OWN_IDS where root starts the daemon, or nobody's if the user namespace has none of them;
-    the present user id for everybody else, and for root that may not change ids or owners.
+    If root starts the daemon: one of OWN_IDS, or the id of nobody if the user namespace has none of
+    them. Otherwise, and if root may not change ids or owners: the present user id.
     """
     if os.geteuid() != 0 or _TO_LEAVE_ROOT & ~_permitted():
         return os.geteuid()
@@ -183,8 +189,8 @@ def own_id(runtime_dir: str, key: bytes) -> int:
 
 
 def _free_id(key: bytes) -> int:
-    """One of OWN_IDS that no process has: for the same `key` the same, whenever that is possible,
-    since journald keeps a file for each user."""
+    """One of OWN_IDS that no process has. The same `key` gets the same id if that id is free:
+    journald keeps a file for each user id."""
     first = binascii.crc32(key) % len(OWN_IDS)
     while _is_taken(OWN_IDS[first]):
         first = (first + 1) % len(OWN_IDS)
@@ -192,7 +198,8 @@ def _free_id(key: bytes) -> int:
 
 
 def _is_taken(own: int) -> bool:
-    """Does a process have this user id? Each supervisor has its own as the real one."""
+    """Does a process have this user id? Supervisors have theirs as the real user id, which is what
+    getpriority(2) compares."""
     try:
         os.getpriority(os.PRIO_USER, own)
     except OSError:
@@ -201,9 +208,11 @@ def _is_taken(own: int) -> bool:
 
 
 def confine(runtime_dir: str, own: int, options: Options, say: Say) -> None:
-    """Confine this process, the keeper, and all that it creates; OperatorError if it cannot be.
+    """Confine this process, the keeper, and all processes that it creates; OperatorError if it
+    cannot be confined.
 
-    `own`: of own_id(). What the kernel has not got is said and done without.
+    `own`: what own_id() returned. If the kernel lacks a feature (Landlock), a warning is logged and
+    the daemon runs without that feature.
     """
     if os.geteuid() == 0 and _hides_processes(Path("/proc/self/mountinfo").read_text()):
         _show_processes(say)
@@ -225,21 +234,22 @@ def confine(runtime_dir: str, own: int, options: Options, say: Say) -> None:
 
 
 def _give_up_capabilities(sandbox: str, say: Say) -> None:
-    """In a container whose seccomp filter denies it, --sandbox=none does without."""
+    """Empty every capability set. OperatorError if that is denied, as by the seccomp filter of a
+    container; with --sandbox=none it is only a warning."""
     error = lib.capabilities_limit(0)
     if not error:
         return
     text = f"keeper and supervisor cannot give up their capabilities: {os.strerror(-error)}"
     if sandbox != "none":
         raise OperatorError(
-            f"{text}; a seccomp filter that this is started under has to allow prctl(2) and"
-            " capset(2), or try --sandbox=none"
+            f"{text}; the seccomp filter that virtiofsd is started under must allow prctl(2) and"
+            " capset(2); or try --sandbox=none"
         )
     say("warn", text)
 
 
 def confine_supervisor(seccomp: str) -> None:
-    """Give up, in a supervisor that the keeper has just created, what only the keeper needs."""
+    """In a new supervisor: give up the system calls that only the keeper needs."""
     _filter(seccomp, CALLS)
 
 
@@ -251,8 +261,9 @@ def _hides_processes(mounts: str) -> bool:
 
 
 def _show_processes(say: Say) -> None:
-    """The processes of the sandbox are root's, and nobody looks after them: a process that hangs in
-    a file system is waited for, and what is left at the end is killed."""
+    """Mount a /proc that shows the processes of the sandbox. They belong to root, and must be seen:
+    a process that hangs in a file system is waited for, and the processes that are left at the end
+    are killed."""
     error = lib.process_see_whole_proc()
     if error:
         say("warn", f"/proc hides the processes of the sandbox: {os.strerror(-error)}; a worker"
@@ -262,7 +273,8 @@ def _show_processes(say: Say) -> None:
 def _landlock_rules(runtime_dir: str, say: Say) -> int | None:
     rules = lib.landlock_create()
     if rules < 0:
-        say("warn", f"without Landlock ({os.strerror(-rules)}): files are not out of reach")
+        say("warn", f"Landlock is not available ({os.strerror(-rules)}): only their user id keeps"
+            " keeper and supervisor from files")  # fmt: skip
         return None
     _allow(rules, "/proc", lib.LANDLOCK_READ_FILE | lib.LANDLOCK_READ_DIR)
     _allow(rules, runtime_dir, lib.LANDLOCK_MAKE_SOCK | lib.LANDLOCK_REMOVE_FILE)
@@ -278,18 +290,19 @@ def _allow(rules: int, path: str, access: int) -> None:
 
 
 def _permitted() -> int:
-    """Those of this process, as a mask."""
+    """The permitted capabilities of this process, as a mask."""
     ret = ffi.new("uint64_t *")
     check(lib.capabilities_permitted(ret))
     return int(ret[0])
 
 
 def _leave_root(own: int) -> None:
-    """Take ids of our own; OSError if root may not do that here."""
+    """Change all ids to `own`; OSError if root may not change ids here."""
     if own == 0:
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
     os.setgroups([])
-    # The bounding set: as root. Where this fails _give_up_capabilities() fails, too.
+    # The bounding set can be limited only as root. If this fails, _give_up_capabilities() fails as
+    # well, and reports the error.
     lib.capabilities_limit(_TO_LEAVE_ROOT)
     os.setresgid(own, own, own)
     os.setresuid(own, own, own)
@@ -299,7 +312,7 @@ def _filter(seccomp: str, calls: Sequence[Call]) -> None:
     if seccomp == "none":
         return
     rules: Any = ffi.new("struct syscall_rule[]", len(calls))
-    names = [ffi.new("char[]", call.name.encode()) for call in calls]  # as long as the call lasts
+    names = [ffi.new("char[]", call.name.encode()) for call in calls]  # `rules` points to these
     for rule, name, call in zip(rules, names, calls, strict=True):
         rule.name, rule.argument, rule.mask, rule.value = name, *call[2:]
     refused = ffi.new("int32_t *")

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who is below a process: found when somebody is to be killed.
+"""Finds the descendants of a process in /proc, in order to kill them.
 
-Not by psutil, which takes 1 MiB in keeper and supervisor; imported only when it is needed, at the
-end of a long life, it may have been upgraded and not fit any more.
+psutil is not used, because it takes 1 MiB in keeper and supervisor. Nor can psutil be imported at
+the end of a long life, when it is needed: by then it may have been upgraded to a version that does
+not fit any more.
 """
 
 import os
@@ -23,7 +24,7 @@ def _kill(pidfd: int) -> None:
 
 @dataclass(frozen=True)
 class Process:
-    """A process as it was found: the pid may be another process's by now, the start tells."""
+    """A process as it was found. If another process has the pid by now, `started` differs."""
 
     pid: int
     name: str
@@ -32,7 +33,7 @@ class Process:
     started: int  # clock ticks after boot
 
     def kill(self, send: Callable[[int], None] = _kill) -> None:
-        """Send SIGKILL, by `send` to the pidfd; nothing happens if this process is gone."""
+        """Kill this process: call `send` with its pidfd. No effect if the process is gone."""
         with suppress(OSError):
             pidfd = os.pidfd_open(self.pid)
             try:
@@ -46,7 +47,7 @@ class Process:
 
 
 def descendants(pid: int) -> list[Process]:
-    """Everything below a process; nothing if it is gone."""
+    """All descendants of a process; empty if the process is gone."""
     everything = _everything()
     found = {pid}
     below: list[Process] = []
@@ -66,12 +67,12 @@ def _everything() -> list[Process]:
 
 
 def await_end(processes: Iterable[Process], seconds: float) -> None:
-    """Wait until all of these have ended, `seconds` at the most."""
+    """Wait until all of these have ended, for at most `seconds`."""
     poll = select.poll()
     waiting = set()
     deadline = time.monotonic() + seconds
     for process in processes:
-        with suppress(OSError):  # it is gone
+        with suppress(OSError):  # the process is gone
             fd = os.pidfd_open(process.pid)
             poll.register(fd, select.POLLIN)
             waiting.add(fd)
@@ -85,9 +86,10 @@ def await_end(processes: Iterable[Process], seconds: float) -> None:
 
 
 def process_of(pid: int) -> Process:
-    """The process that has this pid now; FileNotFoundError or ProcessLookupError if none has.
+    """The process that has this pid now; FileNotFoundError or ProcessLookupError if there is none.
 
-    proc(5): pid, name in parentheses, state, parent, …; the start is the 22nd.
+    The fields are those of proc(5): pid, name in parentheses, state, parent; the 22nd field is the
+    time of the start.
     """
     stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     head, _, rest = stat.rpartition(")")
@@ -96,7 +98,7 @@ def process_of(pid: int) -> Process:
 
 
 def state_of(pid: int) -> str:
-    """Process.state of the process that has this pid now, "X" (dead) if none has."""
+    """The state of the process that has this pid now, "X" (dead) if there is none."""
     try:
         return process_of(pid).state
     except OSError:

@@ -3,20 +3,22 @@
 
 THEORY
 
-Nothing is read back. Workers hold the segment's fd, so what is in it decides nothing here: how many
-vrings there are is known from the options, and generations are counted elsewhere.
+Nothing is read back. Workers hold the segment's fd, so the supervisor never decides anything by the
+content of the segment: the options say how many vrings there are, and generations are counted
+elsewhere.
 
-Who can write. The segment is made by the keeper, which maps it and then seals it with
-F_SEAL_FUTURE_WRITE: from then on nobody gets another writable mapping and write(2) fails, whoever
-holds the fd. A supervisor, and each of its successors, is cloned from the keeper and inherits the
-mapping; the pool is executed and has none. So there is one segment for the whole life of the
-daemon, and every pool is given the same one. The workers of the pool before have been killed by
-then, and all they could do with the segment is to read it.
+Who can write. The keeper makes the segment, maps it and then seals it with F_SEAL_FUTURE_WRITE.
+From then on no process can map the segment writable again, and write(2) fails for every holder of
+the fd. A supervisor, and each of its successors, is cloned from the keeper and inherits the
+mapping; the pool is executed and so does not have the mapping. There is one segment for the whole
+life of the daemon, and every pool is given that segment. By the time that a pool is given the
+segment, the workers of the pool before have been killed, and those could only read the segment.
 
-Generations. They are even, and grow over all pools and supervisors. A supervisor that died may have
-published a device without living to say so: therefore a generation is noted before it is used
-(StateFile.next_generation), and a successor publishes under a larger one. Were it used twice, a
-worker could take half of the first device and half of the second for one.
+Generations. Generations are even, and grow over all pools and supervisors. A supervisor may have
+died after it published a device and before it saved that it did. Therefore a generation is noted
+before it is used (StateFile.next_generation), and a successor publishes under a larger one. If two
+devices had the same generation, a worker could read one half of each and take the two halves for
+one device.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -34,7 +36,7 @@ class DeviceSegment:
     """The segment, its fd and the one writable mapping of it; see THEORY."""
 
     def __init__(self, next_generation: Callable[[], int]) -> None:
-        """Make it, in the process from which supervisors will be cloned."""
+        """Make the segment, in the process from which supervisors will be cloned."""
         self._next_generation = next_generation
         self.fd, self._addr = create_published("vfsd-device", DEVICE_BYTES)
         self._state: Any = ffi.cast("struct device_state *", self._addr)
@@ -43,7 +45,7 @@ class DeviceSegment:
         unmap_segment(self._addr, DEVICE_BYTES)
 
     def reset(self, vring_count: int) -> None:
-        """Describe a device without memory whose vrings are all stopped."""
+        """Publish a device without memory, with all of its vrings stopped."""
         state, generation = self._state, self._next_generation()
         lib.device_state_write_begin(state, generation)
         state.layout = lib.DEVICE_STATE_LAYOUT

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a session asks the service to do, and the device it asks the workers to work with.
+"""What a session asks the service to do, and the device that the workers are to serve.
 
-Plain values: an effect can be stored and carried out by another supervisor (resume.py).
+Effects are plain values: they can be stored, and carried out by another supervisor (resume.py).
 """
 
 from dataclasses import asdict, astuple, dataclass
@@ -33,7 +33,7 @@ class DeviceVring:
 
 @dataclass(frozen=True)
 class Device:
-    """What the workers work with."""
+    """The device that the workers serve: features, memory, and the vrings that run."""
 
     features: int = 0
     regions: tuple[tuple[Region, int], ...] = ()
@@ -52,7 +52,7 @@ class Prepare:
 
 @dataclass(frozen=True)
 class Apply:
-    """Make every worker work with the session's device before going on."""
+    """Make every worker adopt the session's device before the next effect."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Reply:
 
 @dataclass(frozen=True)
 class ReplyBase:
-    """Answer GET_VRING_BASE: where the vring stopped."""
+    """Answer GET_VRING_BASE with the index at which the vring stopped."""
 
     index: int
 
@@ -90,7 +90,7 @@ class ReplyInflight:
 
 @dataclass(frozen=True)
 class Log:
-    """Something for the operator to read."""
+    """Write a line to the log, for the operator."""
 
     level: str
     text: str
@@ -101,7 +101,7 @@ ORDER: Final = (Log, Prepare, Apply, EndFuseSession, Close, Reply, ReplyBase, Re
 
 
 def encode_effect(effect: Effect) -> dict[str, Any]:
-    """The effect as JSON can hold it."""
+    """The effect as values that JSON can represent."""
     fields = asdict(effect)
     if isinstance(effect, Reply):
         fields["data"] = effect.data.hex()
@@ -111,7 +111,7 @@ def encode_effect(effect: Effect) -> dict[str, Any]:
 
 
 def decode_effect(content: dict[str, Any]) -> Effect:
-    """What encode_effect() encoded."""
+    """The effect that encode_effect() encoded as `content`."""
     fields = dict(content)
     kind = {cls.__name__: cls for cls in ORDER}[fields.pop("effect")]
     if kind is Reply:

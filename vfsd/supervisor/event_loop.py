@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The supervisor's event loop: callbacks for fds and for every turn, and waiting for a condition.
 
-There is one thread and one flow of control: code that needs an answer calls wait(), which keeps
-the callbacks going until the answer is there. Callbacks must not wait themselves.
+There is one thread and one flow of control: code that needs an answer calls wait(), which calls the
+callbacks until the answer has come. A callback must not call wait() itself.
 """
 
 import math
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 
 
 class StopError(Exception):
-    """This process is to end: a signal asked for it, or nobody is left to serve."""
+    """This process must end: a signal asked for the end, or there is no VMM left to serve."""
 
 
 class EventLoop:
@@ -28,7 +28,7 @@ class EventLoop:
         self._selector.close()
 
     def stop_on(self, signals: Iterable[int]) -> None:
-        """Raise StopError out of turn() once one of these signals has come; unblocks them."""
+        """Unblock these signals; turn() raises StopError once one of them has arrived."""
         reader, writer = socket.socketpair()
         reader.setblocking(False)
         writer.setblocking(False)
@@ -50,16 +50,17 @@ class EventLoop:
         self._selector.unregister(fd)
 
     def every_turn(self, callback: Callable[[], float]) -> None:
-        """Call `callback` in each turn; it returns within how many seconds to call it again
-        (math.inf: when something has happened)."""
+        """Call `callback` in each turn. It returns the number of seconds after which it must be
+        called again (math.inf: not before another event)."""
         self._every_turn.append(callback)
 
     def no_more_turns(self, callback: Callable[[], float]) -> None:
-        """Call it no more."""
+        """Stop calling a callback that was passed to every_turn()."""
         self._every_turn.remove(callback)
 
     def turn(self, seconds: float = math.inf) -> None:
-        """Wait for events, `seconds` at the most, and call what is to be called."""
+        """Wait for events for at most `seconds`, and call the callbacks of the fds that are
+        readable."""
         soon = min((callback() for callback in self._every_turn), default=math.inf)
         limit = max(0.0, min(seconds, soon))
         events = self._selector.select(None if limit == math.inf else limit)
@@ -70,7 +71,7 @@ class EventLoop:
                 key.data()
 
     def wait(self, condition: Callable[[], bool], seconds: float | None = None) -> bool:
-        """Turn until `condition()` holds; False if it does not after `seconds`."""
+        """Turn until `condition()` holds; False if it does not hold after `seconds`."""
         deadline = None if seconds is None else time.monotonic() + seconds
         while not condition():
             left = math.inf if deadline is None else deadline - time.monotonic()

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many files may be open (RLIMIT_NOFILE): set once, by the keeper, for all it starts.
+"""The limit of open files (RLIMIT_NOFILE): the keeper sets it once for all processes of the daemon.
 
-A guest decides how many files the daemon has open, so the limit protects the host: beyond
-fs.file-max no process that is not root can open anything any more. Several VMs add up, and each fd
-of an inode pins about 1.2 KiB of the kernel's memory, which a control group may limit. Where inodes
-are held by file handles, fds are a cache, and more of them gain nothing.
+A guest decides how many files the daemon has open, so the limit protects the host: once the host
+has fs.file-max files open, no process that is not root can open a file. The daemons of several VMs
+add up, and each fd of an inode pins about 1.2 KiB of kernel memory, which a control
+group may limit. Where inodes are held by file handles, the fds are only a cache, so a higher
+limit gains nothing.
 """
 
 import os
@@ -17,10 +18,10 @@ from vfsd.supervisor.options import RLIMIT_DEFAULT, Options
 from vfsd.transport.errors import OperatorError
 from vfsd.transport.native import lib
 
-WANTED: Final = 1_000_000  # where each inode that the guest knows is an fd
+WANTED: Final = 1_000_000  # if each inode that the guest knows needs an fd
 WANTED_WITH_HANDLES: Final = 100_000
 FEWEST: Final = 4096  # however little memory there is
-LEFT_TO_OTHERS: Final = 16_384  # of fs.file-max, as both peers leave it
+LEFT_TO_OTHERS: Final = 16_384  # files of fs.file-max that are left to others, as by both peers
 _OF_A_PROCESS: Final = Path("/proc/sys/fs/nr_open")
 _OF_THE_SYSTEM: Final = Path("/proc/sys/fs/file-max")
 
@@ -28,9 +29,9 @@ _OF_THE_SYSTEM: Final = Path("/proc/sys/fs/file-max")
 def default_limit(
     with_handles: bool, of_a_process: int, of_the_system: int, memory: int = 1 << 62
 ) -> int:
-    """What is wanted, as far as the kernel's limits for a process and for all of them allow it, and
-    `memory` (bytes that the guest's files may take); at most half of the limit for all where it is
-    small."""
+    """The wanted number of files, within the kernel's limit for a process, its limit for the whole
+    system, and `memory` (bytes that the guest's files may take). If the limit of the system is
+    small, half of it."""
     for_us = max(of_the_system - LEFT_TO_OTHERS, of_the_system // 2)
     wanted = WANTED_WITH_HANDLES if with_handles else WANTED
     part = memory // 4 if with_handles else memory
@@ -38,10 +39,10 @@ def default_limit(
 
 
 def set_file_limit(options: Options, shared_dir: int) -> str | None:
-    """Set the limit of this process; returns what the operator should know about it, or None.
-    `shared_dir`: its fd.
+    """Set the limit of this process; returns a warning for the operator, or None. `shared_dir` is
+    an fd.
 
-    OperatorError if what the operator asked for is not allowed, and --strict is given.
+    OperatorError if --strict is given and the number that the operator gave is not allowed.
     """
     wanted = options.rlimit_nofile
     if wanted == 0:
@@ -56,8 +57,8 @@ def set_file_limit(options: Options, shared_dir: int) -> str | None:
         return None
     if options.strict and "rlimit_nofile" in options.given:
         raise OperatorError(
-            f"--rlimit-nofile: {wanted} open files are not allowed here (limit {hard}); give a"
-            " smaller number, or raise the limit of whoever starts virtiofsd"
+            f"--rlimit-nofile: {wanted} open files are not allowed; the hard limit is {hard}; give"
+            " a smaller number, or raise the hard limit of the process that starts virtiofsd"
         )
     if not _set(min(wanted, of_a_process), of_a_process):
         _set(hard, hard)
@@ -68,8 +69,9 @@ def set_file_limit(options: Options, shared_dir: int) -> str | None:
 def has_handles(options: Options, shared_dir: int) -> bool:
     """Can inodes be held without an fd of their own, as far as that is known before isolation?
 
-    As the pool decides (vfsd/worker/handles.py): handles are root's, and in a user namespace
-    nobody's. `find` of a guest would stop at the smaller limit there."""
+    The pool decides by the same rule (vfsd/worker/handles.py): only root can open handles, and no
+    process in a user namespace can. With the smaller limit, a `find` in the guest would fail
+    half-way there."""
     asked = options.inode_file_handles
     is_root = os.geteuid() == 0 and not options.userns
     may_use = is_root and asked != "never" and (asked != "auto" or options.sandbox != "none")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Why a front-end is served no longer, and what the daemon's exit status says of that."""
+"""Why a front-end is no longer served, and the exit status of the daemon in that case."""
 
 
 class FrontendGoneError(Exception):

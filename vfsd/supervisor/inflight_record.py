@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The record of requests in flight that the front-end keeps: how large it is, and what it may be.
-Never mapped here."""
+"""The record of requests in flight that the front-end keeps: its size, and the checks of its
+description. The supervisor never maps the record."""
 
 from vfsd.transport.errors import ProtocolError
 from vfsd.transport.native import lib
@@ -15,15 +15,26 @@ def inflight_bytes(queue_size: int) -> int:
 def check_queues(record: Inflight, queue_count: int) -> None:
     """Refuse a record of queues that the device does not have."""
     if not 1 <= record.num_queues <= queue_count:
-        raise ProtocolError(f"an in-flight record of {record.num_queues} queues")
+        raise ProtocolError(
+            f"in-flight record: num_queues is {record.num_queues}; this device has {queue_count}"
+        )
     if not 1 <= record.queue_size <= lib.VRING_SIZE_MAX:
-        raise ProtocolError(f"an in-flight record of queues of {record.queue_size} entries")
+        raise ProtocolError(
+            f"in-flight record: queue_size is {record.queue_size}; expected 1 to"
+            f" {lib.VRING_SIZE_MAX}"
+        )
 
 
 def check_record(record: Inflight, queue_count: int) -> None:
-    """Refuse a record that cannot be mapped, or not hold its queues."""
+    """Refuse a record that cannot be mapped, or that is too small for its queues."""
     check_queues(record, queue_count)
     if record.mmap_offset + record.mmap_size > U64_MAX:
-        raise ProtocolError("SET_INFLIGHT_FD: the record wraps")
-    if record.mmap_size < record.num_queues * inflight_bytes(record.queue_size):
-        raise ProtocolError("SET_INFLIGHT_FD: the record is too small for its queues")
+        raise ProtocolError(
+            f"SET_INFLIGHT_FD: mmap_size {record.mmap_size:#x} at mmap_offset"
+            f" {record.mmap_offset:#x} wraps"
+        )
+    needed = record.num_queues * inflight_bytes(record.queue_size)
+    if record.mmap_size < needed:
+        raise ProtocolError(
+            f"SET_INFLIGHT_FD: mmap_size is {record.mmap_size}; its queues need {needed}"
+        )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What tells the daemons of one host apart: a name for people, and a key that outlives restarts."""
+"""How the daemons of one host differ: a name for people, and a key that outlives restarts."""
 
 import os
 import socket
@@ -10,26 +10,28 @@ from typing import Final
 
 from vfsd.supervisor.options import Options
 
-NAMELESS: Final = ("sock",)  # names of sockets that have a folder of their own
+NAMELESS: Final = ("sock",)  # socket names that say nothing: their folder names the instance
 LENGTH_MAX: Final = 100  # characters
 _PID_NAMESPACE: Final = Path("/proc/self/ns/pid")
 _PEER: Final = struct.Struct("=iII")  # struct ucred
 
 
 def instance_name(options: Options, sock: socket.socket) -> str:
-    """What processes and log lines are called after.
+    """The name of this daemon in process titles and log lines.
 
-    The file name of the socket without its suffix, or its folder where that name says nothing. A
-    tool that passes an fd names the VM in the folder (libvirt: domain-1-vm/fs0-fs.sock), in an
-    abstract address, or is the VMM itself (qemu -name guest=vm).
+    The name is the file name of the socket without its suffix, or the socket's folder if the file
+    name says nothing. A tool that passes an fd has the name of the VM in the folder of the socket
+    (libvirt: domain-1-vm/fs0-fs.sock), in an abstract address, or in the command line of the VMM
+    that is the other end (qemu -name guest=vm).
     """
     name = _of_path(options.socket_path) if options.socket_path else _of_fd(options.fd, sock)
     return "".join(c if c.isprintable() else "?" for c in name[:LENGTH_MAX])
 
 
 def instance_key(options: Options, sock: socket.socket) -> bytes:
-    """The same for every start of one instance, and another one for each that runs beside it. In
-    containers paths are alike: their pid namespaces are not."""
+    """A key that is the same at every start of one instance, and differs between instances that run
+    at the same time. The pid namespace is part of the key, because paths in different containers
+    may be equal."""
     path = options.socket_path
     own = os.fsencode(Path(path).absolute()) if path else instance_name(options, sock).encode()
     return b"%d %b" % (_PID_NAMESPACE.stat().st_ino, own)
@@ -49,7 +51,8 @@ def _of_fd(fd: int | None, sock: socket.socket) -> str:
 
 
 def _of_peer(sock: socket.socket) -> str:
-    """The name that QEMU was given, of the other end of a connection; "" if there is none."""
+    """The value of -name in the command line of QEMU at the other end of a connection; "" if there
+    is none."""
     with suppress(OSError, ValueError):
         peer = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
         pid, _, _ = _PEER.unpack(peer)

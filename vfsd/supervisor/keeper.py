@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The keeper: the launched process, too simple to crash.
+"""The keeper: the launched process, kept so simple that it does not crash.
 
-It holds the fd table that it shares with the supervisor, so nothing is lost with a supervisor that
-dies; creates the next one; passes signals on; and is the parent of everything whose own parent is
-gone (child subreaper), so nothing outlives it. It reads no input at all. It is the main process of
-a service, from which alone systemd takes notice (NotifyAccess=main): a supervisor that can be
-connected to sends it the signal READY, and the keeper passes that on.
+The keeper shares its fd table with the supervisor, so a supervisor that dies loses nothing, and
+creates the next supervisor. It passes signals on. It is the parent of every process whose own
+parent is gone (child subreaper), so no process outlives the daemon. It reads no input at all. It is
+the main process of a systemd service, and systemd accepts notifications from the main process alone
+(NotifyAccess=main). So a supervisor that a VMM can connect to sends the signal READY to the keeper,
+and the keeper notifies systemd.
 
-The end. Everything below it is killed at once and waited for, but not for ever: a process that
-waits for a frozen or hung file system ends when that file system answers, which may be never. It
-is named, and then left behind; it has been killed and cannot do anything any more.
+The end. All descendants of the keeper are killed at once and waited for, but not for ever: a
+process that waits for a frozen or hung file system ends when that file system answers, which may be
+never. Such a process is named in the log and left behind. It has been killed, so it will not run
+any more code of the program.
 """
 
 import contextlib
@@ -32,10 +34,10 @@ from vfsd.transport.process_title import setproctitle
 STOP_SECONDS: Final = 0.8
 FIRST_PAUSE: Final = 0.05  # seconds
 LONGEST_PAUSE: Final = 0.5
-LATE_SECONDS: Final = 3.0  # what has been killed and does not end is named
-GIVE_UP_SECONDS: Final = 10.0  # and left behind
+LATE_SECONDS: Final = 3.0  # after which killed processes that have not ended are named
+GIVE_UP_SECONDS: Final = 10.0  # after which they are left behind
 
-# Called in the supervisor with the keeper's pid and "is it a successor?".
+# Called in the supervisor with the keeper's pid, and whether it follows a supervisor that died.
 Supervise = Callable[[int, bool], int]
 
 
@@ -47,10 +49,10 @@ def keep(
     ready: Callable[[], None],
     say: Say,
 ) -> int:
-    """Run supervisors until one ends in order; returns the exit status for this process.
+    """Run supervisors until one ends without a crash; returns the exit status for this process.
 
-    `launcher` is the one child that is left when this returns. `confine`: called when all
-    that needs privilege is done. `ready`: called at each READY.
+    When keep() returns, `launcher` is the only child left. `confine` is called when everything that
+    needs privilege is done. `ready` is called at each signal READY.
     """
     setproctitle(f"vfsd: {name} keeper")
     check(lib.process_become_subreaper())
@@ -64,21 +66,21 @@ def keep(
             say("error", "the supervisor died too often within seconds; giving up")
             status = 1
             break
-        say("warn", "the supervisor died; the next one goes on")
+        say("warn", "the supervisor died; another supervisor takes over")
         pid = _create(name, supervise, True)
     kill_descendants(children, say)
     return status
 
 
 class Children:
-    """Reaps this process's children, and says so if the launcher is among the dead."""
+    """Reaps the children of this process, and logs an error if the launcher has ended."""
 
     def __init__(self, launcher: Launcher, say: Say) -> None:
         self.launcher = launcher
         self._say = say
 
     def reap(self) -> dict[int, int]:
-        """Wait status by pid of every child that ended."""
+        """Reap every child that has ended; returns their wait statuses by pid."""
         ended: dict[int, int] = {}
         with contextlib.suppress(ChildProcessError):
             while (found := os.waitpid(-1, os.WNOHANG))[0]:
@@ -93,7 +95,7 @@ class Children:
 
 
 class GracePeriod:
-    """The time that processes have to end after SIGKILL."""
+    """The time that is allowed for processes to end after SIGKILL."""
 
     def __init__(self, say: Say) -> None:
         self._say = say
@@ -102,7 +104,8 @@ class GracePeriod:
         self._has_spoken = False
 
     def wait(self, left: list[Process]) -> bool:
-        """Wait for the end of all, or for a while, which grows; False if it is too long already."""
+        """Wait until all processes in `left` have ended, or for a pause, which grows from call to
+        call. False if GIVE_UP_SECONDS have passed."""
         await_end(left, self._pause)
         self._pause = min(2 * self._pause, LONGEST_PAUSE)
         waited = time.monotonic() - self._since
@@ -111,12 +114,12 @@ class GracePeriod:
             self._has_spoken = True
             self._say("warn", f"killed {LATE_SECONDS:.0f} s ago and still there: {names}")
         if waited >= GIVE_UP_SECONDS:
-            self._say("error", f"ends without waiting any longer for {names}")
+            self._say("error", f"killed {GIVE_UP_SECONDS:.0f} s ago and left behind: {names}")
         return waited < GIVE_UP_SECONDS
 
 
 def kill_descendants(children: Children, say: Say) -> None:
-    """Kill and reap everything below this process but the launcher."""
+    """Kill and reap all descendants of this process except the launcher."""
     grace = GracePeriod(say)
     while left := [p for p in descendants(os.getpid()) if p.pid != children.launcher.pid]:
         for process in left:
@@ -130,7 +133,7 @@ def _create(name: str, supervise: Supervise, is_successor: bool) -> int:
     keeper = os.getpid()
     pid = check(lib.clone_process())
     if pid:
-        lib.process_forget_code()  # what the start needed, and waiting does not
+        lib.process_forget_code()  # give back the memory of code that only the start needed
         return pid
     status = STATUS_CRASHED
     try:
@@ -141,7 +144,8 @@ def _create(name: str, supervise: Supervise, is_successor: bool) -> int:
 
 
 def _wait(supervisor: int, children: Children, ready: Callable[[], None]) -> int | None:
-    """Wait for the supervisor's end, passing signals on; its exit status, None if it crashed."""
+    """Wait for the end of the supervisor and pass signals on to it; returns its exit status, None
+    if it crashed."""
     deadline: float | None = None
     while deadline is None or time.monotonic() < deadline:
         left = 3600.0 if deadline is None else max(0.0, deadline - time.monotonic())
@@ -158,4 +162,4 @@ def _wait(supervisor: int, children: Children, ready: Callable[[], None]) -> int
                 return max(0, status)
             return None if status < 0 or status == STATUS_CRASHED else status
     os.kill(supervisor, signal.SIGKILL)
-    return 0  # whatever it waits for, kill_descendants() waits for it
+    return 0  # kill_descendants() waits for the supervisor, which may hang in a system call

@@ -3,35 +3,37 @@
 
 THEORY
 
-Purpose. A pool is made with privileges: namespaces, the user's share, newuidmap. The supervisor,
-which reads what a VMM and what a sandbox send, has none (confinement.py). So a third process keeps
-them, and reads nothing that says what is to be done with them.
+Purpose. Making a pool needs privileges: for namespaces, for the user's share, for newuidmap. The
+supervisor, which reads what a VMM and what a sandbox send, has no privileges (confinement.py). So a
+third process keeps the privileges, and no input says to that process what to do with them.
 
-Actors. The keeper forks the launcher before anything can be read from anywhere, gives it the
-options and the fd of the shared directory, and keeps neither that fd nor, from then on, its own
-privileges. A supervisor asks for a pool. The pool's first process is the launcher's child and
-exits when it has forked the pool, whose parent is then the keeper (the child subreaper).
+Actors. The keeper forks the launcher before any input can be read, and gives the launcher the
+options and the fd of the shared directory. The keeper then closes that fd and gives up its own
+privileges. A supervisor asks the launcher for a pool. The pool's first process is a child of the
+launcher; it forks the pool and exits, so the parent of the pool is then the keeper (the child
+subreaper).
 
-Invariants. A request is a kind, a number that comes back in the answer, and fds. MAKE_POOL has the
-fds of the pool: as many as POOL_FDS and the worker slots are, in that order, each of the kind that
-its name says; the answer has a pidfd of the pool's first process. KILL has such a pidfd: a process
-that has only just been executed does not let the supervisor send it signals yet (isolation.py).
-No path, option or text comes from the supervisor; whatever else arrives is closed and refused. The
-answer is the request's number and 0 or an errno. So a supervisor that was taken over can have pools
-started that share this directory with these options, and end them.
+Invariants. A request has a kind, a number that comes back in the answer, and fds. The fds of
+MAKE_POOL are those named in POOL_FDS and then one per worker slot, in this order, and each is
+checked to be of the kind that its name says; the answer has a pidfd of the pool's first process.
+The fd of KILL is such a pidfd: a process that has just been executed does not allow signals from
+the supervisor yet (isolation.py). The supervisor sends no path, option or text; the fds of any
+other request are closed, and the request is refused. An answer is the number of the request and 0
+or an errno. So a supervisor that was taken over can start pools that share this directory with
+these options, can end them, and can do nothing else here.
 
-Ownership. The fd table is the launcher's own: the standard fds, its end of the socket pair, the
-shared directory, and the file with the pid, whose lock so lasts until all is cleaned up. The fds of
-a request are closed when the pool has been started. The other end of the socket pair is in the fd
-table of keeper and supervisor, so it is closed when both are gone.
+Ownership. The launcher has an fd table of its own, with the standard fds, its end of the socket
+pair, the shared directory, and the pid file: the lock of that file therefore lasts until everything
+has been cleaned up. The fds of a request are closed when the pool has been started. The other end
+of the socket pair is in the fd table of keeper and supervisor, so it is closed when both are gone.
 
-Death. When the other end is closed there is no share any more: the launcher removes the socket
-file and the runtime folder, which only it may do, and ends. A supervisor may die between a request
-and its answer: its successor passes over an answer whose number is not its own, and the pool ends
-since nobody has the other end of its channel. If the launcher dies, the share goes on; the next
-pool cannot be made.
+Death. When the other end of the socket pair is closed, the share has ended: the launcher removes
+the socket file and the runtime folder, which no other process may do, and exits. A supervisor may
+die between a request and its answer: its successor ignores an answer with an unknown number, and
+the pool ends because no process has the other end of its channel. If the launcher dies, the share
+goes on; the next pool cannot be made.
 
-No exec. The launcher does not set no_new_privs, which would be inherited by newuidmap.
+No exec. The launcher does not set no_new_privs, because newuidmap would inherit it.
 """
 
 import errno
@@ -65,11 +67,12 @@ from vfsd.transport.passed_fds import close_fds, decode_fds, encode_fds
 from vfsd.transport.process_title import setproctitle
 from vfsd.transport.shared_memory import is_segment
 
-# Behind these come the listeners.
+# The fds of MAKE_POOL; the listeners of the worker slots follow them.
 POOL_FDS: Final = ("channel", "stderr", *(field.name for field in fields(Segments)))
-# As isolated as with -I, which would ignore PYTHONPATH: nothing of our environment is passed on,
-# nor the folder of the script, or the current one, that Python has put first.
-# -S: what an installation's *.pth files import would stay in each worker.
+# The pool is as isolated as with -I, which is not used because it ignores PYTHONPATH: nothing of
+# our environment is passed on, nor is the folder of the script, or the current folder, which Python
+# puts first in sys.path. -S: modules that *.pth files of an installation import would stay in the
+# memory of each worker.
 _PATHS: Final = sys.path if sys.flags.safe_path else sys.path[1:]
 POOL_COMMAND: Sequence[str] = (sys.executable, "-P", "-S", "-m", "vfsd.worker")
 POOL_ENVIRONMENT: Final = {
@@ -80,17 +83,17 @@ POOL_ENVIRONMENT: Final = {
 MAKE_POOL, KILL = 1, 2
 REQUEST: Final = struct.Struct("=BI")  # kind, number
 ANSWER: Final = struct.Struct("=Ii")  # number, errno or 0
-ANSWER_SECONDS: Final = 120.0  # then the launcher hangs
+ANSWER_SECONDS: Final = 120.0  # a launcher that has not answered after this time hangs
 END_SECONDS: Final = 5.0
-_ROOM: Final = socket.CMSG_SPACE(253 * 4)  # bytes: as many fds as the kernel passes at once
+_ROOM: Final = socket.CMSG_SPACE(253 * 4)  # bytes, for the 253 fds that the kernel passes at most
 
 
 class LauncherGoneError(Exception):
-    """The launcher has ended or does not answer: no pool can be made any more."""
+    """The launcher has ended or does not answer: no more pools can be made."""
 
 
 class Launcher:
-    """What keeper and supervisor have of the launcher: `fd`, their end of its socket."""
+    """The launcher as keeper and supervisor see it. `fd` is their end of its socket pair."""
 
     def __init__(self, pid: int, fd: int) -> None:
         self.pid = pid
@@ -106,8 +109,8 @@ class Launcher:
         clean_up: Callable[[], None],
         held: Sequence[int] = (),
     ) -> "Launcher":
-        """Fork it. It owns `root` and the fds in `held` from here on; at its end it calls
-        `clean_up`. `supervisor`: the user id that the supervisor will have."""
+        """Fork the launcher. It owns `root` and the fds in `held` from here on, and calls
+        `clean_up` at its end. `supervisor`: the user id that the supervisor will have."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         pid = os.fork()
         if pid == 0:
@@ -117,16 +120,16 @@ class Launcher:
         return cls(pid, ours.detach())
 
     def start_pool(self, fds: Sequence[int]) -> int:
-        """Have a pool started with `fds` (POOL_FDS, then one listener per worker slot).
+        """Ask for a pool with `fds` (POOL_FDS, then one listener per worker slot).
 
-        Returns a pidfd of its first process, which the caller owns. Raises OSError if that process
-        could not be started, LauncherGoneError if there is no launcher.
+        Returns a pidfd of the pool's first process, which the caller owns. Raises OSError if that
+        process could not be started, LauncherGoneError if there is no launcher.
         """
         return self._ask(MAKE_POOL, fds)[0]
 
     def kill(self, pidfd: int) -> None:
-        """Send SIGKILL, also to the first process of a pool; nothing happens if the process is
-        gone, or the launcher is."""
+        """Send SIGKILL, also to the first process of a pool, which needs the launcher's
+        privileges. No effect if the process or the launcher is gone."""
         try:
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         except PermissionError:
@@ -136,7 +139,7 @@ class Launcher:
             pass
 
     def _ask(self, kind: int, fds: Sequence[int]) -> list[int]:
-        """Returns the fds of the answer. Raises what start_pool() says."""
+        """Send a request and wait for the answer; returns its fds. Raises as start_pool() does."""
         number = int.from_bytes(os.urandom(4), "little")
         sock = socket.socket(fileno=self.fd)
         try:
@@ -157,7 +160,7 @@ class Launcher:
         """Close the socket and wait until the launcher has cleaned up and ended."""
         os.close(self.fd)
         deadline = time.monotonic() + END_SECONDS
-        with suppress(ChildProcessError):  # it ended before
+        with suppress(ChildProcessError):  # the launcher has ended and was reaped
             while os.waitpid(self.pid, os.WNOHANG) == (0, 0):
                 if time.monotonic() > deadline:
                     return
@@ -174,7 +177,7 @@ def _await_answer(sock: socket.socket, number: int) -> tuple[int, list[int]]:
         answered, error = ANSWER.unpack(data)
         if answered == number:
             return error, fds
-        close_fds(fds)  # for a supervisor that died
+        close_fds(fds)  # the answer to a supervisor that died
 
 
 # In the launcher.
@@ -193,8 +196,8 @@ def _be_launcher(
         close_all_but({0, 1, 2, root, sock, *held})
         setproctitle(f"vfsd: {name} launcher")
         _reap_by_itself()
-        if os.geteuid() != 0:  # root's are passed on by themselves
-            lib.capabilities_pass_on()  # if not, the pool says what it lacks
+        if os.geteuid() != 0:  # execve(2) gives root its capabilities again
+            lib.capabilities_pass_on()  # if this fails, the pool reports what it lacks
         loader = copy_loader(POOL_COMMAND[0])
         lib.process_forget_code()
         start_pool = partial(_start_pool, name, options, root, supervisor, loader)
@@ -206,7 +209,8 @@ def _be_launcher(
         os._exit(0)
 
 
-# What obeys a request: takes its fds, returns those of the answer, to be closed then.
+# Carries out a request: takes the fds of the request, and returns the fds of the answer, which are
+# closed when the answer has been sent.
 Action = Callable[[Sequence[int]], list[int]]
 
 
@@ -225,9 +229,9 @@ def serve(sock: socket.socket, actions: Mapping[int, Action]) -> None:
         try:
             answer, given = _obey(data, flags, fds, actions)
         finally:
-            close_fds(fds)  # before the answer, which says that all is done
+            close_fds(fds)  # before the answer, which reports that the request is complete
         if answer:
-            with suppress(OSError):  # nobody waits for it
+            with suppress(OSError):  # the supervisor died, or does not read its answers
                 sock.sendmsg([answer], encode_fds(given), socket.MSG_DONTWAIT)
         close_fds(given)
 
@@ -242,9 +246,10 @@ def _is_closed(sock: socket.socket) -> bool:
 def _obey(
     data: bytes, flags: int, fds: Sequence[int], actions: Mapping[int, Action]
 ) -> tuple[bytes, list[int]]:
-    """Do what a packet asks for: the answer (no bytes if there is none) and its fds."""
+    """Carry out the request in a packet; returns the answer (b"": none) and the fds of the
+    answer."""
     if len(data) != REQUEST.size or flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
-        return b"", []  # there is no number to answer with, and no supervisor of ours waits
+        return b"", []  # without a number there can be no answer; our supervisor sends no such
     kind, number = REQUEST.unpack(data)
     try:
         return ANSWER.pack(number, 0), actions.get(kind, _refuse)(fds)
@@ -257,13 +262,13 @@ def _refuse(_fds: Sequence[int]) -> list[int]:
 
 
 def _kill(fds: Sequence[int]) -> list[int]:
-    """Kill the process of a pidfd. OSError (EINVAL) unless it is a child of ours."""
+    """Kill the process of a pidfd. OSError (EINVAL) unless the process is a child of ours."""
     if len(fds) != 1:
-        raise OSError(errno.EINVAL, "a request to kill has one fd")
+        raise OSError(errno.EINVAL, f"the request KILL has {len(fds)} fds; expected 1")
     info = Path(f"/proc/self/fdinfo/{fds[0]}").read_text(errors="replace")
     found = re.search(r"^Pid:\t(\d+)$", info, re.MULTILINE)
     if not found or process_of(int(found[1])).parent != os.getpid():
-        raise OSError(errno.EINVAL, "this is not the pidfd of a child of the launcher's")
+        raise OSError(errno.EINVAL, "the fd of KILL is not the pidfd of a child of the launcher")
     signal.pidfd_send_signal(fds[0], signal.SIGKILL)
     return []
 
@@ -271,7 +276,8 @@ def _kill(fds: Sequence[int]) -> list[int]:
 def _start_pool(
     name: str, options: Options, root: int, supervisor: int, loader: int | None, fds: Sequence[int]
 ) -> list[int]:
-    """Start the first process of a pool; returns its pidfd. OSError if `fds` are not a pool's."""
+    """Start the first process of a pool; returns its pidfd. OSError if `fds` are not the fds of a
+    pool."""
     check_fds(fds, options.workers)
     named = dict(zip(POOL_FDS, fds, strict=False))
     stderr = named.pop("stderr")
@@ -285,11 +291,11 @@ def _start_pool(
 
 
 def check_fds(fds: Sequence[int], workers: int) -> None:
-    """OSError (EINVAL) unless these are the fds of a pool with so many workers."""
+    """OSError (EINVAL) unless these are the fds of a pool with this number of workers."""
     segments = [is_segment] * len(fields(Segments))
     kinds = [_is_channel, _is_pipe_to_write, *segments, *[_is_listener] * workers]
     if len(fds) != len(kinds) or not all(map(_is_kind, kinds, fds)):
-        raise OSError(errno.EINVAL, "these are not the fds of a pool")
+        raise OSError(errno.EINVAL, "the fds of MAKE_POOL are not those of a pool")
 
 
 def _is_kind(kind: Callable[[int], bool], fd: int) -> bool:
@@ -324,10 +330,11 @@ def _is_unix_socket(fd: int, kind: int, listening: bool) -> bool:
 
 
 def spawn(command: list[str], loader: int | None, fds: Iterable[int], stderr: int) -> int:
-    """Execute a command with these fds, and `stderr` as its 2; what else it inherits is for it to
-    close. Returns the process's pidfd. `loader`: see loader.py.
+    """Execute a command with these fds, and with `stderr` as fd 2. The command itself closes any
+    other fds that it inherits. Returns a pidfd of the process. `loader`: see loader.py.
 
-    A process that ends before it has a pidfd stays until it has one.
+    SIGCHLD is not ignored in here, so a process that ends early stays a zombie until its pidfd has
+    been opened, and its pid cannot be reused before that.
     """
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
@@ -337,7 +344,8 @@ def spawn(command: list[str], loader: int | None, fds: Iterable[int], stderr: in
 
 
 def _reap_by_itself() -> None:
-    """Have the kernel reap children from now on; those that have ended are reaped here."""
+    """Let the kernel reap children from now on. Children that have ended already are reaped
+    here."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
@@ -345,15 +353,15 @@ def _reap_by_itself() -> None:
 
 
 def _load(command: list[str], loader: int | None, fds: list[int], stderr: int) -> int:
-    """Execute a command by the copy of the loader, if there is one and it may be executed."""
+    """Execute a command by the copy of the loader, if there is a copy and it may be executed."""
     if loader is not None:
-        with suppress(PermissionError):  # a security module, or vm.memfd_noexec
+        with suppress(PermissionError):  # denied by a security module or by vm.memfd_noexec
             return _execute(f"/proc/self/fd/{loader}", [command[0], *command], fds, stderr)
     return _execute(command[0], command, fds, stderr)
 
 
 def _execute(path: str, command: list[str], fds: list[int], stderr: int) -> int:
-    """Not by subprocess: for this one call it would take 0.3 MiB."""
+    """Execute a command. The module subprocess would take 0.3 MiB for this one call."""
     return os.posix_spawn(
         path,
         command,
@@ -361,7 +369,7 @@ def _execute(path: str, command: list[str], fds: list[int], stderr: int) -> int:
         file_actions=[
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
             (os.POSIX_SPAWN_DUP2, stderr, 2),
-            *((os.POSIX_SPAWN_DUP2, fd, fd) for fd in fds),  # to itself: it is inherited
+            *((os.POSIX_SPAWN_DUP2, fd, fd) for fd in fds),  # dup2 to itself clears close-on-exec
         ],
-        setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],  # ignored here
+        setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],  # Python ignores these two
     )

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The socket that the VMM connects to: made at a path, or inherited as an fd.
 
-Each way in which this can go wrong for an operator has its own message.
+Each mistake that an operator can make here has an error message of its own.
 """
 
 import errno
@@ -19,23 +19,23 @@ from vfsd.supervisor.pid_file import InUseError, PidFile
 from vfsd.transport.errors import OperatorError
 from vfsd.transport.socket_path import ADDRESS_MAX, addressed
 
-BACKLOG: Final = 1  # one VMM is served; the next one waits here
+BACKLOG: Final = 1  # one VMM is served; the next VMM waits in the backlog
 PROBE_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True)
 class Listener:
-    """`listening` is False for an inherited socket that is connected already."""
+    """The socket. `listening` is False for an inherited socket that is already connected."""
 
     socket: socket.socket
     listening: bool
-    path: str | None  # to be removed at the end, None if it is not ours
-    inode: int | None = None
-    pid_file: PidFile | None = None  # likewise
-    place: str = "the inherited socket"  # and who may connect, as far as that is ours to say
+    path: str | None  # the file to remove at the end; None for an inherited socket
+    inode: int | None = None  # of that file
+    pid_file: PidFile | None = None  # None for an inherited socket
+    place: str = "the inherited socket"  # for the log: the path, and which users may connect
 
     def accepted(self, fds: Iterable[int]) -> int | None:
-        """The one of these fds that is a connection to this socket, or None."""
+        """The first of `fds` that is a connection to this socket, or None."""
         if not self.listening:
             return None
         for fd in fds:
@@ -49,13 +49,13 @@ class Listener:
         return None
 
     def remove(self) -> None:
-        """Remove the files of the socket, unless others have taken their place."""
+        """Remove the socket file and the pid file, unless other files have taken their place."""
         if self.path is None:
             return
         with suppress(FileNotFoundError):
             if os.lstat(self.path).st_ino == self.inode:
                 Path(self.path).unlink()
-        if self.pid_file:  # last: its lock keeps others from the path
+        if self.pid_file:  # last: its lock keeps other daemons from the path
             self.pid_file.remove()
 
 
@@ -151,7 +151,8 @@ def _listen(path: str, what: str, group: str | None, pid_file: PidFile) -> Liste
 
 
 def _connects(group: str | None) -> str:
-    """Who may connect to a socket of ours: QEMU says no more than "Permission denied"."""
+    """For the log: the users who may connect to our socket. QEMU reports only "Permission
+    denied"."""
     who = f"user {uid} and root" if (uid := os.geteuid()) else "root"
     if group:
         return f"for {who}, and the group {group!r}"
@@ -159,7 +160,7 @@ def _connects(group: str | None) -> str:
 
 
 def _remove_stale(path: str, what: str) -> None:
-    """Remove a socket file that nobody listens on any more."""
+    """Remove a socket file on which no process listens any more."""
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:
@@ -185,11 +186,11 @@ def _is_in_use(path: str, what: str) -> bool:
         return True
     if error in (errno.ECONNREFUSED, errno.ENOENT):
         return False
-    raise OperatorError(f"{what} exists and cannot be tried: {os.strerror(error)}")
+    raise OperatorError(f"{what} exists, and connecting to it failed: {os.strerror(error)}")
 
 
 def _give_to_group(listener: Listener, group: str) -> None:
-    import grp  # noqa: PLC0415 - few have a group
+    import grp  # noqa: PLC0415 - few daemons have --socket-group
 
     assert listener.path is not None
     try:
@@ -202,12 +203,12 @@ def _give_to_group(listener: Listener, group: str) -> None:
 
 
 def _change_group(path: str, inode: int | None, gid: int) -> None:
-    """Change the group of our socket file and of nothing that was put in its place."""
+    """Change the group of our socket file, and not of a file that was put in its place."""
     fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         found = os.fstat(fd)
         if not stat.S_ISSOCK(found.st_mode) or found.st_ino != inode:
-            raise OSError(errno.ESTALE, f"'{path}' is not the socket any more that was made there")
+            raise OSError(errno.ESTALE, f"'{path}' was replaced by another file")
         os.chown(f"/proc/self/fd/{fd}", -1, gid)
     finally:
         os.close(fd)

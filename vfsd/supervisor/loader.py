@@ -4,13 +4,13 @@
 THEORY
 
 Purpose. /proc/self/exe leads to the file that was executed, from any namespace and any root
-directory: the kernel asks nobody who looks at himself. A worker that was taken over could open that
-file, and open_by_handle_at(2) finds every file of its file system, which for an installed
-interpreter is the host's root. So what is executed is a memfd with a copy of ld.so, and that loads
-the interpreter as its program. To what a process has only mapped no link leads without
-CAP_CHECKPOINT_RESTORE (/proc/self/map_files).
+directory: the kernel lets every process follow its own link. A worker that was taken over could
+open that file, and open_by_handle_at(2) then finds every file of the same file system, which for an
+installed interpreter is the host's root. So the file that is executed is a memfd with a copy of
+ld.so, and ld.so loads the interpreter as its program. Files that a process has only mapped cannot
+be opened that way: the links in /proc/self/map_files need CAP_CHECKPOINT_RESTORE.
 
-The copy has some 200 KiB, is made once and can never change.
+The copy has about 200 KiB, is made once and can never change.
 """
 
 import os
@@ -28,7 +28,7 @@ _PT_INTERP: Final = 3
 
 def copy_loader(program: str) -> int | None:
     """A memfd with the loader that `program` asks for, to be executed with the program as its first
-    argument; None if there is none, or the kernel makes no executable memfd."""
+    argument. None if the program has no loader, or the kernel does not allow executable memfds."""
     try:
         with Path(program).open("rb") as file:
             loader = _interpreter(file)
@@ -40,7 +40,7 @@ def copy_loader(program: str) -> int | None:
 
 
 def _interpreter(file: BinaryIO) -> str | None:
-    """The PT_INTERP of an ELF file; None if it has none."""
+    """The path in PT_INTERP of an ELF file; None if the file has no PT_INTERP."""
     ident, _, _, _, _, start, _, _, _, size, count = _HEADER.unpack(file.read(_HEADER.size))
     if not ident.startswith(_ELF_64):
         return None

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where every log line of an instance ends up: stderr, or syslog. Never waits for its reader.
+"""Writes every log line of an instance to stderr or syslog, without waiting for the reader.
 
-QEMU's main loop waits for the supervisor, so the supervisor must not wait for whoever reads its
-log: what does not fit at once is dropped, and the number of lines lost is reported later.
+QEMU's main loop waits for the supervisor, so the supervisor must not wait for the program that
+reads its log: a line that does not fit at once is dropped, and the number of lost lines is reported
+later.
 
-Nobody else decides how much is logged, either: each source has its limit (transport/rate_limit.py),
-and what comes from the sandbox, or is about what the VMM did, has one more in common. A line of
-the daemon about itself is limited by its kind alone, so that the reason of an end is never held
-back. How many lines were left out is reported with the next line of their kind, and once a minute
-in one line for all.
+The amount of log is limited as well, whatever guest, VMM and workers do: each source has its limit
+(transport/rate_limit.py), and all lines from the sandbox or about the VMM share one more limit. A
+line of the daemon about itself is limited by its kind alone, so that the reason why the daemon ends
+is always logged. The number of lines that were left out is reported with the next line of the same
+kind, and once a minute in one line for all kinds.
 """
 
 import math
@@ -22,7 +23,7 @@ from typing import Final
 from vfsd.transport.control_messages import is_logged
 from vfsd.transport.rate_limit import BYTES, GENEROUS, LINES, Bucket, LineLimit
 
-MAX_LINE: Final = 2048  # bytes; a pipe that poll() calls writable takes as much (PIPE_BUF)
+MAX_LINE: Final = 2048  # bytes; less than PIPE_BUF, which a pipe that poll() calls writable takes
 SYSLOG_PATH: Final = "/dev/log"
 _SYSLOG_DAEMON: Final = 3 << 3
 _SEVERITY: Final = {"error": 3, "warn": 4, "info": 6, "debug": 7}
@@ -31,14 +32,14 @@ _PREFIX: Final = {"error": "error: ", "warn": "warning: ", "info": "", "debug": 
 VMM: Final = "VMM"  # the source of lines about what the VMM did
 _OWN: Final = ("", "keeper")  # sources of lines about the daemon itself
 REPORT_SECONDS: Final = 60.0
-_TOGETHER: Final = 2  # what all sources of one origin may write, in shares of a single one
+_TOGETHER: Final = 2  # sandbox and VMM together may write this many times the limit of one source
 
 Sink = Callable[[str, bytes], bool]  # level, line -> False if it was dropped
 Say = Callable[[str, str], None]  # level, text: LogCollector.write() with its source
 
 
 class LogCollector:
-    """Writes what is at least as urgent as `level`, each line with its origin."""
+    """Writes the lines that are at least as urgent as `level`, each with its source."""
 
     def __init__(
         self, name: str, level: str, sink: Sink, clock: Callable[[], float] = time.monotonic
@@ -55,8 +56,8 @@ class LogCollector:
         self._report_at = 0.0
 
     def write(self, level: str, text: str, source: str = "") -> None:
-        """Log `text`, unless its source has written enough. `source` is the process it comes from,
-        or VMM; empty for a line of the supervisor about itself."""
+        """Log `text`, unless its source has reached its limit. `source` is the process that wrote
+        the text, or VMM; empty for a line of the supervisor about itself."""
         if not is_logged(level, self.level):
             return
         admitted = self._limit(source).admit(level, text)
@@ -66,8 +67,8 @@ class LogCollector:
             self._write(level, admitted, source)
 
     def report_left_out(self) -> float:
-        """Report what was left out since the last report, if that was a minute ago; returns the
-        seconds to the next one. For EventLoop.every_turn()."""
+        """Report how many lines were left out since the last report, if a minute has passed since
+        then. Returns the seconds until the next report. For EventLoop.every_turn()."""
         if not self._has_left_out:
             return math.inf
         now = self._clock()
@@ -101,7 +102,7 @@ class LogCollector:
 
 
 def descriptor_sink(fd: int) -> Sink:
-    """One line to `fd`, if whoever reads it keeps up."""
+    """A sink that writes to `fd`, and drops a line if the reader of `fd` does not keep up."""
 
     def write(_level: str, line: bytes) -> bool:
         poll = select.poll()
@@ -121,7 +122,7 @@ stderr_sink: Final = descriptor_sink(2)
 
 
 class SyslogSink:
-    """Sends each line to the syslog daemon; lines are lost while there is none."""
+    """Sends each line to the syslog daemon; lines are lost while no syslog daemon runs."""
 
     def __init__(self, path: str = SYSLOG_PATH) -> None:
         self._path = path

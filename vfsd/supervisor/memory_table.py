@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Guest memory as the front-end described it: regions and their fds. Never mapped here."""
+"""Guest memory as the front-end described it: regions and their fds. The supervisor never maps the
+memory."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -9,11 +10,11 @@ from vfsd.transport.errors import ProtocolError
 from vfsd.transport.native import lib
 from vfsd.transport.vhost_user import Region
 
-Row = tuple[Region, int]  # a region and the fd it is mapped from
+Row = tuple[Region, int]  # a region and the fd that it is mapped from
 
 
 class Memory:
-    """The regions in force. Each change returns the fds that are not needed any more."""
+    """The present regions. Each method that changes them returns the fds that are out of use."""
 
     def __init__(self, rows: Iterable[Row] = ()) -> None:
         self.rows = list(rows)
@@ -22,14 +23,14 @@ class Memory:
         return [fd for _, fd in self.rows]
 
     def replace(self, rows: list[Row]) -> tuple[int, ...]:
-        """SET_MEM_TABLE: these and no others."""
+        """SET_MEM_TABLE: `rows` replace all regions."""
         check_regions([region for region, _ in rows])
         dropped = tuple(self.fds())
         self.rows = rows
         return dropped
 
     def add(self, region: Region, fd: int) -> tuple[int, ...]:
-        """ADD_MEM_REG. A region that is there already gets the new fd."""
+        """ADD_MEM_REG. If the region is already there, the new fd replaces its fd."""
         kept = [row for row in self.rows if row[0] != region]
         check_regions([known for known, _ in kept] + [region])
         dropped = tuple(known_fd for known, known_fd in self.rows if known == region)
@@ -37,21 +38,24 @@ class Memory:
         return dropped
 
     def remove(self, region: Region) -> tuple[int, ...]:
-        """REM_MEM_REG: found by addresses and size; the offset does not count."""
+        """REM_MEM_REG: remove the region with the same addresses and size, whatever its offset."""
         for row in self.rows:
             if replace(row[0], offset=region.offset) == region:
                 self.rows.remove(row)
                 return (row[1],)
-        raise ProtocolError(f"REM_MEM_REG for no known region, guest address {region.gpa:#x}")
+        raise ProtocolError(
+            f"REM_MEM_REG: there is no region of {region.size:#x} bytes at guest address"
+            f" {region.gpa:#x}"
+        )
 
     def has(self, areas: Sequence[tuple[int, int]]) -> bool:
-        """True if there are areas (user address, bytes) and each lies in one region."""
+        """True if `areas` (user address, bytes) is not empty and each area lies in one region."""
         return bool(areas) and all(
             any(region.contains_uva(uva, size) for region, _ in self.rows) for uva, size in areas
         )
 
     def complaint(self) -> str:
-        """What the operator is to do about a VMM whose vrings lie elsewhere."""
+        """The error for a VMM whose vrings lie outside of the regions, with what to do about it."""
         what = "not all of its memory" if self.rows else "no memory"
         return (
             f"the VMM shares {what} with virtiofsd; QEMU needs memory-backend-memfd,…,share=on"
@@ -60,9 +64,11 @@ class Memory:
 
 
 def check_regions(regions: list[Region]) -> None:
-    """Refuse a set of regions that cannot be: too many, wrapping, or overlapping."""
+    """Refuse regions that are too many, wrap around, or overlap."""
     if len(regions) > lib.DEVICE_REGIONS_MAX:
-        raise ProtocolError(f"more than {lib.DEVICE_REGIONS_MAX} memory regions")
+        raise ProtocolError(
+            f"there would be {len(regions)} memory regions; the most is {lib.DEVICE_REGIONS_MAX}"
+        )
     ordered = sorted(regions, key=lambda region: region.gpa)
     for region in ordered:
         region.check()

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading the values of options: text in, a checked value out, or a ValueError.
+"""Readers of option values: each turns text into a checked value, or raises ValueError.
 
-The error goes on where "--option: 'value' " ends. Every reader takes any text.
+The text of the error continues the sentence "--option: 'value' …". A reader accepts any text as its
+argument.
 """
 
 import math
@@ -26,7 +27,7 @@ FOR_EVER: Final = math.inf  # seconds
 
 @dataclass(frozen=True)
 class Choice:
-    """Reads one of `names` in any case; an alias stands for one of them."""
+    """Reads one of `names`, in upper or lower case; an alias stands for one of the names."""
 
     names: tuple[str, ...]
     aliases: dict[str, str]
@@ -43,13 +44,14 @@ def choice(*names: str, **aliases: str) -> Choice:
 
 
 def id_rule(value: str) -> str:
-    """A rule of --translate-uid or --translate-gid, as it was written."""
+    """A rule of --translate-uid or --translate-gid: checked, and returned as text."""
     idmap.parse(value)
     return value
 
 
 def xattrmap(value: str) -> str:
-    """The rules of --xattrmap, as they were written; XattrmapError says where they are wrong."""
+    """The rules of --xattrmap: checked, and returned as text. XattrmapError has the place of a
+    mistake."""
     parse_xattrmap(value)
     return value
 
@@ -102,7 +104,7 @@ def modcaps(value: str) -> str:
 
 
 def cpus(value: str) -> tuple[int, ...]:
-    """A list like 0-3,8 in its order."""
+    """The CPUs of a list like 0-3,8, in the order of the list."""
     found: list[int] = []
     for item in value.split(","):
         match = re.fullmatch(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", item)
@@ -116,11 +118,12 @@ def cpus(value: str) -> tuple[int, ...]:
 
 
 def id_range(value: str) -> IdRange:
-    """:inside:outside:count: as the Rust virtiofsd has it; the first character separates."""
+    """A range :inside:outside:count: as in the Rust virtiofsd; the first character is the
+    separator."""
     numbers = value[1:-1].split(value[0]) if value and value[0] == value[-1] else []
     if len(numbers) != 3 or not all(re.fullmatch("[0-9]{1,10}", text) for text in numbers):
         raise ValueError("is not of the form :INSIDE:OUTSIDE:COUNT:")
     inside, outside, count = map(int, numbers)
     if count < 1 or max(inside, outside) + count - 1 > ID_MAX:
-        raise ValueError("has an id that does not exist, or counts none")
+        raise ValueError(f"has a COUNT of 0, or an id above {ID_MAX}")
     return IdRange(inside, outside, count)

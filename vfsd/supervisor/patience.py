@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Waiting for a process of the sandbox that is alive but does not answer.
 
-Such a process waits for a file system that hangs, is frozen, or starts on a slow host. With a pool
-that serves every file that the guest has open would be lost, and SIGKILL would not even end a
-process that hangs: so the supervisor waits, however long that takes, and says in growing intervals
-what for. A signal (StopError, out of the
-event loop) or the front-end going away (`give_up`) ends the wait early.
+Such a process waits for a file system that hangs or is frozen, or it starts on a slow host. Killing
+a pool that serves would lose every file that the guest has open, and SIGKILL does not even end a
+process that hangs in the kernel. So the supervisor waits, however long that takes, and logs at
+growing intervals what it waits for. A signal (StopError, raised by the event loop) or the end of
+the front-end (`give_up`) ends the wait early.
 """
 
 from collections.abc import Callable
@@ -17,12 +17,12 @@ from vfsd.supervisor.descendants import state_of
 from vfsd.supervisor.event_loop import EventLoop
 from vfsd.supervisor.log_collector import LogCollector
 
-CHECK_SECONDS: Final = 0.5  # between two looks at whether waiting still makes sense
-INTERVAL_MAX: Final = 600.0  # seconds between two lines
+CHECK_SECONDS: Final = 0.5  # between two calls of give_up()
+INTERVAL_MAX: Final = 600.0  # seconds between two log lines
 
 
 class Patience:
-    """`give_up()` is called twice a second while something is slow; it raises to end the wait."""
+    """Waits. `give_up()` is called twice a second during a wait, and ends the wait if it raises."""
 
     def __init__(self, loop: EventLoop, log: LogCollector) -> None:
         self._loop = loop
@@ -34,8 +34,8 @@ class Patience:
     ) -> None:
         """Turn the event loop until `condition()` holds.
 
-        After `seconds`, and in growing intervals from then on, a line says that the process `pid`,
-        where that is known, is waited for and `what` it should do.
+        After `seconds`, and in growing intervals from then on, a log line says `what` is waited
+        for, and the state of the process `pid` if the pid is known.
         """
         start = monotonic()
         if self._loop.wait(condition, seconds):
@@ -50,12 +50,12 @@ class Patience:
             self.give_up()
             if self._loop.wait(condition, CHECK_SECONDS):
                 break
-        self._log.write("info", f"{what}: done, after {monotonic() - start:.0f} s")
+        self._log.write("info", f"{what}: done after {monotonic() - start:.0f} s")
 
     def report(self, what: str, pid: int | None, seconds: float) -> None:
-        """One line: a process is slow, and what it waits for."""
+        """Log that a process is slow, and where in the kernel it waits."""
         state = f"; process {pid} is {describe_state(pid)}" if pid else ""
-        self._log.write("warn", f"{what}: waiting for {seconds:.0f} s{state}")
+        self._log.write("warn", f"{what}: still waiting after {seconds:.0f} s{state}")
 
 
 def describe_state(pid: int) -> str:

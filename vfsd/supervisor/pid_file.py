@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SOCKET.pid beside the socket: the process to be ended, as the Rust virtiofsd writes it.
+"""SOCKET.pid beside the socket: the pid of the daemon, as the Rust virtiofsd writes it.
 
-Tools wait for this file (virtme-ng), and end the process whose number it has. Its lock (flock(2))
-is held as long as anything of the daemon lives, so that no second daemon, of either make, begins to
-serve the same path.
+Tools wait for this file (virtme-ng), and end the process whose pid is in the file. The file is
+locked (flock(2)) as long as any process of the daemon lives, so that no second daemon, be it vfsd
+or the Rust virtiofsd, begins to serve the same path.
 
-The launcher alone holds the file. Whoever takes the supervisor over must not write the number of
-another process into it, which a tool would end.
+Only the launcher has the file open. An attacker who takes over the supervisor therefore cannot
+write the pid of another process into the file, which a tool would then end.
 """
 
 import errno
@@ -35,18 +35,18 @@ class PidFile:
 
     @classmethod
     def claim(cls, path: str) -> Self:
-        """Create the file, or take over a file that a daemon left behind, with our pid in it.
+        """Create the file, or take over a file that another daemon left behind, and write our pid.
 
-        Raises InUseError, or OperatorError if the file cannot be ours.
+        Raises InUseError, or OperatorError if the file cannot be taken.
         """
         while (claimed := cls._lock(path)) is None:
-            pass  # a daemon that was ending has removed the file
+            pass  # a daemon that was ending has removed the file: create it again
         claimed.write()
         return claimed
 
     @classmethod
     def _lock(cls, path: str) -> Self | None:
-        """The file, locked; None if the path does not lead to it any more."""
+        """The file, locked; None if another daemon removed the file before it was locked."""
         file = cls(path, _open(path))
         try:
             _check(path, file.fd)
@@ -63,12 +63,12 @@ class PidFile:
         return None
 
     def write(self) -> None:
-        """Write our pid, which --daemonize changes."""
+        """Write our pid. Call it again after --daemonize has forked: the pid is another then."""
         os.ftruncate(self.fd, 0)
         os.pwrite(self.fd, b"%d\n" % os.getpid(), 0)
 
     def remove(self) -> None:
-        """Remove the file, unless another one has taken its place."""
+        """Remove the file, unless another file has taken its place."""
         if self._is_there():
             with suppress(FileNotFoundError):
                 os.unlink(self.path)  # noqa: PTH108 - not with pathlib's errors
@@ -91,9 +91,11 @@ def _open(path: str) -> int:
 
 
 def _check(path: str, fd: int) -> None:
-    """Refuse what somebody else put there for us to write into."""
+    """Refuse a file of another kind, or with another name, that was put there for us to write
+    into."""
     found = os.fstat(fd)
     if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
         raise OperatorError(
-            f"'{path}' is not a file of a daemon's; remove it or choose another --socket-path"
+            f"'{path}' is not a regular file with one name, as a pid file is; remove it or choose"
+            " another --socket-path"
         )

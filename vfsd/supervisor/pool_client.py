@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The supervisor's end of one pool: starts it, gives it fds, has workers created, kills it.
 
-Trust: the pool is in the sandbox, and so is whoever else writes to its channel: workers share its
-fd table. Its answers are checked; what it says about itself goes into the log and nowhere else.
-Whatever it says wrongly becomes a PoolDiedError, in one place: _from_the_sandbox().
+Trust: the pool is in the sandbox, and so are the workers, which share the pool's fd table and may
+write to its channel. Every answer is checked, and text from the pool goes into the log and nowhere
+else. Anything wrong in what the pool sends becomes a PoolDiedError, in one place:
+_from_the_sandbox().
 """
 
 import contextlib
@@ -41,14 +42,14 @@ from vfsd.transport.errors import OperatorError, ProtocolError
 from vfsd.transport.fd_channel import MAX_FDS, FdChannel, Packet
 from vfsd.transport.rate_limit import Bucket, Rate
 
-SLOW_SECONDS: Final = 10.0  # after which a pool that starts or answers is called slow
-PACKETS: Final = Rate(burst=2000, per_second=200)  # a pool sends a few for each death
+SLOW_SECONDS: Final = 10.0  # after which a log line says that a start or an answer is slow
+PACKETS: Final = Rate(burst=2000, per_second=200)  # a pool sends a few for each worker that dies
 FREEZE_SECONDS: Final = 1.0
-STOPPED: Final = "TZX"  # or ended
+STOPPED: Final = "TZX"  # states of a process that is stopped or has ended
 
 
 class PoolDiedError(Exception):
-    """The pool is gone, and with it every file it held open."""
+    """The pool is gone, and with it every file that the guest had open."""
 
 
 class PoolClient:
@@ -71,10 +72,10 @@ class PoolClient:
         self.pid: int | None = None
         self.pidfd: int | None = None
         self.ready = False
-        self.opens_handles = False  # as the pool said before it had a guest
+        self.opens_handles = False  # as the pool reported at its start, before it had a guest
         self.numbers: dict[int, int] = {}
-        self.spawned: set[int] = set()
-        self.ended: set[int] = set()  # slots whose worker is not created again
+        self.spawned: set[int] = set()  # slots that have a worker
+        self.ended: set[int] = set()  # slots whose worker died and is not created again
         self.on_event: Callable[[PoolEvent], None] = lambda _: None
         self._patience = patience
         self._loop = loop
@@ -96,7 +97,8 @@ class PoolClient:
         device: int,
         patience: Patience,
     ) -> "PoolClient":
-        """Start a pool and wait until it is isolated and ready, or say why not (OperatorError)."""
+        """Start a pool and wait until it is isolated and ready. Raises OperatorError with the
+        reason if the pool fails."""
         ours, theirs = FdChannel.pair()
         listeners = [_listen(Path(f"worker-{i}")) for i in range(options.workers)]
         stderr, their_stderr = stderr_pipe()
@@ -117,8 +119,9 @@ class PoolClient:
         return pool
 
     def _await_ready(self) -> None:
-        """Wait as long as the pool lives: on a slow host, or with a tenth of a CPU, nobody knows
-        how long a start takes. The process that makes the pool must have ended as well."""
+        """Wait until the pool is ready and the process that made it has ended. There is no limit
+        while the pool lives: on a slow host, or with a tenth of a CPU, a start may take any
+        time."""
         try:
             self._patience.wait(
                 lambda: self.ready and self._first is None,
@@ -139,14 +142,14 @@ class PoolClient:
         self._loop.register(self._first, self._forget_first)
 
     def _forget_first(self) -> None:
-        """The process that makes the pool has ended, or is to."""
+        """Stop watching the process that makes the pool: it has ended, or has been killed."""
         first, self._first = self._first, None
         if first is not None:
             self._loop.unregister(first)
             os.close(first)
 
     def kill(self) -> None:
-        """End the pool and its workers at once and give back everything kept for it."""
+        """Kill the pool and its workers, and release everything that was kept for the pool."""
         self._loop.unregister(self.channel.fileno())
         self._freeze()
         for process in self._descendants():
@@ -166,18 +169,18 @@ class PoolClient:
         self.segments.close()
 
     def _freeze(self) -> None:
-        """Stop the pool, or it may create a worker while we look for its workers: without a pid
-        namespace that worker would outlive the pool."""
+        """Stop the pool. Otherwise the pool could create a worker while we look for its workers,
+        and without a pid namespace that worker would outlive the pool."""
         if self.pidfd is None:
             return
-        with contextlib.suppress(OSError):  # it is gone
+        with contextlib.suppress(OSError):  # the pool is gone
             signal.pidfd_send_signal(self.pidfd, signal.SIGSTOP)
-            deadline = time.monotonic() + FREEZE_SECONDS  # one that hangs creates nobody
+            deadline = time.monotonic() + FREEZE_SECONDS  # a pool that hangs creates no workers
             while self.pid and state_of(self.pid) not in STOPPED and time.monotonic() < deadline:
                 time.sleep(0.001)
 
     def adopt(self, fds: Iterable[int]) -> None:
-        """Give the pool copies of `fds` and learn their numbers there."""
+        """Give the pool copies of `fds`, and record their numbers in the pool."""
         rest = list(fds)
         while rest:
             batch, rest = rest[:MAX_FDS], rest[MAX_FDS:]
@@ -190,13 +193,13 @@ class PoolClient:
         """Have the pool close its copies of `fds`."""
         numbers = [self.numbers.pop(fd) for fd in fds]
         if numbers and _refusal(self._ask({"op": "drop", "fds": numbers})) is not None:
-            # A supervisor that died here had dropped them, or some of them, already.
+            # A supervisor that died here has dropped some or all of them: drop each one by itself.
             for number in numbers:
                 self._ask({"op": "drop", "fds": [number]})
 
     def spawn(self, slot: int) -> int:
-        """Have the worker of `slot` created if there is none; its pid inside the sandbox, 0 if the
-        slot has ended."""
+        """Have the worker of `slot` created unless it exists; returns its pid inside the sandbox, 0
+        if the slot has ended."""
         answer = self._demand({"op": "spawn", "slot": slot})
         self.spawned.add(slot)
         if answer.get("ended") is True:
@@ -205,9 +208,9 @@ class PoolClient:
             return decode_spawned(answer)
 
     def kill_worker(self, slot: int) -> None:
-        """Have the worker of `slot` killed, and created again. Waits for nothing, so a callback of
-        the event loop may call this."""
-        with contextlib.suppress(BlockingIOError):  # the pool hangs: it kills nobody now
+        """Have the worker of `slot` killed, and created again. This does not wait for the answer,
+        so callbacks of the event loop may call it."""
+        with contextlib.suppress(BlockingIOError):  # the pool hangs, and cannot kill the worker
             self._send({"id": next(self._ids), "op": "kill", "slot": slot})
 
     def is_stuck(self, slot: int) -> int | None:
@@ -219,14 +222,14 @@ class PoolClient:
         return None
 
     def _demand(self, content: Content, fds: list[int] | None = None) -> Content:
-        """Ask for what cannot be refused."""
+        """Send an order that a pool of ours never refuses; PoolDiedError if it is refused."""
         answer = self._ask(content, fds)
         if (refusal := _refusal(answer)) is not None:
             raise PoolDiedError(f"the pool refused {content['op']!r}: {refusal}")
         return answer
 
     def _ask(self, content: Content, fds: list[int] | None = None) -> Content:
-        """Send an order and wait for the answer, however long that takes a pool that is alive."""
+        """Send an order and wait for the answer, without a limit while the pool is alive."""
         request_id = next(self._ids)
         packet = {"id": request_id, **content}
         self._answers[request_id] = None
@@ -255,7 +258,7 @@ class PoolClient:
         except OSError as error:
             raise PoolDiedError(f"the pool cannot be reached: {error.strerror}") from None
 
-    # What comes from the pool; called by the event loop.
+    # Packets from the pool; the event loop calls these.
 
     def _receive(self) -> None:
         try:
@@ -264,13 +267,13 @@ class PoolClient:
         except BlockingIOError:
             return
         except OSError as error:  # a pool that died with an order unread resets its channel
-            raise PoolDiedError(f"the pool's channel: {error.strerror}") from None
+            raise PoolDiedError(f"the pool's channel failed: {error.strerror}") from None
 
     def _take(self, packet: Packet | None) -> None:
         if packet is None:
             raise PoolDiedError("the pool closed its channel")
         if not self._packets.take(1, time.monotonic()):
-            raise ProtocolError("packets without end")
+            raise ProtocolError(f"it sent packets without end, more than {PACKETS.burst} at once")
         request_id = packet.content.get("id")
         if request_id is None:
             self._take_event(decode_pool_event(packet.content, len(self.listeners)), packet)
@@ -279,7 +282,7 @@ class PoolClient:
 
     def _take_event(self, event: PoolEvent, packet: Packet) -> None:
         if isinstance(event, PoolReady | PoolFailed) and self.ready:
-            raise ProtocolError("what only a pool that starts says, from one that is ready")
+            raise ProtocolError("it reported a second time that it is ready or has failed")
         if isinstance(event, PoolFailed):
             raise OperatorError(event.error)
         if isinstance(event, PoolReady) and packet.pid:
@@ -297,16 +300,17 @@ class PoolClient:
         raise PoolDiedError("the pool died")
 
     def _descendants(self) -> list[Process]:
-        """What is below the pool; nothing once it has ended, as its pid may be another's then."""
+        """The descendants of the pool. Empty once the pool has ended: another process may have its
+        pid then."""
         if self.pid is None or self.pidfd is None:
             return []
         found = descendants(self.pid)
-        return [] if _has_ended(self.pidfd) else found  # it has not now, so it had not then
+        return [] if _has_ended(self.pidfd) else found  # alive now, so alive while we looked
 
     # Handing over to another supervisor.
 
     def saved(self) -> SavedPool:
-        """What restore() needs; the pool must be ready."""
+        """The state for restore(); the pool must be ready."""
         assert self.pid is not None
         assert self.pidfd is not None
         return SavedPool(
@@ -346,7 +350,8 @@ class PoolClient:
 
 @contextlib.contextmanager
 def _from_the_sandbox() -> Iterator[None]:
-    """What the pool said is looked at: whatever is wrong with it ends that pool, and no more."""
+    """Turn every error in what the pool sent into a PoolDiedError: it ends that pool, and not the
+    supervisor."""
     try:
         yield
     except (ProtocolError, LookupError, TypeError, ValueError, RecursionError) as error:
@@ -359,7 +364,7 @@ def _refusal(answer: Content) -> str | None:
 
 
 def _pid_inside(pid: int) -> int | None:
-    """The pid that a process has in its innermost pid namespace; None if it is gone."""
+    """The pid of a process in its innermost pid namespace; None if the process is gone."""
     with contextlib.suppress(OSError, LookupError, ValueError):
         status = Path(f"/proc/{pid}/status").read_text(errors="replace")
         return int(status.partition("\nNSpid:")[2].splitlines()[0].split()[-1])
@@ -372,7 +377,7 @@ def _log_event(log: LogCollector, event: PoolEvent) -> None:
 
 
 def _has_ended(pidfd: int, seconds: float = 0.0) -> bool:
-    """Has this process ended, or does it within `seconds`?"""
+    """Has this process ended, or does it end within `seconds`?"""
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     return bool(poll.poll(seconds * 1000))
@@ -387,7 +392,7 @@ def _listen(path: Path) -> tuple[str, int]:
             sock.listen(8)
         except OSError as error:
             raise OperatorError(
-                f"cannot make the socket '{path}': {error.strerror or error};"
+                f"cannot make the socket '{path}' for a worker: {error.strerror or error};"
                 " point TMPDIR at another folder"
             ) from None
         return str(path), sock.detach()

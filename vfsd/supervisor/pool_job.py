@@ -13,8 +13,8 @@ from vfsd.transport.shared_memory import create_blob
 
 
 def create_job(name: str, options: Options, supervisor: int, fds: JobFds) -> int:
-    """The job of a pool that is given `fds`; returns the fd of its segment. `supervisor`: its user
-    id."""
+    """Make the job of a pool that is given `fds`; returns the fd of the segment with the job.
+    `supervisor` is the user id of the supervisor."""
     assert options.shared_dir is not None
     job = Job(
         name=name,
@@ -49,7 +49,7 @@ def _has_idmapped_mounts(options: Options, root: int) -> bool:
 
 
 def filesystem(options: Options) -> Filesystem:
-    """What the guest may do and cache."""
+    """The part of the job about the file system: what the guest may do, and what it may cache."""
     timeout = cache_timeout(options)
     entry, attr = options.entry_timeout, options.attr_timeout
     return Filesystem(

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What becomes of the connection when a message of the front-end cannot be obeyed.
+"""The consequences for the connection when a message of the front-end cannot be obeyed.
 
-A front-end that asked for an acknowledgement gets "failed", whatever the message. Without that, a
-message is passed over where the running vrings stay as the front-end believes them to be, so that
-one message does not end a share. Where the front-end waits for an answer that says something, or
-goes on with a device that is not the one it set up, the connection ends: a guest would hang, or
-read and write the wrong memory.
+A front-end that asked for an acknowledgement gets "failed", whatever the message is. Without a
+request for an acknowledgement there are two cases. If the running vrings remain as the front-end
+believes them to be, the message is passed over, so that one message does not end a share. If the
+front-end waits for an answer with content, or would go on with a device that is not the one that it
+set up, the connection ends: otherwise a guest would hang, or read and write the wrong memory.
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from vfsd.transport.vhost_user import (
 
 
 class Fate(Enum):
-    """What a refused message leads to that asks for no acknowledgement."""
+    """What a refused message leads to if it does not ask for an acknowledgement."""
 
     PASSED_OVER = "passed over"
     ANSWERED = "answered with an error"
@@ -35,7 +35,7 @@ class Fate(Enum):
 
 @dataclass(frozen=True)
 class Refusal:
-    """`answer`: the payload of the reply that says "failed" (ANSWERED only); None: it has none."""
+    """`answer`: the payload of the reply that says "failed" (ANSWERED only); None: no payload."""
 
     fate: Fate
     reason: str
@@ -81,7 +81,7 @@ REFUSALS: Final = _table()
 
 
 def refuse(header: Header, error: ProtocolError, wants_ack: bool) -> list[Effect]:
-    """What to do about a message that cannot be obeyed; `error` if it ends the connection."""
+    """The effects of a message that cannot be obeyed; raises `error` if it ends the connection."""
     kind = MESSAGES.get(header.number)
     refused = Log("error", f"refused: {error}")
     if wants_ack and not (kind and kind.reply):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How often a process may die before it is pointless to create it again. Does no I/O."""
+"""Decides whether a process that died is created again, or dies too often. Does no I/O."""
 
 from collections import deque
 
@@ -13,6 +13,6 @@ class RestartPolicy:
         self._seconds = seconds
 
     def may_restart(self, now: float) -> bool:
-        """Record a death at `now` (monotonic seconds); False if it was one too many."""
+        """Record a death at `now` (monotonic seconds); False if there were too many deaths."""
         self._times.append(now)
         return len(self._times) < self._deaths or now - self._times[0] > self._seconds

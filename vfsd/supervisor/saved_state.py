@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a supervisor is, for its successor: plain values and numbers of fds. See resume.py."""
+"""The state of a supervisor for its successor: plain values and numbers of fds. See resume.py."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,25 +10,25 @@ from vfsd.supervisor.segments import Segments
 
 
 class SavedMessage(NamedTuple):
-    """A vhost-user message that is being handled."""
+    """The vhost-user message that a supervisor is handling."""
 
     number: int
     flags: int
     payload: bytes
 
     def encode(self) -> tuple[int, int, str]:
-        """As JSON can hold it."""
+        """This as values that JSON can represent."""
         return self.number, self.flags, self.payload.hex()
 
     @classmethod
     def decode(cls, number: int, flags: int, payload: str) -> "SavedMessage":
-        """What encode() encoded."""
+        """The inverse of encode()."""
         return cls(number, flags, bytes.fromhex(payload))
 
 
 @dataclass(frozen=True)
 class SavedPool:
-    """A pool that is ready."""
+    """The state of a pool that is ready."""
 
     channel: int
     stderr: int
@@ -37,16 +37,16 @@ class SavedPool:
     segments: Segments
     listeners: tuple[tuple[str, int], ...]  # by slot: path, fd
     opens_handles: bool
-    numbers: Mapping[int, int]  # fd of ours -> that of the pool
-    spawned: frozenset[int]  # slots
-    ended: frozenset[int]
+    numbers: Mapping[int, int]  # an fd of the supervisor -> its number in the pool
+    spawned: frozenset[int]  # slots that have a worker
+    ended: frozenset[int]  # slots whose worker died and is not created again
 
     def fds(self) -> set[int]:
         listeners = (fd for _, fd in self.listeners)
         return {self.channel, self.stderr, self.pidfd, *self.segments.fds(), *listeners}
 
     def encode(self) -> dict[str, Any]:
-        """As JSON can hold it."""
+        """This as values that JSON can represent."""
         return vars(self) | {
             "segments": vars(self.segments),
             "numbers": list(self.numbers.items()),
@@ -56,7 +56,7 @@ class SavedPool:
 
     @classmethod
     def decode(cls, content: Mapping[str, Any]) -> "SavedPool":
-        """What encode() encoded."""
+        """The inverse of encode()."""
         changed = {
             "segments": Segments(**content["segments"]),
             "listeners": tuple((str(path), int(fd)) for path, fd in content["listeners"]),
@@ -69,19 +69,19 @@ class SavedPool:
 
 @dataclass(frozen=True)
 class SavedState:
-    """The defaults are what a supervisor that saved nothing leaves."""
+    """The whole state. The defaults stand for a supervisor that died before it saved a state."""
 
     reply_start: int = 0  # where in the outbox the reply belongs
     frontend: int | None = None  # the socket of the VMM
-    has_spoken: bool = False  # the VMM sent a message
-    ended: int | None = None  # the exit status, once there is nothing more to serve
+    has_spoken: bool = False  # the VMM has sent a message
+    ended: int | None = None  # the exit status, once the share has ended
     session: Mapping[str, Any] = field(default_factory=dict)  # Session.snapshot()
     pool: SavedPool | None = None
-    effects: tuple[Effect, ...] = ()  # to be carried out
+    effects: tuple[Effect, ...] = ()  # effects that have still to be carried out
     message: SavedMessage | None = None
 
     def encode(self) -> dict[str, Any]:
-        """As JSON can hold it."""
+        """This as values that JSON can represent."""
         return vars(self) | {
             "pool": self.pool and self.pool.encode(),
             "effects": [encode_effect(effect) for effect in self.effects],
@@ -90,7 +90,7 @@ class SavedState:
 
     @classmethod
     def decode(cls, content: Mapping[str, Any]) -> "SavedState":
-        """What encode() encoded."""
+        """The inverse of encode()."""
         pool, message = content["pool"], content["message"]
         changed = {
             "pool": pool and SavedPool.decode(pool),

@@ -16,7 +16,8 @@ WORKERS_BYTES: Final = ffi.sizeof("struct worker_table")
 class Segments:
     """The shared segments of one pool (fds): device state, tables, ring records, worker table.
 
-    The device's is the keeper's, and every pool's (device.py); the others are the pool's own.
+    The segment of the device state belongs to the keeper and is given to every pool (device.py);
+    the other segments belong to this pool.
     """
 
     device: int
@@ -40,7 +41,7 @@ class Segments:
         return list(asdict(self).values())
 
     def close(self) -> None:
-        """Close the pool's own."""
+        """Close the segments that belong to this pool."""
         for fd in self.fds():
             if fd != self.device:
                 os.close(fd)

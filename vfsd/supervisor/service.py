@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The supervisor process: one pool, one front-end at a time, and what goes between them.
+"""The supervisor process: connects one pool with one front-end at a time.
 
-The flow is a straight line: start a pool, wait for a front-end, talk until it goes away. Everything
-else (the pool's events, workers' logs, signals) happens in the event loop while that line waits.
-Each front-end gets a pool of its own, so nothing of one guest is left for the next.
+The flow is a straight line: start a pool, wait for a front-end, handle its messages until it goes
+away. Everything else (the pool's events, workers' logs, signals) happens in the event loop while
+that line waits. Each front-end gets a pool of its own, so no data of one guest is left for the next
+guest.
 """
 
 import os
@@ -58,13 +59,13 @@ from vfsd.transport.vhost_user import (
 )
 
 STATUS_CRASHED: Final = 70  # EX_SOFTWARE: the keeper creates the next supervisor
-# Word for word: Kata Containers reads stderr until this comes. Both peers print it at this level.
+# Keep this text: Kata Containers reads stderr until it appears. Both peers log it at this level.
 WAITING: Final = "Waiting for vhost-user socket connection..."
-ENDS_WITH_VMM: Final = "the share ends with it, as nobody gave --keep-listening"
+ENDS_WITH_VMM: Final = "the share ends as well, because --keep-listening is not given"
 
 
 class EndedError(Exception):
-    """The supervisor before had ended the share, but for killing what is left."""
+    """The previous supervisor had ended the share, and may have left processes to be killed."""
 
     def __init__(self, status: int) -> None:
         super().__init__(status)
@@ -72,7 +73,7 @@ class EndedError(Exception):
 
 
 def supervise(boot: Boot, keeper: int, is_successor: bool) -> int:
-    """Be the supervisor; returns the exit status of the program."""
+    """Run as the supervisor; returns the exit status of the program."""
     confine_supervisor(boot.options.seccomp)
     service = Service(boot, keeper)
     try:
@@ -85,7 +86,7 @@ def supervise(boot: Boot, keeper: int, is_successor: bool) -> int:
         boot.log.write("error", str(error))
         status = error.status
     except Exception as error:
-        # Not in order: leave everything as it is for the next supervisor.
+        # An error of ours: leave everything as it is, so that the next supervisor can go on.
         boot.log.write("error", f"the supervisor failed: {describe(error)}")
         return STATUS_CRASHED
     service.end(status)
@@ -101,15 +102,15 @@ class Service:
         self._backend: Backend | None = None
         self._frontend: MessageSocket | None = None
         self._session = self._new_session()
-        self._has_spoken = False  # the front-end sent a message
-        self._is_warned = False  # of memory of this front-end
+        self._has_spoken = False  # the front-end has sent a message
+        self._is_warned = False  # memory_hazard() was logged for this front-end
         self._is_alone = False  # the keeper is gone
-        self._ended: int | None = None  # the exit status once there is nothing more to serve
+        self._ended: int | None = None  # the exit status, once the share has ended
         self._reply_start = 0  # where in the outbox the next reply belongs
         self._loop = EventLoop()
 
     def run(self, is_successor: bool) -> int:
-        """Serve until there is nothing left to serve; returns the exit status."""
+        """Serve until the share ends; returns the exit status."""
         effects: list[Effect] = []
         if is_successor:
             effects = self._take_over()
@@ -122,7 +123,7 @@ class Service:
                 backend = self._ensure_backend()
                 frontend = self._ensure_frontend()
                 if effects:
-                    left, effects = effects, []  # for this front-end and no other
+                    left, effects = effects, []  # these belong to this front-end alone
                     self._carry_out(backend, frontend, left)
                     self._boot.state.mark(REPLIED)
                     self._save()
@@ -134,13 +135,13 @@ class Service:
                 self._lose_pool(str(error), policy)
 
     def end(self, status: int) -> None:
-        """End what this supervisor started; who comes after one that is killed here goes on."""
+        """Kill the pool. If this supervisor is killed in here, its successor goes on with that."""
         self._ended = status
         self._kill_backend()
 
     def _kill_backend(self) -> None:
         backend, self._backend = self._backend, None
-        self._save()  # a successor must not go on with what is half gone
+        self._save()  # first: a successor must not take over a pool that is half killed
         if backend:
             backend.kill()
 
@@ -162,7 +163,7 @@ class Service:
 
         self._loop.register(fd, lost)
 
-    # What must be there before a message can be handled.
+    # The pool and the front-end, which must exist before a message can be handled.
 
     def _ensure_backend(self) -> Backend:
         if self._backend is None:
@@ -179,7 +180,7 @@ class Service:
         )
 
     def _check_frontend(self) -> None:
-        """Raise FrontendGoneError if nobody waits for us any more, whatever is still unread."""
+        """Raise FrontendGoneError if the VMM closed its end, even if messages are still unread."""
         if self._frontend is None:
             return
         poll = select.poll()
@@ -197,7 +198,7 @@ class Service:
         if self._is_alone:
             raise StopError
         listener = self._boot.listener
-        self._boot.tell_ready()
+        self._boot.report_ready()
         if not listener.listening:
             return listener.socket
         self._log.write("info", f"{WAITING} on {listener.place}")
@@ -206,9 +207,9 @@ class Service:
         return connection
 
     def _end_session(self, gone: FrontendGoneError) -> int | None:
-        """Forget the front-end; returns the exit status, None if another one may come."""
+        """Forget the front-end; returns the exit status, None if another VMM may connect."""
         assert self._frontend is not None
-        if gone.status:  # QEMU does not notice the end of a connection; of this it prints a line
+        if gone.status:  # QEMU does not notice a closed connection, but prints a line on an error
             for vring in self._session.vrings:
                 signal_error(vring.err_fd)
         ended, fds, backend = self._frontend, self._session.fds(), self._backend
@@ -216,10 +217,10 @@ class Service:
         self._frontend, self._session, self._has_spoken = None, self._new_session(), False
         self._is_warned = False
         if not is_probe:
-            self._backend = None  # it has the fds and files of a guest that is gone
+            self._backend = None  # its pool has the fds and files of a guest that is gone
             is_kept = self._options.keep_listening and not self._is_alone
             self._ended = None if is_kept else gone.status
-        self._save()  # first: to a successor the numbers of closed fds mean something else
+        self._save()  # before the fds are closed: their numbers may soon be those of other files
         ended.close()
         close_fds(fds)
         if not is_probe:
@@ -231,25 +232,25 @@ class Service:
         return self._ended
 
     def _lose_pool(self, reason: str, policy: RestartPolicy) -> None:
-        """Get ready for another pool, or give up where that would not help."""
+        """Prepare to start another pool; OperatorError if another pool would not help."""
         if self._has_spoken:
             raise OperatorError(f"{reason}; the guest's open files are lost, so the share ends")
         if not policy.may_restart(time.monotonic()):
-            raise OperatorError(f"{reason}, again and again; giving up")
-        self._log.write("error", f"{reason}; starting another one")
+            raise OperatorError(f"{reason}; too many pools died within seconds; giving up")
+        self._log.write("error", f"{reason}; starting another pool")
         self._kill_backend()
 
     # The conversation.
 
     def _talk(self, backend: Backend, frontend: MessageSocket) -> None:
-        """Handle messages until FrontendGoneError says that there are no more."""
+        """Handle messages until the front-end has gone, which raises FrontendGoneError."""
         while True:
             self._loop.wait_readable(frontend.fileno())
             try:
                 raw = frontend.peek()
             except BlockingIOError:
                 continue
-            except (ConnectionError, TruncatedError):  # it was killed
+            except (ConnectionError, TruncatedError):  # the VMM was killed
                 raw = None
             except (OSError, ProtocolError) as error:
                 raise disconnected(error) from None
@@ -281,7 +282,7 @@ class Service:
             raise disconnected(error) from None
 
     def _hazards(self, message: Message) -> list[Effect]:
-        """One line for each front-end whose memory widens what file handles reach."""
+        """A warning, once per front-end, if its memory makes more files reachable by handles."""
         if self._is_warned or not (self._backend and self._backend.pool.opens_handles):
             return []
         hazard = memory_hazard(message)
@@ -342,7 +343,7 @@ class Service:
         )
 
     def _take_over(self) -> list[Effect]:
-        """Go on where another supervisor died; returns what it had still to carry out."""
+        """Go on where another supervisor died; returns the effects that it had not carried out."""
         saved, stage = self._boot.state.load()
         if saved.pool is None:
             self._kill_siblings()
@@ -358,8 +359,8 @@ class Service:
         return []
 
     def _sweep(self, saved: SavedState) -> int | None:
-        """Close what the other supervisor had open and did not save; returns a connection that it
-        had accepted and not saved."""
+        """Close the fds that the other supervisor had open and did not save. Returns the fd of a
+        connection that it had accepted and not saved, or None."""
         keep = {0, 1, 2, *self._boot.kept_fds}
         if saved.pool:
             keep |= saved.pool.fds()
@@ -371,7 +372,8 @@ class Service:
         self._loop.close()
         orphans = sweep(keep)
         self._loop = EventLoop()
-        self._log.write("warn", f"goes on for a supervisor that died; {len(orphans)} fds swept")
+        text = f"took over from a supervisor that died; closed {len(orphans)} fds that it left open"
+        self._log.write("warn", text)
         return accepted
 
     def _resume_session(self, saved: SavedState, frontend: int, stage: int) -> list[Effect]:
@@ -385,9 +387,9 @@ class Service:
         return [Apply(), *(effect for effect in rest if not isinstance(effect, Close | Apply))]
 
     def _kill_siblings(self) -> None:
-        """End what a supervisor started and did not live to write down."""
+        """Kill processes that a supervisor started before it died, and did not save."""
         if os.getppid() != self._keeper:
-            return  # the children of who is the parent now are none of ours
+            return  # the keeper is gone, and the children of our new parent are not ours
         for process in descendants(self._keeper):
             if process.pid not in (os.getpid(), self._boot.launcher.pid):
                 process.kill(self._boot.launcher.kill)

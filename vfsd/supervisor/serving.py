@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a socket that listens to the end of the share: prepares all, and becomes the keeper."""
+"""From a socket that listens to the end of the share: makes what a supervisor needs, and keeps
+supervisors."""
 
 import os
 import signal
@@ -27,7 +28,8 @@ from vfsd.transport.errors import OperatorError
 
 
 def serve(options: Options, root: int, listener: Listener, notes: Sequence[str]) -> int:
-    """Serve `root`, an fd; returns the exit status. `notes`: warnings for the log."""
+    """Serve the directory behind the fd `root`; returns the exit status. `notes`: warnings for the
+    log."""
     name = instance_name(options, listener.socket)
     runtime_dir = _make_runtime_dir(listener)
     clean_up = partial(_clean_up, listener, runtime_dir)
@@ -35,7 +37,7 @@ def serve(options: Options, root: int, listener: Listener, notes: Sequence[str])
         background = daemonize(not options.syslog) if options.daemonize else None
         held = []
         if pid_file := listener.pid_file:
-            pid_file.write()  # again, as it may be another pid by now
+            pid_file.write()  # again: daemonize() has changed the pid
             held.append(pid_file.fd)
         own = own_id(runtime_dir.path, instance_key(options, listener.socket))
         launcher = Launcher.start(name, options, root, own, clean_up, held)
@@ -43,7 +45,7 @@ def serve(options: Options, root: int, listener: Listener, notes: Sequence[str])
         clean_up()
         raise
     try:
-        notifier = ReadyNotifier()  # before _boot(), which notes the fds that stay open
+        notifier = ReadyNotifier()  # before _boot(), which records the fds that stay open
         boot = _boot(name, options, launcher, listener, background)
 
         def say(level: str, text: str) -> None:
@@ -52,11 +54,11 @@ def serve(options: Options, root: int, listener: Listener, notes: Sequence[str])
         for note in notes:
             say("warn", note)
         if unused := [spelling for field, spelling in options.given.items() if field in MIGRATION]:
-            say("debug", f"without effect, as no migration is offered: {', '.join(unused)}")
+            say("debug", f"no migration is offered, so these have no effect: {', '.join(unused)}")
         give_up = partial(confine, runtime_dir.path, own, options, say)
         return keep(name, launcher, give_up, partial(supervise, boot), notifier.notify, say)
     finally:
-        launcher.end()  # it cleans up
+        launcher.end()  # the launcher cleans up
 
 
 def _boot(
@@ -73,7 +75,7 @@ def _boot(
     device = DeviceSegment(state.next_generation)
     keeper = os.pidfd_open(os.getpid())
 
-    def tell_ready() -> None:
+    def report_ready() -> None:
         signal.pidfd_send_signal(keeper, READY)
         if background:
             background.ready()
@@ -88,21 +90,21 @@ def _boot(
         device=device,
         kept_fds=frozenset(open_fds()),
         log=LogCollector(name, options.log_level, sink),
-        tell_ready=tell_ready,
+        report_ready=report_ready,
     )
 
 
 @dataclass(frozen=True)
 class RuntimeDir:
-    """The folder of the workers' sockets, and which file it is: st_dev, st_ino."""
+    """The folder of the workers' sockets. `identity`: its st_dev and st_ino."""
 
     path: str
     identity: tuple[int, int]
 
 
 def _make_runtime_dir(listener: Listener) -> RuntimeDir:
-    """A folder of our own for the sockets of the workers, in the first place that is writable."""
-    # Not by tempfile: with all that it imports it would take 0.4 MiB in keeper and supervisor.
+    """Make a folder for the sockets of the workers, in the first place that is writable."""
+    # The module tempfile, with its imports, would take 0.4 MiB in keeper and supervisor.
     name = f"vfsd-{os.urandom(4).hex()}"
     failed = []
     for parent in _places(listener):
@@ -116,14 +118,15 @@ def _make_runtime_dir(listener: Listener) -> RuntimeDir:
             return RuntimeDir(str(folder), (made.st_dev, made.st_ino))
     listener.remove()
     raise OperatorError(
-        f"cannot make a folder for sockets in {', '.join(failed)}; point TMPDIR at one that is"
-        " writable"
+        f"cannot make a folder for sockets in {', '.join(failed)}; point TMPDIR at a folder that"
+        " is writable"
     )
 
 
 def _places(listener: Listener) -> list[Path]:
-    """Where the folder may be: where systemd or the operator says; or temporary, or beside the
-    VMM's socket, where a file could be made already. In a container /tmp may be read-only."""
+    """The places to try: the one that systemd or the operator names (RUNTIME_DIRECTORY, TMPDIR), or
+    else temporary folders, and last the folder of the VMM's socket, where a file could be made
+    already. In a container /tmp may be read-only."""
     chosen = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0] or os.environ.get("TMPDIR")
     if chosen:
         return [Path(chosen).absolute()]
@@ -133,15 +136,15 @@ def _places(listener: Listener) -> list[Path]:
 
 
 def _clean_up(listener: Listener, runtime_dir: RuntimeDir) -> None:
-    """Remove what a share has in the file system."""
-    with suppress(OSError):  # whatever is left, this is the end
+    """Remove the runtime folder, the socket and the pid file."""
+    with suppress(OSError):  # at the end of the process an error has no further consequence
         _remove(runtime_dir)
     listener.remove()
 
 
 def _remove(folder: RuntimeDir) -> None:
-    """Remove the folder with all that is in it; nothing that was put in its place, since who does
-    this may be root and the folder belongs to somebody else."""
+    """Remove the folder with its content, unless another folder has been put in its place: this
+    process may be root, and the folder belongs to another user."""
     fd = os.open(folder.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         found = os.fstat(fd)

@@ -3,63 +3,63 @@
 
 THEORY
 
-Purpose. One Session is one front-end connection, from accept to close: what was negotiated, the
-memory table, and for each vring its addresses, eventfds and whether it runs. It decides; it does
-no I/O and knows no sockets, processes or clocks. So every order of messages can be tried without a
-socket, and a supervisor that is created again goes on from snapshot().
+Purpose. One Session is one front-end connection, from accept to close: the negotiated features, the
+memory table, and for each vring its addresses, eventfds and whether it runs. The session decides;
+it does no I/O and uses no sockets, processes or clocks. So every order of messages can be tried
+without a socket, and the successor of a supervisor goes on from snapshot().
 
-Actors. The front-end (VMM) sends messages. The service carries out the effects, in their order,
-and passes on nothing further until it is done: Apply makes the pool and every worker work with the
+Actors. The front-end (VMM) sends messages. The service carries out the effects of one message, in
+their order, before it passes on the next message: Apply makes the pool and every worker adopt the
 Device, and reports where vrings stopped (note_base); Close closes fds; the Reply kinds answer.
 
-Device. What workers have to know, and no more: as long as no vring runs it is empty, so the
-handshake costs no round trip to them. A vring of the Device is one that runs.
+Device. The state that workers need, and no more. The Device has only those vrings that run, and it
+is empty as long as no vring runs, so the handshake needs no round trip to the workers.
 
-States of a vring; leaving a state is by message only.
+States of a vring; only a message can end a state.
 
-  stopped   after accept, GET_VRING_BASE, RESET_DEVICE, RESET_OWNER. Nothing of it may be touched.
-            NUM, ADDR, BASE are accepted, CALL and ERR in every state.
-  started   SET_VRING_KICK came, and NUM and ADDR before it. NUM and BASE are refused, ADDR may
-            only repeat what it was.
+  stopped   after accept, GET_VRING_BASE, RESET_DEVICE, RESET_OWNER. No memory of the vring may be
+            touched. NUM, ADDR, BASE are accepted; CALL and ERR are accepted in every state.
+  started   SET_VRING_KICK came, and NUM and ADDR before it. NUM and BASE are refused, and ADDR is
+            refused unless it repeats the present addresses.
   running   started, enabled (SET_VRING_ENABLE 1, or SET_FEATURES without PROTOCOL_FEATURES), and
-            its three areas lie inside the memory table. QEMU takes regions away and adds them
-            again under a live vring; one whose areas are gone is paused until they are back.
+            its three areas lie inside the memory table. QEMU removes regions and adds them again
+            under a live vring; a vring whose areas are gone is paused until they are back.
 
-RESET_DEVICE ends the FUSE session too: the guest's driver has gone, and others wait for its locks.
-GET_VRING_BASE of all vrings does not: a guest that was paused goes on with its open files. QEMU
-before 8.2 sends no more than that for a reset; the next INIT ends the session then.
+RESET_DEVICE also ends the FUSE session: the guest's driver has gone, and other processes wait for
+its locks. GET_VRING_BASE of all vrings does not end it: a guest that was paused goes on with its
+open files. QEMU before 8.2 sends only GET_VRING_BASE for a reset; the next INIT then ends the
+session.
 
 Invariants.
   * No order of messages makes a vring run without memory, features, size and addresses.
-  * Every fd in the state is owned by the session and is there once. A message's fds become the
-    session's when handle() returns; if it raises they stay the caller's and the state is as before.
+  * The session owns every fd in its state, and has each fd once. A message's fds become the
+    session's when handle() returns; if it raises, they stay the caller's and no state has changed.
   * An fd is in a Close only after the Apply of a Device that no longer has it.
-  * `starts` counts up each time a vring starts to run, so that workers can tell "stopped and
-    started again" from "unchanged".
-  * An acknowledgement follows the Apply it acknowledges: after it the front-end may free memory.
+  * `starts` is incremented each time that a vring starts to run, so that workers can distinguish
+    "stopped and started again" from "unchanged".
+  * An acknowledgement follows its Apply: the front-end may free memory when it is acknowledged.
 
-Failure. A message that cannot be obeyed raises ProtocolError, and refuse() says what becomes of
-it: "failed" if an acknowledgement was asked for; else, by the table in refusal.py, the message is
-passed over or the connection ends. What a guest can make an honest VMM send (a write to the
-configuration) is refused with a log line, never a reason to close.
+Failure. A message that cannot be obeyed raises ProtocolError, and refuse() decides: the answer is
+"failed" if an acknowledgement was asked for; else, by the table in refusal.py, the message is
+passed over or the connection ends. A message that a guest can make an honest VMM send (a write to
+the configuration) is refused with a log line, and never ends the connection.
 A supervisor that dies between handle() and the last effect leaves state and effects to its
 successor, which carries them out again: so each effect is idempotent (resume.py).
 
 What bites (each seen with a real front-end).
   * QEMU sets CALL and ERR before SET_FEATURES, and sends RESET_DEVICE up to three times in a row;
-    after it neither memory, features, CALL nor ERR come again. So reset keeps them.
-  * QEMU changes CALL while the vring runs (interrupt masking): workers get it by Apply.
+    after a reset it sends neither memory, features, CALL nor ERR again. So a reset keeps them.
+  * QEMU changes CALL while the vring runs (interrupt masking): an Apply gives it to the workers.
   * QEMU never checks GET_QUEUE_NUM for virtio-fs: an index beyond it is an error that names the
-    option, since a guest would hang on a vring that nobody serves.
+    option, since a guest would hang on a vring that no worker serves.
   * cloud-hypervisor sends SET_MEM_TABLE although ADD_MEM_REG was negotiated; crosvm asks for no
     acknowledgement at all.
   * SET_INFLIGHT_FD may come before or after ADDR; the record belongs to the vrings started later.
   * QEMU without share=on sends no region and no error; its guest would wait for ever. So a vring
-    that comes to run outside of all regions is refused (_check_shared).
+    that would run outside of all regions is refused (_check_shared).
 
 Not done here: dirty logging, IOMMU, postcopy, packed rings, migration (not offered, so not
-negotiated). Requests of a virtio-fs device say nothing about queues; which worker serves a vring is
-the service's business.
+negotiated). Nothing here depends on which worker serves a vring: the backend decides that.
 """
 
 from collections.abc import Callable, Mapping
@@ -105,7 +105,7 @@ from vfsd.transport.vhost_user import (
     encode_reply,
 )
 
-CONFIG_SPACE: Final = 256  # what is readable; beyond tag and queue count it is zero
+CONFIG_SPACE: Final = 256  # readable bytes; those behind tag and queue count are zero
 # Plain integers: ~ of an IntFlag is not a mask of all the other bits.
 FEATURES: Final = int(
     VirtioFeature.INDIRECT_DESC
@@ -147,12 +147,12 @@ class Session:
         return need_reply and bool(self.protocol_features & ProtocolFeature.REPLY_ACK)
 
     def handle(self, message: Message) -> list[Effect]:
-        """Take one message in or raise ProtocolError; after a return its fds are the session's."""
+        """Take in a message and own its fds from then on, or raise ProtocolError."""
         kind = message.kind
         if kind.needs and not self.protocol_features & kind.needs:
-            raise ProtocolError(f"{message.name} without {kind.needs.name}, which it needs")
+            raise ProtocolError(f"{message.name}: {kind.needs.name} is needed and not negotiated")
         if kind.states is States.NEGOTIATED and self.features is None:
-            raise ProtocolError(f"{message.name} before SET_FEATURES")
+            raise ProtocolError(f"{message.name} came before SET_FEATURES")
         effects = _HANDLERS[kind.number](self, message)
         if self._refresh_device():
             effects.append(Apply())
@@ -162,15 +162,15 @@ class Session:
         return sorted(effects, key=lambda effect: ORDER.index(type(effect)))
 
     def refuse(self, header: Header, error: ProtocolError) -> list[Effect]:
-        """What to do about a message that cannot be obeyed; `error` if it ends the connection."""
+        """The effects of a message that cannot be obeyed; raises `error` to end the connection."""
         return refuse(header, error, self.wants_ack(header.need_reply))
 
     def draining(self) -> list[int]:
-        """Vrings that stopped, and nobody said yet where."""
+        """Vrings that have stopped, at an index that is not reported yet."""
         return [index for index, vring in enumerate(self.vrings) if vring.draining]
 
     def note_base(self, index: int, last_avail: int | None) -> None:
-        """Record where a vring stopped, or that nobody knows."""
+        """Record the index at which a vring stopped; None: its worker died, and did not report."""
         vring = self.vrings[index]
         vring.draining = False
         if last_avail is not None:
@@ -181,12 +181,12 @@ class Session:
         return Reply(encode_reply(Number.GET_VRING_BASE, base))
 
     def fds(self) -> tuple[int, ...]:
-        """Every fd the session owns."""
+        """Every fd that the session owns."""
         fds = self.memory.fds() + ([self.inflight[1]] if self.inflight else [])
         return tuple(fds + [fd for vring in self.vrings for fd in vring.fds()])
 
     def snapshot(self) -> dict[str, Any]:
-        """The state as JSON can hold it; restore() makes an equal session from it."""
+        """The state as values that JSON can represent; restore() makes an equal session of it."""
         return {
             "queue_count": self.queue_count,
             "tag": self.tag,
@@ -215,7 +215,7 @@ class Session:
     # Device.
 
     def _refresh_device(self) -> bool:
-        """Decide anew which vrings run; True if the device changed."""
+        """Decide again which vrings run; True if the device changed."""
         for vring in self.vrings:
             vring.run(vring.started and vring.enabled and self.memory.has(vring.areas()))
         before, self.device = self.device, self._make_device()
@@ -230,7 +230,7 @@ class Session:
         return Device(self.features or 0, tuple(self.memory.rows), rows) if rows else Device()
 
     def _inflight_of(self, index: int, vring: Vring) -> tuple[int | None, int]:
-        """(fd, offset) of a vring's region in the front-end's record; (None, 0): it has none."""
+        """(fd, offset) of a vring's region in the front-end's record; (None, 0): no region."""
         if self.inflight is None:
             return None, 0
         record, fd = self.inflight
@@ -238,12 +238,12 @@ class Session:
             return None, 0
         return fd, record.mmap_offset + index * inflight_bytes(record.queue_size)
 
-    # What messages do. Each returns effects; checks come before the first change.
+    # The handlers of messages. Each returns effects, and checks everything before it changes state.
 
     def _vring(self, index: int) -> Vring:
         if index >= self.queue_count:
             raise SetupError(
-                f"the front-end sets up queue {index}, but there are only queues 0 to"
+                f"the VMM sets up queue {index}; this device has queues 0 to"
                 f" {self.queue_count - 1}; start virtiofsd with a larger --request-queues"
             )
         return self.vrings[index]
@@ -251,7 +251,7 @@ class Session:
     def _stopped_vring(self, message: Message, index: int) -> Vring:
         vring = self._vring(index)
         if vring.started:
-            raise ProtocolError(f"{message.name} for vring {index}, which is started")
+            raise ProtocolError(f"{message.name}: vring {index} is started; expected it stopped")
         return vring
 
     def _get_features(self, message: Message) -> list[Effect]:
@@ -260,9 +260,9 @@ class Session:
     def _set_features(self, message: Message) -> list[Effect]:
         value = _payload(message, U64).value
         if value & ~FEATURES:
-            raise ProtocolError(f"SET_FEATURES with bits not offered: {value & ~FEATURES:#x}")
+            raise ProtocolError(f"SET_FEATURES: the bits {value & ~FEATURES:#x} were not offered")
         if value != self.features and any(vring.started for vring in self.vrings):
-            raise ProtocolError("SET_FEATURES changes features under a started vring")
+            raise ProtocolError("SET_FEATURES changes features while a vring is started")
         self.features = value
         if not value & VirtioFeature.PROTOCOL_FEATURES:
             for vring in self.vrings:
@@ -320,7 +320,7 @@ class Session:
         index = _payload(message, VringFd).index
         vring = self._vring(index)
         if not vring.areas():
-            raise ProtocolError(f"SET_VRING_KICK for vring {index} before its size and addresses")
+            raise ProtocolError(f"SET_VRING_KICK: vring {index} has no size or no addresses yet")
         if vring.enabled:
             self._check_shared(vring)
         vring.started = True
@@ -333,19 +333,19 @@ class Session:
         return self._set_eventfd(message, "err_fd")
 
     def _set_eventfd(self, message: Message, name: str) -> list[Effect]:
-        """An eventfd that did not arrive (one side has no fds left) does not stop the vring: it
-        keeps the one that it has, and without any for kicks it is polled."""
+        """If the eventfd did not arrive (one side has no fds left), the vring keeps the eventfd
+        that it has, and runs on. A vring without an eventfd for kicks is polled."""
         payload = _payload(message, VringFd)
         vring = self._vring(payload.index)
         if payload.has_fd and not message.fds:
             text = f"{message.name} for vring {payload.index} came without its eventfd"
-            return [Log("warn", f"{text}; the vring goes on as it is")]
+            return [Log("warn", f"{text}; the vring keeps its present eventfd, or none")]
         return _close(vring.set_fd(name, message.fds))
 
     def _set_vring_enable(self, message: Message) -> list[Effect]:
         state = _payload(message, VringState)
         if state.num > 1:
-            raise ProtocolError(f"SET_VRING_ENABLE: {state.num} is neither 0 nor 1")
+            raise ProtocolError(f"SET_VRING_ENABLE: num is {state.num}; expected 0 or 1")
         vring = self._vring(state.index)
         if state.num and vring.started and not vring.enabled:
             self._check_shared(vring)
@@ -353,7 +353,7 @@ class Session:
         return []
 
     def _check_shared(self, vring: Vring) -> None:
-        """A vring that comes to run must lie in memory that the VMM shares."""
+        """Refuse a vring that would run outside of the memory that the VMM shares."""
         if not self.memory.has(vring.areas()):
             raise SetupError(self.memory.complaint())
 
@@ -364,7 +364,7 @@ class Session:
         value = _payload(message, U64).value
         unknown = value & ~self.offered_protocol_features()
         if unknown:
-            raise ProtocolError(f"SET_PROTOCOL_FEATURES with bits not offered: {unknown:#x}")
+            raise ProtocolError(f"SET_PROTOCOL_FEATURES: the bits {unknown:#x} were not offered")
         self.protocol_features = value
         return []
 
@@ -392,7 +392,7 @@ class Session:
         given = _payload(message, Inflight)
         check_record(given, self.queue_count)
         if any(vring.started for vring in self.vrings):
-            raise ProtocolError("SET_INFLIGHT_FD under a started vring")
+            raise ProtocolError("SET_INFLIGHT_FD came while a vring is started")
         dropped = (self.inflight[1],) if self.inflight else ()
         self.inflight = (given, message.fds[0])
         return _close(dropped)

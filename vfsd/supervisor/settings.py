@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One setting of one option, wherever it was read, and the errors of reading it."""
+"""One setting of one option, from the command line or a file, and the errors of reading it."""
 
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ from vfsd.transport.xattrmap import XattrmapError
 
 
 class Setting(NamedTuple):
-    """`spelling`: what the operator wrote, for messages about it."""
+    """One setting. `spelling`: what the operator wrote, for messages about the setting."""
 
     row: Option
     spelling: str
@@ -22,17 +22,17 @@ def usage(text: str) -> OperatorError:
 
 
 def closest(name: str, names: Iterable[str]) -> str | None:
-    """Which of `names` was perhaps meant."""
+    """The name among `names` that is most like `name`; None if none is like it."""
     import difflib  # noqa: PLC0415 - only an error needs it
 
     return next(iter(difflib.get_close_matches(name, names, 1)), None)
 
 
 def read_value(row: Option, spelling: str, value: str) -> Any:
-    """The value of a row's option; OperatorError if it has not got such values."""
+    """Read the value of an option; OperatorError if the option does not accept the value."""
     try:
         return row.read(value)
-    except XattrmapError as error:  # it says where; the value may have many lines
+    except XattrmapError as error:  # not with the value, which may have many lines
         raise usage(f"{spelling}: {error}") from None
     except UnicodeEncodeError:
         raise usage(f"{spelling}: the value is not UTF-8") from None

@@ -6,10 +6,11 @@ from typing import Final
 
 from vfsd.transport.ending_signals import ENDING
 
-READY: Final = signal.SIGUSR1  # from a supervisor that can be connected to
+READY: Final = signal.SIGUSR1  # a supervisor sends it when a VMM can connect
 WATCHED: Final = (*ENDING, signal.SIGCHLD, READY)
 
 
 def hold_signals() -> None:
-    """Let signals wait for keep(), so that whatever they end is put in order first."""
+    """Block the signals until keep() waits for them, so that a signal which ends the daemon does
+    not end it before it can clean up."""
     signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)

@@ -1,18 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a pool and its workers write to stderr: read from a pipe, and logged line by line.
+"""Reads the stderr of a pool and its workers from a pipe, and logs it line by line.
 
-Their stderr is not the supervisor's. An inherited one would be an fd of the file system that the
-operator's log is on, and with a file handle every file of that file system can be opened through
-it; besides, whoever takes over a worker could write to the operator's terminal.
+Pool and workers do not inherit the supervisor's stderr. An inherited stderr would be an fd of the
+file system that the operator's log is on, and with a file handle every file of that file system can
+be opened through such an fd. Besides, an attacker who takes over a worker could write to the
+operator's terminal.
 
-Who writes there: Python before the pool is ready, glibc and the compiler's checks before they
-abort, and a worker with an exception that nobody has caught. All of it is a few lines before an
-end. So a source of many lines is hostile, and the budget (LINES) is small. Without budget the pipe
-is not read. The write end is non-blocking, so a writer that fills the pipe loses what it writes
-(EAGAIN) and waits for nobody.
+These write to the pipe: Python before the pool is ready, glibc and the compiler's checks before
+they abort, and a worker that ends with an exception. All of them write a few lines and end. So a
+source of many lines is hostile, and the budget (LINES) is small. Without budget the pipe is not
+read. The write end is non-blocking, so a process that fills the pipe loses what it writes (EAGAIN)
+and does not wait.
 
-The read end is in the fd table that keeper and supervisor share. It outlives a supervisor, and a
-writer sees no closed pipe (SIGPIPE, EPIPE) while a supervisor is missing.
+The read end is in the fd table that keeper and supervisor share, so it outlives a supervisor. A
+process that writes does not find the pipe closed (SIGPIPE, EPIPE) between two supervisors.
 """
 
 import math
@@ -27,9 +28,9 @@ from vfsd.transport.rate_limit import Bucket, Rate
 
 SOURCE: Final = "stderr of the pool"
 LINE_BYTES: Final = 512  # a longer line is logged in pieces
-LINES: Final = Rate(burst=24, per_second=0.1)  # a traceback has no more than the burst
+LINES: Final = Rate(burst=24, per_second=0.1)  # a traceback has at most 24 lines
 READ_BYTES: Final = 4096
-LAST_READS: Final = 16  # 64 KiB, what a pipe holds
+LAST_READS: Final = 16  # of READ_BYTES: 64 KiB, the capacity of a pipe
 
 
 def stderr_pipe() -> tuple[int, int]:
@@ -52,7 +53,7 @@ class StderrRelay:
         loop.every_turn(self._watch)
 
     def close(self) -> None:
-        """Log what is left in the pipe, as far as the budget goes, and close it."""
+        """Log the rest of the pipe, as far as the budget allows, and close the pipe."""
         self._loop.no_more_turns(self._watch)
         self._unwatch()
         for _ in range(LAST_READS):
@@ -63,7 +64,7 @@ class StderrRelay:
         os.close(self.fd)
 
     def _watch(self) -> float:
-        """Read from now on if there is budget; seconds until there will be."""
+        """Start to read the pipe if there is budget; otherwise return the seconds until then."""
         if self._is_watched or self._is_over:
             return math.inf
         if pause := self._budget.seconds_until(1, time.monotonic()):
@@ -81,7 +82,7 @@ class StderrRelay:
         self._read()
 
     def _read(self) -> bool:
-        """Take what is there; False if there is nothing."""
+        """Read the pipe once; False if there is nothing to read."""
         try:
             data = os.read(self.fd, READ_BYTES)
         except BlockingIOError:
@@ -111,7 +112,7 @@ class StderrRelay:
 
     def _report_dropped(self) -> None:
         if self._dropped:
-            self._log.write("warn", f"{self._dropped} lines more were dropped", SOURCE)
+            self._log.write("warn", f"{self._dropped} more lines were dropped", SOURCE)
             self._dropped = 0
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Telling systemd that the service is ready: one datagram (sd_notify(3)), no library."""
+"""Notifies systemd that the service is ready: one datagram (sd_notify(3)), without a library."""
 
 import contextlib
 import os
@@ -7,9 +7,9 @@ import socket
 
 
 class ReadyNotifier:
-    """Where to say that a VMM can connect; nothing happens where nobody asked to be told.
+    """Notifies systemd that a VMM can connect. Without NOTIFY_SOCKET notify() has no effect.
 
-    Its socket is connected at the start: the keeper may not reach systemd by path later.
+    The socket is connected at the start, because the keeper may not connect to a path later.
     """
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class ReadyNotifier:
                 self._socket.connect(address)
 
     def notify(self) -> None:
-        with contextlib.suppress(OSError):  # if it fails, that is no reason not to serve
+        with contextlib.suppress(OSError):  # the share is served even if systemd is not notified
             self._socket.send(b"READY=1")
 
     def close(self) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One vring as the front-end set it up. Its states are told in session.py."""
+"""One vring as the front-end set it up. THEORY in session.py explains the states of a vring."""
 
 from dataclasses import asdict, astuple, dataclass
 from typing import Any, Final
@@ -9,14 +9,15 @@ from vfsd.transport.errors import ProtocolError
 from vfsd.transport.native import lib
 from vfsd.transport.vhost_user import U64_MAX, VringAddr
 
-# Bytes of a descriptor table, which is the largest area of a ring.
+# The bytes of the largest descriptor table, which is the largest area of a ring.
 _LARGEST: Any = lib.split_ring_areas(lib.VRING_SIZE_MAX, True)
 LARGEST_TABLE: Final = int(_LARGEST.desc)
 
 
 @dataclass
 class Vring:
-    """`started`, `enabled`: what the front-end said; `runs`: what the workers are told."""
+    """The state of a vring. `started` and `enabled` are set by messages of the front-end; `runs` is
+    the result that the workers get."""
 
     size: int = 0
     addr: VringAddr | None = None
@@ -27,11 +28,12 @@ class Vring:
     started: bool = False
     enabled: bool = False
     runs: bool = False
-    draining: bool = False  # does not run any more, and nobody said yet where it stopped
+    draining: bool = False  # has stopped, at an index that is not reported yet
     starts: int = 0
 
     def areas(self) -> tuple[tuple[int, int], ...]:
-        """(user address, bytes) of descriptor table, avail and used ring; empty if not known."""
+        """(user address, bytes) of descriptor table, avail and used ring; empty while they are
+        unknown."""
         if self.addr is None or not self.size:
             return ()
         areas: Any = lib.split_ring_areas(self.size, True)
@@ -48,24 +50,27 @@ class Vring:
         self.runs = runs
 
     def stop(self) -> tuple[int, ...]:
-        """Leave the started state; returns the fds that are not needed any more."""
+        """Leave the started state; returns the fds that are out of use."""
         self.started = False
         return self.set_fd("kick_fd", ())
 
     def set_fd(self, name: str, fds: tuple[int, ...]) -> tuple[int, ...]:
-        """Replace kick_fd, call_fd or err_fd (no fd: none); returns the old one."""
+        """Replace kick_fd, call_fd or err_fd by the fd in `fds`, or by None; returns the old fd."""
         old = getattr(self, name)
         setattr(self, name, fds[0] if fds else None)
         return () if old is None else (old,)
 
     def set_size(self, size: int) -> None:
         if not 1 <= size <= lib.VRING_SIZE_MAX or size & (size - 1):
-            raise ProtocolError(f"SET_VRING_NUM: {size} is no size of a split ring")
+            raise ProtocolError(
+                f"SET_VRING_NUM: size is {size}; expected a power of 2, at most"
+                f" {lib.VRING_SIZE_MAX}"
+            )
         self.size = size
 
     def set_base(self, base: int) -> None:
         if base > 0xFFFF:
-            raise ProtocolError(f"SET_VRING_BASE: {base:#x} is no index of a split ring")
+            raise ProtocolError(f"SET_VRING_BASE: index is {base}; expected at most {0xFFFF}")
         self.base = base
 
     def set_addr(self, addr: VringAddr) -> None:
@@ -76,11 +81,11 @@ class Vring:
         if addr.desc % 16 or addr.avail % 2 or addr.used % 4:
             raise ProtocolError(f"SET_VRING_ADDR: an area of vring {addr.index} is not aligned")
         if max(addr.desc, addr.avail, addr.used) > U64_MAX - LARGEST_TABLE:
-            raise ProtocolError(f"SET_VRING_ADDR: an area of vring {addr.index} wraps")
+            raise ProtocolError(f"SET_VRING_ADDR: an area of vring {addr.index} wraps around")
         self.addr = addr
 
     def device_vring(self, index: int, inflight: tuple[int | None, int]) -> DeviceVring:
-        """What the workers need to run it; `inflight` is the fd and offset of its record."""
+        """The vring as the workers need it; `inflight` is the fd and offset of its record."""
         assert self.addr is not None
         return DeviceVring(
             index=index,

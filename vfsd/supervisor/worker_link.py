@@ -4,22 +4,23 @@
 THEORY
 
 Purpose. Commands go out and are repeated until they are answered; answers and events come in. The
-other end is a zmq socket of a worker that dies and is created again (transport/channel.py), so the
-link connects again by itself. The worker may have been taken over: what it sends is parsed by
-transport/zmtp.py, and what breaks the protocol is answered with break_off().
+other end is a zmq socket of a worker, which may die and be created again (transport/channel.py), so
+the link connects again by itself. The worker may have been taken over: transport/zmtp.py parses the
+bytes that the worker sends, and the caller answers a break of the protocol with break_off().
 
 States. `waiting` (no socket; connects at `_connect_at`), `opening` (connected; the worker's READY
-has not come, perhaps since nobody has accepted yet), `ready`. A connection that is lost, or is not
-ready within HANDSHAKE_SECONDS, leads to `waiting` with a pause that doubles from PAUSE_MIN to
-PAUSE_MAX seconds and is short again after a READY; break_off() leads there with a longer one.
+has not come, perhaps because the worker has not accepted the connection yet), `ready`. A connection
+that is lost, or is not ready within HANDSHAKE_SECONDS, leads to `waiting` with a pause that doubles
+from PAUSE_MIN to PAUSE_MAX seconds and is short again after a READY; break_off() leads to `waiting`
+with a longer pause.
 
-Memory. Received: one incomplete frame and one read (zmtp.py). To be sent: OUTGOING_BYTES at the
-most; a command that finds no room, or no READY, waits as `pending` and is sent later. There are as
-many pending commands as the supervisor has asked for, whatever the worker does.
+Memory. Received: one incomplete frame and one read (zmtp.py). To be sent: at most OUTGOING_BYTES; a
+command that finds no room, or no READY, waits as `pending` and is sent later. The number of pending
+commands depends on the supervisor alone, whatever the worker does.
 
 File descriptors. fileno() is an epoll instance, level-triggered, that lives as long as the link;
-the socket behind it comes and goes. Both are the link's; a successor of a supervisor that died
-closes them with its sweep.
+the socket behind it is replaced at each connection. The link owns both fds. If the supervisor dies,
+its successor closes them with its sweep.
 """
 
 import select
@@ -37,14 +38,14 @@ PAUSE_MIN: Final = 0.005  # seconds
 PAUSE_MAX: Final = 0.1
 PENANCE_MIN: Final = 0.1  # seconds, after the first break of the protocol
 PENANCE_MAX: Final = 5.0
-HANDSHAKE_SECONDS: Final = 30.0  # as zmq has it
+HANDSHAKE_SECONDS: Final = 30.0  # as in zmq
 READ_BYTES: Final = 16384
 OUTGOING_BYTES: Final = 65536
 
 
 @dataclass
 class _Pending:
-    """A command that is not answered yet; times of time.monotonic."""
+    """A command that is not answered yet. The times are those of time.monotonic()."""
 
     message: bytes
     deadline: float
@@ -52,10 +53,10 @@ class _Pending:
 
 
 class WorkerLink:
-    """One link, connecting to the listening socket `path` from its creation to close()."""
+    """One link, which connects to the listening socket `path` from its creation to close()."""
 
     def __init__(self, path: str) -> None:
-        self.violations = 0  # breaks of the protocol; for the caller to reset
+        self.violations = 0  # breaks of the protocol; the caller resets it
         self._path = path
         self._epoll = select.epoll()
         self._socket: socket.socket | None = None
@@ -63,9 +64,9 @@ class WorkerLink:
         self._outgoing = bytearray()
         self._pending: dict[int, _Pending] = {}
         self._pause = PAUSE_MIN
-        self._connect_at = 0.0  # while there is no socket
-        self._ready_by = 0.0  # while the socket is not ready
-        self._rests_until: float | None = None  # while nothing is read
+        self._connect_at = 0.0  # valid while there is no socket
+        self._ready_by = 0.0  # valid while the socket is not ready
+        self._rests_until: float | None = None  # not None while the socket is not read
         self._connect()
 
     def fileno(self) -> int:
@@ -78,31 +79,32 @@ class WorkerLink:
     # Commands.
 
     def command(self, request_id: int, content: Content, timeout: float) -> None:
-        """Send a command until end() is called with its id; expired() returns that id after
-        `timeout` seconds."""
+        """Send a command again and again until end() is called with its id. After `timeout` seconds
+        expired() returns that id."""
         now = time.monotonic()
         message = zmtp.encode_message(encode_object({"id": request_id, **content}))
         self._pending[request_id] = _Pending(message, now + timeout, now)
         self._send_due(now)
 
     def end(self, request_id: int) -> None:
-        """A command is over: its answer was good, or nobody waits for it any more."""
+        """End a command: its answer has come and is valid, or the caller no longer waits."""
         self._pending.pop(request_id, None)
 
     def expired(self) -> list[int]:
-        """Give up on commands past their deadline; their ids."""
+        """Drop the commands whose deadline has passed; returns their ids."""
         now = time.monotonic()
         late = [key for key, pending in self._pending.items() if now >= pending.deadline]
         for key in late:
             del self._pending[key]
         return late
 
-    # What comes in.
+    # Answers and events.
 
     def receive(self) -> Content | None:
         """The next event or answer, None if there is none yet.
 
-        Raises ProtocolError for anything a worker of ours does not send: break_off() comes next.
+        Raises ProtocolError for anything that a worker of ours does not send. The caller must then
+        call break_off().
         """
         while True:
             message = self._peer.next_message()
@@ -113,7 +115,8 @@ class WorkerLink:
                 return None
 
     def is_pending(self, request_id: object) -> bool:
-        """Does a command with this id wait for its answer? Others were repeated, or gave up."""
+        """Does a command with this id wait for its answer? If not, the answer is a second one, or
+        the caller has stopped waiting."""
         return type(request_id) is int and request_id in self._pending
 
     def break_off(self) -> None:
@@ -130,8 +133,8 @@ class WorkerLink:
     # Time.
 
     def tick(self) -> bool:
-        """Do what is due: connect, give up a handshake, send again. True if a rest is over:
-        messages may have come in before it that fileno() does not announce."""
+        """Do what is due: connect, abandon a handshake, send again. True if a rest is over: then
+        messages may have arrived before the rest that fileno() does not announce."""
         now = time.monotonic()
         is_rested = self._rests_until is not None and now >= self._rests_until
         if self._socket and is_rested:
@@ -145,7 +148,7 @@ class WorkerLink:
         return is_rested
 
     def wake_at(self) -> float:
-        """When tick() or expired() has something to do next (time.monotonic)."""
+        """The time (of time.monotonic()) at which tick() or expired() must be called next."""
         times = [pending.deadline for pending in self._pending.values()]
         if self._socket is None:
             times.append(self._connect_at)
@@ -163,7 +166,7 @@ class WorkerLink:
         connecting = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
             connecting.connect(self._path)
-        except OSError:  # nobody listens, or too many connections wait to be accepted
+        except OSError:  # the worker does not listen, or too many connections wait for accept()
             connecting.close()
             self._disconnect(self._pause)
             return
@@ -174,9 +177,9 @@ class WorkerLink:
         self._flush()
 
     def _disconnect(self, pause: float) -> None:
-        """Be without a socket, and connect again after `pause` seconds."""
+        """Close the socket, and connect again after `pause` seconds."""
         if self._socket is not None:
-            with suppress(OSError):  # while the link rests it is not registered
+            with suppress(OSError):  # during a rest the socket is not registered
                 self._epoll.unregister(self._socket)
             self._socket.close()
         self._socket, self._rests_until = None, None
@@ -186,7 +189,7 @@ class WorkerLink:
         self._pause = min(PAUSE_MAX, 2 * self._pause)
 
     def _read(self) -> bool:
-        """Feed the peer with one read; False if there is nothing to read now."""
+        """Read the socket once and pass the bytes to the parser; False if there are none now."""
         if self._socket is None or self._rests_until is not None or not self._flush():
             return False
         try:
@@ -209,7 +212,7 @@ class WorkerLink:
             self._send_due(time.monotonic())
 
     def _send_due(self, now: float) -> None:
-        """Send each command whose time has come, as far as there is room."""
+        """Send each command that is due, as far as there is room."""
         if not self._is_ready:
             return
         for pending in self._pending.values():
@@ -221,7 +224,7 @@ class WorkerLink:
         self._flush()
 
     def _flush(self) -> bool:
-        """Send what the socket takes; False if the connection turns out to be lost."""
+        """Send as much as the socket takes; False if the connection turns out to be lost."""
         had = len(self._outgoing)
         try:
             while self._socket and self._outgoing:

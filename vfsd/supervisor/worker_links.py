@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The supervisor's links to the workers, by slot: commands out; answers, events and logs in.
 
-What a worker sends is checked here, in one place: _take() turns each message into an event, an
-acknowledgement or a ProtocolError. A worker of ours never breaks the protocol, so one that did
-VIOLATIONS times is to be killed (on_violation). A worker that sends without end is read at a
-bounded rate: what it sends waits in its socket, where it costs the supervisor nothing.
+All messages of workers are checked in one place: _take() turns each message into an event, an
+acknowledgement or a ProtocolError. A worker of ours never breaks the protocol, so a worker that
+breaks it VIOLATIONS times must be killed (on_violation). A worker that sends without end is read at
+a bounded rate: the rest waits in the worker's socket, where it costs the supervisor nothing.
 """
 
 import math
@@ -28,16 +28,16 @@ from vfsd.transport.control_messages import (
 )
 from vfsd.transport.errors import ProtocolError
 
-ADOPT_SECONDS: Final = 5.0  # a worker drains a ring for at most 2 of them
-MESSAGES_A_TURN: Final = 100  # of one worker, so that none can keep the supervisor busy
-REST_SECONDS: Final = 0.05  # for which a worker that sent as many is not read
-VIOLATIONS: Final = 5
+ADOPT_SECONDS: Final = 5.0  # a worker drains a ring for at most 2 seconds
+MESSAGES_A_TURN: Final = 100  # of one worker, so that no worker can keep the supervisor busy
+REST_SECONDS: Final = 0.05  # for which a worker is not read after MESSAGES_A_TURN messages
+VIOLATIONS: Final = 5  # breaks of the protocol after which a worker must be killed
 
 WorkerEvent = LogLine | RingBroken | Hello
 
 
 class WorkerListener(Protocol):
-    """Who is told what workers send; called by the event loop, so it must not wait."""
+    """The receiver of what workers send. The event loop calls it, so it must not wait."""
 
     def on_worker_event(self, slot: int, event: WorkerEvent) -> None: ...
 
@@ -46,14 +46,14 @@ class WorkerListener(Protocol):
 
 
 class WorkerLinks:
-    """`vring_count`: how many vrings the device has, hiprio included."""
+    """The links. `vring_count`: the number of vrings of the device, hiprio included."""
 
     def __init__(self, loop: EventLoop, vring_count: int, listener: WorkerListener) -> None:
         self._loop = loop
         self._vring_count = vring_count
         self._listener = listener
         self._links: dict[int, WorkerLink] = {}
-        self._ids = count(time.monotonic_ns())  # no id of an earlier supervisor comes again
+        self._ids = count(time.monotonic_ns())  # not those of an earlier supervisor
         self._waiting: dict[int, tuple[int, int]] = {}  # request id -> slot, generation
         self._adopted: dict[int, Adopted] = {}  # slot -> its answer
         self._late: list[int] = []
@@ -73,7 +73,7 @@ class WorkerLinks:
         self._waiting.clear()
 
     def give_up(self, slot: int) -> None:
-        """Nobody will answer there any more: what waits for that has waited long enough."""
+        """No worker of this slot will answer any more: count its pending commands as late."""
         for request_id in [i for i, (asked, _) in self._waiting.items() if asked == slot]:
             self._end(slot, request_id)
             self._late.append(slot)
@@ -81,7 +81,7 @@ class WorkerLinks:
     def adopt(
         self, generation: int, slots: Iterable[int], ends_session: bool = False
     ) -> tuple[dict[int, Adopted], list[int]]:
-        """Have the workers of `slots` work with this generation of the device state.
+        """Have the workers of `slots` adopt this generation of the device state.
 
         `ends_session`: as control_messages.adopt().
         Returns their answers by slot, and the slots that did not answer in time.
@@ -96,11 +96,11 @@ class WorkerLinks:
         return self._adopted, self._late
 
     def forgive(self, slot: int) -> None:
-        """The worker of `slot` is another one from now on."""
+        """Reset the violations of `slot`: another worker will be there from now on."""
         self._links[slot].violations = 0
 
     def _tick(self) -> float:
-        """Do what is due; returns seconds until something else is."""
+        """Do what is due; returns the seconds until something else is due."""
         soon = math.inf
         for slot, link in self._links.items():
             late = link.expired()
@@ -111,7 +111,7 @@ class WorkerLinks:
         return max(0.0, soon)
 
     def _take(self, slot: int, link: WorkerLink) -> None:
-        """Take in what a worker sent, up to a limit."""
+        """Take in at most MESSAGES_A_TURN messages of a worker."""
         try:
             for _ in range(MESSAGES_A_TURN):
                 if (content := link.receive()) is None:
@@ -130,12 +130,12 @@ class WorkerLinks:
             return
         request_id = content["id"]
         if not link.is_pending(request_id):
-            return  # it was repeated, and answered twice; or another supervisor had asked
+            return  # a second answer to a repeated command, or one for an earlier supervisor
         _, generation = self._waiting[request_id]
         self._adopted[slot] = decode_adopted(content, generation, self._vring_count)
         self._end(slot, request_id)
 
     def _end(self, slot: int, request_id: int) -> None:
-        """Wait for the answer to a command no longer; one that comes later is passed over."""
+        """Stop waiting for the answer to a command; an answer that comes later is ignored."""
         self._links[slot].end(request_id)
         del self._waiting[request_id]
