@@ -2,8 +2,9 @@
 """The tables of docs/protocol.md: what is served, made from the code, and what is not served, and
 why.
 
-The rows of what is not served are written here. protocol_gaps() compares both parts with the
-numbers of the protocols, so that each message, opcode and flag is in exactly one of them.
+The tables of what is not served are written in this file. protocol_gaps() compares both kinds of
+table with the numbers that the protocols define, so that a message, an opcode or a flag is in one
+table and never in two.
 """
 
 from collections.abc import Iterable, Iterator
@@ -81,7 +82,7 @@ LAST_PROTOCOL_FEATURE: Final = 22
 
 OPCODES_NOT_SERVED: Final = {
     37: ("BMAP", "only for file systems on a block device of the guest"),
-    40: ("POLL", "regular files are always ready; the guest handles all other files itself"),
+    40: ("POLL", "regular files are always ready; the guest itself serves fifos and devices"),
     41: ("NOTIFY_REPLY", _NOTIFICATION),
     48: ("SETUPMAPPING", _NO_DAX),
     49: ("REMOVEMAPPING", _NO_DAX),
@@ -89,12 +90,12 @@ OPCODES_NOT_SERVED: Final = {
 }
 
 INIT_FLAGS_NOT_AGREED: Final = {
-    2: ("FILE_OPS", "Linux never had the feature of this flag"),
+    2: ("FILE_OPS", "Linux has never used this flag"),
     7: ("SPLICE_WRITE", _DEVICE),
     8: ("SPLICE_MOVE", _DEVICE),
     9: ("SPLICE_READ", _DEVICE),
     17: ("NO_OPEN_SUPPORT", "file handles carry state: locks, flags, open files that are unlinked"),
-    19: ("HANDLE_KILLPRIV", "HANDLE_KILLPRIV_V2 is agreed, which identifies the writer"),
+    19: ("HANDLE_KILLPRIV", "HANDLE_KILLPRIV_V2 is agreed; it says which user writes"),
     21: ("ABORT_ERROR", _DEVICE),
     24: ("NO_OPENDIR_SUPPORT", "handles of directories carry state: the position of a listing"),
     25: ("EXPLICIT_INVAL_DATA", _NOTIFICATION),
@@ -106,12 +107,11 @@ INIT_FLAGS_NOT_AGREED: Final = {
     38: ("NO_EXPORT_SUPPORT", "inodes can be looked up by nodeid: EXPORT_SUPPORT"),
     39: ("HAS_RESEND", _NOTIFICATION),
     41: ("OVER_IO_URING", _DEVICE),
-    42: ("REQUEST_TIMEOUT", "a request may wait for storage as long as storage takes"),
+    42: ("REQUEST_TIMEOUT", "a request waits for storage without a limit"),
 }
 LAST_INIT_FLAG: Final = 42
 
-# What follows the fixed argument of a request, and other properties of an opcode.
-_EXTRA: Final = (
+_EXTRA: Final = (  # what follows the fixed argument of a request
     (lib.OP_NAME, "a name"),
     (lib.OP_NAMES, "two names"),
     (lib.OP_PAYLOAD, "more"),
@@ -214,7 +214,7 @@ def opcodes_not_served() -> str:
 
 
 class _Questions:
-    """A stand-in for a Filesystem that records which of its fields are read."""
+    """Takes the place of a Filesystem, and records which of its fields are read."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -262,7 +262,7 @@ def limits() -> str:
     return table(("what", "limit"), rows)
 
 
-# The name of a part of docs/protocol.md -> the function that makes it.
+# Name of a part of docs/protocol.md -> the function that makes the part.
 TABLES: Final = {
     "limits": limits,
     "messages": messages,
@@ -282,7 +282,8 @@ def _reasons(number: str, name: str, rows: dict[int, tuple[str, str]]) -> str:
 
 
 def protocol_gaps() -> list[str]:
-    """Numbers of the protocols that are in no table, or in two; empty if each is in exactly one."""
+    """The numbers of the protocols that no table has, or two tables have; empty if there are
+    none."""
     known: Any = ffi.typeof("enum fuse_opcode")
     fuse = {number for name, number in known.relements.items() if "BSWAP" not in name}
     served = {row[0] for row in served_opcodes()}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tables of SECURITY.md, made from the code and from the tests that they describe."""
+"""The tables of SECURITY.md, made from the code and the tests that they describe."""
 
 import os
 import re
@@ -38,7 +38,7 @@ def _keepers(name: str) -> str:
 
 
 def sandbox_calls() -> str:
-    """The system calls of worker/csrc/sandbox/syscalls.h."""
+    """The system calls of pool and workers, from csrc/syscalls.h."""
     rows = [
         (
             f"`{row.name}`",
@@ -54,7 +54,7 @@ def sandbox_calls() -> str:
 
 
 def trusted_calls() -> str:
-    """The system calls of supervisor/confinement.py."""
+    """The system calls of keeper and supervisor, from confinement.py."""
     rows = [_call("keeper, supervisor", call) for call in CALLS]
     rows += [_call("keeper", call) for call in KEEPER_CALLS]
     return table(("call", "who", "arguments", "callers"), rows)
@@ -80,8 +80,8 @@ def attempts() -> str:
 
 
 class Attack(NamedTuple):
-    """A class of attack, its outcome, and the tests that try it. `alike`: the reason why a mode in
-    which none of these tests runs needs none."""
+    """A class of attack, its outcome, and the tests that try it. `alike`: why the modes in which
+    none of these tests runs need no test."""
 
     name: str
     outcome: str
@@ -91,47 +91,48 @@ class Attack(NamedTuple):
 
 ATTACKS: Final = (
     Attack(
-        "a guest names files outside of the share (`..`, absolute, symbolic links, a directory"
-        " that is moved away)",
+        "a guest names files outside of the share (`..`, absolute paths, symbolic links, a"
+        " directory that is moved away)",
         "nothing outside is seen or changed",
         ("hostile/test_escape.py",),
     ),
     Attack(
         "a guest replaces a file between two looks at the file (fifo, device, socket)",
-        "the new file is never opened; where MKNOD of devices is refused, the host makes them",
+        "the new file is never opened; where the daemon refuses MKNOD of devices, the test makes"
+        " them on the host",
         ("hostile/test_two_looks.py",),
     ),
     Attack(
         "queues and two VMs race on few names, on ext4, xfs, btrfs and tmpfs, with each way to hold"
         " inodes",
-        "every type is reported correctly, and only files and directories of the share are open",
+        "no reply has a wrong type; only files and directories of the share are open",
         ("hostile/test_race.py",),
     ),
     Attack(
-        "impossible rings, and memory that changes while it is read",
+        "invalid rings, and memory that changes while it is read",
         "the guest harms only its own ring",
         ("hostile/test_rings.py",),
     ),
     Attack(
-        "impossible requests: sizes, offsets, options, generated requests",
+        "invalid requests: sizes, offsets, flags, and generated requests",
         "an error for the request",
         ("hostile/test_guest.py", "hostile/test_offsets.py", "hostile/test_fuzz.py"),
     ),
     Attack(
-        "a guest acts with the rights of another user, or sets what only the host may set",
+        "a guest acts with the rights of another user, or sets flags and ids that the host decides",
         "each request has its own ids, and the host's flags and project ids stay; with `--userns`"
-        " each change of a file takes its set-id bits away, and the flag `immutable` is refused",
+        " each change of a file clears its set-id bits, and the flag `immutable` is refused",
         ("hostile/test_credentials.py", "hostile/test_ioctl.py", "hostile/test_xattrmap.py"),
     ),
     Attack(
         "a daemon without root: the guest acts for other users, and makes devices",
-        "refused; all files are the daemon's user's",
+        "refused; all files belong to the daemon's user",
         ("hostile/test_unprivileged.py",),
-        alike="none is needed: root starts those daemons",
+        alike="the other columns are daemons that root starts",
     ),
     Attack(
         "messages of a VMM: any order, size and number of fds",
-        "the connection ends, and the daemon waits for the next one",
+        "the connection ends, and the daemon waits for the next connection",
         ("hostile/test_socket.py", "supervisor/test_session.py"),
     ),
     Attack(
@@ -150,8 +151,8 @@ ATTACKS: Final = (
         ("hostile/test_faults.py", "worker/test_fault_budget.py"),
     ),
     Attack(
-        "a worker that was taken over asks the broker for a file outside of the share",
-        "refused; with `--userns` there is no broker, since no process can open handles",
+        "a worker that was taken over asks the broker for files that are not in the share",
+        "refused; with `--userns` there is no broker, because no process can open handles",
         (
             "hostile/test_handle_broker.py",
             "hostile/test_broker_neighbours.py",
@@ -161,9 +162,9 @@ ATTACKS: Final = (
     ),
     Attack(
         "a worker or pool that was taken over sends anything to the supervisor",
-        "the link or the pool ends; memory and log stay bounded",
+        "the connection or the pool ends; memory and log stay bounded",
         ("supervisor/test_taken_over.py", "supervisor/test_pool_channel.py"),
-        alike="the attacker takes the pool's place without a sandbox, so it can send anything",
+        alike="the test takes the place of the pool, outside of any sandbox, and sends anything",
     ),
     Attack(
         "a supervisor or keeper that was taken over attacks the host",
@@ -182,16 +183,17 @@ ATTACKS: Final = (
     ),
     Attack(
         "a guest, a VMM or a worker fills the host's log",
-        "a few KiB a minute",
+        "the log grows by a few KiB a minute",
         ("hostile/test_log.py", "hostile/test_stderr.py"),
     ),
     Attack(
-        "a guest uses up files, or has requests hang in storage",
-        "files are left for the host; the other requests go on",
+        "a guest opens as many files as it can, or has requests that hang in storage",
+        "the host can still open files; the other requests go on",
         ("supervisor/test_file_limit.py", "hostile/test_hung_storage.py"),
     ),
     Attack(
-        "work in a share, and a worker and a launcher that were taken over, under the systemd unit",
+        "under the systemd unit: a guest works; a worker and a launcher that were taken over"
+        " attack",
         "the daemon works; devices, files beside the share, networks and bpf are refused",
         ("system/test_unit.py",),
     ),
@@ -199,7 +201,7 @@ ATTACKS: Final = (
         "the corpora of all fuzz targets, under ASan and UBSan",
         "no error",
         ("fuzz/test_corpus.py",),
-        alike="the targets call the code without a sandbox",
+        alike="the targets call the code directly, without a sandbox",
     ),
 )
 
@@ -231,7 +233,7 @@ def _column(test: str) -> str:
 
 
 def cases(attack: Attack, counts: Counter[tuple[str, str]]) -> dict[str, int]:
-    """The number of cases of a class in each column."""
+    """The number of cases of a class, by column."""
     files = [f"tests/{name}" for name in attack.tests]
     return {column: sum(counts[name, column] for name in files) for column in COLUMNS}
 
