@@ -8,7 +8,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* Raw calls: glibc's wrappers change all threads of the process. */
+/* These are raw system calls, because glibc's wrappers change every thread of the process. */
 static int set_euid(uint32_t uid)
 {
 	return syscall(SYS_setresuid, -1, uid, -1) < 0 ? -errno : 0;
@@ -48,7 +48,7 @@ static bool is_permitted(uint32_t capability)
 	return !read_capabilities(&caps) && caps.data[0].permitted & 1u << capability;
 }
 
-/* All that is permitted, or nothing. */
+/* Make all permitted capabilities effective, or none. */
 static int set_all_effective(bool on)
 {
 	struct capabilities caps;
@@ -67,7 +67,7 @@ static int set_all_effective(bool on)
 	return differs ? write_capabilities(&caps) : 0;
 }
 
-/* A seccomp filter that the daemon was started under may deny it. */
+/* A seccomp filter that the daemon was started under may deny capset(2). */
 static bool may_capset(void)
 {
 	struct capabilities caps;
@@ -101,14 +101,14 @@ void credentials_init(struct credentials *c)
 	c->uid = c->root_uid = geteuid();
 	c->gid = c->root_gid = getegid();
 	c->privileged = may_change_ids(c->uid);
-	/* Not in a user namespace that an ordinary user made for himself. */
+	/* setgroups(2) fails in a user namespace that an ordinary user has created. */
 	c->may_groups = c->privileged && !set_groups(NULL, 0);
 	c->may_fsetid = is_permitted(CAP_FSETID) && may_capset();
 	c->fsetid = c->may_fsetid;
 	c->may_override = is_permitted(CAP_DAC_OVERRIDE) && may_capset();
 }
 
-/* Only root may change groups and gid, so every change passes through it. */
+/* Only root may change the groups and the gid, so every change of identity becomes root first. */
 static int become_root_uid(struct credentials *c)
 {
 	int err;
@@ -117,7 +117,7 @@ static int become_root_uid(struct credentials *c)
 		return 0;
 	err = set_euid(c->root_uid);
 	if (!err &&
-	    c->root_uid) /* of uid 0 the permitted set becomes the effective one by itself */
+	    c->root_uid) /* an euid of 0 makes the permitted set effective without this call */
 		err = set_all_effective(true);
 	if (err)
 		return err;
@@ -190,7 +190,7 @@ static int become_user_uid(struct credentials *c, uint32_t uid)
 	if (c->uid == uid)
 		return 0;
 	err = set_euid(uid);
-	if (!err && c->root_uid && uid) /* leaving uid 0 does this by itself */
+	if (!err && c->root_uid && uid) /* the kernel does it after uid 0 */
 		err = set_all_effective(false);
 	if (err)
 		return err;
@@ -234,7 +234,7 @@ static int become_user(struct credentials *c, const struct requester *who)
 	return err;
 }
 
-/* Are these ids at all? */
+/* Is none of these ids (uint32_t)-1, which no user or group can have? */
 static bool exists(const struct requester *who)
 {
 	for (uint32_t i = 0; i < who->group_count; i++)
@@ -263,11 +263,12 @@ int credentials_user(struct credentials *c, const struct requester *who)
 	err = become_user(c, &able);
 	if (!err)
 		err = set_override(c, able.override);
-	/* EINVAL: an id that the user namespace does not know. */
+	/* EINVAL: the user namespace does not map one of the ids. */
 	return err == -EINVAL ? -EPERM : err;
 }
 
-/* Acts as `who` at once: credentials_root() takes whoever is root already for root. */
+/* Act as `who` immediately, because credentials_root() does nothing for a worker that is root
+ * already. */
 int credentials_stand_in(struct credentials *c, const struct requester *who)
 {
 	c->stand_in = who;
@@ -282,7 +283,7 @@ int credentials_fsetid(struct credentials *c, bool keep)
 		return 0;
 	if (c->stand_in)
 		return credentials_root(c);
-	if (c->uid != c->root_uid) { /* keep is true: a user has no capability to drop */
+	if (c->uid != c->root_uid) { /* `keep` is true: a user has no CAP_FSETID to drop */
 		err = credentials_root(c);
 		if (err)
 			return err;
@@ -304,7 +305,7 @@ int credentials_set_id(struct credentials *c, bool kill, uint32_t group)
 	err = credentials_root(c);
 	if (!err && c->privileged && !c->stand_in)
 		err = change_gid(c, group);
-	if (err && err != -EINVAL) /* EINVAL: nobody here is in a group that is not known */
+	if (err && err != -EINVAL) /* EINVAL: no process here can be in that group */
 		return err;
 	return credentials_fsetid(c, false);
 }
@@ -330,7 +331,7 @@ int credentials_thread_root(struct credentials *ret)
 		err = set_all_effective(true);
 	if (!err && may_change_ids(ruid)) {
 		err = set_groups(NULL, 0);
-		err = err == -EPERM ? 0 : err; /* then nobody changed them either */
+		err = err == -EPERM ? 0 : err; /* the groups never changed */
 	}
 	if (!err && egid != rgid)
 		err = set_egid(rgid);

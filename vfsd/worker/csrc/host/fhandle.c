@@ -14,7 +14,7 @@ enum {
 	OPEN_PAUSE_MS = 1,
 };
 
-/* The kernel's struct with room for the bytes. */
+/* The kernel's struct file_handle, with room for the bytes of the handle. */
 union kernel_handle {
 	struct file_handle handle;
 	uint8_t room[sizeof(struct file_handle) + FHANDLE_BYTES_MAX];
@@ -57,10 +57,10 @@ bool fhandle_equal(const struct fhandle *a, const struct fhandle *b)
 }
 
 /*
- * While a file is being created that gets the inode number of a file which is gone, ext4 answers
- * ENOMEM to the handle of the latter: its iget_locked() finds an inode that it may not wait for,
- * and ext4 takes that for a lack of memory. This is over within moments, and then the answer is
- * ESTALE. So who is told ENOMEM asks again.
+ * When a new file is being created with the inode number of a deleted file, ext4 fails to open the
+ * deleted file's handle with ENOMEM: its iget_locked() finds an inode that it may not wait for, and
+ * ext4 takes that for a lack of memory. The creation ends within moments, and from then on the
+ * error is ESTALE. So after ENOMEM the handle is opened again.
  */
 static int open_when_settled(int mount_fd, struct file_handle *handle, int flags)
 {

@@ -1,16 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Nothing is taken for granted of a file system that is not in the table: its files are held by
+ * A file system that is not in the table is assumed to guarantee nothing: its files are held by
  * fds, and FLUSH waits for their close().
  *
- * Handles. Any file system may hand some out, and a trial says only that they work now. Those of
- * FUSE and virtio-fs name a node of the server, which forgets the node when the kernel's cache
- * does; those of FAT and exFAT name an inode number that is made up whenever a file is read in.
- * Handles of overlayfs that can be opened at all (nfs_export=on) last through a copy-up. Those of
- * NFS are longer than FHANDLE_BYTES_MAX. ZFS does not open a file by its handle any more once the
- * file has lost its last name.
+ * Handles. Any file system may offer handles, and a trial shows only that the handles work now. A
+ * handle of FUSE or virtio-fs names a node of the server, and the server forgets the node when the
+ * kernel's cache does. A handle of FAT or exFAT names an inode number that the kernel makes up each
+ * time it reads in a file. Handles of overlayfs, where they can be opened at all (nfs_export=on),
+ * stay valid after a copy-up. Handles of NFS are longer than FHANDLE_BYTES_MAX. ZFS no longer opens
+ * a file by its handle once the file has lost its last name.
  *
- * close(). Network file systems and FUSE may write back, and fail, when a file is closed.
+ * close(). Network file systems and FUSE may write data back when a file is closed, and that may
+ * fail.
  *
  * Users. The server of a network file system, or of FUSE, may allow root less than the owner of a
  * file (root_squash of NFS).
@@ -20,7 +21,7 @@
 #include <linux/magic.h>
 #include <sys/vfs.h>
 
-/* Those that <linux/magic.h> lacks. */
+/* Magic numbers that <linux/magic.h> lacks. */
 #define BCACHEFS_MAGIC 0xca451a4e
 #define CIFS_MAGIC     0xff534d42
 #define CEPH_MAGIC     0x00c36400
@@ -39,7 +40,8 @@ struct file_system {
 };
 
 static const struct file_system known[] = {
-	{EXT4_SUPER_MAGIC, FS_LASTING_HANDLES | FS_SILENT_CLOSE}, /* ext2 and ext3 as well */
+	{EXT4_SUPER_MAGIC,
+	 FS_LASTING_HANDLES | FS_SILENT_CLOSE}, /* the same number as ext2 and ext3 */
 	{XFS_MAGIC, FS_LASTING_HANDLES | FS_SILENT_CLOSE},
 	{BTRFS_SUPER_MAGIC, FS_LASTING_HANDLES | FS_SILENT_CLOSE},
 	{F2FS_SUPER_MAGIC, FS_LASTING_HANDLES | FS_SILENT_CLOSE},
@@ -63,7 +65,7 @@ static const struct file_system known[] = {
 	{CEPH_MAGIC, FS_LASTING_HANDLES},
 	{LUSTRE_MAGIC, FS_LASTING_HANDLES},
 	{NFS_SUPER_MAGIC, FS_JUDGES_USERS | FS_SILLY_RENAMES},
-	{FUSE_SUPER_MAGIC, FS_JUDGES_USERS}, /* and virtio-fs */
+	{FUSE_SUPER_MAGIC, FS_JUDGES_USERS}, /* the same number as virtio-fs */
 	{V9FS_MAGIC, FS_JUDGES_USERS},
 	{CIFS_MAGIC, FS_JUDGES_USERS},
 	{SMB2_MAGIC, FS_JUDGES_USERS},

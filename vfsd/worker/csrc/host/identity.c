@@ -11,7 +11,8 @@ enum {
 	NS_PER_SEC = 1000 * 1000 * 1000,
 };
 
-/* Nothing here mounts a file system just because a guest looks at its mount point. */
+/* AT_NO_AUTOMOUNT: a guest that looks at an automount point must not make the host mount
+ * something. */
 static int stat_fd(int fd, const char *empty, struct statx *ret)
 {
 	int flags = AT_EMPTY_PATH | AT_NO_AUTOMOUNT;
@@ -21,7 +22,7 @@ static int stat_fd(int fd, const char *empty, struct statx *ret)
 
 int identity_stat_fd(int fd, struct statx *ret)
 {
-	static bool must_be_string; /* before Linux 6.11; NULL is a tenth faster */
+	static bool must_be_string; /* true before Linux 6.11; NULL is a tenth faster */
 	int err = -EFAULT;
 
 	if (!__atomic_load_n(&must_be_string, __ATOMIC_RELAXED))
@@ -45,8 +46,9 @@ static uint32_t device_of(const struct statx *st)
 }
 
 /*
- * The device number is part of it: the subvolumes of one btrfs mount have one mount id, their own
- * device numbers, and equal inode numbers. Mount ids and device numbers have 32 bits each.
+ * The key includes the device number because the subvolumes of one btrfs mount share a mount id and
+ * use equal inode numbers, but have different device numbers. Mount ids and device numbers have 32
+ * bits each.
  */
 struct inode_key identity_key(const struct statx *st)
 {

@@ -3,7 +3,7 @@
 #ifndef VFSD_PROC_FD_H
 #define VFSD_PROC_FD_H
 
-/* The name of an fd below /proc/self/fd (proc_self_fd, which is the working directory, too). */
+/* The name of an fd in /proc/self/fd, which is both proc_self_fd and the working directory. */
 enum {
 	FD_NAME = 16,
 };

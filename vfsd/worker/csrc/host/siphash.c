@@ -15,7 +15,7 @@ static uint64_t rotated(uint64_t value, int bits)
 	return value << bits | value >> (64 - bits);
 }
 
-/* SipRound of the paper's section 2.1. */
+/* SipRound of section 2.1 of the paper. */
 static void mix(uint64_t v[4], int rounds)
 {
 	while (rounds--) {
@@ -39,7 +39,7 @@ static void compress(uint64_t v[4], uint64_t word)
 	v[0] ^= word;
 }
 
-/* The next `len` bytes, at most a word. */
+/* The next `len` bytes, at most one word. */
 static uint64_t load(const uint8_t *at, size_t len)
 {
 	uint64_t word = 0;

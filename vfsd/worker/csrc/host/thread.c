@@ -16,7 +16,7 @@ int thread_start(void *(*run)(void *arg), void *arg)
 	int err;
 
 	sigfillset(&all);
-	sigdelset(&all, SIGBUS); /* guest memory that vanished: see sigbus.c */
+	sigdelset(&all, SIGBUS); /* raised when guest memory has vanished: see sigbus.c */
 	pthread_attr_init(&attr);
 	pthread_attr_setstacksize(&attr, STACK_BYTES);
 	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);

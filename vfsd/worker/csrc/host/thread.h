@@ -5,8 +5,8 @@
 
 #include "transport/csrc/types.h"
 
-/* Start a thread that ends with the process and gets no signals: they are the main thread's
- * business. Return: 0, or an errno. */
+/* Start a thread that lives as long as the process. All signals but SIGBUS are blocked in the
+ * thread: the main thread handles them. Return: 0, or a positive errno. */
 int thread_start(void *(*run)(void *arg), void *arg) must_check;
 
 #endif

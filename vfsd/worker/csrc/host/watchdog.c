@@ -2,19 +2,20 @@
 /*
  * THEORY
  *
- * `turn` is odd while the loop is in a call, and changes with each begin and end. The watchdog
- * looks at `turn` every PERIOD_MS; the same odd number twice is a call that takes long. It then
- * claims the call by setting SENDING, sends the signal and takes SENDING back. The loop ends a call
- * with a compare-and-swap of `turn`, which fails while SENDING is set, and then waits until each
- * signal that was sent has arrived. So no signal reaches the loop outside of a call, where a read
- * of a FUSE file might fail of it. A signal may arrive before the call has begun to wait: it is
- * sent again in the next period. While one has not arrived, because the call waits for a disk, no
- * other is sent: the kernel makes one signal of several that wait, and the loop counts.
+ * `turn` is odd while the loop is in a call, and changes at each begin and end of a call. The
+ * watchdog looks at `turn` every PERIOD_MS; if it finds the same odd number twice, that call takes
+ * long. The watchdog then claims the call by setting SENDING, sends the signal and clears SENDING.
+ * The loop ends a call with a compare-and-swap of `turn`, which fails while SENDING is set, and
+ * then waits until every signal that was sent has arrived. So no signal reaches the loop outside of
+ * a call, where the signal could make a read of a FUSE file fail. A signal may arrive before the
+ * call has begun to wait; the watchdog then sends another signal in the next period. While a signal
+ * has not arrived, because the call waits for a disk, the watchdog sends no other: the kernel
+ * merges pending signals of one number into one, and the loop counts the signals that arrive.
  *
- * While there are no calls the thread sleeps for good. The loop wakes the thread at the next call:
- * `turn` is written before `sleeps` is read here, and the other way round there, so that one of the
- * two sees what the other has done. That costs a system call for the first call after QUIET
- * periods, and nothing for the others.
+ * While there are no calls the thread sleeps without a timeout, and the loop wakes the thread at
+ * the next call. The loop writes `turn` and then reads `sleeps`; the thread writes `sleeps` and
+ * then reads `turn`. So at least one of the two sees what the other has written. A wake-up costs
+ * one system call, for the first call after QUIET periods; other calls pay nothing.
  */
 #include "worker/csrc/host/watchdog.h"
 
@@ -32,23 +33,23 @@
 
 enum {
 	PERIOD_MS = 20,
-	QUIET = 50,	 /* periods without a call, after which the thread sleeps */
-	SIGNAL = SIGURG, /* a process without a handler ignores it */
+	QUIET = 50,	 /* after this number of periods without a call the thread sleeps */
+	SIGNAL = SIGURG, /* ignored by a process that has no handler for it */
 };
 
-static const uint64_t SENDING = UINT64_C(1) << 63; /* in `turn` */
+static const uint64_t SENDING = UINT64_C(1) << 63; /* a bit of `turn` */
 
 struct watchdog {
 	uint64_t turn;
-	uint32_t sent; /* signals */
+	uint32_t sent; /* number of signals */
 	uint32_t sleeps;
-	bool started; /* or could not be */
+	bool started; /* thread_start() has been called, successfully or not */
 	pid_t process, thread;
 	pthread_mutex_t mutex;
 	pthread_cond_t call;
 };
 
-static uint32_t arrived; /* signals */
+static uint32_t arrived; /* number of signals */
 
 static void on_signal(int signo)
 {
@@ -56,7 +57,7 @@ static void on_signal(int signo)
 	__atomic_add_fetch(&arrived, 1, __ATOMIC_RELEASE);
 }
 
-/* Without SA_RESTART: the call is to end. */
+/* There is no SA_RESTART, because the signal must make the system call return. */
 static void catch_signal(void)
 {
 	struct sigaction action;
@@ -76,8 +77,8 @@ struct watchdog *watchdog_create(void)
 
 	if (!dog)
 		return NULL;
-	/* Not pthread_kill(3): glibc's idea of the thread id may be that of another process
-	 * (clone_process.c). */
+	/* pthread_kill(3) cannot be used: after clone_process.c the thread id that glibc has cached
+	 * may be the id of another process. */
 	dog->process = getpid();
 	dog->thread = (pid_t)syscall(SYS_gettid);
 	pthread_mutex_init(&dog->mutex, NULL);
@@ -138,7 +139,8 @@ static void *watch(void *arg)
 
 /* ---- the loop ---- */
 
-/* Without a thread nobody watches: then the calls wait, as long as it takes. */
+/* If the thread cannot be started, no call is interrupted, and each call waits as long as it
+ * takes. */
 static __attribute__((noinline, cold)) void wake(struct watchdog *dog)
 {
 	pthread_mutex_lock(&dog->mutex);

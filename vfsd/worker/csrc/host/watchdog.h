@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* PRIVATE: C only */
 /*
- * A watchdog for system calls that the loop makes and that seldom wait.
+ * A watchdog for system calls that the loop makes and that rarely wait.
  *
- * No flag makes unlinkat(2), renameat(2), linkat(2), fchmodat(2) and their like return instead of
- * waiting until a program on the host has given back a delegation of the file (lease.h), and
- * nothing says beforehand that they will wait. But that wait ends at a signal, and nothing has
- * happened then. So a thread looks at the loop now and then, and sends the loop a signal when one
- * of these calls takes too long: the call fails with EINTR, and the op waits off the loop
+ * unlinkat(2), renameat(2), linkat(2), fchmodat(2) and similar calls wait until a program on the
+ * host has given back a delegation of the file (lease.h). No flag makes these calls return instead,
+ * and nothing shows beforehand that they will wait. But a signal ends that wait, and the call has
+ * then changed nothing. So a thread looks at the loop now and then, and sends the loop a signal
+ * when one of these calls takes too long: the call fails with EINTR, and the op waits off the loop
  * (lease_wait_*). Where the call waits for something else, a disk or a server that does not answer,
- * the signal changes nothing. A FUSE server may answer EINTR when it is interrupted, and only if it
+ * the signal changes nothing. A FUSE server may answer EINTR when it is interrupted, but only if it
  * has done nothing.
  */
 #ifndef VFSD_WATCHDOG_H
@@ -19,12 +19,13 @@
 
 struct watchdog;
 
-/* For the calls of this thread. Return: NULL without memory. */
+/* Create a watchdog for the system calls of the calling thread. Return: NULL if memory is short. */
 struct watchdog *watchdog_create(void);
 
-/* A call begins. `dog` may be NULL: nobody watches. */
+/* A system call begins. If `dog` is NULL, no watchdog interrupts the call. */
 void watchdog_begin(struct watchdog *dog);
-/* The call has returned `result`, and errno. Return: result, or -errno. No signal comes later. */
+/* The system call has returned `result` and set errno. Return: `result`, or -errno. No signal
+ * arrives after this function has returned. */
 int watchdog_end(struct watchdog *dog, int result) must_check;
 
 #endif
