@@ -40,8 +40,7 @@ struct file_system {
 };
 
 static const struct file_system known[] = {
-	{EXT4_SUPER_MAGIC,
-	 FS_LASTING_HANDLES | FS_SILENT_CLOSE}, /* the same number as ext2 and ext3 */
+	{EXT4_SUPER_MAGIC, FS_LASTING_HANDLES | FS_SILENT_CLOSE}, /* also ext2 and ext3 */
 	{XFS_MAGIC, FS_LASTING_HANDLES | FS_SILENT_CLOSE},
 	{BTRFS_SUPER_MAGIC, FS_LASTING_HANDLES | FS_SILENT_CLOSE},
 	{F2FS_SUPER_MAGIC, FS_LASTING_HANDLES | FS_SILENT_CLOSE},
@@ -65,7 +64,7 @@ static const struct file_system known[] = {
 	{CEPH_MAGIC, FS_LASTING_HANDLES},
 	{LUSTRE_MAGIC, FS_LASTING_HANDLES},
 	{NFS_SUPER_MAGIC, FS_JUDGES_USERS | FS_SILLY_RENAMES},
-	{FUSE_SUPER_MAGIC, FS_JUDGES_USERS}, /* the same number as virtio-fs */
+	{FUSE_SUPER_MAGIC, FS_JUDGES_USERS}, /* also virtio-fs */
 	{V9FS_MAGIC, FS_JUDGES_USERS},
 	{CIFS_MAGIC, FS_JUDGES_USERS},
 	{SMB2_MAGIC, FS_JUDGES_USERS},

@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * An array of slots with a free list. As in inode_table.c the generation of a slot in use is odd
- * and every multi-step change ends in one store that publishes it; a slot that was reserved and not
- * published when its worker died is lost (64 bytes), its fd is found by the pool's sweep.
+ * An array of slots with a free list. As in inode_table.c the generation of a slot in use is odd,
+ * and every change of several steps ends in one store that publishes the change. If a worker dies
+ * between reserving a slot and publishing it, the slot (64 bytes) is lost; the pool's sweep finds
+ * its fd.
  *
- * The files of lock owners hang in lists by a hash of inode and owner, changed under
- * lock_owners_lock by one store each. A guest may make a quarter of a million owners: then a list
- * has four of them. The owners are numbers of the guest's choice, so the hash has a secret: else a
- * guest could choose all of them for one list, which every queue would wait for.
+ * The open files of lock owners are in lists, chosen by a hash of inode and owner. The lists are
+ * changed under lock_owners_lock, by one store each. A guest may create a quarter of a million
+ * owners; a list then has four of them. The guest chooses the numbers of the owners, so the hash
+ * has a secret key: otherwise a guest could choose owners that are all in one list, and every queue
+ * would wait for the walk through that list.
  */
 #include "worker/csrc/tables/file_table.h"
 
@@ -19,7 +21,7 @@
 #include <sys/random.h>
 
 enum {
-	FIRST_SLOT = 1, /* 0 is "none" */
+	FIRST_SLOT = 1, /* slot 0 means "none" */
 	LOCK_OWNER_BITS = 16,
 };
 
@@ -30,11 +32,11 @@ struct file_table {
 	uint32_t free_lock;
 	uint32_t in_use;
 	uint32_t lock_owners_lock;
-	uint32_t any_lock_owners; /* 0: lock_owners is all zero, and takes no memory */
+	uint32_t any_lock_owners; /* 0: lock_owners is all zero, and takes no memory yet */
 	uint32_t pad;
-	struct siphash_key lock_owner_key; /* random */
+	struct siphash_key lock_owner_key; /* random, so that a guest cannot predict the lists */
 	uint64_t pad2[2];
-	uint32_t lock_owners[1 << LOCK_OWNER_BITS]; /* slots of the first FILE_LOCK_OWNERs */
+	uint32_t lock_owners[1 << LOCK_OWNER_BITS]; /* the first slot of each list */
 	struct open_file files[];
 };
 
@@ -49,7 +51,7 @@ void file_table_init(void *memory, uint32_t capacity)
 
 	if (getrandom(&t->lock_owner_key, sizeof(t->lock_owner_key), 0) !=
 	    sizeof(t->lock_owner_key))
-		abort(); /* never: it is of 256 bytes at the most */
+		abort(); /* cannot happen: getrandom(2) does not fail for 256 bytes or less */
 	t->capacity = capacity;
 	t->next_unused = FIRST_SLOT;
 }
@@ -81,7 +83,7 @@ struct open_file *file_table_get(struct file_table *t, uint64_t fh, uint64_t nod
 	file = &t->files[slot];
 	if (__atomic_load_n(&file->generation, __ATOMIC_ACQUIRE) != generation)
 		return NULL;
-	/* 0: CREATE has not got so far, or died before it did. */
+	/* The nodeid is 0 while CREATE has not set it yet, or if the worker died before that. */
 	return nodeid && file->nodeid == nodeid ? file : NULL;
 }
 
@@ -175,7 +177,8 @@ static void retire(struct file_table *t, struct reclaim *reclaim, struct open_fi
 					.table = t});
 }
 
-/* Two queues may release the same file: one of them does it. */
+/* Two queues may release the same file at once; only one of them ends it. Return: true for that
+ * one. */
 static bool end(struct open_file *file, uint32_t generation)
 {
 	return __atomic_compare_exchange_n(&file->generation, &generation, generation + 1, false,
@@ -187,8 +190,9 @@ static void mark(struct open_file *file, const struct reclaim *reclaim)
 	__atomic_store_n(&file->retired_by, reclaim->slot + 1, __ATOMIC_RELEASE);
 }
 
-/* A file that lends is marked before it ends, or after our death nobody would know that it is to be
- * repaid; with the lock, so that the mark is of the one who ends it. */
+/* A file that lends its fd is marked with this worker before the file ends; otherwise, if this
+ * worker dies, no other worker would find out that the fd must be repaid. Both steps are done under
+ * the lock, so that the mark names the worker that ends the file. */
 static bool end_lender(struct open_file *file, uint32_t generation, const struct reclaim *reclaim)
 {
 	bool ended;
@@ -243,7 +247,7 @@ static uint32_t *lock_owners_of(struct file_table *t, uint64_t nodeid, uint64_t 
 	return &t->lock_owners[hash >> (64 - LOCK_OWNER_BITS)];
 }
 
-/* Under lock_owners_lock. */
+/* The caller holds lock_owners_lock. */
 static struct open_file *find_lock_owner(struct file_table *t, uint64_t nodeid, uint64_t owner)
 {
 	uint32_t slot = *lock_owners_of(t, nodeid, owner);
@@ -331,7 +335,8 @@ void file_table_adopt_retired(struct file_table *t, struct reclaim *reclaim)
 	for (uint32_t slot = FIRST_SLOT; slot < end_of(t); slot++) {
 		struct open_file *file = &t->files[slot];
 
-		/* In this order: who ends one that lends has put his own mark first. */
+		/* The generation must be read before retired_by: a worker that ends a lender sets
+		 * the mark before the generation. */
 		if (__atomic_load_n(&file->generation, __ATOMIC_ACQUIRE) & 1)
 			continue;
 		if (__atomic_load_n(&file->retired_by, __ATOMIC_ACQUIRE) == reclaim->slot + 1)

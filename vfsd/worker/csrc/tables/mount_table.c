@@ -3,24 +3,25 @@
  * THEORY
  *
  * Purpose. A handle is opened through an fd of its mount, and that fd keeps the mount busy on the
- * host. So a mount below the share has an fd for as long as the guest knows an inode on it, and
- * none after that. The mount of the share itself stays.
+ * host. So a mount below the share has an fd only as long as the guest knows an inode on the mount.
+ * The fd for the mount of the share itself stays.
  *
- * Mounts are told apart by their mount id alone: the subvolumes of a btrfs have device numbers of
- * their own and one mount, through whose fd the handles of all are opened. An id is given to
- * another mount when nothing holds the first; so what is known of a mount is forgotten with its
- * last inode.
+ * A mount is identified by its mount id alone: the subvolumes of a btrfs have different device
+ * numbers but share one mount, and the handles of all of them are opened through the fd of that
+ * mount. The kernel gives a mount id to another mount when nothing holds the first mount; so what
+ * is known of a mount is forgotten with the mount's last inode.
  *
- * Readers (mount_table_fd) take no lock: an entry that left its chain, and the fd in it, are used
- * again only after every worker's quiescent point (reclaim.h). Writers hold the one lock.
+ * Readers (mount_table_fd) take no lock: an entry that left its chain, and the fd in the entry, are
+ * used again only after every worker's quiescent point (reclaim.h). Writers hold the table's only
+ * lock.
  *
- * Counting. An inode is counted before it is in the inode table, and until nobody can look at it
- * any more. A worker that dies within the few stores between the two leaves the count too high:
+ * Counting. An inode is counted before it enters the inode table, and until no worker can look at
+ * it any more. A worker that dies within the few stores between the two leaves the count too high:
  * that mount keeps its fd as long as the sandbox lives. The count is never too low.
  *
- * Death elsewhere: an entry is marked with who is to free it before it leaves its chain; the next
- * worker in that slot does (mount_table_adopt_retired). An entry that was taken from the free list
- * and is in no chain is lost (20 bytes).
+ * Death elsewhere: before an entry leaves its chain it is marked with the worker that is to free
+ * it; if that worker dies, the next worker in its slot frees the entry (mount_table_adopt_retired).
+ * An entry that was taken from the free list and is in no chain is lost (20 bytes).
  */
 #include "worker/csrc/tables/mount_table.h"
 
@@ -42,7 +43,7 @@ static uint32_t *bucket_of(struct mount_table *t, uint32_t id)
 	return &t->buckets[id % MOUNT_BUCKETS];
 }
 
-/* Return: its number, or 0. */
+/* Return: the index of the mount in `mounts`, or 0. */
 static uint32_t find(const struct mount_table *t, uint32_t id)
 {
 	uint32_t at = __atomic_load_n(&t->buckets[id % MOUNT_BUCKETS], __ATOMIC_ACQUIRE);
@@ -67,7 +68,7 @@ static uint32_t take_free(struct mount_table *t)
 		__atomic_store_n(&t->free_head, t->mounts[at].next, __ATOMIC_RELEASE);
 	} else if (t->next_unused < MOUNTS_MAX) {
 		at = t->next_unused;
-		t->mounts[at].fd = MOUNT_FD_UNKNOWN; /* before it is looked at */
+		t->mounts[at].fd = MOUNT_FD_UNKNOWN; /* set before a reader finds it */
 		__atomic_store_n(&t->next_unused, at + 1, __ATOMIC_RELEASE);
 	}
 	return at;
@@ -146,7 +147,7 @@ static void retire(struct mount_table *t, struct reclaim *reclaim, uint32_t at)
 						 .table = t});
 }
 
-/* Under the lock. */
+/* The caller holds the lock. */
 static void take_out(struct mount_table *t, uint32_t worker, uint32_t at)
 {
 	struct mount *mount = &t->mounts[at];
@@ -182,7 +183,7 @@ void mount_table_adopt_retired(struct mount_table *t, struct reclaim *reclaim)
 		owner_lock(&t->lock, reclaim->slot);
 		ours = t->mounts[at].retired_by == reclaim->slot + 1;
 		if (ours)
-			take_out(t, reclaim->slot, at); /* it may not have left its chain */
+			take_out(t, reclaim->slot, at); /* it may still be in its chain */
 		owner_unlock(&t->lock);
 		if (ours)
 			retire(t, reclaim, at);

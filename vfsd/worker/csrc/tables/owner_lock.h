@@ -2,13 +2,13 @@
 /* PRIVATE: C only */
 /*
  * A lock word in shared memory that names its owner: worker slot + 1, or 0. glibc's robust mutexes
- * cannot be used (after a raw clone its cached thread id is stale).
+ * cannot be used, because after a raw clone the thread id that glibc has cached is stale.
  *
- * What it protects must be consistent after every store, because the owner may be killed at any
- * of them; the pool then clears the words that name the dead slot (owner_lock_bury). Sections are
- * a few dozen instructions, so waiting is spinning, then yielding, then sleeping for longer and
- * longer. Only an open file's own lock is held across a system call, which may take as long as the
- * storage does; who waits for that is the guest that uses one file on two queues.
+ * The data under the lock must be consistent after every store, because the owner may be killed at
+ * any of them. The pool then clears the words that name the dead slot (owner_lock_bury). Critical
+ * sections are a few dozen instructions, so a waiting worker first spins, then yields, then sleeps
+ * for longer and longer. Only an open file's own lock is held across a system call, which may take
+ * as long as the storage does. Only a guest that uses one file on two queues waits for that lock.
  */
 #ifndef VFSD_OWNER_LOCK_H
 #define VFSD_OWNER_LOCK_H
@@ -25,7 +25,7 @@ enum {
 	OWNER_LOCK_SLEEP_MAX_NS = 10 * 1000 * 1000,
 };
 
-/* One wait of many: the `tries`-th. */
+/* Wait once before the next attempt to take a lock; `tries` counts the attempts so far. */
 static inline void owner_lock_wait(unsigned int tries)
 {
 	unsigned int sleeps = tries - OWNER_LOCK_SPINS - OWNER_LOCK_YIELDS;
@@ -58,7 +58,7 @@ static inline void owner_unlock(uint32_t *word)
 	__atomic_store_n(word, 0, __ATOMIC_RELEASE);
 }
 
-/* Release the word if the dead `slot` held it. */
+/* Release the lock if the dead worker of `slot` held it. */
 static inline void owner_lock_bury(uint32_t *word, uint32_t slot)
 {
 	uint32_t expected = slot + 1;

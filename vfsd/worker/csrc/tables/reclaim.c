@@ -8,8 +8,9 @@
 #include <unistd.h>
 
 enum {
-	/* A full list waits this long for the others before it grows: that slows down a guest that
-	 * floods RELEASE and FORGET while it blocks another queue. */
+	/* A worker whose list is full waits this number of times for the other workers before the
+	 * list grows. The wait slows down a guest that floods RELEASE and FORGET on one queue while
+	 * it blocks another queue. */
 	FULL_WAIT_TURNS = 2000,
 	FULL_WAIT_NS = 50 * 1000,
 	FLUSH_WAIT_TURNS = 100,
@@ -37,7 +38,7 @@ void reclaim_init(struct reclaim *r, struct worker_table *workers, uint32_t slot
 	r->first = r->count = r->close_count = 0;
 }
 
-/* The `at`-th thing of the ring, counted from the oldest. */
+/* The entry at position `at` of the ring, counted from the oldest. */
 static struct retired *thing_at(const struct reclaim *r, uint32_t at)
 {
 	return &r->retired[(r->first + at) & (r->room - 1)];
@@ -53,7 +54,7 @@ void reclaim_quiescent(struct reclaim *r)
 	uint64_t *global = &r->workers->epoch;
 	uint64_t now = __atomic_load_n(global, __ATOMIC_ACQUIRE);
 
-	/* Something of ours waits for an epoch that nobody else may ever begin. */
+	/* An entry of this worker waits for an epoch that no other worker might ever begin. */
 	if (r->count && r->latest >= now)
 		now = __atomic_add_fetch(global, 1, __ATOMIC_ACQ_REL);
 	if (*own_epoch(r) != now)
@@ -66,7 +67,7 @@ void reclaim_offline(struct reclaim *r)
 	__atomic_store_n(own_epoch(r), 0, __ATOMIC_RELEASE);
 }
 
-/* The oldest epoch a worker may still read in; `self` tells whether we count. */
+/* The oldest epoch that a worker may still read in; `self` says whether this worker counts. */
 static uint64_t oldest_epoch(const struct reclaim *r, bool self)
 {
 	uint64_t oldest = UINT64_MAX;
@@ -101,7 +102,7 @@ static struct retired take_first(struct reclaim *r)
 	return thing;
 }
 
-/* Into a list that has room. */
+/* Append to a list that has room. */
 static void put_last(struct reclaim *r, const struct retired *thing)
 {
 	*thing_at(r, r->count++) = *thing;
@@ -116,7 +117,7 @@ static void move_first_to_end(struct reclaim *r)
 	put_last(r, &thing);
 }
 
-/* A list that has grown becomes small again when it is empty. */
+/* Give back the memory of a list that has grown, once the list is empty. */
 static void shrink_if_empty(struct reclaim *r)
 {
 	if (r->count || r->retired == r->own)
@@ -127,7 +128,7 @@ static void shrink_if_empty(struct reclaim *r)
 	r->first = 0;
 }
 
-/* Return: false without memory. */
+/* Return: false if memory is short. */
 static bool grow(struct reclaim *r)
 {
 	struct retired *larger = malloc(2 * (size_t)r->room * sizeof(*larger));
@@ -144,11 +145,11 @@ static bool grow(struct reclaim *r)
 	return true;
 }
 
-/* Return: the fd to be closed, or -1. */
+/* Free an entry's slot. Return: the fd to be closed, or -1. */
 static int free_thing(struct reclaim *r, const struct retired *thing)
 {
 	if (thing->free_slot) {
-		note_loose(r, thing->fd); /* before it leaves the table */
+		note_loose(r, thing->fd); /* before the fd leaves the table */
 		thing->free_slot(thing->table, r, thing->slot);
 	}
 	return thing->fd;
@@ -160,8 +161,8 @@ static void repay(struct reclaim *r, struct retired *thing)
 	thing->lends = false;
 }
 
-/* A lender repays and waits once more: whoever found its fd through the borrower may use that until
- * his next quiescent point. Return: the fd to be closed, or -1. */
+/* A lender repays its fd and then waits again: a worker that obtained the fd through the borrowing
+ * inode may use it until its next quiescent point. Return: the fd to be closed, or -1. */
 static int free_or_repay_first(struct reclaim *r)
 {
 	struct retired thing = take_first(r);
@@ -200,7 +201,8 @@ uint32_t reclaim_collect(struct reclaim *r)
 	return r->close_count;
 }
 
-/* May the first one go, or one behind it that comes first then? */
+/* May the first entry be freed? Pinned entries are moved to the end first, so that an entry behind
+ * them can become the first. */
 static bool first_may_go(struct reclaim *r, uint64_t oldest)
 {
 	for (uint32_t looks = r->count; looks && is_pinned(thing_at(r, 0)); looks--)
@@ -208,8 +210,9 @@ static bool first_may_go(struct reclaim *r, uint64_t oldest)
 	return !is_pinned(thing_at(r, 0)) && thing_at(r, 0)->epoch < oldest;
 }
 
-/* Wait for the others, not for ourselves: we are called from an op that holds no other pointer.
- * Return: the oldest epoch in which somebody may still read, 0 if nothing may go. */
+/* Wait for the other workers to pass a quiescent point. This worker does not count, because the
+ * calling op holds no pointer into a table. Return: the oldest epoch in which a worker may still
+ * read, or 0 if nothing may be freed. */
 static uint64_t wait_for_first(struct reclaim *r, uint32_t turns)
 {
 	for (uint32_t turn = 0; turn < turns; turn++) {
@@ -223,7 +226,7 @@ static uint64_t wait_for_first(struct reclaim *r, uint32_t turns)
 	return 0;
 }
 
-/* Close here what may be closed. Return: false if nothing may. */
+/* Close the fds that may be closed now. Return: false if none may. */
 static bool make_room(struct reclaim *r, uint32_t turns)
 {
 	uint64_t oldest = wait_for_first(r, turns);
@@ -242,15 +245,16 @@ void reclaim_retire(struct reclaim *r, struct retired thing)
 	bool has_room = true;
 
 	if (!thing.free_slot)
-		note_loose(r, thing.fd);	/* it is in no table even now */
-	while (has_room && r->count == r->room) /* more than once if it is full of lenders */
+		note_loose(r, thing.fd);	/* the fd is in no table already */
+	while (has_room && r->count == r->room) /* repeats if the list is full of lenders */
 		has_room = make_room(r, FULL_WAIT_TURNS) || grow(r);
-	/* Without memory it stays open. One of a table is marked there as ours: the next worker in
-	 * this slot frees it. */
+	/* If memory is short the fd stays open. An entry from a table is marked there as this
+	 * worker's, and the next worker in this slot frees it. */
 	if (!has_room)
 		return;
-	/* The store that made it stale comes before the look at the epoch: whoever begins a later
-	 * one does not find it any more. (reclaim_quiescent has the other half.) */
+	/* The store that made the entry stale comes before the load of the epoch. So a worker that
+	 * begins a later epoch does not find the entry any more. (The other half of this ordering
+	 * is in reclaim_quiescent.) */
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	thing.epoch = __atomic_load_n(&r->workers->epoch, __ATOMIC_ACQUIRE);
 	put_last(r, &thing);
@@ -260,7 +264,7 @@ void reclaim_flush(struct reclaim *r)
 {
 	struct worker_row *row = &r->workers->rows[r->slot];
 
-	reclaim_offline(r); /* else two workers that do this would wait for each other */
+	reclaim_offline(r); /* otherwise two workers in this function would wait for each other */
 	while (r->close_count)
 		reclaim_close(row, r->close[--r->close_count]);
 	while (r->count && make_room(r, FLUSH_WAIT_TURNS))

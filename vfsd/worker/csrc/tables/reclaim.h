@@ -1,22 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* PRIVATE: C only */
 /*
- * When may an fd be closed, or a table slot used again, that another worker may just be reading?
+ * When may an fd be closed, or a table slot be used again, that another worker may be reading at
+ * this moment?
  *
- * After every worker has been through a quiescent point: between two batches it holds no pointer
- * into a table and no fd number from one. The worker table has an epoch; a worker at its quiescent
- * point copies it into its row, a worker that goes to sleep writes 0. What is retired in epoch e
- * may be reclaimed when every row is 0 or greater than e. So nothing on the request path counts
- * references, and a guest that releases a file on one queue while it reads it on another gets
- * the old file or EBADF, never somebody else's descriptor.
+ * The answer: after every worker has passed a quiescent point. Between two batches a worker holds
+ * no pointer into a table and no fd number from a table. The worker table has an epoch; a worker at
+ * its quiescent point copies the epoch into its row, and a worker that goes to sleep writes 0. What
+ * is retired in epoch e may be reclaimed when every row is 0 or greater than e. So nothing on the
+ * request path counts references, and a guest that releases a file on one queue while it reads the
+ * file on another gets the old file or EBADF, never another file's descriptor.
  *
- * What waits never gets closed early, however much it is. A list that is full gives the other
- * workers a moment and then grows: what it can hold is bounded by the tables' slots and the limit
- * of open files. What is pinned by a request off the loop goes to the end, so a request that hangs
- * holds up nothing but its own file.
+ * A retired fd is never closed early, however many of them wait. A worker whose list is full gives
+ * the other workers a moment, and then the list grows: its size is bounded by the tables' slots and
+ * the limit of open files. An entry that is pinned by a request off the loop is moved to the end of
+ * the list, so a request that hangs holds up only its own file.
  *
  * The pool writes 0 into the row of a dead worker. What that worker had retired and not reclaimed
- * is adopted by the next one in its slot, or, if it is an fd in no table, found by the pool's
+ * is adopted by the next worker in its slot; an fd that is in no table is found by the pool's
  * sweep.
  */
 #ifndef VFSD_RECLAIM_H
@@ -28,55 +29,59 @@
 struct reclaim;
 
 enum {
-	RECLAIM_MAX = 4096, /* things that wait at one worker before its list grows; a power of 2 */
+	RECLAIM_MAX = 4096, /* entries of a worker's list before it grows; a power of 2 */
 	RECLAIM_CLOSE_BATCH = 64,
 };
 
-/* Something that waits: an fd to close, then a slot to free. */
+/* An entry of the list: an fd to close, and then a slot to free. */
 struct retired {
 	uint64_t epoch;
-	bool lends; /* somebody borrows fd: r->repay first, then it waits once more */
-	int32_t fd; /* -1: none */
+	bool lends; /* an inode borrows fd: r->repay is called first, then the entry waits again */
+	int32_t fd; /* -1: no fd */
 	uint32_t slot;
-	uint64_t *pinned_by; /* not before *pinned_by is 0; NULL: never pinned */
+	uint64_t *pinned_by; /* the entry waits until *pinned_by is 0; NULL: never pinned */
 	void (*free_slot)(void *table, struct reclaim *r, uint32_t slot); /* NULL: no slot */
 	void *table;
 };
 
-/* Return: the fd to be closed of the lender in `slot`, -1 if its borrower keeps it. */
+/* Repay the fd of the lender in `slot`. Return: the fd to be closed, or -1 if the borrower keeps
+ * it. */
 typedef int repay_fn(void *context, uint32_t slot);
 
 struct reclaim {
 	struct worker_table *workers;
-	uint32_t slot; /* of this worker */
+	uint32_t slot; /* the slot of this worker */
 	repay_fn *repay;
 	void *repay_context;
 	uint64_t latest;	 /* the highest epoch in the list */
-	struct retired *retired; /* a ring of `room` things: `own`, or larger and allocated */
+	struct retired *retired; /* a ring of `room` entries: `own`, or a larger, allocated one */
 	uint32_t room;
 	uint32_t first;
 	uint32_t count;
 	uint32_t close_count;
-	int32_t close[RECLAIM_CLOSE_BATCH]; /* ready to be closed, off the request path */
+	int32_t close[RECLAIM_CLOSE_BATCH]; /* fds to be closed off the request path */
 	struct retired own[RECLAIM_MAX];
 };
 
-/* `repay` and its context are set afterwards, where something is lent. */
+/* The caller sets `repay` and its context afterwards, if fds can be lent. */
 void reclaim_init(struct reclaim *r, struct worker_table *workers, uint32_t slot);
-/* This worker holds nothing: between batches. */
+/* A quiescent point: this worker holds no pointer or fd from a table. Called between batches. */
 void reclaim_quiescent(struct reclaim *r);
-/* It holds nothing and will not until reclaim_quiescent: before sleeping. */
+/* This worker holds no pointer or fd from a table, and gets none until reclaim_quiescent. Called
+ * before sleeping. */
 void reclaim_offline(struct reclaim *r);
 void reclaim_retire(struct reclaim *r, struct retired thing);
-/* Close here and now what this worker has retired, and wait a moment for the others to hold nothing
- * of it. For an op that holds no pointer into a table and no fd from one: it must get them again.
- */
+/* Close immediately what this worker has retired, and wait a moment until the other workers hold
+ * none of it. For an op that holds no pointer into a table and no fd from a table: such an op must
+ * look them up again afterwards. */
 void reclaim_flush(struct reclaim *r);
-/* The same for a moment in which others close theirs. */
+/* Wait for the moment that other workers need to close what they have retired. The caller holds no
+ * pointer or fd from a table, as for reclaim_flush. */
 void reclaim_pause(struct reclaim *r);
-/* Close one of r->close, or another fd that was counted in row->loose_fds. */
+/* Close an fd of r->close, or another fd that is counted in row->loose_fds. */
 void reclaim_close(struct worker_row *row, int fd);
-/* Free what may be freed; fds go to r->close until that is full. Return: fds in r->close. */
+/* Free the entries that may be freed; their fds go to r->close until that is full. Return: the
+ * number of fds in r->close. */
 uint32_t reclaim_collect(struct reclaim *r);
 
 #endif

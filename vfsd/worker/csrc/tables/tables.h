@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The shared tables as Python sees them: their sizes, and what the pool does after a death.
+ * The shared tables as Python sees them: their sizes, and what the pool does after a worker's
+ * death.
  */
 #ifndef VFSD_TABLES_H
 #define VFSD_TABLES_H
 
 #include "transport/csrc/types.h"
 
-/* Bytes of each shared segment; memfds of these sizes are sparse. */
+/* The size in bytes of each shared segment. The segments are memfds, and sparse. */
 uint64_t inode_table_bytes(uint32_t capacity);
 uint64_t file_table_bytes(uint32_t capacity);
 
@@ -17,8 +18,9 @@ int inode_table_init(void *memory, uint32_t capacity, int root_fd) must_check;
 void file_table_init(void *memory, uint32_t capacity);
 
 /*
- * Can inodes be held by file handles here? `root_fd` as above; the caller is root with
- * CAP_DAC_READ_SEARCH. Return: 1, or 0 if not (no handles, or not allowed to open them).
+ * Can inodes be held by file handles here? `root_fd` is the shared directory, as above; the caller
+ * is root with CAP_DAC_READ_SEARCH. Return: 1, or 0 if not (there are no handles, or opening them
+ * is not allowed).
  */
 int inode_table_try_handles(void *memory, int root_fd) must_check;
 
@@ -26,24 +28,26 @@ int inode_table_try_handles(void *memory, int root_fd) must_check;
  * Return: 0 or -errno (-EIO: there is no broker). */
 int inode_table_expect_signatures(void *memory, int root_fd, int handles_fd) must_check;
 
-/* Release what a dead worker held: its locks. The pool calls it before it fills the slot again. */
+/* Release the locks that a dead worker held. The pool calls these functions before it fills the
+ * slot again. */
 void inode_table_bury(void *memory, uint32_t slot);
 void file_table_bury(void *memory, uint32_t slot);
 
-/* Write every fd the tables hold into ret (room for `room`). Return: how many there are, which may
- * be more than room. Racy by nature: a sweep asks twice (see pool.py). */
+/* Write every fd that the tables hold into `ret`, which has room for `room` fds. Return: the number
+ * of fds in the tables, which may be more than `room`. Workers may change the tables at the same
+ * time, so a sweep asks twice (see sweep.py). */
 uint64_t inode_table_fds(const void *memory, int32_t *ret, uint64_t room);
 uint64_t file_table_fds(const void *memory, int32_t *ret, uint64_t room);
 
-/* How near the guest is to the most inodes that it may know. */
+/* How near the guest is to the maximum number of inodes that it may know. */
 enum inode_fullness {
 	INODES_FEW,
 	INODES_MANY,	   /* four fifths */
-	INODES_FULL,	   /* it was refused one */
-	INODES_WITHOUT_FD, /* likewise, as all open files that are allowed are in use */
+	INODES_FULL,	   /* an inode was refused */
+	INODES_WITHOUT_FD, /* the same, because all files that may be open are open */
 };
 
-/* Inodes and open files in use. */
+/* The number of inodes, and of open files, in use. */
 uint64_t inode_table_count(const void *memory);
 uint64_t file_table_count(const void *memory);
 

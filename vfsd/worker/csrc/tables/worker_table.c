@@ -5,7 +5,7 @@ void worker_table_init(struct worker_table *t, uint32_t slots)
 {
 	t->layout = WORKER_TABLE_LAYOUT;
 	t->slots = slots < WORKER_SLOTS_MAX ? slots : WORKER_SLOTS_MAX;
-	t->epoch = 1; /* 0 is "offline" */
+	t->epoch = 1; /* an epoch of 0 means "offline" */
 }
 
 void worker_table_bury(struct worker_table *t, uint32_t slot)
