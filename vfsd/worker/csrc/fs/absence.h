@@ -1,17 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* PRIVATE: C only */
 /*
- * What most files do not have, and what costs a system call per WRITE to find out. Each worker
- * remembers the files that did not have it, and believes that under two conditions:
+ * A cache of the files that do not have some property: most files do not have it, but finding that
+ * out costs a system call per WRITE. Each worker remembers the files that did not have the
+ * property, and relies on that under two conditions:
  *
- * No guest of this daemon has given it to any file since. Who does so counts in shared memory,
- * after it is done and before the reply. A WRITE that sees the old count was not sent in answer to
- * that reply.
+ * No guest of this daemon has given the property to any file since. A worker that gives it to a
+ * file increments a count in shared memory, after the change and before the reply. A WRITE that
+ * finds the old count was not sent in answer to that reply.
  *
- * It is less than ABSENCE_NS ago. Others (the host's own processes, another daemon) do not count.
- * What they do is seen by every WRITE that begins ABSENCE_NS later. A WRITE that begins sooner
- * counts as if it came first. It may have waited in its ring for as long, so nobody could rely on
- * the order of the two.
+ * The worker looked less than ABSENCE_NS ago. Other processes of the host, and other daemons, do
+ * not increment the count. Every WRITE that begins ABSENCE_NS after their change finds the change.
+ * A WRITE that begins sooner is treated as if it came before the change. It may have waited in its
+ * ring for as long, so no program could rely on the order of the two.
  */
 #ifndef VFSD_ABSENCE_H
 #define VFSD_ABSENCE_H
@@ -23,11 +24,11 @@ enum {
 	ABSENCE_NS = 1000 * 1000,
 };
 
-/* A file that did not have it a moment ago. */
+/* A file that did not have the property when a worker looked. */
 struct absence {
 	uint64_t nodeid;
-	uint64_t count;	   /* the shared one, then */
-	uint64_t until_ns; /* CLOCK_MONOTONIC; believed until then */
+	uint64_t count;	   /* the shared count at that time */
+	uint64_t until_ns; /* CLOCK_MONOTONIC; the entry is valid until then */
 };
 
 struct absences {

@@ -3,20 +3,24 @@
  * THEORY
  *
  * Most ops act as root, because the guest's kernel has checked what its user may do. The server of
- * a network file system may take root for nobody (root_squash), and so refuse what it allows the
- * user. There an op that root was refused is run again as the requesting user. An op that was
- * refused has changed nothing, or (SETATTR) nothing that the second run does not do as well.
+ * a network file system may map root to an unprivileged user (root_squash), and so refuse root what
+ * the server allows the guest's user. On such a file system an op that root was refused is run
+ * again as the requesting user. An op that was refused has changed nothing, or (SETATTR) nothing
+ * that the second run does not change as well.
  *
- * It is an error that leads here, so no other op pays for this, and no local file system does: the
- * kernel does not refuse root there, but for what nobody may do.
+ * Only an error leads to this code, so other ops do not pay for it. Neither does a local file
+ * system: its kernel refuses root only what no user may do.
  *
- * Only creating requests name the supplementary groups of their user. So what is still refused is
- * tried once more in the group of the file, and for RENAME of the other directory: the guest's
- * kernel has let the user pass. Not first, since a mode may give a group less than the others.
+ * Only creating requests name the supplementary groups of their user. So an op that is still
+ * refused is tried once more with the group of the file as a supplementary group, and for RENAME
+ * also the group of the other directory: the guest's kernel has allowed the op to the user. The
+ * first run does not use these groups, since a mode may give a group less than it gives other
+ * users.
  *
- * What it does not cover. A request without ids: a guest with ALLOW_IDMAP sends them only where it
- * creates, so that is not agreed for a share on such a file system (supervisor/pool_job.py). The
- * guest's root: it is root on the host too, and may do what the server allows that.
+ * What is not covered. Requests without ids: a guest with ALLOW_IDMAP sends ids only where it
+ * creates a file, so ALLOW_IDMAP is not agreed for a share on such a file system
+ * (supervisor/pool_job.py). The guest's root: it is root on the host as well, and may do what the
+ * server allows root.
  */
 #include "worker/csrc/fs/as_requester.h"
 
@@ -35,7 +39,7 @@ static bool is_refused(int result)
 	return result == -EACCES || result == -EPERM;
 }
 
-/* The host's ids of the user; false if there are none, or root's. */
+/* Get the host's ids of the requesting user. Return: false if the request has no ids, or root's. */
 static bool find_requester(const struct fs *fs, const struct request *r, struct requester *ret)
 {
 	*ret = (struct requester){

@@ -5,8 +5,8 @@
 
 #include "worker/csrc/fs/fs.h"
 
-/* `op` ended with `result`, an error. Where a server on the host may have refused root what the
- * requesting user may do, run it again as that user. Return: the result that counts. */
+/* `op` has returned `result`, an error. If a server on the host may have refused root what the
+ * requesting user may do, run `op` again as that user. Return: the result of the request. */
 int as_requester_if_refused(struct fs *fs, struct request *r, op_fn *op, int result);
 
 #endif

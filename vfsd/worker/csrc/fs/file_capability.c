@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Nearly every file written has no capability: absence.h. SETXATTR counts those that it sets.
+ * Nearly every file that is written has no capability: absence.h. SETXATTR counts the capabilities
+ * that it sets.
  *
- * The capability goes before the data changes. A worker that dies between the two has dropped one
- * too many; never does it leave changed data with a capability.
+ * The capability is removed before the data changes. A worker that dies between the two steps has
+ * removed a capability without need, but never leaves changed data with a capability.
  */
 #include "worker/csrc/fs/file_capability.h"
 
@@ -22,13 +23,14 @@ void file_capability_init(struct file_capability *c, const struct xattrmap *map)
 		c->name[0] = '\0';
 }
 
-/* Seldom called, and its array would have every WRITE check its stack. */
+/* A function of its own, because it is called rarely and its array would add a stack check to every
+ * WRITE. */
 static __attribute__((noinline)) int remove_if_set(const char *name, int fd)
 {
 	char path[FD_NAME];
 
 	proc_fd_name(fd, path);
-	/* Asking takes no lock of the inode, removing does. */
+	/* Asking for the attribute does not lock the inode; removing it does. */
 	if (getxattr(path, name, NULL, 0) < 0)
 		return errno == ENODATA || errno == EOPNOTSUPP ? 0 : -errno;
 	return removexattr(path, name) < 0 && errno != ENODATA ? -errno : 0;

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* PRIVATE: C only */
 /*
- * A remapped security.capability: the host's kernel does not know that the attribute it is kept
- * under gives anybody a capability, so what it does for the real one is done here. Writing,
- * truncating and changing the owner of a regular file takes it away.
+ * A remapped security.capability. The host's kernel does not know that an attribute of another name
+ * gives a capability, so this code does for that attribute what the kernel does for the real one:
+ * writing, truncating and changing the owner of a regular file remove the capability.
  */
 #ifndef VFSD_FILE_CAPABILITY_H
 #define VFSD_FILE_CAPABILITY_H
@@ -13,8 +13,8 @@
 
 void file_capability_init(struct file_capability *c, const struct xattrmap *map);
 
-/* Before a regular file changes: drop its remapped capability. `fd` is the inode's or an open
- * file's. Leaves root acting if there is anything to be asked. Return: 0 or -errno. */
+/* Called before a regular file changes: remove its remapped capability. `fd` is the fd of the inode
+ * or of an open file. Root is left acting if the file had to be asked. Return: 0 or -errno. */
 int file_capability_drop(struct fs *fs, uint64_t nodeid, int fd) must_check;
 
 /* The guest has set the attribute that the host calls `name`. */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What the file system of a worker is made of; see fs.h. */
+/* What the file system of a worker is set up from; see fs.h. */
 #ifndef VFSD_FS_CONFIG_H
 #define VFSD_FS_CONFIG_H
 
@@ -10,9 +10,9 @@
 struct fs_config {
 	uint32_t slot;	      /* row in the worker table */
 	int32_t root_fd;      /* O_PATH, the shared directory */
-	int32_t proc_self_fd; /* /proc/self/fd of this very process, O_PATH */
-	int32_t handles_fd;   /* socket of the broker of file handles, or -1 */
-	/* The shared segments, mapped; see tables.h and shared structs for the sizes. */
+	int32_t proc_self_fd; /* /proc/self/fd of this process, O_PATH */
+	int32_t handles_fd;   /* socket of the broker that opens file handles, or -1 */
+	/* The shared segments, mapped; see tables.h for their sizes. */
 	struct worker_table *workers;
 	void *inodes;
 	void *files;

@@ -26,7 +26,7 @@ static int allocate(struct fs *fs)
 	return fs->large_reply ? 0 : -ENOMEM;
 }
 
-/* Some fds are not for inodes and files: sockets, eventfds, guest memory. */
+/* Some fds are not for inodes and files: those of sockets, eventfds and guest memory. */
 static void limit_fds(struct fs *fs)
 {
 	struct rlimit limit;
@@ -46,7 +46,8 @@ static void use_tables(struct fs *fs, const struct fs_config *config)
 	fs->inodes = config->inodes;
 	fs->root_device = inode_key_device(inode_key_of(inode_table_get(fs->inodes, FUSE_ROOT_ID)));
 	fs->files = config->files;
-	fs->marks_seen = inode_table_marks(fs->inodes) - 1; /* those of a worker that died, too */
+	/* One less than the current value, so that the marks of a worker that died count as new. */
+	fs->marks_seen = inode_table_marks(fs->inodes) - 1;
 	reclaim_init(&fs->reclaim, fs->table, fs->slot);
 	fs->reclaim.repay = lending_repay;
 	fs->reclaim.repay_context = fs;
@@ -56,8 +57,8 @@ static void use_tables(struct fs *fs, const struct fs_config *config)
 
 int fs_init(struct fs *fs, const struct fs_config *config)
 {
-	/* Calls name files as "N" below it (ops_xattr.c, ops_attr.c): elsewhere that would be a
-	 * name in the share, which the guest makes. */
+	/* System calls name files as "N" in this directory (ops_xattr.c, ops_attr.c). In another
+	 * working directory "N" would be a name that the guest can create in the share. */
 	if (fchdir(config->proc_self_fd) < 0)
 		return -errno;
 	if (allocate(fs))
@@ -78,7 +79,8 @@ void fs_session_end(struct fs *fs)
 {
 	__atomic_store_n(&fs->session->ready, 0, __ATOMIC_RELEASE);
 	reclaim_quiescent(&fs->reclaim);
-	/* First the files: an fd that an inode borrows is its file's to close. */
+	/* The files come first: an fd that an inode borrows must be closed by the file that lent
+	 * it. */
 	file_table_reset(fs->files, &fs->reclaim);
 	inode_table_reset(fs->inodes, &fs->reclaim);
 	for (uint32_t i = 0; i < DIR_CACHES; i++)

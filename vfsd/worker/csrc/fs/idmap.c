@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "worker/csrc/fs/idmap.h"
 
-/* The first range that does not end before `id`; count if there is none. */
+/* The index of the first range that does not end before `id`; `count` if there is none. */
 static uint32_t find(const struct idmap *map, uint32_t id)
 {
 	uint32_t low = 0, high = map->count;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Ids of the guest and ids of the host (--translate-uid, --translate-gid): two independent maps for
- * users, two for groups. The language is vfsd/transport/idmap.py's; here are only sorted ranges.
+ * Translation between ids of the guest and ids of the host (--translate-uid, --translate-gid): two
+ * independent maps for users, two for groups. vfsd/transport/idmap.py parses the language of the
+ * options; this file has only the sorted ranges.
  */
 #ifndef VFSD_IDMAP_H
 #define VFSD_IDMAP_H
@@ -9,18 +10,19 @@
 #include "transport/csrc/types.h"
 
 enum {
-	IDMAP_RANGES_MAX = 256, /* of one map */
+	IDMAP_RANGES_MAX = 256, /* ranges of one map */
 };
 
-/* Ids first … last become to + (id - first) * step: with step 1 a range of as many, with step 0 all
- * the same one. to UINT32_MAX, step 0: they are forbidden. */
+/* The ids from `first` to `last` become to + (id - first) * step. With step 1 they become a
+ * range of the same length, with step 0 a single id. With `to` UINT32_MAX and step 0 they are
+ * forbidden. */
 struct idmap_range {
 	uint32_t first, last;
 	uint32_t to;
 	uint32_t step;
 };
 
-/* Ranges in ascending order, no two overlap. What is in none stays what it is. */
+/* Ranges in ascending order that do not overlap. An id that is in no range is not changed. */
 struct idmap {
 	uint32_t count;
 	struct idmap_range ranges[IDMAP_RANGES_MAX];
@@ -31,7 +33,7 @@ struct idmap_pair {
 	struct idmap to_guest;
 };
 
-/* Return: UINT32_MAX, which is no id, for one that is forbidden. */
+/* Return: the translated id; UINT32_MAX, which is not a valid id, if `id` is forbidden. */
 uint32_t idmap_translate(const struct idmap *map, uint32_t id);
 
 #endif

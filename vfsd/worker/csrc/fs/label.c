@@ -3,36 +3,38 @@
  * THEORY
  *
  * Purpose. The guest's kernel sends the security label of a new file with the request that creates
- * it. A file that could be found without its label, however shortly, would be served under the
- * wrong one: the guest's kernel reads it once and keeps it. So a name appears labelled or not at
- * all, whenever the worker dies.
+ * the file. If the file could be found without its label, however shortly, it would be served under
+ * the wrong label: the guest's kernel reads the label once and keeps it. So a name appears with its
+ * label or not at all, whenever the worker dies.
  *
- * Regular files are made without a name (O_TMPFILE), labelled, and linked to their name. That is
- * one step for everybody who looks; a file that is not linked yet ends with its fd, which the pool
- * closes after a death (sweep.py).
+ * Regular files are made without a name (O_TMPFILE), labelled, and linked to their name. For every
+ * process that looks at the directory the link is a single step. A file that is not linked yet is
+ * removed with its fd, which the pool closes after a death (sweep.py).
  *
  * Directories, symlinks, devices, FIFOs and sockets cannot be made without a name, nor can regular
- * files where O_TMPFILE is unknown. They are made under a staged name in the same directory (so
- * that default ACL, group and quota are those of the directory), labelled, and renamed with
- * RENAME_NOREPLACE. A file system that knows neither gets EOPNOTSUPP.
+ * files where the file system does not know O_TMPFILE. They are made under a staged name in the
+ * same directory (so that the directory decides on default ACL, group and quota), labelled, and
+ * renamed with RENAME_NOREPLACE. On a file system that knows neither, the request fails with
+ * EOPNOTSUPP.
  *
- * The staged name is a secret of this pool's, the ring and the descriptor head. A secret: no guest
- * of this daemon can guess it, and READDIR does not tell it (label_hides), so no guest meets the
- * file. Ring and head: no two requests in flight have the same, and a request that is run again
- * has the same again.
+ * The staged name consists of a secret of this pool, the ring and the descriptor head. With the
+ * secret no guest of this daemon can guess the name, and READDIR hides it (label_hides), so no
+ * guest meets the file. With ring and head no two requests in flight have the same staged name, and
+ * a request that is run again has the same name again.
  *
- * Death. The successor runs the request again, since its head is in flight. It finds what is left
- * under the staged name by making that name anew (EEXIST), removes it and starts over. If the
- * rename had happened it finds the final name taken, as every creating op does (request.replayed).
- * A request that is answered with EIO after two deaths is not run: label_forsake removes it then.
+ * Death. The successor runs the request again, since its head is in flight. If the dead worker left
+ * a file under the staged name, making that name fails with EEXIST; the successor then removes the
+ * file and starts over. If the rename had already happened, the final name exists, which every
+ * creating op handles (request.replayed). A request that is answered with EIO after two deaths is
+ * not run again: label_forsake removes its file.
  *
- * What remains possible. Somebody on the host, or the guest of another daemon, who lists the
+ * What remains possible. A process of the host, or a guest of another daemon, that lists the
  * directory within these microseconds sees a ".vfsd-…" name whose file has no label yet. If the
- * guest resets the ring while its worker is dead, or the whole pool is killed, one such name may
- * stay; it belongs to no file that was ever reported to the guest and may be removed.
+ * guest resets the ring while its worker is dead, or if the whole pool is killed, one such name may
+ * stay; its file was never reported to the guest, and may be removed.
  *
- * Who. The file is made as the requesting user, labelled and moved as root: attributes of the
- * namespaces security and trusted are root's to set.
+ * Identities. The file is made as the requesting user, and labelled and moved as root: only root
+ * may set attributes of the namespaces security and trusted.
  */
 #include "worker/csrc/fs/label.h"
 
@@ -89,7 +91,7 @@ bool label_hides(const struct fs *fs, const char *name)
 	       !strncmp(name, staging, strlen(staging));
 }
 
-/* Whatever it is; a directory of ours is empty. */
+/* Remove the staged name, whatever type its file has; a directory that we made is empty. */
 static int remove_staged(struct fs *fs, int dir_fd, const char *staged)
 {
 	int err = credentials_root(&fs->credentials);
@@ -101,7 +103,7 @@ static int remove_staged(struct fs *fs, int dir_fd, const char *staged)
 	return errno == EISDIR && !unlinkat(dir_fd, staged, AT_REMOVEDIR) ? 0 : -errno;
 }
 
-/* Make it under its staged name, where a dead worker may have left one. */
+/* Make the file under its staged name, where a dead worker may have left a file. */
 static int stage(struct fs *fs, const struct request *r, int dir_fd, const char *staged,
 		 make_fn *make)
 {
@@ -149,7 +151,7 @@ int label_make(struct fs *fs, const struct request *r, int dir_fd, const char *n
 	if (!err)
 		err = publish(dir_fd, staged, name);
 	if (err && remove_staged(fs, dir_fd, staged) < 0)
-		return -EIO; /* it stays; say more than "exists" */
+		return -EIO; /* the name stays; EIO says more than EEXIST */
 	return err;
 }
 
@@ -190,7 +192,7 @@ int label_create(struct fs *fs, const struct request *r, int dir_fd, int flags, 
 
 	*ret_fd = -1;
 	if ((flags & O_ACCMODE) == O_RDONLY)
-		flags |= O_RDWR; /* open(2) wants it */
+		flags |= O_RDWR; /* open(2) requires it */
 	fd = openat(dir_fd, ".", (flags & ~O_TRUNC) | O_TMPFILE | O_CLOEXEC, mode);
 	if (fd < 0 && (errno == EOPNOTSUPP || errno == EISDIR || errno == ENOSYS))
 		return label_make(fs, r, dir_fd, r->name, make_regular);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* PRIVATE: C only */
-/* Security labels: files that appear with the labels that the guest's kernel wants on them
+/* Security labels: files that appear together with the labels that the guest's kernel gives them
  * (FUSE_SECURITY_CTX). The theory is in label.c. */
 #ifndef VFSD_LABEL_H
 #define VFSD_LABEL_H
@@ -10,11 +10,11 @@
 
 struct fs;
 
-/* Creates dir/name as the request says; 0 or -errno. */
+/* A function that creates dir/name as the request asks. Return: 0 or -errno. */
 typedef int make_fn(const struct request *r, int dir_fd, const char *name);
 
-/* Let `make` create dir/name, with the request's labels if it has any. The requesting user's
- * credentials are in force. Return: 0 or -errno. */
+/* Call `make` to create dir/name, with the request's labels if the request has any. The requesting
+ * user's credentials are in force. Return: 0 or -errno. */
 int label_make(struct fs *fs, const struct request *r, int dir_fd, const char *name,
 	       make_fn *make) must_check;
 
@@ -24,13 +24,13 @@ int label_make(struct fs *fs, const struct request *r, int dir_fd, const char *n
 int label_create(struct fs *fs, const struct request *r, int dir_fd, int flags, mode_t mode,
 		 int *ret_fd) must_check;
 
-/* Put the request's labels on the file of `fd`, of whatever type. Leaves root acting. */
+/* Set the request's labels on the file of `fd`, which may have any type. Leaves root acting. */
 int label_set(struct fs *fs, const struct request *r, int fd) must_check;
 
-/* The request will never be run again: nothing of it stays. */
+/* The request will never be run again: remove what it has left. */
 void label_forsake(struct fs *fs, const struct request *r);
 
-/* Is this a name that only label_make uses, for a moment? */
+/* Is this a staged name, which only label_make uses, for a moment? */
 bool label_hides(const struct fs *fs, const char *name);
 
 #endif

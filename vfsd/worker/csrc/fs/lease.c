@@ -10,11 +10,11 @@
 #include <unistd.h>
 
 enum {
-	WAITS_MAX = 8,	 /* of one request: the file may be taken again at once */
-	WATCHED_MAX = 2, /* a renaming has two files */
+	WAITS_MAX = 8,	 /* waits of one request: another program may take the file again */
+	WATCHED_MAX = 2, /* a rename has two files */
 };
 
-/* r->fd2 is the access. The working directory is /proc/self/fd. */
+/* r->fd2 is the access mode. The working directory is /proc/self/fd. */
 static int run_wait(struct request *r)
 {
 	char name[FD_NAME];
@@ -27,14 +27,14 @@ static int run_wait(struct request *r)
 	return err;
 }
 
-/* Why the file cannot be opened is of no interest: the op finds that by itself. */
+/* The error of opening the file does not matter here: the op finds it again by itself. */
 static int run_break(struct request *r)
 {
 	(void)!run_wait(r);
 	return 0;
 }
 
-/* `fd` is the request's from here on. */
+/* The request takes ownership of `fd`. */
 static int wait_off_the_loop(struct request *r, int fd, int access, int (*run)(struct request *r))
 {
 	int err = request_keep_payload(r);
@@ -66,7 +66,8 @@ struct watchdog *lease_watchdog(const struct fs *fs, const struct request *r)
 	return r->waits < WATCHED_MAX ? fs->watchdog : NULL;
 }
 
-/* `fd` is O_PATH, and ours; or -1. What is opened is what was looked at: a regular file. */
+/* `fd` is O_PATH, and this function takes ownership of it; or -1. The file that is opened later is
+ * the file that was looked at here: a regular file. */
 static int wait_for_delegation(struct request *r, int fd)
 {
 	struct statx st;

@@ -5,8 +5,8 @@
 
 #include "worker/csrc/fs/fs.h"
 
-/* What the released file in `slot` owes to the inode that borrows its fd; see repay_fn. The context
- * is struct fs. */
+/* Repay the fd that the released file in `slot` has lent to an inode; see repay_fn. The context is
+ * struct fs. */
 repay_fn lending_repay;
 
 #endif

@@ -5,7 +5,7 @@
 
 #include "worker/csrc/fs/fs.h"
 
-/* What is known of the mount that this inode is on; asked for once per mount. */
+/* The facts about the mount of this inode; they are looked up once per mount. */
 const struct mount_fact *mount_fact_of(struct fs *fs, const struct inode *inode);
 
 #endif

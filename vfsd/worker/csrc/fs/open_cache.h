@@ -2,28 +2,29 @@
 /* PRIVATE: C only */
 /*
  * Files that the guest opens for reading again and again, as compilers and interpreters do: from
- * the third time on their OPEN duplicates an fd instead of opening the file.
+ * the third time on, OPEN duplicates an fd instead of opening the file.
  *
- * What shares an open file description must not care: readers do not, since each READ says its
- * offset. Not shared are files of file systems where opening or closing means more than that (NFS;
- * overlayfs, where what was opened before a copy-up stays the old file), with other flags than
- * O_RDONLY, or where flocks are the host's, which belong to a description.
+ * Users of a shared open file description must not depend on its state. Readers do not, since each
+ * READ gives its offset. A description is not shared on a file system where opening or closing has
+ * more effects (NFS; overlayfs, where a file that was opened before a copy-up stays the old file),
+ * with other flags than O_RDONLY, or where flocks are taken on the host, because a flock belongs to
+ * a description.
  *
- * The fd takes the place of the inode's own (inode_table.c). A worker lets OPEN_CACHE inodes keep
- * theirs and drops the oldest for the next, so that few deleted files are held. The list is only
- * its own: what a dead worker's inodes keep is closed when the guest forgets them or fds become
- * scarce.
+ * The fd takes the place of the inode's own fd (inode_table.c). A worker lets OPEN_CACHE inodes
+ * keep such an fd and drops the oldest for the next, so that few deleted files are held. The list
+ * belongs to one worker: fds that a dead worker's inodes keep are closed when the guest forgets the
+ * inodes or when fds become scarce.
  */
 #ifndef VFSD_OPEN_CACHE_H
 #define VFSD_OPEN_CACHE_H
 
 #include "worker/csrc/fs/fs.h"
 
-/* May opening `inode` with these flags (of open(2)) be shared? */
+/* May an open of `inode` with these flags (of open(2)) share an open file description? */
 bool open_cache_may_share(struct fs *fs, const struct inode *inode, int flags);
-/* Return: a new fd of the file, open for reading; -1 if there is none to duplicate. */
+/* Return: a new fd of the file, open for reading; -1 if there is no fd to duplicate. */
 int open_cache_get(struct fs *fs, const struct inode *inode);
-/* `fd`, opened for reading, stays the caller's. */
+/* The file was opened for reading as `fd`; the caller keeps the fd. */
 void open_cache_note_opened(struct fs *fs, const struct inode *inode, int fd);
 
 #endif

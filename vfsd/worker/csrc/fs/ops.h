@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* PRIVATE: C only */
 /*
- * The ops: what is done for a request once it is parsed. An op knows the file system (struct fs)
- * and its request; where the request came from and where its reply goes is not its business.
+ * The ops: what is done for a request after it was parsed. An op knows the file system (struct fs)
+ * and its request; an op does not know where the request came from or where its reply goes.
  */
 #ifndef VFSD_OPS_H
 #define VFSD_OPS_H
@@ -15,18 +15,19 @@
 #include <errno.h>
 
 #define VFSD_DECLARE_OP(NAME, handler, size, flags) op_fn op_##handler;
-VFSD_FUSE_OPS(VFSD_DECLARE_OP) /* op_NULL_HANDLER is never defined: no home in C */
+/* op_NULL_HANDLER is declared but never defined: C does not implement such an opcode. */
+VFSD_FUSE_OPS(VFSD_DECLARE_OP)
 #undef VFSD_DECLARE_OP
 
-extern op_fn *const ops[FUSE_OPCODE_MAX]; /* by opcode; NULL: no home in C */
+extern op_fn *const ops[FUSE_OPCODE_MAX]; /* by opcode; NULL: C does not implement the opcode */
 
-/* The result of an op that is never answered, or `error` for one that is. */
+/* `error`; or, for an op that is never answered, the result of such an op. */
 static inline int ops_error(const struct fuse_op *op, int error)
 {
 	return op->flags & OP_NO_REPLY ? OUTCOME_NO_REPLY : error;
 }
 
-/* Is it -errno, not another enum op_outcome? */
+/* Is the result -errno, and not another value of enum op_outcome? */
 static inline bool ops_is_error(int result)
 {
 	return (uint32_t)result >= (uint32_t)-4095;

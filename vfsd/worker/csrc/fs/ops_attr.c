@@ -2,8 +2,8 @@
 /*
  * GETATTR, SETATTR, STATX, ACCESS, READLINK, STATFS.
  *
- * An inode's fd is O_PATH. What does not work on such an fd goes through its name below
- * /proc/self/fd, which is a link to the very file, not to a path: nothing is resolved anew.
+ * An inode's fd is O_PATH. A call that does not work on such an fd uses the fd's name in
+ * /proc/self/fd, which is a link to that very file, not to a path: no path is resolved again.
  */
 #include "worker/csrc/fs/entry.h"
 #include "worker/csrc/fs/file_capability.h"
@@ -45,7 +45,7 @@ static int reply_attr(const struct fs *fs, int fd, struct request *r)
 	return (int)sizeof(*ret);
 }
 
-/* An fh, if one comes along, is the same file: the inode's fd will do. */
+/* If the request has an fh, that is an open file of the same inode, so the inode's fd is enough. */
 int op_getattr(struct fs *fs, struct request *r)
 {
 	const struct inode *inode = inode_table_get(fs->inodes, r->in.nodeid);
@@ -56,17 +56,18 @@ int op_getattr(struct fs *fs, struct request *r)
 
 /* ---- SETATTR ---- */
 
-/* The host's id of the new owner or group, which no guest must make -1: "do not change it". */
+/* Get the host's id of the new owner or group. No guest may make it -1, which means "do not
+ * change". */
 static int owner_wanted(const struct idmap *map, uint32_t id, uint32_t *ret)
 {
 	*ret = idmap_translate(map, id);
 	if (*ret != UINT32_MAX)
 		return 0;
-	return id == UINT32_MAX ? -EINVAL : -EPERM; /* EPERM: it is forbidden */
+	return id == UINT32_MAX ? -EINVAL : -EPERM; /* EPERM: the map forbids the id */
 }
 
-/* Changing the owner drops suid, and sgid of group executables, whoever asks (the host's kernel
- * does it), so the mode is set after it. */
+/* Changing the owner removes suid, and sgid of files that the group may execute, for every caller
+ * (the host's kernel does it). So the mode is set after the owner. */
 static int set_owner(struct fs *fs, const struct request *r, int fd)
 {
 	const struct fuse_setattr_in *in = REQUEST_ARG(r, struct fuse_setattr_in);
@@ -85,7 +86,7 @@ static int set_owner(struct fs *fs, const struct request *r, int fd)
 	gid = credentials_gid(&fs->credentials, gid);
 	watchdog_begin(dog);
 	err = watchdog_end(dog, fchownat(fd, "", uid, gid, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW));
-	/* EINVAL: as in credentials_user */
+	/* EINVAL: as in credentials_user() */
 	if (err == -EINVAL || (err == -EPERM && !fs->credentials.privileged))
 		requester_note_refusal(fs, in->valid & FATTR_UID ? in->uid : 0,
 				       in->valid & FATTR_GID ? in->gid : 0);
@@ -93,10 +94,11 @@ static int set_owner(struct fs *fs, const struct request *r, int fd)
 }
 
 /*
- * A SETATTR of nothing is chown(2) of nothing, or Linux with FUSE_HANDLE_KILLPRIV_V2 before an op
- * that changes a file and has no flag to say so (FALLOCATE, COPY_FILE_RANGE, a write to a mapping):
- * set-id bits and capabilities of the file go. The host's kernel does that at chown(2), too. With
- * --writeback Linux sends FATTR_CTIME along with chown(2) of nothing, and alone with nothing else.
+ * Linux sends a SETATTR without attributes for a chown(2) that changes nothing, and, with
+ * FUSE_HANDLE_KILLPRIV_V2, before an op that changes a file and has no flag for this purpose
+ * (FALLOCATE, COPY_FILE_RANGE, a write to a mapping). Set-id bits and capabilities of the file are
+ * then removed, as the host's kernel does at chown(2). With --writeback Linux adds FATTR_CTIME for
+ * a chown(2) that changes nothing; a SETATTR with FATTR_CTIME alone has no other cause.
  */
 static int kill_privileges(struct fs *fs, const struct request *r, int fd)
 {
@@ -110,7 +112,7 @@ static int kill_privileges(struct fs *fs, const struct request *r, int fd)
 	return watchdog_end(dog, fchownat(fd, "", (uid_t)-1, (gid_t)-1, flags));
 }
 
-/* The guest's kernel has taken away from the mode what its caller may not set. */
+/* The guest's kernel has already removed the mode bits that its caller may not set. */
 static int set_mode(struct fs *fs, const struct request *r, int fd, uint32_t mode)
 {
 	struct watchdog *dog = lease_watchdog(fs, r);
@@ -127,7 +129,8 @@ static int set_mode(struct fs *fs, const struct request *r, int fd, uint32_t mod
 	return err;
 }
 
-/* truncate(2) would wait for whoever has the file under a lease. Return also: -EAGAIN (it is). */
+/* truncate(2) would wait for a program that has the file under a lease. Return also: -EAGAIN (the
+ * file is under a lease). */
 static int truncate_unleased(const struct fs *fs, int path_fd, off_t size)
 {
 	int flags = O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC;
@@ -162,7 +165,8 @@ static int set_size(struct fs *fs, const struct request *r, const struct inode *
 	return truncate_unleased(fs, fd, (off_t)in->size);
 }
 
-/* *ret for utimensat. A nanosecond field of the guest must not become UTIME_NOW or UTIME_OMIT. */
+/* Get *ret for utimensat. A nanosecond field of the guest must not become UTIME_NOW or
+ * UTIME_OMIT. */
 static int time_wanted(bool set, bool now, uint64_t sec, uint32_t nsec, struct timespec *ret)
 {
 	*ret = (struct timespec){.tv_nsec = set ? UTIME_NOW : UTIME_OMIT};
@@ -211,10 +215,10 @@ static int set_attributes(struct fs *fs, const struct request *r, const struct i
 		err = set_size(fs, r, inode, fd, file);
 	if (!err && valid & (FATTR_ATIME | FATTR_MTIME))
 		err = set_times(fs, r, fd);
-	return err; /* FATTR_CTIME: the host's kernel keeps ctime itself */
+	return err; /* FATTR_CTIME is ignored: the host's kernel keeps ctime itself */
 }
 
-/* For a file under a lease or a delegation. Return: 0 to try again, or the op's result. */
+/* Wait if the file is under a lease or a delegation. Return: 0 to try again, or the op's result. */
 static int wait_for_lease(struct request *r, int fd, int err)
 {
 	if (err == -EINTR)
@@ -234,8 +238,8 @@ int op_setattr(struct fs *fs, struct request *r)
 
 	if (fd < 0)
 		return fd;
-	/* An fh that is none: Windows has not opened the symbolic links that it changes, and sends
-	 * 0. The inode is the same file. */
+	/* The fh may be invalid: Windows does not open the symbolic links that it changes, and
+	 * sends 0. The inode is the same file. */
 	if (in->valid & FATTR_FH)
 		file = file_table_get(fs->files, in->fh, r->in.nodeid);
 	do
@@ -250,7 +254,7 @@ enum {
 	STATX_TOLD = STATX_BASIC_STATS | STATX_BTIME,
 };
 
-/* Attributes of the host's mount are not the guest's. */
+/* Attributes that describe the host's mount are hidden from the guest. */
 static const uint64_t attributes_hidden =
 	STATX_ATTR_AUTOMOUNT | STATX_ATTR_MOUNT_ROOT | STATX_ATTR_DAX;
 
@@ -307,10 +311,11 @@ int op_statx(struct fs *fs, struct request *r)
 /* ---- ACCESS, READLINK, STATFS ---- */
 
 /*
- * No guest tells the supplementary groups of its user with ACCESS. Linux does not ask: it has
- * checked by itself. Another guest asks because nobody else checks (FreeBSD without
- * default_permissions), and the user may be in the file's group: so what the group may do is
- * allowed, too. Else nobody could use what a supplementary group opens; the peers allow everything.
+ * No guest sends the supplementary groups of its user with ACCESS. Linux does not send ACCESS: its
+ * kernel has checked permissions. Another guest sends ACCESS because it checks nothing itself
+ * (FreeBSD without default_permissions), and the user may be in the file's group. So what the group
+ * may do is allowed as well. Otherwise no user could use what only a supplementary group may
+ * access; the peers allow everything.
  */
 static int access_as_member(struct fs *fs, const struct request *r, int fd, int mask, int flags)
 {
@@ -324,7 +329,7 @@ static int access_as_member(struct fs *fs, const struct request *r, int fd, int 
 	return faccessat(fd, "", mask, flags) < 0 ? -errno : 0;
 }
 
-/* The host's kernel decides, with ACLs and all, for the requesting user. */
+/* The host's kernel decides for the requesting user, ACLs included. */
 int op_access(struct fs *fs, struct request *r)
 {
 	const struct inode *inode = inode_table_get(fs->inodes, r->in.nodeid);
@@ -376,7 +381,7 @@ int op_statfs(struct fs *fs, struct request *r)
 		return fd;
 	if (fstatfs(fd, &host) < 0)
 		return -errno;
-	/* Blocks are counted in units of frsize. Windows knows bsize only. */
+	/* Blocks are counted in units of frsize. Windows knows only bsize. */
 	unit = (uint32_t)(host.f_frsize ? host.f_frsize : host.f_bsize);
 	memset(ret, 0, sizeof(*ret));
 	ret->st = (struct fuse_kstatfs){

@@ -2,23 +2,25 @@
 /*
  * READDIR and READDIRPLUS.
  *
- * The kernel is asked for DIR_BUFFER bytes of entries at a time, the guest takes what fits its
- * reply; the rest waits in a dir_cache of this worker. Offsets are the host's d_off, so telldir and
- * seekdir keep their meaning across workers and restarts.
+ * The kernel is asked for DIR_BUFFER bytes of entries at a time, and the guest gets what fits into
+ * its reply; the remaining entries wait in a dir_cache of this worker. Offsets are the host's
+ * d_off, so telldir and seekdir keep their meaning across workers and restarts.
  *
- * The fd's own position is shared by all workers: open_file.position says where it stands, so only
- * another offset costs an lseek. open_file.lock covers the pair lseek, getdents64. While the fd
- * moves, `position` is POSITION_UNKNOWN: a worker that dies then leaves no wrong one behind.
- * open_file.reads counts those moves; entries that wait belong to the latest read of the directory
- * or are not told (the guest may have rewound it through another queue).
+ * All workers share the position of the fd. open_file.position holds that position, so an lseek is
+ * needed only for another offset. open_file.lock covers the pair lseek, getdents64. While the fd
+ * moves, `position` is POSITION_UNKNOWN, so that a worker that dies then leaves no wrong position
+ * behind. open_file.reads counts the moves of the fd: waiting entries that are not from the latest
+ * read of the directory are not sent (the guest may have rewound the directory through another
+ * queue).
  *
- * Offset 0 always reads anew: rewinddir(3) shows what has changed. Another one that lies within
- * what was read last is answered from there: a guest that did not use all that it was told asks
- * again.
+ * Offset 0 always reads the directory again, so that rewinddir(3) shows what has changed. Another
+ * offset that lies within the entries of the last read is answered from those entries: a guest that
+ * did not use all entries of a reply asks for some of them again.
  *
- * Some file systems (NFS, FUSE) have offsets of 64 bits, to which no lseek leads. The guest is told
- * others in their place, which have 63 bits and look random, and such a directory is read from its
- * beginning until the offset is found. open_file.flags says so, to every worker.
+ * Some file systems (NFS, FUSE) have offsets of 64 bits, which lseek cannot reach. The guest gets
+ * other offsets in their place, which have 63 bits and look random, and such a directory is read
+ * from its beginning until the offset is found. A flag in open_file.flags marks such a directory
+ * for every worker.
  */
 #include "worker/csrc/fs/entry.h"
 #include "worker/csrc/fs/inode_fd.h"
@@ -41,7 +43,7 @@ static const struct dirent64 *entry_at(const uint8_t *buffer, uint32_t at)
 	return (const struct dirent64 *)(const void *)(buffer + at);
 }
 
-/* The offset after this entry, as the guest is told. */
+/* The offset after an entry with a 64-bit d_off, as the guest sees it. */
 static __attribute__((noinline, cold)) uint64_t wide_offset(uint64_t offset)
 {
 	return mix64(offset) & INT64_MAX;
@@ -66,7 +68,8 @@ static void entry_told(struct dir_cache *cache, const struct dirent64 *entry)
 	cache->position = told_offset(entry);
 }
 
-/* The bytes of `buffer` up to and with the entry that has this offset; 0: none has. */
+/* The number of bytes of `buffer` up to and including the entry with this offset; 0 if no entry has
+ * it. */
 static uint32_t find_offset(const uint8_t *buffer, uint32_t end, uint64_t offset)
 {
 	for (uint32_t at = 0; at < end;) {
@@ -79,7 +82,7 @@ static uint32_t find_offset(const uint8_t *buffer, uint32_t end, uint64_t offset
 	return 0;
 }
 
-/* Answer an offset within what was read before. */
+/* Answer an offset that lies within the entries of the last read. */
 static bool seek_in_cache(struct dir_cache *cache, uint64_t offset)
 {
 	uint32_t begin = find_offset(cache->buffer, cache->end, offset);
@@ -98,7 +101,8 @@ static bool answers(struct dir_cache *cache, const struct open_file *file, uint6
 	return (cache->position == offset || seek_in_cache(cache, offset)) && next_entry(cache);
 }
 
-/* The cache of `fh`, or the one to give up for it: the one unused for longest. */
+/* The cache of `fh`. If there is none, the cache that was not used for the longest time is given
+ * up. */
 static struct dir_cache *cache_of(struct fs *fs, uint64_t fh)
 {
 	struct dir_cache *cache = &fs->dir_caches[0];
@@ -119,8 +123,8 @@ static struct dir_cache *cache_of(struct fs *fs, uint64_t fh)
 	return cache;
 }
 
-/* Read on from `offset`, where the fd stands. Under the file's lock. Return: bytes, 0 at the end,
- * or -errno. */
+/* Read from `offset`, which is the position of the fd. The caller holds the file's lock. Return:
+ * bytes, 0 at the end, or -errno. */
 static ssize_t read_on(struct open_file *file, uint64_t offset, uint8_t *buffer)
 {
 	const struct dirent64 *entry = NULL;
@@ -138,8 +142,8 @@ static ssize_t read_on(struct open_file *file, uint64_t offset, uint8_t *buffer)
 	return got;
 }
 
-/* Read from the beginning on, until there is the entry with this offset. *ret_begin: the bytes up
- * to and with that. */
+/* Read from the beginning until the buffer has the entry with this offset. *ret_begin: the number
+ * of bytes up to and including that entry. */
 static ssize_t find_and_read(struct open_file *file, uint64_t offset, uint8_t *buffer,
 			     uint32_t *ret_begin)
 {
@@ -154,15 +158,15 @@ static ssize_t find_and_read(struct open_file *file, uint64_t offset, uint8_t *b
 		*ret_begin = got > 0 ? find_offset(buffer, (uint32_t)got, offset) : 0;
 	} while (got > 0 && !*ret_begin);
 	if (!got)
-		return -EINVAL; /* its name was removed */
+		return -EINVAL; /* the entry's name was removed */
 	if (got < 0 || *ret_begin < (uint32_t)got)
 		return got;
-	*ret_begin = 0; /* it is the last one in the buffer */
+	*ret_begin = 0; /* the entry is the last one in the buffer */
 	return read_on(file, at, buffer);
 }
 
-/* Read from `offset` on. Under the file's lock. Return: bytes, of which the first *ret_begin come
- * before that offset; 0 at the end; or -errno. */
+/* Read from `offset`. The caller holds the file's lock. Return: bytes, of which the first
+ * *ret_begin come before that offset; 0 at the end; or -errno. */
 static ssize_t read_entries(struct open_file *file, uint64_t offset, uint8_t *buffer,
 			    uint32_t *ret_begin)
 {
@@ -170,7 +174,7 @@ static ssize_t read_entries(struct open_file *file, uint64_t offset, uint8_t *bu
 
 	*ret_begin = 0;
 	if (offset > INT64_MAX)
-		return -EINVAL; /* none that we told */
+		return -EINVAL; /* not an offset that the guest got from us */
 	__atomic_store_n(&file->position, POSITION_UNKNOWN, __ATOMIC_RELEASE);
 	__atomic_store_n(&file->reads, file->reads + 1, __ATOMIC_RELEASE);
 	if (move && offset && file->flags & FILE_WIDE_OFFSETS)
@@ -200,7 +204,7 @@ static int fill_cache(struct fs *fs, struct dir_cache *cache, struct open_file *
 	return 0;
 }
 
-/* ---- entries told ---- */
+/* ---- entries of the reply ---- */
 
 static void put_dirent(const struct dirent64 *entry, uint64_t ino, uint32_t type, uint32_t name_len,
 		       uint8_t *to)
@@ -213,7 +217,7 @@ static void put_dirent(const struct dirent64 *entry, uint64_t ino, uint32_t type
 	};
 	uint32_t len = FUSE_NAME_OFFSET + name_len;
 
-	/* The padding lies in the last 8 bytes; the rest of them is written again. */
+	/* The padding lies in the last 8 bytes; their other bytes are written again below. */
 	memset(to + FUSE_DIRENT_ALIGN(len) - 8, 0, 8);
 	memcpy(to, &head, FUSE_NAME_OFFSET);
 	memcpy(to + FUSE_NAME_OFFSET, entry->d_name, name_len);
@@ -225,17 +229,18 @@ static bool is_dot_or_dotdot(const char *name)
 }
 
 /*
- * nodeid 0: the name is listed, the guest looks it up when it needs it. So it is for "." and "..",
- * whose lookups it does not count, and for a name that cannot be looked up now. Windows and UEFI
- * firmware show what the attributes say of these, too: at least their type.
+ * nodeid 0: the name is listed, and the guest looks it up when needed. This is used for "." and
+ * "..", whose lookups the guest does not count, and for a name that cannot be looked up now.
+ * Windows and UEFI firmware show the attributes of such an entry as well: they get the type at
+ * least.
  */
 static void put_unknown(const struct dirent64 *entry, mode_t type, struct fuse_entry_out *ret)
 {
 	*ret = (struct fuse_entry_out){.attr = {.ino = entry->d_ino, .mode = type}};
 }
 
-/* Linux looks at no attribute of these. Of ".." only what the guest knows has attributes for it:
- * the directory above may be outside of the share. */
+/* Linux uses no attribute of "." and "..". The attributes of ".." are sent only if the guest knows
+ * that directory, because the directory above may be outside of the share. */
 static void put_dot_or_dotdot(struct fs *fs, const struct inode *dir, const struct dirent64 *entry,
 			      struct fuse_entry_out *ret)
 {
@@ -253,8 +258,8 @@ static void put_dot_or_dotdot(struct fs *fs, const struct inode *dir, const stru
 		entry_attr(fs, &st, &ret->attr);
 }
 
-/* Return: the type to report for the name, which is the one of the entry if there is one. `to`:
- * 8-aligned. */
+/* Return: the type to report for the name: the type of the fuse_entry_out if the name could be
+ * looked up. `to` is 8-aligned. */
 static uint32_t put_entry(struct fs *fs, const struct inode *dir, const struct dirent64 *entry,
 			  uint8_t *to)
 {
@@ -275,7 +280,7 @@ static uint32_t device_of(struct fs *fs, uint64_t nodeid)
 	return inode ? inode_key_device(inode_key_of(inode)) : fs->root_device;
 }
 
-/* Something may be mounted on the name. */
+/* If a mount covers the name, the number of the entry is that of the mounted root. */
 static uint64_t number_of_entry(const uint8_t *reply, uint64_t ino)
 {
 	const struct fuse_entry_out *entry = (const void *)reply;
@@ -283,8 +288,8 @@ static uint64_t number_of_entry(const uint8_t *reply, uint64_t ino)
 	return entry->nodeid ? entry->attr.ino : ino;
 }
 
-/* Tell the entries that wait, as many as fit `room`; with `dir` each with its fuse_entry_out.
- * Return: bytes, or -EINVAL when not even the first one fits. */
+/* List the waiting entries that fit into `room`; if `dir` is given, each with its fuse_entry_out.
+ * Return: bytes, or -EINVAL if not even the first entry fits. */
 static int tell_entries(struct fs *fs, const struct inode *dir, struct open_file *file,
 			struct dir_cache *cache, uint8_t *reply, uint64_t room)
 {
@@ -323,8 +328,8 @@ static uint64_t reply_room(const struct request *r, uint32_t size)
 	return room < REQUEST_LARGE_REPLY ? room : REQUEST_LARGE_REPLY;
 }
 
-/* One read of the directory per request, more only while all that is read is hidden: a short reply
- * is not the end, an empty one is. */
+/* Each request reads the directory once, and again only while every entry read is hidden: a short
+ * reply does not mean the end of the directory, but an empty reply does. */
 static int list(struct fs *fs, struct request *r, const struct inode *dir)
 {
 	const struct fuse_read_in *in = REQUEST_ARG(r, struct fuse_read_in);

@@ -3,14 +3,15 @@
  * READ, WRITE, FSYNC, FSYNCDIR, SYNCFS, FALLOCATE, COPY_FILE_RANGE.
  *
  * Data goes between the file and guest pages without a copy. What may wait for storage leaves the
- * loop: a read that the page cache cannot answer (RWF_NOWAIT says so), direct and synchronous I/O,
- * and everything that flushes or moves much.
+ * loop: a read that the page cache cannot answer (RWF_NOWAIT finds that out), direct and
+ * synchronous I/O, and every op that flushes or moves much data.
  *
- * Appends. A WRITE of an O_APPEND file goes to the end as the host sees it at that moment
- * (RWF_APPEND), so several writers, other virtual machines among them, do not overwrite each other.
- * What the guest's page cache writes back has its place already. An append is the one WRITE that
- * must not happen twice: the size before it is noted, and a worker that takes over looks how much
- * of the data is there. (A signal that kills ends a write between two pages.)
+ * Appends. A WRITE of an O_APPEND file goes to the end of the file as the host sees it at that
+ * moment (RWF_APPEND), so several writers, among them other virtual machines, do not overwrite each
+ * other. A WRITE of data that the guest's page cache writes back already has its offset. An append
+ * is the only WRITE that must not happen twice: the size before the append is noted, and a worker
+ * that takes over checks how much of the data is in the file. (A fatal signal ends a write between
+ * two pages.)
  */
 #include "worker/csrc/fs/entry.h"
 #include "worker/csrc/fs/file_capability.h"
@@ -31,9 +32,9 @@
 #endif
 
 /*
- * The guest's offsets have 64 bits, the host's 63. preadv2(2) and pwritev2(2) take one of all ones
- * for "where the fd stands" and make of an eventfd or a socket what can be read; the calls without
- * a "2" and those of the other ops refuse everything below 0 themselves.
+ * The guest's offsets have 64 bits, the host's 63. preadv2(2) and pwritev2(2) take an offset of all
+ * ones as "the position of the fd", and so would read even from an eventfd or a socket. The calls
+ * without a "2", and the calls of the other ops, refuse all negative offsets themselves.
  */
 static bool is_offset(uint64_t offset)
 {
@@ -43,10 +44,10 @@ static bool is_offset(uint64_t offset)
 /* ---- READ ---- */
 
 enum {
-	READ_MAX = 1 << 30, /* at a time: what an op returns is an int */
+	READ_MAX = 1 << 30, /* of one READ, because an op returns an int */
 };
 
-/* Read on from where the loop stopped; the pieces are what is left of the request's. */
+/* Read on from where the loop stopped; data_out has the segments that are not yet filled. */
 static int run_read(struct request *r)
 {
 	uint64_t offset = REQUEST_ARG(r, struct fuse_read_in)->offset + r->done_bytes;
@@ -58,9 +59,9 @@ static int run_read(struct request *r)
 }
 
 /*
- * Read what is in the page cache. A short read is the end of the file or the end of what is cached:
- * only the next read tells. Return: 1 if that is all there is (*ret_done bytes), 0 if the rest must
- * wait, or -errno.
+ * Read what is in the page cache. A short read means the end of the file or the end of the cached
+ * part; only the next read shows which. Return: 1 if the reply is complete (r->done_bytes bytes), 0
+ * if the rest must wait for storage, or -errno.
  */
 static int read_cached(struct request *r, uint64_t offset)
 {
@@ -81,7 +82,7 @@ static int read_cached(struct request *r, uint64_t offset)
 	return 1;
 }
 
-/* Once per open file. */
+/* Called once per open file. */
 static __attribute__((noinline, cold)) void note_read(struct fs *fs, struct open_file *file)
 {
 	const struct inode *inode = inode_table_get(fs->inodes, file->nodeid);
@@ -133,8 +134,8 @@ static int write_reply(struct request *r, ssize_t written)
 }
 
 /*
- * Linux tells with each WRITE the flags that its file has now, which fcntl(2) changes, the access
- * mode among them. A guest that tells none (Hermit, Zephyr) means what it opened the file with.
+ * Linux sends with each WRITE the current flags of its file, the access mode among them; fcntl(2)
+ * can change these flags. If a guest sends no flags (Hermit, Zephyr), the flags of its OPEN count.
  */
 static bool is_append(const struct fuse_write_in *in, const struct open_file *file)
 {
@@ -143,7 +144,8 @@ static bool is_append(const struct fuse_write_in *in, const struct open_file *fi
 	return in->flags & O_APPEND || (file->flags & FILE_APPENDS && !(in->flags & O_ACCMODE));
 }
 
-/* Write what is left of the request; with done_bytes it is an append that is there in part. */
+/* Write the rest of the request. If done_bytes is not 0, a part of the append is already in the
+ * file. */
 static int do_write(struct request *r)
 {
 	const struct fuse_write_in *in = REQUEST_ARG(r, struct fuse_write_in);
@@ -156,14 +158,14 @@ static int do_write(struct request *r)
 }
 
 enum {
-	APPEND_PAGE = 4096, /* or a part of one */
+	APPEND_PAGE = 4096, /* or a part of a page */
 };
 
 struct append_note {
-	uint64_t size; /* of the file before */
+	uint64_t size; /* of the file before the append */
 };
 
-/* Return: how many bytes of one piece are at `offset` of the file. */
+/* Return: the number of bytes of the segment that are in the file at `offset`. */
 static uint64_t equal_bytes(int fd, const struct iovec *piece, uint64_t offset)
 {
 	const uint8_t *data = piece->iov_base;
@@ -185,8 +187,9 @@ static uint64_t equal_bytes(int fd, const struct iovec *piece, uint64_t offset)
 }
 
 /*
- * How many bytes of an append that began at `offset` are there? A part of one ends with a page of
- * the file; what ends elsewhere is somebody else's, and like ours by chance.
+ * The number of bytes in the file of an append that began at `offset`. An incomplete append ends
+ * with a page of the file. Equal bytes that end elsewhere are from another writer, and equal by
+ * chance.
  */
 static uint64_t appended_bytes(const struct request *r, int fd, uint64_t offset)
 {
@@ -205,8 +208,8 @@ static uint64_t appended_bytes(const struct request *r, int fd, uint64_t offset)
 	return pages > offset ? pages - offset : 0;
 }
 
-/* Note the size before an append, or take away what a dead worker has appended of it already
- * (done_bytes). Return: 0, or -errno. */
+/* Note the size of the file before an append. If a dead worker has appended a part of the data
+ * already, skip that part (done_bytes). Return: 0, or -errno. */
 static int begin_append(struct fs *fs, struct request *r)
 {
 	const struct inode *inode = inode_table_get(fs->inodes, r->in.nodeid);
@@ -221,7 +224,8 @@ static int begin_append(struct fs *fs, struct request *r)
 		intent_note(r, &note, sizeof(note));
 		return 0;
 	}
-	/* The guest may have opened it for writing only; and we may be a user, or become root. */
+	/* The guest may have opened the file for writing only, and this worker may act as a user
+	 * now, so the file is opened again as root. */
 	fd = credentials_root(&fs->credentials);
 	if (!fd)
 		fd = inode ? entry_reopen(fs, inode, O_RDONLY) : -ESTALE;
@@ -233,7 +237,7 @@ static int begin_append(struct fs *fs, struct request *r)
 	return credentials_set_id(&fs->credentials, r->kill_suidgid, r->kill_group);
 }
 
-/* Set-id bits go when the guest says so, and stay else, whoever writes. */
+/* Set-id bits are removed if the guest asks for it, and otherwise kept, whichever user writes. */
 static int prepare_write(struct fs *fs, struct request *r, int fd)
 {
 	const struct fuse_write_in *in = REQUEST_ARG(r, struct fuse_write_in);
@@ -254,8 +258,9 @@ static int run_write_and_close(struct request *r)
 	return result;
 }
 
-/* What the guest's page cache writes back comes by any open file of the inode. Its end need not fit
- * O_DIRECT, so it is written through an fd without. */
+/* Data that the guest's page cache writes back may come through any open file of the inode. The end
+ * of the data may not be aligned for O_DIRECT, so the data is written through an fd without
+ * O_DIRECT. */
 static int write_cached(struct fs *fs, struct request *r)
 {
 	const struct inode *inode = inode_table_get(fs->inodes, r->in.nodeid);
@@ -278,7 +283,7 @@ int op_write(struct fs *fs, struct request *r)
 		return -EBADF;
 	r->appends = is_append(in, file);
 	if (file->flags & FILE_ONLY_GROWS && !r->appends)
-		return -EPERM; /* of a mapping: its place is not the end */
+		return -EPERM; /* a write to a mapping: its offset is not the end */
 	if (!is_offset(in->offset) || in->size > r->data_in_len)
 		return -EINVAL;
 	if (in->size)
@@ -356,8 +361,8 @@ int op_syncfs(struct fs *fs, struct request *r)
 /* ---- FALLOCATE ---- */
 
 enum {
-	/* Those that may be done twice: a worker's death must not collapse or insert a range more.
-	 */
+	/* Modes that may be applied twice: after a worker's death, collapsing or inserting a range
+	 * again would change the file once more. */
 	FALLOCATE_MODES = FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE,
 };
 
@@ -375,7 +380,7 @@ int op_fallocate(struct fs *fs, struct request *r)
 
 	if (REQUEST_ARG(r, struct fuse_fallocate_in)->mode & ~(uint32_t)FALLOCATE_MODES)
 		return -EOPNOTSUPP;
-	/* As for a WRITE; it may run in the loop. */
+	/* as for WRITE; FALLOCATE may run in the loop */
 	err = credentials_fsetid(&fs->credentials, true);
 	if (err)
 		return err;
@@ -393,7 +398,9 @@ int op_fallocate(struct fs *fs, struct request *r)
 /* ---- COPY_FILE_RANGE ---- */
 
 enum {
-	COPY_MAX = 1 << 30, /* at a time: the older reply has 32 bits; who wants more asks again */
+	/* At most this number of bytes in one call: the older reply has 32 bits; the guest asks
+	 * again for more. */
+	COPY_MAX = 1 << 30,
 };
 
 static ssize_t copy_range(const struct request *r)
@@ -432,7 +439,7 @@ static int copy(struct fs *fs, struct request *r, int (*run)(struct request *))
 		return -EBADF;
 	if (in->flags)
 		return -EINVAL;
-	err = credentials_fsetid(&fs->credentials, true); /* as FALLOCATE */
+	err = credentials_fsetid(&fs->credentials, true); /* as for FALLOCATE */
 	if (!err)
 		err = file_capability_drop(fs, in->nodeid_out, to->fd);
 	if (err)

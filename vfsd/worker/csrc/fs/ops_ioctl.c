@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * IOCTL: the inode flags of chattr and lsattr, from a table. What is not in it is ENOTTY, so a
- * guest reaches no driver and no file system through an ioctl that nobody thought of.
+ * IOCTL: the inode flags of chattr and lsattr, from a table. Any other command fails with ENOTTY,
+ * so a guest cannot reach a driver or a file system through an ioctl that was not considered here.
  *
- * What sets flags sets all of them, and some are the host's: a project id is how it limits the
- * disk space of a folder, a hint of extents allocates gigabytes for a byte. So what is set is
- * compared with what the file has, on the same fd, and may differ in the bits below only. A guest
- * cannot get between the two: what it could change meanwhile are the bits that it may change.
+ * A command that sets flags sets all of them, and some flags belong to the host: a project id
+ * limits the disk space of a folder, and an extent size hint allocates gigabytes for a byte. So the
+ * new value is compared with the file's current value, read through the same fd, and the two may
+ * differ only in the bits below. A guest gains nothing by a change between the two calls: it can
+ * change only those same bits.
  */
 #include "worker/csrc/fs/ops.h"
 
@@ -15,7 +16,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 
-/* FS_IOC_*FLAGS says long and means int. */
+/* FS_IOC_*FLAGS are declared with long, but the kernel uses int. */
 union ioctl_value {
 	uint32_t flags;
 	struct fsxattr xattr;
@@ -23,15 +24,15 @@ union ioctl_value {
 
 struct known_ioctl {
 	uint32_t command;
-	uint32_t in_size;     /* bytes that come with the request … */
-	uint32_t out_size;    /* … and go with the reply */
-	uint32_t get_command; /* what reads what this one sets; 0: it sets nothing */
+	uint32_t in_size;     /* bytes of the request */
+	uint32_t out_size;    /* bytes of the reply */
+	uint32_t get_command; /* the command that reads what this one sets; 0: it sets nothing */
 	bool (*may_set)(const struct fs_policy *policy, const union ioctl_value *now,
 			const union ioctl_value *wanted);
 };
 
 enum {
-	/* FS_*_FL that concern how this file is kept, and nobody's limits. */
+	/* FS_*_FL that concern how this file is kept, and do not affect limits of the host. */
 	GUEST_FLAGS = FS_SYNC_FL | FS_DIRSYNC_FL | FS_NOATIME_FL | FS_NODUMP_FL | FS_APPEND_FL |
 		      FS_IMMUTABLE_FL | FS_NOCOW_FL | FS_COMPR_FL | FS_NOCOMP_FL,
 	GUEST_XFLAGS = FS_XFLAG_SYNC | FS_XFLAG_NOATIME | FS_XFLAG_NODUMP | FS_XFLAG_APPEND |
@@ -46,7 +47,7 @@ static bool may_set_flags(const struct fs_policy *policy, const union ioctl_valu
 	return !((now->flags ^ wanted->flags) & ~allowed);
 }
 
-/* fsx_nextents only tells, and changes with every write. */
+/* fsx_nextents is only reported by the kernel, and changes with every write. */
 static bool may_set_xattr(const struct fs_policy *policy, const union ioctl_value *now,
 			  const union ioctl_value *wanted)
 {
@@ -87,7 +88,7 @@ static int check(const struct fs *fs, const struct request *r, const struct know
 	return request_need_room(r, sizeof(struct fuse_ioctl_out) + known->out_size);
 }
 
-/* Return: 0, -EPERM, or -errno of reading what the file has. */
+/* Return: 0, -EPERM, or -errno if the current value cannot be read. */
 static int check_change(const struct fs *fs, int fd, const struct known_ioctl *known,
 			const union ioctl_value *wanted)
 {

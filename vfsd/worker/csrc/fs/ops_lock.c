@@ -2,16 +2,18 @@
 /*
  * GETLK, SETLK, SETLKW, INTERRUPT.
  *
- * Locks are the host's, so they hold against other virtual machines and against the host.
+ * Locks are taken on the host, so they hold against other virtual machines and against the host.
  *
- * flock: taken on the guest's own open file, whose fd is one open file description, as flock wants.
+ * flock: taken on the guest's own open file, whose fd is one open file description, as flock
+ * requires.
  *
- * Record locks: the guest's belong to a process (lock owner), the host's (OFD locks) to an open
- * file description. So each pair of inode and owner that locks anything gets an open file of its
- * own, opened for reading and writing whatever the guest's is, since the guest's kernel has checked
- * what it may lock; on a read-only share nothing is opened for writing, for it would keep the host
- * from executing the file. It goes when the owner closes the file (FLUSH), and with it all its
- * locks.
+ * Record locks: a record lock of the guest belongs to a process (the lock owner), a record lock of
+ * the host (OFD lock) to an open file description. So each pair of inode and lock owner that has
+ * record locks gets an open file of its own. That file is opened for reading and writing, whatever
+ * the mode of the guest's file, since the guest's kernel has checked what the owner may lock. On a
+ * read-only share nothing is opened for writing, because that would keep the host from executing
+ * the file. When the owner closes the file (FLUSH), its private open file is closed, and all its
+ * locks are released.
  */
 #include "worker/csrc/fs/ops_lock.h"
 
@@ -30,7 +32,7 @@ static bool is_flock(const struct fuse_lk_in *in)
 	return in->lk_flags & FUSE_LK_FLOCK;
 }
 
-/* ENOSYS: the guest's kernel keeps such locks to itself from then on. */
+/* After ENOSYS the guest's kernel keeps such locks to itself. */
 static int check_wanted(const struct fs *fs, const struct fuse_lk_in *in)
 {
 	if (is_flock(in) ? !fs->policy.flock : !fs->policy.posix_lock)
@@ -56,14 +58,15 @@ static int open_for_locks(struct fs *fs, const struct inode *inode)
 {
 	int fd = entry_reopen(fs, inode, fs->policy.readonly ? O_RDONLY : O_RDWR);
 
-	if (fd == -EPERM) /* chattr +a, or +i */
+	if (fd == -EPERM) /* chattr +a or +i */
 		fd = entry_reopen(fs, inode, O_RDWR | O_APPEND);
 	if (fd == -EROFS || fd == -ETXTBSY || fd == -EACCES || fd == -EPERM)
 		fd = entry_reopen(fs, inode, O_RDONLY);
 	return fd;
 }
 
-/* The open file that holds the locks of this owner, made if need be. Return: 0 or -errno. */
+/* Get the open file that holds the locks of this owner; make it if necessary. Return: 0 or
+ * -errno. */
 static int lock_owner_file(struct fs *fs, const struct request *r, struct open_file **ret)
 {
 	const struct fuse_lk_in *in = REQUEST_ARG(r, struct fuse_lk_in);
@@ -108,7 +111,7 @@ static int try_record_lock(struct fs *fs, const struct request *r)
 	struct open_file *file;
 	int err = lock_owner_file(fs, r, &file);
 
-	if (err || !file) /* nothing to unlock */
+	if (err || !file) /* without a file there is nothing to unlock */
 		return err;
 	if (fcntl(file->fd, F_OFD_SETLK, &lock) < 0)
 		return errno == EACCES ? -EAGAIN : -errno;
@@ -124,7 +127,7 @@ void ops_lock_drop_owner(struct fs *fs, uint64_t nodeid, uint64_t owner)
 
 	if (!file)
 		return;
-	(void)!fcntl(file->fd, F_OFD_SETLK, &all); /* now: closing comes later */
+	(void)!fcntl(file->fd, F_OFD_SETLK, &all); /* unlock now, because the fd is closed later */
 	file_table_drop_lock_owner(fs->files, &fs->reclaim, file);
 	fs->gave_up_lock = true;
 }
@@ -142,7 +145,7 @@ int op_getlk(struct fs *fs, struct request *r)
 		return err;
 	if (!file)
 		return -EBADF;
-	/* The guest's open file has no record locks, so all there are conflict with it. */
+	/* The guest's open file has no record locks, so any record lock conflicts with it. */
 	own = file_table_lock_owner(fs->files, fs->slot, r->in.nodeid, in->owner);
 	if (fcntl(own ? own->fd : file->fd, F_OFD_GETLK, &lock) < 0)
 		return -errno;
@@ -152,7 +155,7 @@ int op_getlk(struct fs *fs, struct request *r)
 		return (int)sizeof(*ret);
 	ret->lk.start = (uint64_t)lock.l_start;
 	ret->lk.end = lock.l_len ? (uint64_t)(lock.l_start + lock.l_len - 1) : INT64_MAX;
-	return (int)sizeof(*ret); /* pid 0: the holder is nobody the guest knows */
+	return (int)sizeof(*ret); /* pid 0: the guest does not know the holder */
 }
 
 /* ---- flock ---- */
@@ -174,7 +177,7 @@ static int try_flock(struct fs *fs, const struct fuse_lk_in *in, struct open_fil
 
 /* ---- both ---- */
 
-/* Do what a SETLK or SETLKW asks for, now. Return: 0, -EAGAIN (somebody holds it), or -errno. */
+/* Try a SETLK or SETLKW without waiting. Return: 0, -EAGAIN (the lock is held), or -errno. */
 static int try_lock(struct fs *fs, struct request *r)
 {
 	const struct fuse_lk_in *in = REQUEST_ARG(r, struct fuse_lk_in);
@@ -200,13 +203,13 @@ int op_setlkw(struct fs *fs, struct request *r)
 	return err == -EAGAIN ? OUTCOME_WAIT : err;
 }
 
-/* The request may wait at any worker: all of them look. */
+/* The interrupted request may wait at any worker, so all workers look at the table. */
 int op_interrupt(struct fs *fs, struct request *r)
 {
 	uint64_t unique = REQUEST_ARG(r, struct fuse_interrupt_in)->unique;
 	uint32_t at = __atomic_fetch_add(&fs->table->interrupt_count, 1, __ATOMIC_RELAXED);
 
 	__atomic_store_n(&fs->table->interrupts[at % INTERRUPTS_MAX], unique, __ATOMIC_RELAXED);
-	fs->gave_up_lock = true; /* those that wait here need not wait for their next turn */
+	fs->gave_up_lock = true; /* requests that wait here are tried again now */
 	return OUTCOME_NO_REPLY;
 }

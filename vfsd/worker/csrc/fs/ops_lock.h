@@ -5,7 +5,7 @@
 
 #include "worker/csrc/fs/fs.h"
 
-/* A guest process has closed the file: drop the record locks that `owner` has on it. */
+/* A guest process has closed the file: release the record locks that `owner` has on it. */
 void ops_lock_drop_owner(struct fs *fs, uint64_t nodeid, uint64_t owner);
 
 #endif

@@ -12,13 +12,13 @@
 #include <unistd.h>
 
 enum {
-	DEPTH_MAX = 4096, /* directories between a file and the root */
+	DEPTH_MAX = 4096, /* at most this number of directories between a file and the root */
 };
 
 /*
- * Is this directory the root or below it? Somebody on the host may have moved it out of the share
- * while the guest knew it, and with sandbox=none nothing else stops its "..".
- * Return: 0; -ESTALE if it is not; -errno.
+ * Is this directory the root of the share, or below it? A process of the host may have moved the
+ * directory out of the share while the guest knew it, and with sandbox=none nothing else keeps ".."
+ * inside the share. Return: 0; -ESTALE if it is not; -errno.
  */
 static int check_below(int dir_fd, struct inode_key root)
 {
@@ -36,7 +36,7 @@ static int check_below(int dir_fd, struct inode_key root)
 		if (inode_key_equal(here, root))
 			break;
 		err = -ESTALE;
-		if (inode_key_equal(here, below)) /* the root of everything is its own parent */
+		if (inode_key_equal(here, below)) /* the host's root directory is its own parent */
 			break;
 		below = here;
 		up = entry_open_path(fd, "..");
@@ -51,7 +51,7 @@ static int check_below(int dir_fd, struct inode_key root)
 	return err;
 }
 
-/* ".." of a directory: a guest that exports the share by NFS asks for it. */
+/* Look up ".." of a directory. A guest that exports the share by NFS asks for it. */
 static int lookup_parent(struct fs *fs, const struct inode *dir, struct fuse_entry_out *ret)
 {
 	const struct inode *root = inode_table_get(fs->inodes, FUSE_ROOT_ID);
@@ -97,8 +97,8 @@ lookup(struct fs *fs, const struct inode *parent, const char *name, struct fuse_
 	return err ? err : entry_lookup(fs, parent, name, ret);
 }
 
-/* LOOKUP of "." or ".." of what the guest has forgotten: a guest that exports the share by NFS asks
- * for that. The inode itself comes back with ".". */
+/* LOOKUP of "." or ".." of an inode that the guest has forgotten: a guest that exports the share by
+ * NFS asks for that. The inode itself comes back with ".". */
 static __attribute__((noinline, cold)) int
 lookup_forgotten(struct fs *fs, uint64_t nodeid, const char *name, struct fuse_entry_out *ret)
 {
@@ -115,14 +115,14 @@ lookup_forgotten(struct fs *fs, uint64_t nodeid, const char *name, struct fuse_e
 	return err;
 }
 
-/* May the guest be told for how long a name does not exist? Others than Linux may take nodeid 0 for
- * an inode. */
+/* May the reply say for how long a name does not exist? Guests other than Linux may take nodeid 0
+ * for an inode. */
 static bool tells_absence(const struct fs *fs, const char *name)
 {
 	return name[0] && fs->policy.negative_timeout_ns && is_linux(fs->session);
 }
 
-/* nodeid 0: "there is no such name, and you may rely on it for so long". */
+/* nodeid 0: the name does not exist, and the guest may rely on that for the given time. */
 static void negative_entry(const struct fs *fs, struct fuse_entry_out *ret)
 {
 	memset(ret, 0, sizeof(*ret));
@@ -136,7 +136,7 @@ int op_lookup(struct fs *fs, struct request *r)
 	int err = request_need_room(r, sizeof(*ret));
 
 	if (strnlen(r->payload, r->payload_len) == r->payload_len)
-		return parent ? -EINVAL : -ESTALE; /* not terminated */
+		return parent ? -EINVAL : -ESTALE; /* the name is not terminated */
 	if (!err)
 		err = credentials_root(&fs->credentials);
 	if (!err)
@@ -155,14 +155,14 @@ int op_forget(struct fs *fs, struct request *r)
 	return OUTCOME_NO_REPLY;
 }
 
-/* fuse_batch_forget_in, then `count` fuse_forget_one. */
+/* The payload is fuse_batch_forget_in, and then `count` times fuse_forget_one. */
 int op_batch_forget(struct fs *fs, struct request *r)
 {
 	uint32_t count = REQUEST_ARG(r, struct fuse_batch_forget_in)->count;
 	struct fuse_forget_one one;
 
 	if (count > r->payload_len / sizeof(one))
-		return OUTCOME_NO_REPLY; /* malformed: a lookup leaked is better than one lost */
+		return OUTCOME_NO_REPLY; /* malformed: a leaked lookup is better than a lost one */
 	for (uint32_t i = 0; i < count; i++) {
 		memcpy(&one, r->payload + i * sizeof(one), sizeof(one));
 		inode_forget(fs, one.nodeid, one.nlookup);

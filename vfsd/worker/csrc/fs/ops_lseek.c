@@ -2,22 +2,26 @@
 /*
  * LSEEK.
  *
- * READ and WRITE name their offsets, and the host's fd may be shared. So a guest that has the
- * daemon seek for it (Zephyr) stands where its latest LSEEK has ended.
+ * READ and WRITE carry their offsets, and the host's fd may be shared. So for a guest that lets the
+ * daemon keep the position (Zephyr), the position is where the guest's latest LSEEK ended.
  *
- * Nobody on the host knows where data is while the guest has some that it has not written yet; and
- * Linux asks without writing back. With a write-back cache that is always so, and Linux takes
- * ENOSYS for "all is data", up to the size that it knows. Without such a cache only stores to a
- * mapping are held back, and they change no size. A store can hide in a hole only if two things
- * have happened, each of which the daemon sees:
+ * The host cannot know where a file has data while the guest holds data that it has not written
+ * back yet, and Linux asks without writing back first. With a write-back cache that is always so,
+ * and Linux takes ENOSYS as "everything is data", up to the size that it knows. Without a
+ * write-back cache the guest holds back only stores to a mapping, and these change no size. A store
+ * can lie in a hole of the host's file only if two things have happened, both of which the daemon
+ * sees:
  *
- * - The file is open for reading and writing. The guest releases a file that is mapped when the
- *   mapping is gone and has been written back.
- * - The guest has read the file, since a store to a page needs what the page held before. A page
- *   that the guest wrote as a whole is in its page cache as well, but is no hole.
+ * - The file is open for reading and writing. The guest releases a mapped file only after the
+ *   mapping
+ *   is gone and has been written back.
  *
- * Then all is data. Where one of the two is not so the host's answer is right: programs that write
- * a sparse file, and look for its holes, get the truth.
+ * - The guest has read the file, since a store to a page needs the old content of the page. A page
+ *   that
+ *   the guest wrote as a whole is in its page cache as well, but such a page is not a hole.
+ *
+ * If both are true, everything is reported as data. Otherwise the host's answer is right, so
+ * programs that write a sparse file and look for its holes get the truth.
  */
 #include "worker/csrc/fs/ops.h"
 
@@ -36,7 +40,7 @@ static bool may_hold_stores(struct fs *fs, const struct open_file *file)
 	       file_table_of_inode(fs->files, file->nodeid, FILE_MAPPABLE);
 }
 
-/* As if there were no hole but the one behind the end. */
+/* Seek as if the only hole were the one after the end of the file. */
 static off_t seek_in_data(int fd, uint64_t wanted, uint32_t whence)
 {
 	struct stat st;
@@ -55,7 +59,7 @@ static off_t seek_on_host(int fd, uint64_t wanted, uint32_t whence)
 	return offset < 0 ? -errno : offset;
 }
 
-/* SEEK_SET of more than INT64_MAX is what lseek(2) takes for less than 0. */
+/* lseek(2) takes a SEEK_SET of more than INT64_MAX as negative. */
 int op_lseek(struct fs *fs, struct request *r)
 {
 	const struct fuse_lseek_in *in = REQUEST_ARG(r, struct fuse_lseek_in);

@@ -2,12 +2,13 @@
 /*
  * SYMLINK, MKNOD, MKDIR, LINK, UNLINK, RMDIR, RENAME, RENAME2.
  *
- * What creates a file, a whiteout too, acts as the requesting user: owner, group, quota and default
- * ACLs are then the kernel's business. What removes or moves acts as root: the guest's kernel has
- * checked.
+ * An op that creates a file, a whiteout included, acts as the requesting user, so the host's kernel
+ * decides on owner, group, quota and default ACLs. An op that removes or moves a file acts as root,
+ * because the guest's kernel has checked permissions.
  *
- * A request that was in flight when its worker died (r->replayed) may have happened. "Exists
- * already" then means that it did, and so does "does not exist" for what removes.
+ * A request that was in flight when its worker died (r->replayed) may have been done already. For
+ * such a request "exists already" means that it was done, and so does "does not exist" if the op
+ * removes.
  */
 #include "worker/csrc/fs/entry.h"
 #include "worker/csrc/fs/inode_fd.h"
@@ -29,8 +30,8 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
-/* What every creating op needs before it creates anything: an fd for the new inode, too, unless a
- * handle will do. */
+/* The checks that every creating op makes before it creates anything. One of them is that an fd for
+ * the new inode is free, unless a handle will hold the inode. */
 static int creation_allowed(struct fs *fs, const struct request *r, const struct inode *parent,
 			    uint32_t umask)
 {
@@ -44,8 +45,8 @@ static int creation_allowed(struct fs *fs, const struct request *r, const struct
 /* ---- creating ---- */
 
 /*
- * Reply with the entry of a name that `err` says was created. After a worker's death "it exists"
- * is success if it is of the type (S_IFMT) wanted.
+ * Reply with the entry of a name that was created if `err` is 0. After a worker's death "it exists"
+ * is also success, if the file has the type (S_IFMT) wanted.
  */
 static int reply_created(struct fs *fs, struct request *r, const struct inode *parent,
 			 const char *name, mode_t type, int err)
@@ -92,7 +93,7 @@ int op_mkdir(struct fs *fs, struct request *r)
 	return reply_created(fs, r, parent, r->name, S_IFDIR, err);
 }
 
-/* A device number from the kernel's 32-bit form. */
+/* Get a device number from the 32-bit form of FUSE. */
 static dev_t decode_device(uint32_t rdev)
 {
 	return makedev((rdev & 0xfff00) >> 8, (rdev & 0xff) | (rdev >> 12 & 0xfff00));
@@ -105,7 +106,7 @@ static int make_node(const struct request *r, int dir_fd, const char *name)
 	return mknodat(dir_fd, name, in->mode, decode_device(in->rdev)) < 0 ? -errno : 0;
 }
 
-/* A regular file can have its label before it has its name. */
+/* A regular file can get its label before it gets its name. */
 static int make_labelled_regular(struct fs *fs, const struct request *r, int dir_fd)
 {
 	mode_t mode = REQUEST_ARG(r, struct fuse_mknod_in)->mode & 07777;
@@ -139,7 +140,8 @@ int op_mknod(struct fs *fs, struct request *r)
 	return reply_created(fs, r, parent, r->name, type, err);
 }
 
-/* The payload of SYMLINK: name, target, both terminated; the target, as name2, is any string. */
+/* The payload of SYMLINK is the name and the target, both terminated. The target, name2, may be any
+ * string. */
 static int symlink_strings(struct request *r)
 {
 	size_t name_len = strnlen(r->payload, r->payload_len);
@@ -182,8 +184,8 @@ int op_symlink(struct fs *fs, struct request *r)
 	return reply_created(fs, r, parent, r->name, S_IFLNK, err);
 }
 
-/* An O_PATH fd is linked through its name below /proc/self/fd: with AT_EMPTY_PATH the kernel would
- * want CAP_DAC_READ_SEARCH. */
+/* An O_PATH fd is linked through its name in /proc/self/fd, because AT_EMPTY_PATH would require
+ * CAP_DAC_READ_SEARCH. */
 static int link_fd(const struct fs *fs, struct watchdog *dog, int fd, int dir_fd, const char *name)
 {
 	char old[FD_NAME];
@@ -280,16 +282,17 @@ int op_rmdir(struct fs *fs, struct request *r)
 
 enum {
 	RENAME_FLAGS = RENAME_NOREPLACE | RENAME_EXCHANGE | RENAME_WHITEOUT,
-	/* Those that leave something at the old name: doing them twice is not doing them once. */
+	/* Flags that leave a file at the old name. A rename with one of them must not be done
+	 * twice. */
 	RENAME_REFILLS = RENAME_EXCHANGE | RENAME_WHITEOUT,
 };
 
-/* What the old name was before a rename of a kind that must not be repeated. */
+/* The file at the old name before a rename that must not be done twice. */
 struct rename_note {
 	uint64_t ino;
 };
 
-/* Has this rename happened before the worker died? If it has not even begun, note what there is to
+/* Did this rename happen before the worker died? If the rename has not begun, note which file is to
  * be renamed. Return: 1, 0, or -errno. */
 static int refilling_rename_happened(struct request *r, int dir_fd)
 {
@@ -306,7 +309,7 @@ static int refilling_rename_happened(struct request *r, int dir_fd)
 	return 0;
 }
 
-/* renameat where it will do: file systems and seccomp filters all know it. */
+/* renameat is used where no flags are needed: all file systems and seccomp filters know it. */
 static int rename_watched(const struct fs *fs, const struct request *r, int from_fd, int to_fd,
 			  uint32_t flags)
 {
@@ -317,7 +320,7 @@ static int rename_watched(const struct fs *fs, const struct request *r, int from
 				       : renameat(from_fd, r->name, to_fd, r->name2));
 }
 
-/* First for the file that is moved, then for the file that is replaced. */
+/* Wait first for the file that is moved, then for the file that is replaced. */
 static int wait_for_renamed(struct request *r, int from_fd, int to_fd)
 {
 	return r->waits ? lease_wait_name(r, to_fd, r->name2)
@@ -350,10 +353,11 @@ static int rename_names(struct fs *fs, struct request *r, uint64_t new_dir, uint
 	while (err == -EINTR && !(err = wait_for_renamed(r, from_fd, to_fd)));
 	if (err == -ENOENT && r->replayed && !identity_stat_name(to_fd, r->name2, &st))
 		return 0;
-	return err == -ENOSYS ? -EINVAL : err; /* ENOSYS would end RENAME2 for good */
+	/* After ENOSYS the guest would never send RENAME2 again. */
+	return err == -ENOSYS ? -EINVAL : err;
 }
 
-/* The new name may be a file's. */
+/* A rename whose new name may exist already. */
 static int rename_over(struct fs *fs, struct request *r, uint64_t new_dir, uint32_t flags)
 {
 	struct let_go gone = {0};

@@ -2,16 +2,16 @@
 /*
  * OPEN, CREATE, TMPFILE, OPENDIR.
  *
- * The guest's flags are translated by an allow list: O_CREAT, O_PATH, O_TMPFILE and whatever comes
- * in future never reach open(2). O_APPEND is not passed on either, but remembered: each WRITE
- * decides whether it appends (ops_io.c), so one open file serves both the guest's page cache and
- * its appends. The exception is a file that the host opens for appending only (chattr +a).
+ * The guest's flags are translated by an allow list: O_CREAT, O_PATH, O_TMPFILE and any future flag
+ * never reach open(2). O_APPEND is not passed on either, but remembered: each WRITE decides whether
+ * it appends (ops_io.c), so one open file serves both the guest's page cache and its appends. The
+ * exception is a file that the host opens only with O_APPEND (chattr +a).
  *
- * CREATE learns who the new file is from the fd it was created with, and the inode borrows that fd
- * instead of opening the file once more. It is paid back when the released file is about to be
- * closed: by then a temporary file is forgotten. The order in CREATE is: the file's slot is
- * published, then the inode refers to it; so an inode never borrows from a slot that a dead worker
- * did not finish.
+ * CREATE gets the identity of the new file from the fd that created it, and the inode borrows that
+ * fd instead of opening the file once more. The fd is repaid when the released file is about to be
+ * closed: by then a temporary file has been forgotten, and needs no fd of its own. CREATE first
+ * publishes the file's slot and then lets the inode refer to the slot; so an inode never borrows
+ * from a slot that a dead worker did not finish.
  */
 #include "worker/csrc/fs/entry.h"
 #include "worker/csrc/fs/file_capability.h"
@@ -42,7 +42,7 @@ static bool has_writeback(const struct fs *fs)
 	return fs->session->flags & FUSE_WRITEBACK_CACHE;
 }
 
-/* Flags for open(2) from the guest's. Return: those, or -errno. */
+/* Translate the guest's flags. Return: flags for open(2), or -errno. */
 static int host_flags(const struct fs *fs, uint32_t guest)
 {
 	int flags = (int)guest & FLAGS_PASSED;
@@ -51,7 +51,7 @@ static int host_flags(const struct fs *fs, uint32_t guest)
 		return -EINVAL;
 	if (fs->policy.readonly && ((flags & O_ACCMODE) != O_RDONLY || flags & O_TRUNC))
 		return -EROFS;
-	/* The guest's page cache reads what surrounds a small write. */
+	/* The guest's page cache reads the surroundings of a small write. */
 	if (has_writeback(fs) && (flags & O_ACCMODE) == O_WRONLY)
 		flags = (flags & ~O_ACCMODE) | O_RDWR;
 	if (fs->policy.allow_direct_io)
@@ -61,7 +61,7 @@ static int host_flags(const struct fs *fs, uint32_t guest)
 	return flags;
 }
 
-/* `flags`: as the host has it open; `guest`: as the guest asked for it. */
+/* `flags` are the flags that the host opened the file with; `guest` are the flags of the guest. */
 static uint32_t file_flags(struct fs *fs, const struct inode *inode, int flags, uint32_t guest)
 {
 	uint32_t ret = guest & O_APPEND ? FILE_APPENDS : 0;
@@ -69,7 +69,7 @@ static uint32_t file_flags(struct fs *fs, const struct inode *inode, int flags, 
 	if ((flags & O_ACCMODE) != O_RDONLY)
 		ret |= FILE_WRITABLE;
 	if ((guest & O_ACCMODE) == O_RDWR) {
-		inode_table_note(inode, INODE_WAS_MAPPABLE); /* before the file can be found */
+		inode_table_note(inode, INODE_WAS_MAPPABLE); /* set before the file can be found */
 		ret |= FILE_MAPPABLE;
 	}
 	if (flags & O_DIRECT)
@@ -93,10 +93,10 @@ static void fill_open(const struct fs *fs, uint64_t fh, uint32_t open_flags,
 }
 
 /*
- * The guest may close what it has opened without a FLUSH where that does nothing. Linux >= 5.16
- * does so unless it caches writes; it then does not write back what a mapping has changed, either,
- * nor tell of an error of doing that. As on a local file system: munmap writes back, fsync and
- * msync tell.
+ * Let the guest close without a FLUSH if FLUSH would do nothing. Linux >= 5.16 then sends no FLUSH,
+ * unless it caches writes. Linux also does not write back at close what a mapping has changed, and
+ * close does not report an error of that. A local file system behaves in the same way: munmap
+ * writes back, and fsync and msync report errors.
  */
 static void fill_open_file(const struct fs *fs, const struct open_file *file, uint64_t fh,
 			   struct fuse_open_out *ret)
@@ -106,7 +106,7 @@ static void fill_open_file(const struct fs *fs, const struct open_file *file, ui
 	fill_open(fs, fh, fs->policy.file_open_flags | (no_flush ? FOPEN_NOFLUSH : 0), ret);
 }
 
-/* Does the guest say that truncating takes set-id bits away? */
+/* Does the guest say that truncating is to remove set-id bits? */
 static bool kills_set_id(const struct fs *fs, const struct request *r)
 {
 	uint32_t flags = r->in.opcode == FUSE_OPEN
@@ -133,7 +133,8 @@ static int open_regular(struct fs *fs, const struct request *r, const struct ino
 		return -EISDIR;
 	if (S_ISLNK(inode->mode))
 		return -ELOOP;
-	/* Devices and FIFOs are the guest's own affair: their host twins are never opened. */
+	/* The guest handles its devices and FIFOs itself: the host's device or FIFO is never
+	 * opened. */
 	if (!S_ISREG(inode->mode))
 		return -ENXIO;
 	err = flags & O_TRUNC ? prepare_truncate(fs, r, inode) : 0;
@@ -141,9 +142,9 @@ static int open_regular(struct fs *fs, const struct request *r, const struct ino
 }
 
 /*
- * A file that may only grow (chattr +a) cannot be opened for writing but with O_APPEND. It is then
- * marked, since every write to it appends. Not with a write-back cache: what that writes has its
- * place.
+ * A file that may only grow (chattr +a) can be opened for writing only with O_APPEND. The open file
+ * is then marked, since every write to it appends. With a write-back cache such an open fails,
+ * because written-back data has its own offsets.
  */
 static int open_guests(struct fs *fs, const struct request *r, const struct inode *inode, int flags,
 		       uint32_t *ret_file_flags)
@@ -158,7 +159,7 @@ static int open_guests(struct fs *fs, const struct request *r, const struct inod
 	return open_regular(fs, r, inode, flags | O_APPEND);
 }
 
-/* What of a file under a lease (lease.h). */
+/* The access that an open with `flags` needs to a file under a lease (lease.h). */
 static int access_wanted(int flags)
 {
 	return flags & O_TRUNC ? O_WRONLY : flags & O_ACCMODE;
@@ -179,7 +180,7 @@ static int open_or_share(struct fs *fs, const struct request *r, const struct in
 	return fd;
 }
 
-/* Opening it came to -EAGAIN. Return: OUTCOME_DEFER or -errno. */
+/* Opening the file failed with -EAGAIN. Return: OUTCOME_DEFER or -errno. */
 static int wait_for_lease(struct fs *fs, struct request *r, const struct inode *inode, int flags)
 {
 	int path_fd = inode_fd(fs, inode);
@@ -187,7 +188,7 @@ static int wait_for_lease(struct fs *fs, struct request *r, const struct inode *
 	return path_fd < 0 ? path_fd : lease_wait(r, path_fd, access_wanted(flags));
 }
 
-/* Return: an fd, -errno, or OUTCOME_DEFER, which is below 0 as well. */
+/* Return: an fd, -errno, or OUTCOME_DEFER, which is also negative. */
 static int open_waiting(struct fs *fs, struct request *r, const struct inode *inode, int flags,
 			uint32_t *ret_file_flags)
 {
@@ -196,7 +197,7 @@ static int open_waiting(struct fs *fs, struct request *r, const struct inode *in
 	return fd == -EAGAIN ? wait_for_lease(fs, r, inode, flags) : fd;
 }
 
-/* As root: the guest's kernel has checked who may open it. */
+/* Act as root, because the guest's kernel has checked permissions. */
 static int prepare_open(struct fs *fs, const struct request *r)
 {
 	int err = request_need_room(r, sizeof(struct fuse_open_out));
@@ -286,8 +287,9 @@ static int prepare_create(struct fs *fs, const struct request *r)
 }
 
 /*
- * `fd` is open and nobody's yet: make it an open file and an inode. `lends`: the inode may borrow
- * it. Return: bytes of the reply, or -errno; fd and file are taken care of.
+ * Make an open file and an inode for `fd`, which is open and belongs to neither yet. `lends`: the
+ * inode may borrow the fd. Return: bytes of the reply, or -errno; this function releases fd and
+ * file itself.
  */
 static int reply_create(struct fs *fs, struct request *r, const struct inode *parent,
 			struct open_file *file, int fd, int flags)
@@ -310,7 +312,7 @@ static int reply_create(struct fs *fs, struct request *r, const struct inode *pa
 	return (int)sizeof(*ret);
 }
 
-/* The name was there already, which the guest did not know. Return: bytes of the reply, -errno, or
+/* The file exists; the guest did not know the name. Return: bytes of the reply, -errno, or
  * OUTCOME_DEFER: CREATE begins again after the wait. */
 static int open_existing(struct fs *fs, struct request *r, const struct inode *parent,
 			 struct open_file *file, int flags)
@@ -330,7 +332,7 @@ static int open_existing(struct fs *fs, struct request *r, const struct inode *p
 	fd = inode ? open_regular(fs, r, inode, flags) : -ESTALE;
 	if (fd == -EAGAIN)
 		fd = wait_for_lease(fs, r, inode, flags);
-	/* The attributes are from before it was opened, and perhaps truncated. */
+	/* The attributes are older than the open, which may have truncated the file. */
 	err = fd < 0 ? fd : entry_refresh(fs, inode, &ret->entry);
 	if (err) {
 		if (fd >= 0)
@@ -344,7 +346,8 @@ static int open_existing(struct fs *fs, struct request *r, const struct inode *p
 	return (int)sizeof(*ret);
 }
 
-/* Make a new file r->name. *ret_fd is its fd, or -1 if it is not open. Return: 0 or -errno. */
+/* Create a new file r->name. *ret_fd is its fd, or -1 if the file is not open. Return: 0 or
+ * -errno. */
 static int create_new(struct fs *fs, const struct request *r, int dir_fd, int flags, int *ret_fd)
 {
 	mode_t mode = REQUEST_ARG(r, struct fuse_create_in)->mode & 07777;
@@ -358,8 +361,8 @@ static int create_new(struct fs *fs, const struct request *r, int dir_fd, int fl
 	return errno == EMFILE ? -ENFILE : -errno;
 }
 
-/* O_EXCL first, whatever the guest says: a file that exists is opened as root, a new one is created
- * as the requesting user. */
+/* Try O_EXCL first, whatever the guest's flags are: a file that exists is opened as root, a new
+ * file is created as the requesting user. */
 static int create(struct fs *fs, struct request *r, const struct inode *parent, int dir_fd,
 		  struct open_file *file, int flags)
 {
@@ -369,7 +372,8 @@ static int create(struct fs *fs, struct request *r, const struct inode *parent, 
 
 	if (!err && fd >= 0)
 		return reply_create(fs, r, parent, file, fd, flags);
-	/* When the worker died while it created it, "it exists" says that it did. */
+	/* If a worker died during this CREATE, "it exists" means that the dead worker created the
+	 * file. */
 	if (!err || (err == -EEXIST && (!(in->flags & O_EXCL) || r->replayed)))
 		err = open_existing(fs, r, parent, file, flags);
 	if (err < 0)
@@ -384,10 +388,11 @@ static int create_tmpfile(struct fs *fs, struct request *r, const struct inode *
 	int fd, err;
 
 	if ((flags & O_ACCMODE) == O_RDONLY)
-		flags |= O_RDWR; /* open(2) wants it */
+		flags |= O_RDWR; /* open(2) requires it with O_TMPFILE */
 	flags = (flags & ~O_TRUNC) | (int)(in->flags & O_EXCL);
 	fd = openat(dir_fd, ".", flags | O_TMPFILE | O_CLOEXEC, in->mode & 07777);
-	/* EISDIR: a kernel, ENOSYS: a file system without it. ENOSYS would end it for good. */
+	/* A kernel without O_TMPFILE fails with EISDIR, a file system without it may fail with
+	 * ENOSYS. After ENOSYS the guest would never send TMPFILE again. */
 	if (fd < 0)
 		err = errno == EISDIR || errno == ENOSYS ? -EOPNOTSUPP
 		      : errno == EMFILE			 ? -ENFILE

@@ -2,16 +2,17 @@
 /*
  * SETXATTR, GETXATTR, LISTXATTR, REMOVEXATTR.
  *
- * The working directory is /proc/self/fd (fs_init), so the path "N" is the file that the
- * inode's fd N holds, of whatever type: one call, nothing opened, nothing resolved anew.
+ * The working directory is /proc/self/fd (fs_init), so the path "N" is the file of any type that
+ * the inode's fd N holds: the op is a single call, which opens no file and resolves no path again.
  *
- * POSIX ACLs are attributes with consequences. Unless the guest's kernel has agreed to enforce
- * them (FUSE_POSIX_ACL) they are hidden, since it would show modes that do not hold.
+ * POSIX ACLs are attributes that the kernel acts on. Unless the guest's kernel has agreed to
+ * enforce ACLs (FUSE_POSIX_ACL) they are hidden, since the guest would show modes that do not hold.
  *
- * The names of the guest are not the host's where the operator gave an xattrmap (xattrmap.h).
+ * The guest's names differ from the host's if the operator gave an xattrmap (xattrmap.h).
  *
- * A request that was in flight when its worker died (r->replayed) may have happened. "Exists
- * already" (XATTR_CREATE) then means that it did, and so does "no such attribute" for REMOVEXATTR.
+ * A request that was in flight when its worker died (r->replayed) may have been done already. For
+ * such a request "exists already" (XATTR_CREATE) means that it was done, and so does "no such
+ * attribute" of REMOVEXATTR.
  */
 #include "worker/csrc/fs/file_capability.h"
 #include "worker/csrc/fs/inode_fd.h"
@@ -43,13 +44,13 @@ static bool hides_acls(const struct fs *fs)
 	return !(fs->session->flags & FUSE_POSIX_ACL);
 }
 
-/* What all four need. Return: 0 with the path to use in ret, or -errno. */
+/* The preparation of all four ops. Return: 0 with the path to use in ret, or -errno. */
 static int prepare(struct fs *fs, const struct inode *inode, char ret[static FD_NAME])
 {
 	int fd;
 
 	if (!fs->policy.xattr)
-		return -ENOSYS; /* the guest does not ask again */
+		return -ENOSYS; /* after ENOSYS the guest does not ask again */
 	if (!inode)
 		return -ESTALE;
 	fd = inode_fd(fs, inode);
@@ -59,8 +60,8 @@ static int prepare(struct fs *fs, const struct inode *inode, char ret[static FD_
 	return credentials_root(&fs->credentials);
 }
 
-/* The host's name of the guest's `name`. ACLs are hidden under either: a map that gives the host's
- * ACLs another name must not open what is closed. Return: 0 or -errno. */
+/* Get the host's name of the guest's `name`. An ACL is hidden under both names: a map that renames
+ * the host's ACLs must not make them accessible. Return: 0 or -errno. */
 static int host_name(const struct fs *fs, const char *name, char ret[static XATTRMAP_NAME])
 {
 	int err;
@@ -73,7 +74,7 @@ static int host_name(const struct fs *fs, const char *name, char ret[static XATT
 	return !err && hides_acls(fs) && is_acl(ret) ? -EOPNOTSUPP : err;
 }
 
-/* The guest's name of the host's `name`, NULL if that is hidden. */
+/* The guest's name of the host's `name`; NULL if the attribute is hidden. */
 static const char *guest_name(const struct fs *fs, const char *name)
 {
 	const char *ret = xattrmap_to_guest(&fs->policy.xattrmap, name);
@@ -81,7 +82,7 @@ static const char *guest_name(const struct fs *fs, const char *name)
 	return ret && hides_acls(fs) && (is_acl(name) || is_acl(ret)) ? NULL : ret;
 }
 
-/* The terminated string at the payload's start; NULL if there is none. */
+/* The terminated string at the beginning of the payload; NULL if it is not terminated. */
 static const char *payload_name(const struct request *r)
 {
 	return strnlen(r->payload, r->payload_len) < r->payload_len ? r->payload : NULL;
@@ -119,17 +120,18 @@ int op_getxattr(struct fs *fs, struct request *r)
 	err = prepare(fs, inode, path);
 	if (!err)
 		err = host_name(fs, name, host);
-	if (err) /* to read what must not be named is to find nothing */
+	if (err) /* reading a forbidden name finds nothing */
 		return err == -EPERM ? -ENODATA : err;
 	if (!size)
 		return reply_size(r, getxattr(path, host, NULL, 0));
 	r->reply = fs->large_reply;
-	/* With no room at all the call would be the question for the size. */
+	/* A call with a size of 0 would ask for the size of the value. */
 	got = room(r, size) ? getxattr(path, host, r->reply, room(r, size)) : (errno = ERANGE, -1);
 	return got < 0 ? -errno : (int)got;
 }
 
-/* Make a list of `len` bytes the guest's: names may get shorter or go. Return: bytes left. */
+/* Translate a list of `len` bytes for the guest: names may get shorter or be dropped. Return: the
+ * bytes that are left. */
 static size_t translate_list(const struct fs *fs, char *list, size_t len)
 {
 	size_t kept = 0;
@@ -160,7 +162,7 @@ int op_listxattr(struct fs *fs, struct request *r)
 
 	if (err)
 		return err;
-	if (!size) /* with the names that are hidden: a size may be too large */
+	if (!size) /* the size counts hidden names also: it may be too large */
 		return reply_size(r, listxattr(path, NULL, 0));
 	r->reply = fs->large_reply;
 	got = listxattr(path, (char *)r->reply, XATTR_LIST_MAX);
@@ -172,8 +174,8 @@ int op_listxattr(struct fs *fs, struct request *r)
 
 /* ---- changing ---- */
 
-/* The guest's kernel wants sgid gone with a new access ACL, as chmod would take it (FUSE 7.33). It
- * says so for a default ACL, too, which changes no mode. */
+/* The guest's kernel wants sgid removed with a new access ACL, as chmod would remove it (FUSE
+ * 7.33). The guest sends the same flag for a default ACL, which changes no mode. */
 static int kill_sgid(struct fs *fs, const struct inode *inode, const char *path)
 {
 	struct statx st;
@@ -187,7 +189,7 @@ static int kill_sgid(struct fs *fs, const struct inode *inode, const char *path)
 		       : 0;
 }
 
-/* The argument is 16 bytes where SETXATTR_EXT was agreed, else 8; the table of ops knows 8. */
+/* The argument has 16 bytes if SETXATTR_EXT was agreed on, otherwise 8; the table of ops has 8. */
 static int read_setxattr(const struct fs *fs, const struct request *r,
 			 struct fuse_setxattr_in *ret_in, const char **ret_name,
 			 const void **ret_value)
@@ -251,7 +253,7 @@ int op_setxattr(struct fs *fs, struct request *r)
 		err = prepare(fs, inode, path);
 	if (!err)
 		err = host_name(fs, name, host);
-	/* Without CAP_FSETID a new ACL takes the sgid bit away. */
+	/* Without CAP_FSETID a new ACL removes the sgid bit. */
 	if (!err)
 		err = credentials_fsetid(&fs->credentials, true);
 	if (err)
@@ -262,7 +264,7 @@ int op_setxattr(struct fs *fs, struct request *r)
 	if (err && !(err == -EEXIST && r->replayed))
 		return err;
 	file_capability_set(fs, host);
-	if (is_access_acl(host)) /* it may take group execution away */
+	if (is_access_acl(host)) /* the ACL may remove group execution */
 		set_id_note_mode(fs, S_ISGID);
 	return in.setxattr_flags & FUSE_SETXATTR_ACL_KILL_SGID && is_access_acl(host)
 		       ? kill_sgid(fs, inode, path)

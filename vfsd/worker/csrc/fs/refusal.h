@@ -4,12 +4,12 @@
 
 #include "transport/csrc/types.h"
 
-/* The first user of the guest that this worker could not act for, or could not give a file to. */
+/* The first user of the guest that this worker could not act as, or could not give a file to. */
 struct refusal {
 	bool is_noted;
 	bool is_taken;
 	uint32_t uid, gid;
-	uint32_t own_uid, own_gid; /* of the daemon, as the sandbox sees them */
+	uint32_t own_uid, own_gid; /* ids of the daemon, as the sandbox sees them */
 };
 
 #endif

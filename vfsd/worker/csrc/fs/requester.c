@@ -56,7 +56,7 @@ int requester_act_as_member(struct fs *fs, const struct request *r, uint32_t gid
 	return credentials_user(&fs->credentials, &who);
 }
 
-/* Older guests tell no groups at all, and none tells those that an ACL names. */
+/* Older guests send no groups at all, and no guest sends the groups that an ACL names. */
 static bool tells_all_groups(const struct fs *fs)
 {
 	return (fs->session->flags & (FUSE_CREATE_SUPP_GROUP | FUSE_POSIX_ACL)) ==
@@ -67,7 +67,7 @@ int requester_act(struct fs *fs, const struct request *r, uint32_t umask)
 {
 	int err = act_as_requester(fs, r, !tells_all_groups(fs));
 
-	/* Else the guest's kernel has applied its umask already. */
+	/* Without this agreement the guest's kernel has applied its umask already. */
 	credentials_umask(&fs->credentials, is_agreed(fs->session, &AGREED_UMASK) ? umask : 0);
 	return err;
 }

@@ -7,10 +7,10 @@
 #include <sys/stat.h>
 
 enum {
-	NO_GROUP = 65534, /* the host's nogroup, for a group that the host must not know */
+	NO_GROUP = 65534, /* the host's nogroup, for a group that the map forbids */
 };
 
-/* Does it depend on a group whether set-group-id goes? */
+/* Does it depend on the writer's groups whether set-group-id is removed? */
 static bool group_decides(uint32_t mode)
 {
 	return (mode & (S_ISGID | S_IXGRP)) == S_ISGID;
@@ -21,7 +21,8 @@ static bool says_who(const struct request *r)
 	return r->in.uid != UINT32_MAX && r->in.gid != UINT32_MAX;
 }
 
-/* The requester's group, on the host; `file_group` if the requester is in that or unknown. */
+/* The requester's group on the host; `file_group` if the requester is in that group or is
+ * unknown. */
 static uint32_t group_of(const struct fs *fs, const struct request *r, uint32_t file_group)
 {
 	const struct idmap *map = &fs->policy.gids.to_host;
@@ -33,7 +34,8 @@ static uint32_t group_of(const struct fs *fs, const struct request *r, uint32_t 
 	return group == UINT32_MAX ? NO_GROUP : group;
 }
 
-/* *ret: the group to act in, or CREDENTIALS_ANY_GROUP if none decides. Return: 0 or -errno. */
+/* Get in *ret the group to act in, or CREDENTIALS_ANY_GROUP if the group makes no difference.
+ * Return: 0 or -errno. */
 static int find_group(const struct fs *fs, const struct request *r, int fd, uint32_t *ret)
 {
 	struct stat st;
@@ -54,7 +56,7 @@ int set_id_before_truncate(struct fs *fs, const struct request *r, int fd, bool 
 	return err ? err : credentials_set_id(&fs->credentials, kill, group);
 }
 
-/* As find_group, for an op that comes often. */
+/* Like find_group, with a cache, for an op that is frequent. */
 static __attribute__((noinline)) int find_group_again(struct fs *fs, const struct request *r,
 						      int fd, uint32_t *ret)
 {

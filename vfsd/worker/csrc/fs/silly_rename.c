@@ -2,26 +2,27 @@
 /*
  * THEORY
  *
- * The client of NFS gives a file that is removed while anything holds its directory entry another
- * name, .nfsXXXX, and removes that when the last fd is closed, O_PATH fds included. A directory
- * with such a name is not empty: `rm -r` fails. We hold an O_PATH fd of each file that the guest
- * knows.
+ * If a file is removed while anything holds its directory entry, the NFS client renames the file to
+ * .nfsXXXX instead, and removes that name when the last fd is closed, O_PATH fds included. A
+ * directory with such a name is not empty, so `rm -r` fails. The daemon holds an O_PATH fd of each
+ * file that the guest knows.
  *
- * So before UNLINK, and before RENAME to a name that exists, we look up the file, and if the guest
- * does not have it open, the inode loses its fd and is stale from then on. What the guest has
- * closed and we have not is closed as well. If the op fails, the inode gets an fd again. A file
- * with other names is stale too: Linux looks it up again by the name that it used, and finds a new
- * inode.
+ * So before UNLINK, and before RENAME to a name that exists, the worker looks up the file. If the
+ * guest does not have the file open, the inode loses its fd and is stale from then on. An fd of a
+ * file that the guest has released and the daemon has not closed yet is closed as well. If the op
+ * fails, the inode gets an fd again. A file that has other names becomes stale also: Linux looks
+ * the file up again by the name that it used, and finds a new inode.
  *
- * What the guest has open when it is removed gets its other name. When it is released, the inode
- * becomes stale: Linux does not forget it by itself, since the client of NFS reports one link.
+ * A file that the guest has open when it is removed does become .nfsXXXX. When the guest releases
+ * the file, the inode becomes stale: Linux does not forget the inode by itself, since the NFS
+ * client reports one link.
  *
- * Other workers may use the fd at this moment, and what they retire they close themselves. Where
- * that takes longer than a moment, the file gets its other name until the fd is closed. Then RMDIR
- * waits: not for long, and only if there are no names but such.
+ * Other workers may be using the fd at this moment, and each worker closes what it has retired
+ * itself. If that takes longer than a moment, the file becomes .nfsXXXX until the fd is closed.
+ * RMDIR then waits, but only for a limited time, and only if the directory contains no other names.
  *
  * Death. The fd that was taken out of the table is found by the pool's sweep. The request is run
- * again and removes the name. A file whose removal fails then is looked up again by the guest.
+ * again and removes the name. If that removal fails, the guest looks up the file again.
  */
 #include "worker/csrc/fs/silly_rename.h"
 
@@ -39,7 +40,7 @@
 #include <unistd.h>
 
 enum {
-	TRIES_MAX = 500, /* of RMDIR, a millisecond apart */
+	TRIES_MAX = 500, /* tries of RMDIR, a millisecond apart */
 	NAMES_ROOM = 4096,
 };
 
@@ -52,7 +53,7 @@ static bool is_concerned(struct fs *fs, uint64_t dir)
 	return parent && mount_fact_of(fs, parent)->silly_renames;
 }
 
-/* An fd of the directory, as root. */
+/* The fd of the directory. Leaves root acting. */
 static int open_dir(struct fs *fs, uint64_t dir)
 {
 	const struct inode *parent = inode_table_get(fs->inodes, dir);
@@ -62,7 +63,8 @@ static int open_dir(struct fs *fs, uint64_t dir)
 	return err ? err : fd;
 }
 
-/* The nodeid of the file, for which we hold one more lookup; 0: it is not known. */
+/* The nodeid of the file, with one more lookup that the caller must forget; 0: the file is not
+ * known. */
 static uint64_t look_up(struct fs *fs, uint64_t dir, const char *name, struct inode_key *ret)
 {
 	int dir_fd = open_dir(fs, dir);
@@ -82,7 +84,8 @@ static __attribute__((noinline, cold)) void let_go(struct fs *fs, uint64_t dir, 
 	uint64_t nodeid = look_up(fs, dir, name, &ret->key);
 	bool is_open = nodeid && file_table_of_inode(fs->files, nodeid, 0);
 
-	/* What was released is closed, and gives the inode that borrows its fd one of its own. */
+	/* Closes what was released. An inode that borrowed the fd of a released file gets an fd of
+	 * its own. */
 	reclaim_flush(&fs->reclaim);
 	if (!nodeid)
 		return;
@@ -154,14 +157,14 @@ bool silly_rename_happened(struct fs *fs, uint64_t nodeid, int fd)
 
 void silly_rename_released(struct fs *fs, uint64_t nodeid)
 {
-	reclaim_flush(&fs->reclaim); /* an inode that borrowed the fd has one of its own then */
+	reclaim_flush(&fs->reclaim); /* an inode that borrowed the fd then has its own */
 	if (file_table_of_inode(fs->files, nodeid, 0))
 		return;
 	inode_table_give_up_fd(fs->inodes, &fs->reclaim, nodeid);
 	reclaim_flush(&fs->reclaim);
 }
 
-/* Of what was read into `buffer`. */
+/* Are all names in `buffer` silly ones? */
 static bool are_silly(const uint8_t *buffer, uint32_t len)
 {
 	const struct dirent64 *entry;

@@ -5,31 +5,32 @@
 
 #include "worker/csrc/fs/fs.h"
 
-/* The inode that silly_rename_prevent() made stale. */
+/* The inode that silly_rename_prevent() has made stale. */
 struct let_go {
-	uint64_t nodeid; /* 0: none */
+	uint64_t nodeid; /* 0: no inode */
 	struct inode_key key;
 };
 
 /*
- * The name `name` in the directory `dir` (a nodeid) is about to be removed or replaced: close what
- * only this daemon has open of its file, where its file system renames such files instead. The op
- * must hold no pointer into a table, and gets its own afterwards. When the op has ended with
- * `result`, silly_rename_done() gives back what it takes for a file that is still there.
+ * The name `name` in the directory `dir` (a nodeid) is about to be removed or replaced. If its file
+ * system renames files instead of removing them, close the fds of the file that only this daemon
+ * has open. The op must hold no pointer into a table, and gets its pointers afterwards. After the
+ * op has ended with `result`, silly_rename_done() gives a file that still exists its fd back.
  */
 void silly_rename_prevent(struct fs *fs, uint64_t dir, const char *name, struct let_go *ret);
 void silly_rename_done(struct fs *fs, uint64_t dir, const char *name, const struct let_go *gone,
 		       int result);
 
-/* Has the file that the guest has open as `fd`, and is about to release, got such a name? */
+/* The guest has the file open as `fd` and is about to release it. Does the file have such a
+ * name? */
 bool silly_rename_happened(struct fs *fs, uint64_t nodeid, int fd);
-/* Such a file was released. Its inode is stale from then on, unless the guest has it open still.
- * The same for pointers as above. */
+/* A file with such a name was released. Its inode is stale from then on, unless the guest has the
+ * file open elsewhere. The caller must hold no pointer into a table. */
 void silly_rename_released(struct fs *fs, uint64_t nodeid);
 
-/* Removing the directory dir/name failed since it is not empty. Is all that is in it the other
- * names of files that this daemon is about to close? Then wait a moment. Return: try again. The
- * same for pointers. */
+/* Removing the directory dir/name failed because it is not empty. If it contains only such names,
+ * of files that this daemon is about to close, wait a moment. Return: should the op try again? The
+ * caller must hold no pointer into a table. */
 bool silly_rename_passes(struct fs *fs, uint64_t dir, const char *name, uint32_t *tries);
 
 #endif

@@ -7,7 +7,7 @@
 
 _Static_assert((int)XATTRMAP_NAME == XATTR_NAME_MAX + 1, "names fit");
 
-/* The rule for a name that the guest gives; NULL if there is none. */
+/* The rule for a name that the guest sends; NULL if there is no rule. */
 static const struct xattrmap_rule *client_rule(const struct xattrmap *map, const char *name)
 {
 	for (uint32_t i = 0; i < map->rule_count; i++) {
@@ -19,7 +19,7 @@ static const struct xattrmap_rule *client_rule(const struct xattrmap *map, const
 	return NULL;
 }
 
-/* The rule for a name that the host lists. */
+/* The rule for a name that the host lists; NULL if there is no rule. */
 static const struct xattrmap_rule *server_rule(const struct xattrmap *map, const char *name)
 {
 	for (uint32_t i = 0; i < map->rule_count; i++) {
@@ -74,7 +74,7 @@ const char *xattrmap_to_guest(const struct xattrmap *map, const char *name)
 		return NULL;
 	if (rule->action == XATTRMAP_OK)
 		return name;
-	/* The bare prefix is no name at all. */
+	/* The prefix alone is not a valid name. */
 	return rule->action == XATTRMAP_PREFIX && name[rule->prepend_len] ? name + rule->prepend_len
 									  : NULL;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The compiled xattrmap: what the guest's extended attributes are called on the host. The language
- * is Python's (transport/xattrmap.py), which fills the table; here it is looked up.
+ * The compiled xattrmap: the host's names of the guest's extended attributes. Python parses the
+ * language (transport/xattrmap.py) and fills the table; this file only looks names up.
  */
 #ifndef VFSD_XATTRMAP_H
 #define VFSD_XATTRMAP_H
@@ -22,8 +22,8 @@ enum xattrmap_action {
 
 struct xattrmap_rule {
 	uint8_t action; /* enum xattrmap_action */
-	bool client;	/* it decides about names that the guest gives … */
-	bool server;	/* … about names that the host lists */
+	bool client;	/* the rule applies to names that the guest sends */
+	bool server;	/* the rule applies to names that the host lists */
 	uint8_t key_len;
 	uint8_t prepend_len;
 	char key[XATTRMAP_NAME];
@@ -31,16 +31,17 @@ struct xattrmap_rule {
 };
 
 struct xattrmap {
-	uint32_t rule_count; /* 0: every name is itself */
+	uint32_t rule_count; /* 0: names are not changed */
 	struct xattrmap_rule rules[XATTRMAP_RULES_MAX];
 };
 
-/* The host's name of the guest's attribute `name` (at most XATTR_NAME_MAX bytes), into the
- * XATTRMAP_NAME bytes of *ret. Return: 0, -EPERM, -EOPNOTSUPP, or -ERANGE (it becomes too long). */
+/* Write the host's name of the guest's attribute `name` (at most XATTR_NAME_MAX bytes) to `ret`,
+ * which has XATTRMAP_NAME bytes. Return: 0, -EPERM, -EOPNOTSUPP, or -ERANGE (the new name is too
+ * long). */
 int xattrmap_to_host(const struct xattrmap *map, const char *name, char *ret) must_check;
 
-/* The guest's name of the host's attribute `name`: a part of it. NULL: the guest must not see it.
- */
+/* The guest's name of the host's attribute `name`, as a part of that string. NULL: the attribute is
+ * hidden from the guest. */
 const char *xattrmap_to_guest(const struct xattrmap *map, const char *name);
 
 #endif
