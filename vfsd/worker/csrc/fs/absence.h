@@ -32,7 +32,7 @@ struct absence {
 };
 
 struct absences {
-	struct absence files[ABSENCES]; /* by nodeid, direct-mapped */
+	struct absence files[ABSENCES]; /* indexed by nodeid, direct-mapped */
 };
 
 static inline bool absence_is_known(const struct absences *a, uint64_t nodeid, uint64_t count,

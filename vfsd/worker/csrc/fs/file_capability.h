@@ -14,7 +14,8 @@
 void file_capability_init(struct file_capability *c, const struct xattrmap *map);
 
 /* Called before a regular file changes: remove its remapped capability. `fd` is the fd of the inode
- * or of an open file. Root is left acting if the file had to be asked. Return: 0 or -errno. */
+ * or of an open file. Root is left acting if the attribute had to be looked up. Return: 0 or
+ * -errno. */
 int file_capability_drop(struct fs *fs, uint64_t nodeid, int fd) must_check;
 
 /* The guest has set the attribute that the host calls `name`. */

@@ -44,7 +44,7 @@ struct dir_cache {
 	uint8_t *buffer; /* DIR_BUFFER bytes */
 };
 
-/* What is known of a mount, found once (mount_facts.c). */
+/* Facts about a mount, found out once (mount_facts.c). */
 struct mount_fact {
 	uint64_t mnt_id;    /* of struct inode_key; 0: an unused entry */
 	bool needs_flush;   /* the file system has something to do when a file is closed */
@@ -67,7 +67,7 @@ struct fs {
 	struct file_capability capability;
 	struct absences set_ids; /* valid for a value of worker_table.set_id_modes */
 
-	/* Shared with the other workers. */
+	/* The segments shared with the other workers. */
 	struct worker_table *table;
 	struct fuse_session *session;
 	struct inode_table *inodes;

@@ -11,7 +11,7 @@
 
 enum {
 	WAITS_MAX = 8,	 /* waits of one request: another program may take the file again */
-	WATCHED_MAX = 2, /* a rename has two files */
+	WATCHED_MAX = 2, /* interrupted waits of one request: a rename has two files */
 };
 
 /* r->fd2 is the access mode. The working directory is /proc/self/fd. */

@@ -29,7 +29,8 @@ int open_cache_get(struct fs *fs, const struct inode *inode)
 	return duplicate(fd);
 }
 
-/* An inode that is not held by a handle gets an O_PATH fd of the same file instead. */
+/* Take the cached fd away from an inode. An inode that is not held by a handle gets an O_PATH fd of
+ * the same file in its place. */
 static void drop(struct fs *fs, uint64_t nodeid)
 {
 	const struct inode *inode = inode_table_get(fs->inodes, nodeid);

@@ -21,7 +21,8 @@ VFSD_FUSE_OPS(VFSD_DECLARE_OP)
 
 extern op_fn *const ops[FUSE_OPCODE_MAX]; /* by opcode; NULL: C does not implement the opcode */
 
-/* `error`; or, for an op that is never answered, the result of such an op. */
+/* What to return when an op cannot run: `error`, or OUTCOME_NO_REPLY if the op is never
+ * answered. */
 static inline int ops_error(const struct fuse_op *op, int error)
 {
 	return op->flags & OP_NO_REPLY ? OUTCOME_NO_REPLY : error;

@@ -230,8 +230,8 @@ static bool is_dot_or_dotdot(const char *name)
 
 /*
  * nodeid 0: the name is listed, and the guest looks it up when needed. This is used for "." and
- * "..", whose lookups the guest does not count, and for a name that cannot be looked up now.
- * Windows and UEFI firmware show the attributes of such an entry as well: they get the type at
+ * "..", because the guest does not count lookups of these, and for a name that cannot be looked up
+ * now. Windows and UEFI firmware show the attributes of such an entry as well: they get the type at
  * least.
  */
 static void put_unknown(const struct dirent64 *entry, mode_t type, struct fuse_entry_out *ret)

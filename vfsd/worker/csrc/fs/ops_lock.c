@@ -4,8 +4,8 @@
  *
  * Locks are taken on the host, so they hold against other virtual machines and against the host.
  *
- * flock: taken on the guest's own open file, whose fd is one open file description, as flock
- * requires.
+ * flock: taken on the guest's own open file. The fd of an open file is one open file description,
+ * as flock requires.
  *
  * Record locks: a record lock of the guest belongs to a process (the lock owner), a record lock of
  * the host (OFD lock) to an open file description. So each pair of inode and lock owner that has

@@ -38,7 +38,7 @@ struct fs_policy {
 	bool allow_direct_io; /* off: O_DIRECT is dropped */
 	bool announce_submounts;
 	bool preserve_noatime;	/* off: O_NOATIME is dropped */
-	bool allow_project_ids; /* off: IOCTL changes no project id */
+	bool allow_project_ids; /* off: IOCTL does not change project ids */
 	struct idmap_pair uids; /* the guest's users and groups as ids of the host */
 	struct idmap_pair gids;
 	struct xattrmap xattrmap;

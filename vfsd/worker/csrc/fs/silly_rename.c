@@ -63,8 +63,8 @@ static int open_dir(struct fs *fs, uint64_t dir)
 	return err ? err : fd;
 }
 
-/* The nodeid of the file, with one more lookup that the caller must forget; 0: the file is not
- * known. */
+/* The nodeid of the file, with one more lookup, which the caller must forget; 0: the guest does not
+ * know the file. */
 static uint64_t look_up(struct fs *fs, uint64_t dir, const char *name, struct inode_key *ret)
 {
 	int dir_fd = open_dir(fs, dir);

@@ -33,14 +33,14 @@ enum {
 	SUPPLEMENTARY_GROUPS_MAX = 32,
 };
 
-#define CREDENTIALS_ANY_GROUP UINT32_MAX /* for credentials_set_id */
+#define CREDENTIALS_ANY_GROUP UINT32_MAX /* a group for credentials_set_id */
 
 struct credentials {
 	uint32_t uid, gid; /* the effective ids */
 	uint32_t group_count;
 	uint32_t groups[SUPPLEMENTARY_GROUPS_MAX];
 	uint32_t umask;
-	uint32_t root_uid, root_gid; /* what this process started with */
+	uint32_t root_uid, root_gid; /* the ids that this process started with */
 	bool privileged;   /* may change ids: is uid 0, or has CAP_SETUID and CAP_SETGID */
 	bool may_groups;   /* may set groups; if not, a requester's groups are ignored */
 	bool may_fsetid;   /* CAP_FSETID is in the permitted set, and capset(2) works */

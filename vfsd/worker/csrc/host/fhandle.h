@@ -36,7 +36,7 @@ bool fhandle_equal(const struct fhandle *a, const struct fhandle *b);
  * -errno (-ENFILE: no fd is free). */
 int fhandle_open(int mount_fd, const struct fhandle *handle, int flags) must_check;
 
-/* Does the file system of `fd` keep its handles valid for as long as their files exist
+/* Does a handle of the file system of `fd` open its file for as long as the file has a name
  * (file_system.c)? */
 bool fhandle_lasts(int fd);
 

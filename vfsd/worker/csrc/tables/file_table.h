@@ -18,7 +18,7 @@ enum open_file_flag {
 	FILE_SYNC = 8,	     /* O_SYNC or O_DSYNC: writes may take long */
 	FILE_IN_MEMORY = 16, /* reads never wait for storage */
 	FILE_WRITABLE = 32,
-	FILE_NO_FLUSH = 64,	/* a local file system: FLUSH has nothing to do */
+	FILE_NO_FLUSH = 64,	/* the file is on a local file system: FLUSH has nothing to do */
 	FILE_FLOCKED = 128,	/* the guest has taken a flock on it */
 	FILE_LENDS = 256,	/* an inode borrows fd: see inode_table_repay */
 	FILE_ONLY_GROWS = 1024, /* O_APPEND, for a file that opens only with it (chattr +a) */

@@ -24,7 +24,7 @@ enum {
 
 struct op_counter {
 	uint64_t count;
-	uint64_t errors; /* replies with an errno */
+	uint64_t errors; /* number of replies with an errno */
 	uint64_t bytes;	 /* bytes of file data, read or written */
 	uint64_t ns;	 /* time spent on all requests together */
 	uint32_t latency[LATENCY_BUCKETS];
@@ -32,9 +32,9 @@ struct op_counter {
 
 struct vring_counter {
 	uint64_t requests;
-	uint64_t batches; /* publications of the used index */
-	uint64_t calls;	  /* writes to the call eventfd */
-	uint64_t kicks;	  /* wake-ups by a kick eventfd */
+	uint64_t batches; /* number of publications of the used index */
+	uint64_t calls;	  /* number of writes to the call eventfd */
+	uint64_t kicks;	  /* number of wake-ups by a kick eventfd */
 	uint64_t bad_chains;
 };
 
@@ -57,7 +57,7 @@ struct worker_row {
 /* The result of INIT. Written by the worker that served INIT, read by all workers; `ready` is
  * written last. */
 struct fuse_session {
-	uint32_t ready; /* 1 between INIT and DESTROY */
+	uint32_t ready; /* 1 between INIT and DESTROY, otherwise 0 */
 	uint32_t minor;
 	uint64_t flags;	  /* the flags agreed on: flags | flags2 << 32 */
 	uint64_t offered; /* the flags that the guest offered: flags | flags2 << 32 */
