@@ -251,7 +251,7 @@ int op_setattr(struct fs *fs, struct request *r)
 /* ---- STATX ---- */
 
 enum {
-	STATX_TOLD = STATX_BASIC_STATS | STATX_BTIME,
+	STATX_REPORTED = STATX_BASIC_STATS | STATX_BTIME,
 };
 
 /* Attributes that describe the host's mount are hidden from the guest. */
@@ -266,7 +266,7 @@ static struct fuse_sx_time statx_time(const struct statx_timestamp *time)
 static void fill_statx(const struct fs *fs, const struct statx *st, struct fuse_statx *ret)
 {
 	*ret = (struct fuse_statx){
-		.mask = st->stx_mask & STATX_TOLD,
+		.mask = st->stx_mask & STATX_REPORTED,
 		.blksize = st->stx_blksize,
 		.attributes = st->stx_attributes & ~attributes_hidden,
 		.nlink = st->stx_nlink,
@@ -293,7 +293,7 @@ int op_statx(struct fs *fs, struct request *r)
 	const struct fuse_statx_in *in = REQUEST_ARG(r, struct fuse_statx_in);
 	const struct inode *inode = inode_table_get(fs->inodes, r->in.nodeid);
 	struct fuse_statx_out *ret = REQUEST_REPLY(r, struct fuse_statx_out);
-	unsigned int mask = in->sx_mask & STATX_TOLD;
+	unsigned int mask = in->sx_mask & STATX_REPORTED;
 	int flags = AT_EMPTY_PATH | AT_NO_AUTOMOUNT | ((int)in->sx_flags & AT_STATX_SYNC_TYPE);
 	struct statx st;
 	int fd = inode ? inode_fd(fs, inode) : -ESTALE;

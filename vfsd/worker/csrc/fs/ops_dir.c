@@ -49,7 +49,7 @@ static __attribute__((noinline, cold)) uint64_t wide_offset(uint64_t offset)
 	return mix64(offset) & INT64_MAX;
 }
 
-static uint64_t told_offset(const struct dirent64 *entry)
+static uint64_t guest_offset(const struct dirent64 *entry)
 {
 	return entry->d_off >= 0 ? (uint64_t)entry->d_off : wide_offset((uint64_t)entry->d_off);
 }
@@ -62,10 +62,10 @@ static struct dirent64 *next_entry(const struct dir_cache *cache)
 					 : NULL;
 }
 
-static void entry_told(struct dir_cache *cache, const struct dirent64 *entry)
+static void consume_entry(struct dir_cache *cache, const struct dirent64 *entry)
 {
 	cache->begin += entry->d_reclen;
-	cache->position = told_offset(entry);
+	cache->position = guest_offset(entry);
 }
 
 /* The number of bytes of `buffer` up to and including the entry with this offset; 0 if no entry has
@@ -76,7 +76,7 @@ static uint32_t find_offset(const uint8_t *buffer, uint32_t end, uint64_t offset
 		const struct dirent64 *entry = entry_at(buffer, at);
 
 		at += entry->d_reclen;
-		if (told_offset(entry) == offset)
+		if (guest_offset(entry) == offset)
 			return at;
 	}
 	return 0;
@@ -137,7 +137,7 @@ static ssize_t read_on(struct open_file *file, uint64_t offset, uint8_t *buffer)
 	for (uint32_t at = 0; at < (uint32_t)got; at += entry->d_reclen)
 		entry = entry_at(buffer, at);
 	if (entry)
-		offset = told_offset(entry);
+		offset = guest_offset(entry);
 	__atomic_store_n(&file->position, offset, __ATOMIC_RELEASE);
 	return got;
 }
@@ -211,7 +211,7 @@ static void put_dirent(const struct dirent64 *entry, uint64_t ino, uint32_t type
 {
 	struct fuse_dirent head = {
 		.ino = ino,
-		.off = told_offset(entry),
+		.off = guest_offset(entry),
 		.namelen = name_len,
 		.type = type,
 	};
@@ -290,7 +290,7 @@ static uint64_t number_of_entry(const uint8_t *reply, uint64_t ino)
 
 /* List the waiting entries that fit into `room`; if `dir` is given, each with its fuse_entry_out.
  * Return: bytes, or -EINVAL if not even the first entry fits. */
-static int tell_entries(struct fs *fs, const struct inode *dir, struct open_file *file,
+static int list_entries(struct fs *fs, const struct inode *dir, struct open_file *file,
 			struct dir_cache *cache, uint8_t *reply, uint64_t room)
 {
 	uint32_t head = dir ? sizeof(struct fuse_entry_out) : 0;
@@ -299,7 +299,7 @@ static int tell_entries(struct fs *fs, const struct inode *dir, struct open_file
 	const struct dirent64 *entry;
 	uint64_t used = 0;
 
-	for (; (entry = next_entry(cache)); entry_told(cache, entry)) {
+	for (; (entry = next_entry(cache)); consume_entry(cache, entry)) {
 		uint32_t name_len = (uint32_t)strlen(entry->d_name);
 		uint64_t len = head + FUSE_DIRENT_ALIGN(FUSE_NAME_OFFSET + name_len);
 		uint32_t type;
@@ -336,7 +336,7 @@ static int list(struct fs *fs, struct request *r, const struct inode *dir)
 	struct open_file *file = file_table_get(fs->files, in->fh, r->in.nodeid);
 	uint64_t offset = in->offset;
 	struct dir_cache *cache;
-	int told;
+	int listed;
 
 	if (!file || !(file->flags & FILE_IS_DIR))
 		return -EBADF;
@@ -349,9 +349,9 @@ static int list(struct fs *fs, struct request *r, const struct inode *dir)
 			if (err)
 				return err;
 		}
-		told = tell_entries(fs, dir, file, cache, r->reply, reply_room(r, in->size));
-		if (told || cache->position == offset)
-			return told;
+		listed = list_entries(fs, dir, file, cache, r->reply, reply_room(r, in->size));
+		if (listed || cache->position == offset)
+			return listed;
 		offset = cache->position;
 	}
 }

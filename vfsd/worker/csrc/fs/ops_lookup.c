@@ -117,7 +117,7 @@ lookup_forgotten(struct fs *fs, uint64_t nodeid, const char *name, struct fuse_e
 
 /* May the reply say for how long a name does not exist? Guests other than Linux may take nodeid 0
  * for an inode. */
-static bool tells_absence(const struct fs *fs, const char *name)
+static bool reports_absence(const struct fs *fs, const char *name)
 {
 	return name[0] && fs->policy.negative_timeout_ns && is_linux(fs->session);
 }
@@ -142,7 +142,7 @@ int op_lookup(struct fs *fs, struct request *r)
 	if (!err)
 		err = parent ? lookup(fs, parent, r->payload, ret)
 			     : lookup_forgotten(fs, r->in.nodeid, r->payload, ret);
-	if (err == -ENOENT && tells_absence(fs, r->payload)) {
+	if (err == -ENOENT && reports_absence(fs, r->payload)) {
 		negative_entry(fs, ret);
 		err = 0;
 	}

@@ -57,7 +57,7 @@ int requester_act_as_member(struct fs *fs, const struct request *r, uint32_t gid
 }
 
 /* Older guests send no groups at all, and no guest sends the groups that an ACL names. */
-static bool tells_all_groups(const struct fs *fs)
+static bool sends_all_groups(const struct fs *fs)
 {
 	return (fs->session->flags & (FUSE_CREATE_SUPP_GROUP | FUSE_POSIX_ACL)) ==
 	       FUSE_CREATE_SUPP_GROUP;
@@ -65,7 +65,7 @@ static bool tells_all_groups(const struct fs *fs)
 
 int requester_act(struct fs *fs, const struct request *r, uint32_t umask)
 {
-	int err = act_as_requester(fs, r, !tells_all_groups(fs));
+	int err = act_as_requester(fs, r, !sends_all_groups(fs));
 
 	/* Without this agreement the guest's kernel has applied its umask already. */
 	credentials_umask(&fs->credentials, is_agreed(fs->session, &AGREED_UMASK) ? umask : 0);

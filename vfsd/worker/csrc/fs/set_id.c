@@ -16,7 +16,7 @@ static bool group_decides(uint32_t mode)
 	return (mode & (S_ISGID | S_IXGRP)) == S_ISGID;
 }
 
-static bool says_who(const struct request *r)
+static bool has_ids(const struct request *r)
 {
 	return r->in.uid != UINT32_MAX && r->in.gid != UINT32_MAX;
 }
@@ -26,7 +26,7 @@ static bool says_who(const struct request *r)
 static uint32_t group_of(const struct fs *fs, const struct request *r, uint32_t file_group)
 {
 	const struct idmap *map = &fs->policy.gids.to_host;
-	uint32_t group = says_who(r) ? idmap_translate(map, r->in.gid) : file_group;
+	uint32_t group = has_ids(r) ? idmap_translate(map, r->in.gid) : file_group;
 
 	for (uint32_t i = 0; i < r->group_count; i++)
 		if (idmap_translate(map, r->groups[i]) == file_group)
@@ -86,7 +86,7 @@ int set_id_before_write(struct fs *fs, struct request *r, int fd, bool kill)
 int set_id_before_chown(struct fs *fs, const struct request *r, int fd)
 {
 	uint32_t group = CREDENTIALS_ANY_GROUP;
-	int err = says_who(r) && r->in.uid ? find_group(fs, r, fd, &group) : 0;
+	int err = has_ids(r) && r->in.uid ? find_group(fs, r, fd, &group) : 0;
 
 	return err ? err
 		   : credentials_set_id(&fs->credentials, group != CREDENTIALS_ANY_GROUP, group);
