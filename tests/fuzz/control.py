@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fuzz target: a pool or a worker that was taken over and says anything to the supervisor.
 
-Input: one byte that chooses the receiver, then the packet. One that is no JSON is turned into JSON
-with the keys and values that the protocol has.
+Input: one byte that chooses the receiver, then the packet. A packet that is not JSON is turned into
+JSON with the keys and values that the protocol has.
 
 What must hold: a packet decodes into what its receiver works with, or is a ProtocolError; text for
 the log has no control character and is bounded.
@@ -27,9 +27,9 @@ WORDS: Final = (
 )  # fmt: skip
 NUMBERS: Final = (0, 1, -1, 64, 65535, 65536, (1 << 31) - 1, (1 << 32) - 1, 1 << 32, 1 << 64, 1e300)
 DEPTH_MAX: Final = 4
-SLOTS: Final = 3  # of the pool
+SLOTS: Final = 3  # slots of the pool
 VRINGS: Final = 5
-GENERATION: Final = 4  # that the worker was asked to adopt
+GENERATION: Final = 4  # the generation that the worker was asked to adopt
 
 RECEIVERS: Final[tuple[Callable[[messages.Content], Any], ...]] = (
     lambda content: messages.decode_pool_event(content, SLOTS),
@@ -73,7 +73,7 @@ def _packet(reader: Reader) -> bytes:
 
 
 def _check(value: Any) -> None:
-    """What may go on to the log or into arithmetic."""
+    """Check that a value may go on to the log or into arithmetic."""
     if isinstance(value, str):
         assert value.isprintable()
         assert len(value) <= messages.MAX_TEXT
@@ -90,7 +90,7 @@ def _check(value: Any) -> None:
 
 
 def run(data: bytes) -> None:
-    """One packet."""
+    """Decode one packet."""
     reader = Reader(data)
     receiver = reader.choice(RECEIVERS)
     try:

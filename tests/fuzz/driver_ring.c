@@ -3,10 +3,10 @@
  * Fuzz target: our own driver (vfsd mount, vfsd bench) with a device that writes anything into the
  * used ring, and into the rest of guest memory.
  *
- * Input: struct header, then one byte for each step, with what the step needs behind it.
+ * Input: struct header, then one byte for each step, followed by the bytes that the step needs.
  *
- * What must hold: each chain comes back once and to whom it belongs, with no more bytes than it
- * has room for; the free descriptors are as many as before when all of them are back.
+ * What must hold: each chain comes back once and to its owner, with no more bytes than it has room
+ * for; when all chains are back there are as many free descriptors as before.
  */
 #include "fuzz.h"
 
@@ -36,15 +36,15 @@ enum step {
 	STEP_KICK,
 	STEP_TAKE,
 	STEP_CALLS,
-	STEP_COMPLETE, /* the device behaves */
-	STEP_WRITE,    /* … or does not */
+	STEP_COMPLETE, /* the device behaves well */
+	STEP_WRITE,    /* the device writes anything */
 	STEPS,
 };
 
 static uint8_t *memory;
 static struct driver_ring ring;
-static uint32_t rooms[SIZE_MAX_HERE]; /* of the chains with the device, by token; 0: it is free */
-static uint32_t tokens;		      /* chains with the device */
+static uint32_t rooms[SIZE_MAX_HERE]; /* of the chains with the device; 0: the token is free */
+static uint32_t tokens;		      /* number of chains with the device */
 
 static void set_up(const struct header *header)
 {
@@ -111,7 +111,7 @@ static void take(void)
 	tokens--;
 }
 
-/* One used element, and the index with it. */
+/* Write one used element, and the index that includes it. */
 static void complete(struct input *in)
 {
 	uint16_t *idx = (uint16_t *)(void *)(memory + USED + 2);

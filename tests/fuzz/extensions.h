@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The extension area of a request (FUSE 7.38): random bytes hardly ever make one, so it is built
- * from decisions, with a number too many now and then.
+ * The extension area of a request (FUSE 7.38): random bytes hardly ever form such an area, so it is
+ * built from decisions, now and then with a number that is too large.
  */
 #ifndef VFSD_FUZZ_EXTENSIONS_H
 #define VFSD_FUZZ_EXTENSIONS_H
@@ -12,7 +12,7 @@
 #include "worker/csrc/host/credentials.h"
 
 enum {
-	EXTENSIONS_MAX = 2048, /* bytes of an area */
+	EXTENSIONS_MAX = 2048, /* bytes in an area */
 	EXTENSION_PARTS = 3,
 };
 
@@ -33,7 +33,7 @@ static inline void extension_add_raw(struct extension_area *area, struct input *
 	area->len += len;
 }
 
-/* FUSE_EXT_GROUPS: more groups than may be, at times, or fewer than are announced. */
+/* FUSE_EXT_GROUPS: at times more groups than allowed, or fewer than announced. */
 static inline void extension_add_groups(struct extension_area *area, struct input *in)
 {
 	uint8_t count = take_byte(in) % (SUPPLEMENTARY_GROUPS_MAX + 3), announced = take_byte(in);
@@ -47,7 +47,7 @@ static inline void extension_add_groups(struct extension_area *area, struct inpu
 	extension_add_raw(area, in, head.size - fixed);
 }
 
-/* A security label for the file to be created, perhaps with a size that is wrong. */
+/* A security label for the file to be created, perhaps with a wrong size. */
 static inline void extension_add_label(struct extension_area *area, struct input *in)
 {
 	static const char *const names[] = {"security.selinux", "security.x", "security.capability",
@@ -73,7 +73,7 @@ static inline void extension_add_bytes(struct extension_area *area, struct input
 	extension_add_raw(area, in, take_byte(in) & 0x78u);
 }
 
-/* Some parts. Return: their length in units of 8 bytes, or another number. */
+/* Add some extensions. Return: their length in units of 8 bytes, or another number. */
 static inline uint16_t extensions_take(struct extension_area *area, struct input *in)
 {
 	uint8_t choice = take_byte(in);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What every fuzz target in C uses: the input as a stream of small decisions. An input that is too
- * short ends in zeroes, so each sequence of bytes is a whole input and a shorter one is a simpler
- * one.
+ * short ends in zeroes, so each sequence of bytes is a whole input, and a shorter input is a
+ * simpler input.
  */
 #ifndef VFSD_FUZZ_H
 #define VFSD_FUZZ_H
@@ -14,7 +14,7 @@ struct input {
 	const uint8_t *end;
 };
 
-/* One input, from libFuzzer or from replay.c. Returns 0; what is wrong ends the process. */
+/* Run one input, from libFuzzer or from replay.c. Returns 0; a failed check ends the process. */
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static inline bool is_empty(const struct input *in)

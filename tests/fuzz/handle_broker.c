@@ -3,7 +3,7 @@
  * Fuzz target: requests to the broker of file handles as a worker that was taken over makes them,
  * with fds of the share and others.
  *
- * Input: requests, each a struct step and, where that says so, bytes of the request's own.
+ * Input: requests, each a struct step, followed by bytes of the request's own if the step says so.
  *
  * What must hold: nothing is opened but what was signed before, as it was signed; nothing is signed
  * but a file of the share that has a name; an answer fits and has the number of its request; no fd
@@ -26,8 +26,8 @@ enum {
 
 struct step {
 	uint8_t op;
-	uint8_t which;	 /* of what was signed */
-	uint8_t changes; /* 1: bytes of the request's own; 2: another length; 4: another mac */
+	uint8_t which;	 /* index of the handle among the signed handles */
+	uint8_t changes; /* bits: 1: bytes of its own; 2: another length; 4: another mac */
 	uint8_t fd_count;
 	uint8_t first_fd;
 };
@@ -91,8 +91,8 @@ static void set_up(void)
 		CHECK(fds[i] >= 0);
 }
 
-/* It depends on every byte of the input: what a fuzzer sees compared in one input is worth nothing
- * in the next. */
+/* The key depends on every byte of the input. A fuzzer learns constants from comparisons, and so
+ * cannot reuse in one input a mac that it has seen in another. */
 static struct siphash_key key_of(const uint8_t *data, size_t size)
 {
 	static const struct siphash_key KEY = {1, 2};

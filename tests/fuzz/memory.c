@@ -5,9 +5,9 @@
  *
  * Input: for each step the number of regions, then their numbers, mostly small multiples of a page.
  *
- * What must hold: a table is mapped whole or not at all; two regions do not overlap; what an
- * address is translated to lies in the mapping of the region that it is of, and every byte of it
- * can be read.
+ * What must hold: a table is mapped whole or not at all; two regions do not overlap; an address is
+ * translated into the mapping of the region that the address is in, and every byte there can be
+ * read.
  */
 #include "fuzz.h"
 
@@ -35,7 +35,7 @@ static void set_up(void)
 		files[i] = make_memfd(FILE_BYTES);
 }
 
-/* Some number of pages, a few bytes more or less, or anything. */
+/* A small number of pages, a few bytes more or less, or any number. */
 static uint64_t take_number(struct input *in)
 {
 	uint8_t choice = take_byte(in);

@@ -5,13 +5,14 @@
  * on a tmpfs that is mounted nowhere, and holds the same few files whenever an input begins.
  *
  * Input: struct header, then requests. Names, nodeids and handles are mostly chosen from what
- * there is (the replies so far), because random ones are refused at the door; all of them may be
- * any bytes.
+ * exists (the replies so far), because random values are refused at once; all of them may be any
+ * bytes.
  *
- * What must hold, after each request: the reply has the length that it says, the request's number
- * and an error that is an errno; not a byte is written behind the room; what was opened is a
- * regular file or a directory; no file beside the share is told of, and none is touched. After each
- * input: the tables hold nothing but the root, and no fd is open that was not before it.
+ * What must hold after each request: the reply has the length that it says, the request's number
+ * and an error that is an errno; no byte is written beyond the reply's room; an opened file is a
+ * regular file or a directory; no file beside the share appears in a reply, and no such file is
+ * touched. After each input: the tables hold nothing but the root, and no fd is open that was not
+ * open before.
  */
 #include "extensions.h"
 #include "fuzz.h"
@@ -56,14 +57,14 @@ static const char *const names[] = {
 
 enum {
 	NAMES_KNOWN = sizeof(names) / sizeof(names[0]),
-	NAME_LONGEST = 252, /* selects 255, 256 … bytes */
+	NAME_LONGEST = 252, /* selects the lengths 255, 256 … bytes */
 };
 
 static bool open_before[FDS_MAX]; /* fds that were open before the input */
 static struct asking a;		  /* the request and its intent */
-static uint8_t *reply;		  /* the guest's room for one */
+static uint8_t *reply;		  /* the guest's room for a reply */
 static uint64_t unique;
-static uint8_t *arg; /* of the request that is being made */
+static uint8_t *arg; /* the argument of the request that is being made */
 static uint32_t arg_len;
 
 /* ---- a request ---- */
@@ -94,11 +95,11 @@ static void add_name(struct input *in)
 		longest[len] = '\0';
 		add(longest, len + 1);
 	} else {
-		add_raw(in, choice - NAMES_KNOWN); /* which may lack its end */
+		add_raw(in, choice - NAMES_KNOWN); /* such a name may lack its end */
 	}
 }
 
-/* The argument begins with as many bytes as the input says, and has zeroes behind. */
+/* The argument begins with as many bytes as the input says; the rest is zeroes. */
 static void add_fixed(struct input *in, const struct asked *a, struct opened file)
 {
 	uint32_t size = fuse_op(a->opcode)->arg_size, given = take_byte(in);
@@ -120,7 +121,7 @@ static void add_fixed(struct input *in, const struct asked *a, struct opened fil
 	}
 }
 
-/* Everything behind the fixed argument: names, values, file data, extensions. */
+/* Everything that follows the fixed argument: names, values, file data, extensions. */
 static void add_rest(struct input *in, const struct asked *a)
 {
 	uint32_t len;
@@ -137,7 +138,8 @@ static void add_rest(struct input *in, const struct asked *a)
 	add_raw(in, len);
 }
 
-/* What is behind all the rest, which the header names in units of 8 bytes. Return: these units. */
+/* Add the extensions, the last part of a request; the header gives their length in units of 8
+ * bytes. Return: these units. */
 static uint16_t add_extensions(struct input *in)
 {
 	struct extension_area area;
@@ -162,7 +164,7 @@ static uint32_t choose_room(struct input *in)
 	return choice < 200 ? rooms[choice % 8] : 16u + choice;
 }
 
-/* Room for the reply, with something behind that must stay. */
+/* Room for the reply, followed by guard bytes that must not change. */
 static void prepare_room(uint32_t room)
 {
 	memset(reply + room, GUARD_BYTE, GUARD);
@@ -183,7 +185,7 @@ static uint32_t put_piece(struct iovec *pieces, uint32_t count, uint8_t *at, uin
 	return count;
 }
 
-/* Where the request and its room are cut. */
+/* Where the request and its room are cut into pieces. */
 struct cuts {
 	uint32_t len, cut;
 	uint32_t room, cut_room;
@@ -200,7 +202,7 @@ static struct cuts choose_cuts(struct input *in, uint32_t len, uint32_t room)
 			     .cut_room = cut_room < room ? cut_room : room / 2};
 }
 
-/* The request in two pieces and its room in two. Parsing it uses them up. */
+/* Offer the request in two pieces, and its room in two. Parsing uses these pieces up. */
 static void offer(const struct cuts *c)
 {
 	struct chain *chain = &a.r.chain;
@@ -231,7 +233,7 @@ static int answer_cold(const struct header *header)
 	return is_init ? 64 : 0;
 }
 
-/* What the request comes to, before it is replied. */
+/* The outcome of the request, before it becomes a reply. */
 static int result_of(const struct header *header)
 {
 	struct request *r = &a.r;
@@ -267,7 +269,8 @@ static bool serve_it(const struct header *header, uint32_t *ret_len)
 
 /* ---- one input ---- */
 
-/* The worker has died after this request and before anybody knew: its successor sees it again. */
+/* The worker has died after this request and before the guest saw the reply: its successor serves
+ * the request again. */
 static void serve_again(const struct header *header, const struct fuse_in_header *in,
 			const struct cuts *cuts, bool known)
 {
@@ -305,7 +308,7 @@ static void run_request(struct input *in, const struct header *header)
 	cuts = choose_cuts(in, head.len, room);
 	offer(&cuts);
 	if (!serve_it(header, &len))
-		return; /* the device is reset before it has the lock */
+		return; /* the device is reset before the request gets the lock */
 	check_answer(&head, len, room);
 	if (again == 1 || again == 2)
 		serve_again(header, &head, &cuts, again == 1);

@@ -13,7 +13,7 @@ enum {
 	INODES = 64,
 	OPEN_FILES = 16,
 	KNOWN_MAX = 32,
-	MINOR_FIRST = 31, /* of FUSE 7 */
+	MINOR_FIRST = 31, /* the first minor version of FUSE 7 that is tried */
 	MINORS = 15,
 };
 
@@ -32,7 +32,7 @@ enum policy_bit {
 	READ_ONLY = 2048,
 	WAIT_FOR_LOCKS = 4096,
 
-	/* An input of zeroes has what most ops need. */
+	/* An input of zeroes enables what most ops need. */
 	POLICY_OF_ZEROES =
 		WITH_XATTR | WITH_FLOCK | WITH_POSIX_LOCK | WITH_HANDLES | WITH_SUBMOUNTS,
 };
@@ -57,7 +57,7 @@ void make_fs(void)
 	char path[64];
 
 	CHECK(!setrlimit(RLIMIT_NOFILE, &fds));
-	signal(SIGXFSZ, SIG_IGN); /* as Python does */
+	signal(SIGXFSZ, SIG_IGN); /* Python also ignores this signal */
 	snprintf(path, sizeof(path), "/proc/self/fd/%d/share", share_make());
 	setup_fs(path, INODES, OPEN_FILES, &config);
 	CHECK(inode_table_try_handles(config.inodes, config.root_fd));

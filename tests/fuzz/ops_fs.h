@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The file system whose ops are fuzzed, in this process, and what its guest knows of files. */
+/* The file system of this process whose ops are fuzzed, and what its guest knows of files. */
 #ifndef VFSD_FUZZ_OPS_FS_H
 #define VFSD_FUZZ_OPS_FS_H
 
@@ -26,7 +26,7 @@ extern struct fs *fs; /* NULL before make_fs() */
 
 void make_fs(void);
 void set_policy(const struct header *header);
-/* What INIT does; the guest knows the root alone. */
+/* Begin a session as INIT does; the guest knows the root alone. */
 void begin_session(const struct header *header);
 
 void know_node(uint64_t nodeid);
@@ -34,7 +34,7 @@ void know_file(uint64_t fh, uint64_t nodeid);
 uint64_t choose_node(struct input *in);
 struct opened choose_file(struct input *in);
 
-/* Check a reply, and take in the nodeids and handles in it. `len`: the used length. */
+/* Check a reply, and note the nodeids and handles in it. `len`: the used length. */
 void check_reply(const struct fuse_in_header *in, const uint8_t *reply, uint32_t len,
 		 uint32_t room);
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Locks, and what fits nowhere else. */
+/* Locks, and ops that belong to no other family. */
 #include "ops.h"
 
 const struct asked asked[] = {
@@ -13,6 +13,6 @@ const struct asked asked[] = {
 	{FUSE_OPENDIR, ASKED_NONE, 0},
 	{FUSE_SYNCFS, ASKED_NONE, 0},
 	{FUSE_DESTROY, ASKED_NONE, 0},
-	{4000, ASKED_NONE, 0}, /* of no known kind */
+	{4000, ASKED_NONE, 0}, /* an opcode that does not exist */
 };
 const uint32_t asked_count = ASKED_COUNT(asked);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Names and what is behind them, nodeids and their ends, sessions. */
+/* Names and the files that they lead to, nodeids and FORGET, sessions. */
 #include "ops.h"
 
 const struct asked asked[] = {

@@ -29,13 +29,13 @@ static void take_entry(const uint8_t *reply)
 
 	memcpy(&entry, reply, sizeof(entry));
 	if (!entry.nodeid)
-		return; /* there is no such name */
+		return; /* the name does not exist */
 	check_attr(&entry.attr);
 	CHECK_EQUAL(mode_of(entry.nodeid) & S_IFMT, entry.attr.mode & S_IFMT);
 	know_node(entry.nodeid);
 }
 
-/* What is open is what the guest was told, and nothing but files and directories. */
+/* What is open is what replies have named, and is a regular file or a directory. */
 static void take_opened(uint64_t nodeid, const uint8_t *reply, uint32_t type)
 {
 	struct fuse_open_out out;

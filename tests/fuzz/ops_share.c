@@ -13,10 +13,10 @@
 #include <sys/syscall.h>
 #include <sys/xattr.h>
 
-/* Where the share is, and what must not be reached from it. */
+/* The path to the share, and the directory that must not be reached from the share. */
 static struct {
 	int tmpfs;
-	int share;  /* to fill and to empty it */
+	int share;  /* the share's directory, to fill and to empty it */
 	int beside; /* a directory next to the share */
 	struct stat seen[3];
 } place;
@@ -38,7 +38,7 @@ static void write_text(const char *path, const char *text)
 	close(fd);
 }
 
-/* Whoever is not root gets a user namespace in which a tmpfs can be made. */
+/* An ordinary user gets a user namespace, in which it can make a tmpfs. */
 static void become_root(void)
 {
 	char map[32];
@@ -123,7 +123,7 @@ static void make_files(void)
 	CHECK(!mknodat(place.share, "fifo", S_IFIFO | 0666, 0));
 }
 
-/* chattr +i and +a hold root up, too. */
+/* The attributes of chattr +i and +a also stop root. */
 static void clear_flags(int dir, const char *name)
 {
 	int fd = openat(dir, name, O_RDONLY | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC), none = 0;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The directory that the ops work on: on a tmpfs that is mounted nowhere, with the same few files
- * whenever an input begins, and next to a directory that must not be reached from it.
+ * The directory that the ops work on: it lies on a tmpfs that is mounted nowhere, has the same few
+ * files whenever an input begins, and is next to a directory that must not be reached from it.
  */
 #ifndef VFSD_FUZZ_OPS_SHARE_H
 #define VFSD_FUZZ_OPS_SHARE_H
@@ -13,9 +13,9 @@ int share_make(void);
 /* Empty the share and fill it again. */
 void share_restore(void);
 
-/* Nobody has read, written or moved what is beside the share. */
+/* Check that no op has read, written or moved what is beside the share. */
 void share_check_beside(void);
-/* No file beside the share has this inode number. */
+/* Check that no file beside the share has this inode number. */
 void share_check_ino(uint64_t ino);
 
 #endif

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fuzz target: any command line, any configuration file.
 
-Input: arguments, each an option's spelling with a value or plain text; a first byte that is odd
-makes the rest a configuration file, of which the command line names nothing else.
+Input: arguments, each of them an option's spelling with a value, or plain text. If the first byte
+is odd the rest is a configuration file, and the command line names this file and nothing else.
 
-What must hold: it is refused with OperatorError, or gives Options that have what serving needs.
+What must hold: the input is refused with OperatorError, or gives Options that have what serving
+needs.
 """
 
 import os
@@ -66,7 +67,7 @@ def _parse(arguments: list[str]) -> None:
 
 
 def run(data: bytes) -> None:
-    """One start of the daemon, as far as its options."""
+    """Parse the options of one start of the daemon."""
     reader = Reader(data)
     if not reader.number() & 1:
         _parse([_argument(reader) for _ in range(reader.number() % 12)])

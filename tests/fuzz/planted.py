@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The target `session` with a mistake in the product, which a search must find within seconds."""
+"""The target `session` with a mistake planted in the product; a search must find it in seconds."""
 
 from vfsd.transport.vhost_user import VringFd
 
@@ -11,6 +11,6 @@ def _unpack_with_mistake(data: bytes) -> VringFd:
 
 VringFd.unpack = _unpack_with_mistake  # type: ignore[method-assign]
 
-from tests.fuzz.session import run  # noqa: E402 - after the mistake is made
+from tests.fuzz.session import run  # noqa: E402 - after the mistake is planted
 
 __all__ = ["run"]

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A target in Python under atheris: python -m tests.fuzz.python_fuzzer TARGET PROGRAM FLAG...
 
-PROGRAM is the file to run to get here again, for libFuzzer's own children; FLAG... are libFuzzer's.
+PROGRAM is the file that libFuzzer's own children must run to come back here; FLAG... are
+libFuzzer's.
 """
 
 import importlib
@@ -9,8 +10,8 @@ import sys
 
 
 def main() -> None:
-    """Does not return: libFuzzer exits."""
-    atheris = importlib.import_module("atheris")  # which has no types
+    """Run libFuzzer, which exits: this function does not return."""
+    atheris = importlib.import_module("atheris")  # atheris has no types
     name, *argv = sys.argv[1:]
     with atheris.instrument_imports(include=["vfsd", f"tests.fuzz.{name}"]):
         module = importlib.import_module(f"tests.fuzz.{name}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An input as a stream of small decisions; one that is too short ends in zeroes."""
+"""An input as a stream of small decisions; an input that is too short ends in zeroes."""
 
 from collections.abc import Sequence
 from typing import TypeVar
@@ -8,18 +8,18 @@ T = TypeVar("T")
 
 
 class Reader:
-    """Takes from the front of an input."""
+    """Takes decisions from the front of an input."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
         self._at = 0
 
     def __bool__(self) -> bool:
-        """True while there is something left."""
+        """True while there are bytes left."""
         return self._at < len(self._data)
 
     def bytes(self, count: int) -> bytes:
-        """The next `count` bytes, or as many as there are."""
+        """The next `count` bytes, or the bytes that are left if they are fewer."""
         taken = self._data[self._at : self._at + count]
         self._at += len(taken)
         return taken
@@ -32,5 +32,5 @@ class Reader:
         return of[self.number() % len(of)]
 
     def text(self) -> str:
-        """Some text, the bytes that are none escaped as the command line has them."""
+        """Some text; bytes that are not UTF-8 are escaped as in the arguments of a process."""
         return self.bytes(self.number()).decode(errors="surrogateescape").replace("\0", "")

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Fuzz target: what survives a worker's death, with any content. The in-flight record may be the
- * front-end's memory, which that writes whenever it likes; the intents are in a segment that every
- * worker of the sandbox can write.
+ * front-end's memory, which the front-end may write at any time; the intents are in a segment that
+ * every worker of the sandbox can write.
  *
  * Input: struct header, the intent, the in-flight record, then one byte for each step of a worker
  * that serves the ring.
  *
  * What must hold: whatever the record says, heads are below the ring's size and no head is given
- * twice; a recorded result is an errno or fits the reply of the request that it is for.
+ * twice; a recorded result is an errno or fits the reply of the request that it belongs to.
  */
 #include "driver.h"
 #include "fuzz.h"
@@ -35,7 +35,7 @@ struct header {
 
 struct intent_header {
 	uint8_t opcode;
-	uint8_t belongs; /* 1: the intent is the request's, 2: its note too */
+	uint8_t belongs; /* 1: the intent is the request's; 2: so is its note */
 	uint8_t from_dead;
 };
 
@@ -52,7 +52,8 @@ enum step {
 static struct driver d;
 static struct request *r;
 static struct intent *intent;
-static uint8_t *record; /* as long as the record of this ring: what lies beyond it is seen */
+static uint8_t
+	*record; /* exactly as long as the record of this ring: ASan sees an access beyond it */
 static uint64_t record_bytes;
 static uint16_t popped[SIZE_MAX_HERE];
 static uint32_t popped_count;
@@ -72,8 +73,8 @@ static void set_up(void)
 
 /* ---- the in-flight record ---- */
 
-/* A record that is written behind our back may give a head again that is with us: but not at one
- * attach, and never one that is not of the ring. */
+/* The front-end may change its record at any time, so a head that the worker already has may be
+ * given again: but never twice in one attach, and never a head that the ring does not have. */
 static void attach(void)
 {
 	uint16_t heads[SIZE_MAX_HERE];

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Runs a fuzz target over the files that are named, one after the other, without libFuzzer: what
- * scripts/test does with the corpora. The last name that is printed is the input that failed.
+ * Runs a fuzz target on the files that are named, one after the other, without libFuzzer:
+ * scripts/test does this with the corpora. The last name that is printed is the input that failed.
  */
 #include "fuzz.h"
 
@@ -17,8 +17,8 @@ static uint8_t *read_file(const char *path, size_t *ret_size)
 	CHECK(fd >= 0);
 	CHECK(!fstat(fd, &st));
 	*ret_size = (size_t)st.st_size;
-	data = malloc(*ret_size ? *ret_size : 1); /* as long as the input: what is read beyond it is
-						   * seen */
+	data = malloc(*ret_size ? *ret_size
+				: 1); /* as long as the input: ASan sees a read beyond it */
 	CHECK(data);
 	CHECK_EQUAL(read(fd, data, *ret_size), *ret_size);
 	close(fd);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Fuzz target: requests that are well made on the outside (a header, a length, an extension area)
- * and have anything inside, in pieces of guest memory that each are a piece of the heap, so that
- * ASan sees a byte read or written beyond one.
+ * and have any bytes inside. Each piece of guest memory is an allocation of its own, so that ASan
+ * sees a byte read or written beyond a piece.
  *
  * Input: struct header, then the body, then what the extension area is made of.
  *
@@ -23,8 +23,8 @@ enum {
 struct header {
 	uint8_t opcode;
 	uint8_t agreed; /* 1: no labels, 2: FUSE before 7.38 */
-	int8_t excess;	/* of the length in the header over what there is */
-	uint8_t body;	/* bytes, in units of two */
+	int8_t excess;	/* what the length in the header has over the real length */
+	uint8_t body;	/* length of the body, in units of two bytes */
 	uint16_t room;
 	int16_t result;
 	uint8_t cuts[PIECES_MAX]; /* sizes of the first pieces, in both directions */
@@ -58,7 +58,7 @@ static struct iovec make_piece(const uint8_t *from, uint64_t len)
 	return (struct iovec){piece, len};
 }
 
-/* `len` bytes in pieces as the cuts say, the rest in one. */
+/* `len` bytes in pieces as the cuts say; the last piece has the rest. */
 static uint32_t split(const struct header *header, const uint8_t *from, uint64_t len,
 		      struct iovec *ret)
 {

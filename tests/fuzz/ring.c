@@ -5,12 +5,13 @@
  * worker's death.
  *
  * Input: HEADER bytes (see struct header), then guest memory from address 0 on: the descriptor
- * table, the avail ring, the used ring, whatever else. The first two regions touch in the guest's
- * addresses and not in ours, so a chain may run from one into the other; the third one is apart.
+ * table, the avail ring, the used ring, and any other bytes. The first two regions adjoin in the
+ * guest's addresses and not in ours, so a chain may run from one region into the other; the third
+ * region is apart.
  *
- * What must hold: each piece of a chain lies in guest memory and the pieces add up; what was
- * parsed is bounded, terminated and a copy, so that a guest which writes to its memory afterwards
- * changes nothing; a reply is as long as its header says and fits the room.
+ * What must hold: each piece of a chain lies in guest memory and the pieces add up; a parsed
+ * request is bounded, terminated and a copy, so that a guest which writes to its memory afterwards
+ * changes nothing; a reply is as long as its header says and fits its room.
  */
 #include "driver.h"
 #include "fuzz.h"
@@ -23,7 +24,7 @@ enum {
 	REGIONS = 3,
 	REGION_BYTES = 0x2000,
 	MEMORY_BYTES = REGIONS * REGION_BYTES,
-	APART = 0x10000, /* where the last region begins for the guest */
+	APART = 0x10000, /* the guest's address of the last region */
 	UVA = 0x10000000,
 	SIZE_LOG2_MAX = 6,
 	HEADS_MAX = 1 << SIZE_LOG2_MAX,
@@ -35,9 +36,9 @@ enum {
 struct header {
 	uint8_t size_log2;
 	uint8_t features;  /* 1: indirect, 2: event index, 4: labels, 8: FUSE before 7.38 */
-	uint8_t end_after; /* take the ring over after so many chains; 0: never */
+	uint8_t end_after; /* take the ring over after this number of chains; 0: never */
 	uint8_t publish_every;
-	int16_t result; /* of every request */
+	int16_t result; /* the room of every request */
 };
 
 static struct guest_memory guest;
@@ -45,7 +46,7 @@ static struct request *r;
 static struct fuse_session session;
 static char *payload;
 static struct inflight_region *inflight;
-static uint8_t *memory; /* guest memory, by our own mapping */
+static uint8_t *memory; /* guest memory, in a mapping of the test's own */
 static uint8_t before[MEMORY_BYTES];
 static struct vring vring;
 static struct header header;
@@ -53,7 +54,7 @@ static struct header header;
 static void make_memory(void)
 {
 	static const uint64_t gpas[REGIONS] = {0, REGION_BYTES, APART};
-	/* In another order than the guest has them. */
+	/* Our mappings are in another order than the guest's addresses. */
 	static const uint64_t offsets[REGIONS] = {REGION_BYTES * 2, 0, REGION_BYTES};
 	struct device_region regions[REGIONS];
 	int fd = make_memfd(MEMORY_BYTES);
@@ -82,7 +83,7 @@ static void set_up(void)
 	make_memory();
 }
 
-/* The image lies in the first region, and runs on into the second. */
+/* The image lies in the first region, and runs on into the second region. */
 static void load_image(struct input *in)
 {
 	take_bytes(in, memory + REGION_BYTES * 2, REGION_BYTES);
@@ -113,7 +114,7 @@ static uint64_t features(void)
 
 /* ---- what must hold ---- */
 
-/* Every byte of the piece belongs to some mapping. Mappings may touch. */
+/* Every byte of the piece belongs to some mapping. Mappings may adjoin. */
 static bool is_guest_memory(const struct iovec *piece)
 {
 	const uint8_t *at = piece->iov_base;
@@ -128,7 +129,7 @@ static bool is_guest_memory(const struct iovec *piece)
 		here = m->size - into < left ? m->size - into : left;
 		at += here;
 		left -= here;
-		i = UINT32_MAX; /* from the first mapping again */
+		i = UINT32_MAX; /* begin again with the first mapping */
 	}
 	return !left;
 }
@@ -177,7 +178,7 @@ static void check_labels(void)
 	}
 }
 
-/* Names, labels, groups: all of them are copies. */
+/* Names, labels and groups must be copies. */
 static void check_copies(const struct fuse_op *op)
 {
 	CHECK(r->payload_len <= REQUEST_PAYLOAD_MAX);
@@ -206,9 +207,10 @@ static void check_request(void)
 	CHECK_EQUAL(check_pieces(r->data_out, r->data_out_count), r->data_out_len);
 }
 
-/* ---- the story of one ring ---- */
+/* ---- the life of one ring ---- */
 
-/* A guest that writes while its request is served: the data of WRITE is all it may change. */
+/* A guest that writes while its request is served may change the data of WRITE and nothing else.
+ * */
 static void scribble(void)
 {
 	memcpy(before, memory, MEMORY_BYTES);

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fuzz target: texts in the languages of --xattrmap and of --translate-uid, and what they decide.
+"""Fuzz target: texts in the languages of --xattrmap and --translate-uid, and what they decide.
 
 Input: one byte that chooses the language, then pieces of text.
 
-What must hold: a text is refused with the error of its language or gives tables that C takes; a
-name of the host that the guest is shown is a part of itself; what C translates is what Python does.
+What must hold: a text is refused with the error of its language or gives tables that C accepts; a
+name of the host that the guest is shown is a part of the host's name; C translates as Python does.
 """
 
 from collections.abc import Callable
@@ -80,6 +80,6 @@ LANGUAGES: Final[tuple[Callable[[Reader], None], ...]] = (_xattrmap, _idmap)
 
 
 def run(data: bytes) -> None:
-    """One text, and names or ids that it decides about."""
+    """Parse one text, and let it decide about names or ids."""
     reader = Reader(data)
     reader.choice(LANGUAGES)(reader)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""scripts/fuzz: build a target, search for a while, keep what covers something new."""
+"""scripts/fuzz: build a target, search for a while, keep the inputs that cover something new."""
 
 import argparse
 import os
@@ -15,7 +15,7 @@ from typing import Final
 from tests.fuzz.targets import BUILD, FUZZER, ROOT, TARGETS, Target, build
 
 CRASHES: Final = BUILD / "crashes"
-CORPUS_MAX: Final = 300  # files of one target
+CORPUS_MAX: Final = 300  # files in the corpus of one target
 ONE_INPUT_SECONDS: Final = 25
 MEMORY_MB: Final = 2048
 _LAST: Final = re.compile(r"^#(\d+)\s+\S+\s+cov: (\d+) ft: (\d+)", re.MULTILINE)
@@ -28,7 +28,7 @@ ENVIRONMENT: Final = {
 
 @dataclass(frozen=True)
 class Searched:
-    """What a search came to. `status` is libFuzzer's: 0 if nothing was found."""
+    """The result of a search. `status` is libFuzzer's: 0 if nothing was found."""
 
     status: int
     runs: int
@@ -39,11 +39,11 @@ class Searched:
 
 
 def program_of(target: Target) -> Path:
-    """The program that fuzzes the target, built anew where it is in C."""
+    """The program that fuzzes the target; a target in C is built again if a source has changed."""
     BUILD.mkdir(parents=True, exist_ok=True)
     if not target.is_python:
         return build(target, FUZZER)
-    # libFuzzer starts itself again to merge: it must be one file.
+    # libFuzzer starts itself again to merge, so the program must be one file.
     program = BUILD / f"{target.name}-fuzzer"
     program.write_text(
         f'#!/bin/sh\ncd "{ROOT}" && exec "{sys.executable}" -m tests.fuzz.python_fuzzer'
@@ -65,11 +65,11 @@ def _call(argv: list[str], log: Path) -> int:
 
 
 def search(target: Target, program: Path, seconds: int) -> Searched:
-    """Fuzz for so many seconds, with the corpus and what earlier searches found to begin with."""
+    """Fuzz for `seconds`, beginning with the corpus and the inputs that earlier searches found."""
     found = BUILD / "found" / target.name
     for folder in (found, CRASHES, target.corpus):
         folder.mkdir(parents=True, exist_ok=True)
-    CRASHES.chmod(0o777)  # an op may act as another user when it fails
+    CRASHES.chmod(0o777)  # a process that crashes may have another user's ids
     log = BUILD / f"{target.name}.log"
     start = time.monotonic()
     status = _call(
@@ -92,9 +92,9 @@ def search(target: Target, program: Path, seconds: int) -> Searched:
 
 
 def _merge(target: Target, program: Path, into: Path, sources: list[Path]) -> None:
-    """Add to `into` the smallest inputs of `sources` that reach what nothing there reaches.
+    """Add to `into` the smallest inputs of `sources` that reach what no input there reaches.
 
-    That is an edge; in Python, where there are few, also how often it is taken.
+    What is reached is an edge; in Python, which has few edges, also how often an edge is taken.
     """
     counters = f"-use_counters={int(target.is_python)}"
     argv = [str(program), *_FLAGS, "-merge=1", counters, str(into), *map(str, sources)]
@@ -104,7 +104,7 @@ def _merge(target: Target, program: Path, into: Path, sources: list[Path]) -> No
 
 
 def keep(target: Target, program: Path) -> int:
-    """Bring what was found into the corpus; returns how many files that has."""
+    """Add what was found to the corpus. Return: the number of files in the corpus."""
     found = BUILD / "found" / target.name
     _merge(target, program, target.corpus, [found])
     if len(list(target.corpus.iterdir())) > CORPUS_MAX:
@@ -118,7 +118,7 @@ def keep(target: Target, program: Path) -> int:
 
 
 def fuzz(target: Target, seconds: int) -> bool:
-    """Search, and say in a line or two what came of it. Returns False if something was found."""
+    """Search, and print the result in a line or two. Return: False if something was found."""
     program = program_of(target)
     done = search(target, program, seconds)
     print(
@@ -127,7 +127,7 @@ def fuzz(target: Target, seconds: int) -> bool:
         flush=True,
     )
     if done.status:
-        print(f"{target.name}: FOUND something, status {done.status}; {done.log} says what:")
+        print(f"{target.name}: FOUND an input that fails, status {done.status}; see {done.log}:")
         for line in done.log.read_text(errors="replace").splitlines()[-4:]:
             print(f"  {line}")
         return False

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fuzz target: a front-end that sends any messages in any order, with any fds.
 
-Input: one byte of settings, then messages: a kind, flags, how many fds, and a payload. That is
-made of numbers which make sense now and then (the addresses of regions that there are, indexes of
-vrings), since a session refuses most others at once.
+Input: one byte of settings, then messages: a kind, flags, the number of fds, and a payload. The
+payload is made of numbers which make sense now and then (the addresses of regions that exist,
+indexes of vrings), since a session refuses most other numbers at once.
 
-What must hold: a message is obeyed or refused with ProtocolError, whatever comes; a session owns
-each fd once, gives up what it does not need any more, and leaves no other one open; a refused
-message changes nothing; what is stored for a successor and restored is the same session.
+What must hold: every message is obeyed or refused with ProtocolError; a session owns each fd once,
+gives up the fds that it does not need any more, and leaves no other fd open; a refused message
+changes nothing; the session that is stored for a successor and restored is the same session.
 """
 
 import json
@@ -30,7 +30,7 @@ from vfsd.transport.vhost_user import (
 )
 
 QUEUES: Final = 3
-FIRST_FD: Final = 1000  # fds are numbers here that nothing is behind
+FIRST_FD: Final = 1000  # fds are mere numbers here: no file is open behind them
 NUMBERS: Final = sorted(MESSAGES)
 WORDS: Final = (
     0, 1, 2, 3, 16, 256, 0x1000, 0x10000, 0x20000, 0x7F0000000000, 0x7F0000010000, FEATURES,
@@ -40,7 +40,7 @@ WORDS: Final = (
 
 @dataclass
 class Frontend:
-    """The session, and which fds should be open."""
+    """The session, and the fds that should be open."""
 
     session: Session
     open: set[int] = field(default_factory=set)
@@ -51,7 +51,7 @@ class Frontend:
         return tuple(range(self.next_fd - count, self.next_fd))
 
     def state(self) -> tuple[object, ...]:
-        """All that a message may change; cheaper than a snapshot()."""
+        """All state that a message may change; this is cheaper than a snapshot()."""
         session = self.session
         vrings = tuple(tuple(vars(vring).values()) for vring in session.vrings)
         rows = tuple(session.memory.rows)
@@ -79,8 +79,8 @@ class Frontend:
         stored = json.loads(json.dumps(encode_effect(effect)))
         assert decode_effect(stored) == effect
         if isinstance(effect, Close):
-            assert set(effect.fds) <= self.open, "closes what it does not own"
-            assert len(effect.fds) == len(set(effect.fds)), "closes an fd twice"
+            assert set(effect.fds) <= self.open, "the session closes an fd that it does not own"
+            assert len(effect.fds) == len(set(effect.fds)), "the session closes an fd twice"
             self.open -= set(effect.fds)
 
 
@@ -106,7 +106,7 @@ def _payload(reader: Reader) -> bytes:
 
 
 def _message(reader: Reader) -> tuple[bytes, bytes, int]:
-    """Header and payload on the wire, and the number of fds."""
+    """The header and payload of a message as sent, and the number of fds."""
     number = reader.choice(NUMBERS) if (kind := reader.number()) < 240 else kind
     flags = 1 | (reader.number() & 8) if kind < 250 else reader.number(4)
     payload = _payload(reader)
@@ -115,7 +115,7 @@ def _message(reader: Reader) -> tuple[bytes, bytes, int]:
 
 
 def run(data: bytes) -> None:
-    """One conversation."""
+    """Run one conversation."""
     reader = Reader(data)
     frontend = Frontend(Session(QUEUES, "fs" if reader.number() & 1 else None))
     while reader:

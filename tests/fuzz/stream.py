@@ -2,10 +2,10 @@
 """Fuzz target: the bytes and fds on the vhost-user socket, however a peer cuts them.
 
 Input: steps: the peer sends some bytes, with or without fds, or closes; we receive, or peek and
-consume. Messages are often whole ones, since a stream that has lost its place is refused at once.
+consume. Many messages are whole, since a stream that has lost its place is refused at once.
 
-What must hold: what comes out is what went in, or ProtocolError, and after that nothing more; every
-fd that came is handed out once or closed.
+What must hold: the bytes that come out are the bytes that went in, or there is a ProtocolError and
+after it nothing comes out; every fd that came is handed out once or closed.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ def _open_fds() -> int:
 
 
 def _message(reader: Reader) -> bytes:
-    """A whole message, or one that announces more than there is, or any bytes."""
+    """A whole message, or a message that announces more bytes than it has, or any bytes."""
     kind = reader.number()
     if kind >= 250:
         return reader.bytes(reader.number())
@@ -39,7 +39,7 @@ def _message(reader: Reader) -> bytes:
 
 
 class Peers:
-    """Both ends; `sent` is what the peer has written and we have not been given."""
+    """Both ends; `sent` holds the bytes that the peer has written and we have not received yet."""
 
     def __init__(self) -> None:
         ours, self.peer = socket.socketpair()
@@ -55,7 +55,7 @@ class Peers:
         os.close(self.memory)
 
     def send(self, data: bytes, fds: int) -> None:
-        """Some of the bytes may not fit, and then nothing comes of them."""
+        """Send bytes; those that do not fit into the socket are dropped."""
         if data:
             with contextlib.suppress(BlockingIOError):
                 self.sent += data[: socket.send_fds(self.peer, [data], [self.memory] * fds)]
@@ -81,7 +81,7 @@ class Peers:
 
 
 def _send(reader: Reader, peers: Peers) -> None:
-    """One message in one piece or two, each with its fds."""
+    """Send one message in one piece or two, each piece with fds of its own."""
     whole = _message(reader)
     cut = reader.number() % (len(whole) + 1)
     peers.send(whole[:cut], reader.number() % FDS_MAX)
@@ -103,7 +103,7 @@ def _step(reader: Reader, peers: Peers) -> None:
 
 
 def run(data: bytes) -> None:
-    """One connection."""
+    """Run one connection."""
     before = _open_fds()
     reader, peers = Reader(data), Peers()
     try:

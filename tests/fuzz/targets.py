@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fuzz targets, and how each becomes a program. README.md says how to add one.
+"""The fuzz targets, and how each becomes a program. README.md says how to add a target.
 
-A target in C is built twice: with clang as a libFuzzer program (to search), with gcc and replay.c
-as a plain one (to run what was found again). Both have ASan and UBSan. A target in Python is a
-module with a function run(data); it is searched by atheris, which is libFuzzer too, and its corpus
-is replayed without it.
+A target in C is built twice: with clang as a libFuzzer program (to search), and with gcc and
+replay.c as a plain program (to run inputs again). Both have ASan and UBSan. A target in Python is a
+module with a function run(data); it is searched by atheris, which is also libFuzzer, and its corpus
+is replayed without atheris.
 """
 
 import hashlib
@@ -49,12 +49,13 @@ REPLAY: Final = Kind("replay", ("gcc", f"-fsanitize={SANITIZE}"), (f"-fsanitize=
 
 @dataclass(frozen=True)
 class Target:
-    """One thing to fuzz. Inputs are at most `max_len` bytes long."""
+    """A part of vfsd to fuzz. Inputs are at most `max_len` bytes long."""
 
     name: str
     about: str
     max_len: int
-    # In C: files below tests/fuzz, and of ours as "transport/vring" (csrc/vring.c in there).
+    # In C: files below tests/fuzz, and files of the product as "transport/vring" (csrc/vring.c
+    # there).
     sources: tuple[str, ...] = ()
     ours: tuple[str, ...] = field(default=(), repr=False)
 
@@ -119,7 +120,7 @@ TARGETS: Final = {
         ),
         Target(
             "handle_broker",
-            "what a worker asks of the broker of file handles",
+            "a worker's requests to the broker of file handles",
             1024,
             ("handle_broker.c",),
             SERVING,
@@ -138,7 +139,7 @@ TARGETS: Final = {
         Target("stream", "bytes and fds on the vhost-user socket", 1024),
         Target("session", "vhost-user messages: codec and session", 1024),
         Target("zmtp", "the byte stream of a worker's control channel", 1024),
-        Target("control", "what pool and workers say to the supervisor", 2048),
+        Target("control", "messages of pool and workers to the supervisor", 2048),
         Target("rules", "the languages of --xattrmap and --translate-uid", 1024),
         Target("options", "command line and configuration file", 1024),
     )
@@ -152,25 +153,25 @@ def _run(argv: Iterable[str]) -> None:
 
 
 def _headers() -> bytes:
-    """Changes when any header does."""
+    """The content of all headers, so that a change of any of them is noticed."""
     paths = [*(ROOT / "vfsd").glob("*/csrc/**/*.h"), *HERE.glob("*.h"), *HERE.glob("../native/*.h")]
     return b"".join(path.read_bytes() for path in sorted(paths))
 
 
 def path_of(source: str) -> Path:
-    """Where "worker/loop/ring" or, of a target's own files, "ring.c" is."""
+    """The path of "worker/loop/ring", or of "ring.c" if that is a file of the target's own."""
     package, _, stem = source.partition("/")
     return ROOT / "vfsd" / package / "csrc" / f"{stem}.c" if stem else HERE / source
 
 
 def _compile(kind: Kind, path: Path, headers: bytes, folder: Path) -> Path:
-    """The object of a source, made again when it or any header has changed."""
+    """The object of a source, built again when the source or any header has changed."""
     flags = (*kind.compiler, *FLAGS, *WARNINGS, *INCLUDES)
     content = repr(flags).encode() + headers + path.read_bytes()
     name = f"{path.parent.parent.name}-{path.stem}-{hashlib.sha256(content).hexdigest()[:16]}.o"
     result = folder / name
     if not result.exists():
-        part = result.with_suffix(f".{os.getpid()}")  # another build may be under way
+        part = result.with_suffix(f".{os.getpid()}")  # another build may run at the same time
         _run((*flags, "-fno-sanitize-recover=all", "-c", str(path), "-o", str(part)))
         part.rename(result)
     return result
@@ -179,9 +180,9 @@ def _compile(kind: Kind, path: Path, headers: bytes, folder: Path) -> Path:
 def build(
     target: Target, kind: Kind, folder: Path = BUILD, planted: Mapping[str, Path] | None = None
 ) -> Path:
-    """Build a target in C; returns the program. RuntimeError says what the compiler says.
+    """Build a target in C and return its program. RuntimeError contains the compiler's output.
 
-    `planted` replaces sources of ours by other files: a mistake that a test wants to be found.
+    `planted` replaces files of the product: a mistake that a test wants the fuzzer to find.
     """
     objects = folder / kind.name
     objects.mkdir(parents=True, exist_ok=True)

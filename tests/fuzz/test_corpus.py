@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whatever the fuzzers have found is run again, and the fuzzers still find what is to be found.
+"""Every input that the fuzzers have found is run again, and the fuzzers find planted mistakes.
 
-The corpora of targets in C run under ASan and UBSan, those of targets in Python in this process.
-The objects are kept in build/fuzz, so a second run compiles only what has changed.
+The corpora of targets in C run under ASan and UBSan, the corpora of targets in Python in this
+process. The objects are kept in build/fuzz, so a second run compiles only what has changed.
 """
 
 import importlib
@@ -22,11 +22,11 @@ from tests.fuzz.run import CORPUS_MAX, ENVIRONMENT
 from tests.fuzz.targets import BUILD, CORPUS, FUZZER, REPLAY, ROOT, TARGETS, build, path_of
 from tests.waiting import HANG
 
-BYTES_MAX: Final = 1 << 20  # of all corpora
+BYTES_MAX: Final = 1 << 20  # bytes in all corpora
 IN_C: Final = sorted(name for name, target in TARGETS.items() if not target.is_python)
 IN_PYTHON: Final = sorted(name for name, target in TARGETS.items() if target.is_python)
-# Target, source, what is there, the mistake in its place: each one a check that a guest, a VMM or a
-# device would like to see gone.
+# Target, source, a check in the source, the mistake in its place: a guest, a VMM or a device would
+# like to see each of these checks gone.
 PLANTED: Final = (
     ("ring", "transport/vring", "if (ret->head >= v->size)", "if (ret->head > v->size)"),
     ("request", "worker/request/request", "if (head.size > *left - len)", "if (head.size > *left)"),
@@ -38,7 +38,7 @@ PLANTED: Final = (
     ),
     ("driver_ring", "frontend/driver_ring", "if (len > r->heads[id].room)", "if (id > r->size)"),
 )
-SEARCH_SECONDS: Final = 60  # at the most: it takes one or two on a machine that is idle
+SEARCH_SECONDS: Final = 60  # at most: on an idle machine a search takes a second or two
 
 
 def inputs(name: str) -> list[Path]:
@@ -63,7 +63,7 @@ def replay(program: Path, files: list[Path]) -> subprocess.CompletedProcess[str]
 
 
 def search(argv: list[str], folder: Path, seeds: Path) -> list[Path]:
-    """Search, beginning with a corpus; returns the inputs that broke something."""
+    """Search, beginning with a corpus. Return: the inputs that made the target fail."""
     flags = [f"-max_total_time={SEARCH_SECONDS}", f"-artifact_prefix={folder}/"]
     done = run_program([*argv, *flags, str(seeds)])
     assert done.returncode, f"nothing was found: {done.stderr[-2000:]}"

@@ -4,9 +4,9 @@
 Input: a first byte that says how well the stream begins, then pieces: frames whose flags and
 lengths may be wrong, or any bytes. Each piece is fed as it is, so frames are cut anywhere.
 
-What must hold: a message comes out, or ProtocolError and then nothing more; messages are bounded,
-and what is kept between two pieces is one incomplete frame at the most. A stream of whole messages
-gives these messages.
+What must hold: messages come out, or a ProtocolError and then nothing more; messages are bounded,
+and between two pieces at most one incomplete frame is kept. A stream of whole messages gives
+exactly these messages.
 """
 
 import struct
@@ -17,12 +17,12 @@ from vfsd.transport.control_messages import MAX_MESSAGE
 from vfsd.transport.errors import ProtocolError
 from vfsd.transport.zmtp import FRAME_BYTES, GREETING_BYTES, OPENING, ZmtpPeer, encode_message
 
-STREAM_BYTES: Final = 1 << 17  # two bytes of the input can be 64 KiB of it
+STREAM_BYTES: Final = 1 << 17  # two bytes of the input can become 64 KiB of the stream
 SIZES: Final = (0, 1, 5, 255, 256, 4096, MAX_MESSAGE, MAX_MESSAGE + 1, 1 << 32, (1 << 64) - 1)
 
 
 def _frame(reader: Reader) -> bytes:
-    """Flags, length and body, of which the last two need not agree."""
+    """Flags, length and body; the length need not be the body's."""
     flags = reader.number() % 16
     body = reader.bytes(reader.number())
     size = reader.choice(SIZES) if reader.number() % 4 == 0 else len(body)
@@ -41,7 +41,7 @@ def _piece(reader: Reader) -> bytes:
 
 
 def _opening(reader: Reader) -> bytes:
-    """What a connection starts with, whole or cut, or with a byte that is another one."""
+    """The bytes that a connection starts with: whole or cut, perhaps with one wrong byte."""
     kind = reader.number()
     opening = bytearray(OPENING)
     if kind & 1:
@@ -55,19 +55,19 @@ def _opening(reader: Reader) -> bytes:
 
 
 def _feed(peer: ZmtpPeer, data: bytes) -> list[bytes]:
-    """As the supervisor does it: every message that is there is taken before more bytes come."""
+    """Feed as the supervisor does: every message that is there is taken before more bytes come."""
     messages = []
     peer.feed(data)
     while (message := peer.next_message()) is not None:
         assert len(message) <= MAX_MESSAGE
         messages.append(message)
-    kept = len(peer._received)  # noqa: SLF001 - that it is bounded is what must hold
+    kept = len(peer._received)  # noqa: SLF001 - its bound is what must hold
     assert kept < FRAME_BYTES
     return messages
 
 
 def _check_honest(reader: Reader) -> None:
-    """What an honest worker sends comes out as it is, however it is cut."""
+    """The messages of an honest worker come out as they were sent, however the stream is cut."""
     sent = [bytes(reader.choice(SIZES[:6])) for _ in range(reader.number() % 4)]
     stream = OPENING + b"".join(map(encode_message, sent))
     peer, came = ZmtpPeer(), []
@@ -80,7 +80,7 @@ def _check_honest(reader: Reader) -> None:
 
 
 def run(data: bytes) -> None:
-    """One connection."""
+    """Run one connection."""
     reader = Reader(data)
     if reader.number() % 8 == 7:
         _check_honest(reader)
