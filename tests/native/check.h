@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What every C test uses: a check that ends the program with the place and the two values, memfds,
- * and random numbers that are the same in every run.
+ * What every C test uses: a check that ends the program and prints the place and the two values,
+ * memfds, and random numbers that are the same in every run.
  */
 #ifndef VFSD_TEST_CHECK_H
 #define VFSD_TEST_CHECK_H
@@ -35,7 +35,7 @@
 		}                                                                           \
 	} while (0)
 
-/* Run one test function and say so: the last name printed is the one that failed. */
+/* Run one test function and print its name: the last name printed is the test that failed. */
 #define RUN(test)               \
 	do {                    \
 		puts(#test);    \
@@ -52,7 +52,7 @@ static inline int make_memfd(uint64_t size)
 	return fd;
 }
 
-/* `size` zeroed bytes that a forked child shares. */
+/* `size` zeroed bytes of memory that a forked child shares. */
 static inline void *make_shared(uint64_t size)
 {
 	int fd = make_memfd(size);
@@ -63,7 +63,7 @@ static inline void *make_shared(uint64_t size)
 	return addr;
 }
 
-/* xorshift64*; seed it with anything but 0. */
+/* xorshift64*; the seed may be any number except 0. */
 static inline uint32_t next_random(uint64_t *state)
 {
 	*state ^= *state >> 12;

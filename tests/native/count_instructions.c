@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What the hot ops cost in user space, for test_instructions.py: a worker with the real ops serves
- * a ring in this process, under callgrind, which counts what happens within serve() and writes one
- * file for each op.
+ * The instructions that the hot ops cost in user space, for test_instructions.py: a worker with the
+ * real ops serves a ring in this process, under callgrind, which counts the instructions within
+ * serve() and writes one file for each op.
  *
- * Requests come in batches of BATCH, as from a busy guest. The last one of a batch is DESTROY: it
- * is Python's, so serve() returns when it comes to it, and nothing depends on time.
+ * Requests come in batches of BATCH, as from a busy guest. The last request of a batch is DESTROY:
+ * it is Python's, so serve() returns when it reaches DESTROY, and nothing depends on time.
  */
 #include "worker_setup.h"
 
@@ -15,7 +15,7 @@
 
 enum {
 	BATCH = 32,
-	ROUNDS = 8, /* batches that are counted, of each op */
+	ROUNDS = 8, /* counted batches of each op */
 	HEADS = 4,  /* descriptors of a request, as Linux' driver cuts it */
 	SIZE = 256,
 	TABLE = 4096,
@@ -25,7 +25,7 @@ enum {
 	REPLY = 16 * 1024,
 	REPLY_ROOM = 8 * 1024,
 	PAGE = 4096,
-	ENTRIES = 100,	     /* of the directory that is listed */
+	ENTRIES = 100,	     /* entries of the directory that is listed */
 	LOOK_NS = 10 * 1000, /* from one look at the clock to the next */
 };
 
@@ -33,13 +33,14 @@ static struct driver d;
 static struct worker_config config;
 static struct worker *worker;
 static int folder;
-static uint16_t queued; /* requests of the batch */
+static uint16_t queued; /* requests in the batch */
 static uint64_t unique;
 
 /* ---- time ---- */
 
-/* A turn ends and fds are closed by the worker's clock. By this one they do so after the same
- * number of requests each time, however slow the machine is. It costs what the real clock costs. */
+/* The worker ends a turn and closes fds by its clock. By this clock these things happen after the
+ * same number of requests in each run, however slow the machine is. A call costs what the real
+ * clock costs. */
 int clock_gettime(clockid_t clock, struct timespec *ret)
 {
 	static int (*real)(clockid_t, struct timespec *);
@@ -64,7 +65,7 @@ static uint8_t *slot_of(uint32_t index)
 	return d.ram + DRIVER_DATA + index * SLOT;
 }
 
-/* Put a request into the batch. `len`: bytes of the argument, names included. */
+/* Put a request into the batch. `len`: bytes of the argument, including names. */
 static void add(uint32_t opcode, uint64_t nodeid, const void *arg, uint32_t len)
 {
 	uint64_t at = DRIVER_DATA + (uint64_t)queued * SLOT;
@@ -87,7 +88,7 @@ static void add(uint32_t opcode, uint64_t nodeid, const void *arg, uint32_t len)
 	queued++;
 }
 
-/* Have the batch served. Every request must end with `error`. */
+/* Have the batch served. The result of every request must be `error`. */
 static void serve_batch(int error)
 {
 	uint16_t count = queued;
@@ -129,7 +130,7 @@ static uint64_t fh_of(uint32_t index, uint32_t before)
 	return opened.fh;
 }
 
-/* An argument with a name behind it. Return: its length. */
+/* An argument followed by a name. Return: its length. */
 static uint32_t with_name(uint8_t *ret, const void *arg, uint32_t len, const char *format,
 			  uint32_t number)
 {
@@ -140,7 +141,7 @@ static uint32_t with_name(uint8_t *ret, const void *arg, uint32_t len, const cha
 /* ---- one batch of each op ---- */
 
 static uint64_t file_node, file_fh, list_node, list_fh;
-static uint32_t names; /* numbers of names that were used */
+static uint32_t names; /* how many names were used so far */
 
 static void batch_null(void)
 {
@@ -294,7 +295,7 @@ static void batch_getxattr(void)
 	serve_batch(-ENODATA);
 }
 
-/* From the start each time: a buffer of entries that the guest knows. */
+/* Read from the start each time: a buffer of entries that the guest knows. */
 static void batch_readdirplus(void)
 {
 	struct fuse_read_in in = {.fh = list_fh, .size = PAGE};
@@ -335,7 +336,8 @@ static void make_worker(const char *path)
 	CHECK(inode_table_try_handles(config.fs.inodes, config.fs.root_fd));
 	worker = worker_create(&config);
 	CHECK(worker && worker_adopt(worker, 0) >= 0);
-	/* A second has few requests here: what is done once a second would be most of the count. */
+	/* A second has few requests here: work that is done once a second would be most of the
+	 * count. */
 	worker->fs.sweep_at_ns = UINT64_MAX;
 	worker_session_begin(worker, 41, FUSE_DO_READDIRPLUS, FUSE_READDIRPLUS_AUTO);
 }
@@ -351,7 +353,7 @@ static void make_files(void)
 		close(openat(folder, name, O_CREAT | O_WRONLY | O_CLOEXEC, 0644));
 	}
 	close(openat(folder, "file", O_CREAT | O_WRONLY | O_CLOEXEC, 0644));
-	sleep(2); /* what is young is identified in another way: see inode_table.c */
+	sleep(2); /* a young file is identified in another way: see inode_table.c */
 	add(FUSE_LOOKUP, FUSE_ROOT_ID, "file", 5);
 	add(FUSE_LOOKUP, FUSE_ROOT_ID, "list", 5);
 	serve_batch(0);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A driver of one split virtqueue, written against virtio 1.2 §2.7 and not against vring.c: it
- * has a page of its own for each part of the ring, and may be told to misbehave.
+ * A driver of one split virtqueue, written against virtio 1.2 §2.7 and not against vring.c: it has
+ * a page of its own for each part of the ring, and a test may make it misbehave.
  */
 #ifndef VFSD_TEST_DRIVER_H
 #define VFSD_TEST_DRIVER_H
@@ -20,7 +20,7 @@ enum {
 	DRIVER_DESC = 0x10000,
 	DRIVER_AVAIL = 0x20000,
 	DRIVER_USED = 0x30000,
-	DRIVER_DATA = 0x100000, /* guest physical, as all of these */
+	DRIVER_DATA = 0x100000, /* guest physical, as are all of these */
 	DRIVER_BYTES = 0x400000,
 	DRIVER_UVA = 0x10000000, /* uva - gpa */
 };
@@ -41,7 +41,7 @@ struct driver {
 	uint16_t *used;	 /* flags, idx, {u32 id, len}[size], avail_event */
 	uint16_t next_avail;
 	uint16_t last_used;
-	struct guest_memory memory; /* the device's view */
+	struct guest_memory memory; /* what the device sees */
 	struct vring vring;
 	struct inflight_region *inflight;
 	struct chain chain;
@@ -64,7 +64,7 @@ static inline struct device_vring driver_vring(const struct driver *d)
 				     .inflight_fd = -1};
 }
 
-/* RAM and an empty ring in it. */
+/* Guest memory, with an empty ring in it. */
 static inline void driver_init(struct driver *d, uint32_t size)
 {
 	memset(d, 0, sizeof(*d));
@@ -77,7 +77,7 @@ static inline void driver_init(struct driver *d, uint32_t size)
 	d->used = (void *)(d->ram + DRIVER_USED);
 }
 
-/* A device takes the ring up (again): returns the number of heads in flight. */
+/* A device takes the ring up (again). Return: the number of heads in flight. */
 static inline uint32_t driver_attach(struct driver *d, uint64_t features, uint16_t *ret_heads)
 {
 	struct device_vring device = driver_vring(d);
@@ -87,7 +87,7 @@ static inline uint32_t driver_attach(struct driver *d, uint64_t features, uint16
 	return vring_attach(&d->vring, d->inflight, ret_heads);
 }
 
-/* Memory, ring and a device that has just begun. */
+/* Memory, a ring in it, and a device that has just begun. */
 static inline void driver_start(struct driver *d, uint32_t size, uint64_t features)
 {
 	struct device_region region;
@@ -100,7 +100,7 @@ static inline void driver_start(struct driver *d, uint32_t size, uint64_t featur
 	CHECK(heads && d->inflight);
 	CHECK_EQUAL(driver_attach(d, features, heads), 0);
 	free(heads);
-	CHECK(vring_publish(&d->vring)); /* after an attach a call is due */
+	CHECK(vring_publish(&d->vring)); /* a call is due after an attach */
 }
 
 static inline void driver_end(struct driver *d)
@@ -118,7 +118,7 @@ static inline void driver_set(struct driver *d, uint32_t at, uint64_t addr, uint
 	d->desc[at] = (struct driver_desc){addr, len, flags, next};
 }
 
-/* Offer a head, or whatever number. */
+/* Offer a head; any number can be offered. */
 static inline void driver_offer(struct driver *d, uint16_t head)
 {
 	d->avail[2 + d->next_avail % d->size] = head;
@@ -130,7 +130,7 @@ static inline uint16_t driver_used_idx(const struct driver *d)
 	return __atomic_load_n(&d->used[1], __ATOMIC_ACQUIRE);
 }
 
-/* The next completion. Return: false if there is none. */
+/* Take the next completion. Return: false if there is no completion. */
 static inline bool driver_take(struct driver *d, uint32_t *ret_id, uint32_t *ret_len)
 {
 	uint32_t *entry = (uint32_t *)(void *)(d->used + 2) + d->last_used % d->size * 2;
@@ -155,7 +155,8 @@ static inline uint16_t driver_avail_event(const struct driver *d)
 
 static inline int driver_pop(struct driver *d)
 {
-	vring_prefetch(&d->vring, &d->memory); /* whatever the ring holds, it only reads */
+	vring_prefetch(&d->vring,
+		       &d->memory); /* whatever the ring holds, this function only reads */
 	return vring_pop(&d->vring, &d->memory, &d->chain);
 }
 

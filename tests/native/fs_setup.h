@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The ops as a library: a directory, and requests for it. There is no ring, no thread, no eventfd
+ * The ops as a library: a directory, and requests for it. There are no ring, no thread, no eventfd
  * and no guest memory here; the bytes of a request and of its reply are in two buffers.
  */
 #ifndef VFSD_TEST_FS_SETUP_H
@@ -19,7 +19,7 @@ enum {
 	FS_REPLY_MAX = 64 * 1024,
 };
 
-/* The tables of a file system on `path`, with room for so many inodes and open files. */
+/* The tables of a file system on `path`, with room for `inodes` and `files` entries. */
 static inline void setup_fs(const char *path, uint32_t inodes, uint32_t files,
 			    struct fs_config *ret)
 {
@@ -36,18 +36,17 @@ static inline void setup_fs(const char *path, uint32_t inodes, uint32_t files,
 	file_table_init(ret->files, files);
 }
 
-/* One request at a time: what is asked, and what is replied. */
+/* One request at a time: the request, and its reply. */
 struct asking {
 	struct request r;
-	struct intent intent; /* what would survive a death */
+	struct intent intent; /* the part that would survive a death */
 	char payload[REQUEST_PAYLOAD_MAX + 1];
 	uint8_t bytes[FS_ASK_MAX];
 	uint8_t reply[FS_REPLY_MAX];
 };
 
 /* Put a request into `a`, header first, and parse it. `len` bytes of arguments, names and data
- * follow the header. Return: 0, or what is
- * to be replied. */
+ * follow the header. Return: 0, or the error of the reply. */
 static inline int ask_bytes(struct fs *fs, struct asking *a, struct fuse_in_header in,
 			    const void *bytes, uint32_t len)
 {
@@ -72,8 +71,8 @@ static inline int ask_bytes(struct fs *fs, struct asking *a, struct fuse_in_head
 	return err ? ops_error(fuse_op(in.opcode), err) : 0;
 }
 
-/* Run the op. What may block does so here. Return: bytes of the reply's payload, -errno,
- * OUTCOME_WAIT or OUTCOME_NO_REPLY. */
+/* Run the op; it may block here. Return: bytes of the reply's payload, -errno, OUTCOME_WAIT or
+ * OUTCOME_NO_REPLY. */
 static inline int answer(struct fs *fs, struct asking *a)
 {
 	struct request *r = &a->r;
@@ -85,8 +84,8 @@ static inline int answer(struct fs *fs, struct asking *a)
 	return !outcome && r->run_again ? answer(fs, a) : outcome;
 }
 
-/* After a request, and at the end: close what was let go of. A file whose fd an inode borrows takes
- * two rounds. */
+/* After a request, and at the end: close the fds that were given up. A file whose fd an inode
+ * borrows needs two rounds. */
 static inline void settle(struct fs *fs)
 {
 	struct reclaim *reclaim = &fs->reclaim;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The shared tables with several workers on them, in memory that forked children share. An fd is
- * only a number here, and a byte that says whether it is open: so a close too early, a close too
+ * only a number here, with a byte that says whether it is open: so a close too early, a close too
  * many and a leak are seen at once.
  */
 #ifndef VFSD_TEST_TABLES_H
@@ -19,7 +19,7 @@
 enum {
 	WORKERS = 4,
 	FDS_MAX = 1 << 26,
-	FD_FIRST = 1000, /* below: real ones */
+	FD_FIRST = 1000, /* smaller numbers are real fds */
 	MOUNT = 77,
 };
 
@@ -33,9 +33,9 @@ struct bench {
 	struct inode_table *inodes;
 	struct file_table *files;
 	struct worker_table *workers;
-	struct reclaim *reclaims; /* one per worker */
+	struct reclaim *reclaims; /* one for each worker */
 	uint8_t *fd_states;
-	uint32_t *fd_keys; /* which file it is of */
+	uint32_t *fd_keys; /* the file that the fd refers to */
 	uint32_t *next_fd;
 	uint32_t inode_capacity, file_capacity;
 };
@@ -44,7 +44,7 @@ static struct bench *repaid; /* for repay_with_path: the bench that was set up l
 
 static inline int repay_with_path(void *worker, uint32_t slot);
 
-/* A worker begins; its number is what repay is called with. */
+/* A worker begins; repay is called with the worker's number. */
 static inline void bench_start(struct bench *b, uint32_t worker)
 {
 	reclaim_init(&b->reclaims[worker], b->workers, worker);
@@ -116,7 +116,7 @@ static inline bool fd_is_open(struct bench *b, int fd)
 	return __atomic_load_n(&b->fd_states[fd], __ATOMIC_ACQUIRE) == FD_OPEN;
 }
 
-/* Whoever uses an fd must find it open, and of the file it means. */
+/* A worker that uses an fd must find it open, and open on the file that the worker means. */
 static inline void fd_use(struct bench *b, int fd, uint32_t of)
 {
 	CHECK(fd >= FD_FIRST && fd < FDS_MAX);
@@ -124,7 +124,7 @@ static inline void fd_use(struct bench *b, int fd, uint32_t of)
 	CHECK_EQUAL(__atomic_load_n(&b->fd_keys[fd], __ATOMIC_RELAXED), of);
 }
 
-/* As lending_repay does it. */
+/* Repay as lending_repay does. */
 static inline int repay_with_path(void *worker, uint32_t slot)
 {
 	struct open_file *file = file_table_at(repaid->files, slot);
@@ -141,7 +141,7 @@ static inline int repay_with_path(void *worker, uint32_t slot)
 	return file->keep_fd ? -1 : file->fd;
 }
 
-/* Close what may be closed. */
+/* Close the fds that may be closed. */
 static inline void collect(struct bench *b, uint32_t worker)
 {
 	struct reclaim *r = &b->reclaims[worker];
@@ -158,7 +158,7 @@ static inline void quiesce(struct bench *b, uint32_t worker)
 	collect(b, worker);
 }
 
-/* A lookup as entry.c does it: the nodeid, or 0 when the table is full. */
+/* A lookup as entry.c does it. Return: the nodeid, or 0 if the table is full. */
 static inline uint64_t lookup(struct bench *b, uint32_t worker, uint32_t number)
 {
 	struct inode *inode = inode_table_acquire(b->inodes, worker, key(number), 0);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Handles of names: whose mount they are of. */
+/* Handles of names, and the mounts that they belong to. */
 #include "check.h"
 
 #include "worker/csrc/host/fhandle.h"
@@ -31,13 +31,13 @@ static void test_a_handle_is_of_the_mount_that_was_named(void)
 	close(folder);
 }
 
-/* Files of one name and, on most file systems, of one inode number, one after the other. */
+/* Create files one after the other, with one name and, on most file systems, one inode number. */
 static pid_t keep_creating(int folder)
 {
 	pid_t pid = fork();
 
 	if (!pid)
-		prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0); /* also where a check fails */
+		prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0); /* also end if a check fails */
 	while (!pid) {
 		close(openat(folder, "file", O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0600));
 		unlinkat(folder, "file", 0);
@@ -45,8 +45,8 @@ static pid_t keep_creating(int folder)
 	return pid;
 }
 
-/* A file that is gone, whose inode number becomes another's just now. ext4 says ENOMEM to one in
- * twenty of these. */
+/* A file that is gone while its inode number goes to another file. In one of twenty such cases
+ * ext4 returns ENOMEM. */
 static void test_a_file_that_is_gone_is_stale_while_its_number_is_given_away(void)
 {
 	int folder = open(".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);

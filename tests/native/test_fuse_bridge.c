@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A hostile device changes requests between the kernel's writing them to a slot and the bridge's
- * looking at them. Whatever it does: no array is overrun, no byte outside guest memory is touched,
- * and the bridge ends for a reason that it has.
+ * A hostile device changes requests after the kernel has written them to a slot and before the
+ * bridge looks at them. Whatever the device does: no array is overrun, no byte outside guest memory
+ * is touched, and the bridge ends for one of its known reasons.
  */
 #include "frontend/csrc/fuse_bridge.h"
 #include "frontend/csrc/request_layout.h"
@@ -19,7 +19,7 @@ enum {
 	SLOTS = 4,
 	SIZE = 512,
 	HIPRIO_SIZE = 4096,
-	HIPRIO_RING = 0x10000, /* rings, then the messages, then the slots at the very end */
+	HIPRIO_RING = 0x10000, /* the rings, then the messages, then the slots at the very end */
 	HIPRIO_BUFFERS = 0x40000,
 	SLOTS_AT = 0x100000,
 	GUARD = 4096,
@@ -46,7 +46,7 @@ static struct driver_ring_config ring_config(uint64_t at, uint32_t size)
 	};
 }
 
-/* Guest memory whose last byte is the last one of the last slot. */
+/* Guest memory that ends with the last byte of the last slot. */
 static void start(void)
 {
 	int flags = SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC;
@@ -100,7 +100,7 @@ static void test_a_chain_has_room_for_the_longest_request_and_no_more(void)
 	CHECK_EQUAL(segments, LAYOUT_SEGMENTS_MAX);
 	CHECK_EQUAL(cut(FUSE_WRITE, TOO_LONG, &segments), -E2BIG);
 	CHECK_EQUAL(cut(FUSE_WRITE, UINT32_MAX, &segments), -E2BIG);
-	/* It fits, but its reply does not. */
+	/* The request fits, but its reply does not. */
 	CHECK_EQUAL(cut(FUSE_IOCTL, LAYOUT_REQUEST_HEAD + PAGES * LAYOUT_PAGE, &segments), -E2BIG);
 }
 
@@ -122,7 +122,8 @@ static uint16_t hiprio_offered(void)
 static void test_a_batch_ends_where_its_request_does(void)
 {
 	struct hiprio *h = start_hiprio();
-	uint8_t *args = memory + memory_bytes - 40; /* a batch of two, then no more memory */
+	uint8_t *args =
+		memory + memory_bytes - 40; /* a batch of two FORGETs, after which memory ends */
 	struct fuse_batch_forget_in *batch = (void *)args;
 	struct fuse_in_header in = {.len = 40 + 40, .opcode = FUSE_BATCH_FORGET};
 
@@ -164,7 +165,7 @@ static void *scribble(void *arg)
 		case 1 ... 3:
 			in->opcode = any_opcode(&random);
 			break;
-		default: /* a count, a size */
+		default: /* a count or a size */
 			args[random_below(&random, 8)] = random_below(&random, 2)
 								 ? next_random(&random)
 								 : PAGES * LAYOUT_PAGE;
@@ -187,7 +188,7 @@ static void send_requests(uint64_t *random)
 	}
 }
 
-/* Throw away what is in both directions. */
+/* Discard the messages in both directions. */
 static void drain(void)
 {
 	char any[MESSAGE];
@@ -197,7 +198,7 @@ static void drain(void)
 			;
 }
 
-/* Take what there is; stop_fd ends it then. */
+/* Serve the messages that are there; then stop_fd ends the bridge. */
 static int run_once(uint64_t *random, uint64_t *requests)
 {
 	struct hiprio *h = start_hiprio();

@@ -13,7 +13,7 @@ enum {
 
 static struct guest_memory memory;
 
-/* A region of a memfd of its own; `offset` bytes into it. */
+/* A region `offset` bytes into a memfd of its own. */
 static struct device_region make_region(uint64_t gpa, uint64_t size, uint64_t offset)
 {
 	return (struct device_region){.gpa = gpa,
@@ -97,7 +97,7 @@ static void test_span_ends_with_its_region(void)
 	CHECK(second);
 	CHECK_EQUAL(len, PAGE);
 	CHECK(!guest_memory_span(&memory, 2 * PAGE, 1, &len));
-	CHECK(!guest_memory_at(&memory, PAGE - 8, 9)); /* two mappings, however they lie */
+	CHECK(!guest_memory_at(&memory, PAGE - 8, 9)); /* in two mappings, wherever they are */
 	end(r, 2);
 }
 
@@ -148,7 +148,8 @@ static void test_update_keeps_what_stays(void)
 	end(r, 3);
 }
 
-/* A thread may touch it when the front-end has just truncated it: sigbus.c must know it. */
+/* A thread may touch retired memory just after the front-end has truncated it, so sigbus.c must
+ * recognize this memory. */
 static void test_retired_memory_is_guest_memory(void)
 {
 	struct device_region r = make_region(0, PAGE, 0);
@@ -185,7 +186,8 @@ static void test_diverted_memory_is_out_of_reach(void)
 	end(&r, 1);
 }
 
-/* Who still uses an old mapping reaches what the table in force has there, and nothing else. */
+/* A call that still uses an old mapping reaches what the table in force has at that address, and
+ * nothing else. */
 static void test_retired_memory_follows_the_table(void)
 {
 	struct device_region old = make_region(0x10000, 4 * PAGE, 0);
@@ -197,7 +199,8 @@ static void test_retired_memory_follows_the_table(void)
 	CHECK(!guest_memory_update(&memory, &old, 1));
 	addr = guest_memory_at(&memory, 0x10000, 4 * PAGE);
 	memset(addr, 'o', 4 * PAGE);
-	kept.gpa += PAGE; /* the second page stays, the fourth is in another file, two go */
+	kept.gpa +=
+		PAGE; /* the second page stays, the fourth is in another file, the other two go */
 	kept.offset += PAGE;
 	kept.size = PAGE;
 	table[0] = kept;
@@ -214,7 +217,7 @@ static void test_retired_memory_follows_the_table(void)
 	addr[3 * PAGE] = 'n';
 	CHECK_EQUAL(*(uint8_t *)guest_memory_at(&memory, 0x10000 + 3 * PAGE, 1), 'n');
 	CHECK(!pipe(fds));
-	for (int page = 0; page < 4; page++) { /* as a system call of a request */
+	for (int page = 0; page < 4; page++) { /* as a request's system call does */
 		bool is_there = page % 2;
 
 		CHECK_EQUAL(write(fds[1], "x", 1), 1);
@@ -224,7 +227,7 @@ static void test_retired_memory_follows_the_table(void)
 	}
 	close(fds[0]);
 	close(fds[1]);
-	/* Once more, to where it was at first; what is diverted stays out of reach. */
+	/* Map the memory in its first place again; diverted memory stays out of reach. */
 	CHECK(!guest_memory_update(&memory, &old, 1));
 	guest_memory_redirect(&memory);
 	CHECK_EQUAL(addr[0], 'o');
@@ -262,8 +265,8 @@ static void refuse(struct device_region r, int err)
 
 	CHECK(!guest_memory_update(&memory, &good, 1));
 	CHECK_EQUAL(guest_memory_update(&memory, both, 2), err);
-	CHECK(!guest_memory_at(&memory, good.gpa, 1));	/* nothing is translated any more */
-	CHECK(!guest_memory_update(&memory, &good, 1)); /* and it can start again */
+	CHECK(!guest_memory_at(&memory, good.gpa, 1));	/* no address is translated any more */
+	CHECK(!guest_memory_update(&memory, &good, 1)); /* and a new table works again */
 	end(both, 2);
 }
 
@@ -283,7 +286,7 @@ static void test_what_is_refused(void)
 	struct device_region r;
 
 	refuse(changed(0, 0, 0, 0), -EINVAL);
-	refuse(changed(0x100000, PAGE, 0, 0), -EINVAL); /* the same place twice */
+	refuse(changed(0x100000, PAGE, 0, 0), -EINVAL); /* overlaps the good region */
 	refuse(changed(0x100000 - 1, PAGE, 0, 0), -EINVAL);
 	refuse(changed(0x100000 - PAGE + 1, PAGE, 0, 0), -EINVAL);
 	refuse(changed(0x100000 + PAGE - 1, PAGE, 0, 0), -EINVAL);
@@ -342,7 +345,8 @@ static void test_as_many_regions_as_there_may_be(void)
 		r[i] = (struct device_region){
 			.gpa = i * PAGE, .uva = i * PAGE, .size = PAGE, .fd = fd};
 	CHECK(!guest_memory_update(&memory, r, DEVICE_REGIONS_MAX));
-	/* All of them elsewhere: the retired list takes exactly so many. */
+	/* The regions move to other addresses: the retired list has exactly enough room for them.
+	 */
 	for (uint32_t i = 0; i < DEVICE_REGIONS_MAX; i++)
 		r[i].gpa += UINT64_C(1) << 40;
 	CHECK(!guest_memory_update(&memory, r, DEVICE_REGIONS_MAX));

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The broker of file handles and its clients, over real sockets: what is signed and opened, and
- * what becomes of answers that come late, twice, or never. Handles can be opened by root only; the
- * rest is tried by everybody.
+ * what becomes of answers that come late, twice, or never. Only root can open handles; the other
+ * tests run for every user.
  */
 #include "check.h"
 
@@ -15,7 +15,7 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
-/* What sendmsg(2) fails with in this process; 0: it is made. */
+/* The errno with which sendmsg(2) fails in this process; 0: the call is made. */
 static int send_error;
 
 ssize_t sendmsg(int sock, const struct msghdr *message, int flags)
@@ -29,7 +29,7 @@ ssize_t sendmsg(int sock, const struct msghdr *message, int flags)
 
 static const struct siphash_key KEY = {1, 2};
 
-/* A broker in a child, and a client. */
+/* A broker in a child process, and a client. */
 struct scene {
 	struct handle_client client;
 	int theirs;
@@ -57,7 +57,7 @@ static void start_broker(struct scene *s)
 	}
 }
 
-/* Through a directory of the share's own mount. */
+/* Sign fds for a directory on the share's own mount. */
 static int sign(struct scene *s, const int *fds, uint32_t count, struct handle_signature *ret)
 {
 	return handle_client_sign(&s->client, s->mount, fds, count, ret);
@@ -174,7 +174,7 @@ static void test_nothing_else_can(void)
 	CHECK(!sign(&s, &fd, 1, &signature));
 	CHECK(!sign(&s, &other_fd, 1, &other));
 	key = key_of(&signature);
-	handle = handle_of_signature(&other); /* of another file */
+	handle = handle_of_signature(&other); /* the handle of another file */
 	CHECK_EQUAL(open_signed(&s, key, &handle), -EACCES);
 	handle = handle_of_signature(&signature);
 	handle.mac = other.mac;
@@ -223,7 +223,7 @@ static void test_what_is_not_of_the_share_is_not_signed(void)
 	fd = open("gone", O_PATH | O_DIRECTORY);
 	CHECK_EQUAL(sign_error(&s, dup(fd)), 0);
 	CHECK(!rmdir("gone"));
-	CHECK_EQUAL(sign_error(&s, fd), -ENOENT); /* its handle would keep nothing */
+	CHECK_EQUAL(sign_error(&s, fd), -ENOENT); /* its handle would keep no file */
 	end(&s);
 }
 
@@ -240,7 +240,8 @@ static void test_a_mount_is_of_the_share_if_the_way_up_leads_there(void)
 	CHECK_EQUAL(handle_client_sign(&s.client, outside, &outside, 1, &signature), -EXDEV);
 	CHECK_EQUAL(handle_client_sign(&s.client, outside, &file, 1, &signature), -EXDEV);
 	CHECK_EQUAL(handle_client_open(&s.client, outside, key_of(&signature), &handle), -EXDEV);
-	CHECK(handle_client_sign(&s.client, file, &file, 1, &signature) < 0); /* no directory */
+	CHECK(handle_client_sign(&s.client, file, &file, 1, &signature) <
+	      0); /* `file` is not a directory */
 	close(outside);
 	close(file);
 	end(&s);
@@ -256,7 +257,8 @@ static void test_a_removed_file_is_stale(void)
 	if (!may_open_handles())
 		return;
 	begin(&s);
-	fd = make_file("x"); /* after it: the broker has what is open at its birth */
+	fd = make_file("x"); /* after begin(): the broker has a copy of each fd that is open when it
+				starts */
 	CHECK(!sign(&s, &fd, 1, &signature));
 	CHECK(!unlink("x"));
 	CHECK(!sign(&s, &fd, 1, &signature) && !signature.error);
@@ -266,9 +268,9 @@ static void test_a_removed_file_is_stale(void)
 	end(&s);
 }
 
-/* ---- answers that are not for us ---- */
+/* ---- answers to another client ---- */
 
-/* A worker that asked and died: its request is there, and its answer comes. */
+/* A worker that asked and died: its request waits in the socket, and its answer will come. */
 static void ask_and_die(struct scene *s)
 {
 	struct handle_client dead = s->client;
@@ -324,7 +326,7 @@ static void test_a_request_survives_its_broker(void)
 	kill(s.pid, SIGSTOP);
 	killer = fork();
 	if (!killer) {
-		usleep(300 * 1000); /* the request is sent once more meanwhile */
+		usleep(300 * 1000); /* the client sends the request again during this time */
 		kill(s.pid, SIGCONT);
 		_exit(0);
 	}
@@ -411,7 +413,8 @@ static void test_odd_messages_change_nothing(void)
 	end(&s);
 }
 
-/* Answers are not waited for: the broker goes on for those that read theirs. */
+/* The broker does not wait until answers are read: it continues for the clients that read theirs.
+ * */
 static void test_who_does_not_read_stops_nobody(void)
 {
 	struct handle_request request = {.op = HANDLE_SIGN};

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The built extension has the defences that vfsd/_native_build.py asks the compiler for."""
+"""The built extension has the defences for which vfsd/_native_build.py asks the compiler."""
 
 import os
 import subprocess

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * A worker may die at any store. Here a batch is completed by hand, store by store as inflight.h
- * describes it, stopped after each of them, and taken over; then the real code is stopped where it
- * can be told apart from outside.
+ * describes it, stopped after each store, and taken over; then the real code is stopped after each
+ * instruction that changes what another process can see.
  */
 #include "driver.h"
 
@@ -73,14 +73,14 @@ static void check_prefix(uint16_t used_before, int stores)
 	bool published;
 	uint64_t highest = 0;
 
-	r->last_batch_head = 7; /* of the batch before */
+	r->last_batch_head = 7; /* the last head of the batch before */
 	for (uint64_t i = 0; i < 4; i++) {
 		r->desc[arrival[i]].inflight = 1;
 		r->desc[arrival[i]].counter = 100 + i;
 	}
 	used_after = complete_prefix(r, used_before, stores);
 	published = used_after != used_before;
-	/* Twice: the one that takes over may die while it does. */
+	/* Take over twice: the worker that takes over may die while it does so. */
 	for (int i = 0; i < 2; i++) {
 		inflight_settle(r, SIZE, used_after);
 		CHECK_EQUAL(count_of(r, SIZE), published ? 1 : 4);
@@ -101,7 +101,7 @@ static void test_death_after_each_store(void)
 	}
 }
 
-static void test_a_ring_of_another_size_starts_anew(void)
+static void test_a_ring_of_another_size_starts_again(void)
 {
 	struct inflight_region *r = calloc(1, inflight_region_bytes(2 * SIZE));
 
@@ -115,7 +115,7 @@ static void test_a_ring_of_another_size_starts_anew(void)
 	free(r);
 }
 
-/* A record of the front-end may hold anything. */
+/* The record is the front-end's and may hold any bytes. */
 static void test_any_record_is_survived(void)
 {
 	uint64_t random = 11, highest;
@@ -180,7 +180,7 @@ static void take_over(uint16_t used_before)
 
 		CHECK_EQUAL(done[head] + flying[head], taken);
 	}
-	CHECK_EQUAL(vring_available(&d.vring), 1); /* head 3 is nobody's yet */
+	CHECK_EQUAL(vring_available(&d.vring), 1); /* head 3 has not been popped yet */
 }
 
 static void offer_four(void)
@@ -195,8 +195,8 @@ static void offer_four(void)
 	}
 }
 
-/* One child is stepped through it; whenever the shared state changed, it is saved, taken over as
- * if the child had died there, and put back. */
+/* A child is stepped through the completion. Whenever the shared state has changed, the state is
+ * saved, taken over as if the child had died there, and put back. */
 static void test_death_after_each_instruction(void)
 {
 	uint64_t bytes = inflight_region_bytes(SIZE);
@@ -262,8 +262,9 @@ static void *scribble(void *arg)
 	return NULL;
 }
 
-/* Every head that attach says is in flight must be one it has written. */
-static void test_record_that_changes_meanwhile(void)
+/* Every head that attach reports as in flight must be a head that attach has written to the array.
+ * */
+static void test_record_that_changes_while_it_is_read(void)
 {
 	static uint16_t heads[MANY];
 	static struct driver big;
@@ -293,11 +294,11 @@ static void test_record_that_changes_meanwhile(void)
 int main(void)
 {
 	RUN(test_death_after_each_store);
-	RUN(test_a_ring_of_another_size_starts_anew);
+	RUN(test_a_ring_of_another_size_starts_again);
 	RUN(test_any_record_is_survived);
 #ifdef __x86_64__
 	RUN(test_death_after_each_instruction);
 #endif
-	RUN(test_record_that_changes_meanwhile);
+	RUN(test_record_that_changes_while_it_is_read);
 	return 0;
 }

@@ -2,17 +2,17 @@
 """Instructions that the hot ops spend in user space, held to what is recorded.
 
 Time is too noisy to see a regression of a few percent; callgrind's counts differ by one or two
-instructions from run to run, as the program has a clock of its own. They are of one request, so
-of CREATE, RELEASE, UNLINK and FORGET together for `create`. What the kernel does is
-not in them: tests/hostile/test_syscalls.py counts its calls. The sources are compiled with the
-options that the extension ships with, its defences included.
+instructions from run to run, as the program has a clock of its own. Each count is of one request,
+or of CREATE, RELEASE, UNLINK and FORGET together for `create`. The kernel's instructions are
+not counted: tests/hostile/test_syscalls.py counts system calls. The sources are compiled with the
+options that the extension ships with, including its defences.
 
-After a change that is worth its price, or makes one cheaper:
+After a change that is worth its price, or that makes an op cheaper, record the counts again:
 
     VFSD_RECORD_INSTRUCTIONS=1 scripts/test -n 0 tests/native/test_instructions.py
 
-`limits` stays as it is then: 3 % above it is too much, whatever is recorded. It is what a request
-took before the defences against a hostile guest were built, at 2aa7a90, counted the same way.
+Recording leaves `limits` as it is: 3 % above a limit is too much, whatever is recorded. A limit is
+what a request took before the defences against a hostile guest, at 2aa7a90, counted the same way.
 """
 
 import json
@@ -33,7 +33,7 @@ ROOT = HERE.parents[1]
 RECORD = HERE / "instructions.json"
 TOLERANCE = 0.05
 ABOVE_LIMIT = 0.03  # no hot op may get slower by more than this
-OTHER_COMPILER = 0.30  # what another compiler makes of the same source may differ by this
+OTHER_COMPILER = 0.30  # the same source may differ by this under another compiler
 DEFINES = ("-D_GNU_SOURCE", "-I", str(ROOT), "-I", str(ROOT / "vfsd"), "-I", str(HERE))
 NOT_ON_THE_PATH = (
     "clone_process.c", "handle_guard.c", "isolate.c", "seccomp.c", "syscall_filter.c",
@@ -41,7 +41,7 @@ NOT_ON_THE_PATH = (
 
 
 class Record(TypedDict):
-    """Of RECORD: instructions by op."""
+    """The content of RECORD: instructions by op."""
 
     compiler: str
     instructions: dict[str, int]
@@ -60,8 +60,8 @@ def run(*argv: str) -> None:
 
 
 def build(folder: Path) -> Path:
-    """The program that counts is an object of its own: the link-time optimizer sees of serve()
-    and its kin only that somebody calls them, as in the extension."""
+    """The program that counts is an object of its own, so that the link-time optimizer knows no
+    more about serve() and its like than that they are called; this is so in the extension."""
     program, binary = folder / "count_instructions.o", folder / "count_instructions"
     sources = [
         str(path)
@@ -83,7 +83,8 @@ def count(folder: Path) -> dict[str, int]:
     build(folder)
     argv = [require("valgrind"), "--tool=callgrind", "--toggle-collect=serve"]
     argv += ["--callgrind-out-file=out", "./count_instructions", "share"]
-    # What lies at the stack's top decides where strings lie, and so what libc's functions take.
+    # The environment lies at the top of the stack, so its size decides the alignment of strings,
+    # and with it the number of instructions in libc's functions.
     env = {"PATH": os.defpath}
     done = subprocess.run(
         argv, cwd=folder, env=env, capture_output=True, text=True, timeout=HANG, check=False

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """C without its Python: each program here is compiled with sanitizers and run.
 
-ASan and UBSan end a program at the first thing they see, and leaks are checked at its end. The
-tables that several workers share are looked at by TSan too; guest memory is not, because the
-driver's stores race with ours by design.
+ASan and UBSan end a program at the first error, and leaks are checked at its end. TSan also checks
+the tables that several workers share; TSan does not check guest memory, because the driver's stores
+race with ours by design.
 """
 
 import os
@@ -18,14 +18,15 @@ HERE = Path(__file__).resolve().parent
 FLAGS = ("-std=gnu11", "-g", "-O1", "-D_GNU_SOURCE", "-fno-omit-frame-pointer")
 WARNINGS = ("-Wall", "-Wextra", "-Wconversion", "-Werror", "-Wno-unused-parameter")
 ADDRESS = "address,undefined"
-UNDEFINED = "undefined"  # what is stepped through has fewer instructions then
-THREAD = "thread"  # gcc warns that it does not see fences, which here only order what is atomic
+# A program that is stepped through has fewer instructions with this sanitizer alone.
+UNDEFINED = "undefined"
+THREAD = "thread"  # gcc warns that TSan does not see fences; here fences only order atomic accesses
 OPTIONS = {
     "ASAN_OPTIONS": "detect_leaks=1:strict_string_checks=1:detect_stack_use_after_return=1",
     "UBSAN_OPTIONS": "print_stacktrace=1",
     "TSAN_OPTIONS": "halt_on_error=1:second_deadlock_stack=1",
 }
-SECONDS = 300  # far more than any program takes: the machine may be loaded
+SECONDS = 300  # far more than any program takes, since the machine may be loaded
 
 MEMORY = ("transport/guest_memory",)
 VRING = (
@@ -111,7 +112,7 @@ WORKER = (
 
 
 def all_of(*folders: str) -> tuple[str, ...]:
-    """Everything in these folders of the worker's C."""
+    """Every C file in these folders of the worker."""
     csrc = ROOT / "vfsd" / "worker" / "csrc"
     return tuple(
         f"worker/{folder}/{path.stem}"
@@ -120,7 +121,7 @@ def all_of(*folders: str) -> tuple[str, ...]:
     )
 
 
-# The ops as a library: nothing of the loop.
+# The ops as a library: no file of the loop, so neither a ring nor a thread.
 OPS = (
     *MEMORY,
     "transport/fuse_ops",
@@ -132,7 +133,7 @@ OPS = (
 
 @dataclass(frozen=True)
 class Program:
-    """A test_<name>.c, what of ours it is linked with, and the sanitizers it runs under."""
+    """A test_<name>.c, the files of the project that it is linked with, and its sanitizers."""
 
     name: str
     sources: tuple[str, ...]
@@ -170,7 +171,7 @@ PROGRAMS = (
 
 
 def source(name: str) -> str:
-    """`worker/loop/ring` is vfsd/worker/csrc/loop/ring.c."""
+    """The path of a source: `worker/loop/ring` is vfsd/worker/csrc/loop/ring.c."""
     package, _, stem = name.partition("/")
     return str(ROOT / "vfsd" / package / "csrc" / f"{stem}.c")
 

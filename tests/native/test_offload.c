@@ -15,8 +15,8 @@ enum {
 	SECONDS = 5,
 };
 
-/* Threads live as long as the process, so this is never freed. */
-static struct worker_row row; /* counts fds down */
+/* Threads live as long as the process, so this object is never freed. */
+static struct worker_row row; /* the offload code lowers the count of fds in this row */
 
 static struct offload *o;
 static struct request *requests;
@@ -28,7 +28,7 @@ static bool readable(int fd, int milliseconds)
 	return poll(&p, 1, milliseconds) == 1;
 }
 
-/* Wait for `count` completions, sleeping on the eventfd or polling. */
+/* Wait for `count` completions, asleep on the eventfd or polling. */
 static void complete(uint32_t count, bool polling)
 {
 	while (count) {
@@ -67,7 +67,8 @@ static void test_all_come_back(void)
 		}
 }
 
-/* With nothing to fetch the eventfd must not be readable: the loop would never sleep again. */
+/* When there is no completion to fetch the eventfd must not be readable: otherwise the loop would
+ * never sleep again. */
 static void test_nothing_left_means_nothing_readable(void)
 {
 	for (uint32_t round = 0; round < ROUNDS; round++) {
@@ -91,12 +92,12 @@ static int run_open_gate(struct request *r)
 	return run_quick(r);
 }
 
-/* A slow request never delays another one while there may be more threads. */
+/* A slow request never delays another request while the pool may start more threads. */
 static void test_a_slow_one_delays_nobody(void)
 {
 	gate = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	CHECK(gate >= 0);
-	submit(0, run_quick); /* one thread is there, and idle */
+	submit(0, run_quick); /* now there is one idle thread */
 	complete(1, false);
 	usleep(20000);
 	submit(0, run_wait);
@@ -114,7 +115,7 @@ static int run_never(struct request *r)
 	return run_quick(r);
 }
 
-/* What was abandoned while it waited for a thread comes back without having run. */
+/* A request that was abandoned while it waited for a thread comes back without having run. */
 static void test_the_abandoned_do_not_begin(void)
 {
 	uint32_t count = 0;

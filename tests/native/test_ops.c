@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Ops with a directory and a request, and nothing else: the folder that the program is run in. */
+/* Ops with a directory and a request, and nothing else: the directory is the working directory. */
 #include "fs_setup.h"
 
 #include <dirent.h>
@@ -10,7 +10,7 @@
 
 enum {
 	TABLE = 64,
-	OWNER = 77, /* of a lock, in the guest */
+	OWNER = 77, /* owners of a lock, in the guest */
 	OTHER = 78,
 };
 
@@ -19,7 +19,7 @@ static struct asking a;
 static int folder;
 static uint64_t unique;
 
-/* Ask for the op of `opcode`. Return: as answer(). */
+/* Ask for the op of `opcode`. Return: the same as answer(). */
 static int ask(uint32_t opcode, uint64_t nodeid, const void *arg, uint32_t len)
 {
 	struct fuse_in_header in = {.opcode = opcode, .unique = unique += 2, .nodeid = nodeid};
@@ -98,9 +98,10 @@ static void start(void)
 	config.policy.lock_wait_ns = UINT64_MAX;
 	fds = entries_of("/proc/self/fd");
 	CHECK(!fs_init(&fs, &config));
-	CHECK_EQUAL(entries_of("/proc/self/fd"), fds);	   /* neither an eventfd … */
+	CHECK_EQUAL(entries_of("/proc/self/fd"), fds); /* fs_init makes neither an eventfd … */
 	CHECK_EQUAL(entries_of("/proc/self/task"), 2 + 1); /* … nor a thread */
-	CHECK_EQUAL(ask_name(FUSE_LOOKUP, FUSE_ROOT_ID, "", 0, "file"), -EIO); /* no session */
+	CHECK_EQUAL(ask_name(FUSE_LOOKUP, FUSE_ROOT_ID, "", 0, "file"),
+		    -EIO); /* no session has begun */
 	fs_session_begin(&fs, 38, flags, flags);
 }
 
@@ -189,7 +190,7 @@ static void test_what_may_block_is_returned_and_not_done(void)
 	header.nodeid = (uint64_t)nodeid;
 	CHECK(!ask_bytes(&fs, &a, header, &in, sizeof(in)));
 	CHECK_EQUAL(ops_run(&fs, &a.r), OUTCOME_DEFER);
-	CHECK(a.r.file && a.r.fd == a.r.file->fd); /* what the loop is to pin */
+	CHECK(a.r.file && a.r.fd == a.r.file->fd); /* the loop would pin this fd */
 	CHECK_EQUAL(a.r.run(&a.r), 0);
 	release((uint64_t)nodeid, in.fh);
 }
@@ -203,7 +204,8 @@ static void test_a_direct_read_says_where_it_reads(void)
 	make_file("direct", "0123456789");
 	nodeid = lookup("direct");
 	in.fh = open_node((uint64_t)nodeid, O_RDONLY);
-	file_table_get(fs.files, in.fh, (uint64_t)nodeid)->flags |= FILE_DIRECT; /* as any file */
+	file_table_get(fs.files, in.fh, (uint64_t)nodeid)->flags |=
+		FILE_DIRECT; /* as for any file */
 	file_table_get(fs.files, in.fh, (uint64_t)nodeid)->flags &= ~(uint32_t)FILE_IN_MEMORY;
 	header.nodeid = (uint64_t)nodeid;
 	CHECK(!ask_bytes(&fs, &a, header, &in, sizeof(in)));
@@ -236,7 +238,7 @@ static void test_a_lock_that_is_taken_is_waited_for(void)
 	CHECK_EQUAL(lock(FUSE_SETLK, nodeid, fh, OWNER, F_WRLCK), 0);
 	CHECK_EQUAL(lock(FUSE_SETLK, nodeid, fh, OTHER, F_WRLCK), -EAGAIN);
 	CHECK_EQUAL(lock(FUSE_SETLKW, nodeid, fh, OTHER, F_WRLCK), OUTCOME_WAIT);
-	memcpy(waits, &a, sizeof(a)); /* whoever runs the ops keeps it */
+	memcpy(waits, &a, sizeof(a)); /* the code that runs the ops keeps the request */
 	CHECK_EQUAL(ops_retry(&fs, &waits->r), OUTCOME_WAIT);
 	fs.gave_up_lock = false;
 	CHECK_EQUAL(lock(FUSE_SETLK, nodeid, fh, OWNER, F_UNLCK), 0);
@@ -287,11 +289,11 @@ static void test_an_op_that_had_happened_is_not_done_twice(void)
 	int result;
 
 	CHECK(ask_name(FUSE_MKDIR, FUSE_ROOT_ID, &in, sizeof(in), "once") > 0);
-	/* The reply was recorded, and the worker died before the guest had it. */
+	/* The reply was recorded, and the worker died before the guest received it. */
 	a.r.from_dead = true;
 	CHECK(intent_settles(&a.r, &result));
 	CHECK_EQUAL(result, sizeof(struct fuse_entry_out));
-	/* It died before that. */
+	/* The worker died before the reply was recorded. */
 	a.intent.state = INTENT_BEGUN;
 	CHECK(!intent_settles(&a.r, &result) && a.r.replayed);
 	CHECK_EQUAL(ops_run(&fs, &a.r), sizeof(struct fuse_entry_out));

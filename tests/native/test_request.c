@@ -14,7 +14,8 @@ static char *payload;
 static struct request *r;
 static uint8_t bytes[BYTES_MAX]; /* the request as the guest means it */
 static uint32_t length;
-static uint8_t *pieces[BYTES_MAX]; /* copies on the heap: what is read beyond them is seen */
+static uint8_t
+	*pieces[BYTES_MAX]; /* copies on the heap: ASan sees a read beyond the end of a piece */
 static uint32_t piece_count;
 
 static void begin(uint32_t opcode)
@@ -73,7 +74,7 @@ static uint32_t split(struct iovec *iov, const uint8_t *from, uint32_t len, uint
 	return count;
 }
 
-/* Parse it as it lies in three pieces; in.len is what it is unless it was set. */
+/* Parse the request from three pieces; in.len is the request's length unless a test has set it. */
 static int parse_split(uint32_t first, uint32_t second)
 {
 	free_pieces();
@@ -141,7 +142,7 @@ static void test_lengths_that_lie(void)
 		CHECK_EQUAL(parse(), -EIO);
 	}
 	make_mkdir("directory", 10);
-	header()->len = MKDIR_LEN + 5; /* what follows is not part of it */
+	header()->len = MKDIR_LEN + 5; /* the bytes behind that are not part of the name */
 	CHECK_EQUAL(parse(), -EINVAL);
 	make_mkdir("directory\0junk", 15);
 	header()->len = MKDIR_LEN + 10;
@@ -225,13 +226,15 @@ static void test_every_opcode_with_every_length(void)
 		}
 }
 
-/* The extension area of a MKDIR: `groups` of it as told, `present` as sent. */
-static void make_extension(uint32_t type, uint32_t size, uint32_t told, uint32_t present)
+/* The extension area of a MKDIR: `announced` is the number of groups that it claims, `present` the
+ * number that it has. */
+static void make_extension(uint32_t type, uint32_t size, uint32_t announced, uint32_t present)
 {
 	make_mkdir("dir", 4);
-	put("\0\0\0", 4); /* the name area is padded to 8 by nobody: any length will do */
+	put("\0\0\0",
+	    4); /* no guest pads the name area to 8, so the parser must accept any length */
 	put(&(struct fuse_ext_header){.size = size, .type = type}, sizeof(struct fuse_ext_header));
-	put(&told, 4);
+	put(&announced, 4);
 	for (uint32_t i = 0; i < present; i++)
 		put(&(uint32_t){1000 + i}, 4);
 	while ((length - MKDIR_LEN - 8) % 8)
@@ -251,7 +254,7 @@ static void test_groups(void)
 	make_extension(FUSE_EXT_GROUPS, 16, 0, 0);
 	CHECK_EQUAL(parse(), 0);
 	CHECK_EQUAL(r->group_count, 0);
-	make_extension(12345, 16, 99, 1); /* somebody else's: skipped */
+	make_extension(12345, 16, 99, 1); /* an extension of an unknown type is skipped */
 	CHECK_EQUAL(parse(), 0);
 	make_extension(FUSE_EXT_GROUPS, 144, SUPPLEMENTARY_GROUPS_MAX, SUPPLEMENTARY_GROUPS_MAX);
 	CHECK_EQUAL(parse(), 0);
@@ -275,16 +278,16 @@ static void test_malformed_extensions(void)
 		       SUPPLEMENTARY_GROUPS_MAX + 1);
 	CHECK_EQUAL(parse(), -EINVAL);
 	make_mkdir("dir", 4);
-	header()->total_extlen = 1; /* more than there is */
+	header()->total_extlen = 1; /* more than the request has */
 	CHECK_EQUAL(parse(), -EINVAL);
 	header()->total_extlen = UINT16_MAX;
 	CHECK_EQUAL(parse(), -EINVAL);
 	make_extension(12345, 24, 1, 3);
-	header()->total_extlen--; /* cuts it in two */
+	header()->total_extlen--; /* the area ends inside the extension */
 	CHECK(parse() < 0);
 }
 
-/* What the word is before FUSE 7.38, and where neither flag was agreed: padding. */
+/* Before FUSE 7.38, and if neither flag was agreed, the word is padding. */
 static void test_extensions_that_were_not_agreed(void)
 {
 	static const struct {
@@ -306,7 +309,7 @@ static void test_extensions_that_were_not_agreed(void)
 	session = agreed;
 }
 
-/* Labels alone were agreed: groups are nobody's. */
+/* Only labels were agreed, so groups have no meaning. */
 static void test_groups_that_were_not_agreed(void)
 {
 	const struct fuse_session agreed = session;
@@ -356,7 +359,7 @@ static void test_file_data_stays_where_it_is(void)
 				CHECK_EQUAL(((uint8_t *)r->data_in[i].iov_base)[j], seen++);
 		CHECK_EQUAL(seen, 100);
 	}
-	header()->len = head + 60; /* the chain is longer than the request says */
+	header()->len = head + 60; /* the chain is longer than the request's header says */
 	CHECK_EQUAL(parse_split(head + 10, head + 20), 0);
 	CHECK_EQUAL(r->data_in_len, 60);
 	CHECK_EQUAL(r->data_in_count, 3);
@@ -365,10 +368,10 @@ static void test_file_data_stays_where_it_is(void)
 
 /* ---- out ---- */
 
-/* Reply into `room` writable bytes in three pieces, and read them back. */
+/* Reply into `room` writable bytes in three pieces, and read the reply back. */
 static uint32_t reply(uint32_t room, uint32_t first, uint32_t second, int result, uint8_t *ret)
 {
-	struct iovec writable[3] = {0}; /* parsing moves the ones in the chain */
+	struct iovec writable[3] = {0}; /* parsing modifies the pieces in the chain */
 	uint32_t len, at = 0;
 
 	begin(FUSE_GETATTR);
@@ -412,7 +415,7 @@ static void test_reply_split_everywhere(void)
 			check_reply(got, 120, 0);
 			CHECK_EQUAL(reply(120, first, second, -ENOENT, got), 16);
 			check_reply(got, 16, -ENOENT);
-			CHECK_EQUAL(got[16], 0xee); /* nothing else was touched */
+			CHECK_EQUAL(got[16], 0xee); /* no other byte was touched */
 		}
 }
 
@@ -453,7 +456,7 @@ static void test_out_header_in_sixteen_pieces(void)
 	CHECK_EQUAL(r->data_out_len, 184);
 	CHECK_EQUAL(request_reply(r, 100), 116);
 	CHECK_EQUAL(*out[0], 116);
-	CHECK_EQUAL(*out[16], 0xee); /* the op writes it */
+	CHECK_EQUAL(*out[16], 0xee); /* the op writes these bytes itself */
 }
 
 static void test_iovec_truncate_and_advance(void)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A worker that dies in the middle of a request, as the driver sees it. The ops here are our own:
- * each counts itself in shared memory, and kills its process when it is told to.
+ * A worker that dies in the middle of a request, as the driver sees it. The ops here are the test's
+ * own: each run of an op counts itself in shared memory, and kills its process if the test has
+ * asked for that.
  */
 #include "worker_setup.h"
 
@@ -20,16 +21,16 @@ enum {
 };
 
 struct story {
-	uint32_t runs;	  /* times an op ran */
-	uint32_t replays; /* … and was told that it may have happened */
-	uint32_t deaths;  /* still to die, before the op has its result */
+	uint32_t runs;	  /* how often an op ran */
+	uint32_t replays; /* runs that were marked as replayed */
+	uint32_t deaths;  /* runs that are still to die before the op has its result */
 	uint32_t nap_us;  /* how long an op takes */
 };
 
 static struct driver d;
 static struct story *story;
 static struct worker_config config;
-static uint32_t die_at; /* the run in which a worker dies, whatever the story says */
+static uint32_t die_at; /* the run in which a worker dies, whatever `story` says */
 
 __attribute__((used)) int test_op(struct fs *fs, struct request *r)
 {
@@ -50,7 +51,7 @@ __attribute__((used)) int test_op(struct fs *fs, struct request *r)
 	return 8;
 }
 
-/* Nothing is lent here. */
+/* In this test no inode borrows an fd. */
 int lending_repay(void *context, uint32_t slot)
 {
 	(void)context;
@@ -58,7 +59,7 @@ int lending_repay(void *context, uint32_t slot)
 	return -1;
 }
 
-/* Every op is test_op; those without a home in C are named, too, and never called. */
+/* Every op is test_op. This includes the ops that C does not implement, which are never called. */
 #define OWN_OP(NAME, handler, size, flags) \
 	__asm__(".globl op_" #handler "\n.set op_" #handler ", test_op");
 VFSD_FUSE_OPS(OWN_OP)
@@ -96,7 +97,7 @@ static pid_t spawn(void)
 	CHECK(pid >= 0);
 	if (pid)
 		return pid;
-	prctl(PR_SET_PDEATHSIG, SIGKILL); /* a check that fails leaves nobody behind */
+	prctl(PR_SET_PDEATHSIG, SIGKILL); /* if a check fails, no process is left behind */
 	w = worker_create(&config);
 	if (!w || worker_adopt(w, 0) < 0)
 		_exit(2);
@@ -105,7 +106,7 @@ static pid_t spawn(void)
 	_exit(3);
 }
 
-/* Wait for its death and do what the pool does. */
+/* Wait for the worker's death and do what the pool does then. */
 static void bury(pid_t pid)
 {
 	int status;
@@ -201,7 +202,7 @@ static void test_a_deadly_request_is_given_up(void)
 	end();
 }
 
-/* Each request is in flight at one death only, however often its head was. */
+/* Each request is in flight at only one death, however often its head was in flight. */
 static void test_deaths_are_counted_for_the_request_not_its_head(void)
 {
 	pid_t pid;
@@ -221,7 +222,7 @@ static void test_deaths_are_counted_for_the_request_not_its_head(void)
 	end();
 }
 
-/* The first of a batch is done, not published when the second kills the worker. */
+/* The first request of a batch is done but not published when the second one kills the worker. */
 static void test_what_is_done_is_not_done_again(void)
 {
 	pid_t pid;
@@ -249,7 +250,7 @@ static void test_what_is_done_is_not_done_again(void)
 	expect_reply(0, 20, 0);
 	expect_reply(4, 21, 0);
 	expect_reply(8, 22, 0);
-	CHECK_EQUAL(story->runs, 4); /* 20, 21, 21, 22 */
+	CHECK_EQUAL(story->runs, 4); /* the requests 20, 21, 21, 22 */
 	CHECK_EQUAL(story->replays, 1);
 	stop(pid);
 	end();
@@ -267,7 +268,7 @@ static void test_no_reply_waits_for_a_slow_request(void)
 	pid = spawn();
 	for (uint16_t i = 0; i < 3; i++) {
 		expect_reply((uint16_t)(i * 4), 10 + i, 0);
-		CHECK(story->runs <= i + 2u); /* the next one has begun at the most */
+		CHECK(story->runs <= i + 2u); /* at most the next request has begun */
 	}
 	stop(pid);
 	end();
@@ -275,12 +276,12 @@ static void test_no_reply_waits_for_a_slow_request(void)
 
 static struct intent *intent_of_head(uint32_t head)
 {
-	uint64_t offset = 64 + inflight_region_bytes(VRING_SIZE_MAX); /* as ring.c lays it out */
+	uint64_t offset = 64 + inflight_region_bytes(VRING_SIZE_MAX); /* the layout of ring.c */
 
 	return (struct intent *)(void *)((uint8_t *)config.records + offset) + head;
 }
 
-/* The record of a dead worker is only its word. */
+/* A record says only what the dead worker wrote there, and must be checked. */
 static void test_a_recorded_reply_is_no_longer_than_its_room(void)
 {
 	pid_t pid;
@@ -301,7 +302,7 @@ static void test_a_recorded_reply_is_no_longer_than_its_room(void)
 	end();
 }
 
-/* Without its folder of fds, names of fds would be names in the share. */
+/* Without the folder of its fds a worker would look the names of fds up in the share. */
 static void test_a_worker_that_cannot_enter_the_folder_of_its_fds_is_not_made(void)
 {
 	int folder;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* SipHash-2-4: the vector of the paper's appendix A, and those of its authors' package. */
+/* SipHash-2-4: the test vector of the paper's appendix A, and the vectors of its authors' package.
+ * */
 #include "check.h"
 
 #include "worker/csrc/host/siphash.h"
@@ -9,7 +10,7 @@ enum {
 	PAPER = 15, /* the length of the message in appendix A */
 };
 
-/* Of the messages "", 00, 00 01, … with the key 00 01 … 0f. */
+/* The hashes of the messages "", 00, 00 01, … with the key 00 01 … 0f. */
 static const uint64_t VECTORS[LENGTHS] = {
 	UINT64_C(0x726fdb47dd0e0e31), UINT64_C(0x74f839c593dc67fd), UINT64_C(0x0d6c8009d9a94f5a),
 	UINT64_C(0x85676696d7fb7e2d), UINT64_C(0xcf2794e0277187b7), UINT64_C(0x18765564cd99a68d),
@@ -40,7 +41,7 @@ static const struct siphash_key KEY = {UINT64_C(0x0706050403020100), UINT64_C(0x
 static void test_vectors(void)
 {
 	for (size_t len = 0; len < LENGTHS; len++) {
-		uint8_t *message = malloc(len + 1); /* its end is looked at by ASan */
+		uint8_t *message = malloc(len + 1); /* ASan sees a read beyond its end */
 
 		CHECK(message);
 		for (size_t i = 0; i < len; i++)

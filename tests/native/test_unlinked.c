@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Inodes that their handles do not open any more, on a file system that finds nothing unlinked. */
+/* Inodes whose handles cannot be opened any more, on a file system that does not find unlinked
+ * files by their handles. */
 #include "check.h"
 
 #include "worker/csrc/fs/entry.h"
@@ -17,9 +18,9 @@ enum {
 
 static struct fs fs;
 static int folder;
-static bool forgets; /* the file system does not find what is unlinked */
+static bool forgets; /* the file system does not find unlinked files */
 
-/* Instead of libc's. */
+/* Replaces the function of libc. */
 int open_by_handle_at(int mount_fd, struct file_handle *handle, int flags)
 {
 	int fd = (int)syscall(SYS_open_by_handle_at, mount_fd, handle, flags);
@@ -50,7 +51,7 @@ static void set_up(void)
 	reclaim_init(&fs.reclaim, fs.table, 0);
 }
 
-/* A file that the guest knows by its handle. */
+/* A file that the guest knows, held by its handle. */
 static const struct inode *known(const char *name)
 {
 	struct fhandle handle;

@@ -6,7 +6,7 @@
 enum {
 	SIZE = 16,
 	FEATURES = DRIVER_INDIRECT_DESC | DRIVER_EVENT_IDX,
-	TABLE = DRIVER_DATA + 0x80000, /* where indirect tables are put */
+	TABLE = DRIVER_DATA + 0x80000, /* the place of indirect tables */
 };
 
 static struct driver d;
@@ -59,7 +59,7 @@ static void test_indirect_chain(void)
 {
 	driver_start(&d, SIZE, FEATURES);
 	driver_set(&d, 5, TABLE, 3 * 16, DRIVER_INDIRECT | DRIVER_WRITE,
-		   0); /* WRITE says nothing */
+		   0); /* the flag WRITE has no meaning here */
 	set_table(0, DRIVER_DATA, 40, DRIVER_NEXT, 2);
 	set_table(2, DRIVER_DATA + 0x1000, 16, DRIVER_NEXT | DRIVER_WRITE, 1);
 	set_table(1, DRIVER_DATA + 0x3000, 16, DRIVER_WRITE, 0);
@@ -81,7 +81,7 @@ static void test_indirect_after_direct(void)
 	driver_end(&d);
 }
 
-/* A longer table than the ring: only its own length and VRING_SIZE_MAX bound it. */
+/* A table that is longer than the ring: only its own length and VRING_SIZE_MAX bound it. */
 static void test_long_indirect_table(void)
 {
 	driver_start(&d, SIZE, FEATURES);
@@ -99,7 +99,7 @@ static void test_neighbours_are_merged(void)
 {
 	driver_start(&d, SIZE, FEATURES);
 	driver_set(&d, 0, DRIVER_DATA, 40, DRIVER_NEXT, 1);
-	driver_set(&d, 1, DRIVER_DATA + 40, 0, DRIVER_NEXT, 2); /* empty: no piece */
+	driver_set(&d, 1, DRIVER_DATA + 40, 0, DRIVER_NEXT, 2); /* empty: it becomes no piece */
 	driver_set(&d, 2, DRIVER_DATA + 40, 24, DRIVER_NEXT, 3);
 	driver_set(&d, 3, DRIVER_DATA + 64, 16, DRIVER_NEXT | DRIVER_WRITE, 4);
 	driver_set(&d, 4, DRIVER_DATA + 81, 16, DRIVER_WRITE, 0);
@@ -132,11 +132,12 @@ static void test_chain_across_regions(void)
 	CHECK(guest_memory_contains(&d.memory, d.chain.writable[0].iov_base));
 	for (uint32_t i = 0; i < d.chain.writable_count; i++)
 		memset(d.chain.writable[i].iov_base, 1, d.chain.writable[i].iov_len);
-	/* One byte more is outside. */
+	/* With one byte more the piece reaches outside. */
 	driver_set(&d, 2, DRIVER_BYTES - 16, 0x10011, DRIVER_WRITE, 0);
 	driver_offer(&d, 2);
 	CHECK_EQUAL(driver_pop(&d), CHAIN_BAD);
-	/* An indirect table whose entries straddle the regions cannot be read, others can. */
+	/* An indirect table with entries that straddle the regions cannot be read; other tables
+	 * can. */
 	memcpy(at(DRIVER_BYTES - 16), &half, 16);
 	driver_set(&d, 3, DRIVER_BYTES - 16, 32, DRIVER_INDIRECT, 0);
 	driver_offer(&d, 3);
@@ -163,7 +164,7 @@ static void test_unaligned_indirect_table(void)
 
 /* ---- malformed chains ---- */
 
-/* Pop what is offered at `head`: it is refused, completed with length 0, and the ring lives. */
+/* Pop the head `head`: the chain is refused and completed with length 0, and the ring lives on. */
 static void expect_bad(uint16_t head)
 {
 	uint32_t id, len;
@@ -189,7 +190,7 @@ static void test_malformed_direct_chains(void)
 	expect_bad(0); /* a loop */
 	driver_set(&d, 0, DRIVER_DATA, 0, DRIVER_NEXT, 1);
 	driver_set(&d, 1, DRIVER_DATA, 0, DRIVER_NEXT, 0);
-	expect_bad(0); /* a loop of empty ones */
+	expect_bad(0); /* a loop of empty descriptors */
 	driver_set(&d, 0, DRIVER_DATA, 8, DRIVER_NEXT, SIZE);
 	expect_bad(0);
 	driver_set(&d, 0, DRIVER_DATA, 8, DRIVER_NEXT, 0xffff);
@@ -230,7 +231,7 @@ static void test_malformed_indirect_chains(void)
 	expect_bad(0);
 	driver_set(&d, 0, TABLE, 16, DRIVER_INDIRECT, 0);
 	set_table(0, TABLE, 16, DRIVER_INDIRECT, 0);
-	expect_bad(0); /* nested */
+	expect_bad(0); /* a nested table */
 	set_table(0, DRIVER_DATA, 8, DRIVER_NEXT, 1);
 	expect_bad(0); /* next beyond the table */
 	set_table(0, DRIVER_DATA, 0, DRIVER_NEXT, 0);
@@ -268,7 +269,7 @@ static void test_more_pieces_than_preadv_takes(void)
 	driver_end(&d);
 }
 
-/* The sum of many large ones: 64-bit sums, and less than 4 GiB of what is readable. */
+/* The sum of many large pieces: sums have 64 bits, and the readable part has less than 4 GiB. */
 static void test_huge_claims(void)
 {
 	driver_start(&d, SIZE, FEATURES);
@@ -296,9 +297,9 @@ static void test_huge_claims(void)
 	driver_end(&d);
 }
 
-/* ---- what is sound of a bad chain ---- */
+/* ---- the sound pieces of a bad chain ---- */
 
-/* Pop it, and read what there is: so many readable and writable bytes. */
+/* Pop the chain and read its sound pieces: they have `readable` and `writable` bytes. */
 static void expect_sound(uint16_t head, uint64_t readable, uint64_t writable, uint64_t outside)
 {
 	struct bad_chain bad;
@@ -319,7 +320,8 @@ static void test_what_is_sound_of_a_bad_chain(void)
 {
 	driver_start(&d, SIZE, FEATURES);
 	driver_set(&d, 0, DRIVER_DATA, 40, DRIVER_NEXT, 1);
-	driver_set(&d, 1, DRIVER_BYTES - 10, 30, DRIVER_NEXT, 2); /* runs out of memory */
+	driver_set(&d, 1, DRIVER_BYTES - 10, 30, DRIVER_NEXT,
+		   2); /* reaches beyond the end of memory */
 	driver_set(&d, 2, DRIVER_DATA + 100, 7, DRIVER_NEXT, 3);
 	driver_set(&d, 3, DRIVER_DATA + 200, 16, DRIVER_NEXT | DRIVER_WRITE, 4);
 	driver_set(&d, 4, DRIVER_BYTES + 5, 16, DRIVER_NEXT | DRIVER_WRITE, 5);
@@ -352,7 +354,7 @@ static void test_avail_index_too_far_ahead(void)
 	d.avail[1] = SIZE + 1;
 	expect_broken();
 	driver_start(&d, SIZE, FEATURES);
-	d.avail[1] = 0xffff; /* behind */
+	d.avail[1] = 0xffff; /* the index went backwards */
 	expect_broken();
 }
 
@@ -410,7 +412,7 @@ static void test_ring_addresses(void)
 	CHECK(map_with(0x10008, 0x20000, 0x30000, SIZE) == -EINVAL);
 	CHECK(map_with(0x10000, 0x20001, 0x30000, SIZE) == -EINVAL);
 	CHECK(map_with(0x10000, 0x20000, 0x30002, SIZE) == -EINVAL);
-	/* The last byte of each part must be inside, the event words included. */
+	/* The last byte of each part must be inside a region, including the event words. */
 	CHECK(!map_with(end - SIZE * 16, 0x20000, 0x30000, SIZE));
 	CHECK(map_with(end - SIZE * 16 + 16, 0x20000, 0x30000, SIZE) == -EINVAL);
 	CHECK(!map_with(0x10000, end - 6 - SIZE * 2, 0x30000, SIZE));
@@ -421,8 +423,8 @@ static void test_ring_addresses(void)
 	driver_end(&d);
 }
 
-/* An address may be aligned for the front-end and not for us: its region begins at an odd offset
- * of its file. Atomic access to such a word faults on some machines. */
+/* An address may be aligned in the front-end's mapping and not in ours: its region may begin at an
+ * odd offset of its file. Atomic access to a misaligned word faults on some machines. */
 static void test_ring_that_is_misaligned_here(void)
 {
 	struct device_region r;
@@ -440,7 +442,7 @@ static void test_ring_that_is_misaligned_here(void)
 
 /* ---- calls and kicks ---- */
 
-/* Push and publish `count` chains that were offered. */
+/* Push and publish `count` chains that were offered. Return: whether the driver was called. */
 static bool complete(uint32_t count)
 {
 	bool sleeps, due, called;
@@ -461,14 +463,14 @@ static bool complete(uint32_t count)
 static void test_calls_with_event_idx(void)
 {
 	driver_start(&d, SIZE, FEATURES);
-	driver_set_used_event(&d, 0); /* tell me when entry 0 is there */
+	driver_set_used_event(&d, 0); /* call when entry 0 is there */
 	CHECK(complete(1));
-	CHECK(!complete(1)); /* it has not asked again */
+	CHECK(!complete(1)); /* the driver has not asked again */
 	driver_set_used_event(&d, 5);
-	CHECK(!complete(3)); /* 2, 3, 4 */
-	CHECK(complete(1));  /* 5 */
+	CHECK(!complete(3)); /* entries 2, 3, 4 */
+	CHECK(complete(1));  /* entry 5 */
 	driver_set_used_event(&d, 8);
-	CHECK(complete(4)); /* 6 to 9: passed on the way */
+	CHECK(complete(4)); /* entries 6 to 9: entry 8 was passed on the way */
 	CHECK(!vring_publish(&d.vring));
 	driver_end(&d);
 }
@@ -482,7 +484,7 @@ static void test_calls_without_event_idx(void)
 	CHECK(!complete(1));
 	d.avail[0] = 0;
 	CHECK(complete(1));
-	CHECK(!vring_publish(&d.vring)); /* nothing new */
+	CHECK(!vring_publish(&d.vring)); /* there is no new entry */
 	driver_end(&d);
 }
 
@@ -505,7 +507,7 @@ static void test_kicks(void)
 	driver_end(&d);
 }
 
-/* ---- many ---- */
+/* ---- many chains ---- */
 
 static void test_indices_wrap(void)
 {
@@ -529,7 +531,7 @@ static void test_indices_wrap(void)
 	driver_end(&d);
 }
 
-/* The whole ring in flight, completed in another order, again and again. */
+/* The whole ring is in flight, and is completed in another order, again and again. */
 static void test_batches_out_of_order(void)
 {
 	uint64_t random = 3;
@@ -581,9 +583,9 @@ static void test_attach_goes_on_where_it_was(void)
 	}
 	CHECK_EQUAL(driver_pop(&d), 1);
 	CHECK_EQUAL(driver_pop(&d), 1);
-	vring_push(&d.vring, 12, 0); /* and never published: it dies */
+	vring_push(&d.vring, 12, 0); /* and never published, since the worker dies */
 	CHECK_EQUAL(driver_attach(&d, FEATURES, heads), 2);
-	CHECK(heads[0] == 12 && heads[1] == 11); /* by age */
+	CHECK(heads[0] == 12 && heads[1] == 11); /* the oldest first */
 	CHECK_EQUAL(vring_available(&d.vring), 2);
 	d.chain.head = 11;
 	CHECK_EQUAL(vring_repop(&d.vring, &d.memory, &d.chain), 1);

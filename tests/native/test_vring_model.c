@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A random driver, mostly well-behaved, and what it expects: each chain it makes is described
- * independently of the device's code, byte by byte, and compared with what vring_pop returns.
- * The device completes in any order, publishes when it likes, and dies now and then.
+ * A random driver that behaves well most of the time, and what it expects: each chain that it makes
+ * is described byte by byte, independently of the device's code, and compared with what vring_pop
+ * returns.
+ *
+ * The device completes in any order, publishes at any time, and dies now and then.
  */
 #include "driver.h"
 
@@ -10,7 +12,7 @@ enum {
 	FEATURES = DRIVER_INDIRECT_DESC | DRIVER_EVENT_IDX,
 	SIZE_MAX_HERE = 64,
 	PIECES_MAX = 8,
-	TABLE_SLOT = 0x400, /* room of one head's indirect table */
+	TABLE_SLOT = 0x400, /* room for one head's indirect table */
 	TABLES = DRIVER_DATA,
 	DATA = DRIVER_DATA + SIZE_MAX_HERE * TABLE_SLOT,
 	NANOSECONDS = 2000 * 1000 * 1000,
@@ -22,14 +24,14 @@ struct piece {
 	bool writable;
 };
 
-/* What the driver knows of a head. */
+/* What the driver knows about a head. */
 struct expected {
-	bool offered; /* … and not completed */
+	bool offered; /* offered and not yet completed */
 	bool popped;
 	bool bad;
 	uint32_t count;
 	struct piece pieces[PIECES_MAX];
-	uint32_t descs[PIECES_MAX]; /* descriptors it occupies */
+	uint32_t descs[PIECES_MAX]; /* descriptors that the chain occupies */
 	uint32_t desc_count;
 };
 
@@ -40,11 +42,11 @@ struct model {
 	uint32_t free[SIZE_MAX_HERE];
 	uint32_t free_count;
 	struct expected heads[SIZE_MAX_HERE];
-	uint16_t queue[SIZE_MAX_HERE]; /* offered heads in order */
+	uint16_t queue[SIZE_MAX_HERE]; /* offered heads in their order */
 	uint32_t queue_first, queue_count;
-	uint16_t popped[SIZE_MAX_HERE]; /* at the device */
+	uint16_t popped[SIZE_MAX_HERE]; /* heads at the device */
 	uint32_t popped_count;
-	uint32_t lens[SIZE_MAX_HERE]; /* pushed: the length told */
+	uint32_t lens[SIZE_MAX_HERE]; /* by pushed head: the length that was pushed */
 	uint32_t pending;
 	uint64_t completed;
 };
@@ -74,7 +76,7 @@ static void make_pieces(struct model *m, struct expected *e)
 	}
 }
 
-/* Write `e` as descriptors: into the ring, or into an indirect table. */
+/* Write `e` as descriptors, either into the ring or into an indirect table. */
 static void write_chain(struct model *m, struct expected *e, uint16_t head, bool indirect)
 {
 	struct driver_desc *table =
@@ -99,7 +101,7 @@ static void write_chain(struct model *m, struct expected *e, uint16_t head, bool
 			   DRIVER_INDIRECT, (uint16_t)next_random(&m->random));
 }
 
-/* Spoil one descriptor of the chain so that it is malformed for certain. */
+/* Change one descriptor of the chain so that the chain is malformed for certain. */
 static void spoil(struct model *m, struct expected *e, uint16_t head, bool indirect)
 {
 	struct driver_desc *table =
@@ -127,7 +129,7 @@ static void spoil(struct model *m, struct expected *e, uint16_t head, bool indir
 		break;
 	default:
 		table[last].flags =
-			DRIVER_NEXT | DRIVER_INDIRECT; /* also where it is not allowed */
+			DRIVER_NEXT | DRIVER_INDIRECT; /* also where the flag is not allowed */
 		break;
 	}
 }
@@ -161,8 +163,8 @@ static void offer(struct model *m)
 	driver_offer(&m->d, head);
 }
 
-/* The bytes of one direction, in order, must be the expected ones: same addresses, none touching
- * pieces apart, no empty ones. */
+/* The bytes of one direction, in their order, must be the expected ones: the same addresses, no
+ * two adjoining pieces left apart, and no empty piece. */
 static void compare(struct model *m, const struct expected *e, bool writable)
 {
 	const struct chain *c = &m->d.chain;
@@ -235,7 +237,7 @@ static void push(struct model *m)
 	m->pending++;
 }
 
-/* The driver sees what was published, and nothing else. */
+/* The driver sees the published completions, and nothing else. */
 static void collect(struct model *m, uint32_t count)
 {
 	uint32_t id, len;
@@ -255,8 +257,8 @@ static void collect(struct model *m, uint32_t count)
 	CHECK(!driver_take(&m->d, &id, &len));
 }
 
-/* virtio 1.2 §2.7.7.2 in words: was entry `event` among those from `old` up to, not including,
- * `new`? */
+/* virtio 1.2 §2.7.7.2 in words: was entry `event` among the entries from `old` up to `new`, with
+ * `old` and without `new`? */
 static bool among(uint16_t event, uint16_t old, uint16_t new)
 {
 	for (uint16_t i = old; i != new; i++)
@@ -288,7 +290,7 @@ static int by_number(const void *a, const void *b)
 	return *(const uint16_t *)a - *(const uint16_t *)b;
 }
 
-/* What was popped and not published is in flight again; what was pushed is forgotten. */
+/* A head that was popped and not published is in flight again; pushes are forgotten. */
 static void die(struct model *m)
 {
 	uint16_t heads[SIZE_MAX_HERE];

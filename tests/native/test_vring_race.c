@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A hostile driver scribbles on descriptors, indirect tables and the avail ring while the device
- * pops. Whatever it does: no byte outside guest memory is named, and no list is overrun.
+ * A hostile driver writes random values to descriptors, indirect tables and the avail ring while
+ * the device pops. Whatever the driver does: no byte outside guest memory is named, and no list is
+ * overrun.
  */
 #include "driver.h"
 
@@ -58,7 +59,7 @@ static struct driver_desc evil_desc(uint64_t *random)
 	};
 }
 
-/* Mostly a little ahead of what the device has taken, so that it has something to do. */
+/* Mostly an index a little ahead of what the device has taken, so that the device has work. */
 static void evil_index(uint64_t *random)
 {
 	uint16_t taken = __atomic_load_n(&d.vring.last_avail, __ATOMIC_RELAXED);
@@ -112,7 +113,7 @@ int main(void)
 	driver_start(&d, SIZE, DRIVER_INDIRECT_DESC | DRIVER_EVENT_IDX);
 	CHECK(!pthread_create(&thread, NULL, scribble, NULL));
 	until = test_clock_ns() + NANOSECONDS;
-	/* However long it takes the other thread to do each kind of harm. */
+	/* Run until the other thread has done each kind of harm, however long that takes. */
 	while (test_clock_ns() < until || !popped || !bad || !broken) {
 		int got = driver_pop(&d);
 
@@ -127,7 +128,8 @@ int main(void)
 		bad += got == CHAIN_BAD;
 		if (got == 1 || got == CHAIN_BAD)
 			vring_push(&d.vring, d.chain.head, 0);
-		if (got == VRING_BROKEN) { /* it would be stopped here; take it up again */
+		if (got ==
+		    VRING_BROKEN) { /* the daemon would stop the ring here; take it up again */
 			CHECK(d.vring.reason);
 			CHECK(driver_attach(&d, DRIVER_INDIRECT_DESC | DRIVER_EVENT_IDX, heads) <=
 			      SIZE);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A call that waits is interrupted, and nothing else is. */
+/* A call that waits is interrupted, and no other call is. */
 #include "check.h"
 
 #include "worker/csrc/host/watchdog.h"
@@ -12,8 +12,8 @@
 
 enum {
 	ROUNDS = 200 * 1000,
-	QUIET_MS = 1500, /* the watchdog sleeps then */
-	PAUSE_MS = 100,	 /* some of its periods */
+	QUIET_MS = 1500, /* long enough that the watchdog sleeps */
+	PAUSE_MS = 100,	 /* some periods of the watchdog */
 	ALARM_SECONDS = 30,
 };
 
@@ -91,7 +91,7 @@ static void test_nothing_else_is_interrupted(void)
 		CHECK_EQUAL(watchdog_end(dog, 0), 0);
 	}
 	CHECK_EQUAL(poll(NULL, 0, PAUSE_MS), 0);
-	/* Interrupted calls, each followed by one that must not be. */
+	/* Interrupted calls, each followed by a call that must not be interrupted. */
 	for (int i = 0; i < 5; i++) {
 		watchdog_begin(dog);
 		CHECK_EQUAL(watchdog_end(dog, poll(NULL, 0, -1)), -EINTR);
@@ -99,7 +99,7 @@ static void test_nothing_else_is_interrupted(void)
 	}
 }
 
-/* As in an uninterruptible sleep: signals of the same number that wait become one signal. */
+/* As in an uninterruptible sleep: pending signals of one number become a single signal. */
 static void test_a_call_that_no_signal_ends_is_waited_for(void)
 {
 	sigset_t all, old;

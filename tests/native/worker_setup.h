@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What a worker that serves a driver's one ring is created with; shared, for one that is forked. */
+/* The configuration of a worker that serves a driver's one ring, in memory that a forked worker
+ * shares. */
 #ifndef VFSD_TEST_WORKER_SETUP_H
 #define VFSD_TEST_WORKER_SETUP_H
 
@@ -29,7 +30,7 @@ static inline void setup_device(const struct driver *d, struct device_state *dev
 		device->vrings[i].worker = UINT32_MAX;
 }
 
-/* A worker for the directory `path`, with room for so many inodes and open files. */
+/* A worker for the directory `path`, with room for `inodes` and `files` entries. */
 static inline void setup_worker(const struct driver *d, const char *path, uint32_t inodes,
 				uint32_t files, struct worker_config *ret)
 {
