@@ -19,21 +19,21 @@ from .daemon import Daemon
 from .driver import Frontend, NoReplyError
 from .fuse import ROOT, Guest
 
-QUEUES = 4  # request queues of the connections
+QUEUES = 4  # number of request queues of each connection
 OPTIONS = ("--keep-listening", "-o", "xattr,flock,posix_lock")
 
 _numbers = itertools.count(1)
 
 
 class Folder(NamedTuple):
-    """A new directory of the share: as the guest knows it, and on the host."""
+    """A new directory of the share: its nodeid for the guest, and its path on the host."""
 
     nodeid: int
     path: Path
     name: bytes
 
     def sub(self, guest: Guest, name: str, mode: int = 0o777, gid: int = 0) -> "Folder":
-        """A new directory in this one."""
+        """A new directory in this directory."""
         path = self.path / name
         path.mkdir()
         os.chown(path, 0, gid)
@@ -43,7 +43,8 @@ class Folder(NamedTuple):
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fail a test that leaves fds. Its daemon may live on; Daemon.close() sees to the processes."""
+    """Fail a test that leaves fds open. Its daemon may live on; Daemon.close() checks the
+    processes."""
     if "frontend" in request.fixturenames:
         request.getfixturevalue("line").frontend()
     before = open_fds()
@@ -75,7 +76,7 @@ def daemon(sandbox_mode: SandboxMode) -> Iterator[Daemon]:
 
 
 class Line:
-    """A connection that serves test after test, as long as it is sound."""
+    """A connection that serves one test after the other, as long as the connection is sound."""
 
     def __init__(self, daemon: Daemon) -> None:
         self.daemon = daemon
@@ -89,7 +90,8 @@ class Line:
         return self._frontend
 
     def settle(self) -> None:
-        """After a test: no request is under way; a connection on which that fails is dropped."""
+        """After a test: no request is under way; a connection on which that check fails is
+        dropped."""
         if self._frontend is None:
             return
         try:
@@ -117,9 +119,8 @@ def line(daemon: Daemon) -> Iterator[Line]:
 
 @pytest.fixture
 def frontend(line: Line) -> Iterator[Frontend]:
-    """A connection whose rings run. What earlier tests did on it is over, but for their session:
-    INIT ends that.
-    """
+    """A connection whose rings run. What earlier tests did on the connection is over, except for
+    their session, which INIT ends."""
     yield line.frontend()
     line.settle()
 
@@ -144,7 +145,7 @@ def folder(daemon: Daemon, guest: Guest) -> Folder:
 
 @pytest.fixture
 def nobody_dies(daemon: Daemon, guest: Guest, folder: Folder) -> Iterator[None]:
-    """After each test the same processes live, and an ordinary request works on every queue."""
+    """Check after each test that the same processes live and that each queue serves a request."""
     before = daemon.pids()
     yield
     for queue in guest.frontend.rings:
@@ -155,7 +156,7 @@ def nobody_dies(daemon: Daemon, guest: Guest, folder: Folder) -> Iterator[None]:
 
 @pytest.fixture
 def overlay(tmp_path: Path) -> Iterator[Path]:
-    """An overlayfs with handles, and a file sub/x from its lower layer."""
+    """An overlayfs with file handles, and a file sub/x from its lower layer."""
     require("root")
     for name in ("lower", "upper", "work", "merged"):
         (tmp_path / name).mkdir()

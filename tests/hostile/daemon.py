@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Running a virtiofsd, ours or a peer, and looking at its processes."""
+"""Run a virtiofsd, ours or a peer, and look at its processes."""
 
 import os
 import subprocess
@@ -22,9 +22,9 @@ OURS = (str(Path(sys.executable).parent / "virtiofsd"),)
 
 
 def as_user(uid: int, *capabilities: str) -> list[str]:
-    """A command in front of another. The interpreter may be where that user must not look, so the
-    user may look everywhere; the pool gives that up when it isolates itself.
-    """
+    """A command to put in front of another command, which then runs as `uid`. The interpreter may
+    be in a folder that this user must not search, so the user may search every folder; the pool
+    gives up this capability when it isolates itself."""
     kept = ",".join(f"+{name.lower()}" for name in {"dac_read_search", *capabilities})
     ids = [f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
     return ["setpriv", *ids, f"--inh-caps={kept}", f"--ambient-caps={kept}"]
@@ -44,8 +44,8 @@ def listens(path: str) -> bool:
 class Daemon:
     """A virtiofsd that serves a new directory, or `share`, until close().
 
-    `mode`: its sandbox, and who starts the daemon. `is_shared_mount`: the directory is a mount
-    point from which mounts spread, as / is on a host with systemd.
+    `mode`: its sandbox, and the user that starts the daemon. `is_shared_mount`: the directory is a
+    mount point from which mounts spread, as / is on a host with systemd.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Daemon:
         self.close()
 
     def give(self, path: Path) -> Path:
-        """Make a file or directory that of the user who has started the daemon."""
+        """Give a file or directory to the user that has started the daemon."""
         if self.mode.uid is not None:
             os.chown(path, self.mode.uid, self.mode.uid, follow_symlinks=False)
         return path
@@ -102,17 +102,17 @@ class Daemon:
         return self.process.poll() is not None
 
     def await_pool(self) -> None:
-        """Wait until it has its first pool and waits for a VMM."""
-        wait_until(lambda: "Waiting for" in self.log.read_text(), 20, "it waits for a VMM")
+        """Wait until the daemon has its first pool and waits for a VMM."""
+        wait_until(lambda: "Waiting for" in self.log.read_text(), 20, "the daemon waits for a VMM")
 
     def processes(self) -> list[psutil.Process]:
-        """Keeper, supervisor, pool and workers; in this order of creation."""
+        """Keeper, supervisor, pool and workers; in the order in which they were created."""
         keeper = psutil.Process(self.process.pid)
         family = [keeper, *keeper.children(recursive=True)]
         return sorted(family, key=lambda p: (p.create_time(), p.pid))
 
     def pids(self) -> dict[int, str]:
-        """Living processes with their titles."""
+        """The pids of living processes with their titles."""
         found = {}
         for process in self.processes():
             with suppress(psutil.NoSuchProcess):
@@ -121,7 +121,7 @@ class Daemon:
         return found
 
     def titled(self, *words: str) -> list[int]:
-        """Pids of the processes whose title has these words."""
+        """The pids of the processes whose title contains these words."""
         return [pid for pid, title in self.pids().items() if all(w in title for w in words)]
 
     def fd_counts(self) -> dict[int, int]:
@@ -132,7 +132,7 @@ class Daemon:
         return counts
 
     def close(self) -> None:
-        """End it, and see that nobody stays."""
+        """End the daemon, and check that no process stays."""
         family = self.processes() if not self.exited() else []
         try:
             if not self.exited():

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python denying.py COMMAND...`: run a command as a container does whose seccomp filter answers
-capset(2), and prctl(2) for the bounding set, with EPERM."""
+"""`python denying.py COMMAND...`: run a command in a container that denies to change capabilities.
+
+The seccomp filter of such a container answers capset(2), and prctl(2) for the bounding set, with
+EPERM.
+"""
 
 import ctypes
 import errno
@@ -11,7 +14,7 @@ import sys
 PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 22, 2
 PR_CAPBSET_DROP = 24
 NUMBERS = {"x86_64": (126, 157), "aarch64": (91, 167)}  # capset, prctl
-LOAD, EQUAL, RETURN = 0x20, 0x15, 0x06  # of BPF: a word of seccomp_data; jeq; ret
+LOAD, EQUAL, RETURN = 0x20, 0x15, 0x06  # opcodes of BPF: load a word of seccomp_data; jeq; ret
 NUMBER_AT, ARGUMENT_AT = 0, 16
 ALLOW, REFUSE = 0x7FFF0000, 0x00050000 | errno.EPERM
 
@@ -20,8 +23,8 @@ def program() -> bytes:
     capset, prctl = NUMBERS[os.uname().machine]
     rows = [
         (LOAD, 0, 0, NUMBER_AT),
-        (EQUAL, 3, 0, capset),  # to REFUSE
-        (EQUAL, 0, 3, prctl),  # else to ALLOW
+        (EQUAL, 3, 0, capset),  # jump to REFUSE
+        (EQUAL, 0, 3, prctl),  # otherwise jump to ALLOW
         (LOAD, 0, 0, ARGUMENT_AT),
         (EQUAL, 0, 1, PR_CAPBSET_DROP),
         (RETURN, 0, 0, REFUSE),

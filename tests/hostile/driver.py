@@ -42,7 +42,7 @@ USED = struct.Struct("<II")
 D_NEXT, D_WRITE, D_INDIRECT = 1, 2, 4
 
 PAGE = 4096
-TIMEOUT = HANG  # to wait for anything
+TIMEOUT = HANG  # seconds that any wait may take
 
 
 class NoReplyError(Exception):
@@ -50,7 +50,7 @@ class NoReplyError(Exception):
 
 
 class Region(NamedTuple):
-    """A piece of guest memory: addresses, bytes, place in the memfd."""
+    """A piece of guest memory: its addresses, its length, its place in the memfd."""
 
     gpa: int
     size: int
@@ -62,7 +62,7 @@ class Region(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """A descriptor to be."""
+    """One piece of a chain; it becomes one descriptor."""
 
     gpa: int
     size: int
@@ -82,7 +82,8 @@ class GuestMemory:
         self.view = mmap.mmap(self.fd, size)
         each = size // regions
         self.regions = [
-            # The same order in guest addresses and file, not in the front-end's addresses.
+            # The regions are in the same order in guest addresses and in the file, but not in the
+            # front-end's addresses.
             Region(self.BASE + i * each, each, self.UVA + (regions - i) * (each << 4), i * each)
             for i in range(regions)
         ]
@@ -115,11 +116,11 @@ class GuestMemory:
         self._free.setdefault(self._class(size), []).append(gpa)
 
     def mark(self) -> int:
-        """What reset() goes back to."""
+        """Remember the allocations so far: reset() goes back to them."""
         return self._next
 
     def reset(self, mark: int) -> None:
-        """Forget every allocation since mark(); nothing may be under way in them."""
+        """Forget every allocation since mark(); no request may be under way in that memory."""
         self._next = mark
         self._free.clear()
 
@@ -136,8 +137,11 @@ class GuestMemory:
         self.view[at : at + len(data)] = data
 
     def _word(self, gpa: int) -> memoryview:
-        """16 bits that the other side never sees, and that are never read, half old and half new:
-        a slice of two bytes is copied one by one."""
+        """A field of 16 bits that is read and written as a whole.
+
+        The other side never sees half of a new value beside half of the old one, and neither do we:
+        a slice of two bytes would be copied byte by byte.
+        """
         at = gpa - self.BASE
         return memoryview(self.view)[at : at + 2].cast("H")
 
@@ -166,7 +170,7 @@ class Ring:
         self.clear()
 
     def clear(self) -> None:
-        """Make it a new ring: nothing offered, nothing used."""
+        """Make the ring a new one: no head offered, none used."""
         for gpa, size in self.areas():
             self.memory.write(gpa, bytes(size))
         self.avail_idx = 0
@@ -174,7 +178,7 @@ class Ring:
         self.free = list(range(self.size))
         self.chains: dict[int, list[int]] = {}
         self.tables: dict[int, tuple[int, int]] = {}
-        self.done: dict[int, int] = {}  # head -> used length, not fetched yet
+        self.done: dict[int, int] = {}  # by head: the used length that wait() has not returned yet
 
     def areas(self) -> list[tuple[int, int]]:
         size = self.size
@@ -184,25 +188,25 @@ class Ring:
         for fd in (self.kick_fd, self.call_fd, self.err_fd):
             os.close(fd)
 
-    # By hand.
+    # Written by hand.
 
     def write_desc(self, index: int, gpa: int, size: int, flags: int = 0, next_: int = 0) -> None:
         self.memory.write(self.desc + 16 * index, DESC.pack(gpa, size, flags, next_))
 
     def offer(self, head: int) -> None:
-        """Put a head into the avail ring; publish() shows it."""
+        """Put a head into the avail ring; publish() makes it visible to the device."""
         self.memory.write16(self.avail + 4 + 2 * (self.avail_idx % self.size), head)
         self.avail_idx = (self.avail_idx + 1) & 0xFFFF
 
     def publish(self, index: int | None = None) -> None:
         self.memory.write16(self.avail + 2, self.avail_idx if index is None else index)
-        if self.event_idx:  # call at the next completion
+        if self.event_idx:  # ask for a call at the next completion
             self.memory.write16(self.avail + 4 + 2 * self.size, self.used_seen)
 
     def kick(self) -> None:
         os.eventfd_write(self.kick_fd, 1)
 
-    # As a driver does it.
+    # As an ordinary driver does it.
 
     def submit(self, segments: Sequence[Segment], *, indirect: bool = False) -> int:
         """Write a chain and offer its head."""
@@ -221,7 +225,7 @@ class Ring:
             for index, entry in zip(own, self._entries(segments, own), strict=True):
                 self.memory.write(self.desc + 16 * index, entry)
         self.chains[head] = own
-        self.done.pop(head, None)  # of a request nobody waited for
+        self.done.pop(head, None)  # of a request that no caller waited for
         self.offer(head)
         return head
 
@@ -238,7 +242,7 @@ class Ring:
         return b"".join(self._entries(segments, own))
 
     def reap(self) -> None:
-        """Take in what the device has used."""
+        """Take in the heads that the device has used."""
         index = self.memory.read16(self.used + 2)
         while self.used_seen != index:
             at = self.used + 4 + 8 * (self.used_seen % self.size)
@@ -255,7 +259,7 @@ class Ring:
             self.memory.write16(self.avail + 4 + 2 * self.size, self.used_seen)
 
     def wait(self, head: int, timeout: float = TIMEOUT) -> int:
-        """Wait for a head to be used; return the used length."""
+        """Wait until the device has used a head; return the used length."""
         deadline = time.monotonic() + timeout
         while True:
             self.reap()
@@ -266,7 +270,8 @@ class Ring:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise NoReplyError(f"ring {self.index}: head {head} was not used")
-            # A call that never comes must fail a test, so nothing is polled meanwhile.
+            # A call that never comes must fail a test, so the used ring is not polled while we wait
+            # for it.
             select.select([self.call_fd], [], [], left)
             with suppress(BlockingIOError):
                 os.eventfd_read(self.call_fd)
@@ -295,7 +300,7 @@ class Frontend:
         self.rings: dict[int, Ring] = {}
         self.features = self.protocol_features = 0
         try:
-            self.socket.connect(path)  # waits for room in the backlog
+            self.socket.connect(path)  # connect(2) waits for room in the backlog
             self.socket.settimeout(TIMEOUT)
         except OSError:
             self.close()
@@ -349,14 +354,14 @@ class Frontend:
         return data, list(fds)
 
     def ask(self, number: int, data: bytes = b"", fds: Iterable[int] = ()) -> Reply:
-        """Send a message that has a reply of its own."""
+        """Send a message to which the daemon sends a reply of its own."""
         self.send(number, data, fds)
         reply = self.receive()
         assert (reply.number, reply.flags) == (number, VERSION | REPLY)
         return reply
 
     def ack(self, number: int, data: bytes = b"", fds: Iterable[int] = ()) -> int:
-        """Send a message and return what it is acknowledged with: 0 is success."""
+        """Send a message with NEED_REPLY and return its acknowledgement: 0 is success."""
         if not self.protocol_features & P_REPLY_ACK:
             self.send(number, data, fds)
             return 0
@@ -370,10 +375,10 @@ class Frontend:
         result = self.ack(number, data, fds)
         assert result == 0, f"message {number} was refused"
 
-    # What a VMM does.
+    # What a VMM does with these messages.
 
     def negotiate(self, features: int = F_INDIRECT | F_EVENT_IDX) -> None:
-        """Agree on features and take ownership; no memory, no rings yet."""
+        """Agree on features and take ownership; there are no memory and no rings yet."""
         offered = self.ask(GET_FEATURES).u64
         self.features = offered & (features | F_PROTOCOL | F_VERSION_1)
         protocol = self.ask(GET_PROTOCOL_FEATURES).u64 & P_WANTED
@@ -432,7 +437,7 @@ class Frontend:
     def setup(
         self, queues: int = 1, size: int = 128, features: int = F_INDIRECT | F_EVENT_IDX
     ) -> Self:
-        """Do the whole handshake: hiprio and `queues` request queues run."""
+        """Do the whole handshake, after which hiprio and `queues` request queues run."""
         self.negotiate(features)
         self.set_memory()
         for index in range(queues + 1):

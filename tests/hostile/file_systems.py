@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""File systems of a test's own, in an image that is mounted."""
+"""File systems that belong to a single test, each in an image that is mounted."""
 
 import contextlib
 import subprocess
@@ -11,7 +11,7 @@ from tests.conftest import require
 
 from .daemon import wait_until
 
-IMAGE_BYTES: Final = 512 << 20  # sparse; mkfs.xfs wants at least 300 MiB
+IMAGE_BYTES: Final = 512 << 20  # the image is sparse; mkfs.xfs wants at least 300 MiB
 
 
 @contextlib.contextmanager
@@ -40,5 +40,5 @@ def _run(*command: str) -> None:
 
 
 def _is_unmounted(path: Path) -> bool:
-    """Unmount it; False while a process that ends has something open there."""
+    """Unmount it. Return: False while a process that is about to end has a file open there."""
     return subprocess.run(["umount", str(path)], capture_output=True, check=False).returncode == 0

@@ -80,7 +80,7 @@ ATTR_OUT = Struct("<QII")  # attr_valid nsec dummy; ATTR follows
 GETATTR_IN = Struct("<IIQ")  # flags dummy fh
 # valid pad fh size lock_owner atime mtime ctime, their nsec, mode unused uid gid unused
 SETATTR_IN = Struct("<IIQQQQQQIIIIIIII")
-FATTR_MODE, FATTR_UID, FATTR_GID, FATTR_SIZE = 1 << 0, 1 << 1, 1 << 2, 1 << 3  # `valid`
+FATTR_MODE, FATTR_UID, FATTR_GID, FATTR_SIZE = 1 << 0, 1 << 1, 1 << 2, 1 << 3  # bits of `valid`
 FATTR_FH = 1 << 6
 OPEN_IN = Struct("<II")  # flags open_flags
 OPEN_OUT = Struct("<QIi")  # fh open_flags backing_id
@@ -98,7 +98,7 @@ RENAME2_IN = Struct("<QII")  # newdir flags pad
 LINK_IN = Struct("<Q")  # nodeid
 SETXATTR_IN = Struct("<IIII")  # size flags setxattr_flags pad
 SETXATTR_COMPAT_IN = Struct("<II")
-GETXATTR_IN = Struct("<II")  # size pad; the reply to size 0 too
+GETXATTR_IN = Struct("<II")  # size pad; also the reply to size 0
 LK_IN = Struct("<QQQQIIII")  # fh owner start end type pid lk_flags pad
 LK_OUT = Struct("<QQII")  # start end type pid
 ACCESS_IN = Struct("<II")
@@ -147,7 +147,7 @@ class Attr(NamedTuple):
 
     @property
     def owner(self) -> tuple[int, int]:
-        """User and group."""
+        """User id and group id."""
         return self.uid, self.gid
 
 
@@ -169,7 +169,7 @@ class Entry(NamedTuple):
 
 
 class Dirent(NamedTuple):
-    """struct fuse_dirent with its name, and READDIRPLUS' entry before it."""
+    """struct fuse_dirent with its name, and the entry that READDIRPLUS puts before it."""
 
     name: bytes
     ino: int
@@ -198,25 +198,25 @@ class InitReply(NamedTuple):
 
 @dataclass
 class Pending:
-    """A request on its way."""
+    """A request that was sent and has no reply yet."""
 
     op: int
     unique: int
     queue: int
     head: int
-    buffers: list[tuple[int, int]]  # guest memory to free
+    buffers: list[tuple[int, int]]  # guest memory to free when the reply has come
     writable: list[Segment]
 
 
 class Reply(NamedTuple):
-    """A FUSE reply: errno (0: success) and what follows the out header."""
+    """A FUSE reply: its errno (0: success) and what follows the out header."""
 
     error: int
     data: bytes
 
 
 def cut(gpa: int, size: int, pieces: Sequence[int], writable: bool) -> list[Segment]:
-    """`size` bytes as segments of the lengths in `pieces`, the last of them repeated."""
+    """`size` bytes as segments with the lengths in `pieces`, the last length repeated."""
     segments: list[Segment] = []
     at = 0
     for i in itertools.count():
@@ -242,7 +242,8 @@ def read_in(
     flags: int = 0,
     pad: int = 0,
 ) -> bytes:
-    """struct fuse_read_in, of READ, READDIR and READDIRPLUS. `flags`: those of the open file."""
+    """struct fuse_read_in, of READ, READDIR and READDIRPLUS. `flags`: the flags of the open
+    file."""
     return READ_IN.pack(fh, offset, size, read_flags, lock_owner, flags, pad)
 
 
@@ -255,18 +256,18 @@ def write_in(
     lock_owner: int = 0,
     flags: int = 0,
 ) -> bytes:
-    """struct fuse_write_in; `size` bytes follow. `flags`: those of the open file."""
+    """struct fuse_write_in; `size` bytes follow. `flags`: the flags of the open file."""
     return WRITE_IN.pack(fh, offset, size, write_flags, lock_owner, flags, 0)
 
 
 class Guest:
-    """A FUSE client over a Frontend whose rings run. Linux' layout of chains unless told else."""
+    """A FUSE client over a Frontend whose rings run. Chains have Linux' layout by default."""
 
     def __init__(self, frontend: Frontend, indirect: bool = True) -> None:
         self.frontend = frontend
         self.memory = frontend.memory
         self.indirect = indirect
-        self.flags = 0  # agreed at INIT, flags | flags2 << 32
+        self.flags = 0  # the flags agreed at INIT, flags | flags2 << 32
         self._unique = itertools.count(2, 2)
 
     # Requests.
@@ -286,7 +287,7 @@ class Guest:
     ) -> Pending:
         """Send a request with `room` bytes for the reply's payload.
 
-        `pieces` are the segment lengths both directions are cut into.
+        `pieces` are the lengths of the segments that both directions are cut into.
         """
         unique = next(self._unique)
         header = IN_HEADER.pack(
@@ -314,7 +315,7 @@ class Guest:
         op: int = 0,
         unique: int = 0,
     ) -> Pending:
-        """Send any bytes as a request; room -1: no writable part at all."""
+        """Send any bytes as a request; room -1: the chain has no writable part at all."""
         ring = self.frontend.rings[queue]
         gpa = self.memory.alloc(max(len(request), 1))
         self.memory.write(gpa, request)
@@ -333,7 +334,7 @@ class Guest:
         return Pending(op, unique, queue, head, buffers, writable)
 
     def used_bytes(self, pending: Pending, timeout: float = TIMEOUT) -> bytes:
-        """Wait for a request; return the bytes the device says it wrote."""
+        """Wait for a request; return the number of bytes that the device says it wrote."""
         used = self.frontend.rings[pending.queue].wait(pending.head, timeout)
         data = b"".join(self.memory.read(s.gpa, s.size) for s in pending.writable)
         assert used <= len(data), f"used length {used} of {len(data)} writable bytes"
@@ -342,7 +343,7 @@ class Guest:
         return data[:used]
 
     def finish(self, pending: Pending, timeout: float = TIMEOUT) -> Reply:
-        """Wait for a reply and check that it is exact (Linux >= 7.1 does)."""
+        """Wait for a reply and check that its length is exact (Linux >= 7.1 checks that)."""
         data = self.used_bytes(pending, timeout)
         if pending.op in NO_REPLY:
             assert data == b"", "FORGET and INTERRUPT have no reply"
@@ -387,7 +388,7 @@ class Guest:
         pieces: Sequence[int] = (),
         extension: bytes = b"",
     ) -> bytes:
-        """As ask(), but an errno is raised as OSError."""
+        """As ask(), but an errno is raised as an OSError."""
         reply = self.ask(
             op, nodeid, body, room=room, queue=queue, ids=ids, pieces=pieces, extension=extension
         )

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A small FUSE file system of one directory, for what no local file system does.
+"""A small FUSE file system of one directory, which does what no local file system does.
 
-Its server is a thread of the test. The layouts are those of fuse.py, read from the other side.
+Its server is a thread of the test. The layouts are those of fuse.py, read from the server's side.
 """
 
 import ctypes
@@ -71,7 +71,7 @@ class FlatFileSystem:
         }
 
     def serve(self, fd: int) -> None:
-        """Until the mount is gone."""
+        """Serve requests until the file system is unmounted."""
         while True:
             try:
                 request = os.read(fd, BUFFER)
@@ -92,7 +92,7 @@ class FlatFileSystem:
         self.send(fd, unique, code, answer)
 
     def interrupt(self, fd: int, unique: int) -> None:
-        """The caller of a request has got a signal."""
+        """The process that made a request has received a signal."""
 
     def send(self, fd: int, unique: int, code: int, answer: bytes = b"") -> None:
         head = OUT_HEADER.pack(OUT_HEADER.size + len(answer), -code, unique)
@@ -100,7 +100,7 @@ class FlatFileSystem:
             os.write(fd, head + answer)
 
     def judge(self, opcode: int, uid: int) -> None:
-        """OSError if this user may not do that. Everybody may do everything."""
+        """Raise OSError if this user may not do this op. Every user may do everything here."""
 
     def _answer(self, opcode: int, node: int, uid: int, body: bytes) -> tuple[bytes, int]:
         try:
@@ -113,7 +113,7 @@ class FlatFileSystem:
 
     def _init(self, _: int, body: bytes) -> bytes:
         readahead = int.from_bytes(body[8:12], "little")
-        flags = 1 << 22  # MAX_PAGES, without which Linux allows no long names
+        flags = 1 << 22  # MAX_PAGES: without this flag Linux allows no long names
         return INIT_OUT.pack(7, 31, readahead, flags, 16, 12, 1 << 17, 1, 32, 0, 0, 0, 0)
 
     def _number(self, name: bytes) -> int:
@@ -142,15 +142,15 @@ class FlatFileSystem:
         names = list(self.files)
         start = next((n for n in range(len(names) + 1) if n and self._cookie(n) == offset), 0)
         if offset and not start:
-            raise OSError(errno.EINVAL, "a cookie of nobody")
-        told = b""
+            raise OSError(errno.EINVAL, "a cookie that no entry has")
+        listing = b""
         for n, name in enumerate(names[start:], start + 1):
             entry = DIRENT.pack(self._number(name), self._cookie(n), len(name), stat.S_IFREG >> 12)
             entry += name + bytes(-len(name) % 8)
-            if len(told) + len(entry) > size:
+            if len(listing) + len(entry) > size:
                 break
-            told += entry
-        return told
+            listing += entry
+        return listing
 
     def _unlink(self, name: bytes) -> bytes:
         if self.files.pop(name, None) is None:
@@ -172,7 +172,7 @@ class FlatFileSystem:
 
 @contextmanager
 def served(file_system: FlatFileSystem, mount_point: Path) -> Iterator[Path]:
-    """It is mounted there as long as the context lives."""
+    """Mount the file system there for as long as the context lives."""
     require("root")
     require("/dev/fuse")
     mount_point.mkdir(exist_ok=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A file system that stops answering and goes on later, as one of a network does."""
+"""A file system that stops answering and continues later, as a network file system does."""
 
 import os
 import signal
@@ -13,8 +13,9 @@ from tests.system.mounted import Mounted
 class HungMount(Mounted):
     """A FUSE mount of `source`, at folder/mnt, that can be made to hang.
 
-    No attribute and no name of it is cached, so whatever needs the server waits for it. Data goes
-    through the page cache: without one the kernel would hold the reader's own pages meanwhile.
+    No attribute and no name of the mount is cached, so each call that needs the server waits for
+    it. Data goes through the page cache: without the cache the kernel would hold the reader's own
+    pages while the server hangs.
     """
 
     def __init__(self, folder: Path, source: Path) -> None:
@@ -25,7 +26,7 @@ class HungMount(Mounted):
 
     @contextmanager
     def hanging(self) -> Iterator[None]:
-        """From here on nobody answers; at the end the server goes on."""
+        """Answer no request from here on; at the end of the context the server continues."""
         os.kill(self.process.pid, signal.SIGSTOP)
         self._hangs = True
         try:
@@ -44,7 +45,7 @@ class HungMount(Mounted):
 
 
 def waits_for_a_server(pid: int) -> bool:
-    """Does a thread of this process wait for what a FUSE server has to answer?"""
+    """Does a thread of this process wait for the answer of a FUSE server?"""
     for task in Path(f"/proc/{pid}/task").iterdir():
         with suppress(FileNotFoundError, ProcessLookupError):
             state = (task / "stat").read_text().rpartition(")")[2].split()[0]

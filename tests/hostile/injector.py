@@ -33,18 +33,19 @@ _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 _SECCOMP: Final = ctypes.CDLL("libseccomp.so.2")
 # ptrace(2).
 _SINGLESTEP, _GETREGS, _SETREGS, _DETACH, _SEIZE, _INTERRUPT = 9, 12, 13, 17, 0x4206, 0x4207
-_WALL: Final = 0x4000_0000  # waitpid(2): threads, too
-_SYSCALL: Final = b"\x0f\x05"  # the instruction
+_WALL: Final = 0x4000_0000  # waitpid(2): also wait for threads
+_SYSCALL: Final = b"\x0f\x05"  # the instruction `syscall`
 _SCRATCH_BYTES: Final = 1 << 20
 _ARGUMENT_REGISTERS: Final = ("rdi", "rsi", "rdx", "r10", "r8", "r9")
 _MAX_ERRNO: Final = 4095
 
-# Newer than the libseccomp of Debian 12; the numbers are the same on every architecture.
+# These calls are newer than the libseccomp of Debian 12; their numbers are the same on every
+# architecture.
 _YOUNG: Final = {"fchmodat2": 452, "open_tree_attr": 467}
 
 
 class Killed(Exception):  # noqa: N818 - it is a result
-    """The process was ended by a signal: SIGSYS, where a seccomp filter kills."""
+    """The process was ended by a signal: SIGSYS if a seccomp filter killed it."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -67,8 +68,8 @@ class _Registers(ctypes.Structure):
 class Injector:
     """A stopped thread (`pid` may be a thread's id) that makes system calls on demand.
 
-    `borrow`: use memory that the process has, and put back what was there, where its filter does
-    not let it map any.
+    `borrow`: use memory that the process has, and restore its content, for a process whose filter
+    does not let it map any.
     """
 
     def __init__(self, pid: int, borrow: bool = False) -> None:
@@ -77,7 +78,7 @@ class Injector:
             cannot_run("system calls are injected on x86-64 only")
         self.pid = pid
         self._attached = False
-        self._held_back: list[int] = []  # signals that arrived meanwhile
+        self._held_back: list[int] = []  # signals that arrived while the thread was stopped
         self._scratch = 0
         self._used = 0
         self._saved = _Registers()
@@ -116,7 +117,7 @@ class Injector:
             self._make(number("munmap"), self._scratch, _SCRATCH_BYTES)
 
     def close(self) -> None:
-        """Let the process continue where it was stopped."""
+        """Let the process continue from the instruction at which it was stopped."""
         if not self._attached:
             return
         with suppress(Killed):
@@ -128,7 +129,8 @@ class Injector:
         self._attached = False
 
     def call(self, name: str, *arguments: Argument) -> int:
-        """Make a system call. Returns its result, or -errno. Raises Killed if it was the last."""
+        """Make a system call. Returns its result, or -errno. Raises Killed if the call ended the
+        process."""
         self._used = 0
         words = [self._word(argument) for argument in arguments]
         result = self._make(number(name), *words)
@@ -145,7 +147,8 @@ class Injector:
 
     def address(self, content: bytes, offset: int = 0) -> int:
         """Place bytes for later calls, `offset` bytes from the middle of the scratch memory, where
-        call() does not overwrite them. Returns their address: for structures with pointers."""
+        call() does not overwrite them. Returns their address, for structures that contain
+        pointers."""
         address = self._scratch + _SCRATCH_BYTES // 2 + offset
         self._write(address, content)
         return address
@@ -156,11 +159,11 @@ class Injector:
         return int(self._saved.fs_base)
 
     def fds(self) -> dict[int, str]:
-        """The fds of the process and what /proc says about each of them."""
+        """The fds of the process, each with what /proc says about it."""
         return fds(self.pid)
 
     def _word(self, argument: Argument) -> int:
-        """The value of an argument in a register."""
+        """The value that an argument has in a register."""
         if argument is None:
             return 0
         if isinstance(argument, int):
@@ -182,11 +185,11 @@ class Injector:
         registers = _Registers.from_buffer_copy(self._saved)
         registers.rip = self._entry
         registers.rax = system_call
-        registers.orig_rax = -1  # or the kernel would begin the interrupted call again
+        registers.orig_rax = -1  # otherwise the kernel would begin the interrupted call again
         for register, word in zip(_ARGUMENT_REGISTERS, words, strict=False):
             setattr(registers, register, word & ((1 << 64) - 1))
         self._ptrace(_SETREGS, registers)
-        while registers.rip == self._entry:  # a signal may come first
+        while registers.rip == self._entry:  # a signal may come before the stop
             self._ptrace(_SINGLESTEP)
             self._wait()
             self._ptrace(_GETREGS, registers)
@@ -198,7 +201,8 @@ class Injector:
         _, status = os.waitpid(self.pid, _WALL)
         if os.WIFSTOPPED(status):
             stop = os.WSTOPSIG(status)
-            if stop == signal.SIGSYS and status >> 16 == 0:  # a filter that traps
+            # A filter that traps instead of killing.
+            if stop == signal.SIGSYS and status >> 16 == 0:
                 self._held_back.append(stop)
                 raise Killed(stop)
             if stop != signal.SIGTRAP and status >> 16 == 0:
@@ -229,7 +233,7 @@ def error_name(result: int) -> str:
 
 
 def fds(pid: int) -> dict[int, str]:
-    """The fds of a process and what /proc says about each of them."""
+    """The fds of a process, each with what /proc says about it."""
     found = {}
     for path in Path(f"/proc/{pid}/fd").iterdir():
         with suppress(FileNotFoundError):
@@ -238,7 +242,7 @@ def fds(pid: int) -> dict[int, str]:
 
 
 def _writable_memory(pid: int) -> int:
-    """Where this process has enough of it."""
+    """The address of enough writable memory in this process."""
     for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
         area, permissions, *_ = line.split()
         start, end = (int(address, 16) for address in area.split("-"))
@@ -248,7 +252,7 @@ def _writable_memory(pid: int) -> int:
 
 
 def _syscall_instruction(pid: int) -> int:
-    """Where this process has one in executable memory."""
+    """The address of a `syscall` instruction in executable memory of this process."""
     for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
         area, permissions, *_ = line.split()
         if "x" not in permissions or "[vsyscall]" in line:

@@ -7,7 +7,7 @@ system that gives a freed inode number to the next file. After each round these 
 * No fd of the pool or its workers is open for I/O on anything but a regular file or a directory of
   the share (/proc/PID/fd and fdinfo; an O_PATH fd may be of any file of the share).
 * A nodeid has one type for its whole life, in every reply that mentions the nodeid.
-* What a guest opened is what the guest was told to be a regular file or a directory.
+* What a guest opened is what a reply to the guest called a regular file or a directory.
 * Nothing beside the share has changed.
 
 `python -m tests.hostile.race SECONDS [FILE-SYSTEM…]` runs the fuzzer for longer than the tests do.
@@ -47,7 +47,7 @@ from .race_checks import RaceError, check_fds, picture
 from .race_vm import CHANCE, Batch, Vm
 
 FILE_SYSTEMS: Final = ("ext4", "xfs", "btrfs", "tmpfs")
-# Inode handles, VMs, and queues of each: by sandbox mode.
+# By sandbox mode: inode handles, number of VMs, and number of queues of each VM.
 TRIED: Final[dict[str, list[tuple[str, int, int]]]] = {
     "namespace": [
         (handles, vms, queues)
@@ -61,11 +61,12 @@ TRIED: Final[dict[str, list[tuple[str, int, int]]]] = {
 }
 NAMES: Final = (b"a", b"b", b"c", b"d")
 RING_SIZE: Final = 1024
-# So that each file which is looked up is signed at once, and opened by the broker when it is used.
+# The limits make each file that is looked up be signed at once, and be opened by the broker when it
+# is used.
 FEW_FDS: Final = ("--rlimit-nofile=2000",)
 CROWD: Final = 850
-OPEN_MAX: Final = 200  # files that one VM keeps open before it closes them all
-DEVICE: Final = os.makedev(1, 7)  # /dev/full: harmless if it were opened
+OPEN_MAX: Final = 200  # files that one VM keeps open before it closes all of them
+DEVICE: Final = os.makedev(1, 7)  # /dev/full, which would do no harm if it were opened
 RENAME_EXCHANGE: Final = 2
 
 # ---- programs ----
@@ -78,7 +79,7 @@ def _mknod(kind: int, device: int = 0) -> Body:
 
 
 def _readdirplus(_a: bytes, _b: bytes) -> tuple[int, bytes]:
-    return Op.READDIRPLUS, b""  # the fh is filled in
+    return Op.READDIRPLUS, b""  # round() fills in the fh
 
 
 CHANGES: Final[dict[str, Body]] = {
@@ -101,7 +102,7 @@ LOOKS: Final[dict[str, Body]] = {
     "readdirplus": _readdirplus,
 }
 REPLACERS: Final = ("mknod-fifo", "mknod-device", "symlink")
-DUEL_LOOKS, DUEL_CHANGES = 48, 12  # requests of a duel, of each side
+DUEL_LOOKS, DUEL_CHANGES = 48, 12  # requests of each side in a duel
 
 
 def _duel_looks(name: bytes) -> list[tuple[int, bytes]]:
@@ -109,25 +110,25 @@ def _duel_looks(name: bytes) -> list[tuple[int, bytes]]:
 
 
 def _duel_changes(name: bytes, replacer: str) -> list[tuple[int, bytes]]:
-    """A name becomes a regular file and something else in turns."""
+    """A name becomes in turns a regular file and something else."""
     turn = ("unlink", "mknod-regular", "unlink", replacer)
     return [CHANGES[step](name, b"x") for step in turn] * (DUEL_CHANGES // len(turn))
 
 
 @dataclass
 class Race:
-    """The VMs on one share, whose root they all have open for listings."""
+    """The VMs on one share. Each VM has the root of the share open for listings."""
 
     vms: list[Vm]
     daemons: list[Daemon]
     outside: Path
-    listing: list[int] = field(default_factory=list)  # by VM: fh of the root
+    listing: list[int] = field(default_factory=list)  # by VM: the fh of the root
     rounds: int = 0
     _duels: list[list[Batch]] = field(default_factory=list)
     _before: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def start(self, crowd: int) -> None:
-        """`crowd`: so many files are known to every VM for as long as the race lasts."""
+        """`crowd`: the number of files that every VM knows for as long as the race lasts."""
         self._before = picture(self.outside)
         for number in range(crowd):
             (self.daemons[0].share / f"crowd-{number}").touch()
@@ -145,7 +146,7 @@ class Race:
             self._duels.append(sides)
 
     def duel(self) -> None:
-        """One queue replaces a file again and again while all others look the name up."""
+        """One queue replaces a file again and again while all other queues look the name up."""
         self.rounds += 1
         sides = CHANCE.choice(self._duels)
         CHANCE.shuffle(sides)
@@ -158,13 +159,14 @@ class Race:
             for _, reply in side.finish():
                 if not reply.error and reply.data:
                     entry = Entry.parse(reply.data)
-                    side.vm.told(entry.nodeid, entry.attr.mode)
+                    side.vm.note_mode(entry.nodeid, entry.attr.mode)
                     if stat.S_ISREG(entry.attr.mode):
                         regular.add(entry.nodeid)
             side.vm.open_all(sorted(regular))
 
     def round(self) -> None:
-        """One race: a name is made, then replaced on one queue while the others look at it."""
+        """One race: a name is made, then replaced on one queue while the other queues look at
+        it."""
         self.rounds += 1
         name, other = CHANCE.sample(NAMES, 2)
         self._prepare(name)
@@ -198,7 +200,7 @@ class Race:
         return [CHANCE.choice(looks if CHANCE.random() < 0.8 else changes) for _ in range(3)]
 
     def _prepare(self, name: bytes) -> None:
-        """A new regular file of this name, whose number no known inode has."""
+        """A new regular file with this name and an inode number that no known inode has."""
         vm = CHANCE.choice(self.vms)
         queue = CHANCE.choice(vm.queues)
         steps = [vm.begin(queue, Op.UNLINK, ROOT, names(name))]
@@ -226,7 +228,7 @@ class Race:
             vm.finish(unlink)
 
     def check(self) -> None:
-        """Everything that was told is opened; then what is open is looked at from outside."""
+        """Open every file that a reply has named; then look from outside at what is open."""
         for vm in self.vms:
             vm.probe()
         for daemon in self.daemons:
@@ -252,9 +254,9 @@ class Race:
 
 @dataclass(frozen=True)
 class Setting:
-    """What one run of the fuzzer is set up with."""
+    """The parameters of one run of the fuzzer."""
 
-    kind: str  # of file system
+    kind: str  # kind of file system
     handles: str
     vms: int = 1
     queues: int = 3
@@ -293,8 +295,10 @@ def race(setting: Setting, share: Path, outside: Path) -> Iterator[Race]:
 
 
 def run(setting: Setting, share: Path, outside: Path, seconds: float) -> Race:
-    """Race for so many seconds, and on a loaded machine until each VM has opened a file; RaceError
-    as soon as an invariant does not hold."""
+    """Race for `seconds`, and on a loaded machine until each VM has opened a file.
+
+    Raises RaceError as soon as an invariant does not hold.
+    """
     with race(setting, share, outside) as running:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline or not all(vm.opens for vm in running.vms):
@@ -309,7 +313,7 @@ def run(setting: Setting, share: Path, outside: Path, seconds: float) -> Race:
 
 
 def settings(kinds: Sequence[str] = FILE_SYSTEMS) -> list[Setting]:
-    """Every file system, with all that is tried in each sandbox mode."""
+    """Every file system, with all settings that are tried in each sandbox mode."""
     return [
         Setting(kind, *tried, SANDBOX_MODES[mode])
         for kind in kinds

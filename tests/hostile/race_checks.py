@@ -32,13 +32,13 @@ def check_fds(daemon: Daemon) -> None:
     device = daemon.share.stat().st_dev
     for pid in daemon.titled("pool"):
         for fd, st, link in open_for_io(pid):
-            # A subvolume of btrfs has a device number of its own; the tests make none.
+            # A subvolume of btrfs has a device number of its own; the tests make no subvolume.
             if st.st_dev != device or not (stat.S_ISREG(st.st_mode) or stat.S_ISDIR(st.st_mode)):
                 raise RaceError(f"fd {fd} of the pool is open on {link}, mode {st.st_mode:o}")
 
 
 def picture(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Every file in `folder`: mode, links, owner, size, time of the last change."""
+    """Every file in `folder`: mode, links, owner, size, and time of the last change."""
     found: dict[str, tuple[int, ...]] = {}
     for path in folder.rglob("*"):
         st = path.lstat()

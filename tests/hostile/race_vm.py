@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One VM of a race: its queues, what it was told, and requests that are written beforehand."""
+"""One VM of a race: its queues, what replies said to it, and requests written in advance."""
 
 import errno
 import os
@@ -29,17 +29,17 @@ from .fuse import (
 )
 from .race_checks import RaceError
 
-CHANCE: Final = random.Random()  # noqa: S311 - what races is never the same twice
+CHANCE: Final = random.Random()  # noqa: S311 - no two races are the same
 
 
 @dataclass
 class Vm:
-    """A guest with its queues, and what it was told."""
+    """A guest with its queues, and the types and open files that replies have named."""
 
     guest: Guest
     queues: Sequence[int]
     types: dict[int, int] = field(default_factory=dict)  # nodeid -> S_IFMT
-    opened: list[tuple[int, int]] = field(default_factory=list)  # nodeid, fh
+    opened: list[tuple[int, int]] = field(default_factory=list)  # pairs of nodeid and fh
     requests: int = 0
     opens: int = 0
 
@@ -51,22 +51,22 @@ class Vm:
         for queue in queues:
             self.guest.frontend.rings[queue].kick()
 
-    def told(self, nodeid: int, mode: int) -> None:
-        """A reply says that `nodeid` is of this mode."""
+    def note_mode(self, nodeid: int, mode: int) -> None:
+        """Note that a reply gives `nodeid` this mode."""
         if not nodeid:
             return
         before = self.types.setdefault(nodeid, stat.S_IFMT(mode))
         if before != stat.S_IFMT(mode):
-            raise RaceError(f"nodeid {nodeid:#x} was told as {before:o}, now as {mode:o}")
+            raise RaceError(f"nodeid {nodeid:#x} was of type {before:o}, and is now {mode:o}")
 
     def finish(self, pending: Pending) -> Reply:
-        """Wait for a reply and take in what it says of files."""
+        """Wait for a reply, and note what it says about files."""
         reply = self.guest.finish(pending, 60.0)
         if reply.error:
             return reply
         if pending.op in (Op.LOOKUP, Op.MKNOD, Op.MKDIR, Op.SYMLINK, Op.LINK, Op.CREATE):
             entry = Entry.parse(reply.data)
-            self.told(entry.nodeid, entry.attr.mode)
+            self.note_mode(entry.nodeid, entry.attr.mode)
         if pending.op == Op.CREATE:
             self.note_open(Entry.parse(reply.data).nodeid, reply.data[128:])
         if pending.op == Op.READDIRPLUS:
@@ -77,7 +77,7 @@ class Vm:
         for found in parse_dirents(data, plus=True):
             if found.entry is None or not found.entry.nodeid:
                 continue
-            self.told(found.entry.nodeid, found.entry.attr.mode)
+            self.note_mode(found.entry.nodeid, found.entry.attr.mode)
             if found.kind and found.kind != found.entry.attr.mode >> 12:
                 raise RaceError(f"{found.name!r} is listed as {found.kind} beside {found.entry}")
 
@@ -85,27 +85,27 @@ class Vm:
         self.opens += 1
         self.opened.append((nodeid, int.from_bytes(data[:8], "little")))
         if self.types.get(nodeid, stat.S_IFREG) not in (stat.S_IFREG, stat.S_IFDIR):
-            raise RaceError(f"nodeid {nodeid:#x}, told as {self.types[nodeid]:o}, was opened")
+            raise RaceError(f"nodeid {nodeid:#x} of type {self.types[nodeid]:o} was opened")
 
     def probe(self) -> None:
-        """Open all that the guest was told of, and ask for its attributes once more."""
+        """Open all files that replies have named, and ask for their attributes once more."""
         nodeids = list(self.types)
         for nodeid, reply in self._each(Op.GETATTR, nodeids, GETATTR_IN.pack(0, 0, 0)):
             if not reply.error:
-                self.told(nodeid, Attr(*ATTR.unpack_from(reply.data, ATTR_OUT.size)).mode)
+                self.note_mode(nodeid, Attr(*ATTR.unpack_from(reply.data, ATTR_OUT.size)).mode)
         self.open_all(nodeids)
 
     def open_all(self, nodeids: Sequence[int]) -> None:
-        """OPEN each of them for reading and writing."""
+        """OPEN each of these nodeids for reading and writing."""
         for nodeid, reply in self._each(Op.OPEN, nodeids, OPEN_IN.pack(os.O_RDWR, 0)):
             if not reply.error:
                 self.note_open(nodeid, reply.data)
             elif reply.error not in PROBE_ERRORS:
-                what = f"OPEN of nodeid {nodeid:#x}, told as {self.types[nodeid]:o}"
+                what = f"OPEN of nodeid {nodeid:#x} of type {self.types[nodeid]:o}"
                 raise RaceError(f"{what}: {os.strerror(reply.error)}")
 
     def _each(self, op: int, nodeids: Sequence[int], body: bytes) -> Iterator[tuple[int, Reply]]:
-        """The same request of each node, a few at a time."""
+        """Send the same request for each nodeid, a few at a time."""
         for at in range(0, len(nodeids), 16):
             queue = CHANCE.choice(self.queues)
             sent = [(n, self.begin(queue, op, n, body)) for n in nodeids[at : at + 16]]
@@ -114,7 +114,7 @@ class Vm:
                 yield nodeid, self.finish(pending)
 
     def forget_all(self) -> None:
-        """Close every file and forget every nodeid, each as often as it can have been told."""
+        """Close every file and forget every nodeid, as often as replies can have counted it."""
         for nodeid, fh in self.opened:
             self.finish(self.send(Op.RELEASE, nodeid, RELEASE_IN.pack(fh, 0, 0, 0)))
         self.opened.clear()
@@ -129,16 +129,16 @@ class Vm:
         return pending
 
 
-# ENXIO: of another type; ESTALE: gone, or a mixture that was found out; EACCES is what nodev
-# answers to the opening of a device, so it is not in this list.
+# ENXIO: the file has another type; ESTALE: the file is gone, or a mixture of two files was found
+# out. EACCES is what nodev answers when a device is opened, so EACCES is not in this list.
 PROBE_ERRORS: Final = (errno.ENXIO, errno.ESTALE, errno.EISDIR, errno.ELOOP, errno.ENOENT)
 
 
 class Batch:
     """Requests of one queue that are written once and sent as often as wanted.
 
-    Building a request takes this driver longer than a worker needs to serve the request, so races
-    of a few microseconds are met only by requests that are there already.
+    Building a request takes this driver longer than a worker needs to serve it. So races of a few
+    microseconds are met only by requests that were written in advance.
     """
 
     def __init__(self, vm: Vm, queue: int, steps: Sequence[tuple[int, bytes]], room: int) -> None:
@@ -148,7 +148,7 @@ class Batch:
         self._chains = {head: self.ring.chains.pop(head) for head, _ in self._heads}
 
     def _write(self, op: int, body: bytes) -> tuple[int, int]:
-        """Lay out one request; returns its head and where its reply comes."""
+        """Write one request into guest memory; return its head and the place of its reply."""
         memory = self.ring.memory
         length = IN_HEADER.size + len(body)
         request, reply = memory.alloc(length), memory.alloc(self.room)
@@ -162,8 +162,8 @@ class Batch:
         ]
         avail = self.ring.avail_idx
         head = self.ring.submit(parts, indirect=True)
-        self.ring.avail_idx = avail  # it is not offered yet
-        self.ring.tables.pop(head)  # nor is its table given back when it is used
+        self.ring.avail_idx = avail  # the head is not offered yet
+        self.ring.tables.pop(head)  # its table is not freed either when the head is used
         return head, reply
 
     def start(self) -> None:
@@ -174,7 +174,7 @@ class Batch:
         self.vm.requests += len(self._heads)
 
     def finish(self) -> list[tuple[int, Reply]]:
-        """Wait for all of them; returns opcode and reply of each."""
+        """Wait for all of the requests; return the opcode and the reply of each."""
         found = []
         for (op, _), (head, at) in zip(self.steps, self._heads, strict=True):
             data = self.ring.memory.read(at, self.ring.wait(head, 60.0))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A file system whose blocks are larger than its fragments, as ZFS and NFS have them."""
+"""A file system whose blocks are larger than its fragments, as on ZFS and NFS."""
 
 import ctypes
 import errno
@@ -20,7 +20,8 @@ _ROOT: Final = ATTR.pack(1, 0, 0, 0, 0, 0, 0, 0, 0, 0o040755, 2, 0, 0, 0, 4096, 
 
 
 class StatfsMount:
-    """An empty directory of a FUSE file system: it has attributes, and sizes of blocks in bytes."""
+    """An empty directory of a FUSE file system, with attributes, and with sizes of blocks in
+    bytes."""
 
     def __init__(self, folder: Path, block: int, fragment: int) -> None:
         require("root")
@@ -52,9 +53,9 @@ class StatfsMount:
             try:
                 request = os.read(self._fd, _REQUEST_MAX)
             except OSError as error:
-                if error.errno == errno.ENODEV:  # unmounted
+                if error.errno == errno.ENODEV:  # the file system was unmounted
                     return
-                continue  # interrupted before it was read
+                continue  # the request was interrupted before we read it
             _, op, unique, *_ = IN_HEADER.unpack_from(request)
             if op not in (Op.FORGET, Op.BATCH_FORGET, Op.INTERRUPT):
                 self._answer(op, unique)
@@ -64,5 +65,6 @@ class StatfsMount:
         failed = 0 if reply is not None else -errno.ENOSYS
         data = reply or b""
         header = OUT_HEADER.pack(OUT_HEADER.size + len(data), failed, unique)
-        with suppress(FileNotFoundError):  # nobody waits for it any more
+        # The request was interrupted: no process waits for the answer.
+        with suppress(FileNotFoundError):
             os.write(self._fd, header + data)
