@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""POSIX ACLs on the wire: what tests/mount cannot see from outside."""
+"""POSIX ACLs in the requests and replies: what tests/mount cannot see from outside."""
 
 import errno
 import os
@@ -53,7 +53,7 @@ def test_a_guest_that_cannot_enforce_them_sees_none(
         expect(errno.EOPNOTSUPP, guest.ask(Op.GETXATTR, nodeid, GETXATTR_IN.pack(99, 0) + body))
         expect(errno.EOPNOTSUPP, guest.ask(Op.REMOVEXATTR, nodeid, body))
     assert guest.call(Op.LISTXATTR, nodeid, GETXATTR_IN.pack(99, 0)) == b""
-    # Its umask has been applied already.
+    # The guest has already applied the umask to this mode.
     guest.call(
         Op.MKDIR, nodeid, MKDIR_IN.pack(0o775, 0o777 if missing == DONT_MASK else 0) + b"d\0"
     )

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Only what was agreed is read from a request: all other bytes may be garbage.
 
-Guests leave what is padding to them as it is in their memory, and each FUSE minor version has named
+Guests leave padding as it is in their memory, and each FUSE minor version has given a name to
 some of that padding. So each request is sent with zeros and with garbage in every byte that the
 minor version and the INIT flags of its session give no meaning; both must do the same.
 """
@@ -38,7 +38,8 @@ DONT_MASK, KILLPRIV, SETXATTR_EXT = 1 << 6, 1 << 28, 1 << 29
 SECURITY_CTX, SUPP_GROUP = 1 << 32, 1 << 34
 WRITE_KILL, WRITE_KILL_SINCE = 4, 31  # FUSE_WRITE_KILL_SUIDGID
 EVERY_MINOR = range(27, 46)
-# INIT flags, and the minor versions to try them with: before and after what goes with them came.
+# INIT flags, and two minor versions to try them with: before and after the fields came that belong
+# to the flags.
 OFFERS: dict[str, tuple[int, Iterable[int]]] = {
     "nothing": (0, EVERY_MINOR),
     "everything": (LINUX_FLAGS, EVERY_MINOR),
@@ -75,18 +76,18 @@ def u64(*values: int) -> bytes:
 
 
 class Sender:
-    """Sends requests of a session; `fill` makes the bytes that mean nothing."""
+    """Sends the requests of a session; `fill` makes the bytes that have no meaning."""
 
     def __init__(self, guest: Guest, minor: int, fill: Fill) -> None:
         self._guest, self._minor, self.fill = guest, minor, fill
         self.seen: list[tuple[str, int, int]] = []  # opcode, errno, bytes of the reply
 
     def has(self, since: int, flags: int = 0) -> bool:
-        """Is it agreed what came with this minor version and goes with one of these flags?"""
+        """Has the session agreed on this minor version, and on one of these flags?"""
         return self._minor >= since and (not flags or bool(self._guest.flags & flags))
 
     def word(self, since: int, flags: int = 0) -> bytes:
-        """A field of 32 bits: 0, or what is there before it has a meaning."""
+        """A field of 32 bits; before its minor version the field is padding, which `fill` makes."""
         return u32(0) if self.has(since, flags) else self.fill(4)
 
     def ask(self, op: Op, nodeid: int, *parts: bytes) -> Reply:
@@ -98,7 +99,7 @@ class Sender:
         room = -1 if op in NO_REPLY else 4096
         pending = self._guest.submit_raw(end + body, room, op=op, unique=unique)
         reply = self._guest.finish(pending)
-        # A listing has other inode numbers and offsets each time, so its length is enough.
+        # A listing has other inode numbers and offsets each time, so only its length is compared.
         self.seen.append((op.name, reply.error, len(reply.data)))
         return reply
 
@@ -123,7 +124,7 @@ def make_tree(path: Path) -> None:
 
 
 def seen_on_host(path: Path) -> list[tuple[str, int, int, bytes]]:
-    """What a request may have changed: names, modes, owners, contents."""
+    """Everything that a request may have changed: names, modes, owners, contents."""
     found = []
     for item in sorted(path.rglob("*")):
         st = item.lstat()
@@ -133,7 +134,8 @@ def seen_on_host(path: Path) -> list[tuple[str, int, int, bytes]]:
 
 
 def setattr_size(s: Sender, nodeid: int, size: int) -> None:
-    """As a guest that fills in what `valid` names and nothing else (Zephyr)."""
+    """SETATTR of the size, from a guest that fills in what `valid` names and no other field
+    (Zephyr)."""
     kill = 0 if s.has(33, KILLPRIV) else int.from_bytes(s.fill(4), "little") & 1 << 11
     body = u32(FATTR_SIZE | kill), s.fill(4), s.fill(8), u64(size), s.fill(64)
     s.ask(Op.SETATTR, nodeid, *body)
@@ -158,7 +160,7 @@ def create(s: Sender, parent: int, name: bytes, flags: int, op: Op = Op.CREATE) 
 
 
 def use_names(s: Sender, root: int) -> None:
-    """Every opcode that takes names."""
+    """Send every opcode that takes names."""
     s.ask(Op.MKNOD, root, u32(stat.S_IFIFO | 0o666, 0), s.word(12, DONT_MASK), s.fill(4),
           names(b"fifo"))  # fmt: skip
     s.ask(Op.MKDIR, root, u32(0o777), s.word(12, DONT_MASK), names(b"new"))
@@ -176,7 +178,7 @@ def use_names(s: Sender, root: int) -> None:
 
 
 def use_inodes(s: Sender, root: int) -> None:
-    """Every opcode that takes an inode and no open file."""
+    """Send every opcode that takes an inode and no open file."""
     file = s.lookup(root, b"file")
     s.ask(Op.GETATTR, file, u32(0), s.fill(4), s.fill(8))
     s.ask(Op.STATX, file, u32(0), s.fill(4), s.fill(8), u32(0, 0xFFF))
@@ -195,7 +197,7 @@ def use_inodes(s: Sender, root: int) -> None:
 
 
 def use_files(s: Sender, root: int) -> None:
-    """Every opcode that takes an open file."""
+    """Send every opcode that takes an open file."""
     nodeid = s.lookup(root, b"written")
     s.open(s.lookup(root, b"cut"), os.O_WRONLY | os.O_TRUNC)
     fh = s.open(nodeid, os.O_RDWR)
@@ -225,7 +227,7 @@ def use_directory(s: Sender, nodeid: int) -> None:
 
 
 class Outcome(NamedTuple):
-    """Of all requests in one folder."""
+    """The outcome of all requests in one folder."""
 
     seen: list[tuple[str, int, int]]
     on_host: list[tuple[str, int, int, bytes]]
@@ -253,7 +255,7 @@ def test_what_was_not_agreed_is_not_read(frontend: Frontend, daemon: Daemon, off
             assert other == wanted, minor
 
 
-# FOPEN_* and the minor versions that named them, by cache mode and what is opened.
+# By cache mode and kind of file: FOPEN_* flags and the minor versions that introduced them.
 OPEN_FLAGS = {
     "file, auto": ("auto", Op.OPEN, {1 << 5: 35}),  # NOFLUSH
     "file, never": ("never", Op.OPEN, {1 << 5: 35, 1 << 6: 38}),  # PARALLEL_DIRECT_WRITES
@@ -270,6 +272,6 @@ def test_an_open_file_has_no_flags_that_the_guest_does_not_know(what: str) -> No
         for minor in EVERY_MINOR:
             guest.init(minor)
             nodeid = guest.lookup(ROOT, b"file").nodeid if op == Op.OPEN else ROOT
-            told = OPEN_OUT.unpack(guest.call(op, nodeid, u32(os.O_RDONLY, 0)))[1]
+            opened = OPEN_OUT.unpack(guest.call(op, nodeid, u32(os.O_RDONLY, 0)))[1]
             for flag, since in flags.items():
-                assert bool(told & flag) == (minor >= since), (minor, flag)
+                assert bool(opened & flag) == (minor >= since), (minor, flag)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A worker that was taken over spoils its own socket of the broker: the others are served."""
+"""A worker that was taken over spoils its own socket of the broker: the other workers are
+served."""
 
 import errno
 import os
@@ -31,7 +32,8 @@ ASKED: Final = 40  # inodes that only the broker can open
 
 
 def known_by_handle(guest: Guest, daemon: Daemon) -> dict[int, int]:
-    """Inode numbers by nodeid, of files that were known first and so have no fd any more."""
+    """Inode numbers by nodeid, of the files that were made known first and so have no fd any
+    more."""
     folder = Folder(ROOT, daemon.share, b"")
     nodeids = crowd(guest, folder)[:ASKED]
     return {n: (daemon.share / f"crowd-{i}").stat().st_ino for i, n in enumerate(nodeids)}
@@ -45,12 +47,12 @@ def error_of(guest: Guest, nodeid: int, queue: int) -> int:
 def kill_worker(daemon: Daemon) -> None:
     (worker,) = daemon.titled("worker", "queue 1")
     os.kill(worker, signal.SIGKILL)
-    wait_until(lambda: worker not in daemon.titled("worker"), 5, "it is dead")
+    wait_until(lambda: worker not in daemon.titled("worker"), 5, "the worker is dead")
 
 
 def test_its_socket_is_closed() -> None:
-    """Inodes without an fd are stale on its own queue, also for the next worker in its place, until
-    they are looked up again; what has an fd is served there as well."""
+    """On the spoiled queue an inode without an fd is stale until it is looked up again, also for
+    the worker that replaces this one. An inode that has an fd is served there as well."""
     daemon, frontend, guest = start()
     with daemon, frontend:
         files = known_by_handle(guest, daemon)
@@ -70,7 +72,7 @@ def test_its_socket_is_closed() -> None:
 
 
 def fds_to_sign(thief: Thief, folder: int) -> None:
-    """As many as a message takes."""
+    """As many fds to sign as one message takes."""
     thief.send(REQUEST.pack(1, SIGN, 0, 0) + bytes(IDENTITY.size), [folder] * BATCH)
 
 
@@ -99,7 +101,7 @@ class Flood(Thread):
 
     def __enter__(self) -> Self:
         self.start()
-        wait_until(lambda: self.sent > 10, 10, "it sends")
+        wait_until(lambda: self.sent > 10, 10, "the worker sends")
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What somebody holds who has taken over the keeper or the supervisor: nothing of the host.
+"""The keeper or the supervisor was taken over: an attacker in them reaches nothing of the host.
 
-System calls are made by the processes of a running daemon, so that everything is in force.
+The processes of a running daemon make the system calls, so that everything that confines them is in
+force.
 """
 
 import ast
@@ -50,10 +51,11 @@ CLONE_NEWUSER, CLONE_FILES = 0x10000000, 0x400
 DENIED: Final = errno.EACCES
 KILLED: Final = "killed"
 
-# What is attempted in the keeper and the supervisor of a daemon of root, and what comes of it.
+# System calls to attempt in the keeper and the supervisor of root's daemon, with the result of each
+# call.
 ATTEMPTS: Final[dict[str, tuple[Any, ...]]] = {
     "read a file of root": (DENIED, "openat", AT_FDCWD, "/etc/shadow", os.O_RDONLY),
-    "read a file of everybody": (DENIED, "openat", AT_FDCWD, "/etc/hostname", os.O_RDONLY),
+    "read a world-readable file": (DENIED, "openat", AT_FDCWD, "/etc/hostname", os.O_RDONLY),
     "list a folder": (DENIED, "openat", AT_FDCWD, "/etc", os.O_RDONLY | os.O_DIRECTORY),
     "read by the root of pid 1": (DENIED, "openat", AT_FDCWD, "/proc/1/root/etc/shadow", 0),
     "read by its own root": (DENIED, "openat", AT_FDCWD, "/proc/self/root/etc/hostname", 0),
@@ -97,7 +99,7 @@ ATTEMPTS: Final[dict[str, tuple[Any, ...]]] = {
     "keys": (KILLED, "keyctl", 0, 0, 0, 0, 0),
     "io_uring": (KILLED, "io_uring_setup", 1, bytes(120)),
 }  # fmt: skip
-# Only the keeper may do these.
+# Only the keeper may make these calls.
 KEEPERS: Final[dict[str, tuple[Any, ...]]] = {
     "a supervisor": (KILLED, "clone", CLONE_FILES | signal.SIGCHLD, 0, 0, 0, 0),
     "a signal by pid": (KILLED, "kill", 1, 0),
@@ -108,7 +110,7 @@ KEEPERS: Final[dict[str, tuple[Any, ...]]] = {
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder that can be reached by nobody."""
+    """A folder that no other user can reach."""
     with tempfile.TemporaryDirectory(prefix="vfsd-") as path:
         yield Path(path)
 
@@ -175,7 +177,8 @@ def _cases() -> Iterator[Any]:
 
 @pytest.mark.parametrize(("role", "attempt"), list(_cases()))
 def test_an_attempt_fails(folder: Path, role: str, attempt: tuple[Any, ...]) -> None:
-    """In a process that is confined as the keeper or a supervisor is, and does nothing else."""
+    """The attempt is made in a process that is confined as the keeper or a supervisor is, and that
+    does nothing else."""
     require("root")
     outcome, call, *arguments = attempt
     child = os.fork()
@@ -215,7 +218,7 @@ def test_an_attempt_kills_in_a_running_daemon(role: str, what: str) -> None:
         family = daemon.processes()
         with pytest.raises(Killed, match="SIGSYS"), Injector(pid) as process:
             process.call(call, *arguments)
-        if role == "keeper":  # a supervisor that is alone waits for no VMM
+        if role == "keeper":  # a supervisor without its keeper waits for no VMM
             daemon.process.wait(HANG)
             assert not psutil.wait_procs(family, 10)[1]
 
@@ -228,7 +231,9 @@ def test_a_killed_supervisor_is_replaced_and_its_guest_served() -> None:
         (pid,) = daemon.titled("supervisor")
         with pytest.raises(Killed), Injector(pid) as process:
             process.call("execve", "/bin/sh", None, None)
-        wait_until(lambda: daemon.titled("supervisor") not in ([pid], []), 10, "the next one")
+        wait_until(
+            lambda: daemon.titled("supervisor") not in ([pid], []), 10, "the next supervisor"
+        )
         guest.getattr(ROOT)
         assert frontend.ask(GET_FEATURES).u64
 
@@ -256,8 +261,8 @@ def test_signals_reach_the_sandbox_and_nobody_else(options: tuple[str, ...]) -> 
 
 
 def test_who_is_written_to_does_not_see_root(daemon: Daemon) -> None:
-    """syslog and systemd take the sender's word, which the kernel lets any of the sender's user ids
-    be: the real, the effective and the saved one."""
+    """syslog and systemd trust the user id that a sender gives. The kernel lets a sender give any
+    of its own ids: the real, the effective and the saved user id."""
     (pid,) = daemon.titled("supervisor")
     path = daemon.folder / "log-socket"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
@@ -290,7 +295,7 @@ def _message(process: Injector, pid: int, uid: int | None) -> int:
 
 @pytest.mark.parametrize("role", ROLES)
 def test_who_is_connected_to_does_not_see_root(daemon: Daemon, role: str) -> None:
-    """D-Bus and systemd do what root asks for: they look at the peer's effective user id."""
+    """D-Bus and systemd do what root asks for, and judge a peer by its effective user id."""
     (pid,) = daemon.titled(role)
     path = daemon.folder / f"bus-{role}"
     with socket.socket(socket.AF_UNIX) as bus:
@@ -323,7 +328,7 @@ def test_it_connects_to_no_abstract_socket(daemon: Daemon) -> None:
 
 @pytest.mark.parametrize("uid", [NOBODY, USER])
 def test_other_users_reach_neither_process_nor_folder(daemon: Daemon, uid: int) -> None:
-    """Other daemons are nobody, too: they must not be able to give orders to workers."""
+    """Other daemons also run as nobody: they must not be able to give orders to workers."""
     pids = [pid for role in ROLES for pid in daemon.titled(role)]
     folder = Path(f"/proc/{pids[0]}/cwd").readlink()
     assert folder.stat().st_uid in OWN_IDS
@@ -364,7 +369,7 @@ def test_two_daemons_are_two_users(daemon: Daemon) -> None:
 
 
 def test_what_was_put_in_the_place_of_the_folder_is_not_removed(tmp_path: Path) -> None:
-    """The launcher removes the folder of the sockets as root."""
+    """The launcher, which is root, removes the folder of the sockets."""
     (tmp_path / "precious").write_text("content")
     with Daemon() as daemon:
         daemon.await_pool()
@@ -381,7 +386,8 @@ def test_what_was_put_in_the_place_of_the_folder_is_not_removed(tmp_path: Path) 
 def test_the_folder_of_the_workers_sockets_may_be_anywhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its path may be longer than a socket's, and lead through folders that only root may enter."""
+    """The folder's path may be longer than a socket's may be, and may lead through folders that
+    only root may enter."""
     folder = tmp_path / "closed" / ("x" * 100)
     folder.mkdir(parents=True)
     folder.parent.chmod(0o700)
@@ -426,7 +432,8 @@ HIDING: Final = (
 
 
 def test_processes_of_the_sandbox_are_seen_where_proc_hides_them() -> None:
-    """As in a service with ProtectProc=invisible: nobody looks after processes of root."""
+    """As in a service with ProtectProc=invisible: a process of nobody looks for processes of
+    root."""
     require("root")
     with Daemon(program=(*HIDING, *OURS)) as daemon:
         daemon.await_pool()
@@ -437,12 +444,12 @@ def test_processes_of_the_sandbox_are_seen_where_proc_hides_them() -> None:
                 assert process.call("openat", AT_FDCWD, path, os.O_RDONLY) >= 0
 
 
-# The table.
+# The table of allowed calls.
 
 
 @pytest.mark.parametrize("call", CALLS + KEEPER_CALLS, ids=lambda call: f"{call.name}")
 def test_each_row_names_a_caller(call: Call) -> None:
-    """A file that has that word in it, or what of a library is meant."""
+    """`caller` is a word that a file of the project contains, or a function of a library."""
     for reason in call.caller.split("; "):
         where, _, what = reason.partition(": ")
         assert what, reason
@@ -456,7 +463,7 @@ def test_each_row_names_a_caller(call: Call) -> None:
 
 
 def test_nothing_is_imported_after_the_start() -> None:
-    """An import inside a function is of the start, where files can still be read."""
+    """An import inside a function belongs to the start, when files can still be read."""
     late = {
         path.name: names
         for path in PACKAGE.glob("supervisor/*.py")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whose ids, groups, umask and FSETID each request runs with, whatever ran before it."""
+"""The ids, groups, umask and FSETID that each request runs with, whatever ran before it."""
 
 import errno
 import os
@@ -53,20 +53,21 @@ from .fuse import (
 )
 
 ROOT_FOLDER = Path(__file__).resolve().parents[2]
-# With CAP_SETUID and CAP_SETGID the daemon of a user acts for others as root's does.
+# With CAP_SETUID and CAP_SETGID an ordinary user's daemon acts for other users as root's does.
 pytestmark = pytest.mark.sandbox_modes(*OF_ROOT, BY_CAPABILITY.name)
 
 ALICE, BOB, CAROL = (1001, 2001), (1002, 2002), (1003, 2003)
-NOBODY_SAID = (0xFFFFFFFF, 0xFFFFFFFF)  # FUSE_INVALID_UIDGID: what Linux >= 6.12 sends with WRITE
+# FUSE_INVALID_UIDGID, which Linux >= 6.12 sends with WRITE.
+NOBODY_SAID = (0xFFFFFFFF, 0xFFFFFFFF)
 KILL_SUIDGID = 4  # FUSE_WRITE_KILL_SUIDGID
 FATTR_CTIME, FATTR_KILL_SUIDGID, OPEN_KILL_SUIDGID = 1 << 10, 1 << 11, 1
-DONT_MASK, POSIX_ACL = 1 << 6, 1 << 20  # INIT
-CAP_FSETID = 1 << 4  # as the last write needed it
+DONT_MASK, POSIX_ACL = 1 << 6, 1 << 20  # flags of INIT
+CAP_FSETID = 1 << 4  # each thread has it as its last write needed it
 SETID = stat.S_ISUID | stat.S_ISGID
 
 
 def groups(*gids: int) -> bytes:
-    """FUSE_EXT_GROUPS."""
+    """The extension FUSE_EXT_GROUPS."""
     body = struct.pack(f"<I{len(gids)}I", len(gids), *gids)
     body += bytes(-len(body) % 8)
     return struct.pack("<II", 8 + len(body), EXT_GROUPS) + body
@@ -100,7 +101,7 @@ def create(
 
 
 class SetId(NamedTuple):
-    """A file with set-id bits, which whoever has no CAP_FSETID takes away by writing to it."""
+    """A file with set-id bits. A write by a process without CAP_FSETID takes these bits away."""
 
     nodeid: int
     fh: int
@@ -125,7 +126,7 @@ def write(guest: Guest, file: SetId, ids: tuple[int, int], flags: int = 0) -> No
 
 
 def end_as_user(guest: Guest, folder: Folder) -> None:
-    """Leave the worker with the ids of a user."""
+    """Leave the worker with the ids of an ordinary user."""
     mkdir(guest, folder.nodeid, b"of-alice", ALICE)
 
 
@@ -149,7 +150,7 @@ STATES = pytest.mark.parametrize("leave", [end_as_user, end_without_fsetid])
 
 @pytest.fixture(scope="module", params=["threads", "inline"])
 def daemon(request: pytest.FixtureRequest, sandbox_mode: SandboxMode) -> Iterator[Daemon]:
-    """With a thread pool, and with what would go to it done in the loop."""
+    """A daemon with a thread pool, and a daemon that does the pool's work in the loop."""
     pool = {"threads": (), "inline": ("--thread-pool-size=0",)}[request.param]
     with Daemon(*OPTIONS, "--posix-acl=auto", *pool, mode=sandbox_mode) as running:
         yield running
@@ -157,26 +158,28 @@ def daemon(request: pytest.FixtureRequest, sandbox_mode: SandboxMode) -> Iterato
 
 @pytest.fixture
 def guest(frontend: Frontend) -> Guest:
-    """A guest that says all groups that count: without ACLs, the directory's is all there is."""
+    """A guest that sends all groups that count: without ACLs these are the directory's group
+    alone."""
     guest = Guest(frontend)
     guest.init(flags=LINUX_FLAGS & ~POSIX_ACL)
     return guest
 
 
-# CAP_FSETID: set-id bits go when the guest says so, and only then.
+# CAP_FSETID: set-id bits are removed if the guest asks for that, and only then.
 
 
 @pytest.fixture
 def kept(sandbox_mode: SandboxMode) -> int:
-    """The set-id bits that a change of the content leaves. The host's kernel looks for the
-    capability in the initial user namespace: in another one each change takes the bits away."""
+    """The set-id bits that remain after a change of the content. The host's kernel looks for the
+    capability in the initial user namespace: in another user namespace each change removes the
+    bits."""
     return 0 if sandbox_mode.has_user_namespace else SETID
 
 
 @STATES
 @pytest.mark.parametrize("ids", [(0, 0), NOBODY_SAID, ALICE])
 @pytest.mark.parametrize("flags", [0, os.O_DSYNC])
-def test_a_write_keeps_set_id_bits_unless_told(
+def test_a_write_keeps_set_id_bits_unless_asked(
     guest: Guest, folder: Folder, leave: Leave, ids: tuple[int, int], flags: int, kept: int
 ) -> None:
     file = set_id_file(guest, folder, "suid", flags)
@@ -187,7 +190,7 @@ def test_a_write_keeps_set_id_bits_unless_told(
 
 @pytest.mark.parametrize("second", [0, os.O_DSYNC])
 @pytest.mark.parametrize("first", [0, os.O_DSYNC])
-def test_a_write_takes_set_id_bits_away_when_told(
+def test_a_write_takes_set_id_bits_away_when_asked(
     guest: Guest, folder: Folder, first: int, second: int, kept: int
 ) -> None:
     one, two, three = (
@@ -200,7 +203,7 @@ def test_a_write_takes_set_id_bits_away_when_told(
     assert [file.mode() for file in (one, two, three)] == [0o755, 0o755, 0o755 | kept]
 
 
-# In a user namespace each change takes the bits away.
+# In a user namespace each change removes the bits.
 @pytest.mark.sandbox_modes(*(mode for mode in OF_ROOT if mode != "userns"), BY_CAPABILITY.name)
 @pytest.mark.parametrize("flags", [0, os.O_DSYNC])
 @pytest.mark.parametrize(
@@ -210,7 +213,7 @@ def test_a_write_takes_set_id_bits_away_when_told(
 def test_the_requesters_group_decides_about_set_gid_without_execution(
     guest: Guest, folder: Folder, ids: tuple[int, int], left: int, flags: int
 ) -> None:
-    """Whatever the worker did before, in the loop and in a thread."""
+    """The result is the same whatever the worker did before, in the loop and in a thread."""
     file = set_id_file(guest, folder, "suid", flags)
 
     def after(change: Callable[[], object]) -> int:
@@ -266,7 +269,7 @@ def test_chmod_truncate_and_open_keep_set_id_bits(
 
 
 @STATES
-def test_an_acl_keeps_the_set_gid_bit_unless_told(
+def test_an_acl_keeps_the_set_gid_bit_unless_asked(
     guest: Guest, folder: Folder, leave: Leave
 ) -> None:
     guest.init()
@@ -284,7 +287,7 @@ def test_an_acl_keeps_the_set_gid_bit_unless_told(
 
 
 def test_each_request_has_its_own_ids(guest: Guest, folder: Folder) -> None:
-    """On one queue and on several, in an order that passes through every kind of change."""
+    """Requests on one queue and on several, in an order that passes through every change of ids."""
     owners = [(0, 0), ALICE, ALICE, BOB, (0, 7), (5, 0), CAROL, (0, 0), BOB, (1002, 2001), ALICE]
     for queue in (lambda _: 1, lambda i: 1 + i % QUEUES):
         sub = folder.sub(guest, f"queue{queue(1)}")
@@ -293,7 +296,7 @@ def test_each_request_has_its_own_ids(guest: Guest, folder: Folder) -> None:
             assert (made.attr.uid, made.attr.gid) == ids
             st = (sub.path / f"{i}").stat()
             assert (st.st_uid, st.st_gid) == ids
-            if i % 3 == 0:  # what acts as root in between
+            if i % 3 == 0:  # between them a request that the worker serves as root
                 guest.ask(Op.LOOKUP, sub.nodeid, names(b"none"), queue=queue(i))
 
 
@@ -302,7 +305,8 @@ def test_an_op_of_root_after_one_of_a_user_is_roots(guest: Guest, folder: Folder
     for name in "xyz":
         (private.path / name).touch(0o600)
     x = guest.lookup(private.nodeid, b"x").nodeid
-    # A file of root's that nobody else may reach, by each kind of op that acts as root.
+    # A file of root's that no other user may reach, after each kind of op that the worker does as
+    # root.
     acts: list[Callable[[], object]] = [
         lambda: guest.lookup(private.nodeid, b"y"),
         lambda: guest.list(private.nodeid, plus=True),
@@ -348,7 +352,8 @@ def test_nobody_creates_with_ids_that_are_none(
 
 @pytest.fixture
 def capable_program() -> Iterator[list[str]]:
-    """The command as user 1000, by an interpreter whose file has the capabilities of a worker."""
+    """The command for user 1000, with an interpreter whose file has the capabilities of a
+    worker."""
     require("root")
     require("setcap")
     kept = ",".join(f"cap_{name.lower()}" for name in (*KEPT, "dac_read_search"))
@@ -380,7 +385,8 @@ def test_capabilities_of_the_programs_file_are_as_good(capable_program: list[str
 def test_a_switch_that_fails_half_way_fails_the_op_only(
     sandbox_mode: SandboxMode, lost: str, kept: int
 ) -> None:
-    """Without these capabilities nobody else can be acted for, or only his group."""
+    """Without these capabilities the worker can act for no other user, or only for a user's
+    group."""
     with (
         Daemon(*OPTIONS, f"--modcaps={lost}", mode=sandbox_mode) as daemon,
         Frontend(daemon.socket).setup(1) as frontend,
@@ -443,7 +449,7 @@ def test_a_set_gid_directory_gives_its_group(guest: Guest, folder: Folder) -> No
 def test_who_is_not_in_the_group_makes_no_set_gid_file(
     guest: Guest, folder: Folder, op: Op
 ) -> None:
-    """CVE-2022-0358; and nothing that ran before helps."""
+    """CVE-2022-0358; and no request that ran before makes a difference."""
     shared = folder.sub(guest, "shared", 0o2777, gid=5555)
 
     def mode(name: bytes, ids: tuple[int, int], *gids: int) -> int:
@@ -469,8 +475,9 @@ def test_who_is_not_in_the_group_makes_no_set_gid_file(
 
 
 def test_a_guest_that_cannot_say_its_groups_is_believed(guest: Guest, folder: Folder) -> None:
-    """Linux before 6.3 says none, and none says those that count through an ACL; the guest's
-    kernel has checked. The file's owner is the user all the same, and ACCESS is strict."""
+    """Linux before 6.3 sends no groups, and no version of Linux sends a group that counts only
+    through an ACL; the guest's kernel has checked the access. The file still belongs to the user,
+    and ACCESS is strict."""
     body = MKDIR_IN.pack(0o755, 0) + names(b"x")
     silent = (LINUX_FLAGS & ~CREATE_SUPP_GROUP, LINUX_FLAGS)
     for i, flags in enumerate((LINUX_FLAGS & ~POSIX_ACL, *silent, LINUX_FLAGS & ~POSIX_ACL)):
@@ -530,7 +537,7 @@ def test_a_sticky_directory_is_the_guests_to_guard(guest: Guest, folder: Folder)
 def test_threads_are_root_whoever_they_were_started_for(
     guest: Guest, daemon: Daemon, folder: Folder, sandbox_mode: SandboxMode
 ) -> None:
-    """A thread inherits the ids of the moment."""
+    """A thread inherits the ids that its creator has at that moment."""
     for i in range(10):
         entry, fh = create(guest, folder.nodeid, b"%d" % i, 0o600, ALICE, 7, 8)
         guest.call(Op.FSYNC, entry.nodeid, FSYNC_IN.pack(fh, 0, 0), ids=ALICE)
@@ -545,9 +552,9 @@ def test_threads_are_root_whoever_they_were_started_for(
 
 
 def is_root(task: Path, root: int) -> bool:
-    """The one capability that a thread may be without is what each request sets as it needs."""
+    """A thread may lack one capability, FSETID, which each request sets as it needs."""
     found = status(task)
-    saved = found["Uid"].split()[2]  # the supervisor's
+    saved = found["Uid"].split()[2]  # the user id of the supervisor
     ids = {"Uid": f"{root} {root} {saved} {root}", "Gid": " ".join([str(root)] * 4), "Groups": ""}
     capabilities = int(found["CapEff"], 16) | CAP_FSETID
     return found | ids == found and capabilities == int(found["CapPrm"], 16)

@@ -2,8 +2,8 @@
 """Files under a delegation of the host, and calls that wait for another reason.
 
 Only knfsd can take a delegation. So the share lies on a FUSE mount that behaves as the host's
-kernel does then: a call that changes names or attributes waits, and ends at a signal with nothing
-done; what breaks the delegation is an open for writing.
+kernel behaves then: a call that changes names or attributes waits, and a signal ends the call with
+nothing done; an open for writing breaks the delegation.
 """
 
 import os
@@ -40,17 +40,17 @@ SECONDS = 5.0 * LOADED
 
 
 class Delegating(FlatFileSystem):
-    """Two files, of which "file" may be under a delegation. `breakable`: an open breaks it; else
-    the calls wait for something that no open hastens."""
+    """Two files, of which "file" may be under a delegation. `breakable`: an open for writing breaks
+    the delegation; otherwise the calls wait for something that no open hastens."""
 
     def __init__(self, breakable: bool = True) -> None:
         super().__init__({b"file": b"text", b"other": b""}, lambda n: n)
         self._breakable = breakable
-        self._held: list[tuple[int, int, int, int, int, bytes]] = []  # arguments of serve_one
+        self._held: list[tuple[int, int, int, int, int, bytes]] = []  # the arguments of serve_one
         self._is_delegated = False
         self._lock = threading.Lock()
         self.interrupted = 0
-        self.asked = threading.Semaphore(0)  # a request is held until the file is given back
+        self.asked = threading.Semaphore(0)  # counts requests that make the host ask the holder
 
     def delegate(self) -> None:
         self._is_delegated = True

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the host deletes gives its space back, although the guest has it in its cache."""
+"""A file that the host deletes gives its space back, although the guest has it in its cache."""
 
 import os
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from .fuse import ROOT, Guest
 from .test_idle import assert_asleep
 
 BYTES = 16 << 20
-OFTEN = 5  # openings, after which the open cache has the file
+OFTEN = 5  # after this number of openings the open cache has the file
 WORKERS = 2
 
 
@@ -37,9 +37,9 @@ def used(path: Path) -> int:
 
 
 def links(pid: int) -> Iterator[Path]:
-    """Where the fds of a process lead."""
+    """The files that the fds of a process refer to."""
     for link in Path(f"/proc/{pid}/fd").iterdir():
-        with suppress(FileNotFoundError):  # closed just now
+        with suppress(FileNotFoundError):  # the fd was closed just now
             yield link.readlink()
 
 
@@ -70,11 +70,11 @@ def test_the_space_is_free_soon(handles: str, share: Path) -> None:
         held = guest.open(nodeids[0], os.O_RDONLY, 2)
         for path in share.glob("*ed*"):
             path.unlink()
-        wait_until(lambda: used(share) < before + 2 * BYTES, 5, "what nobody has open is gone")
+        wait_until(lambda: used(share) < before + 2 * BYTES, 5, "a file that is not open is gone")
         assert guest.read(nodeids[0], held, 0, 2, queue=2) == b"xx"
         assert guest.getattr(nodeids[0]).nlink == 0
         guest.release(nodeids[0], held, 2)
-        wait_until(lambda: used(share) < before + BYTES, 5, "and what was open as well")
+        wait_until(lambda: used(share) < before + BYTES, 5, "the closed file is also gone")
         if handles == "signed":
             assert_asleep(daemon)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Root in a container that denies to change capabilities, as Apple's containerization has it."""
+"""Root in a container that denies to change capabilities, as Apple's containerization does."""
 
 import subprocess
 import sys

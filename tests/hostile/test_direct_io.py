@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""READ of files opened with O_DIRECT: many at a time, each with the right bytes."""
+"""READ of files opened with O_DIRECT: many requests at a time, each with the right bytes."""
 
 import errno
 import itertools
@@ -33,7 +33,8 @@ def daemon(request: pytest.FixtureRequest) -> Iterator[Daemon]:
 
 
 def numbered(folder: Folder) -> Path:
-    """A file whose blocks are filled with their numbers; its last one is half a block."""
+    """A file whose blocks are filled with their own numbers; its last block is half a block
+    long."""
     path = folder.path / "blocks"
     content = b"".join(number.to_bytes(8, "little") * (BLOCK // 8) for number in range(BLOCKS))
     path.write_bytes(content + b"end" * 100)
@@ -49,7 +50,7 @@ def opened(guest: Guest, folder: Folder) -> tuple[int, int]:
 
 
 def submit(guest: Guest, file: tuple[int, int], number: int, kick: bool = True) -> Pending:
-    """READ of a block into a page, as O_DIRECT wants it."""
+    """Send a READ of a block into a page, since O_DIRECT needs that alignment."""
     nodeid, fh = file
     memory, queue, unique = guest.memory, 1 + number % QUEUES, next(_uniques)
     body = read_in(fh=fh, offset=number * BLOCK, size=BLOCK)
@@ -99,7 +100,7 @@ def test_a_batch_is_one_call(
     daemon: Daemon, guest: Guest, folder: Folder, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     file = opened(guest, folder)
-    numbers = [number * QUEUES for number in range(DEPTH)]  # all of queue 1
+    numbers = [number * QUEUES for number in range(DEPTH)]  # the whole of queue 1
     watch = Strace(daemon, tmp_path / "strace")
     waiting = [(submit(guest, file, number, kick=False), number) for number in numbers]
     guest.frontend.rings[1].kick()

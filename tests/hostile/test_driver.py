@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The driver against other back-ends: what they take as correct, ours is tested with."""
+"""The driver against other back-ends: our daemon is tested with what they accept as correct."""
 
 import os
 from collections.abc import Iterator

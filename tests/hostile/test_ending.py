@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the daemon ends: with its VMM, or by a signal; never with anything left behind."""
+"""The daemon ends with its VMM, or by a signal, and never leaves anything behind."""
 
 import os
 import signal
@@ -73,8 +73,8 @@ def test_killing_the_keeper_leaves_nobody_once_the_vmm_goes() -> None:
 def test_a_worker_that_is_being_created_does_not_outlive_its_pool(
     sandbox_mode: SandboxMode,
 ) -> None:
-    """The pool is killed while it replaces a worker. In a pid namespace that worker goes with it;
-    here nobody but the supervisor sees to that."""
+    """The pool is killed while it replaces a worker. In a pid namespace the new worker ends with
+    the pool; without a pid namespace only the supervisor ends the worker."""
     with Daemon("--keep-listening", mode=sandbox_mode) as daemon:
         for i in range(8):
             with Frontend(daemon.socket) as frontend:
@@ -88,7 +88,7 @@ def test_a_worker_that_is_being_created_does_not_outlive_its_pool(
 def test_killing_keeper_and_supervisor_leaves_no_file_behind() -> None:
     with Daemon() as daemon:
         family = daemon.processes()
-        wait_until(lambda: bool(daemon.titled("pool")), 10, "it waits for a VMM")
+        wait_until(lambda: bool(daemon.titled("pool")), 10, "the daemon waits for a VMM")
         runtime = Path(f"/proc/{daemon.titled('supervisor')[0]}/cwd").readlink()
         assert runtime.exists()
         for pid in [daemon.process.pid, *daemon.titled("supervisor")]:
@@ -117,7 +117,7 @@ def test_without_its_launcher_a_share_lives_on_until_its_vmm_goes() -> None:
 
 @pytest.fixture
 def freezable(tmp_path: Path, requires: Callable[[str], str]) -> Iterator[Path]:
-    """An ext4 file system of its own, thawed at the end."""
+    """An ext4 file system for this test, which is thawed at the end."""
     requires("fsfreeze")
     with file_system("ext4", tmp_path) as folder:
         yield folder
@@ -139,7 +139,7 @@ def test_a_worker_that_waits_for_a_frozen_file_system_is_left_behind(freezable: 
         wait_until(lambda: "still there" in daemon.log.read_text(), 10, "a line names it")
         assert f"{worker.pid} (" in daemon.log.read_text().splitlines()[-1]
         assert "state D" in daemon.log.read_text().splitlines()[-1]
-        assert sum(keeper.cpu_times()[:2]) - before < 0.5  # of 3 seconds
+        assert sum(keeper.cpu_times()[:2]) - before < 0.5  # of the 3 seconds that it may take
         assert daemon.process.wait(HANG) == 0
         assert "ends without waiting any longer" in daemon.log.read_text()
         assert not Path(daemon.socket).exists()

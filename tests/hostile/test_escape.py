@@ -30,7 +30,7 @@ pytestmark = in_every_mode
 
 @pytest.fixture
 def outside(daemon: Daemon) -> Path:
-    """A file and a directory beside the share, which the daemon's user may change."""
+    """A file and a directory beside the share, which the user of the daemon may change."""
     (daemon.folder / "victim").write_text("untouched")
     (daemon.folder / "victims").mkdir(exist_ok=True)
     (daemon.folder / "victims/child").write_text("untouched")
@@ -126,7 +126,8 @@ def test_symlinks_are_never_followed(guest: Guest, daemon: Daemon, outside: Path
         assert guest.ask(Op.MKDIR, nodeid, MKDIR_IN.pack(0o755, 0) + names(b"new")).error
         body = CREATE_IN.pack(os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o100644, 0, 0)
         assert guest.ask(Op.CREATE, ROOT, body + names(b"out-" + name)).error
-        # Attributes of the link itself: its owner changes, the victim's does not.
+        # These ops are for the attributes of the link itself: its owner changes, the victim's does
+        # not.
         attributes = (1 << 1 | 1 << 4 | 1 << 5).to_bytes(4, "little") + bytes(84)
         guest.ask(Op.SETATTR, nodeid, attributes)
     assert tree(outside, share) == before
@@ -154,7 +155,9 @@ def test_a_directory_the_host_moves_out_of_the_share(
     try:
         if reply.error == 0:
             nodeid = int.from_bytes(reply.data[:8], "little")
-            assert guest.ask(Op.LOOKUP, nodeid, names(b"victim")).error, "the guest is outside"
+            assert guest.ask(Op.LOOKUP, nodeid, names(b"victim")).error, (
+                "the guest has left the share"
+            )
     finally:
         (outside / "moved").rmdir()
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Workers that fault, or make forbidden calls: their queues stop, and the others go on."""
+"""Workers that fault or make forbidden calls: their queues stop, and the other queues run on."""
 
 import os
 import select
@@ -19,7 +19,7 @@ from .driver import Frontend, NoReplyError
 from .fuse import ROOT, Guest
 from .injector import Injector, Killed
 
-CANARY = 0x28  # in a thread's control block: glibc's stack_guard on x86-64
+CANARY = 0x28  # offset in a thread's control block: glibc's stack_guard on x86-64
 SECONDS = 20.0
 NewDaemon = Callable[..., Daemon]
 
@@ -39,7 +39,7 @@ def new_daemon(sandbox_mode: SandboxMode) -> Iterator[NewDaemon]:
 
 @pytest.fixture
 def new_guest() -> Iterator[Callable[[Daemon], Guest]]:
-    """A guest of its own connection, whose INIT is done."""
+    """A guest with a connection of its own, on which INIT is done."""
     connections: list[Frontend] = []
 
     def connect(daemon: Daemon) -> Guest:
@@ -63,10 +63,10 @@ def worker_of(daemon: Daemon, queue: int) -> int:
 
 
 def end_and_wait(daemon: Daemon, queue: int, number: signal.Signals) -> None:
-    """The worker of a queue dies of a signal."""
+    """End the worker of a queue by a signal."""
     pid = worker_of(daemon, queue)
     os.kill(pid, number)
-    wait_until(lambda: pid not in daemon.pids(), SECONDS, "its death")
+    wait_until(lambda: pid not in daemon.pids(), SECONDS, "the worker's death")
 
 
 def is_served(guest: Guest, queue: int, seconds: float = SECONDS) -> bool:
@@ -79,8 +79,8 @@ def is_served(guest: Guest, queue: int, seconds: float = SECONDS) -> bool:
 
 
 def restart_seconds(guest: Guest) -> float:
-    """How long it takes to restart a ring; the shortest of three times, as the machine may be
-    loaded."""
+    """The seconds that a restart of a ring takes; the shortest of three times, since the machine
+    may be loaded."""
     spent = []
     for _ in range(3):
         begun = time.monotonic()
@@ -98,7 +98,7 @@ def wait_for_line(daemon: Daemon, *words: str) -> None:
 
 
 def signalled(guest: Guest, seconds: float) -> list[int]:
-    """The queues whose error eventfd the daemon has written; waits for the first one."""
+    """The queues whose error eventfd the daemon has written; waits for the first queue."""
     rings = {ring.err_fd: index for index, ring in guest.frontend.rings.items()}
     ready, _, _ = select.select(list(rings), [], [], seconds)
     return [rings[fd] for fd in ready]
@@ -110,7 +110,7 @@ def assert_only_that_queue_has_stopped(daemon: Daemon, guest: Guest, queue: int)
     assert signalled(guest, SECONDS) == [queue]
     assert not is_served(guest, queue, 0.3)
     for other in range(1, QUEUES + 1):
-        assert other == queue or is_served(guest, other), f"queue {other} has stopped, too"
+        assert other == queue or is_served(guest, other), f"queue {other} has also stopped"
 
 
 @in_every_mode
@@ -155,10 +155,14 @@ def test_a_supervisor_that_follows_knows_of_a_slot_that_has_ended(
     guest = new_guest(daemon)
     end_and_wait(daemon, 2, signal.SIGSYS)
     wait_for_line(daemon, "queue 2 is stopped")
-    guest.frontend.restart_ring(1)  # which saves the supervisor's state
+    guest.frontend.restart_ring(1)  # this message saves the supervisor's state
     (supervisor,) = daemon.titled("supervisor")
     os.kill(supervisor, signal.SIGKILL)
-    wait_until(lambda: daemon.titled("supervisor") not in ([], [supervisor]), SECONDS, "the next")
+    wait_until(
+        lambda: daemon.titled("supervisor") not in ([], [supervisor]),
+        SECONDS,
+        "the next supervisor",
+    )
     assert restart_seconds(guest) < 4, "the supervisor waits 5 s for a worker"
     assert is_served(guest, 1)
 
@@ -201,7 +205,7 @@ def test_each_worker_has_a_canary_of_its_own(new_daemon: NewDaemon, new_guest: N
         assert is_served(guest, 1)
         seen.append(canary(worker_of(daemon, 1)))
     assert len(set(seen)) == len(seen)
-    assert all(word[0] == 0 for word in seen), "a string would go past it"
+    assert all(word[0] == 0 for word in seen), "the first byte ends a string"
 
 
 @in_each_mode

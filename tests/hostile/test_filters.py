@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a living worker that was taken over cannot ask of the kernel, by the daemon's options.
 
-tests/worker/test_seccomp.py tries the whole table on processes that are confined alike; here it is
-seen that the processes of a daemon are.
+tests/worker/test_seccomp.py tries the whole table on processes with the same confinement; here the
+processes of a daemon are shown to have that confinement.
 """
 
 import os
@@ -86,7 +86,7 @@ def test_it_dies_of_trying_what_an_option_decides(
 def check_outcomes(
     attempts: dict[str, Attempt], *options: str, mode: SandboxMode = NAMESPACE
 ) -> None:
-    """Each attempt kills the worker that makes it, and changes nothing in the share."""
+    """Check that each attempt kills the worker that makes it, and changes nothing in the share."""
     with Daemon(f"--request-queues={WORKERS}", *options, mode=mode) as daemon:
         (daemon.share / "old").write_bytes(b"kept")
         frontend = Frontend(daemon.socket).setup(WORKERS)

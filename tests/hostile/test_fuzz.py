@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bytes nobody thought of: requests, chains and messages drawn by hypothesis, bounded in number."""
+"""Requests, chains and messages that hypothesis draws at random, bounded in number."""
 
 import os
 import struct
@@ -22,7 +22,7 @@ BOUNDED = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
-# Requests that may rightly never be answered, and one that could fill the disk.
+# A request that may rightly never be answered, and a request that could fill the disk.
 NOT_DRAWN = {Op.SETLKW, Op.FALLOCATE}
 INTERESTING = st.sampled_from(
     [0, 1, 2, 3, 0x7F, 0xFF, 4096, 0xFFFF, 1 << 31, (1 << 32) - 1, 1 << 63, (1 << 64) - 1]
@@ -59,7 +59,7 @@ def test_requests_with_arguments_of_any_bytes(
         where = data.draw(st.sampled_from([nodeid, file, ROOT, 0, 99]))
         body = b"".join(data.draw(st.lists(piece, max_size=8)))
         if op == Op.SETATTR and where != file:
-            body = bytes(4) + body[4:]  # the next example needs the folder as it is
+            body = bytes(4) + body[4:]  # the next example needs the folder in the same state
         if where == ROOT:
             where = nodeid
         # FUSE_INTERRUPT and FORGET have no reply; finish() checks the others.
@@ -124,7 +124,8 @@ def test_chains_of_any_descriptors(
     ring.offer(0)
     ring.publish()
     ring.kick()
-    # A descriptor may name the ring itself as room for the reply: then it starts anew.
+    # A descriptor may name the ring itself as room for the reply: in that case the ring starts
+    # again.
     try:
         ring.wait(0, 0.5)
     except (NoReplyError, AssertionError):
@@ -158,13 +159,14 @@ def test_messages_of_any_bytes(daemon_alone: Daemon, messages: list[tuple[bytes,
             for raw, fds in messages:
                 frontend.send_raw(raw, [frontend.memory.fd] * fds)
         except (BrokenPipeError, ConnectionResetError):
-            pass  # it hung up on us: its right
+            pass  # the daemon hung up, as it may
     assert not daemon.exited()
 
 
 @pytest.fixture(scope="module")
 def daemon_alone() -> Iterator[Daemon]:
-    """A daemon with no connection; in the end an ordinary one works, in the same supervisor."""
+    """A daemon with no connection; at the end an ordinary connection works, in the same
+    supervisor."""
     with Daemon("--keep-listening") as running:
         before = running.pids()
         yield running
