@@ -55,7 +55,8 @@ pytestmark = [pytest.mark.usefixtures("nobody_dies"), in_every_mode]
 
 
 def send(guest: Guest, request: bytes, room: int, queue: int = 1) -> bytes:
-    """A request of any bytes and `room` writable bytes in all; returns what was written."""
+    """Send a request of any bytes, with `room` writable bytes in all; return what was written
+    there."""
     memory, ring = guest.memory, guest.frontend.rings[queue]
     gpa = memory.alloc(max(1, len(request)) + max(1, room))
     memory.write(gpa, request)
@@ -75,13 +76,13 @@ def header(op: int, nodeid: int = ROOT, length: int = IN_HEADER.size, extension:
 
 
 def assert_refused(reply: bytes) -> None:
-    """Returned unanswered, or with an errno."""
+    """The request is returned without a reply, or its reply is an errno."""
     if reply:
         assert len(reply) == OUT_HEADER.size
         assert OUT_HEADER.unpack(reply)[1] < 0
 
 
-# Bytes of requests.
+# The bytes of requests.
 
 
 @pytest.mark.parametrize("size", [1, 2, 4, 8, 10, 16, 24, 39])
@@ -98,7 +99,8 @@ def test_a_chain_without_a_readable_byte(guest: Guest) -> None:
 
 @pytest.mark.parametrize("length", [0, 1, 39, 41, 55, 57, 4096, 1 << 31, (1 << 32) - 1])
 def test_a_length_that_does_not_fit_the_chain(guest: Guest, length: int) -> None:
-    """`len` 41 and 55 cut the argument short, 57 and more promise bytes that are not there."""
+    """With `len` 41 and 55 the argument is cut short; 57 and more promise bytes that are not
+    there."""
     assert_refused(send(guest, header(Op.GETATTR, length=length) + bytes(16), 200))
     assert_refused(send(guest, header(Op.LOOKUP, length=length) + bytes(16), 200))
 
@@ -165,7 +167,7 @@ BAD_NAMES = [
     b"x" * 256,
     b"x" * 5000,
 ]
-# Each opcode that takes names, and the argument before them; True: two names.
+# Each opcode that takes names, and the argument before the names; True: two names.
 NAMED = {
     Op.MKDIR: (MKDIR_IN.pack(0o755, 0), False),
     Op.MKNOD: (MKNOD_IN.pack(stat.S_IFREG | 0o644, 0, 0, 0), False),
@@ -248,7 +250,7 @@ def bad_nodeids(good: int) -> list[int]:
     return [nodeid for nodeid in made_up + near if nodeid not in (good, ROOT)]
 
 
-# An argument with which each opcode would do something.
+# By opcode: an argument with which the op would do something.
 ARGUMENTS: dict[int, bytes] = {
     Op.LOOKUP: names(b"x"),
     Op.GETATTR: bytes(16),
@@ -286,7 +288,7 @@ def test_node_ids_that_were_never_given_out(guest: Guest, folder: Folder) -> Non
     assert guest.getattr(folder.nodeid)
 
 
-# Each opcode that takes an open file, as a function of its number.
+# Each opcode that takes an open file, as a function of the file's number.
 ON_FILES: dict[int, Callable[[int], bytes]] = {
     Op.READ: lambda fh: read_in(fh=fh, size=10),
     Op.WRITE: lambda fh: write_in(fh=fh, size=1) + b"!",
@@ -414,7 +416,7 @@ def test_ids_that_are_no_ids(guest: Guest, folder: Folder) -> None:
     assert (folder.path / "after").stat().st_uid == folder.path.stat().st_uid
 
 
-# The order of requests.
+# Requests in an unexpected order.
 
 
 def test_a_second_init_makes_everything_stale(guest: Guest, folder: Folder) -> None:
@@ -452,7 +454,8 @@ def test_opcodes_on_the_hiprio_queue(guest: Guest, folder: Folder) -> None:
 
 
 def test_lookups_that_are_never_forgotten(daemon: Daemon, guest: Guest, folder: Folder) -> None:
-    """A guest may use up inodes and files, but not the daemon: the next session has them all."""
+    """A guest may use up its inodes and open files, but not the daemon's: the next session has all
+    of them again."""
     for i in range(300):
         guest.create(folder.nodeid, b"%d" % i)
     before = max(daemon.fd_counts().values())
@@ -468,7 +471,8 @@ def test_lookups_that_are_never_forgotten(daemon: Daemon, guest: Guest, folder: 
 
 
 def test_too_many_open_files(guest: Guest, folder: Folder) -> None:
-    """Nothing is answered with anything but an errno when the guest opens what it can."""
+    """When the guest opens all that it can, each reply is success or the errno of too many open
+    files."""
     entry, _ = guest.create(folder.nodeid, b"x")
     pending = []
     for i in range(3000):

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What guests other than Linux send and expect, by the sources of their drivers; docs/guests.md."""
+"""What guests other than Linux send and expect, according to the sources of their drivers.
+
+docs/guests.md has the list.
+"""
 
 import errno
 import os
@@ -37,7 +40,7 @@ from .fuse import (
 from .statfs_mount import StatfsMount
 
 READDIRPLUS, READDIRPLUS_AUTO, MAX_PAGES = 1 << 13, 1 << 14, 1 << 22
-WINDOWS = READDIRPLUS | MAX_PAGES  # with FUSE 7.31
+WINDOWS = READDIRPLUS | MAX_PAGES  # a guest with FUSE 7.31
 FUSE_WRITE_CACHE = 1
 FATTR_MTIME = 1 << 5
 
@@ -50,14 +53,14 @@ def daemon() -> Iterator[Daemon]:
 
 @pytest.fixture
 def guest(frontend: Frontend) -> Guest:
-    """One that is not Linux."""
+    """A guest that is not Linux."""
     guest = Guest(frontend)
     guest.init(31, WINDOWS)
     return guest
 
 
 def listed(guest: Guest, nodeid: int) -> dict[bytes, Attr]:
-    """Attributes by name, of READDIRPLUS."""
+    """The attributes that READDIRPLUS lists, by name."""
     return {e.name: e.entry.attr for e in guest.list(nodeid, plus=True) if e.entry}
 
 
@@ -70,7 +73,7 @@ def block_sizes(guest: Guest) -> tuple[int, int]:
 
 
 def test_blocks_have_one_size(tmp_path: Path) -> None:
-    """Windows multiplies what is counted in fragments by the size of a block."""
+    """Windows multiplies numbers that statfs(2) counts in fragments by the size of a block."""
     with (
         StatfsMount(tmp_path, block=1 << 20, fragment=4096) as mounted,
         Daemon(share=mounted.path) as daemon,
@@ -80,14 +83,14 @@ def test_blocks_have_one_size(tmp_path: Path) -> None:
         guest.init(31, WINDOWS)
         assert block_sizes(guest) == (4096, 4096)
         guest.init()
-        assert block_sizes(guest) == (1 << 20, 4096), "Linux knows both"
+        assert block_sizes(guest) == (1 << 20, 4096), "Linux accepts both sizes"
 
 
 # Lookup counts.
 
 
 def test_a_forget_whose_length_is_the_headers(guest: Guest, folder: Folder) -> None:
-    """Zephyr: the count is in the chain, and not in the length."""
+    """Zephyr: the count is in the chain, but the length in the header does not include it."""
     (folder.path / "x").touch()
     nodeid = guest.lookup(folder.nodeid, b"x").nodeid
     for count, error in ((0, 0), (1, errno.ESTALE)):
@@ -108,13 +111,13 @@ def log(folder: Folder) -> Path:
 
 
 def write(guest: Guest, nodeid: int, fh: int, offset: int, data: bytes, flags: int = 0) -> int:
-    """WRITE with the flags that a guest tells with it; none but Linux tells any."""
+    """WRITE with the flags that a guest sends in it; of all guests only Linux sends flags."""
     body = write_in(fh=fh, offset=offset, size=len(data), flags=flags) + data
     return int(WRITE_OUT.unpack(guest.call(Op.WRITE, nodeid, body))[0])
 
 
 def test_what_was_opened_to_append_appends(guest: Guest, folder: Folder, log: Path) -> None:
-    """Hermit: the offset begins at 0, and O_APPEND comes with OPEN alone."""
+    """Hermit: the offset begins at 0, and only OPEN carries O_APPEND."""
     nodeid = guest.lookup(folder.nodeid, b"log").nodeid
     fh = guest.open(nodeid, os.O_WRONLY | os.O_APPEND)
     write(guest, nodeid, fh, 0, b"NEW")
@@ -125,7 +128,7 @@ def test_what_was_opened_to_append_appends(guest: Guest, folder: Folder, log: Pa
 
 
 def test_what_was_created_to_append_appends(guest: Guest, folder: Folder, log: Path) -> None:
-    """Zephyr: the offset of a second piece is too large by the first one."""
+    """Zephyr: the offset of the second piece is too large by the length of the first piece."""
     for name in ("new", log.name):
         entry, fh = guest.create(folder.nodeid, name.encode(), os.O_RDWR | os.O_APPEND)
         size = (folder.path / name).stat().st_size
@@ -137,14 +140,15 @@ def test_what_was_created_to_append_appends(guest: Guest, folder: Folder, log: P
 def test_linux_says_with_each_write_whether_it_appends(
     guest: Guest, folder: Folder, log: Path
 ) -> None:
-    """By the flags that fcntl(2) has given to the file since."""
+    """By the flags that fcntl(2) has set on the file since it was opened."""
     nodeid = guest.lookup(folder.nodeid, b"log").nodeid
     fh = guest.open(nodeid, os.O_RDWR | os.O_APPEND)
     write(guest, nodeid, fh, 0, b"X", os.O_RDWR)
     assert log.read_bytes() == b"X123456789"
     write(guest, nodeid, fh, 0, b"Y", os.O_RDWR | os.O_APPEND)
     assert log.read_bytes() == b"X123456789Y"
-    body = write_in(fh=fh, offset=1, size=1, write_flags=FUSE_WRITE_CACHE) + b"Z"  # of a mapping
+    # A store to a mapping.
+    body = write_in(fh=fh, offset=1, size=1, write_flags=FUSE_WRITE_CACHE) + b"Z"
     guest.call(Op.WRITE, nodeid, body)
     assert log.read_bytes() == b"XZ23456789Y"
 
@@ -155,7 +159,7 @@ def seek(guest: Guest, nodeid: int, fh: int, offset: int, whence: int) -> int:
 
 
 def test_seeking_is_as_on_the_host(guest: Guest, folder: Folder, log: Path) -> None:
-    """Zephyr has the daemon check its offsets."""
+    """Zephyr leaves it to the daemon to check offsets."""
     nodeid = guest.lookup(folder.nodeid, b"log").nodeid
     fh, other = guest.open(nodeid, os.O_RDONLY), guest.open(nodeid, os.O_RDONLY)
     moves = [(3, os.SEEK_CUR), (7, os.SEEK_SET), (-2, os.SEEK_CUR), (100, os.SEEK_CUR),
@@ -163,9 +167,13 @@ def test_seeking_is_as_on_the_host(guest: Guest, folder: Folder, log: Path) -> N
     with log.open("rb", buffering=0) as file:
         on_host = [os.lseek(file.fileno(), *move) for move in moves]
     assert [seek(guest, nodeid, fh, *move) for move in moves] == on_host
-    assert seek(guest, nodeid, other, 0, os.SEEK_CUR) == 0, "each open file stands elsewhere"
+    assert seek(guest, nodeid, other, 0, os.SEEK_CUR) == 0, (
+        "each open file has an offset of its own"
+    )
     guest.read(nodeid, other, 0, 5)
-    assert seek(guest, nodeid, other, 0, os.SEEK_CUR) == 0, "READ names its offset"
+    assert seek(guest, nodeid, other, 0, os.SEEK_CUR) == 0, (
+        "READ does not use the open file's offset"
+    )
 
 
 def test_seeking_before_the_beginning_or_by_no_known_way(
@@ -189,7 +197,7 @@ def setattr_body(valid: int, fh: int = 0, size: int = 0, mtime: int = 0, mode: i
 
 
 def test_changing_a_link_that_is_not_open(guest: Guest, folder: Folder) -> None:
-    """Windows: fh 0."""
+    """Windows sends fh 0."""
     (folder.path / "link").symlink_to("target")
     nodeid = guest.lookup(folder.nodeid, b"link").nodeid
     guest.call(Op.SETATTR, nodeid, setattr_body(FATTR_FH | FATTR_MTIME, mtime=12345))
@@ -221,20 +229,20 @@ def access(guest: Guest, nodeid: int, mask: int, ids: tuple[int, int]) -> int:
         (0o660, (0, 5555), {os.R_OK: 0, os.W_OK: 0, os.X_OK: errno.EACCES}),
         (0o604, (0, 5555), {os.R_OK: 0, os.W_OK: errno.EACCES}),
         (0o600, (0, 5555), {os.R_OK: errno.EACCES}),
-        (0o070, (ALICE[0], 5555), {os.R_OK: errno.EACCES}),  # the owner's bits decide
+        (0o070, (ALICE[0], 5555), {os.R_OK: errno.EACCES}),  # the owner's mode bits decide
         (0o620, ALICE, {os.R_OK: 0, os.W_OK: 0}),
     ],
 )
-def test_access_by_a_group_that_is_not_told(
+def test_access_by_a_group_that_is_not_sent(
     guest: Guest, folder: Folder, log: Path, mode: int, owner: tuple[int, int],
     wanted: dict[int, int],
 ) -> None:  # fmt: skip
-    """FreeBSD without default_permissions: nobody else knows who is in the group."""
+    """FreeBSD without default_permissions: only the host knows the members of the group."""
     os.chown(log, *owner)
     log.chmod(mode)
     nodeid = guest.lookup(folder.nodeid, log.name.encode()).nodeid
     assert {mask: access(guest, nodeid, mask, ALICE) for mask in wanted} == wanted
-    assert guest.mkdir(folder.nodeid, b"made").attr.uid == 0, "root again"
+    assert guest.mkdir(folder.nodeid, b"made").attr.uid == 0, "the worker is root again"
 
 
 def test_access_of_linux_is_strict(frontend: Frontend, folder: Folder, log: Path) -> None:
@@ -248,13 +256,14 @@ def test_access_of_linux_is_strict(frontend: Frontend, folder: Folder, log: Path
 
 
 GIB = 1 << 30
-HEADER_GPA = GuestMemory.BASE + (8 << 20)  # above what the driver allocates
+HEADER_GPA = GuestMemory.BASE + (8 << 20)  # an address above all that the driver allocates
 DATA_GPA = GuestMemory.BASE + (16 << 20)
 
 
 def test_a_read_of_four_gigabytes_at_once() -> None:
-    """UEFI firmware offers the length of the file, up to 4 GiB - 1, as one descriptor."""
-    memory = GuestMemory(5 * GIB, regions=1)  # sparse
+    """UEFI firmware offers room for the whole length of the file, up to 4 GiB - 1, as one
+    descriptor."""
+    memory = GuestMemory(5 * GIB, regions=1)  # a sparse file
     with Daemon() as daemon, Frontend(daemon.socket, memory) as frontend:
         (daemon.share / "file").write_bytes(b"content")
         guest = Guest(frontend.setup(1))
@@ -282,7 +291,7 @@ def test_a_read_of_four_gigabytes_at_once() -> None:
 
 
 def test_a_name_that_does_not_exist_is_an_error(guest: Guest, folder: Folder) -> None:
-    """nodeid 0 would be an inode."""
+    """An entry with nodeid 0 would be an inode for this guest."""
     expect(errno.ENOENT, guest.ask(Op.LOOKUP, folder.nodeid, names(b"absent")))
 
 

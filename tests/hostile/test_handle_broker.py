@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The broker of file handles, asked by a worker that was taken over, and taken over itself."""
+"""The broker of file handles: asked by a worker that was taken over, and taken over itself."""
 
 import array
 import errno
@@ -26,9 +26,10 @@ from .fuse import GETATTR_IN, ROOT, Guest, Op
 from .injector import AT_FDCWD, Injector, Killed, error_name, fds
 from .test_taken_over import handle_of, is_root
 
-LIMIT: Final = 512  # open files of the daemon
-BY_NAME: Final = {"none": ("--inode-file-handles=signed",)}  # where it is not the default
-CROWD: Final = 600  # files: more than there can be fds for
+LIMIT: Final = 512  # limit of open files of the daemon
+# By sandbox mode: the option that starts a broker where that is not the default.
+BY_NAME: Final = {"none": ("--inode-file-handles=signed",)}
+CROWD: Final = 600  # number of files: more than there can be fds for
 O_PATH: Final = 0o10000000
 SIGN, OPEN = 1, 2
 BATCH: Final = 63
@@ -60,11 +61,11 @@ def await_both(daemon: Daemon) -> None:
 
 
 def await_end(daemon: Daemon, pid: int) -> None:
-    wait_until(lambda: pid not in daemon.titled(" handles"), 5, "it is dead")
+    wait_until(lambda: pid not in daemon.titled(" handles"), 5, "the process is dead")
 
 
 def guard_and_broker(daemon: Daemon) -> tuple[int, int]:
-    """Their pids."""
+    """The pids of the broker's guard and of the broker."""
     found = daemon.titled(" handles")
     parents = {pid: status(pid, "PPid") for pid in found}
     (broker,) = (pid for pid, parent in parents.items() if int(parent) in found)
@@ -79,21 +80,21 @@ def status(pid: int, key: str, field: int = 0) -> str:
 
 
 def crowd(guest: Guest, folder: Folder, queue: int = 1) -> list[int]:
-    """Make so many files known that those which were known before have no fd any more."""
+    """Make CROWD files known, so that the files that were known before have no fd any more."""
     for i in range(CROWD):
         (folder.path / f"crowd-{i}").touch()
     return [guest.lookup(folder.nodeid, b"crowd-%d" % i, queue).nodeid for i in range(CROWD)]
 
 
 def demoted(guest: Guest, folder: Folder, name: str = "file") -> int:
-    """The nodeid of a file of this name that is held by its handle alone."""
+    """The nodeid of a file with this name that is held by its handle alone."""
     (folder.path / name).write_text(name)
     crowd(guest, folder)
     return guest.lookup(folder.nodeid, name.encode()).nodeid
 
 
 class Thief:
-    """A worker that was taken over, and its socket of the broker."""
+    """A worker that was taken over, and its socket to the broker."""
 
     def __init__(self, worker: Injector) -> None:
         self.worker = worker
@@ -103,10 +104,11 @@ class Thief:
         slot = int(re.findall(r"worker (\d+)", title(worker.pid))[0])
         self.sock = sorted(fd for fd in sockets if self._is_of_broker(fd))[slot]
         self._nonce = 0
-        self.home = self.open_in_share("", O_PATH | os.O_DIRECTORY)  # on the share's own mount
+        # The directory is on the share's own mount.
+        self.home = self.open_in_share("", O_PATH | os.O_DIRECTORY)
 
     def _is_of_broker(self, fd: int) -> bool:
-        """It is a socket for packets, from a pair that the pool itself has made."""
+        """Is this fd a socket for packets, from a socket pair that the pool itself has made?"""
         return self._option(fd, socket.SO_TYPE) == socket.SOCK_SEQPACKET and (
             self._option(fd, socket.SO_PEERCRED) == self._pool
         )
@@ -133,7 +135,7 @@ class Thief:
         return self.worker.address(content, 0x30000)
 
     def receive(self) -> tuple[bytes, list[int]] | None:
-        """A packet of the broker's with its fds, if there is one."""
+        """A packet from the broker with its fds, if there is a packet."""
         message = self._message(bytes(ANSWER_MAX), bytes(64))
         size = self.worker.call("recvmsg", self.sock, message, MSG_FLAGS)
         if size < 0:
@@ -154,12 +156,12 @@ class Thief:
         fds: Sequence[int] = (),
         home: int | None = None,
     ) -> tuple[int, bytes, list[int]]:
-        """The error, the rest and the fds of the answer to this request about the mount that
-        `home` is on."""
+        """Send this request about the mount that `home` is on. Return: the error, the rest and the
+        fds of the answer."""
         self._nonce += 1
         request = REQUEST.pack(self._nonce, op, 0, mac) + identity
         fds = [self.home if home is None else home, *fds]
-        wait_until(lambda: self.send(request, fds) == len(request), 5, "its socket has room")
+        wait_until(lambda: self.send(request, fds) == len(request), 5, "the socket has room")
         while True:
             answer = self._await()
             nonce, error, _ = ANSWER.unpack_from(answer[0])
@@ -178,14 +180,14 @@ class Thief:
         return answers[0]
 
     def sign(self, fd: int) -> tuple[int, bytes, int]:
-        """The error, what was signed, and the signature of the file of an fd."""
+        """Have the file of an fd signed. Return: the error, what was signed, and the signature."""
         error, rest, _ = self.ask(SIGN, fds=[fd])
         assert error == 0
         one_error, _, _, mac = SIGNATURE.unpack_from(rest)
         return one_error, rest[SIGNATURE.size :], mac
 
     def open(self, identity: bytes, mac: int) -> int:
-        """An fd, or -errno."""
+        """Open a signed handle. Return: an fd, or -errno."""
         error, _, fds = self.ask(OPEN, identity, mac)
         return fds[0] if fds else error
 
@@ -204,7 +206,8 @@ def title(pid: int) -> str:
 
 @pytest.fixture
 def thief(daemon: Daemon, guest: Guest, folder: Folder) -> Iterator[Thief]:
-    """After `folder`: its queue is served no more."""
+    """The worker of queue 1, taken over. `folder` must come first, since queue 1 is not served from
+    here on."""
     guest.getattr(folder.nodeid)
     (pid,) = daemon.titled("worker", "queue 1")
     with Injector(pid) as worker:
@@ -218,7 +221,7 @@ def fds_of(pid: int) -> list[str]:
     return sorted(str(path.readlink()) for path in Path(f"/proc/{pid}/fd").iterdir())
 
 
-# ---- what a worker that was taken over gets ----
+# ---- what a worker that was taken over can reach ----
 
 
 @with_handles
@@ -234,7 +237,7 @@ def test_it_opens_what_it_had_open_before(thief: Thief, folder: Folder) -> None:
 
 @with_handles
 def test_it_opens_nothing_else(thief: Thief, folder: Folder, tmp_path: Path) -> None:
-    outside = tmp_path / "outside"  # on the same file system
+    outside = tmp_path / "outside"  # a file on the same file system
     outside.touch()
     names = [f"{folder.path.name}/{name}" for name in "xy"]
     for name in names:
@@ -268,7 +271,8 @@ def test_what_is_not_of_the_share_is_not_signed(thief: Thief) -> None:
 
 
 def test_a_handle_reaches_a_directory_moved_out_of_the_share_and_nothing_beside() -> None:
-    """Nothing beside it is."""
+    """The handle of a directory that was moved out opens it; no file beside that directory is
+    opened."""
     with Daemon("--inode-file-handles=signed") as daemon, Frontend(daemon.socket) as frontend:
         Guest(frontend.setup(1)).init()
         (pid,) = daemon.titled("worker 0")
@@ -281,7 +285,7 @@ def test_a_handle_reaches_a_directory_moved_out_of_the_share_and_nothing_beside(
             thief = Thief(worker)
             kept = thief.open_in_share(inside.name, O_PATH | os.O_DIRECTORY)
             error, identity, mac = thief.sign(kept)
-            inside.rename(outside / "directory")  # not a copy of it: that is another file
+            inside.rename(outside / "directory")  # a link and not a copy: a copy is another file
             opened = thief.open(identity, mac)
             assert error == 0
             for fd in (kept, opened):
@@ -291,7 +295,8 @@ def test_a_handle_reaches_a_directory_moved_out_of_the_share_and_nothing_beside(
 
 
 def test_odd_messages_change_nothing(daemon: Daemon, thief: Thief, folder: Folder) -> None:
-    """Each of 10,000 messages is a real one with something wrong; some have fds, none is read."""
+    """Each of 10,000 messages is a real message with one mistake; some carry fds, and none of the
+    answers is read."""
     (folder.path / "file").touch()
     fd = thief.open_in_share(f"{folder.path.name}/file")
     _, identity, mac = thief.sign(fd)
@@ -318,7 +323,7 @@ def test_odd_messages_change_nothing(daemon: Daemon, thief: Thief, folder: Folde
 
 @with_handles
 def test_few_fds_wait_in_a_socket(daemon: Daemon, thief: Thief) -> None:
-    """They count against a limit that all processes of a user share."""
+    """The fds count against a limit that all processes of a user share."""
     _, broker = guard_and_broker(daemon)
     request = REQUEST.pack(1, OPEN, 0, 0) + bytes(IDENTITY.size)
     os.kill(broker, signal.SIGSTOP)
@@ -370,7 +375,7 @@ def test_a_worker_cannot_read_the_key(daemon: Daemon, thief: Thief) -> None:
 
 
 def test_a_read_only_share_keeps_the_key_as_well() -> None:
-    """Its workers have the broker's capability."""
+    """The workers of a read-only share have the same capability as the broker."""
     with (
         Daemon("--readonly", "--inode-file-handles=signed") as daemon,
         Frontend(daemon.socket) as frontend,
@@ -381,7 +386,7 @@ def test_a_read_only_share_keeps_the_key_as_well() -> None:
             test_a_worker_cannot_read_the_key(daemon, Thief(worker))
 
 
-# ---- the broker that was taken over ----
+# ---- a broker that was taken over ----
 
 FORBIDDEN: Final[dict[str, tuple[Any, ...]]] = {
     "open for writing": ("openat", AT_FDCWD, "/x", os.O_RDWR, 0),
@@ -430,7 +435,7 @@ def test_guard_and_broker_have_few_rights_and_few_fds(daemon: Daemon) -> None:
 
 
 def asked(guest: Guest, nodeid: int, queue: int = 1) -> int:
-    """The inode number that GETATTR of this nodeid tells."""
+    """The inode number in the reply to GETATTR of this nodeid."""
     reply = guest.ask(Op.GETATTR, nodeid, GETATTR_IN.pack(0, 0, 0), room=104, queue=queue)
     assert not reply.error, errno.errorcode[reply.error]
     return int.from_bytes(reply.data[16:24], "little")
@@ -484,8 +489,8 @@ def test_files_on_a_mount_in_the_share_are_signed_and_opened(
 def test_a_worker_is_killed_while_it_waits_for_the_broker(
     daemon: Daemon, guest: Guest, folder: Folder, times: int
 ) -> None:
-    """In OPEN, or in SIGN: what it asked for is answered to nobody, and what the guest asked for to
-    the next worker."""
+    """A worker dies during OPEN, or during SIGN: its answer reaches no worker, and the guest's
+    request is served by the next worker."""
     nodeid = demoted(guest, folder)
     (folder.path / "other").touch()
     guard, broker = guard_and_broker(daemon)
@@ -497,9 +502,9 @@ def test_a_worker_is_killed_while_it_waits_for_the_broker(
             pending = guest.submit(Op.LOOKUP, folder.nodeid, b"other\0", room=128)
         (worker,) = daemon.titled("worker", "queue 1")
         waits = Path(f"/proc/{worker}/syscall")
-        wait_until(lambda: waits.read_text().startswith("7 "), 5, "it polls the broker's socket")
+        wait_until(lambda: waits.read_text().startswith("7 "), 5, "the worker polls its socket")
         os.kill(worker, signal.SIGKILL)
-        wait_until(lambda: worker not in daemon.titled("worker"), 5, "it is dead")
+        wait_until(lambda: worker not in daemon.titled("worker"), 5, "the worker is dead")
     finally:
         os.kill(broker, signal.SIGCONT)
     reply = guest.finish(pending)
@@ -520,7 +525,7 @@ def start(*options: str) -> tuple[Daemon, Frontend, Guest]:
 
 
 def test_a_broker_that_fails_again_and_again_is_not_replaced_for_ever() -> None:
-    """The share goes on with the fds that there are."""
+    """The share goes on with the fds that it already has."""
     daemon, frontend, guest = start()
     with daemon, frontend:
         (daemon.share / "file").touch()
@@ -529,10 +534,11 @@ def test_a_broker_that_fails_again_and_again_is_not_replaced_for_ever() -> None:
             _, broker = guard_and_broker(daemon)
             os.kill(broker, signal.SIGSEGV)
             await_end(daemon, broker)
-            wait_until(lambda: len(daemon.titled(" handles")) != 1, 5, "the next, or none")
+            wait_until(lambda: len(daemon.titled(" handles")) != 1, 5, "the next broker, or none")
         assert not daemon.titled(" handles")
         wait_until(lambda: "broker of file handles is gone" in daemon.log.read_text(), 5, "a line")
-        guest.ask(Op.GETATTR, known, GETATTR_IN.pack(0, 0, 0), room=104)  # stale if it has no fd
+        # The file is stale if it has no fd.
+        guest.ask(Op.GETATTR, known, GETATTR_IN.pack(0, 0, 0), room=104)
         assert guest.lookup(ROOT, b"file").nodeid == known
         assert asked(guest, known)
         for i in range(CROWD):
@@ -550,7 +556,9 @@ def test_the_broker_is_not_asked_in_vain_in_every_turn() -> None:
             guest.mkdir(ROOT, b"d%d" % i)
             (daemon.share / f"d{i}").rmdir()
         _, broker = guard_and_broker(daemon)
-        wait_until(lambda: guest.getattr(ROOT) and switches(broker) > 100, 5, "it was asked")
+        wait_until(
+            lambda: guest.getattr(ROOT) and switches(broker) > 100, 5, "the broker was asked"
+        )
         before = switches(broker)
         for _ in range(20):
             guest.getattr(ROOT)
@@ -558,7 +566,7 @@ def test_the_broker_is_not_asked_in_vain_in_every_turn() -> None:
 
 
 def switches(pid: int) -> int:
-    """How often the process has waited for something."""
+    """The number of times that the process has waited."""
     return int(status(pid, "voluntary_ctxt_switches"))
 
 
@@ -567,7 +575,7 @@ def test_all_of_them_end_with_the_daemon() -> None:
     with daemon, frontend:
         pids = daemon.titled(" handles")
         assert len(pids) == 2
-    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), 5, "they end")
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), 5, "both end")
 
 
 def test_without_namespaces_they_end_with_the_pool() -> None:
@@ -581,17 +589,17 @@ def test_without_namespaces_they_end_with_the_pool() -> None:
         )
 
 
-# ---- what the line at the start says, and what users rely on ----
+# ---- the line at the start about inodes, and properties that users rely on ----
 
 
 def said(share: Path, *options: str) -> tuple[str, bool]:
-    """The line at the start about inodes, and whether there is a broker."""
+    """The line at the start about inodes, and whether a broker runs."""
 
     def lines(daemon: Daemon) -> list[str]:
         return [line for line in daemon.log.read_text().splitlines() if "inodes are held" in line]
 
     with Daemon(*options, share=share) as daemon:
-        wait_until(lambda: bool(lines(daemon)), 5, "the line")
+        wait_until(lambda: bool(lines(daemon)), 5, "the line about inodes")
         (line,) = lines(daemon)
         return line, bool(daemon.titled(" handles"))
 
@@ -630,7 +638,8 @@ def test_17000_files_are_known_under_a_limit_of_20000() -> None:
 
 
 def test_a_large_listing_fits_into_few_fds() -> None:
-    """As `find` under a limit, by READDIRPLUS, twice; the same files have the same nodeids."""
+    """READDIRPLUS as `find` does it, under a limit of fds, twice; the same files have the same
+    nodeids."""
     daemon, frontend, guest = start()
     with daemon, frontend:
         for i in range(6_000):

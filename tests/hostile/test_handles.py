@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Inodes held by file handles: the right file whatever the host does, and few fds."""
+"""Inodes held by file handles: they reach the right file whatever the host does, with few fds."""
 
 import errno
 import os
@@ -15,7 +15,7 @@ from .conftest import OPTIONS, QUEUES, Folder
 from .daemon import Daemon, wait_until
 from .fuse import Guest, Op, expect, names, read_in
 
-LIMIT = 512  # open files of the daemon
+LIMIT = 512  # limit of open files of the daemon
 RAW = ("prefer", "mandatory")
 MODES = (*RAW, "signed")
 CAPABILITIES = 0x880000DB
@@ -67,7 +67,8 @@ def test_a_large_tree_works_within_the_limit(daemon: Daemon, guest: Guest, folde
 def test_directories_that_the_guest_makes_fit_into_the_limit(
     daemon: Daemon, guest: Guest, folder: Folder
 ) -> None:
-    """They have an fd at first. When it goes they are the same ones still."""
+    """Directories that the guest makes have an fd at first. After the fd is closed the nodeids
+    still mean the same directories."""
     made = [guest.mkdir(folder.nodeid, b"d%d" % i).nodeid for i in range(2 * LIMIT)]
     for queue in range(1, QUEUES + 1):
         guest.lookup(folder.nodeid, b".", queue)  # fds are closed between two batches
@@ -102,7 +103,7 @@ def test_too_many_open_files_are_one_requests_problem(guest: Guest, folder: Fold
             break
         fhs.append(int.from_bytes(reply.data[:8], "little"))
     assert LIMIT // 4 < len(fhs) < LIMIT
-    # A directory cannot be opened now either; what is known needs no fd.
+    # A directory cannot be opened at this point either; an inode that is already known needs no fd.
     assert guest.ask(Op.OPENDIR, folder.nodeid, bytes(8), room=16).error == errno.ENFILE
     (folder.path / "later").touch()
     assert guest.lookup(folder.nodeid, b"later").nodeid
@@ -115,10 +116,11 @@ def test_too_many_open_files_are_one_requests_problem(guest: Guest, folder: Fold
 @with_handles
 @only_raw
 def test_a_deleted_file_is_stale_and_its_number_anothers(guest: Guest, folder: Folder) -> None:
-    """The host reuses inode numbers at once; the guest must never see the new file as the old."""
+    """The host gives the number of a deleted inode to the next file; the guest must never see the
+    new file as the old one."""
     seen: dict[int, int] = {}
     reused = 0
-    for i in range(4000):  # others on this file system may be faster to take a number
+    for i in range(4000):  # another process on this file system may take the number first
         if reused == 20:
             break
         path = folder.path / "victim"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Holes are where the host says, unless the guest may have stores there that it holds back."""
+"""Holes are reported where the host has them, unless the guest may hold back stores into them."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,7 @@ from .driver import Frontend
 from .fuse import LSEEK_IN, READ_IN, ROOT, U64, Guest, Op
 
 SIZE = 1 << 20
-AT = 1 << 19  # the only data
+AT = 1 << 19  # the only data in the file
 
 
 def sparse(share: Path) -> Path:
@@ -53,7 +53,7 @@ MAPPED, UNMAPPED = 0, AT
 def test_holes_are_those_of_the_host_unless_a_store_may_be_in_one(
     options: tuple[str, ...], access: int, read_flags: int | None, expected: int
 ) -> None:
-    """`read_flags`: those of the open file at a READ; None: the guest reads nothing."""
+    """`read_flags`: the flags of the open file that a READ uses; None: the guest reads nothing."""
     with Daemon(*options) as daemon, Frontend(daemon.socket) as frontend:
         sparse(daemon.share)
         guest = Guest(frontend.setup(1))
@@ -82,7 +82,7 @@ def test_a_file_that_is_open_elsewhere_counts_until_it_is_released() -> None:
 
 @pytest.mark.parametrize(("options", "blocks"), [((), 1), (("--cache=never",), 0)])
 def test_a_file_that_may_be_mapped_has_a_block(options: tuple[str, ...], blocks: int) -> None:
-    """GNU tar does not read one without any. An empty file has nothing that could be stored to."""
+    """GNU tar does not read a file without blocks. An empty file has no place for a store."""
     with Daemon(*options) as daemon, Frontend(daemon.socket) as frontend:
         for name, size in (("empty", 0), ("file", SIZE)):
             (daemon.share / name).touch()

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Guest memory of huge pages, in the slices that QEMU announces: none is used here, for this host
-may have no huge page free, but each is mapped."""
+"""Guest memory of huge pages, in the slices that QEMU announces.
+
+No page is used here, since this host may have no free huge page, but each page is mapped.
+"""
 
 import os
 from collections.abc import Iterator
@@ -17,7 +19,7 @@ GPA, UVA = 1 << 40, 1 << 46
 
 
 def huge_page() -> int:
-    """Bytes of a huge page of the default size."""
+    """The size of a huge page of the default size, in bytes."""
     (line,) = [
         line
         for line in Path("/proc/meminfo").read_text().splitlines()
@@ -35,7 +37,8 @@ def memory() -> Iterator[int]:
 
 
 def test_slices_of_huge_pages_are_mapped(daemon: Daemon, guest: Guest, memory: int) -> None:
-    """Below 640 KiB, above 768 KiB, and a whole page: offsets and ends that no huge page has."""
+    """Below 640 KiB, above 768 KiB, and a whole page: the slices have offsets and ends inside a
+    huge page."""
     frontend, page = guest.frontend, huge_page()
     slices = ((0, 0xA0000), (0xC0000, page - 0xC0000), (page, page))
     regions = [Region(GPA + start, size, UVA + start, start) for start, size in slices]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A part of the share hangs: what waits for it is answered when it goes on, and rightly."""
+"""A part of the share hangs: a request that waits for it gets the right answer when it goes on."""
 
 import errno
 import os
@@ -53,7 +53,8 @@ def test_a_flood_of_releases_closes_no_file_that_a_request_waits_for(
     share: HungMount, tmp_path: Path
 ) -> None:
     """One thread hangs in a read; a second read is queued behind it, and its file is released. Then
-    so many files are released that the list of those that wait is full, and others are opened."""
+    enough files are released to fill the list of files that wait to be closed, and others are
+    opened."""
     for name in ("first", "second"):
         (tmp_path / "source" / name).write_text(name)
     (tmp_path / "share" / "other").write_text("other")
@@ -82,8 +83,8 @@ def test_a_flood_of_releases_closes_no_file_that_a_request_waits_for(
 def test_a_worker_is_replaced_while_what_it_served_hangs(
     share: HungMount, sandbox_mode: SandboxMode, tmp_path: Path
 ) -> None:
-    """The pool asks nobody about the files that are open: it buries the dead, fills its place, and
-    goes on taking orders."""
+    """The pool asks no file system about the open files when it replaces a worker: it reaps the
+    dead worker, starts another worker, and goes on taking orders."""
     for number in range(10):
         (tmp_path / "source" / str(number)).touch()
     with (
@@ -106,9 +107,9 @@ def test_a_worker_is_replaced_while_what_it_served_hangs(
         guest.lookup(slow, b"1", queue=2)
 
 
-# No fd is left, as closing hangs.
+# There is no fd left, as each close hangs.
 
-LIMIT = 512  # open files of the daemon
+LIMIT = 512  # limit of open files of the daemon
 GONE = 160
 KNOWN = 20
 
@@ -116,7 +117,7 @@ KNOWN = 20
 @pytest.fixture
 def flushing(share: HungMount, tmp_path: Path) -> Iterator[HungMount]:
     """A directory, tmp_path/other, with a mount `mnt` in it whose server is asked at each close(2):
-    its files are on `share`, which is no local file system."""
+    the mount's files are on `share`, which is not a local file system."""
     (tmp_path / "other").mkdir()
     with HungMount(tmp_path / "other", share.path / "source") as mounted:
         yield mounted
@@ -125,7 +126,7 @@ def flushing(share: HungMount, tmp_path: Path) -> Iterator[HungMount]:
 def test_while_closing_hangs_not_every_request_waits_for_an_fd(
     flushing: HungMount, tmp_path: Path
 ) -> None:
-    """Each thread that closes takes several fds, and hangs with the first."""
+    """Each thread that closes takes several fds, and hangs with the first of them."""
     for i in range(GONE):
         (flushing.path / str(i)).touch()
     for i in range(KNOWN):
@@ -164,14 +165,14 @@ def error_of_getattr(guest: Guest, nodeid: int) -> int:
     return guest.ask(Op.GETATTR, nodeid, bytes(16), room=104).error
 
 
-# The guest's memory changes.
+# A request hangs while the guest's memory changes.
 
-SIZE = 64 << 10  # of a read
+SIZE = 64 << 10  # the length of a read
 
 
 class ReadInto:
     """A read that hangs, of a file full of "x", into the second of the guest's two regions; the
-    rings and the request are in the first."""
+    rings and the request are in the first region."""
 
     def __init__(
         self, daemon: Daemon, frontend: Frontend, share: HungMount, tmp_path: Path
@@ -184,7 +185,8 @@ class ReadInto:
         nodeid = guest.lookup(slow, b"file").nodeid
         fh = guest.open(nodeid, os.O_RDONLY)
         _, self.second = self.memory.regions
-        self.buffer = self.second.gpa + (self.second.size // 2) - SIZE // 2  # across its middle
+        # Across the middle of the second region.
+        self.buffer = self.second.gpa + (self.second.size // 2) - SIZE // 2
         body = read_in(fh=fh, size=SIZE)
         header = IN_HEADER.pack(
             IN_HEADER.size + len(body), Op.READ, 4711, nodeid, 0, 0, os.getpid(), 0, 0
@@ -197,7 +199,8 @@ class ReadInto:
         (self._worker,) = daemon.titled("worker 0")
 
     def submit(self) -> int:
-        """Returns the head of the chain once the worker waits for the file system."""
+        """Send the read. Return: the head of the chain, once the worker waits for the file
+        system."""
         head = self._ring.submit(
             [self._request, Segment(self.reply, 16, True), Segment(self.buffer, SIZE, True)]
         )
@@ -227,8 +230,8 @@ def hung_read(share: HungMount, sandbox_mode: SandboxMode, tmp_path: Path) -> It
 
 @in_each_mode
 def test_memory_that_was_taken_back_stays_as_it_is(hung_read: ReadInto, share: HungMount) -> None:
-    """The request that hangs is answered before the acknowledgement, and what it reads later goes
-    nowhere."""
+    """The request that hangs is answered before the acknowledgement, and what the call reads later
+    reaches no guest memory."""
     frontend = hung_read.guest.frontend
     with share.hanging():
         head = hung_read.submit()
@@ -243,7 +246,8 @@ def test_memory_that_was_taken_back_stays_as_it_is(hung_read: ReadInto, share: H
 def test_a_request_goes_on_when_its_memory_is_split_into_regions(
     hung_read: ReadInto, share: HungMount
 ) -> None:
-    """As QEMU does when a device is plugged in: nobody waits, so nothing is given up."""
+    """As QEMU does when a device is plugged in: each address keeps its memory, so the daemon waits
+    for no request and gives no request up."""
     frontend, second = hung_read.guest.frontend, hung_read.second
     half = second.size // 2
     pieces = [
@@ -276,7 +280,9 @@ def test_a_directory_that_two_queues_read_costs_no_cpu_while_it_hangs(
             waiting = [
                 guest.submit(Op.READDIR, slow, body, room=4096, queue=queue) for queue in (1, 2)
             ]
-            wait_until(lambda: any(waits_for_a_server(w.pid) for w in workers), 10, "one waits")
+            wait_until(
+                lambda: any(waits_for_a_server(w.pid) for w in workers), 10, "a worker waits"
+            )
             before = [sum(worker.cpu_times()[:2]) for worker in workers]
             time.sleep(2)
             spent = [sum(worker.cpu_times()[:2]) for worker in workers]
@@ -289,7 +295,8 @@ def test_a_directory_that_two_queues_read_costs_no_cpu_while_it_hangs(
 def test_memory_on_a_file_system_that_hangs_holds_up_no_supervisor(
     share: HungMount, tmp_path: Path
 ) -> None:
-    """It belongs to the VMM, and may be its own: the supervisor asks nobody about it."""
+    """The memory belongs to the VMM, and its file system may be the VMM's own: the supervisor asks
+    that file system for nothing."""
     size = 1 << 20
     (tmp_path / "source" / "memory").write_bytes(bytes(size))
     with (

@@ -19,7 +19,7 @@ SWITCHES = re.compile(r"^(?:non)?voluntary_ctxt_switches:\t(\d+)$", re.MULTILINE
 
 
 def context_switches(daemon: Daemon) -> dict[str, int]:
-    """By thread of the daemon's processes; one that sleeps on has no more of them."""
+    """Context switches by thread of the daemon's processes; a thread that sleeps on adds none."""
     found = {}
     for process in daemon.processes():
         for thread in Path(f"/proc/{process.pid}/task").iterdir():
@@ -30,7 +30,7 @@ def context_switches(daemon: Daemon) -> dict[str, int]:
 
 
 def wakeups(daemon: Daemon) -> dict[str, int]:
-    """By thread, during IDLE_SECONDS."""
+    """Wake-ups by thread, during IDLE_SECONDS."""
     before = context_switches(daemon)
     time.sleep(IDLE_SECONDS)
     woken = {who: n - before.get(who, 0) for who, n in context_switches(daemon).items()}
@@ -38,11 +38,11 @@ def wakeups(daemon: Daemon) -> dict[str, int]:
 
 
 def assert_asleep(daemon: Daemon) -> None:
-    """What wakes up within IDLE_SECONDS again and again never lets this pass. What only looks after
-    something has its last turn late on a loaded machine."""
+    """A process that wakes up more often than every IDLE_SECONDS never lets this check pass. Work
+    that is done once, after something happened, may come late on a loaded machine."""
     seen: list[dict[str, int]] = []
     while not seen or seen[-1]:
-        assert len(seen) < LOADED, f"no rest: {seen}"
+        assert len(seen) < LOADED, f"processes wake up again and again: {seen}"
         seen.append(wakeups(daemon))
 
 

@@ -36,8 +36,8 @@ from .test_credentials import create, groups, mkdir, setattr_
 
 NO_ID = 0xFFFFFFFF
 RULES = (
-    "--translate-uid=squash-guest:0:10000:1",  # guest root is 10000 there, which is shown …
-    "--translate-uid=host:10000:0:1",  # … as root
+    "--translate-uid=squash-guest:0:10000:1",  # guest root has this id on the host …
+    "--translate-uid=host:10000:0:1",  # … and the guest is shown it as root
     "--translate-uid=map:1000:20000:10",
     "--translate-uid=forbid-guest:2000:1000",
     "--translate-uid=squash-host:50000:65534:1000",
@@ -46,7 +46,7 @@ RULES = (
     "--translate-gid=map:5000:0:1",
     "--translate-gid=forbid-guest:2000:1000",
 )
-# What the guest says, what is on the host, what the guest is shown.
+# The id in the guest's request, the id on the host, the id that the guest is shown.
 OWNERS = [
     ((0, 0), (10000, 10001), (0, 0)),
     ((1000, 1000), (20000, 30000), (1000, 1000)),
@@ -151,7 +151,8 @@ def test_a_forbidden_id_is_eperm(guest: Guest, folder: Folder, ids: tuple[int, i
     expect(errno.EPERM, guest.ask(Op.SETATTR, x, body))
     assert owner(folder.path / "x") == (20000, 30000)
     assert list((folder.path / "x").iterdir()) == []
-    # What is done as root, on the guest kernel's word, is not asked who it is for.
+    # The daemon does these ops as root, on the guest kernel's word, so the ids of the request are
+    # not looked at.
     guest.call(Op.RMDIR, folder.nodeid, names(b"x"), ids=ids)
 
 
@@ -236,7 +237,7 @@ def test_an_unprivileged_daemon_translates_to_its_user(
 
 
 def test_who_is_root_on_the_host_only_makes_no_set_gid_file() -> None:
-    """The host's root has CAP_FSETID, the guest's user has not."""
+    """The host's root has CAP_FSETID, but the guest's user does not."""
     rules = ("--translate-uid=map:1000:0:1", "--translate-gid=map:1000:0:1")
     with Daemon(*OPTIONS, *rules) as daemon, Frontend(daemon.socket) as frontend:
         guest = Guest(frontend.setup(1))

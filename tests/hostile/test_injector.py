@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The injector itself: real calls, honest results, and a process that notices nothing."""
+"""The injector itself: real calls, true results, and a process that notices nothing."""
 
 import errno
 import os

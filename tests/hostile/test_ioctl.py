@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the guest sets by ioctl: flags of its files, and nothing that is the host's to decide."""
+"""What the guest sets by ioctl: flags of its own files, and nothing that is for the host to
+decide."""
 
 import errno
 import fcntl
@@ -27,7 +28,7 @@ INT = struct.Struct("<I")
 XATTR = struct.Struct("<IIIII8x")  # xflags extsize nextents projid cowextsize
 
 FLAGS = {"S": 0x8, "i": 0x10, "a": 0x20, "d": 0x40, "A": 0x80, "D": 0x1_0000}
-# CAP_LINUX_IMMUTABLE in a user namespace is nothing to the host.
+# CAP_LINUX_IMMUTABLE in a user namespace counts for nothing on the host.
 HOSTS_CAPABILITY = ("i", "a", "immutable", "append")
 FOREIGN_FLAGS = {"j": 0x4000, "T": 0x2_0000, "P": 0x2000_0000, "F": 0x4000_0000, "x": 0x200_0000}
 XFLAGS = {"append": 0x10, "immutable": 0x8, "sync": 0x20, "noatime": 0x40, "nodump": 0x80}
@@ -37,7 +38,7 @@ FOREIGN_XFLAGS = {
     "cowextsize": 0x10000,
 }  # fmt: skip
 
-KINDS = ("ext4", "xfs")  # ext4 has project ids only with a kernel that has quotas
+KINDS = ("ext4", "xfs")  # ext4 has project ids only if the kernel has quotas
 PROJECT = 7
 
 
@@ -45,7 +46,7 @@ PROJECT = 7
 def share(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Path]:
-    """A file system of its own."""
+    """A share on a file system of its own."""
     with file_system(request.param, tmp_path_factory.mktemp("ioctl")) as path:
         yield path
 
@@ -55,7 +56,8 @@ def has_projects(share: Path) -> bool:
 
 
 class Opened:
-    """A file or directory of the share that the guest has open, and the host, too."""
+    """A file or directory of the share that the guest has open, and that the host has open as
+    well."""
 
     def __init__(self, guest: Guest, path: Path) -> None:
         self.guest, self.path = guest, path
@@ -94,7 +96,7 @@ class Opened:
 
 @contextmanager
 def opened(share: Path, mode: SandboxMode, name: str, *options: str) -> Iterator[Opened]:
-    """A new file, or with a name that ends in / a directory; on xfs it has a project."""
+    """A new file, or a new directory if the name ends in /; on xfs the file has a project."""
     path = share / name
     path.mkdir() if name.endswith("/") else path.touch()
     if has_projects(share):
@@ -118,7 +120,7 @@ def test_flags_of_its_own_are_set_and_cleared(share: Path, sandbox_mode: Sandbox
         before = file.flags()
         for letter, flag in FLAGS.items():
             if letter == "D":
-                continue  # of directories
+                continue  # flags of directories
             if letter in refused:
                 assert file.set_flags(before | flag) == errno.EPERM, letter
                 continue
@@ -154,12 +156,13 @@ def test_what_is_the_hosts_stays(share: Path, sandbox_mode: SandboxMode, name: s
         out_of_it = [xattr[0] & ~0x200, *xattr[1:3], PROJECT - xattr[3], xattr[4]]
         assert file.set_xattr(out_of_it) == errno.EPERM
         assert file.on_host() == before
-        assert file.set_xattr(xattr) == 0, "what changes nothing is no change"
+        assert file.set_xattr(xattr) == 0, "setting the present value is allowed"
 
 
 @pytest.mark.parametrize("share", ["xfs"], indirect=True)
 def test_a_project_that_is_inherited_stays(share: Path, sandbox_mode: SandboxMode) -> None:
-    """As an operator limits a folder: the guest cannot end it, files are in the project."""
+    """An operator limits a folder by a project: the guest cannot end that, and new files are in the
+    project."""
     with opened(share, sandbox_mode, "folder/") as folder:
         subprocess.run(["chattr", "+P", str(folder.path)], check=True)
         xattr = folder.xattr()
@@ -177,7 +180,7 @@ def test_a_project_that_is_inherited_stays(share: Path, sandbox_mode: SandboxMod
 
 @pytest.mark.parametrize("share", ["xfs"], indirect=True)
 def test_the_operator_may_allow_project_ids(share: Path, sandbox_mode: SandboxMode) -> None:
-    """Linux lets nobody change them in a user namespace."""
+    """Linux lets no process change project ids in a user namespace."""
     with opened(share, sandbox_mode, "folder/", "--allow-project-ids") as folder:
         xattr, before = folder.xattr(), folder.on_host()
         result = folder.set_xattr([xattr[0] | 0x200, *xattr[1:3], 9, xattr[4]])

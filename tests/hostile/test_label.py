@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Security labels: on a file before anybody can find it, and nothing left when a worker dies."""
+"""Security labels: on a file before any process can find it; nothing is left when a worker dies."""
 
 import errno
 import os
@@ -36,12 +36,12 @@ from .fuse import (
 from .test_recovery import Killer
 
 SECURITY_CTX = 1 << 32
-MINE = "security.mine"  # no security module has it: an attribute like another
+MINE = "security.mine"  # no security module owns this name: it is an attribute like any other
 VALUE = b"guest_u:object_r:thing_t:s0"
 UMASK = 0o022
 
 FILE, DIR = 0o100000, 0o040000
-# Opcode, argument and what follows the name, type of what is created.
+# Opcode, the argument and what follows the name, and the type of file that is created.
 CREATIONS = {
     "create": (Op.CREATE, CREATE_IN.pack(os.O_CREAT | os.O_RDWR, 0o100666, UMASK, 0), b"", FILE),
     "create-excl": (
@@ -71,7 +71,7 @@ def padded(data: bytes) -> bytes:
 
 
 def secctx(*labels: tuple[bytes, bytes]) -> bytes:
-    """The extension: a header that counts labels, then each with size, name and value."""
+    """The extension: a header that counts labels, then for each label its size, name and value."""
     body = b"".join(
         padded(struct.pack("<II", len(value), 0) + names(name) + value) for name, value in labels
     )
@@ -117,7 +117,7 @@ def test_a_new_file_has_its_label(guest: Guest, folder: Folder, what: str) -> No
     mode = {FILE: 0o644, DIR: 0o755}.get(kind, 0o777 if what == "symlink" else 0o644)
     assert (stat.S_IFMT(st.st_mode), stat.S_IMODE(st.st_mode)) == (kind, mode)
     assert (st.st_uid, st.st_gid, entry.attr.ino) == (*ids_of(what), st.st_ino)
-    assert os.listdir(folder.path) == ["x"]  # noqa: PTH208 - all of it
+    assert os.listdir(folder.path) == ["x"]  # noqa: PTH208 - the whole listing
     assert what != "symlink" or path.readlink() == Path("target")
     assert what != "device" or os.major(st.st_rdev) == 1
 
@@ -155,7 +155,7 @@ def test_without_a_label_in_the_request(guest: Guest, folder: Folder, what: str)
 
 
 def facts(path: Path) -> tuple[object, ...]:
-    """What a file inherits from its directory."""
+    """The facts of a file that it inherits from its directory."""
     st = path.lstat()
     acls = {
         name: os.getxattr(path, name)
@@ -236,11 +236,11 @@ def test_a_labelled_file_is_open_and_can_be_written(guest: Guest, folder: Folder
     assert guest.getattr(nodeid).size == 4
 
 
-# Who looks meanwhile.
+# A process on the host that looks at the directory during a creation.
 
 
 class Watcher(threading.Thread):
-    """Lists a directory again and again, and notes what it finds without a label."""
+    """Lists a directory again and again, and notes each file that it finds without a label."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -281,12 +281,13 @@ def test_no_name_is_seen_without_its_label(guest: Guest, folder: Folder, what: s
     assert watcher.looks
     if CREATIONS[what][3] == FILE:
         assert watcher.bare == set()
-    else:  # a host process may see the staged name, never the real one
+    else:  # a host process may see the staged name, but never the final name
         assert all(name.startswith(".vfsd-") for name in watcher.bare)
 
 
 def test_a_staged_name_is_not_listed(guest: Guest, folder: Folder) -> None:
-    """As after a guest that reset its ring while the worker was dead: it stays, and hides."""
+    """Such a name stays behind when a guest resets its ring while the worker is dead; listings
+    leave it out."""
     with Watcher(folder.path) as watcher:
         deadline = time.monotonic() + 20
         while not watcher.bare and time.monotonic() < deadline:
@@ -294,7 +295,7 @@ def test_a_staged_name_is_not_listed(guest: Guest, folder: Folder) -> None:
             (folder.path / "x").rmdir()
     staged = next(iter(watcher.bare))
     prefix = staged.rsplit("-", 2)[0]
-    for number in range(2000):  # more than one read of the directory has only these
+    for number in range(2000):  # a directory with more of these names than one read returns
         (folder.path / f"{prefix}-{number}-0").touch()
     for plus in (False, True):
         assert {e.name for e in guest.list(folder.nodeid, plus=plus)} == {b".", b".."}
@@ -329,7 +330,8 @@ def test_the_label_goes_through_the_map(mapped: tuple[Daemon, Guest], what: str)
 def test_a_label_that_cannot_be_set_creates_nothing(
     mapped: tuple[Daemon, Guest], what: str
 ) -> None:
-    """Forbidden by the map; or left to the host, without the capability that it takes."""
+    """The map forbids the label; or the label is left to the host, and the capability for it is
+    missing."""
     daemon, guest = mapped
     daemon.share.chmod(0o777)
     expect(errno.EPERM, guest.finish(submit(guest, what, ROOT, b"x")))
@@ -354,7 +356,7 @@ def mortal() -> Iterator[tuple[Daemon, Guest]]:
 def test_workers_die_and_leave_nothing(mortal: tuple[Daemon, Guest], what: str) -> None:
     daemon, guest = mortal
     made, deadline = 0, time.monotonic() + 2
-    most = 8000  # what is never forgotten counts against the limit of open files
+    most = 8000  # a file that is never forgotten counts against the limit of open files
     with Killer(lambda: daemon.titled("worker")) as killer:
         while killer.kills < 3 or (time.monotonic() < deadline and made < most):
             waiting = [
@@ -374,7 +376,7 @@ def test_workers_die_and_leave_nothing(mortal: tuple[Daemon, Guest], what: str) 
 
 
 def unnamed_files(daemon: Daemon) -> list[str]:
-    # A worker is called so until it has a name of its own; both have the same fds.
+    # A new worker has the same title until it sets its own; it has the same fds as the pool.
     pool = daemon.titled("pool")[0]
     device = daemon.share.stat().st_dev
     found = []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a Landlock domain leaves to a guest: all of its ops, moves between directories above all."""
+"""What a Landlock domain leaves to a guest: all of its ops, above all moves between directories."""
 
 import os
 import stat

@@ -63,7 +63,7 @@ def line(daemon: Daemon) -> Iterator[socket.socket]:
 
 
 def _launcher_socket(supervisor: int, keeper: int) -> socket.socket:
-    """The one of the supervisor's sockets that leads to the launcher, duplicated."""
+    """A duplicate of that socket of the supervisor which leads to the launcher."""
     pidfd = os.pidfd_open(supervisor)
     found = []
     for path in Path(f"/proc/{supervisor}/fd").iterdir():
@@ -71,7 +71,8 @@ def _launcher_socket(supervisor: int, keeper: int) -> socket.socket:
             sock = socket.socket(fileno=_LIBC.syscall(PIDFD_GETFD, pidfd, int(path.name), 0))
             found.append(sock)
     os.close(pidfd)
-    # Both ends of the launcher's pair were made by the keeper, those of a pool's by the supervisor.
+    # The keeper made both ends of the launcher's pair; the supervisor made both ends of a pool's
+    # pair.
     (ours,) = (
         sock for sock in found if sock.type == socket.SOCK_SEQPACKET and _maker(sock) == keeper
     )
@@ -88,7 +89,7 @@ def _maker(sock: socket.socket) -> int:
 
 
 def _pool_fds(stack: ExitStack) -> list[int]:
-    """What a pool needs, as a supervisor makes it."""
+    """The fds that a pool needs, as a supervisor makes them."""
     ours, theirs = FdChannel.pair()
     stack.callback(ours.close)
     stack.callback(theirs.close)
@@ -168,10 +169,10 @@ def test_a_request_of_another_size_is_passed_over(
     daemon: Daemon, line: socket.socket, data: bytes, fd_count: int
 ) -> None:
     before = _state(daemon)
-    if data or fd_count:  # a packet of nothing at all is for send(2) to make
+    if data or fd_count:  # the send(2) below makes the empty packet
         socket.send_fds(line, [data], [line.fileno()] * fd_count)
     line.send(b"")
-    # It is through with that when it has answered what comes next.
+    # The launcher has finished with the packet when it has answered the next request.
     line.send(REQUEST.pack(MAKE_POOL, 8))
     assert ANSWER.unpack(line.recv(99)) == (8, errno.EINVAL)
     _await_state(daemon, before)
@@ -183,14 +184,14 @@ def test_answers_that_nobody_reads_are_dropped() -> None:
     thread.start()
     with ours, theirs:
         ours.settimeout(HANG)
-        for number in range(2000):  # many more than a socket's buffer takes
+        for number in range(2000):  # many more than the buffer of a socket holds
             ours.send(REQUEST.pack(0, number))
         ours.close()
         thread.join()
 
 
 def test_a_process_that_ends_at_once_has_a_pidfd(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the first process of a pool does, when the launcher gets no CPU meanwhile."""
+    """The first process of a pool may end before the launcher gets the CPU again."""
     open_pidfd = os.pidfd_open
 
     def open_late(pid: int) -> int:
@@ -198,7 +199,7 @@ def test_a_process_that_ends_at_once_has_a_pidfd(monkeypatch: pytest.MonkeyPatch
         return open_pidfd(pid)
 
     monkeypatch.setattr(os, "pidfd_open", open_late)
-    child = os.fork()  # it has no other children, and its signals are its own
+    child = os.fork()  # the forked process has no other children, and its signals are its own
     if child == 0:
         status = 1
         try:
@@ -219,7 +220,7 @@ def _has_children() -> bool:
 
 @in_each_mode
 def test_nobody_is_killed_but_children_of_the_launcher(daemon: Daemon, line: socket.socket) -> None:
-    """The pool is the keeper's child by now."""
+    """By then the pool is a child of the keeper."""
     before = _state(daemon)
     with ExitStack() as stack:
         ours = os.pidfd_open(os.getpid())
@@ -246,7 +247,8 @@ def _pidfd_of_somebody_dead() -> int:
 
 @in_each_mode
 def test_a_pool_that_starts_is_killed_by_the_launcher(daemon: Daemon, line: socket.socket) -> None:
-    """Its first process is root's alone: the supervisor may not send it signals."""
+    """The first process of a pool is root's: the supervisor may not send it signals, so the
+    launcher does."""
     before = _state(daemon)
     with ExitStack() as stack:
         socket.send_fds(line, [REQUEST.pack(MAKE_POOL, 1)], _pool_fds(stack))
@@ -273,7 +275,7 @@ def test_after_all_of_this_the_next_vmm_is_served(daemon: Daemon, line: socket.s
 
 def test_an_answer_for_a_supervisor_that_died_is_passed_over() -> None:
     """The launcher is stopped, so that the supervisor that asks for a pool dies before the answer
-    is there; the next one asks again."""
+    comes; the next supervisor asks again."""
     with Daemon("--keep-listening") as daemon:
         launcher = _the(daemon, "launcher")
         daemon.await_pool()
@@ -283,11 +285,11 @@ def test_an_answer_for_a_supervisor_that_died_is_passed_over() -> None:
             Guest(frontend.setup(1)).init()
         wait_until(lambda: not daemon.titled("pool"), 10, "the first VMM's pool is gone")
         supervisor = _the(daemon, "supervisor")
-        wait_until(lambda: _is_waiting_for_the_launcher(supervisor), 10, "it asks for a pool")
+        wait_until(lambda: _is_waiting_for_the_launcher(supervisor), 10, "a request for a pool")
         os.kill(supervisor, signal.SIGKILL)
-        wait_until(lambda: _the(daemon, "supervisor") != supervisor, 10, "the next one")
+        wait_until(lambda: _the(daemon, "supervisor") != supervisor, 10, "the next supervisor")
         os.kill(launcher, signal.SIGCONT)
-        wait_until(lambda: daemon.log.read_text().count("Waiting for") == 2, 30, "it has the next")
+        wait_until(lambda: daemon.log.read_text().count("Waiting for") == 2, 30, "the next pool")
         with Frontend(daemon.socket) as frontend:
             guest = Guest(frontend.setup(1))
             guest.init()
@@ -297,12 +299,13 @@ def test_an_answer_for_a_supervisor_that_died_is_passed_over() -> None:
 
 
 def _is_waiting_for_the_launcher(supervisor: int) -> bool:
-    """It waits for an answer in poll(2), and for everything else in epoll_wait(2)."""
+    """The supervisor waits for the launcher's answer in poll(2), and for all other events in
+    epoll_wait(2)."""
     return Path(f"/proc/{supervisor}/syscall").read_text().split()[0] == POLL
 
 
 def _the(daemon: Daemon, title: str) -> int:
-    """The pid of the one process that is called so, once there is one."""
+    """The pid of the one process with this title, as soon as it exists."""
     found: list[int] = []
 
     def is_there() -> bool:
@@ -318,7 +321,8 @@ def _fds(pid: int) -> list[str]:
 
 
 def _state(daemon: Daemon) -> Any:
-    """What must not change: the launcher, what it holds open, and who else there is."""
+    """The state that must not change: the launcher, the fds it holds open, and all other
+    processes."""
     launcher = _the(daemon, "launcher")
     return launcher, _fds(launcher), _the(daemon, "pool")
 

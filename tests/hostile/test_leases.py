@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that a program on the host has under a lease: who wants them waits, and nobody else."""
+"""Files under the lease of a program on the host: a request for them waits, and no other does."""
 
 import errno
 import os
@@ -28,7 +28,8 @@ from .fuse import (
     names,
 )
 
-# Takes a lease; when it is to give it back it says so, and does it at the next line of its input.
+# Takes a lease. The program prints a line when it is to give the lease back, and gives it back at
+# the next line of its input.
 HOLDER = """
 import fcntl, os, signal, sys
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGIO])
@@ -73,7 +74,7 @@ def lease(path: Path) -> Iterator[Lease]:
 
 
 def finish_in_time(guest: Guest, waiting: Pending, held: Lease, other: int) -> bytes:
-    """The reply's payload. Before the lease is given back everybody else is served."""
+    """The reply's payload. Before the lease is given back all other requests are served."""
     held.await_question()
     for _ in range(20):
         assert guest.getattr(other).nlink == 1
@@ -100,7 +101,7 @@ def test_an_open_waits_and_holds_up_nobody(guest: Guest, folder: Folder) -> None
 
 
 def test_a_creation_of_what_exists_waits_and_holds_up_nobody(guest: Guest, folder: Folder) -> None:
-    """Somebody on the host has made the file, so the guest asks for it to be created."""
+    """A process on the host has made the file, so the guest asks for it to be created."""
     (folder.path / "other").touch()
     other = guest.lookup(folder.nodeid, b"other").nodeid
     (folder.path / "leased").write_text("text")
@@ -148,6 +149,8 @@ def test_a_worker_that_dies_while_a_file_is_leased_opens_it_all_the_same(
         held.await_question()
         (worker,) = daemon.titled("worker", "queue 1")
         os.kill(worker, signal.SIGKILL)
-        wait_until(lambda: daemon.titled("worker", "queue 1") not in ([], [worker]), 5, "the next")
+        wait_until(
+            lambda: daemon.titled("worker", "queue 1") not in ([], [worker]), 5, "the next worker"
+        )
         held.end()
         assert not guest.finish(waiting).error

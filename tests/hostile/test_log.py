@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A guest, or its VMM, does again and again what is worth a line in the host's log."""
+"""A guest or its VMM does again and again something that is worth a line in the host's log."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from .fuse import INIT_IN, Guest, Op
 from .injector import Injector, Killed
 
 TIMES = 10000
-MOST = 24576  # bytes of log: the bursts of all sources; a flood for hours adds 4 KiB a minute
+MOST = 24576  # bytes of log: the bursts of all sources; a flood of hours adds 4 KiB a minute
 
 
 @pytest.fixture
@@ -122,7 +122,8 @@ def test_a_vmm_that_comes_again_and_again(daemon: Daemon) -> None:
 
 @in_each_mode
 def test_what_a_worker_says_hides_nothing_that_it_does(daemon: Daemon) -> None:
-    """It can write on the pool's channel, in the pool's name, until the pool has said enough."""
+    """A worker can write on the pool's channel, in the pool's name, until the pool's budget of
+    lines is used up."""
     with Frontend(daemon.socket).setup(1) as frontend:
         Guest(frontend).init()
         (pid,) = daemon.titled("worker 0")
@@ -135,7 +136,7 @@ def test_what_a_worker_says_hides_nothing_that_it_does(daemon: Daemon) -> None:
                 worker.call("execve", "/", None, None)
         wait_until(lambda: daemon.titled("worker 0") == [], 10, "the worker is dead")
         said = "error: worker 0 died (signal 31); not created again"
-        wait_until(lambda: said in daemon.log.read_text(), 5, "its end is in the log")
+        wait_until(lambda: said in daemon.log.read_text(), 5, "the death is in the log")
 
 
 def is_seqpacket(worker: Injector, fd: int) -> bool:

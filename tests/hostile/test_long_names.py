@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names of more than 255 bytes, which FAT, exFAT, NTFS and ZFS have, are names like others."""
+"""Names of more than 255 bytes, which FAT, exFAT, NTFS and ZFS have, work as all other names do."""
 
 import errno
 import os
