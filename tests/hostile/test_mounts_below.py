@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mounts and subvolumes below the share: what the guest has forgotten is held by nobody."""
+"""Mounts and subvolumes below the share: no process holds what the guest has forgotten."""
 
 import subprocess
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from .driver import Frontend
 from .file_systems import file_system
 from .fuse import ROOT, Guest, Op
 
-MANY = 100  # more than any limit there was
+MANY = 100  # more mounts than any limit there was
 SUBVOLUMES, FILES = 80, 50
 
 
@@ -29,7 +29,7 @@ def daemon(handles: str) -> Iterator[Daemon]:
 
 
 def open_files(daemon: Daemon) -> int:
-    """Of the pool and its workers, and of the broker if there is one."""
+    """The open files of the pool and its workers, and of the broker if one runs."""
     return sum(
         sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
         for pid in (*daemon.titled("pool"), *daemon.titled(" handles"))
@@ -47,7 +47,8 @@ def unmount(path: Path) -> bool:
 
 
 def look_and_forget(guest: Guest, folder: Folder, name: str) -> list[int]:
-    """What `ls -l` of a mount does, and the guest's own umount. Returns the nodeids."""
+    """LOOKUP and FORGET as for `ls -l` of a mount and the guest's own umount. Returns the
+    nodeids."""
     home = guest.lookup(folder.nodeid, name.encode()).nodeid
     listed = [e.entry for e in guest.list(home, plus=True) if e.entry and e.entry.nodeid]
     nodeids = [home, *(entry.nodeid for entry in listed)]
@@ -65,8 +66,8 @@ def test_a_mount_that_the_guest_has_forgotten_is_not_busy(
         path = folder.path / str(number)
         mount(path)
         assert len(look_and_forget(guest, folder, path.name)) == 2
-        wait_until(partial(unmount, path), 10, "the host unmounts it")
-    wait_until(lambda: open_files(daemon) <= before, 5, "nothing is left of them")
+        wait_until(partial(unmount, path), 10, "the host unmounts the mount")
+    wait_until(lambda: open_files(daemon) <= before, 5, "no fd of the mounts is left")
 
 
 def test_many_mounts_at_a_time_cost_few_fds_each(
@@ -103,11 +104,12 @@ def test_a_mount_is_busy_while_the_guest_knows_a_file_on_it(guest: Guest, folder
     assert guest.getattr(file).size == 4
     assert not unmount(path)
     guest.forget(file)
-    wait_until(lambda: unmount(path), 10, "the host unmounts it")
+    wait_until(lambda: unmount(path), 10, "the host unmounts the mount")
 
 
-def test_another_mount_of_the_same_number_is_tried_anew(guest: Guest, folder: Folder) -> None:
-    """Mount ids are given again at once; what was known of the first says nothing of the next."""
+def test_another_mount_of_the_same_number_is_tried_again(guest: Guest, folder: Folder) -> None:
+    """The host gives a mount id to another mount at once; what was known of the first mount is not
+    true of the next one."""
     path = folder.path / "mount"
     path.mkdir()
     for kind in ("ramfs", "tmpfs", "ramfs", "tmpfs"):
@@ -122,7 +124,7 @@ def test_another_mount_of_the_same_number_is_tried_anew(guest: Guest, folder: Fo
         guest.release(file, fh)
         guest.forget(file)
         guest.forget(home)
-        wait_until(lambda: unmount(path), 10, "the host unmounts it")
+        wait_until(lambda: unmount(path), 10, "the host unmounts the mount")
 
 
 @pytest.fixture

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Offsets and lengths beyond what the host's off_t holds: refused, never "where the fd stands"."""
+"""Offsets and lengths beyond the host's off_t are refused, and never mean the fd's own offset."""
 
 import errno
 import os
@@ -28,13 +28,13 @@ from .fuse import (
 
 pytestmark = [pytest.mark.usefixtures("nobody_dies"), in_every_mode]
 
-MOST = (1 << 63) - 1  # of off_t
+MOST = (1 << 63) - 1  # the largest off_t
 BEYOND = (MOST + 1, (1 << 64) - 4096, (1 << 64) - 2, (1 << 64) - 1)
 DATA = b"0123456789"
 
 
 class Target:
-    """A file with DATA, open for reading and writing."""
+    """An open file with DATA, open for reading and writing."""
 
     def __init__(self, guest: Guest, folder: Folder) -> None:
         self.guest = guest
@@ -79,7 +79,7 @@ def target(guest: Guest, folder: Folder) -> Target:
 
 INVALID = (errno.EINVAL,)
 TOO_LARGE = (errno.EFBIG,)
-INVALID_OR_TOO_LONG = (errno.EINVAL, errno.EOVERFLOW)  # as the sum with the length comes out
+INVALID_OR_TOO_LONG = (errno.EINVAL, errno.EOVERFLOW)  # by the value of the sum with the length
 PUNCH = 3  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
 REQUESTS: dict[str, tuple[tuple[int, ...], Callable[[Target, int], Reply]]] = {
     "READ": (INVALID, lambda t, at: t.read(at)),
@@ -119,7 +119,7 @@ def outcome(call: Callable[[], object]) -> int:
 
 @pytest.mark.parametrize("offset", [MOST, MOST - 1, MOST - 4095], ids=hex)
 def test_what_ends_beyond_is_as_on_the_host(target: Target, offset: int) -> None:
-    """An offset that fits, and a length that makes the end one that does not."""
+    """An offset that fits into off_t, and a length with which the end does not fit."""
     with target.path.open("r+b") as file:
         fd = file.fileno()
         on_host = {
@@ -141,6 +141,6 @@ def test_what_ends_beyond_is_as_on_the_host(target: Target, offset: int) -> None
 
 
 def test_seek_end_takes_a_negative_offset(target: Target) -> None:
-    """SEEK_END takes what is below 0: the guest's offset is signed there."""
+    """SEEK_END takes an offset below 0: the guest's offset is signed there."""
     assert target.seek((1 << 64) - 3, os.SEEK_END).data == (len(DATA) - 3).to_bytes(8, "little")
     expect(errno.EINVAL, target.seek((1 << 64) - 11, os.SEEK_END))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whom the kernel kills when memory is short: a worker, and nothing that the share cannot lose."""
+"""When memory is short the kernel kills a worker, and no process that the share cannot lose."""
 
 import os
 import signal
@@ -22,14 +22,14 @@ TO_STAY = ("keeper", "launcher", "supervisor", "pool")
 
 
 def scores(daemon: Daemon, *words: str) -> list[int]:
-    """The scores of the processes with these words in their title, each once."""
+    """The different scores of the processes with these words in their title."""
     found = (Path(f"/proc/{pid}/oom_score_adj").read_text() for pid in daemon.titled(*words))
     return sorted({int(score) for score in found})
 
 
 @contextmanager
 def as_the_service_manager_starts_it(score: int) -> Iterator[None]:
-    """OOMScoreAdjust=, for what is started in this context."""
+    """Start processes in this context with OOMScoreAdjust= as a service manager does."""
     before = OWN.read_text()
     OWN.write_text(str(score))
     try:
@@ -41,13 +41,13 @@ def as_the_service_manager_starts_it(score: int) -> Iterator[None]:
 def check(daemon: Daemon, own: int, of_workers: int) -> None:
     for title in TO_STAY:
         assert scores(daemon, title) == [own], title
-    assert scores(daemon, " handles") in ([own], [])  # the broker and its guard, where these are
+    assert scores(daemon, " handles") in ([own], [])  # the broker and its guard, where they run
     assert scores(daemon, "worker ") == [of_workers]
 
 
 @in_every_mode
 def test_a_worker_goes_first(sandbox_mode: SandboxMode) -> None:
-    """Also the next worker of a slot."""
+    """This is also true of the next worker of a slot."""
     own = int(OWN.read_text())
     with Daemon(mode=sandbox_mode) as daemon, Frontend(daemon.socket) as frontend:
         guest = Guest(frontend.setup(2))
@@ -56,7 +56,7 @@ def test_a_worker_goes_first(sandbox_mode: SandboxMode) -> None:
         check(daemon, own, own + RAISE)
         for worker in daemon.titled("worker "):
             os.kill(worker, signal.SIGKILL)
-            wait_until(lambda: worker not in daemon.pids(), 5, "it is dead")  # noqa: B023
+            wait_until(lambda: worker not in daemon.pids(), 5, "worker dead")  # noqa: B023
         for queue in (1, 2):
             guest.lookup(ROOT, b".", queue=queue)
         wait_until(lambda: len(daemon.titled("worker ")) == 2, 5, "workers again")
@@ -74,5 +74,5 @@ def test_the_score_of_the_service_counts(own: int, of_workers: int) -> None:
 
 @pytest.mark.parametrize(("own", "of_workers"), [(-999, -499), (-1000, -1000), (0, RAISE)])
 def test_what_the_operator_exempts_stays_exempt(own: int, of_workers: int) -> None:
-    """To set such a score takes CAP_SYS_RESOURCE, which few containers have."""
+    """CAP_SYS_RESOURCE is needed to set such a score, and few containers have it."""
     assert OomScore(own=own).of_workers == of_workers

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the guest opens for reading again and again is opened once (open_cache.h)."""
+"""A file that the guest opens for reading again and again is opened once (open_cache.h)."""
 
 import errno
 import os
@@ -20,7 +20,7 @@ OPEN_CACHE = 256  # files of one worker
 O_PATH = 0o10000000
 
 
-# What opens a file, by what holds its inode.
+# By what holds the inode of a file: what opens the file.
 OPENS = {"prefer": "open_by_handle_at", "signed": "openat", "never": "openat"}
 
 
@@ -35,7 +35,7 @@ def open_often(guest: Guest, nodeid: int, times: int = 4) -> None:
         guest.release(nodeid, guest.open(nodeid, os.O_RDONLY))
 
 
-def read_anew(guest: Guest, nodeid: int) -> bytes:
+def read_again(guest: Guest, nodeid: int) -> bytes:
     fh = guest.open(nodeid, os.O_RDONLY)
     data = guest.read(nodeid, fh, 0, 4096)
     guest.release(nodeid, fh)
@@ -43,7 +43,7 @@ def read_anew(guest: Guest, nodeid: int) -> bytes:
 
 
 def held_open(daemon: Daemon, folder: Path) -> list[Path]:
-    """What of a folder the workers have open for reading or writing."""
+    """The files of a folder that the workers have open for reading or writing."""
     (worker,) = daemon.titled("worker", "queue 1")
     found = []
     for link in Path(f"/proc/{worker}/fd").iterdir():
@@ -58,9 +58,9 @@ def held_open(daemon: Daemon, folder: Path) -> list[Path]:
 
 
 def wait_until_held(daemon: Daemon, handles: str, folder: Folder, count: int) -> None:
-    """Wait until `count` files of a folder are held, and no more. Where handles hold the inodes,
-    fewer are as good: a file that is not used for a second is closed (inode_trim.c), and a loaded
-    machine does not open `count` files within that."""
+    """Wait until exactly `count` files of a folder are held. If handles hold the inodes, fewer
+    files are also accepted: a file that is not used for a second is closed (inode_trim.c), and a
+    loaded machine does not open `count` files within a second."""
     fewest = count if handles == "never" else 0
     wait_until(
         lambda: fewest <= len(held_open(daemon, folder.path)) <= count, 5, f"{count} are held"
@@ -89,7 +89,7 @@ def test_the_fd_is_duplicated_from_the_third_opening_on(
 def test_a_file_opened_once_is_not_held(daemon: Daemon, guest: Guest, folder: Folder) -> None:
     (folder.path / "x").touch()
     open_often(guest, guest.lookup(folder.nodeid, b"x").nodeid, 1)
-    wait_until(lambda: not held_open(daemon, folder.path), 5, "it is closed")
+    wait_until(lambda: not held_open(daemon, folder.path), 5, "the file is closed")
 
 
 def test_what_is_read_is_what_was_written(guest: Guest, folder: Folder) -> None:
@@ -98,12 +98,12 @@ def test_what_is_read_is_what_was_written(guest: Guest, folder: Folder) -> None:
     open_often(guest, nodeid)
     fh = guest.open(nodeid, os.O_RDWR)
     guest.write(nodeid, fh, 0, b"new, and longer")
-    assert read_anew(guest, nodeid) == b"new, and longer"
+    assert read_again(guest, nodeid) == b"new, and longer"
     guest.release(nodeid, fh)
     (folder.path / "x").unlink()
     (folder.path / "x").write_bytes(b"another file")
-    assert read_anew(guest, nodeid) == b"new, and longer"
-    assert read_anew(guest, guest.lookup(folder.nodeid, b"x").nodeid) == b"another file"
+    assert read_again(guest, nodeid) == b"new, and longer"
+    assert read_again(guest, guest.lookup(folder.nodeid, b"x").nodeid) == b"another file"
 
 
 def test_each_opening_ends_for_itself(guest: Guest, folder: Folder) -> None:
@@ -114,7 +114,7 @@ def test_each_opening_ends_for_itself(guest: Guest, folder: Folder) -> None:
     for left in range(len(fhs), 0, -1):
         assert guest.read(nodeid, fhs[0], 0, 4) == b"data", left
         guest.release(nodeid, fhs.pop(0))
-    assert read_anew(guest, nodeid) == b"data"
+    assert read_again(guest, nodeid) == b"data"
 
 
 def test_few_files_are_held(daemon: Daemon, handles: str, guest: Guest, folder: Folder) -> None:
@@ -140,15 +140,15 @@ def test_the_fd_outlives_its_worker(
     for _ in range(3):
         (worker,) = daemon.titled("worker", "queue 1")
         os.kill(worker, 9)
-        assert read_anew(guest, nodeid) == b"data"
+        assert read_again(guest, nodeid) == b"data"
     wait_until_held(daemon, handles, folder, 1)
 
 
 def test_what_is_opened_all_the_time_is_no_orphan(
     daemon: Daemon, guest: Guest, folder: Folder
 ) -> None:
-    """After a death the pool looks for fds that nobody knows: not for these, whose numbers are used
-    again and again for one and the same open file."""
+    """After a death the pool looks for fds that are in no table. It must not close these fds, whose
+    numbers are used again and again for the same open file."""
     hot, other = (folder.path / name for name in ("hot", "other"))
     for path in (hot, other):
         path.write_bytes(path.name.encode())
@@ -157,7 +157,7 @@ def test_what_is_opened_all_the_time_is_no_orphan(
         open_often(guest, nodeid)
     end = time.monotonic() + 4
     while time.monotonic() < end:
-        for worker in daemon.titled("worker", "queue 1"):  # none while it starts
+        for worker in daemon.titled("worker", "queue 1"):  # there is none while it starts
             os.kill(worker, 9)
         for _ in range(300):
             one = guest.open(nodeids[0], os.O_RDONLY, 2)
@@ -184,7 +184,8 @@ def test_not_where_flocks_are_the_hosts() -> None:
 
 
 def test_not_on_overlayfs(overlay: Path) -> None:
-    """There an fd that was opened before the first write may stay the old file's."""
+    """On overlayfs an fd that was opened before the first write may keep referring to the old
+    file."""
     with (
         Daemon("--inode-file-handles=prefer", share=overlay) as daemon,
         Frontend(daemon.socket) as frontend,
@@ -193,7 +194,7 @@ def test_not_on_overlayfs(overlay: Path) -> None:
         guest.init()
         nodeid = guest.lookup(guest.lookup(ROOT, b"sub").nodeid, b"x").nodeid
         open_often(guest, nodeid)
-        wait_until(lambda: not held_open(daemon, overlay / "sub"), 5, "it is closed")
+        wait_until(lambda: not held_open(daemon, overlay / "sub"), 5, "the file is closed")
         fh = guest.open(nodeid, os.O_RDWR)
         guest.write(nodeid, fh, 0, b"new")
-        assert read_anew(guest, nodeid) == b"new"
+        assert read_again(guest, nodeid) == b"new"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every opcode, byte by byte: what a correct guest may send, on a real directory.
 
-Each reply's used length, out header length and `unique` are checked by Guest.finish.
+Guest.finish checks the used length, the out header's length and `unique` of each reply.
 """
 
 import errno
@@ -71,7 +71,7 @@ def test_init_is_answered_for_every_minor(frontend: Frontend, minor: int) -> Non
     assert got.max_write >= 4096
     assert got.time_gran == 1
     agreed = got.flags | got.flags2 << 32
-    assert agreed & ~offered == 0, f"flags nobody offered: {agreed & ~offered:#x}"
+    assert agreed & ~offered == 0, f"flags that were not offered: {agreed & ~offered:#x}"
 
 
 def test_init_agrees_on_no_flag_that_was_not_offered(frontend: Frontend) -> None:
@@ -89,7 +89,7 @@ def test_init_of_an_old_guest_is_16_bytes_long(frontend: Frontend) -> None:
     guest.getattr(ROOT)
 
 
-def test_init_of_a_newer_major_is_told_ours(frontend: Frontend) -> None:
+def test_init_of_a_newer_major_is_answered_with_ours(frontend: Frontend) -> None:
     guest = Guest(frontend)
     data = guest.call(Op.INIT, 0, INIT_IN.pack(8, 0, 0, 0, 0), room=64)
     assert struct.unpack_from("<I", data) == (7,)
@@ -259,7 +259,7 @@ def test_access_of_root_is_granted(guest: Guest, folder: Folder) -> None:
     (folder.path / "x").touch()
     nodeid = guest.lookup(folder.nodeid, b"x").nodeid
     reply = guest.ask(Op.ACCESS, nodeid, ACCESS_IN.pack(os.R_OK, 0))
-    assert reply.error in (0, errno.ENOSYS)  # ENOSYS: the guest's own checks suffice
+    assert reply.error in (0, errno.ENOSYS)  # ENOSYS: the guest relies on its own checks
 
 
 def test_statfs_is_the_hosts(guest: Guest, folder: Folder) -> None:
@@ -333,7 +333,7 @@ def test_symlink_and_readlink_pass_the_target_on(
     assert os.fsencode((folder.path / "link").readlink()) == target
     assert_same_attr(made.attr, folder.path / "link")
     assert guest.call(Op.READLINK, made.nodeid, room=4096) == target
-    # Following is the guest's job.
+    # The guest's kernel follows symlinks, not the daemon.
     expect(errno.ENOTDIR, guest.ask(Op.LOOKUP, made.nodeid, names(b"passwd")))
 
 
@@ -346,7 +346,7 @@ def test_link_unlink_rmdir(guest: Guest, folder: Folder) -> None:
     expect(errno.ENOENT, guest.ask(Op.UNLINK, folder.nodeid, names(b"a")))
     guest.call(Op.UNLINK, folder.nodeid, names(b"b"))
     assert guest.getattr(entry.nodeid, fh).nlink == 0
-    assert guest.getattr(entry.nodeid).nlink == 0, "unlinked, still known"
+    assert guest.getattr(entry.nodeid).nlink == 0, "an unlinked file that the guest knows"
     guest.mkdir(guest.mkdir(folder.nodeid, b"d").nodeid, b"e")
     expect(errno.ENOTEMPTY, guest.ask(Op.RMDIR, folder.nodeid, names(b"d")))
     expect(errno.EISDIR, guest.ask(Op.UNLINK, folder.nodeid, names(b"d")))

@@ -119,7 +119,7 @@ def test_create_honours_its_flags(guest: Guest, folder: Folder) -> None:
     assert (st.st_mode, st.st_uid, st.st_gid) == (0o100604, 12, 34)
     attr = Entry.parse(data).attr
     assert (attr.mode, attr.nlink, attr.owner) == (0o100604, 1, (12, 34))
-    # A read-only mode does not stop who creates the file from writing to it.
+    # The read-only mode of a new file does not stop its creator from writing to it.
     entry, fh = guest.create(folder.nodeid, b"z", mode=0o400)
     assert guest.write(entry.nodeid, fh, 0, b"new") == 3
 
@@ -342,7 +342,7 @@ def test_locks_exclude_each_other_and_the_host(guest: Guest, folder: Folder, flo
     expect_success(lock(guest, Op.SETLK, entry.nodeid, one, 1, F_WRLCK, flock=flock))
     expect(errno.EAGAIN, lock(guest, Op.SETLK, entry.nodeid, two, 2, F_RDLCK, flock=flock))
     with (folder.path / "x").open("r+") as host:
-        # The daemon's record locks are open-file-description locks: the host's lockf sees them.
+        # The daemon's record locks are open-file-description locks: lockf on the host sees them.
         with pytest.raises(BlockingIOError):
             (fcntl.flock if flock else fcntl.lockf)(host, fcntl.LOCK_EX | fcntl.LOCK_NB)
         expect_success(lock(guest, Op.SETLK, entry.nodeid, one, 1, F_UNLCK, flock=flock))
@@ -384,7 +384,7 @@ def test_setlkw_waits_without_holding_anything_up(guest: Guest, folder: Folder) 
 
 @pytest.mark.parametrize("others", [0, 100])
 def test_a_waiting_setlkw_is_interrupted(guest: Guest, folder: Folder, others: int) -> None:
-    """Also when many more interrupts come before its worker looks."""
+    """The interrupt works even when many more interrupts come before the worker looks at them."""
     entry, fh = guest.create(folder.nodeid, b"x")
     expect_success(lock(guest, Op.SETLK, entry.nodeid, fh, 1, F_WRLCK))
     body = LK_IN.pack(fh, 2, 0, (1 << 63) - 1, F_WRLCK, 1, 0, 0)
@@ -401,7 +401,7 @@ def test_a_waiting_setlkw_is_interrupted(guest: Guest, folder: Folder, others: i
         guest.finish(pending)
 
 
-# The rest.
+# The remaining ops.
 
 
 def test_lseek_finds_data_and_holes(guest: Guest, folder: Folder) -> None:
@@ -430,7 +430,7 @@ def test_fallocate_allocates_and_punches(guest: Guest, folder: Folder) -> None:
     assert path.stat().st_blocks * 512 < 1 << 20
     body = FALLOCATE_IN.pack(fh, 0, 0, 0, 0)
     expect(errno.EINVAL, guest.ask(Op.FALLOCATE, entry.nodeid, body))
-    for mode in (8, 32):  # collapse, insert
+    for mode in (8, 32):  # FALLOC_FL_COLLAPSE_RANGE, FALLOC_FL_INSERT_RANGE
         body = FALLOCATE_IN.pack(fh, 0, 4096, mode, 0)
         expect(errno.EOPNOTSUPP, guest.ask(Op.FALLOCATE, entry.nodeid, body))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each option changes, as a guest or the host sees it on a running daemon."""
+"""What each option changes, seen by a guest or on the host, on a running daemon."""
 
 import errno
 import os
@@ -56,7 +56,8 @@ F_WRLCK = 1
 
 @contextmanager
 def served(*options: str, flags: int = LINUX_FLAGS) -> Iterator[tuple[Daemon, Guest]]:
-    """A daemon with these options, a file "file" in its share, and a guest that has mounted it."""
+    """A daemon with these options, a file "file" in its share, and a guest that has mounted the
+    share."""
     with Daemon(*options) as daemon:
         (daemon.share / "file").write_text("data")
         with Frontend(daemon.socket) as frontend:
@@ -66,7 +67,7 @@ def served(*options: str, flags: int = LINUX_FLAGS) -> Iterator[tuple[Daemon, Gu
 
 
 class Times(NamedTuple):
-    """ns for which a LOOKUP's reply is valid."""
+    """The time in ns for which the reply to a LOOKUP is valid."""
 
     nodeid: int
     entry: int
@@ -106,7 +107,8 @@ def test_cache_modes(mode: str, seconds: int, of_file: int, of_directory: int, p
 
 
 def test_a_flush_is_asked_for_where_it_does_something(overlay: Path) -> None:
-    """It ends record locks; and overlayfs may pass it on to a file system that writes back then."""
+    """FLUSH ends record locks; and overlayfs may pass it on to a file system that writes back
+    then."""
     with served("-o", "posix_lock") as (_, guest):
         nodeid = look(guest, b"file").nodeid
         assert open_flags(guest, Op.OPEN, nodeid, os.O_RDONLY) == 0
@@ -222,19 +224,21 @@ def test_a_guest_that_must_do_acls_and_cannot_is_refused() -> None:
         flags = LINUX_FLAGS & ~DONT_MASK
         body = INIT_IN.pack(7, 41, 0, flags & 0xFFFF_FFFF, flags >> 32)
         expect(errno.EPROTO, guest.ask(Op.INIT, 0, body, room=64))
-        wait_until(lambda: "lacks DONT_MASK" in daemon.log.read_text(), 2, "it is told")
+        wait_until(lambda: "lacks DONT_MASK" in daemon.log.read_text(), 2, "a line names it")
         guest.init()
         assert guest.flags & ACL
 
 
-def test_killpriv_that_a_guest_lacks_is_told_if_asked_for() -> None:
-    for options, told in (((), False), (("--killpriv-v2",), True)):
+def test_killpriv_that_a_guest_lacks_is_reported_if_asked_for() -> None:
+    for options, asked in (((), False), (("--killpriv-v2",), True)):
         with served(*options, flags=LINUX_FLAGS & ~KILLPRIV) as (daemon, guest):
-            wait_until(lambda: "has mounted" in daemon.log.read_text(), 2, "INIT is told")
-            if told:
-                wait_until(lambda: "--killpriv-v2: " in daemon.log.read_text(), 2, "told")
+            wait_until(lambda: "has mounted" in daemon.log.read_text(), 2, "a line for INIT")
+            if asked:
+                wait_until(
+                    lambda: "--killpriv-v2: " in daemon.log.read_text(), 2, "a line names it"
+                )
             look(guest, b"file")
-            assert ("--killpriv-v2: " in daemon.log.read_text()) == told
+            assert ("--killpriv-v2: " in daemon.log.read_text()) == asked
 
 
 def test_xattr_and_locks_are_off_by_default() -> None:
@@ -273,14 +277,16 @@ def test_each_worker_stays_on_its_cpu() -> None:
             assert f"Cpus_allowed_list:\t{cpu}\n" in Path(f"/proc/{pid}/status").read_text()
         (pid,) = daemon.titled("worker 1")
         os.kill(pid, 9)
-        wait_until(lambda: daemon.titled("worker 1") not in ([], [pid]), 5, "its successor")
+        wait_until(
+            lambda: daemon.titled("worker 1") not in ([], [pid]), 5, "the worker's successor"
+        )
         guest.call(Op.LOOKUP, ROOT, names(b"file"), room=128, queue=2)
         (pid,) = daemon.titled("worker 1")
         assert f"Cpus_allowed_list:\t{first}\n" in Path(f"/proc/{pid}/status").read_text()
 
 
 def host_flags(daemon: Daemon, guest: Guest, flags: int) -> int:
-    """With which flags the daemon has opened "file" when the guest says `flags`."""
+    """The flags with which the daemon has opened "file" for a guest that opens it with `flags`."""
     fh = guest.open(nodeid := look(guest, b"file").nodeid, flags)
     folder = Path(f"/proc/{daemon.titled('pool')[0]}")
     found = [
@@ -313,14 +319,16 @@ def test_new_symbolic_links_are_refused_if_forbidden() -> None:
         expect(errno.EPERM, guest.ask(Op.SYMLINK, ROOT, body))
         assert not (daemon.share / "link").is_symlink()
         there = guest.lookup(ROOT, b"there").nodeid
-        assert guest.call(Op.READLINK, there) == b"file"  # those of the host are served
+        assert (
+            guest.call(Op.READLINK, there) == b"file"
+        )  # symlinks that the host has made still work
         assert guest.call(Op.MKDIR, ROOT, MKDIR_IN.pack(0o755, 0) + names(b"folder"))
     with served() as (daemon, guest):
         assert guest.call(Op.SYMLINK, ROOT, body)
         assert (daemon.share / "link").readlink() == Path("/etc/passwd")
 
 
-def test_a_submount_is_announced_unless_told_else() -> None:
+def test_a_submount_is_announced_unless_an_option_forbids_it() -> None:
     for options, expected in (((), 1), (("--no-announce-submounts",), 0)):
         with Daemon(*options) as daemon:
             inner = daemon.share / "inner"
@@ -338,7 +346,7 @@ def test_a_submount_is_announced_unless_told_else() -> None:
 def test_queues_workers_and_open_files_are_as_many_as_said() -> None:
     options = ("--request-queues=2", "--workers=1", "--rlimit-nofile=4321")
     with served(*options) as (daemon, guest):
-        assert guest.frontend.ask(17).u64 == 3  # GET_QUEUE_NUM, hiprio included
+        assert guest.frontend.ask(17).u64 == 3  # GET_QUEUE_NUM counts the hiprio queue
         (pid,) = daemon.titled("worker 0")
         assert daemon.titled("worker 1") == []
         limits = Path(f"/proc/{pid}/limits").read_text()

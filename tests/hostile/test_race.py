@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Races between queues and between VMs, for RACE_SECONDS in all; race.py says what is checked."""
+"""Races between queues and between VMs, for RACE_SECONDS in all; race.py lists the invariants."""
 
 import os
 from collections.abc import Iterator

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""kill -9 of every process that is re-created: the guest sees no error, nothing lost, no doubles.
+"""kill -9 of each process that is created again: the guest sees no error, no loss, no doubles.
 
-That a head is never used twice is checked by Ring.reap, that replies are exact by Guest.finish.
+Ring.reap checks that a head is never used twice, and Guest.finish that replies are exact.
 """
 
 import errno
@@ -55,7 +55,8 @@ KILL_EVERY = 0.25  # seconds; a request that was in flight at two deaths may get
 
 @pytest.fixture
 def daemon() -> Iterator[Daemon]:
-    """A daemon of its own for each test: how often it was killed counts."""
+    """A daemon of its own for each test: the number of times that its processes were killed
+    matters."""
     with Daemon(*OPTIONS) as running:
         yield running
 
@@ -68,20 +69,22 @@ def line(daemon: Daemon) -> Iterator[Line]:
 
 
 def kill(pid: int) -> None:
-    assert pid > 1, "that would be a process group"
+    assert pid > 1, f"{pid} is not a single process"
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
 
 
 def worker_of(daemon: Daemon, queue: int) -> int:
-    """The worker of a queue; its title says so. One that died often waits for its creation."""
+    """The worker of a queue, by its title. A worker that died often waits before it is created
+    again."""
     wait_until(lambda: bool(daemon.titled("worker", f"queue {queue}")), 5, f"a worker of {queue}")
     (pid,) = daemon.titled("worker", f"queue {queue}")
     return pid
 
 
 def shared_files(daemon: Daemon) -> list[str]:
-    """What the pool has open of the share, but for its root: paths there begin with its "/"."""
+    """The files of the share that the pool has open, except for its root: paths there begin with
+    its "/"."""
     (pool,) = daemon.titled("pool")
     found = []
     for path in Path(f"/proc/{pool}/fd").iterdir():
@@ -93,7 +96,7 @@ def shared_files(daemon: Daemon) -> list[str]:
 
 
 class Killer(threading.Thread):
-    """Kills one process after another, a while apart, until it is stopped."""
+    """Kills one process after another at intervals, until it is stopped."""
 
     def __init__(self, victims: Callable[[], list[int]], every: float = KILL_EVERY) -> None:
         super().__init__()
@@ -118,7 +121,7 @@ class Killer(threading.Thread):
         self.join()
 
 
-# A guest user is a generator: it yields requests and gets their replies.
+# A guest user is a generator: it yields requests and receives their replies.
 Request = tuple[int, int, bytes, int]  # opcode, nodeid, body, room
 User = Generator[Request, Reply, None]
 
@@ -130,7 +133,7 @@ def good(reply: Reply, op: int) -> bytes:
 
 
 def user(folder: Folder, number: int, counts: list[int]) -> User:
-    """Make, fill, read, link, rename and remove, checking each step; counts its rounds."""
+    """Make, fill, read, link, rename and remove files; check each step and count the rounds."""
 
     def ask(
         op: int, nodeid: int, body: bytes, room: int = 4096
@@ -174,7 +177,7 @@ def user(folder: Folder, number: int, counts: list[int]) -> User:
 
 
 def run_users(guest: Guest, users: list[User], seconds: float) -> None:
-    """Let the users work on their queues, each with one request under way."""
+    """Let the users work on their queues, each of them with one request under way."""
     deadline = time.monotonic() + seconds
     working: list[tuple[User, Pending]] = []
     for number, person in enumerate(users):
@@ -221,7 +224,7 @@ def test_workers_die_during_mixed_work(daemon: Daemon, guest: Guest, folder: Fol
 def test_requests_in_flight_when_a_worker_dies(
     daemon: Daemon, guest: Guest, folder: Folder
 ) -> None:
-    """A queue full of requests that are not idempotent, and the worker dies among them."""
+    """A queue is full of requests that are not idempotent when the worker dies."""
     for turn in range(6):
         victim = worker_of(daemon, 1)
         waiting = []
@@ -262,14 +265,14 @@ def test_appends_are_neither_lost_nor_doubled(daemon: Daemon, guest: Guest, fold
 
 
 def runs(data: bytes) -> list[tuple[bytes, int]]:
-    """What follows what: each byte, and how often it is repeated."""
+    """The runs of equal bytes: each byte, and how often it is repeated."""
     return [(bytes([byte]), len(list(same))) for byte, same in itertools.groupby(data)]
 
 
 def test_an_append_that_a_death_cut_short_goes_on_where_it_ended(
     daemon: Daemon, guest: Guest, folder: Folder
 ) -> None:
-    """A kill ends a write between two of its pages, wherever they are in the file."""
+    """A kill ends a write between two of its pages, wherever these pages are in the file."""
     size = 256 * 1024
     entry, fh = guest.create(folder.nodeid, b"log", os.O_RDWR | os.O_APPEND)
     log, head = folder.path / "log", b"not a whole page"
@@ -314,7 +317,8 @@ def test_open_files_and_locks_outlive_their_worker(
 def test_what_the_guest_holds_is_no_orphan_of_a_dead_worker(
     daemon: Daemon, guest: Guest, folder: Folder
 ) -> None:
-    """However much it is: the pool looks for orphans for more than a second after a death."""
+    """After a death the pool looks for orphans for more than a second: it must not close the
+    guest's files, however many they are."""
     held = {}
     for number in range(1000):
         (folder.path / str(number)).touch()
@@ -334,7 +338,7 @@ def test_an_idle_worker_dies_and_the_next_kick_is_seen(daemon: Daemon, guest: Gu
 
 
 def test_a_worker_dies_while_a_ring_is_stopped(daemon: Daemon, guest: Guest) -> None:
-    """The acknowledgement comes from the worker's successor."""
+    """The worker's successor acknowledges the message."""
     for _ in range(4):
         for _ in range(50):
             guest.submit(Op.GETATTR, ROOT, bytes(16), room=104)
@@ -345,7 +349,7 @@ def test_a_worker_dies_while_a_ring_is_stopped(daemon: Daemon, guest: Guest) -> 
 
 
 def test_a_pool_that_dies_ends_the_share(daemon: Daemon, guest: Guest) -> None:
-    """The guest's files were in it: nothing can be pretended. No process stays."""
+    """The guest's open files were in the pool: nothing can replace them. No process stays."""
     guest.getattr(ROOT)
     family = daemon.processes()
     (pool,) = daemon.titled("pool")
@@ -358,7 +362,7 @@ def test_a_pool_that_dies_ends_the_share(daemon: Daemon, guest: Guest) -> None:
 
 
 def supervisor(daemon: Daemon) -> int:
-    """The supervisor, once there is one that has named itself."""
+    """The supervisor, as soon as there is one that has set its title."""
     wait_until(lambda: bool(daemon.titled("supervisor")), 5, "a supervisor")
     return daemon.titled("supervisor")[0]
 
@@ -399,8 +403,9 @@ def test_a_new_supervisor_takes_the_session_over(daemon: Daemon, guest: Guest) -
 def test_a_file_with_the_number_of_a_closed_connection_stays_open(
     daemon: Daemon, guest: Guest, folder: Folder
 ) -> None:
-    """A new worker starts with a connection to the supervisor. That dies, the connection is closed
-    and its number is the next file's; when the worker dies, too, the file stays open."""
+    """A new worker starts with a connection to the supervisor. The supervisor dies, the connection
+    is closed and the next file gets the connection's number; when the worker dies as well, that
+    file stays open."""
     names_ = [b"%d" % number for number in range(100)]
     for name in names_:
         (folder.path / name.decode()).write_bytes(name)
@@ -419,11 +424,11 @@ def test_a_file_with_the_number_of_a_closed_connection_stays_open(
         for name, fh in opened.items():
             assert guest.read(nodeids[name], fh, 0, 9) == name
             guest.release(nodeids[name], fh)
-        time.sleep(2)  # as often as a supervisor may die
+        time.sleep(2)  # supervisors may not die more often than this
 
 
 def test_a_supervisor_dies_between_messages_and_replies(daemon: Daemon, guest: Guest) -> None:
-    """Every message is obeyed once and acknowledged once, whenever the supervisor dies."""
+    """Every message is obeyed once and acknowledged once, at whatever point the supervisor dies."""
     frontend = guest.frontend
     spare = GuestMemory(1 << 20, regions=1)
     message = frontend.region_message(Region(1 << 40, 1 << 20, 1 << 50, 0))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A guest at work whose VMM sends a message that cannot be obeyed: the share goes on."""
+"""A guest at work whose VMM sends a message that cannot be obeyed: the share goes on working."""
 
 import struct
 
@@ -12,7 +12,7 @@ from .fuse import ROOT, Guest
 U64 = struct.Struct("<Q")
 FAR = Region(1 << 40, 4096, 1 << 50, 0)
 
-# Number and payload of messages that lack the fd they announce.
+# Number and payload of each message that lacks the fd it announces.
 WITHOUT_FD = {
     "kick": (driver.SET_VRING_KICK, U64.pack(1)),
     "call": (driver.SET_VRING_CALL, U64.pack(1)),
@@ -38,13 +38,14 @@ def test_a_message_without_its_fd(running: Guest, name: str, need_reply: bool) -
         assert frontend.ack(number, payload) == 1
     else:
         frontend.send(number, payload)
-    for _ in range(3):  # kicked, and called when they are done
+    for _ in range(3):  # each lookup needs a kick, and a call when it is done
         running.lookup(ROOT, b".", queue=1)
     assert frontend.ask(driver.GET_QUEUE_NUM).u64
 
 
 def test_an_eventfd_that_got_lost_is_not_the_next_one(running: Guest) -> None:
-    """Calls do not go to the eventfd of the message that comes next."""
+    """The calls of a message that lacks its eventfd do not go to the eventfd of the next
+    message."""
     frontend = running.frontend
     for number in (driver.SET_VRING_CALL, driver.SET_VRING_ERR):
         fds = [] if number == driver.SET_VRING_CALL else [frontend.rings[1].err_fd]
@@ -69,7 +70,7 @@ def test_a_ring_that_starts_without_an_eventfd_is_polled(running: Guest) -> None
 
 def test_a_message_that_must_be_obeyed_ends_the_connection(running: Guest) -> None:
     frontend = running.frontend
-    frontend.send(driver.SET_VRING_NUM, struct.pack("<II", 1, 64))  # under a started vring
+    frontend.send(driver.SET_VRING_NUM, struct.pack("<II", 1, 64))  # while the vring is started
     with pytest.raises(NoReplyError, match=r"closed|reset"):
         frontend.receive()
     frontend.close()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hostile rings: descriptors and indexes that cannot be, and memory that changes while it is read.
+"""Hostile rings: impossible descriptors and indexes, and memory that changes while it is read.
 
-A malformed chain costs that request; an index that cannot be costs that ring until it is started
-anew. Neither costs a process or another ring.
+A malformed chain costs its own request; an impossible index costs its own ring until the ring is
+started again. Neither of them costs a process or another ring.
 """
 
 import os
@@ -44,7 +44,7 @@ def getattr_request(guest: Guest, nodeid: int) -> int:
 
 
 def push(ring: Ring, descriptors: list[tuple[int, int, int, int]]) -> int:
-    """Write descriptors from 0 on and offer 0; returns the used length."""
+    """Write descriptors from index 0 on and offer head 0; return the used length."""
     for index, descriptor in enumerate(descriptors):
         ring.write_desc(index, *descriptor)
     ring.chains[0] = []
@@ -112,7 +112,7 @@ def test_indirect_tables_that_cannot_be(guest: Guest, ring: Ring) -> None:
 
 
 def test_an_indirect_table_at_the_end_of_a_direct_chain(guest: Guest, ring: Ring) -> None:
-    """The WRITE flag of the indirect descriptor itself means nothing (virtio 1.2 2.7.5.3.2)."""
+    """The WRITE flag of the indirect descriptor itself has no meaning (virtio 1.2 2.7.5.3.2)."""
     good = getattr_request(guest, ROOT)
     table, room = guest.memory.alloc(32), guest.memory.alloc(256)
     guest.memory.write(
@@ -171,7 +171,8 @@ def test_an_overlong_indirect_table(guest: Guest, ring: Ring, count: int) -> Non
 def test_an_endless_indirect_table_of_next_to_nothing(
     daemon: Daemon, guest: Guest, ring: Ring, size: int
 ) -> None:
-    """Two descriptors of no length in a circle, in a table that claims 2^28 of them."""
+    """Two descriptors of length 0 form a circle, in a table that claims to have 2^28
+    descriptors."""
     good = getattr_request(guest, ROOT)
     table = guest.memory.alloc(64)
     guest.memory.write(table, DESC.pack(good, size, D_NEXT, 1) + DESC.pack(good, size, D_NEXT, 0))
@@ -181,13 +182,13 @@ def test_an_endless_indirect_table_of_next_to_nothing(
     for _ in range(5):
         assert push(ring, [(table, 0xFFFF_FFF0, D_INDIRECT, 0)]) == 0
     spent = sum(worker.cpu_times()[:2]) - before
-    assert spent < 1.0, "other requests and the control plane wait for it"
+    assert spent < 1.0, "other requests and the control plane have to wait"
 
 
 def test_a_chain_of_more_than_four_gigabytes(guest: Guest, ring: Ring) -> None:
     good = getattr_request(guest, ROOT)
     table, size = guest.memory.alloc(16 * 600), 15 << 20
-    base = guest.memory.regions[1].gpa  # where nothing else is
+    base = guest.memory.regions[1].gpa  # no other data is here
     entries = [DESC.pack(good, 56, D_NEXT, 1)]
     entries += [DESC.pack(base, size, D_WRITE | D_NEXT, i + 2) for i in range(598)]
     entries.append(DESC.pack(base, size, D_WRITE, 0))
@@ -196,7 +197,7 @@ def test_a_chain_of_more_than_four_gigabytes(guest: Guest, ring: Ring) -> None:
 
 
 def test_a_reply_that_lands_on_its_own_request_and_ring(guest: Guest, ring: Ring) -> None:
-    """The guest harms only itself: addresses may overlap anything, the ring included."""
+    """The guest harms only itself: addresses may overlap any memory, including the ring."""
     good = getattr_request(guest, ROOT)
     assert push(ring, [(good, 56, D_NEXT, 1), (good, 200, D_WRITE, 0)]) in (0, 16, 120)
     good = getattr_request(guest, ROOT)
@@ -214,9 +215,10 @@ def test_a_reply_that_lands_on_its_own_request_and_ring(guest: Guest, ring: Ring
 
 
 def assert_broken(guest: Guest, ring: Ring) -> None:
-    """The ring stands still and the front-end is told; the others run; a new start cures it."""
+    """The ring stands still and the front-end is notified; the other rings run; a new start cures
+    it."""
     readable, _, _ = select.select([ring.err_fd], [], [], HANG)
-    assert readable, "nobody wrote to the error eventfd"
+    assert readable, "no process wrote to the error eventfd"
     os.eventfd_read(ring.err_fd)
     guest.lookup(ROOT, b".", queue=2)
     guest.lookup(ROOT, b".", queue=0 if ring.index else 1)
@@ -269,7 +271,7 @@ def test_the_hiprio_ring_breaks_and_request_rings_go_on(guest: Guest) -> None:
 
 
 def test_used_ring_and_events_scribbled_over(guest: Guest, ring: Ring, folder: Folder) -> None:
-    """The used ring is ours to write; what a guest writes there is not believed."""
+    """Only the daemon writes to the used ring; what a guest writes there is not believed."""
     for pattern in (b"\xff", b"\x00", b"\x5a"):
         guest.memory.write(ring.used, pattern * (6 + 8 * ring.size))
         pending = guest.submit(Op.GETATTR, folder.nodeid, bytes(16), room=104)
@@ -288,7 +290,7 @@ def test_kicks_without_work(guest: Guest, ring: Ring) -> None:
 
 
 def test_call_counter_at_its_limit(guest: Guest, ring: Ring, folder: Folder) -> None:
-    """A guest that never takes its calls must not stop a worker in write(2)."""
+    """A guest that never takes its calls must not make a worker block in write(2)."""
     with suppress(BlockingIOError):
         os.eventfd_read(ring.call_fd)
     os.eventfd_write(ring.call_fd, (1 << 64) - 2)
@@ -303,7 +305,7 @@ def test_call_counter_at_its_limit(guest: Guest, ring: Ring, folder: Folder) -> 
 
 
 class Flipper(threading.Thread):
-    """Writes random bytes into some places of guest memory until it is stopped."""
+    """Writes random bytes to some places of guest memory until it is stopped."""
 
     def __init__(self, write: Callable[[random.Random], None]) -> None:
         super().__init__()
@@ -331,7 +333,7 @@ Bodies = list[tuple[int, int, bytes]]
 
 @pytest.fixture
 def bodies(guest: Guest, folder: Folder) -> Bodies:
-    """Requests of all kinds, on a file that is open."""
+    """Requests of all kinds, on an open file."""
     entry, fh = guest.create(folder.nodeid, b"data", queue=2)
     return [
         (Op.GETATTR, entry.nodeid, bytes(16)),
@@ -344,7 +346,7 @@ def bodies(guest: Guest, folder: Folder) -> Bodies:
 
 
 def hammer(guest: Guest, bodies: Bodies, seconds: float = 2.0) -> int:
-    """Send requests on queue 1 for a while; returns how often the ring had to start anew."""
+    """Send requests on queue 1 for a while; return how often the ring had to be started again."""
     restarts = 0
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A share whose server on the host refuses root what it allows a user, as NFS with root_squash."""
+"""A share whose server refuses root what it allows a user, as NFS with root_squash does."""
 
 import errno
 import os
@@ -15,9 +15,9 @@ from .fuse_server import FlatFileSystem, served
 
 OWNER = (1000, 1000)
 OTHER = (1001, 1001)
-NO_IDS = (2**32 - 1, 2**32 - 1)  # of a guest with ALLOW_IDMAP, but where it creates
+NO_IDS = (2**32 - 1, 2**32 - 1)  # the ids of a guest with ALLOW_IDMAP, except in ops that create
 ALLOW_IDMAP = 1 << 40
-# What each op needs of the server, and the server's answer to anybody else.
+# Ops that only the owner of a file may do, with the server's answer to any other user.
 OWNERS = {
     Op.LOOKUP: errno.EACCES,
     Op.OPEN: errno.EACCES,
@@ -30,7 +30,7 @@ CHMOD = SETATTR_IN.pack(FATTR_MODE, *[0] * 7, 0, 0, 0, 0o600, 0, 0, 0, 0)
 
 
 class OwnersFileSystem(FlatFileSystem):
-    """Files that nobody but their owner may use."""
+    """Files that only their owner may use."""
 
     def judge(self, opcode: int, uid: int) -> None:
         if opcode in OWNERS and uid != OWNER[0]:
@@ -90,7 +90,7 @@ def test_nobody_else_may(guest: Guest, files: dict[bytes, bytes], ids: tuple[int
 
 
 def test_who_asked_last_lends_nobody_the_right(guest: Guest) -> None:
-    """A request is judged by its own user, whatever the one before was allowed."""
+    """A request is judged by its own user, whatever the user of the request before was allowed."""
     for _ in range(3):
         look_up(guest, b"old")
         expect(errno.EACCES, guest.ask(Op.LOOKUP, ROOT, names(b"other"), room=128, ids=OTHER))
@@ -98,7 +98,7 @@ def test_who_asked_last_lends_nobody_the_right(guest: Guest) -> None:
 
 
 @pytest.mark.parametrize(("options", "agreed"), [((), False), (("--idmapped-mounts",), True)])
-def test_the_guest_reports_its_users_unless_told_else(
+def test_the_guest_reports_its_users_unless_an_option_forbids_it(
     options: tuple[str, ...], agreed: bool, share: Path
 ) -> None:
     with Daemon(*options, share=share) as daemon, Frontend(daemon.socket) as frontend:

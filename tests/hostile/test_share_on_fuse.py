@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A share that lies on a FUSE mount, whose handles die when its own server forgets a node."""
+"""A share on a FUSE mount: its handles stop working when the mount's server forgets a node."""
 
 import os
 import resource
@@ -38,8 +38,8 @@ def lower(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def assert_all_can_be_read(daemon: Daemon, way: bytes, files: int) -> None:
-    """The files are looked up below the directory `way`, and read when the host's caches have let
-    go of them."""
+    """Look the files up below the directory `way`, and read them after the host's caches have
+    dropped them."""
     with Frontend(daemon.socket) as frontend:
         guest = Guest(frontend.setup(1))
         guest.init()
@@ -76,7 +76,7 @@ def test_as_many_files_can_be_open_as_where_each_inode_is_an_fd(lower: Path) -> 
     assert limits[0] == limits[1]
 
 
-def test_who_insists_on_handles_is_told_why_there_are_none(lower: Path) -> None:
+def test_an_operator_who_insists_on_handles_learns_why_there_are_none(lower: Path) -> None:
     with Daemon("--inode-file-handles=mandatory", share=lower) as daemon:
         wait_until(daemon.exited, 20, "the daemon gives up")
         assert "none that last (FUSE, virtio-fs)" in daemon.log.read_text()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The shared directory is the one that was there at the start, whatever its path leads to later."""
+"""The shared directory is the directory of the start, whatever its path leads to later."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ from .fuse import ROOT, Guest, Op, names
 
 
 def names_in_root(daemon: Daemon) -> set[str]:
-    """Which of the two files a new VMM's guest sees in the root directory."""
+    """Which of the two files the guest of a new VMM sees in the root directory."""
     with Frontend(daemon.socket) as frontend:
         guest = Guest(frontend.setup(1))
         guest.init()
@@ -44,7 +44,8 @@ def swap_the_directory(share: Path, secret: Path) -> None:
 def test_a_later_vmm_gets_the_directory_that_was_opened_at_the_start(
     sandbox_mode: SandboxMode, swap: Callable[[Path, Path], None], tmp_path: Path
 ) -> None:
-    """Whoever owns a folder on the way to it moves it away and puts a symlink in its place."""
+    """The owner of a folder on the path moves the directory away and puts a symlink in its
+    place."""
     share, secret = tmp_path / "owned/etc", tmp_path / "host/etc"
     for folder, name in ((share, "shared"), (secret, "secret")):
         folder.mkdir(parents=True)
@@ -52,7 +53,7 @@ def test_a_later_vmm_gets_the_directory_that_was_opened_at_the_start(
     with Daemon("--keep-listening", share=share, mode=sandbox_mode) as daemon:
         assert names_in_root(daemon) == {"shared"}
         swap(share, secret)
-        # The pool of the first of these two may have been made before the swap.
+        # The first of these two VMMs may get a pool that was made before the swap.
         assert names_in_root(daemon) == {"shared"}
         assert names_in_root(daemon) == {"shared"}
 
@@ -61,7 +62,7 @@ def test_a_later_vmm_gets_the_directory_that_was_opened_at_the_start(
 def test_no_process_of_the_sandbox_holds_an_fd_of_the_hosts_mount(
     sandbox_mode: SandboxMode,
 ) -> None:
-    """The fd that the directory came by would lead out of the sandbox by `..`."""
+    """`..` of the fd with which the host opened the directory would lead out of the sandbox."""
     with Daemon(mode=sandbox_mode) as daemon, Frontend(daemon.socket) as frontend:
         Guest(frontend.setup(1)).init()
         ours = os.open(daemon.share, os.O_PATH)
@@ -73,7 +74,7 @@ def test_no_process_of_the_sandbox_holds_an_fd_of_the_hosts_mount(
 
 
 def mount_of(pid: int, fd: int) -> str:
-    """The id of the mount that a process's fd belongs to."""
+    """The id of the mount that an fd of a process belongs to."""
     info = Path(f"/proc/{pid}/fdinfo/{fd}").read_text()
     return info.partition("mnt_id:")[2].split()[0]
 
@@ -90,7 +91,7 @@ def mounted(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.parametrize("options", ["--sandbox=namespace", "--userns", "--sandbox=chroot"])
 def test_a_share_that_was_unmounted_is_served_to_no_other_vmm(options: str, mounted: Path) -> None:
-    """The guest that is connected keeps the files."""
+    """A guest that is connected keeps its files."""
     with Daemon("--keep-listening", options, share=mounted) as daemon:
         with Frontend(daemon.socket) as frontend:
             guest = Guest(frontend.setup(1))
@@ -118,13 +119,13 @@ def test_without_a_sandbox_a_share_that_was_unmounted_is_served(mounted: Path) -
 def test_a_directory_that_is_mounted_read_only_is_pointed_out(
     options: tuple[str, ...], tmp_path: Path
 ) -> None:
-    """As for a service whose unit has ProtectSystem=strict; the operator may have meant it."""
+    """As in a service whose unit has ProtectSystem=strict; the operator may have meant it."""
     require("root")
     mounted = ["mount", "-t", "tmpfs", "-o", "ro", "share", str(tmp_path)]
     subprocess.run(mounted, check=True)
     try:
         with Daemon(*options, share=tmp_path) as daemon:
-            wait_until(lambda: "Waiting for" in daemon.log.read_text(), 20, "it waits for a VMM")
+            wait_until(lambda: "Waiting for" in daemon.log.read_text(), 20, "a wait for a VMM")
             is_said = f"'{tmp_path}' is mounted read-only" in daemon.log.read_text()
             assert is_said == (options == ())
     finally:

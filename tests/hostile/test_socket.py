@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A hostile front-end: whatever it sends, the daemon lives and the next front-end is served.
 
-What ends in the sandbox (fds, memory, in-flight records) is tried in each sandbox mode. All else is
-read by the supervisor, which is the same in all.
+Everything that ends in the sandbox (fds, memory, in-flight records) is tried in each sandbox mode.
+All other input is read by the supervisor, which is the same in all modes.
 """
 
 import errno
@@ -40,7 +40,7 @@ STATE = struct.Struct("<II")
 
 
 def ordinary(daemon: Daemon, queues: int = 1) -> None:
-    """A front-end that does everything right."""
+    """A front-end that makes no mistake."""
     with Frontend(daemon.socket) as frontend:
         guest = Guest(frontend.setup(queues))
         guest.init()
@@ -49,7 +49,7 @@ def ordinary(daemon: Daemon, queues: int = 1) -> None:
 
 
 def elders(daemon: Daemon) -> list[int]:
-    """Keeper and supervisor, who outlive connections."""
+    """The pids of keeper and supervisor, which outlive connections."""
     return [pid for pid, title in daemon.pids().items() if "keeper" in title or "super" in title]
 
 
@@ -59,19 +59,19 @@ def next_one_is_served(daemon: Daemon) -> Iterator[None]:
     before = elders(daemon)
     yield
     ordinary(daemon)
-    wait_until(lambda: elders(daemon) == before, 5, f"{before} and nobody else")
+    wait_until(lambda: elders(daemon) == before, 5, f"{before} and no other process")
 
 
 @pytest.fixture
 def fresh(daemon: Daemon) -> Iterator[Frontend]:
-    """A connection on which nothing was said."""
+    """A connection on which no message was sent."""
     with Frontend(daemon.socket) as connected:
         yield connected
 
 
 @pytest.fixture
 def negotiated(fresh: Frontend) -> Frontend:
-    """A connection with features and acknowledgements agreed on; no memory, no rings."""
+    """A connection with features and acknowledgements agreed on, without memory and rings."""
     fresh.negotiate()
     assert fresh.protocol_features & driver.P_REPLY_ACK
     return fresh
@@ -138,13 +138,15 @@ def test_a_message_that_never_ends_holds_nothing_up(running: Guest) -> None:
 
 @pytest.mark.parametrize("number", [0, 6, 7, 19, 20, 22, 23, 26, 28, 33, 35, 39, 41, 42, 44, 99])
 def test_an_unknown_message(negotiated: Frontend, number: int) -> None:
-    assert negotiated.ack(number, U64.pack(0)), "it was acknowledged as if it had been done"
+    assert negotiated.ack(number, U64.pack(0)), (
+        "the message was acknowledged as if it had been obeyed"
+    )
     assert negotiated.ask(driver.GET_FEATURES).u64
     negotiated.send(number, U64.pack(0))
     assert hangs_up(negotiated)
 
 
-# Each message and the payload sizes it has; -1 is "anything else is wrong".
+# The payload sizes of each message; -1 stands for all other sizes, which are wrong.
 SIZES = {
     driver.SET_FEATURES: 8,
     driver.SET_PROTOCOL_FEATURES: 8,
@@ -180,7 +182,7 @@ def test_a_wrong_number_of_fds(daemon: Daemon, negotiated: Frontend, count: int)
         (driver.SET_VRING_CALL, U64.pack(0), 1),
     ]
     before = daemon.fd_counts()
-    if count <= 8:  # fds where none belong are closed, no more
+    if count <= 8:  # fds that a message may not have are closed, and nothing else happens
         negotiated.ack(driver.SET_FEATURES, U64.pack(negotiated.features), fds)
         negotiated.ack(driver.SET_VRING_NUM, STATE.pack(0, 128), fds)
         negotiated.ack(driver.SET_VRING_CALL, U64.pack(1 << 8), fds)
@@ -190,7 +192,7 @@ def test_a_wrong_number_of_fds(daemon: Daemon, negotiated: Frontend, count: int)
         try:
             assert negotiated.ack(number, payload, fds) != 0, number
         except (NoReplyError, BrokenPipeError):
-            assert count > 8, "only more fds than any message has end the connection"
+            assert count > 8, "the connection may end only after more than 8 fds"
             return
     after = daemon.fd_counts()
     assert all(after[pid] <= before[pid] for pid in before if pid in after), "fds stay open"
@@ -232,7 +234,7 @@ def test_ring_sizes_that_can(fresh: Frontend, size: int) -> None:
 
 @pytest.mark.parametrize("base", [0, 0x1000, 1 << 47, 1 << 63, (1 << 64) - 4096, (1 << 64) - 16])
 def test_ring_addresses_outside_memory(negotiated: Frontend, base: int) -> None:
-    """The ring does not run; with right addresses it does."""
+    """The ring does not run; when the addresses are corrected it runs."""
     negotiated.set_memory()
     ring = negotiated.add_ring(1)
     good = struct.unpack("<IIQQQQ", negotiated.addr_message(ring))
@@ -289,7 +291,7 @@ def test_rings_started_in_every_wrong_order(negotiated: Frontend) -> None:
 
 def test_rings_before_features(fresh: Frontend) -> None:
     fresh.send(driver.SET_VRING_NUM, STATE.pack(1, 128))
-    with suppress(BrokenPipeError):  # the first one was enough
+    with suppress(BrokenPipeError):  # the first message was enough
         fresh.send(driver.SET_VRING_ENABLE, STATE.pack(1, 1))
     hangs_up(fresh)
 
@@ -331,7 +333,7 @@ def test_a_kick_fd_that_is_no_eventfd(negotiated: Frontend, kind: str) -> None:
 
 
 def test_a_call_eventfd_that_blocks(daemon: Daemon, fresh: Frontend) -> None:
-    """One that is full, and not O_NONBLOCK, must not hold a worker up in write(2)."""
+    """A full eventfd without O_NONBLOCK must not make a worker block in write(2)."""
     guest = Guest(fresh.setup(1))
     guest.init()
     ring = fresh.rings[1]
@@ -386,7 +388,7 @@ def test_regions_that_overlap(negotiated: Frontend) -> None:
 
 @pytest.fixture
 def deep_file(tmp_path: Path) -> Iterator[int]:
-    """A file whose path is longer than what readlink(2) of its fd can tell (ENAMETOOLONG)."""
+    """A file whose path is longer than readlink(2) of its fd can return (ENAMETOOLONG)."""
     name, folder = "d" * 250, os.open(tmp_path, os.O_RDONLY)
     for _ in range(20):
         os.mkdir(name, dir_fd=folder)
@@ -432,9 +434,11 @@ def test_memory_in_a_file_of_a_disk_works_and_is_warned_of(
     sandbox_mode: SandboxMode, asked: str
 ) -> None:
     """A worker that opens file handles by itself reaches the file system of each fd that it has.
-    With `auto` a broker opens them here: the share is not the whole of its file system.
 
-    The daemon is the test's own: the log of one that refuses much leaves lines of the VMM out."""
+    With `auto` a broker opens handles here: the share is not the whole of its file system. The
+    daemon is the test's own: if a daemon refuses many messages, its log leaves out lines about the
+    VMM.
+    """
     warned = "warning: guest memory is in the file '/var/tmp/"
     with (
         tempfile.TemporaryFile(dir="/var/tmp") as file,
@@ -455,7 +459,8 @@ def test_memory_in_a_file_of_a_disk_works_and_is_warned_of(
 
 @in_each_mode
 def test_memory_that_may_only_be_read(negotiated: Frontend) -> None:
-    """It passes as memory until a worker maps it: then no ring runs, and that is all."""
+    """The fd passes as memory until a worker maps it: then no ring runs, and nothing else
+    happens."""
     memory = negotiated.memory
     fd = os.open(f"/proc/self/fd/{memory.fd}", os.O_RDONLY)
     table = STATE.pack(2, 0) + memory.regions[0].pack() + memory.regions[1].pack()
@@ -472,7 +477,7 @@ def test_memory_that_may_only_be_read(negotiated: Frontend) -> None:
 @in_each_mode
 @pytest.mark.parametrize("left", [0, 4096, 1 << 20, 16 << 20])
 def test_memory_that_is_cut_short_while_in_use(daemon: Daemon, running: Guest, left: int) -> None:
-    """SIGBUS in a worker: rings, buffers or tables are suddenly not there."""
+    """SIGBUS in a worker: the memory of rings, buffers or tables is suddenly missing."""
     memory = running.memory
     (daemon.share / "big").write_bytes(bytes(1 << 20))
     file = running.lookup(ROOT, b"big").nodeid
@@ -485,7 +490,8 @@ def test_memory_that_is_cut_short_while_in_use(daemon: Daemon, running: Guest, l
     os.truncate(memory.fd, left)
     ring.kick()
     time.sleep(0.2)
-    # Python would die of the same SIGBUS: the mapping is not touched until it is whole again.
+    # Python would die of the same SIGBUS, so the mapping is not touched until the file has its size
+    # again.
     os.truncate(memory.fd, memory.size)
     assert daemon.pids().keys() == before.keys(), "a worker died"
     running.frontend.set_memory()
@@ -520,7 +526,8 @@ def test_more_regions_than_slots(negotiated: Frontend) -> None:
 
 @in_each_mode
 def test_the_memory_of_a_running_ring_is_taken_away(running: Guest) -> None:
-    """REM_MEM_REG of the region the rings lie in: they stand still, and go on when it is back."""
+    """REM_MEM_REG of the region with the rings: the rings stand still, and go on when it is
+    back."""
     frontend = running.frontend
     region = frontend.memory.regions[0]
     message = frontend.region_message(region)
@@ -584,7 +591,7 @@ def test_inflight_records_that_cannot_be(negotiated: Frontend) -> None:
 @in_each_mode
 @pytest.mark.parametrize("pattern", [b"\xff", b"\x01", b"\x80\x7f"])
 def test_an_inflight_record_full_of_lies(negotiated: Frontend, pattern: bytes) -> None:
-    """The front-end's memory: a worker may not believe any index in it."""
+    """The record is the front-end's memory: a worker may not believe any index in it."""
     reply = negotiated.ask(driver.GET_INFLIGHT_FD, inflight_message(0, 0, 2, 128))
     (fd,) = reply.fds
     size = os.fstat(fd).st_size
@@ -605,7 +612,7 @@ def test_an_inflight_record_full_of_lies(negotiated: Frontend, pattern: bytes) -
 
 @in_each_mode
 def test_an_inflight_record_cut_short(daemon: Daemon, negotiated: Frontend) -> None:
-    """Refused, as the fd lacks the seal that ours has, or survived."""
+    """A foreign fd is refused, as it lacks the seal that our fd has, or the daemon survives it."""
     fd = os.memfd_create("inflight")
     os.truncate(fd, 1 << 16)
     message = inflight_message(1 << 16, 0, 2, 128)
@@ -641,11 +648,11 @@ def test_a_flood_of_messages_without_reading_replies(fresh: Frontend) -> None:
         for _ in range(20_000):
             fresh.send(driver.GET_FEATURES)
     except (TimeoutError, OSError):
-        pass  # it stopped reading, or hung up
+        pass  # the daemon stopped reading, or hung up
 
 
 def idle_fds(daemon: Daemon) -> dict[int, int]:
-    """Fds by pid of keeper and supervisor, once the next pool is ready."""
+    """The fds of keeper and supervisor by pid, as soon as the next pool is ready."""
     counts: dict[int, int] = {}
     while counts != (now := daemon.fd_counts()) or not daemon.titled("pool"):
         counts = now
@@ -658,7 +665,7 @@ def test_reconnecting_leaks_no_fds(daemon: Daemon) -> None:
         ordinary(daemon)
     ordinary(daemon, 2)
     before = idle_fds(daemon)
-    for turn in range(12):  # each starts a pool; a single fd that is left would show
+    for turn in range(12):  # each connection starts a pool; a single fd that is left would show
         with Frontend(daemon.socket) as frontend:
             frontend.negotiate()
             frontend.set_memory()
@@ -696,7 +703,8 @@ def test_resets_and_stops_leak_no_fds_in_workers(daemon: Daemon, running: Guest)
 
 
 def test_reset_keeps_memory_features_and_calls(running: Guest) -> None:
-    """QEMU sends RESET_DEVICE up to three times, and none of these again."""
+    """QEMU sends RESET_DEVICE up to three times, and does not send memory, features and calls
+    again."""
     frontend = running.frontend
     for _ in range(3):
         frontend.tell(driver.RESET_DEVICE)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""stdin, stdout and stderr of a taken-over worker: it can send a few lines to the log, no more."""
+"""A worker that was taken over can write a few lines to the log by its standard fds, no more."""
 
 import errno
 import os
@@ -20,7 +20,7 @@ from .injector import Injector, fds
 pytestmark = in_each_mode
 
 SOURCE = "stderr of the pool"
-LOG_BYTES = 32 << 10  # more than the budget for lines at once
+LOG_BYTES = 32 << 10  # more than the budget for lines that come at once
 
 
 @pytest.fixture
@@ -94,7 +94,8 @@ def test_the_last_words_of_a_pool_are_logged(daemon: Daemon) -> None:
 
 @pytest.mark.usefixtures("guest")
 def test_no_fd_of_the_sandbox_refers_to_a_file_of_the_host(daemon: Daemon) -> None:
-    """An fd is enough for open_by_handle_at() to look in its file system. The log is one here."""
+    """An fd is enough for open_by_handle_at() to reach its whole file system. The log is a file of
+    the host here."""
     for pid in [*daemon.titled("pool"), *daemon.titled("worker")]:
         for fd, what in fds(pid).items():
             if not what.startswith(("anon_inode:", "pipe:", "socket:", "/memfd:")):
@@ -103,7 +104,7 @@ def test_no_fd_of_the_sandbox_refers_to_a_file_of_the_host(daemon: Daemon) -> No
 
 
 def is_of_sandbox(daemon: Daemon, pid: int, fd: int, what: str) -> bool:
-    """Is it the shared directory, or of the sandbox's own /proc?"""
+    """Is this file the shared directory, or a file of the sandbox's own /proc?"""
     number = Path(f"/proc/{pid}/fd/{fd}").stat().st_ino
     is_proc = what == "/" and number == 1
     return is_proc or bool(re.fullmatch(r"/\d+/fd", what)) or number == daemon.share.stat().st_ino

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""File systems mounted inside the share: announced, crossed, and never confused."""
+"""File systems mounted inside the share: announced, crossed, and never taken for one another."""
 
 import errno
 import os
@@ -44,7 +44,7 @@ def unmount(path: Path) -> None:
 
 @pytest.fixture
 def submount(folder: Folder) -> Iterator[Path]:
-    """A tmpfs in the share, mounted after the daemon started."""
+    """A tmpfs in the share, mounted after the daemon has started."""
     path = folder.path / "mount"
     path.mkdir()
     mount(path)
@@ -113,7 +113,9 @@ def test_equal_inode_numbers_on_two_mounts_are_two_files(guest: Guest, folder: F
                 assert data == f"{path.name} {name}".encode()
                 guest.release(entry.nodeid, fh)
                 found.append(entry)
-            assert found[0].attr.ino == found[1].attr.ino, "tmpfs numbers its files alike"
+            assert found[0].attr.ino == found[1].attr.ino, (
+                "each tmpfs gives its first file the same number"
+            )
             assert found[0].nodeid != found[1].nodeid
     finally:
         for path in paths:
@@ -121,7 +123,7 @@ def test_equal_inode_numbers_on_two_mounts_are_two_files(guest: Guest, folder: F
 
 
 def numbers(guest: Guest, nodeid: int, name: bytes) -> set[int]:
-    """The inode numbers of a file, by every way in which a guest learns them."""
+    """The inode numbers of a file, from every reply that shows a number to a guest."""
     entry = guest.lookup(nodeid, name)
     (listed,) = (e for e in guest.list(nodeid) if e.name == name)
     (plus,) = (e for e in guest.list(nodeid, plus=True) if e.name == name)
@@ -135,7 +137,7 @@ def numbers(guest: Guest, nodeid: int, name: bytes) -> set[int]:
 
 
 def test_a_guest_without_submounts_sees_one_file_system(guest: Guest, folder: Folder) -> None:
-    """Then no two files have one number, and the share's own keep theirs."""
+    """In this case no two files have the same number, and the share's own files keep theirs."""
     guest.init(flags=guest.flags & ~SUBMOUNTS)
     home = guest.lookup(ROOT, folder.name).nodeid
     paths = [folder.path / "one", folder.path / "two"]
@@ -178,7 +180,7 @@ def test_what_was_unmounted_shows_what_is_below(guest: Guest, folder: Folder) ->
     guest.lookup(second.nodeid, b"below")
 
 
-def test_a_share_that_is_told_not_to_announces_nothing() -> None:
+def test_no_submount_is_announced_if_the_option_is_off() -> None:
     with Daemon("--no-announce-submounts") as daemon:
         path = daemon.share / "mount"
         path.mkdir()

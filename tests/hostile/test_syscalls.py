@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many file-system calls an op costs, counted by strace: DESIGN 3.6 sets what is allowed."""
+"""The number of file-system calls for each op, counted by strace: DESIGN 3.6 sets the limits."""
 
 import os
 import re
@@ -18,7 +18,7 @@ from .daemon import Daemon, wait_until
 from .fuse import FLUSH_IN, GETXATTR_IN, MKDIR_IN, Guest, Op, names, read_in
 
 COUNT = 20
-# Of the loop, not of an op: eventfds, waiting, locks, the clock.
+# Calls of the loop, not of an op: eventfds, waiting, locks, the clock.
 NOT_FS = {
     "epoll_wait", "read", "write", "poll", "ppoll", "futex", "clock_gettime", "sched_yield",
     "madvise", "rt_sigprocmask", "mmap", "munmap", "mprotect", "restart_syscall",
@@ -57,10 +57,10 @@ class Strace:
 def per_op(
     daemon: Daemon, tmp_path: Path, guest: Guest, folder: Folder, action: Callable[[int], object]
 ) -> Counter[str]:
-    """Calls of COUNT runs of `action`, after one that is not counted."""
+    """The calls of COUNT runs of `action`, after one run that is not counted."""
     action(-1)
     guest.lookup(folder.nodeid, b".")
-    time.sleep(0.05)  # what is closed late is closed by now
+    time.sleep(0.05)  # fds that are closed late are closed by now
     watch = Strace(daemon, tmp_path / "strace")
     for i in range(COUNT):
         action(i)
@@ -82,9 +82,9 @@ def watch(daemon: Daemon, tmp_path: Path, guest: Guest, folder: Folder) -> Watch
 def test_lookup(watch: Watch, guest: Guest, folder: Folder) -> None:
     for i in range(-1, COUNT):
         (folder.path / str(i)).touch()
-    time.sleep(1.1)  # a file that is young is identified by its handle
+    time.sleep(1.1)  # a young file is identified by its handle
     allow(watch(lambda i: guest.lookup(folder.nodeid, b"%d" % i)), 2.4)  # new to the guest
-    allow(watch(lambda i: guest.lookup(folder.nodeid, b"%d" % i)), 1)  # known
+    allow(watch(lambda i: guest.lookup(folder.nodeid, b"%d" % i)), 1)  # known to the guest
     body = names(b"nothing")
     allow(watch(lambda _: guest.ask(Op.LOOKUP, folder.nodeid, body, room=128)), 1)
 
@@ -110,7 +110,7 @@ def test_open_and_release(watch: Watch, guest: Guest, folder: Folder) -> None:
     (folder.path / "x").touch()
     nodeid = guest.lookup(folder.nodeid, b"x").nodeid
     fhs: list[int] = []
-    # The open, and the look at what was opened (entry_reopen).
+    # The open, and the stat of the opened file (entry_reopen).
     allow(watch(lambda _: fhs.append(guest.open(nodeid, os.O_RDONLY))), 2)
     calls = watch(lambda _: guest.release(nodeid, fhs.pop()) if fhs else None)
     assert not {"openat", "statx", "fstat", "fcntl", "flock"} & set(calls), dict(calls)
@@ -129,7 +129,7 @@ def test_creating_and_removing(watch: Watch, guest: Guest, folder: Folder) -> No
         lambda i: guest.call(Op.MKDIR, folder.nodeid, body + names(b"d%d" % i), room=128)
     )
     assert mkdirs["mkdirat"] == COUNT
-    allow(mkdirs, 3)  # mkdirat, and what it takes to know a name that is new
+    allow(mkdirs, 3)  # mkdirat, and the calls that identify a new file
     allow(watch(lambda i: guest.call(Op.UNLINK, folder.nodeid, names(b"f%d" % i))), 1)
     allow(watch(lambda i: guest.call(Op.RMDIR, folder.nodeid, names(b"d%d" % i))), 1)
 
@@ -154,5 +154,5 @@ def test_listing_with_attributes(watch: Watch, guest: Guest, folder: Folder) -> 
         assert guest.call(Op.READDIRPLUS, folder.nodeid, body, room=65536)
 
     read(0)
-    time.sleep(3)  # fds that are not used are given up
-    allow(watch(read), 50 + 2)  # one per entry, getdents64, lseek back to the start
+    time.sleep(3)  # fds that are not used are closed
+    allow(watch(read), 50 + 2)  # one call for each entry, getdents64, lseek back to the start

@@ -3,7 +3,7 @@
 
 The share is a file system of its own, so whatever is reached beside it was reached by a hole. Each
 attempt returns the name of an errno, "ok", or the signal that ended the worker. Where the table has
-"ok", SECURITY.md and man page say that the mode does not stop it.
+"ok", SECURITY.md and the man page say that the mode does not stop the attempt.
 """
 
 import ctypes
@@ -33,7 +33,7 @@ from .injector import AT_FDCWD, Injector, Killed, error_name
 NOBODY: Final = 65534
 UNCHANGED: Final = -1
 MAP_LOCKED: Final = 0x2000
-DEVICE: Final = os.makedev(1, 5)  # /dev/zero: opening it harms nobody
+DEVICE: Final = os.makedev(1, 5)  # /dev/zero: opening it does no harm
 TARGET: Final = "etc/hostname"
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 
@@ -51,13 +51,14 @@ MODES: Final = {
 
 @dataclass
 class Scene:
-    """A daemon, a file of the host's, and two processes that the worker should not reach."""
+    """A daemon, a file of the host, and two processes that the worker should not reach."""
 
     daemon: Daemon
     victim: Path
-    handle: bytes  # of TARGET, for open_by_handle_at
-    of_root: int  # pid
-    of_user: int  # of the user who has started the daemon; of nobody where root has
+    handle: bytes  # the handle of TARGET, for open_by_handle_at
+    of_root: int  # the pid of a process of root
+    # The pid of a process of the user that has started the daemon; of nobody if root has.
+    of_user: int
 
 
 @pytest.fixture(scope="module", params=MODES, ids=lambda name: f"sandbox={name}")
@@ -84,7 +85,7 @@ def scene(mode: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene
 
 
 class sleeping(subprocess.Popen[bytes]):  # noqa: N801 - it is used as a function
-    """A process of the host's that `uid` may trace."""
+    """A process of the host that `uid` may trace."""
 
     def __init__(self, uid: int) -> None:
         super().__init__(["sleep", "1000"], user=uid, group=uid, extra_groups=[])
@@ -95,7 +96,7 @@ class sleeping(subprocess.Popen[bytes]):  # noqa: N801 - it is used as a functio
 
 
 def handle_of(path: str) -> bytes:
-    """struct file_handle of a file of the host's."""
+    """struct file_handle of a file on the host."""
     handle = ctypes.create_string_buffer(struct.pack("=Ii", 128, 0), 136)
     done = _LIBC.name_to_handle_at(AT_FDCWD, path.encode(), handle, ctypes.byref(ctypes.c_int()), 0)
     assert done == 0, errno.errorcode[ctypes.get_errno()]
@@ -106,7 +107,7 @@ Attempt = Callable[[Injector, Scene], str]
 
 
 def first_success(results: Iterator[int]) -> str:
-    """ "ok" if one of them is; else the error of the last one."""
+    """ "ok" if one of the results is a success; otherwise the error of the last call."""
     name = "nothing was tried"
     for result in results:
         name = error_name(result)
@@ -135,8 +136,8 @@ def open_by_handle_with_each_fd(worker: Injector, scene: Scene) -> str:
 
 
 def open_by_handle_with_each_link(worker: Injector, _scene: Scene) -> str:
-    """The links of /proc that lead to files whatever the root directory is: to the program above
-    all, which is on a file system of the host's."""
+    """These links of /proc lead to files whatever the root directory is: above all the link to the
+    program, which is on a file system of the host."""
     handle = handle_of(os.path.realpath(sys.executable))
     mapped = Path(f"/proc/{worker.pid}/maps").read_text().split(" ", 1)[0]
     links = ("exe", "cwd", "root", "task/../exe", f"map_files/{mapped}", "ns/mnt", "ns/pid")
@@ -153,7 +154,7 @@ def open_by_handle_with_each_link(worker: Injector, _scene: Scene) -> str:
 
 
 def path_call(name: str, *rest: int) -> Attempt:
-    """A call on the victim's path."""
+    """A call on the path of the victim."""
 
     def attempt(worker: Injector, scene: Scene) -> str:
         return error_name(worker.call(name, AT_FDCWD, str(scene.victim), *rest))
@@ -180,7 +181,7 @@ def proc_fd(worker: Injector) -> int:
 
 
 def root_of_a_user_process(worker: Injector, scene: Scene) -> str:
-    """A process of the user that the worker becomes, or is, has the host's root directory."""
+    """A process of the user that the worker is, or can become, has the host's root directory."""
     is_root = scene.daemon.mode.uid is None
     assert not is_root or worker.call("setresuid", UNCHANGED, NOBODY, UNCHANGED) == 0
     path = f"../../{scene.of_user}/root/{TARGET}"
@@ -195,7 +196,7 @@ def command_line_of_others(worker: Injector, scene: Scene) -> str:
 
 
 def signal_a_process(worker: Injector, scene: Scene) -> str:
-    """One that the worker's user may send signals to."""
+    """Signal a process to which the worker's user may send signals."""
     pid = scene.of_root if scene.daemon.mode.uid is None else scene.of_user
     return error_name(worker.call("kill", pid, 0))
 
@@ -214,14 +215,14 @@ def open_a_device_made_by_mknod(worker: Injector, _scene: Scene) -> str:
 
 
 def is_root(pid: int, fd: int, what: str) -> bool:
-    """Is it the fd of the shared directory? Its inode in a tmpfs is the first."""
+    """Is this the fd of the shared directory, and not of the sandbox's /proc?"""
     is_directory = what == "/" or what.endswith("/share")
     path = Path(f"/proc/{pid}/fd/{fd}")
     return is_directory and path.stat().st_dev != Path("/proc").stat().st_dev
 
 
 def dot_dot_of_the_share(worker: Injector, _scene: Scene) -> str:
-    """Where `..` of the root of the share leads to."""
+    """Where `..` of the root of the share leads."""
     root = next(fd for fd, what in worker.fds().items() if is_root(worker.pid, fd, what))
     above = worker.call("openat", root, "..", os.O_PATH | os.O_DIRECTORY)
     if above < 0:
@@ -239,7 +240,7 @@ def attempts(name: str, attempt: Attempt, *expected: str) -> None:
     ATTEMPTS[name] = (attempt, dict(zip(MODES, expected, strict=True)))
 
 
-# name, attempt, then what is expected with each of MODES
+# name, attempt, then the result that is expected in each of MODES
 attempts("above each fd", open_above_each_fd, *["denied"] * 4, "ok", *["denied"] * 3)
 attempts(
     "handle with each fd",
@@ -309,14 +310,14 @@ def test_every_attempt(scene: Scene, mode: str) -> None:
             Guest(frontend.setup(1)).init()
             try_until_killed(scene, results)
     differing = {name: found for name, found in results.items() if found != expected[name]}
-    # A filter of system calls that kills is as good as any errno.
+    # A filter of system calls that kills the worker is as good as any errno.
     assert all(found == "SIGSYS" and expected[name] != "ok" for name, found in differing.items()), (
         differing
     )
 
 
 def try_until_killed(scene: Scene, results: dict[str, str]) -> None:
-    """Make the attempts that have no result yet, in one worker, as long as it lives."""
+    """In one worker, make the attempts that have no result yet, as long as the worker lives."""
     wait_until(lambda: len(scene.daemon.titled("worker 0")) == 1, 10, "the last pool ended")
     (pid,) = scene.daemon.titled("worker 0")
     with Injector(pid) as worker:

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command lines of the tools that start a virtiofsd, each as it is written in the tool, under
-the user and with the rights and limits that the tool gives it; docs/tools.md has the table."""
+"""The command lines of tools that start a virtiofsd, each as it is written in the tool.
+
+Each command line runs under the user and with the rights and limits that the tool gives it;
+docs/tools.md has the table.
+"""
 
 import os
 import re
@@ -32,9 +35,12 @@ FEW_FILES = (
 
 
 class Tool(NamedTuple):
-    """`arguments`: S is the path of the socket, N the fd of one that listens there, D the shared
-    directory. `uid`: who starts it; `around`: a command that limits it. `ready`: what the tool
-    waits for: the socket, a line on stderr, or the file with the pid."""
+    """How a tool starts virtiofsd.
+
+    `arguments`: S is the path of the socket, N the fd of a socket that listens there, D the shared
+    directory. `uid`: the user that starts the daemon; `around`: a command that limits it. `ready`:
+    what the tool waits for: the socket, a line on stderr, or the file with the pid.
+    """
 
     arguments: str
     uid: int = 0
@@ -127,14 +133,14 @@ TOOLS = {
 
 class Started(NamedTuple):
     process: "subprocess.Popen[bytes]"
-    path: Path  # of the socket
+    path: Path  # the path of the socket
     share: Path
     log: Path
 
 
 @contextmanager
 def started(tool: Tool, folder: Path) -> Iterator[Started]:
-    """The daemon as the tool starts it, ready by what the tool waits for."""
+    """The daemon as the tool starts it, once there is what the tool waits for."""
     path, share, log = folder / "socket", folder / "share", folder / "log"
     share.mkdir()
     for one in (folder, share):
@@ -178,7 +184,7 @@ def is_ready(tool: Tool, running: Started) -> bool:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """Where an ordinary user may go."""
+    """A folder in which an ordinary user may work."""
     require("root")
     with tempfile.TemporaryDirectory() as made:
         Path(made).chmod(0o755)
@@ -198,7 +204,7 @@ def test_a_daemon_that_the_tool_starts_does_work(name: str, folder: Path) -> Non
         assert guest.read(nodeid, fh, 0, 100) == b"content"
         assert (running.share / "made").is_dir()
         frontend.close()
-        assert running.process.wait(HANG) == 0, "it ends with its VMM"
+        assert running.process.wait(HANG) == 0, "the daemon ends with its VMM"
     assert "Traceback" not in running.log.read_text()
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A daemon that an ordinary user starts: guest root is that user, and there is nobody else."""
+"""A daemon of an ordinary user: guest root is that user, and there is no other user."""
 
 import errno
 import os
@@ -86,7 +86,7 @@ def test_the_first_refusal_names_cause_and_cure(
         for _ in range(2):
             expect(errno.EPERM, guest.ask(op, ROOT, body, ids=(1234, 5)))
         cure = f"--translate-uid=squash-guest:0:{own}:65536"
-        wait_until(lambda: cure in daemon.log.read_text(), 10, "the line")
+        wait_until(lambda: cure in daemon.log.read_text(), 10, "a line with the cure")
         guest.lookup(ROOT, b"own")
         text = daemon.log.read_text()
         assert f"EPERM as user 1234 with group {5 if op == Op.MKDIR else 0}" in text

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests that name memory which the VMM does not share: answered where that can be, and logged.
+"""Requests that name memory which the VMM does not share: answered if possible, and logged.
 
-QEMU shares no memory that was plugged in without share=on. Linux before 7.1 does not look at the
-used length of a reply: a header that nobody has written would be a reply to it.
+QEMU does not share memory that was plugged in without share=on. Linux before 7.1 does not look at
+the used length of a reply: it takes a header that the daemon has not written for a reply.
 """
 
 import errno
@@ -21,11 +21,11 @@ OUTSIDE = 0x1_2345_6000  # above all guest memory
 UNIQUE = 77
 LINE = re.compile(r"guest memory at (0x[0-9a-f]+) is not shared with virtiofsd")
 ERROR = (OUT_HEADER.size, -errno.EIO, UNIQUE)
-ANONYMOUS = (OUT_HEADER.size, -errno.EIO, 0)  # its header could not be read
+ANONYMOUS = (OUT_HEADER.size, -errno.EIO, 0)  # the daemon could not read the header
 
 
 class Place(NamedTuple):
-    """Guest memory of a request that is written by hand."""
+    """The guest memory of a request that is written by hand."""
 
     header: int
     argument: int
@@ -44,7 +44,8 @@ def place(guest: Guest) -> Place:
 
 
 def request(guest: Guest, place: Place, op: Op, nodeid: int, argument: bytes, more: int) -> None:
-    """Put header and argument where they belong; `more`: bytes that follow elsewhere."""
+    """Put header and argument in their places; `more`: the number of bytes that follow
+    elsewhere."""
     length = IN_HEADER.size + len(argument) + more
     guest.memory.write(place.header, IN_HEADER.pack(length, op, UNIQUE, nodeid, *[0] * 5))
     guest.memory.write(place.argument, argument)
@@ -52,7 +53,7 @@ def request(guest: Guest, place: Place, op: Op, nodeid: int, argument: bytes, mo
 
 
 def answer(guest: Guest, place: Place, chain: list[Segment], indirect: bool) -> tuple[int, ...]:
-    """What the reply's header says; nothing if nothing was written."""
+    """What the reply's header says; an empty tuple if no header was written."""
     ring = guest.frontend.rings[1]
     head = ring.submit(chain, indirect=indirect)
     ring.publish()
@@ -128,7 +129,8 @@ def test_what_has_no_reply_gets_none(guest: Guest, place: Place, indirect: bool)
 
 
 def test_other_malformed_chains_are_answered_too(guest: Guest, place: Place) -> None:
-    """Readable after writable; more pieces than the device takes."""
+    """Chains with a readable descriptor after a writable one, or with more pieces than the device
+    takes."""
     request(guest, place, Op.GETATTR, ROOT, bytes(16), 0)
     header, reply = Segment(place.header, IN_HEADER.size), Segment(place.reply, 64, True)
     chain = [header, reply, Segment(place.argument, 16)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Directory offsets to which no lseek leads, as NFS and FUSE have them: every name, each time."""
+"""Directory offsets that lseek cannot reach, as on NFS and FUSE: every name is listed each time."""
 
 import os
 import random
@@ -45,7 +45,7 @@ def test_every_name_each_time(share: Path) -> None:
         while entries := read(guest, fh, found[-1].off if found else 0, 1 + len(found) % 2):
             found += entries
         assert [e.name for e in found] == NAMES
-        assert all(e.off < WIDE for e in found), "a guest's lseek leads there"
+        assert all(e.off < WIDE for e in found), "a guest's lseek must reach each offset"
         assert len({e.off for e in found}) == len(NAMES)
         for pid in daemon.titled("worker"):
             os.kill(pid, 9)
@@ -61,7 +61,8 @@ def test_every_name_each_time(share: Path) -> None:
 
 
 def test_what_lies_in_the_buffer_is_not_read_again(share: Path) -> None:
-    """A guest with a small buffer of its own asks again for what it has been told."""
+    """A guest with a small buffer of its own asks again for entries that it has already
+    received."""
     with Daemon(share=share) as daemon, Frontend(daemon.socket) as frontend:
         guest = Guest(frontend.setup(1))
         guest.init()

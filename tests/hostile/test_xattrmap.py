@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""xattrmap as a guest meets it; the remapped security.capability goes when the file changes."""
+"""--xattrmap as a guest sees it; the remapped security.capability goes when the file changes."""
 
 import errno
 import os
@@ -78,7 +78,7 @@ def test_a_mapped_name_is_another_one_on_the_host(guest: Guest, folder: Folder) 
     assert set(os.listxattr(path)) == {HOST_CAP, "user.plain"}
     assert get_xattr(guest, nodeid, CAP) == Reply(0, VALUE)
     assert list_xattrs(guest, nodeid) == {CAP, b"user.plain"}
-    # Nobody reaches it, or any other, by the host's name.
+    # The guest can use neither this attribute nor any other by the host's name.
     expect(errno.EPERM, set_xattr(guest, nodeid, HOST_CAP.encode()))
     expect(errno.EPERM, guest.ask(Op.REMOVEXATTR, nodeid, names(HOST_CAP.encode())))
     expect(errno.ENODATA, get_xattr(guest, nodeid, HOST_CAP.encode()))
@@ -108,7 +108,7 @@ def test_each_type_of_rule(guest: Guest, folder: Folder) -> None:
     expect(errno.EOPNOTSUPP, get_xattr(guest, nodeid, b"user.odd.x"))
     assert set(os.listxattr(path)) == {"user.ok", "user.a,b.trusted.t"}
     os.setxattr(path, "user.odd.y", b"hidden")
-    # The rule for user.* comes before the one that would strip the prefix.
+    # The rule for user.* comes before the rule that would strip the prefix.
     assert list_xattrs(guest, nodeid) == {b"user.ok", b"user.a,b.trusted.t"}
     assert get_xattr(guest, nodeid, b"trusted.t") == Reply(0, b"v")
     expect(errno.ERANGE, set_xattr(guest, nodeid, b"trusted." + b"x" * 240))
@@ -177,7 +177,8 @@ def test_a_change_drops_the_remapped_capability(
     path = folder.path / "x"
     entry, fh = guest.create(folder.nodeid, b"x", mode=0o777)
     guest.write(entry.nodeid, fh, 0, b"old")
-    # Set right after a write, through another queue: that there was none is not believed then.
+    # Set right after a write, through another queue: the worker must not go on believing that the
+    # file has no capability.
     assert set_xattr(guest, entry.nodeid, CAP, VALUE, queue=2).error == 0
     change(guest, entry.nodeid, fh)
     assert HOST_CAP not in os.listxattr(path)
