@@ -2,49 +2,51 @@
 /*
  * THEORY
  *
- * Purpose. open_by_handle_at(2) opens every file of a file system, so a worker that may call it and
- * is taken over reaches more than the share where the share is only a part. Without handles each
- * file that a guest knows costs an fd. So one process, the broker, may call it, and opens for the
- * workers only what they had open themselves before.
+ * Purpose. open_by_handle_at(2) can open every file of a file system. If the share is only a part
+ * of a file system, an attacker who controls a worker that may make this call reaches more than the
+ * share. Without handles each file that a guest knows costs an fd. So only one process, the broker,
+ * may make the call, and the broker opens for the workers only files that they had open themselves
+ * before.
  *
- * Actors. Workers hold every inode by an fd as long as there are fds. When these become scarce a
- * worker shows the broker the fds of some that were not used lately, and in any case the fds of
- * what the guest forgets (inode_forget.c); the broker makes the handle of each and signs it
- * (SipHash with a key that only broker and guard have), and the worker closes the fd
- * (inode_trim.c). When such an inode is used again the worker gives the handle and the signature
- * back and receives an O_PATH fd. No request of a guest's that finds an fd comes here.
+ * Actors. Workers hold every inode by an fd as long as there are fds. When fds become scarce a
+ * worker sends the broker the fds of some inodes that were not used lately, and in any case the
+ * fds of inodes that the guest forgets (inode_forget.c). The broker makes the handle of each and signs it (SipHash with a key that only the broker and the guard have), and the
+ * worker closes the fd (inode_trim.c). When such an inode is used again the worker sends the handle
+ * and the signature back and receives an O_PATH fd. A guest's request that finds an fd never
+ * involves the broker.
  *
- * What a signature says. This file, of this inode number, device and type, on this mount of the
- * share, was held open by a worker. The broker reads all of it from the fd that was sent, and
- * believes nothing that a worker says about a file. Who holds an fd could as well keep that fd: so
- * what a worker that was taken over opens here it could have had open all the time, files that the
- * host moved out of the share later included (".." of such a directory leads nowhere, as for an fd
- * that was kept).
+ * What a signature says. A worker held this file open; the file has this inode number, device and
+ * type and is on this mount of the share. The broker reads all of that from the fd that was sent,
+ * and believes nothing that a worker says about a file. A worker that holds an fd could as well
+ * keep that fd: so a worker that was taken over can open nothing here that it could not have had
+ * open all the time. That includes files that the host moved out of the share later (".." of such a
+ * directory leads nowhere, as for an fd that was kept).
  *
- * What is not signed: a file on a mount that is not the share's (memory of the VMM's, /proc,
- * memfds), and a file without a name, which would be gone when its last fd is closed. Each request
- * comes with a directory of the mount that it is about, and ".." of that directory must lead up to
- * the shared directory: that the kernel decides, by mounts and not by names. Handles are opened
- * through that directory. So the broker keeps nothing of a mount, and no mount busy.
+ * What is not signed: a file on a mount that is not the share's (memory of the VMM, /proc, memfds),
+ * and a file without a name, which would be gone when its last fd is closed. Each request comes
+ * with a directory on the mount that the request is about, and ".." of that directory must lead up
+ * to the shared directory. The kernel decides where ".." leads, by mounts and not by names. Handles
+ * are opened through that directory. So the broker keeps no fd of a mount, and keeps no mount busy.
  *
- * What is opened is compared with what was signed: inode number, device, mount and type. It is
- * opened with O_PATH alone, so no device is ever opened here; that flag is part of the filter.
+ * The opened file is compared with what was signed: inode number, device, mount and type. The file
+ * is opened only with O_PATH, so the broker never opens a device; the seccomp filter requires that
+ * flag.
  *
- * Bounds. A request has one size and at most HANDLE_BATCH fds. Answers are sent without waiting:
- * who does not read them loses them. What waits in a socket is bounded (handle_broker.py): fds in
- * sockets count against a limit that all processes of a user share. Each socket gets one turn after
- * the other. Nobody can read the broker's memory: it is not dumpable and has a capability that
- * workers have not.
+ * Bounds. All requests have the same size, and each has at most HANDLE_FDS fds. Answers are sent
+ * without waiting: a worker that does not read them loses them. The data that waits in a socket is
+ * bounded (handle_broker.py), because fds in sockets count against a limit that all processes of a
+ * user share. The sockets are served in turn, one request each. No worker can read the broker's
+ * memory: the broker is not dumpable and has a capability that workers do not have.
  *
- * Stale answers. A worker may die between a request and its answer; the next one in its slot has
- * the same socket. Each request has a number that comes back (handle_client.c).
+ * Stale answers. A worker may die between a request and its answer; the next worker in its slot has
+ * the same socket. So each request has a number, which comes back in the answer (handle_client.c).
  *
- * Death. The guard (handle_guard.c) has the key and the sockets, too, and starts another broker. A
- * request that was being answered is lost and is sent again by the worker. What a dead broker
- * signed stays signed.
+ * Death. The guard (handle_guard.c) also has the key and the sockets, and starts another broker. A
+ * request that was being answered is lost, and the worker sends it again. The signatures of a dead
+ * broker stay valid.
  *
- * What this does not do: keep a VMM and a worker that conspire from holding the broker up with an
- * fd of a file system that the VMM serves. They hold up their own share.
+ * A limit of this design: a VMM and a worker that conspire can block the broker with an fd of a
+ * file system that the VMM serves. They block only their own share.
  */
 #include "worker/csrc/broker/handle_broker.h"
 
@@ -60,15 +62,16 @@
 #include <unistd.h>
 
 enum {
-	LEVELS_MAX = 4096, /* of directories between a mount and the shared directory */
-	SOCKETS_MAX = 64,  /* worker slots: job.py */
+	LEVELS_MAX = 4096, /* directories between a mount and the shared directory */
+	SOCKETS_MAX = 64,  /* worker slots: at most REQUEST_QUEUES_MAX */
 	OPEN_TO_LOOK = O_PATH | O_NOFOLLOW | O_CLOEXEC,
 	OPEN_MOUNT = O_RDONLY | O_DIRECTORY | O_NONBLOCK | O_CLOEXEC,
 };
 
 /* ---- mounts ---- */
 
-/* What the kernel knows of an fd without asking a file system, which a VMM may serve. */
+/* What the kernel itself knows about an fd. No file system is asked, because the VMM may be the one
+ * that serves that file system. */
 static int look(int fd, struct inode_key *ret)
 {
 	int flags = AT_EMPTY_PATH | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC;
@@ -105,7 +108,7 @@ static int climb(const struct handle_broker *b, int dir_fd)
 			break;
 		}
 		if (level == LEVELS_MAX || inode_key_equal(at, below))
-			break; /* the top, of something else */
+			break; /* the top of a tree that is not the share */
 		above = openat(fd, "..", OPEN_TO_LOOK | O_DIRECTORY);
 		close(fd);
 		fd = above;
@@ -116,7 +119,8 @@ static int climb(const struct handle_broker *b, int dir_fd)
 	return err;
 }
 
-/* The mount of this directory, if it is one of the share. Return: 0, -EXDEV, or -errno. */
+/* The mount of this directory, if the mount belongs to the share. Return: 0, -EXDEV if it does not,
+ * or -errno. */
 static int find_mount(const struct handle_broker *b, int dir_fd, uint32_t *ret)
 {
 	struct inode_key key;
@@ -133,8 +137,8 @@ static uint64_t sign(const struct handle_broker *b, const struct handle_identity
 	return siphash(&b->key, identity, sizeof(*identity));
 }
 
-/* The handle comes first: it tells the mount, and nothing is asked of a file system that is not of
- * the share. */
+/* Called before any other look at the file: the mount is checked first, so a file system that does
+ * not belong to the share is asked nothing. */
 static int get_handle(int fd, uint32_t mount_id, struct fhandle *ret)
 {
 	struct inode_key key;
@@ -169,7 +173,7 @@ static void sign_one(const struct handle_broker *b, int fd, uint32_t mount_id,
 	ret->mac = sign(b, identity);
 }
 
-/* `mount_id`: of the directory `dir_fd`. Return: an fd or -errno. */
+/* `mount_id`: the mount of the directory `dir_fd`. Return: an fd or -errno. */
 static int open_signed(const struct handle_broker *b, const struct handle_request *request,
 		       int dir_fd, uint32_t mount_id)
 {
@@ -254,7 +258,8 @@ static uint32_t passed_fds(struct msghdr *message, int fds[static HANDLE_FDS])
 	return (uint32_t)(bytes / sizeof(int));
 }
 
-/* No fd is passed while this user has too many fds in sockets. */
+/* The kernel refuses to pass an fd while this user has too many fds in sockets (ETOOMANYREFS). The
+ * answer is then an error. */
 static void send_answer(int sock, struct handle_answer *answer, size_t len, int fd)
 {
 	if (handle_send(sock, answer, len, &fd, fd >= 0) != -ETOOMANYREFS)
@@ -263,7 +268,7 @@ static void send_answer(int sock, struct handle_answer *answer, size_t len, int 
 	(void)!handle_send(sock, answer, len, NULL, 0);
 }
 
-/* Take one message and answer it. Return: was there one? */
+/* Take one message and answer it. Return: true if there was a message. */
 static bool serve_one(const struct handle_broker *b, int sock)
 {
 	uint8_t room[sizeof(struct handle_request) + 1];
@@ -309,7 +314,8 @@ void handle_broker_serve(const struct handle_broker *b, const int32_t *sockets, 
 		for (uint32_t i = 0; i < count; i++) {
 			bool got = polled[i].revents && serve_one(b, polled[i].fd);
 
-			/* An empty packet is no end; a closed socket is, once it is empty. */
+			/* An empty packet does not end the connection. A closed socket does, once
+			 * all packets in it have been read. */
 			if (!got && polled[i].revents & (POLLHUP | POLLNVAL)) {
 				polled[i].fd = -1;
 				open--;

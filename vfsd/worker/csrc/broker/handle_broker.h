@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* PRIVATE: C only */
-/* The broker of file handles: what it does with one request. The theory is in handle_broker.c. */
+/* The broker of file handles. The theory is in handle_broker.c. */
 #ifndef VFSD_HANDLE_BROKER_H
 #define VFSD_HANDLE_BROKER_H
 
@@ -18,8 +18,9 @@ int handle_broker_init(struct handle_broker *b, const struct siphash_key *key,
 		       int root_fd) must_check;
 
 /*
- * Obey a request of `len` bytes that came with `fds`, which stay the caller's. *ret_fd is an fd for
- * the answer, the caller's, or -1. Return: bytes of the answer; 0: there is none to give.
+ * Carry out a request of `len` bytes that came with `fds`; the caller still owns `fds`. *ret_fd is
+ * -1 or an fd to send with the answer, which the caller closes. Return: the size of the answer in
+ * bytes; 0 if the request has the wrong size and gets no answer.
  */
 size_t handle_broker_answer(const struct handle_broker *b, const void *request, size_t len,
 			    const int *fds, uint32_t fd_count, struct handle_answer *ret,

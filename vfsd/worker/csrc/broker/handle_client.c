@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * One request at a time. It is sent again, with the same number, while its answer does not come:
- * the broker may have died with it, or another worker that was taken over may have read the answer.
- * An answer with another number is for a worker that died, or for an earlier sending; it is passed
- * over, and its fd is closed. What a request does once it does as well twice.
+ * A worker makes one request at a time. Until the answer comes, the request is sent again with the
+ * same number: the broker may have died with it, or another worker that was taken over may have
+ * read the answer. An answer with another number belongs to an earlier request, maybe of a worker
+ * that died; such an answer is skipped, and its fd is closed. Requests are idempotent, so a request
+ * that is carried out twice does no harm.
  */
 #include "worker/csrc/broker/handle_client.h"
 
@@ -31,16 +32,16 @@ static int send_request(const struct handle_client *c, const struct handle_reque
 	int err = handle_send(c->fd, request, sizeof(*request), fds, count);
 
 	if (err == -EAGAIN)
-		return 0;	  /* where there is no room, there is much to be answered */
+		return 0;	  /* a full socket: many requests wait for the broker already */
 	if (err == -ETOOMANYREFS) /* this user has too many fds in sockets */
 		return -ENFILE;
-	if (err == -ENOMEM || err == -ENOBUFS) /* passes, and says nothing of the broker */
+	if (err == -ENOMEM || err == -ENOBUFS) /* for the moment; the broker is not gone */
 		return err;
 	return err ? -EIO : 0;
 }
 
-/* Take what has come in, if anything has. Return: bytes, 0 (the broker is gone), or -errno; *ret_fd
- * is the fd that came with it, or -1. */
+/* Receive a packet without waiting. Return: its size in bytes, 0 (the broker is gone), or -errno;
+ * *ret_fd is the fd that came with the packet, or -1. */
 static ssize_t receive(const struct handle_client *c, struct handle_answer *ret, int *ret_fd)
 {
 	union handle_fds passed = {0};
@@ -66,8 +67,8 @@ static bool is_whole(const struct handle_answer *answer, size_t len)
 	       len == head + answer->count * sizeof(answer->signatures[0]);
 }
 
-/* The answer with the number of the latest request, if it is there. Return: its fd, or -1, in
- * *ret_fd; 0, -EAGAIN (not yet), or -EIO. */
+/* Take the answer with the number of the latest request, if that answer has come. *ret_fd is its fd
+ * or -1. Return: 0, -EAGAIN (no answer yet), or -EIO (the broker is gone). */
 static int take_answer(const struct handle_client *c, struct handle_answer *ret, int *ret_fd)
 {
 	for (;;) {
@@ -82,7 +83,8 @@ static int take_answer(const struct handle_client *c, struct handle_answer *ret,
 	}
 }
 
-/* Return: 0 with the answer, or -errno: the answer's, or -EIO. */
+/* Send a request and wait for its answer. Return: 0, the error in the answer, or -errno of this
+ * side (-EIO: the broker is gone). */
 static int exchange(struct handle_client *c, struct handle_request *request, const int *fds,
 		    uint32_t count, struct handle_answer *ret, int *ret_fd)
 {
@@ -95,7 +97,7 @@ static int exchange(struct handle_client *c, struct handle_request *request, con
 		err = send_request(c, request, fds, count);
 		if (err)
 			break;
-		/* What comes first may be for somebody else. */
+		/* The first packet that comes may be an answer to an earlier request. */
 		while ((err = take_answer(c, ret, ret_fd)) == -EAGAIN &&
 		       poll(&polled, 1, wait_ms) > 0)
 			continue;
@@ -142,7 +144,7 @@ int handle_client_open(struct handle_client *c, int mount_fd, struct inode_key k
 	memcpy(request.identity.handle_bytes, handle->bytes, sizeof(handle->bytes));
 	err = exchange(c, &request, &mount_fd, 1, &answer, &fd);
 	if (!err)
-		return fd < 0 ? -ENFILE : fd; /* there was no room for it here */
+		return fd < 0 ? -ENFILE : fd; /* our fd table had no room for the fd */
 	if (fd >= 0)
 		close(fd);
 	return c->is_gone ? -ESTALE : err;

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The guard chooses the key, and hands key and sockets on to each broker by fork. So a broker that
- * dies takes nothing along. The guard itself reads nothing from anywhere.
+ * The guard chooses the key. Each broker is a fork of the guard and so inherits the key and the
+ * sockets: nothing is lost when a broker dies. The guard itself reads no input at all.
  *
- * A broker that is killed is replaced however often that happens. One that ends by a fault of its
- * own, or by a forbidden system call, may have been attacked: after FAULTS_MAX of these there is no
- * other. Inodes that only a handle holds are stale then, until they are looked up again; what is
- * held by fds goes on.
+ * A broker that is killed (SIGKILL, SIGTERM) is replaced, however often that happens. A broker that
+ * ends by a fault of its own or by a forbidden system call may have been attacked: after FAULTS_MAX
+ * such ends the guard does not start another broker. An inode that is held only by a handle is then
+ * stale until the guest looks it up again; inodes that are held by fds are not affected.
  */
 #include "worker/csrc/broker/handle_guard.h"
 

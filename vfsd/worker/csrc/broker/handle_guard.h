@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The guard of the broker of file handles: it starts the broker, and another one when that dies. */
+/* The guard of the broker of file handles: the guard starts a broker, and a new broker when that
+ * broker dies. */
 #ifndef VFSD_HANDLE_GUARD_H
 #define VFSD_HANDLE_GUARD_H
 
@@ -13,13 +14,14 @@ struct handle_guard {
 };
 
 /*
- * Be the guard. The process has one thread, its own fd table, no_new_privs and CAP_DAC_READ_SEARCH.
- * It confines itself. Never returns: the process exits with status 0 when the workers' ends of all
- * sockets are closed, and with 1 if there can be no broker.
+ * Run as the guard. The calling process must have one thread, its own fd table, no_new_privs and
+ * CAP_DAC_READ_SEARCH. The function confines the process by seccomp and never returns: the process
+ * exits with status 0 when the workers' ends of all sockets are closed, and with 1 if a broker
+ * cannot be started or failed too often.
  */
 void handle_guard_run(const struct handle_guard *guard);
 
-/* Can a process with these rights open file handles? `root_fd` as above. */
+/* Can this process open file handles? `root_fd`: the shared directory, open for reading. */
 bool handle_guard_can_open(int root_fd);
 
 #endif

@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* PRIVATE: C only */
 /*
- * What a worker and the broker of file handles say to each other: one packet for a request, one for
- * its answer, on a socket pair of each worker slot. The theory is in handle_broker.c.
- *
- * The first fd of a request is of a directory, and says which mount the request is about.
- * HANDLE_SIGN: with up to HANDLE_BATCH fds more; as many signatures come back.
- * HANDLE_OPEN: with `identity` and `mac` as they were signed; an O_PATH fd comes back.
+ * The protocol between a worker and the broker of file handles: one packet for a request and one
+ * packet for its answer. Each worker slot has a socket pair. The theory is in handle_broker.c.
+ * The first fd of a request is a directory on the mount that the request is about.
+ * HANDLE_SIGN: up to HANDLE_BATCH more fds; the answer has a signature for each.
+ * HANDLE_OPEN: `identity` and `mac` as they were signed; an O_PATH fd comes with the answer.
  */
 #ifndef VFSD_HANDLE_PROTOCOL_H
 #define VFSD_HANDLE_PROTOCOL_H
@@ -25,7 +24,7 @@ enum {
 	HANDLE_BATCH = HANDLE_FDS - 1, /* files in one request */
 };
 
-/* What is signed: which file (identity.h) and its handle. No byte of it is padding. */
+/* What is signed: the identity of a file (identity.h) and its handle. The struct has no padding. */
 struct handle_identity {
 	uint64_t ino;
 	uint64_t mnt_id;
@@ -45,14 +44,14 @@ struct handle_request {
 };
 
 struct handle_signature {
-	int32_t error; /* 0, or why this one was not signed */
+	int32_t error; /* 0, or -errno: the reason why this file was not signed */
 	uint32_t zero;
 	int64_t btime; /* ns; 0: unknown */
 	uint64_t mac;
 	struct handle_identity identity;
 };
 
-/* Sent without the signatures that there are not. */
+/* Only the first `count` signatures are sent. */
 struct handle_answer {
 	uint64_t nonce;
 	int32_t error; /* 0 or -errno */
@@ -71,7 +70,7 @@ union handle_fds {
 int handle_send(int sock, const void *data, size_t len, const int *fds, uint32_t count) must_check;
 
 _Static_assert(CMSG_SPACE(HANDLE_FDS * sizeof(int)) == CMSG_LEN(HANDLE_FDS * sizeof(int)),
-	       "room for one fd more, which the kernel would use");
-_Static_assert(sizeof(struct handle_identity) == 64, "a byte that is not signed");
+	       "CMSG_SPACE leaves room for another fd, which the kernel would use");
+_Static_assert(sizeof(struct handle_identity) == 64, "padding: a byte that is not signed");
 
 #endif
