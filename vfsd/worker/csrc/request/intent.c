@@ -10,7 +10,7 @@ enum {
 	DEADLY_TRIES = 2,
 };
 
-_Static_assert(sizeof(struct intent) == 256, "heads do not share a cache line");
+_Static_assert(sizeof(struct intent) == 256, "intents do not share a cache line");
 
 static bool is_of(const struct intent *intent, const struct request *r)
 {
@@ -23,7 +23,8 @@ static void store_state(struct intent *intent, enum intent_state state)
 	__atomic_store_n(&intent->state, (uint16_t)state, __ATOMIC_RELEASE);
 }
 
-/* From now on it is this request's. A death in between leaves none, or one of nobody. */
+/* Make the intent this request's. If the worker dies on the way, the intent is empty or belongs to
+ * no request. */
 static void claim(struct intent *intent, const struct request *r)
 {
 	if (is_of(intent, r))
@@ -31,7 +32,8 @@ static void claim(struct intent *intent, const struct request *r)
 	store_state(intent, INTENT_NONE);
 	intent->tries = 0;
 	intent->note_unique = 0;
-	/* Only the compiler could let these pass: who reads them comes after our death. */
+	/* A barrier for the compiler is enough: another worker reads these stores only after our
+	 * death. */
 	__atomic_signal_fence(__ATOMIC_SEQ_CST);
 	intent->unique = r->in.unique;
 	intent->session = r->session;
@@ -47,7 +49,7 @@ void intent_begin(struct request *r)
 	store_state(intent, INTENT_NONE);
 	intent->error = 0;
 	intent->reply_len = 0;
-	/* FORGET: a crash may leak a lookup, it must not subtract one twice. */
+	/* FORGET: a crash may leak a lookup, but must not subtract a lookup twice. */
 	store_state(intent, no_reply ? INTENT_DONE : INTENT_BEGUN);
 }
 
@@ -65,10 +67,10 @@ void intent_done(struct request *r, int result)
 }
 
 enum {
-	MAX_ERRNO = 4095, /* what the kernel takes for an errno */
+	MAX_ERRNO = 4095, /* the largest errno that the kernel accepts in a reply */
 };
 
-/* The reply, into r->reply, and the result. */
+/* Copy the recorded reply to r->reply. Return: the recorded result. */
 static int recorded_result(struct request *r)
 {
 	const struct intent *intent = r->intent;
@@ -78,7 +80,7 @@ static int recorded_result(struct request *r)
 	if (fuse_op(r->in.opcode)->flags & OP_NO_REPLY)
 		return OUTCOME_NO_REPLY;
 	if (len > sizeof(intent->reply) || error > 0 || error < -MAX_ERRNO)
-		return -EIO; /* the record is another worker's word: no op leaves such a one */
+		return -EIO; /* not a result of an op: the worker that wrote it is hostile */
 	memcpy(r->reply, intent->reply, len);
 	return error ? error : (int)len;
 }

@@ -35,7 +35,8 @@ uint32_t iovec_advance(struct iovec **iov, uint32_t count, uint64_t len)
 	return count;
 }
 
-/* Drop `len` bytes from the front, which the first piece has. None is empty (vring.c). */
+/* Drop `len` bytes from the front; the first piece has at least that number. Pieces are never empty
+ * (vring.c). */
 static inline void drop(struct iovec **iov, uint32_t *count, uint64_t len)
 {
 	struct iovec *first = *iov;
@@ -95,7 +96,7 @@ static inline void put(const struct iovec *iov, uint32_t count, const void *from
 		put_in_pieces(iov, count, from, len);
 }
 
-/* The first 16 writable bytes are the out header's, the rest is the payload's. */
+/* The first 16 writable bytes are for the out header, the rest is for the payload. */
 static void split_writable(struct request *r)
 {
 	uint64_t want = sizeof(struct fuse_out_header);
@@ -189,7 +190,7 @@ bool request_next_label(const uint8_t **at, uint32_t *left, struct request_label
 		return false;
 	memcpy(&head, *at, sizeof(head));
 	len = (uint32_t)strnlen(name, *left - sizeof(head));
-	/* Nothing but a label may be set this way: no ACL, nothing of the user's. */
+	/* Only a label may be set this way: not an ACL, not a "user." attribute. */
 	if (len >= *left - sizeof(head) || len > XATTR_NAME_MAX ||
 	    strncmp(name, prefix, sizeof(prefix) - 1) != 0 || !name[sizeof(prefix) - 1])
 		return false;
@@ -292,7 +293,8 @@ static int parse_payload(const struct fuse_session *session, struct request *r, 
 	r->payload = room;
 	r->payload_len = (uint32_t)(len - extension);
 	err = parse_extensions(session, r, (uint8_t *)room + r->payload_len, (uint32_t)extension);
-	room[r->payload_len] = '\0'; /* into the first extension's header */
+	/* This may overwrite the first extension's header, which has been parsed. */
+	room[r->payload_len] = '\0';
 	if (!err && is_agreed(session, &AGREED_LABELS) && !is_agreed(session, &AGREED_EXTENSIONS))
 		err = parse_old_labels(session, r);
 	if (err)
@@ -323,7 +325,8 @@ static void reset(struct request *r)
 	r->done_bytes = 0;
 }
 
-/* Return: false if there is no header; it is zero then. *iov and *count move behind it. */
+/* Return: false if there is no whole header; r->in is zero then. *iov and *count move past the
+ * header. */
 static inline bool parse_header(struct request *r, struct iovec **iov, uint32_t *count)
 {
 	reset(r);
@@ -357,7 +360,8 @@ int request_parse(struct request *r, const struct fuse_session *session, char *p
 	op = fuse_op(r->in.opcode);
 	if (!op->name)
 		return -ENOSYS;
-	/* Zephyr counts nothing but the header of a FORGET. Nobody could be told of an error. */
+	/* In a FORGET, Zephyr counts only the header. An error could not be reported: FORGET has no
+	 * reply. */
 	if (len < op->arg_size && op->flags & OP_NO_REPLY)
 		len = r->chain.readable_len - sizeof(r->in);
 	if (len < op->arg_size || op->arg_size > sizeof(r->arg))
