@@ -24,6 +24,7 @@ NOT_OPS: Final = {
     "ENOSYS",
     "NFS",
     "FSETID",
+    "NFS",
     "SIGBUS",
     "SIGSTOP",
     "VMM",
