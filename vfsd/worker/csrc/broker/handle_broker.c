@@ -10,10 +10,10 @@
  *
  * Actors. Workers hold every inode by an fd as long as there are fds. When fds become scarce a
  * worker sends the broker the fds of some inodes that were not used lately, and in any case the
- * fds of inodes that the guest forgets (inode_forget.c). The broker makes the handle of each and signs it (SipHash with a key that only the broker and the guard have), and the
- * worker closes the fd (inode_trim.c). When such an inode is used again the worker sends the handle
- * and the signature back and receives an O_PATH fd. A guest's request that finds an fd never
- * involves the broker.
+ * fds of inodes that the guest forgets (inode_forget.c). The broker makes the handle of each and
+ * signs it (SipHash with a key that only the broker and the guard have), and the worker closes the
+ * fd (inode_trim.c). When such an inode is used again the worker sends the handle and the signature
+ * back and receives an O_PATH fd. A guest's request that finds an fd never involves the broker.
  *
  * What a signature says. A worker held this file open; the file has this inode number, device and
  * type and is on this mount of the share. The broker reads all of that from the fd that was sent,

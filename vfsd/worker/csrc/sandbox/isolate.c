@@ -50,7 +50,7 @@ int isolate_mount_proc(bool hide_others)
 
 	if (context < 0)
 		return context;
-	/* Linux 5.8; without it /proc/sys and the like show, too. */
+	/* From Linux 5.8 on; on older kernels /proc/sys and the like are also visible. */
 	(void)!syscall(SYS_fsconfig, context, FSCONFIG_SET_STRING, "subset", "pid", 0);
 	if (hide_others)
 		(void)!syscall(SYS_fsconfig, context, FSCONFIG_SET_STRING, "hidepid", "ptraceable",

@@ -35,7 +35,7 @@ enum {
 	ANYBODY = ROLE_POOL | ROLE_LOOP | ROLE_THREAD,
 };
 
-/* The rules for some roles, and of which rows they are. */
+/* The rules for some roles, and the row that each rule comes from. */
 struct selection {
 	struct syscall_rule rules[ROWS];
 	int32_t rows[ROWS];
@@ -48,8 +48,8 @@ uint32_t seccomp_table(const struct syscall_row **ret)
 	return ROWS;
 }
 
-/* In the pool's filter "this process" and its socket are any: each worker's own filter says which
- * one. */
+/* In the pool's filter "this process" means any process, and its socket any socket: each worker's
+ * own filter says which. */
 static struct syscall_rule for_any_worker(struct syscall_rule rule)
 {
 	if (rule.value == SYSCALL_OWN_PROCESS || rule.value == SYSCALL_OWN_SOCKET)

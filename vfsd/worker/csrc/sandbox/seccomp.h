@@ -5,16 +5,17 @@
 
 #include "transport/csrc/syscall_filter.h"
 
-/* Who makes a call. */
+/* The kind of process or thread that makes a call. */
 enum seccomp_role {
 	ROLE_POOL = 1,
 	ROLE_LOOP = 2,	 /* a worker's main thread */
 	ROLE_THREAD = 4, /* its other threads: requests off the loop, zmq */
-	ROLE_GUARD = 8,	 /* of the broker of file handles */
+	ROLE_GUARD = 8,	 /* the guard of the broker of file handles */
 	ROLE_BROKER = 16,
 };
 
-/* What a job must be for a row to hold, or'ed; worker/seccomp.py finds out. */
+/* The conditions of a row, or'ed: the row holds only for jobs that meet them all. worker/seccomp.py
+ * determines a job's conditions. */
 enum seccomp_condition {
 	IF_HANDLES = 1, /* workers open inodes by file handles themselves */
 	IF_XATTR = 2,
@@ -31,8 +32,8 @@ enum seccomp_condition {
 
 struct syscall_row {
 	struct syscall_rule rule;
-	const char *text;    /* the rule, as the table has it */
-	const char *callers; /* files of ours, or libraries */
+	const char *text;    /* the rule as written in the table */
+	const char *callers; /* files of vfsd, or libraries */
 	const char *why;
 	uint32_t roles;	     /* enum seccomp_role */
 	uint32_t conditions; /* enum seccomp_condition */
@@ -46,14 +47,14 @@ enum {
 uint32_t seccomp_table(const struct syscall_row **ret);
 
 /*
- * Confine this process, the pool, and all it creates from now on (it must have one thread) to the
- * rows of every role that `conditions` allow. Return: 0 or -errno; *ret_row is the row that
- * libseccomp refused, or -1.
+ * Confine this process, the pool, and all processes that it creates from now on to the rows of
+ * every role that `conditions` allow. The process must have one thread. Return: 0 or -errno;
+ * *ret_row is the row that libseccomp refused, or -1.
  */
 int seccomp_confine_pool(enum seccomp_action action, uint32_t conditions,
 			 int32_t *ret_row) must_check;
 
-/* The same for the guard and the broker that it creates: the rows of these two. */
+/* The same for the guard and the broker that it creates: to the rows of these two roles. */
 int seccomp_confine_guard(enum seccomp_action action, int32_t *ret_row) must_check;
 
 /*

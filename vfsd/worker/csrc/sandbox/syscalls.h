@@ -4,37 +4,38 @@
  * The system calls of the pool and its workers: a call without a caller does not go in.
  *
  * X(name, roles, when, rule, callers, why): a row. A call may be made if one of its rows allows it;
- * what no row allows ends the process.
+ * a call that no row allows ends the process.
  *
- * Roles. P: the pool. L: the main thread of a worker, with its loop. T: its other threads, zmq's
- * included. G: the guard of the broker of file handles. B: that broker. These two are no
- * children of the pool's filter and have rows of their own. A filter stays in force for all that a
- * process creates, so the pool's filter has the rows of every role. Each worker puts a second one
- * in force before it does anything else, which has its own rows only. Its threads get no third one:
- * they share all memory with the loop, so whoever controls one of them makes the others call for
- * it.
+ * Roles. P: the pool. L: the main thread of a worker, with its loop. T: the other threads of a
+ * worker, including those of zmq. G: the guard of the broker of file handles. B: that broker. Guard
+ * and broker do not run under the pool's filter and have rows of their own. A filter stays in force
+ * for all processes and threads that a process creates, so the pool's filter has the rows of P, L
+ * and T. Before it does anything else, each worker adds a second filter, which has only the rows of
+ * L and T. A worker's threads do not get a third filter: they share all memory with the loop, so an
+ * attacker who controls one thread can make the others call for it.
  *
- * When. The row holds only where the job is so (enum seccomp_condition, all of them); 0: always.
- * What a job rules out must be refused by the ops before: a request must not end a worker. Where
- * the ops leave it to the kernel there is a row with an answer instead.
+ * When. The row holds only for jobs that meet all of these conditions (enum seccomp_condition); 0:
+ * always. The ops must refuse a request whose call a job rules out, because a request must not end
+ * a worker. Where the ops leave that to the kernel, a row answers the call instead.
  *
- * Rule. ANY, or what the arguments must be, the first one being 0:
+ * Rule. ANY, or the values that the arguments must have; arguments are counted from 0:
  *   IS(n, value)               the low 32 bits, which is all that the kernel reads of an int
- *   MASKED(n, mask, value)     … of which only those in `mask` count
- *   PAIR(n, value, m, value)   two of them; the second one with all its bits
+ *   MASKED(n, mask, value)     the same, but only the bits in `mask` count
+ *   PAIR(n, value, m, value)   two arguments; of the second one all 64 bits
  *   OWN_PROCESS                argument 0 is this process (in the pool's filter: any)
- *   OWN_SOCKET                 argument 0 is this worker's socket of the broker (likewise)
- *   ANSWERED(rule, answer)     not made: answered with an errno, or with 0 (IGNORED)
+ *   OWN_SOCKET                 argument 0 is this worker's socket of the broker (in the pool's
+ *                              filter: any)
+ *   ANSWERED(rule, answer)     the call is not made: its result is an errno, or 0 (IGNORED)
  *
- * Callers. Files of ours, or the library that makes the call; `why` names its function then. What
- * only another version of a library or another architecture needs says which. A test holds rows and
- * callers together (tests/worker/test_syscall_table.py).
+ * Callers. Files of vfsd, or the library that makes the call; then `why` names the library's
+ * function. If only another version of a library or another architecture needs a row, the row says
+ * which. A test compares rows and callers (tests/worker/test_syscall_table.py).
  *
- * What is kept out on purpose: everything that takes a path without a directory fd where the *at
- * form exists, execve, ptrace, process_vm_*, mount and its family, bpf, keyctl, userfaultfd,
- * io_uring, socket and connect, and executable memory: a library that the guest put into the share
- * cannot be loaded. syscall_filter.c answers clone3 with ENOSYS, since its flags cannot
- * be looked at; glibc then uses clone.
+ * Kept out on purpose: every call that takes a path without a directory fd where the *at form
+ * exists, execve, ptrace, process_vm_*, mount and its family, bpf, keyctl, userfaultfd, io_uring,
+ * socket and connect, and executable memory, so that a library that the guest put into the share
+ * cannot be loaded. syscall_filter.c answers clone3 with ENOSYS, since a filter cannot see its
+ * flags; glibc then uses clone.
  */
 #ifndef VFSD_SYSCALLS_H
 #define VFSD_SYSCALLS_H
@@ -89,21 +90,21 @@
 	X(fchmodat, L, IF_WRITABLE, ANY, "ops_attr.c ops_xattr.c", "SETATTR mode, SETXATTR")      \
 	X(fchownat, L, IF_WRITABLE, ANY, "ops_attr.c", "SETATTR owner and group")                 \
 	X(utimensat, L, IF_WRITABLE, ANY, "ops_attr.c", "SETATTR times")                          \
-	X(name_to_handle_at, P | L, 0, ANY, "fhandle.c", "LOOKUP: what proves an identity")       \
+	X(name_to_handle_at, P | L, 0, ANY, "fhandle.c", "LOOKUP: proof that a file is the same") \
 	X(open_by_handle_at, P | L | T, IF_HANDLES, ANY, "fhandle.c",                             \
 	  "an inode that is held by its handle")                                                  \
-	/* The broker of file handles, what it is asked, and its guard */                         \
+	/* The broker of file handles, requests to it, and its guard */                           \
 	X(open_by_handle_at, B, 0, IS(2, O_PATH | O_NOFOLLOW | O_CLOEXEC), "fhandle.c",           \
-	  "opening what was signed")                                                              \
+	  "opening a signed handle")                                                              \
 	X(openat, B, 0, MASKED(2, OPEN_CHANGES, O_RDONLY), "handle_broker.c",                     \
-	  "the way up from a mount to the share; that mount")                                     \
+	  "the way up from a mount to the share; the mount")                                      \
 	X(statx, B, 0, ANY, "identity.c", "which file an fd is")                                  \
 	X(name_to_handle_at, B, 0, ANY, "fhandle.c", "the handle that is signed")                 \
 	X(recvmsg, B, 0, ANY, "handle_broker.c", "requests of workers")                           \
 	X(sendmsg, B, 0, ANY, "handle_protocol.c", "answers")                                     \
 	X(poll, B, 0, ANY, "handle_broker.c fhandle.c", "waiting for requests; a pause")          \
 	X(ppoll, B, IF_LATER_FORMS, ANY, "glibc", "poll() where there is no other call")          \
-	X(close, B, 0, ANY, "handle_broker.c", "fds that came and that were sent")                \
+	X(close, B, 0, ANY, "handle_broker.c", "fds that were received and sent")                 \
 	X(restart_syscall, B, 0, ANY, "kernel", "poll() after SIGSTOP")                           \
 	X(recvmsg, L, IF_SIGNED, OWN_SOCKET, "handle_client.c", "the broker's answers")           \
 	X(sendmsg, L, IF_SIGNED, OWN_SOCKET, "handle_protocol.c", "requests to the broker")       \
@@ -140,11 +141,11 @@
 	X(fcntl, L, IF_POSIX_LOCK, IS(1, F_OFD_GETLK), "ops_lock.c", "GETLK")                     \
 	X(fcntl, L, IF_POSIX_LOCK, IS(1, F_OFD_SETLK), "ops_lock.c", "SETLK, SETLKW")             \
 	X(fcntl, P | L, 0, IS(1, F_DUPFD_CLOEXEC), "ops_release.c open_cache.c sweep.py",         \
-	  "OPEN of a file that is open, FLUSH; a listing of /proc/self/fd")                       \
+	  "OPEN of a file that is already open, FLUSH; listing /proc/self/fd")                    \
 	X(fcntl, P | L | T, 0, IS(1, F_GETFL), "ring.c", "eventfds of the VMM")                   \
 	X(fcntl, L | T, 0, IS(1, F_SETFL), "zmq", "unblock_socket()")                             \
 	X(fcntl, P | L, 0, IS(1, F_GET_SEALS), "ring.c shared_memory.c", "may a segment shrink?") \
-	X(fcntl, P, 0, IS(1, F_GETFD), "descriptors.c", "which fds an earlier look has marked")   \
+	X(fcntl, P, 0, IS(1, F_GETFD), "descriptors.c", "which fds are marked (sweep.py)")        \
 	X(fcntl, P, 0, IS(1, F_SETFD), "descriptors.c", "marking an fd that may be an orphan")    \
 	/* Ops: extended attributes, by the names of fds in /proc/self/fd */                      \
 	X(getxattr, L, IF_XATTR, ANY, "ops_xattr.c file_capability.c", "GETXATTR; WRITE")         \
@@ -169,13 +170,14 @@
 	X(setgroups, L | T, IF_IDS, ANY, "credentials.c", "… and supplementary groups")           \
 	X(getresuid, T, 0, ANY, "credentials.c", "a thread becomes root")                         \
 	X(getresgid, T, 0, ANY, "credentials.c", "a thread becomes root")                         \
-	X(geteuid, L, 0, ANY, "credentials.c", "who the worker is, once")                         \
-	X(getegid, L, 0, ANY, "credentials.c", "who the worker is, once")                         \
+	X(geteuid, L, 0, ANY, "credentials.c", "the worker's own uid, once")                      \
+	X(getegid, L, 0, ANY, "credentials.c", "the worker's own gid, once")                      \
 	X(capget, L | T, 0, ANY, "credentials.c", "switching FSETID and DAC_OVERRIDE")            \
 	X(capset, L | T, 0, ANY, "credentials.c", "switching FSETID and DAC_OVERRIDE")            \
 	X(umask, L, 0, ANY, "credentials.c", "CREATE, MKDIR, MKNOD with the requester's umask")   \
 	/* Descriptors */                                                                         \
-	X(close, P | L | T, 0, ANY, "reclaim.c entry.c offload.c sweep.py", "what was opened")    \
+	X(close, P | L | T, 0, ANY, "reclaim.c entry.c offload.c sweep.py",                       \
+	  "fds that were opened")                                                                 \
 	X(eventfd2, P | L, 0, ANY, "offload.c direct_io.c pool.py", "completions; zmq's own")     \
 	X(pipe2, P, 0, ANY, "pool.py", "the wake-up by signals")                                  \
 	/* Waiting */                                                                             \
@@ -206,7 +208,7 @@
 	X(munmap, P | L | T, 0, ANY, "guest_memory.c ring.c", "guest memory; free()")             \
 	X(mremap, P | L | T, 0, ANY, "glibc", "realloc()")                                        \
 	X(madvise, P | L | T, 0, ANY, "guest_memory.c records.c",                                 \
-	  "no core of guest memory; free()")                                                      \
+	  "guest memory not in core files; free()")                                               \
 	/* Processes and threads */                                                               \
 	X(clone, P, 0, IS(0, CLONE_FILES | SIGCHLD), "clone_process.c", "a worker is created")    \
 	X(clone, L | T, 0, MASKED(0, CLONE_THREAD | CLONE_NEW_ANY, CLONE_THREAD), "glibc",        \
@@ -222,7 +224,7 @@
 	X(sched_getparam, T, 0, ANY, "zmq", "thread_t::applySchedulingParameters()")              \
 	X(sched_getscheduler, T, 0, ANY, "zmq", "thread_t::applySchedulingParameters()")          \
 	X(sched_setscheduler, T, 0, ANSWERED(IS(1, SCHED_OTHER), IGNORED), "zmq",                 \
-	  "thread_t::applySchedulingParameters() sets what is in force already")                  \
+	  "thread_t::applySchedulingParameters() asks for the policy already in force")           \
 	X(prctl, P | L | T, 0, IS(0, PR_SET_NAME), "zmq", "thread_t::start(); setproctitle()")    \
 	X(exit, T, 0, ANY, "glibc", "pthread_exit()")                                             \
 	X(exit_group, P | L, 0, ANY, "CPython", "os._exit()")                                     \
@@ -232,7 +234,7 @@
 	X(tgkill, L | T, 0, OWN_PROCESS, "sigbus.c watchdog.c",                                   \
 	  "raise(), abort(); a call that waits")                                                  \
 	X(getpid, P | L | T, 0, ANY, "queue_worker.py", "worker rows; zmq's signaler_t")          \
-	X(gettid, P | L | T, 0, ANY, "watchdog.c", "whom to signal; raise(); CPython")            \
+	X(gettid, P | L | T, 0, ANY, "watchdog.c", "the thread to signal; raise(); CPython")      \
 	X(rt_sigaction, P | L | T, 0, ANY, "sigbus.c watchdog.c",                                 \
 	  "SIGBUS; a call that waits; signal.signal()")                                           \
 	X(rt_sigprocmask, P | L | T, 0, ANY, "thread.c watchdog.c",                               \
