@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Taking a new device state over: rings stop and start, memory comes and goes. What is off the loop
- * gets its time to end, and is answered then.
+ * Adopting a new device state: rings stop and start, memory is mapped and unmapped. Requests off
+ * the loop get some time to end; a request that has not ended by then is answered with an error.
  */
 #include "worker/csrc/loop/adopt.h"
 
@@ -16,7 +16,7 @@
 #include <poll.h>
 #include <string.h>
 
-/* Push what comes back until the deadline. Return: false when that is over. */
+/* Wait for requests to come back, and push them. Return: false when the deadline has passed. */
 static bool wait_for_completions(struct worker *w, uint64_t deadline_ns)
 {
 	struct pollfd completed[] = {
@@ -25,7 +25,7 @@ static bool wait_for_completions(struct worker *w, uint64_t deadline_ns)
 	};
 	uint64_t now = clock_ns();
 
-	if (deferred_completions(w)) /* some are refused without a wake-up */
+	if (deferred_completions(w)) /* some requests are refused without a wake-up */
 		return true;
 	if (now >= deadline_ns)
 		return false;
@@ -34,7 +34,7 @@ static bool wait_for_completions(struct worker *w, uint64_t deadline_ns)
 	return true;
 }
 
-/* The requests of a ring that is to stop get their time to end. */
+/* Give the requests of a ring that is to stop time to end, until the deadline. */
 static void drain(struct worker *w, struct worker_ring *ring, uint64_t deadline_ns)
 {
 	while (ring->replay_next < ring->replay_count && ring->runs && !w->cold &&
@@ -46,14 +46,15 @@ static void drain(struct worker *w, struct worker_ring *ring, uint64_t deadline_
 		continue;
 }
 
-/* What is still with a thread is answered here; its thread ends into nothing, or never begins. */
+/* Answer a request that is still with a thread. The thread's result is dropped, or the thread never
+ * begins the request. */
 static void abandon_request(struct worker *w, struct request *r)
 {
 	struct worker_ring *ring = r->ring;
 
 	offload_abandon(w->offload, r);
 	ring->outstanding--;
-	if (r->ring_life == ring->life) /* else it broke, and started again */
+	if (r->ring_life == ring->life) /* else the ring broke, and started again */
 		vring_push(&ring->vring, r->chain.head, request_reply(r, -EIO));
 }
 
@@ -105,15 +106,17 @@ static void stop_rings(struct worker *w, const struct device_state *next, uint32
 		drop_cold(w, w->rings[i]);
 		ring_stop(w, w->rings[i]);
 	}
-	/* A thread that comes late must not write to pages that the guest has in use again: as soon
-	 * as nobody else uses them, which is when the last ring of a device that is reset stops. */
+	/* A late thread must not write to pages that the guest uses again. So the memory is
+	 * diverted as soon as no other request uses it, which is when the last ring of a device
+	 * that is reset stops. */
 	if (w->divert_due && !w->cold && !any_outstanding(w)) {
 		guest_memory_divert(&w->memory);
 		w->divert_due = false;
 	}
 }
 
-/* The next one, from *at on, that is off the loop and loses memory; NULL if there is none. */
+/* The next request object, from *at on, that is off the loop and loses memory; NULL if there is
+ * none. */
 static struct request *next_loser(struct worker *w, uint32_t *at)
 {
 	while (*at < w->requests_used) {
@@ -133,9 +136,9 @@ static bool any_loser(struct worker *w)
 }
 
 /*
- * Some guest memory is retired. The requests off the loop that name some of it which is lost get
- * their time to end and are then answered, while it is still mapped; the others go on in the
- * memory that has taken its place.
+ * Some guest memory is retired. Requests off the loop that point to lost memory get time to end,
+ * and are then answered while that memory is still mapped; the other requests continue in the
+ * memory that has replaced the retired memory.
  */
 static void leave_retired_memory(struct worker *w, uint32_t drain_ms)
 {

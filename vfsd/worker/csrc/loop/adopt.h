@@ -7,10 +7,10 @@
 struct worker;
 
 /*
- * Take the device state over: map and unmap memory, start and stop rings, adopt changed eventfds.
- * A stopped ring is drained first, for at most `drain_ms`; what is left gets EIO.
+ * Adopt the device state: map and unmap memory, start and stop rings, use changed eventfds. A ring
+ * that is to stop is drained first, for at most `drain_ms`; requests that are left then get EIO.
  * Return: the generation now in force (even), or -errno: -EAGAIN (the supervisor is writing: try
- * again), or what guest_memory_update says (no memory is mapped then and no ring runs).
+ * again), or the error of guest_memory_update (then no memory is mapped and no ring runs).
  */
 int64_t worker_adopt(struct worker *w, uint32_t drain_ms);
 

@@ -4,9 +4,9 @@
 #include "worker/csrc/loop/offload.h"
 
 enum {
-	CLOSE_NS = 1000 * 1000, /* close what was retired this often while busy … */
-	CLOSE_FROM = 256,	/* … or when so much was … */
-	CLOSE_PART = 4,		/* … or one in so many of the fds that there can be */
+	CLOSE_NS = 1000 * 1000, /* while busy, close retired fds this often … */
+	CLOSE_FROM = 256,	/* … or when this number of fds waits … */
+	CLOSE_PART = 4,		/* … or this fraction of the maximum number of fds: 1/4 */
 };
 
 void closing_begin(struct worker *w)
@@ -18,8 +18,9 @@ void closing_begin(struct worker *w)
 	w->fs.reclaim.close_count = 0;
 }
 
-/* Waking a thread costs more than most closes, so fds are closed in batches. By then many files
- * that the guest created are forgotten, and no O_PATH fd need be opened in their place. */
+/* Waking a thread costs more than most closes, so fds are closed in batches. By the time of a batch
+ * the guest has forgotten many of the files that it created, and for a forgotten file no O_PATH fd
+ * has to be opened in place of the closed fd. */
 void closing_begin_if_due(struct worker *w)
 {
 	uint64_t waiting = w->fs.reclaim.count + w->fs.reclaim.close_count;

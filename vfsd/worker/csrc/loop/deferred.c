@@ -29,7 +29,7 @@ static void let_go(struct worker *w, struct request *r)
 		__atomic_sub_fetch(&w->row->loose_fds, 1, __ATOMIC_ACQ_REL);
 }
 
-/* Return: OUTCOME_PENDING, or what the request came to here and now. */
+/* Return: OUTCOME_PENDING, or the result if the request was carried out here and now. */
 static int take_off(struct worker *w, struct request *r, int outcome)
 {
 	int result;
@@ -58,7 +58,7 @@ int deferred_go_on(struct worker *w, struct request *r, int outcome)
 	return outcome;
 }
 
-/* Its thread has waited for what the op needs. */
+/* The request's thread has waited for what the op needs: run the op again. */
 static __attribute__((noinline, cold)) void run_again(struct worker *w, struct request *r)
 {
 	r->run_again = r->holds_fd = false;
@@ -78,7 +78,8 @@ static void finish_offloaded(struct worker *w, struct request *r)
 		requests_finish(w, r, r->result);
 }
 
-/* Requests off the loop name guest memory: what is retired stays mapped until they are back. */
+/* Requests off the loop point to guest memory: retired memory stays mapped until they all are
+ * back. */
 void deferred_reap_memory(struct worker *w)
 {
 	if (!offload_outstanding(w->offload) && !direct_io_outstanding(w->direct_io) &&
@@ -107,8 +108,8 @@ uint32_t deferred_finish(struct worker *w, struct request *r)
 	return count;
 }
 
-/* A short read may be the end of the file, or of what was cached where the kernel went through the
- * page cache all the same. */
+/* A short read may have met the end of the file, or the end of the cached data if the kernel used
+ * the page cache in spite of O_DIRECT. */
 static bool needs_thread(const struct request *r)
 {
 	uint64_t wanted = 0;
@@ -120,7 +121,8 @@ static bool needs_thread(const struct request *r)
 	return (uint64_t)r->result < wanted;
 }
 
-/* Those that are over; what the kernel would have to wait for goes on in a thread. */
+/* The direct reads that are over. A read for which the kernel would have to wait continues in a
+ * thread. */
 static struct request *direct_completed(struct worker *w)
 {
 	struct request *r = direct_io_completed(w->direct_io), *done = NULL, *next;
@@ -132,7 +134,7 @@ static struct request *direct_completed(struct worker *w)
 		if (needs_thread(r) && !r->abandoned) {
 			int result = offload_submit(w->offload, r);
 
-			/* Its thread may have set r->result by now. */
+			/* The thread may have set r->result by now: do not touch it. */
 			if (result == OUTCOME_PENDING)
 				continue;
 			r->result = result;

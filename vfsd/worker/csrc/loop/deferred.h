@@ -2,8 +2,9 @@
 /* PRIVATE: C only */
 /*
  * Requests that are off the loop: with the thread pool (offload.h), with the kernel (direct_io.h),
- * or waiting for a lock (lock_wait.h). What their op returned says where they go. Their open files
- * are pinned until they come back, here and nowhere else.
+ * or waiting for a lock (lock_wait.h). The value that a request's op returned says where the
+ * request goes. Only this module pins the open files of such requests, until the requests come
+ * back.
  */
 #ifndef VFSD_DEFERRED_H
 #define VFSD_DEFERRED_H
@@ -12,8 +13,9 @@
 #include "worker/csrc/loop/requests.h"
 #include "worker/csrc/loop/worker_state.h"
 
-/* The op is to go on off the loop. Where there is no thread it does so here; what was to be run
- * again after a wait is. Return: OUTCOME_PENDING, or the result. */
+/* Continue an op off the loop, as its outcome says. If no thread can be had, the op continues here,
+ * and an op that asked to be run again after its wait is run again. Return: OUTCOME_PENDING, or the
+ * result. */
 int deferred_go_on(struct worker *w, struct request *r, int outcome) must_check;
 
 static inline bool leaves_the_loop(int outcome)
@@ -21,8 +23,8 @@ static inline bool leaves_the_loop(int outcome)
 	return outcome < OUTCOME_PENDING;
 }
 
-/* Run the op of a request, and finish the request unless it has left the loop. Inline for the sake
- * of the requests that do not. */
+/* Run the op of a request, and finish the request unless it has left the loop. The function is
+ * inline to make requests fast that do not leave the loop. */
 static inline __attribute__((always_inline)) void deferred_run(struct worker *w, struct request *r)
 {
 	int result = ops_run(&w->fs, r);
@@ -38,12 +40,12 @@ static inline __attribute__((always_inline)) void deferred_run(struct worker *w,
 	w->row->offloaded++;
 }
 
-/* Push what came back. Return: how many. */
+/* Push the requests that came back. Return: their number. */
 uint32_t deferred_completions(struct worker *w);
-/* The same for these, which are linked by `next`. */
+/* The same for the requests in this list, which is linked by `next`. */
 uint32_t deferred_finish(struct worker *w, struct request *r);
 
-/* Guest memory that was retired is unmapped once no request names it. */
+/* Unmap retired guest memory if no request points to it any more. */
 void deferred_reap_memory(struct worker *w);
 
 #endif

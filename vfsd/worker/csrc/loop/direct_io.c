@@ -16,7 +16,8 @@ enum {
 
 #define RING_MAGIC UINT32_C(0xa10a10a1)
 
-/* The head of what a context id points to: the kernel maps its completion ring there. */
+/* The head of the completion ring. The kernel maps the ring into the process; the context id is its
+ * address. */
 struct completion_ring {
 	uint32_t id;
 	uint32_t capacity;
@@ -30,9 +31,9 @@ struct direct_io {
 	const struct completion_ring *ring;
 	int event_fd;
 	uint32_t outstanding;
-	uint32_t taken; /* of `iocbs`, not begun */
+	uint32_t taken; /* number of `iocbs` that are taken and not yet begun */
 	struct iocb *iocbs[CAPACITY];
-	struct request *refused; /* by io_submit: to be returned as completed */
+	struct request *refused; /* refused by io_submit: to be returned as completed */
 };
 
 static int begin(struct direct_io *d)
@@ -40,7 +41,8 @@ static int begin(struct direct_io *d)
 	if (syscall(SYS_io_setup, CAPACITY, &d->context) < 0)
 		return -errno;
 	d->ring = (const struct completion_ring *)d->context;
-	return d->ring->magic == RING_MAGIC ? 0 : -EOPNOTSUPP; /* it goes with the process */
+	/* On failure the context stays: the kernel destroys it when the process ends. */
+	return d->ring->magic == RING_MAGIC ? 0 : -EOPNOTSUPP;
 }
 
 struct direct_io *direct_io_create(void)
@@ -89,7 +91,7 @@ bool direct_io_take(struct direct_io *d, struct request *r, uint64_t offset)
 	return true;
 }
 
-/* The kernel will not have it: a thread may. */
+/* The kernel has refused to begin this read: a thread will do it. */
 static void refuse(struct direct_io *d, struct iocb *iocb, int error)
 {
 	struct request *r = (struct request *)(uintptr_t)iocb->aio_data;
@@ -109,7 +111,7 @@ void direct_io_submit(struct direct_io *d)
 		long count = syscall(SYS_io_submit, d->context, (long)(d->taken - begun),
 				     d->iocbs + begun);
 
-		if (count <= 0) /* the first of them cannot be begun */
+		if (count <= 0) /* the first of these reads cannot be begun */
 			refuse(d, d->iocbs[begun], count ? errno : EAGAIN);
 		begun += count > 0 ? (uint32_t)count : 1;
 	}

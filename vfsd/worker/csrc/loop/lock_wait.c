@@ -7,7 +7,7 @@
 #include <errno.h>
 
 enum {
-	WAITERS_MAX = 192, /* of REQUESTS_MAX: the ring must not run out of request objects */
+	WAITERS_MAX = 192, /* less than REQUESTS_MAX: rings must not run out of request objects */
 	PAUSE_MIN_NS = 1000 * 1000,
 	PAUSE_MAX_NS = 16 * 1000 * 1000,
 };
@@ -27,13 +27,14 @@ int lock_wait_begin(struct lock_waiters *waiters, struct fs *fs, struct request 
 	intent_waits(r);
 	append(&waiters->first, r);
 	waiters->count++;
-	fs->gave_up_lock = false; /* what was given up before the op looked */
+	fs->gave_up_lock = false; /* a lock that was given up before the op looked does not count */
 	waiters->pause_ns = PAUSE_MIN_NS;
 	waiters->retry_at_ns = fs->now_ns + PAUSE_MIN_NS;
 	return OUTCOME_PENDING;
 }
 
-/* A lock was given up here: whoever waits may have it. */
+/* This worker gave up a lock: try all waiting requests now, since one of them may want that
+ * lock. */
 static void hurry(struct lock_waiters *waiters, struct fs *fs)
 {
 	fs->gave_up_lock = false;
@@ -66,7 +67,8 @@ static int try_again(void *context, struct request *r)
 	return outcome == OUTCOME_WAIT && is_out_of_time(fs, r) ? -EDEADLK : outcome;
 }
 
-/* Take those out for which `outcome` says something else than OUTCOME_WAIT. */
+/* Remove the requests for which `outcome` returns anything but OUTCOME_WAIT. Return: these
+ * requests, linked by `next`. */
 static struct request *end_waits(struct lock_waiters *waiters,
 				 int (*outcome)(void *context, struct request *r), void *context)
 {

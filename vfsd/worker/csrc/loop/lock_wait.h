@@ -3,15 +3,17 @@
 /*
  * Requests that wait for a lock: their op returned OUTCOME_WAIT (SETLKW).
  *
- * They are tried again now and then instead of blocking a thread each: so they hold up nobody, any
- * number may wait, INTERRUPT and the end of a ring reach them at once, and a worker that takes over
- * from a dead one just tries anew. The price is some milliseconds between the unlock and the lock
- * when the unlock happened on another queue or on the host.
+ * Waiting requests are tried again now and then instead of each blocking a thread. So a waiting
+ * request does not hold up other requests, the number of waiting requests does not depend on the
+ * number of threads, INTERRUPT and the end of a ring reach a waiting request at once, and a worker
+ * that takes over from a dead worker just tries again. The price is a delay of some milliseconds
+ * between the unlock and the lock when the unlock happened on another queue or on the host.
  *
- * A wait is bounded (fs_policy.lock_wait_ns), since Linux' virtio-fs driver sends no INTERRUPT: a
- * guest's process that was killed while it waits stays until its request is answered. It is told
- * EDEADLK, which is what the host would say if it looked for deadlocks among OFD locks; EINTR
- * without a signal would reach the process as errno 512 (fuse_setlk makes it ERESTARTSYS).
+ * A wait is bounded (fs_policy.lock_wait_ns), since Linux' virtio-fs driver does not send
+ * INTERRUPT: a process of the guest that is killed while it waits stays until its request is
+ * answered. After the bound the answer is EDEADLK, which the host would return if it looked for
+ * deadlocks among OFD locks. EINTR without a signal would reach the process as errno 512
+ * (fuse_setlk makes it ERESTARTSYS).
  */
 #ifndef VFSD_LOCK_WAIT_H
 #define VFSD_LOCK_WAIT_H
@@ -30,21 +32,21 @@ struct lock_waiters {
 	uint64_t pause_ns;
 };
 
-/* Let `r`, whose op has just found the lock taken, wait. Return: OUTCOME_PENDING, or -ENOLCK when
- * too many wait already. */
+/* Let the request `r` wait; its op has just found the lock taken. Return: OUTCOME_PENDING, or
+ * -ENOLCK when too many requests wait already. */
 int lock_wait_begin(struct lock_waiters *waiters, struct fs *fs, struct request *r) must_check;
 
-/* Try those that wait, if it is time or a lock was given up here. Return: those that are done,
- * linked by `next`, with their result. */
+/* Try the waiting requests again, if it is time or this worker gave up a lock. Return: the requests
+ * that are done, linked by `next`, with their result. */
 struct request *lock_wait_retry(struct lock_waiters *waiters, struct fs *fs);
 
-/* Milliseconds until the next try, -1: nobody waits. */
+/* Milliseconds until the next try; -1 if no request waits. */
 int lock_wait_timeout(const struct lock_waiters *waiters, const struct fs *fs);
 
-/* Their ring stops: they fail with EDEADLK. Return: as lock_wait_retry. */
+/* End the waits of a ring that stops with EDEADLK. Return: the requests, as lock_wait_retry. */
 struct request *lock_wait_cancel(struct lock_waiters *waiters, struct worker_ring *ring);
 
-/* The same for those whose reply belongs into guest memory that is lost. */
+/* The same for the requests that point to lost guest memory. */
 struct request *lock_wait_cancel_lost(struct lock_waiters *waiters, struct guest_memory *memory);
 
 #endif

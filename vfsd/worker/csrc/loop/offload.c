@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * One mutex guards the queue of requests, the list of completions and the ring of fds to close.
- * The loop takes it twice per offloaded request, never otherwise: `completed_count` tells it
- * without the lock whether there is anything to fetch. The eventfd is written when the list of
+ * One mutex guards the queue of requests, the list of completions and the ring of fds to close. The
+ * loop takes the mutex twice per offloaded request, and never otherwise: `completed_count` shows
+ * without the mutex whether there is anything to fetch. The eventfd is written when the list of
  * completions stops being empty. Threads live as long as the process.
  */
 #include "worker/csrc/loop/offload.h"
@@ -19,7 +19,7 @@
 
 enum {
 	CLOSE_RING = 8192,
-	CLOSES = 16, /* of one thread in a row: the first may take long */
+	CLOSES = 16, /* fds that a thread takes at once; few, as the first close may take long */
 };
 
 struct request_list {
@@ -30,9 +30,9 @@ struct request_list {
 struct offload {
 	uint32_t threads_max;
 	uint32_t threads;
-	uint32_t idle;		  /* waiting, those included that are just being woken; atomic */
-	uint32_t wakes;		  /* atomic */
-	uint32_t wakes_seen;	  /* by the loop */
+	uint32_t idle;	/* waiting threads, including those that are just being woken; atomic */
+	uint32_t wakes; /* atomic */
+	uint32_t wakes_seen;	  /* the value of `wakes` at the loop's last look */
 	uint32_t queued;	  /* requests in the queue */
 	uint32_t outstanding;	  /* only the loop touches it */
 	uint32_t completed_count; /* atomic */
@@ -116,7 +116,8 @@ bool offload_has_completed(const struct offload *o)
 	return __atomic_load_n(&o->completed_count, __ATOMIC_ACQUIRE);
 }
 
-/* What a thread acts as: root, whoever the loop acted as when it was started. */
+/* The identity of a thread: root, also if the loop acted as another user when it started the
+ * thread. */
 struct thread_identity {
 	struct credentials credentials;
 	bool is_root;
@@ -130,7 +131,8 @@ static int become_root(struct thread_identity *self)
 	return err;
 }
 
-/* Return: 0, or -errno if the thread is not what the request needs and must not run it. */
+/* Return: 0, or -errno if the thread does not have the identity that the request needs: then it
+ * must not run the request. */
 static int prepare_identity(struct thread_identity *self, const struct request *r)
 {
 	int err = become_root(self);
@@ -138,7 +140,7 @@ static int prepare_identity(struct thread_identity *self, const struct request *
 	return err ? err : credentials_set_id(&self->credentials, r->kill_suidgid, r->kill_group);
 }
 
-/* With the mutex held; returns with it held. */
+/* Called with the mutex held; returns with the mutex held. */
 static void run_request(struct offload *o, struct thread_identity *self, struct request *r)
 {
 	int err = r->abandoned ? -EIO : 0;
@@ -149,15 +151,16 @@ static void run_request(struct offload *o, struct thread_identity *self, struct 
 	if (err && r->holds_fd)
 		close(r->fd);
 	r->result = err ? err : r->run(r);
-	self->is_root =
-		self->is_root && !credentials_root(&self->credentials); /* in its own group */
+	/* The request may have changed the thread's group. */
+	self->is_root = self->is_root && !credentials_root(&self->credentials);
 	pthread_mutex_lock(&o->mutex);
 	list_append(&o->completed, r);
 	if (!__atomic_fetch_add(&o->completed_count, 1, __ATOMIC_RELEASE))
 		(void)!write(o->event_fd, &(uint64_t){1}, sizeof(uint64_t));
 }
 
-/* Many for one turn of the mutex, which the loop wants, too. With the mutex held; returns so. */
+/* Close several fds per locking of the mutex, because the loop also needs the mutex. Called with
+ * the mutex held; returns with the mutex held. */
 static void run_closes(struct offload *o)
 {
 	int32_t fds[CLOSES];
@@ -179,7 +182,7 @@ static void *thread_main(void *arg)
 	struct thread_identity self = {.is_root = false};
 	struct offload *o = arg;
 
-	(void)become_root(&self); /* who is not is no good for requests, which try again */
+	(void)become_root(&self); /* if this fails, each request tries again (prepare_identity) */
 	pthread_mutex_lock(&o->mutex);
 	for (;;) {
 		struct request *r = list_take(&o->queue);
@@ -199,8 +202,8 @@ static void *thread_main(void *arg)
 	return NULL;
 }
 
-/* With the mutex held, before something is queued. What waits there already has its idle threads.
- * Return: false if there is no thread. */
+/* Called with the mutex held, before something is queued. Each queued item already counts on an
+ * idle thread. Return: false if there is no thread. */
 static bool find_thread(struct offload *o, bool *ret_wake)
 {
 	*ret_wake = o->idle > o->queued + (o->close_count > 0);
@@ -209,7 +212,7 @@ static bool find_thread(struct offload *o, bool *ret_wake)
 	return o->threads;
 }
 
-/* The mutex is given up first: who wakes would wait for it at once. */
+/* The mutex is given up first: otherwise the woken thread would at once wait for the mutex. */
 static void unlock_and_wake(struct offload *o, bool wake)
 {
 	pthread_mutex_unlock(&o->mutex);
@@ -260,7 +263,7 @@ struct request *offload_completed(struct offload *o)
 	if (!offload_has_completed(o))
 		return NULL;
 	pthread_mutex_lock(&o->mutex);
-	/* Under the mutex: a thread counts its completion before it writes. */
+	/* Read under the mutex: a thread counts its completion before it writes to the eventfd. */
 	(void)!read(o->event_fd, &(uint64_t){0}, sizeof(uint64_t));
 	first = o->completed.first;
 	list_init(&o->completed);

@@ -2,30 +2,36 @@
 /*
  * THEORY
  *
- * A request that finds its worker asleep costs a kick (the guest leaves to the VMM), a wake-up and
- * a context switch: tens of microseconds. One that finds it polling costs a cache miss. But a
- * polling worker takes a CPU that the VM may need more. So a worker polls only while that pays:
+ * A request that finds its worker asleep costs a kick (an exit from the guest to the VMM), a
+ * wake-up and a context switch: tens of microseconds. A request that finds its worker polling costs
+ * a cache miss. But a polling worker takes a CPU that the VM may need more. So a worker polls only
+ * while polling pays:
  *
- * - It keeps a running mean of how long its rings stay empty (idle_gap_ns). Only where that is
- *   below GAP_WORTH_NS does it poll at all, for twice as long as that, at least BUDGET_NS: a driver
- *   that has to be woken for each reply is back after such a time, more or less.
- * - Polling that found nothing twice in a row pauses; each further miss doubles the pause, up to
- *   PAUSE_MAX_NS; polling that found something ends that. So an idle VM costs nothing after a few
- *   misses, and one late request does not stop the polling of a busy one.
- * - Between looks the CPU is offered to whoever waits for it (sched_yield). It is often the driver,
- *   woken by our last reply: polling in its way would find nothing. Getting the CPU back from it
- *   costs less than being woken.
- * - If somebody else takes it for longer than AWAY_NS, none of our own threads: no polling for
- *   AWAY_PAUSE_NS, unless the driver is back sooner when we poll (polled_gap_ns against
- *   slept_gap_ns; every TRIAL_NS one gap is slept through, to know). Then it is the driver that
- *   shares our CPU, and that gains by it; one who computes keeps it longer than it would take to
- *   wake us.
- * - With one CPU the guest cannot run while we poll: never.
+ * - The worker keeps a running mean of how long its rings stay empty (idle_gap_ns). The worker
+ *   polls only while that mean is at most GAP_WORTH_NS, and then for twice the mean, but at least
+ *   BUDGET_NS: a driver that has to be woken for each reply sends its next request after about that
+ *   time.
+ * - After two polls in a row that found nothing, polling pauses; each further miss doubles the
+ *   pause, up to PAUSE_MAX_NS; a poll that finds something ends the series of misses. So an idle VM
+ *   costs nothing after a few misses, and a single late request does not stop the polling for a
+ *   busy VM.
+ * - Between looks at the rings the worker offers the CPU to any thread that waits for it
+ *   (sched_yield). That thread is often the driver, woken by our last reply, and while we keep the
+ *   driver off the CPU, polling finds nothing. Getting the CPU back from the driver costs less than
+ *   being woken.
+ * - If a thread that is not our own takes the CPU for longer than AWAY_NS, the worker does not poll
+ *   for AWAY_PAUSE_NS, unless the driver is back sooner when we poll (polled_gap_ns is less than
+ *   slept_gap_ns; to know, the worker sleeps through one gap every TRIAL_NS). If the driver is back
+ *   sooner, the driver is the thread that shares our CPU, and polling helps. A thread that computes
+ *   keeps the CPU for longer than a wake-up takes.
+ * - With only one CPU the guest cannot run while we poll: the worker never polls.
  *
- * `--poll-us N` is a fixed budget instead, the CPU is offered all the same; 0 never polls.
+ * `--poll-us N` sets a fixed budget instead of all this; the worker still offers the CPU. With 0
+ * the worker never polls.
  *
- * Sleeping: ask every ring for kicks, look once more (vring_enable_kicks has the barrier), then
- * poll(2) on kicks, the thread pool, direct reads, and Python's control fd.
+ * To sleep, the worker asks every ring for kicks, looks at the rings once more (vring_enable_kicks
+ * has the barrier), then calls poll(2) on the kick eventfds, the thread pool, direct reads, and
+ * Python's control fd.
  */
 #include "worker/csrc/loop/poll.h"
 
@@ -49,9 +55,9 @@ enum {
 	PAUSE_MAX_NS = 256 * 1000 * 1000,
 	AWAY_NS = 20 * 1000,
 	AWAY_PAUSE_NS = 20 * 1000 * 1000,
-	TRIAL_NS = 20 * 1000 * 1000, /* sleep now and then, to see what polling is good for */
-	LOOKS_PER_YIELD = 32,	     /* looks at the rings before others may have the CPU */
-	UNKICKED_MS = 1,	     /* a ring without a kick eventfd is looked at this often */
+	TRIAL_NS = 20 * 1000 * 1000, /* sleep now and then, to see whether polling pays */
+	LOOKS_PER_YIELD = 32,	     /* looks at the rings before the CPU is offered to others */
+	UNKICKED_MS = 1,	     /* how often to look at a ring without a kick eventfd */
 	RECLAIM_MS = 10,	     /* retired fds wait for another worker's quiescent point */
 };
 
@@ -64,10 +70,10 @@ void poll_init(struct worker *w, int32_t poll_us)
 	    CPU_COUNT(&cpus) < 2)
 		w->poll_us = 0;
 	w->idle_gap_ns = w->polled_gap_ns = GAP_CAP_NS;
-	w->slept_gap_ns = 0; /* until it is known, who takes the CPU stops polling */
+	w->slept_gap_ns = 0; /* until it is known, any thread that takes the CPU stops polling */
 }
 
-/* While every request object is off the loop, only a completion helps. */
+/* While every request object is off the loop, no ring can be served: only a completion helps. */
 static bool may_serve(const struct worker *w, const struct worker_ring *ring)
 {
 	return w->free_requests && ring_has_work(ring);
@@ -119,7 +125,7 @@ static bool look_often(const struct worker *w)
 	return false;
 }
 
-/* Offer the CPU. Return: true if somebody who is not us took it. */
+/* Offer the CPU. Return: true if a thread that is not ours took the CPU for longer than AWAY_NS. */
 static bool give_way(struct worker *w)
 {
 	uint64_t start = clock_ns();
@@ -129,7 +135,7 @@ static bool give_way(struct worker *w)
 	return w->fs.now_ns - start > AWAY_NS && !offload_ran(w->offload);
 }
 
-/* Poll for so many ns, not 0. Return: true if there is work. */
+/* Poll for at most `limit` ns, which is not 0. Return: true if there is work. */
 static bool spin(struct worker *w, uint64_t limit)
 {
 	uint64_t start = w->fs.now_ns;
@@ -175,7 +181,7 @@ static int ms_until(const struct worker *w, uint64_t ns)
 	return ns > w->fs.now_ns ? (int)((ns - w->fs.now_ns) / 1000000) + 1 : 0;
 }
 
-/* Ask for kicks. Return: false if a ring got work meanwhile. */
+/* Ask every ring for kicks. Return: false if a ring already has work. */
 static bool arm(struct worker *w, struct poll_set *set)
 {
 	struct worker_ring *ring;
@@ -212,7 +218,7 @@ static void disarm(struct worker *w)
 			vring_disable_kicks(&ring->vring);
 }
 
-/* Empty the eventfds of those who kicked. */
+/* Empty the kick eventfds that are readable. */
 static void take_kicks(struct worker *w, const struct poll_set *set)
 {
 	uint64_t value;
@@ -223,7 +229,7 @@ static void take_kicks(struct worker *w, const struct poll_set *set)
 		w->fs.table->vrings[set->rings[i]->vring.index].kicks++;
 		if (read(set->fds[i].fd, &value, sizeof(value)) < 0 &&
 		    set->fds[i].revents & (POLLERR | POLLHUP | POLLNVAL))
-			set->rings[i]->device.kick_fd = -1; /* no eventfd: look now and then */
+			set->rings[i]->device.kick_fd = -1; /* not an eventfd: UNKICKED_MS */
 	}
 }
 
@@ -232,11 +238,12 @@ static void sleep_until_kicked(struct worker *w)
 	struct poll_set set;
 
 	closing_begin(w);
-	if (w->fs.reclaim.count) { /* lent files that were repaid just now */
+	if (w->fs.reclaim.count) { /* retired fds, as of lent files that were repaid just now */
 		reclaim_quiescent(&w->fs.reclaim);
 		closing_begin(w);
 	}
-	direct_io_clear(w->direct_io); /* what polling has found was announced, too */
+	/* The eventfd also announced completions that polling has fetched. */
+	direct_io_clear(w->direct_io);
 	if (arm(w, &set) && !offload_has_completed(w->offload) &&
 	    !direct_io_has_completed(w->direct_io) &&
 	    device_state_generation(w->device) == w->adopted->generation) {
@@ -260,7 +267,8 @@ static void note(uint64_t *mean, uint64_t gap)
 	*mean += (gap >> 3) - (*mean >> 3);
 }
 
-/* A gap that is slept through says something about polling only if that might have ended it. */
+/* A gap that was slept through says something about polling only if the gap was short enough for
+ * polling to have ended it. */
 static void note_gap(struct worker *w, uint64_t gap, bool polled, bool found)
 {
 	note(&w->idle_gap_ns, gap);

@@ -6,10 +6,10 @@
 
 #include "worker/csrc/loop/worker_state.h"
 
-/* Wait until a ring has work, a request came back, or Python is wanted. */
+/* Wait until a ring has work, a request came back, or control_fd is readable. */
 void poll_wait(struct worker *w);
 
-/* Is control_fd readable? Asked rarely while there is work. */
+/* Is control_fd readable? Costs a system call: the loop asks rarely while there is work. */
 bool poll_control(struct worker *w);
 
 /* One-time setup of the adaptive budget. */

@@ -12,7 +12,8 @@ void requests_give(struct worker *w, struct request *r)
 	w->free_requests = r;
 }
 
-/* Objects that were never used cost no memory: one is handed out only when no other is free. */
+/* Objects that were never used cost no memory: such an object is handed out only when the free list
+ * is empty. */
 void requests_give_unused(struct worker *w)
 {
 	if (w->requests_used < REQUESTS_MAX)

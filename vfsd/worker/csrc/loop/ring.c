@@ -48,7 +48,8 @@ static void unmap_frontend_inflight(struct worker_ring *ring)
 	ring->frontend_inflight = NULL;
 }
 
-/* A record that could be cut short under us would kill us (SIGBUS). */
+/* The record must not shrink: a record that is truncated while it is mapped would kill this worker
+ * (SIGBUS). */
 static bool is_sealed(int fd, uint64_t end)
 {
 	int seals = fcntl(fd, F_GET_SEALS);
@@ -58,7 +59,8 @@ static bool is_sealed(int fd, uint64_t end)
 	       (uint64_t)st.st_size >= end;
 }
 
-/* The front-end's record if it gave one, else ours. NULL: it gave one that cannot be mapped. */
+/* The in-flight record that the front-end gave, or else our own. NULL if the front-end's record
+ * cannot be mapped. */
 static struct inflight_region *find_inflight(struct worker *w, struct worker_ring *ring)
 {
 	const struct device_vring *device = &ring->device;
@@ -80,7 +82,8 @@ static struct inflight_region *find_inflight(struct worker *w, struct worker_rin
 	return (void *)((uint8_t *)base + slack);
 }
 
-/* The ring runs from here on; what a dead worker had taken comes first. */
+/* Start the ring; chains that a dead worker had taken come first. Return: NULL, or the reason of a
+ * failure. */
 static const char *attach(struct worker *w, struct worker_ring *ring)
 {
 	struct ring_record *record = record_of(w->records, ring->vring.index);
@@ -113,7 +116,8 @@ void ring_adopt(struct worker *w, uint32_t index)
 	if (next->worker != w->fs.slot)
 		return;
 	if (!next->running) {
-		/* The record of a ring that never ran stays untouched, which costs no page. */
+		/* The record of a ring that never ran is left untouched: then it takes no
+		 * memory. */
 		if (next->start && record_of(w->records, index)->start)
 			record_clear(record_of(w->records, index));
 		if (w->rings[index])
@@ -127,16 +131,17 @@ void ring_adopt(struct worker *w, uint32_t index)
 	ring->device = *next;
 	ring->call_blocks = !(fcntl(next->call_fd, F_GETFL) & O_NONBLOCK);
 	if (!ring->runs && !fresh)
-		return; /* it broke and was not started anew */
+		return; /* the ring broke and was not started again */
 	ring->runs = false;
 	ring->error = NULL;
 	if (vring_map(&ring->vring, next, &w->memory, w->adopted->features) < 0)
-		ring->error = "its addresses are not in guest memory, or its size is no power of 2";
+		ring->error =
+			"its addresses are not in guest memory, or its size is not a power of 2";
 	else if (fresh)
 		ring->error = attach(w, ring);
 	ring->runs = !ring->error;
 	if (ring->error) {
-		ring->life++;		/* what is off the loop has nowhere to go */
+		ring->life++;		/* requests off the loop have no ring to reply to */
 		ring->device.start = 0; /* try again with the next state */
 	}
 }
@@ -164,7 +169,8 @@ void ring_stop(struct worker *w, struct worker_ring *ring)
 	record_clear(record_of(w->records, ring->vring.index));
 }
 
-/* A full eventfd that blocks would hold the worker up; then whoever reads it has a call to come. */
+/* Writing to a full eventfd that blocks would hold up the worker. A full eventfd need not be
+ * written: its reader has a signal to read already. */
 static void signal_eventfd(int fd, bool blocks)
 {
 	struct pollfd room = {.fd = fd, .events = POLLOUT};

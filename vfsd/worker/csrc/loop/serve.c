@@ -2,26 +2,28 @@
 /*
  * THEORY
  *
- * Actors. One worker process serves some rings. Its main thread runs this loop; a few threads run
- * requests that block (offload.c), the kernel reads with O_DIRECT (direct_io.c); Python runs
- * between two calls of serve(). Nobody else pushes to these rings.
+ * Actors. A worker process serves some of the device's rings. Its main thread runs this loop; a few
+ * threads run requests that block (offload.c); the kernel carries out reads with O_DIRECT
+ * (direct_io.c); Python runs between two calls of serve(). Only the main thread pushes to these
+ * rings.
  *
- * One turn (turn.c): for each ring take up to BATCH chains, serve each in place and push it. The
- * used index is published after every PUBLISH of them while the driver is awake. One that sleeps
- * costs a system call and an interrupt to wake: that is done when what is left to serve takes about
- * as long as it needs to come back with more, or at the end. Then push what was completed off the
- * loop (deferred.c); close what may be closed, if it is much (closing.c); if there was nothing,
- * wait (poll.c). hiprio comes first in every turn.
+ * One turn (turn.c): for each ring take up to BATCH chains, serve each chain in place and push it.
+ * While the driver is awake, the used index is published after every PUBLISH chains. Waking a
+ * driver that sleeps costs a system call and an interrupt: the worker wakes the driver when serving
+ * the rest takes about as long as the driver needs to come back with more requests, or at the end
+ * of the turn. Then push the requests that were completed off the loop (deferred.c); close retired
+ * fds, if there are many (closing.c); if there was nothing to do, wait (poll.c). hiprio comes first
+ * in every turn.
  *
  * A request object (requests.c) is taken from a free list, filled from its chain, and returned to
- * the list when its reply is pushed. A request that leaves the loop keeps its object; with none
- * left the rings wait. A request leaves the loop because its op returned that it has to wait: an op
- * sees struct fs and its request, and knows no ring, no thread and no eventfd.
+ * the list when its reply is pushed. A request that leaves the loop keeps its object; while no
+ * object is free, the rings wait. A request leaves the loop when its op returns that it has to
+ * wait: an op sees struct fs and its request, and knows nothing of rings, threads and eventfds.
  *
  * Death. From pop to publish a head is marked in flight (vring.c). The worker that takes over
- * (attach) runs every in-flight head again, unless the head's intent (intent.h) knows the result;
- * it also tells the op when it may have happened already (request.replayed). A request that was in
- * flight at two deaths is answered with EIO.
+ * (attach) runs every in-flight head again, unless the head's intent (intent.h) holds the result;
+ * request.replayed shows the op that it may have happened already. A request that was in flight at
+ * two deaths is answered with EIO.
  *
  * Quiescence (reclaim.h). Between two turns this worker holds no pointer into a shared table; off
  * the loop (Python, poll(2)) it is offline. Requests off the loop pin their open files.
@@ -57,7 +59,7 @@ static int reason_to_return(struct worker *w)
 		return SERVE_COLD;
 	if (w->any_broken && ring_find_broken(w) >= 0)
 		return SERVE_BROKEN;
-	if (w->unshared_untold)
+	if (w->unshared_due)
 		return SERVE_UNSHARED;
 	return control_wanted(w) ? SERVE_CONTROL : 0;
 }

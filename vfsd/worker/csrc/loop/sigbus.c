@@ -21,7 +21,7 @@ static void on_sigbus(int signo, siginfo_t *info, void *context)
 	    mmap((void *)page, PAGE, PROT_READ | PROT_WRITE,
 		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != MAP_FAILED)
 		return;
-	signal(signo, SIG_DFL); /* ours: die of it */
+	signal(signo, SIG_DFL); /* a bug of ours: die by the signal */
 	raise(signo);
 }
 

@@ -15,8 +15,8 @@
 
 enum {
 	BATCH = 64,
-	PUBLISH = 8,	       /* replies worth to be published before the end of a turn */
-	WAKE_NS = 20 * 1000,   /* from the call of a driver that sleeps to its next request */
+	PUBLISH = 8, /* publish before the end of a turn once this number of replies waits */
+	WAKE_NS = 20 * 1000,   /* time from the call of a sleeping driver to its next request */
 	BATCH_NS = 100 * 1000, /* a turn ends earlier when requests are slow */
 	UNSHARED_NS = 1000 * 1000 * 1000, /* between two reports of memory that is not shared */
 };
@@ -66,17 +66,18 @@ static void break_ring(struct worker *w, struct worker_ring *ring)
 	w->any_broken = true;
 }
 
-/* Chains that nobody could walk are counted, and now and then reported. */
+/* Count a chain that points to unshared memory; such chains are reported now and then. */
 static void note_unshared(struct worker *w, uint64_t gpa)
 {
 	w->unshared_count++;
 	w->unshared_gpa = gpa;
 	if (!w->unshared_at_ns || w->fs.now_ns - w->unshared_at_ns >= UNSHARED_NS)
-		w->unshared_untold = true;
+		w->unshared_due = true;
 }
 
-/* A chain that is malformed, or names memory that the VMM does not share with us: EIO, where the
- * header of the reply can be reached. Apart, so that no other chain pays for it. */
+/* Refuse a chain that is malformed or points to memory that the VMM does not share with us: answer
+ * EIO, if the place of the reply's header can be reached. A function of its own, so that good
+ * chains do not pay for it. */
 static __attribute__((noinline, cold)) void refuse_chain(struct worker *w, struct request *r)
 {
 	struct worker_ring *ring = r->ring;
@@ -94,7 +95,8 @@ static __attribute__((noinline, cold)) void refuse_chain(struct worker *w, struc
 	requests_give(w, r);
 }
 
-/* Before the end of a turn that began at `start` and has served so many. */
+/* Should replies be published before the end of the turn? The turn began at `start` and has served
+ * `served` chains. */
 static bool publish_is_due(const struct worker *w, const struct worker_ring *ring, uint64_t start,
 			   uint32_t served)
 {

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* PRIVATE: C only */
-/* One turn of the loop: the requests that its rings have. */
+/* One turn of the loop: serve the requests that the rings have. */
 #ifndef VFSD_TURN_H
 #define VFSD_TURN_H
 
 #include "worker/csrc/loop/worker_state.h"
 
-/* Serve up to a batch of chains. Return: how many. */
+/* Serve up to BATCH chains of a ring. Return: their number. */
 uint32_t turn_ring(struct worker *w, struct worker_ring *ring);
 /* The same for each ring that runs, hiprio first. */
 uint32_t turn_rings(struct worker *w);

@@ -104,7 +104,7 @@ uint64_t worker_unshared(struct worker *w, uint64_t *ret_gpa)
 {
 	uint64_t count = w->unshared_count;
 
-	w->unshared_untold = false;
+	w->unshared_due = false;
 	w->unshared_count = 0;
 	w->unshared_at_ns = w->fs.now_ns;
 	*ret_gpa = w->unshared_gpa;

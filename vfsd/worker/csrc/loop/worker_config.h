@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What a worker is made of; see worker.h. */
+/* The arguments of worker_create (worker.h). */
 #ifndef VFSD_WORKER_CONFIG_H
 #define VFSD_WORKER_CONFIG_H
 
@@ -16,7 +16,7 @@ struct worker_config {
 	int32_t control_fd; /* readable: Python has something to do; edge-triggered is fine */
 	int32_t poll_us;    /* how long to poll idle rings: POLL_AUTO, or microseconds (0: never) */
 	uint32_t threads; /* upper bound of the pool for requests that block; 0: they run inline */
-	/* The shared segments, mapped; see tables.h and shared structs for the sizes. */
+	/* The mapped shared segments: struct device_state, and the records of rings (records.h). */
 	struct device_state *device;
 	void *records;
 };

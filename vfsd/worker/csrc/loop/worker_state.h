@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* PRIVATE: C only */
-/* What one worker process owns: its rings, threads and polling, and the file system it serves. */
+/* The state of a worker process: its rings, threads and polling, and the file system that it
+ * serves. */
 #ifndef VFSD_WORKER_STATE_H
 #define VFSD_WORKER_STATE_H
 
@@ -23,13 +24,14 @@ struct offload;
 struct worker_ring {
 	struct vring vring;
 	struct device_vring device; /* as adopted */
-	struct intent *intents;	    /* one per head */
+	struct intent *intents;	    /* one intent per descriptor head */
 	void *frontend_inflight;    /* mapping of the front-end's record */
 	uint64_t frontend_inflight_len;
 	uint16_t *replay; /* heads that were in flight at the attach */
 	uint32_t replay_count;
 	uint32_t replay_next;
-	uint32_t life; /* counts its starts and stops: who belongs to an earlier one is late */
+	uint32_t life; /* counts the ring's starts and stops; the reply of a request with an older
+			* value is dropped */
 	uint32_t outstanding; /* requests of this ring off the loop */
 	bool runs;
 	bool broken_unreported;
@@ -38,32 +40,32 @@ struct worker_ring {
 };
 
 struct worker {
-	struct fs fs; /* all that its ops see */
+	struct fs fs; /* all that the ops see */
 	int control_fd;
 
 	struct device_state *device;	 /* shared */
-	struct device_state *adopted;	 /* our copy: in force */
-	struct device_state *next_state; /* room to read the next one */
+	struct device_state *adopted;	 /* our copy of the state in force */
+	struct device_state *next_state; /* room to read the next state */
 	struct worker_row *row;
 	uint16_t *pins; /* requests in the thread pool by file slot */
 	uint8_t *records;
 
 	struct guest_memory memory;
-	bool divert_due; /* requests that were abandoned may still write to it */
-	struct worker_ring *rings[DEVICE_VRINGS_MAX];	  /* by index; NULL: not ours */
+	bool divert_due; /* abandoned requests may still write to `memory` */
+	struct worker_ring *rings[DEVICE_VRINGS_MAX];	  /* by index; NULL: of another worker */
 	struct worker_ring *own_rings[DEVICE_VRINGS_MAX]; /* the same without gaps, hiprio first */
 	uint32_t own_ring_count;
 	struct offload *offload;
 	struct direct_io *direct_io; /* or NULL */
 	struct request *requests;    /* REQUESTS_MAX of them */
-	uint32_t requests_used;	     /* the first ones; the others are still untouched */
+	uint32_t requests_used; /* the first ones of `requests`; the others are still untouched */
 	struct request *free_requests;
-	struct request *cold;	 /* waits for Python */
-	bool any_broken;	 /* some ring has broken_unreported */
-	bool unshared_untold;	 /* a chain named memory outside of guest memory … */
-	uint64_t unshared_gpa;	 /* … there */
-	uint64_t unshared_count; /* such chains since that was told … */
-	uint64_t unshared_at_ns; /* … at this time */
+	struct request *cold; /* a request that waits for Python, or NULL */
+	bool any_broken;      /* some ring has broken_unreported */
+	bool unshared_due; /* a chain that points outside of guest memory is to be reported … */
+	uint64_t unshared_gpa;	 /* … its guest address … */
+	uint64_t unshared_count; /* … the number of such chains since the last report … */
+	uint64_t unshared_at_ns; /* … and the time of that report */
 	struct lock_waiters lock_waiters;
 	uint8_t *cold_arg;
 	uint32_t cold_len;
@@ -73,11 +75,12 @@ struct worker {
 	/* Adaptive polling (poll.c). */
 	int32_t poll_us;
 	uint64_t idle_gap_ns;	   /* running mean of how long the rings were empty */
-	uint64_t polled_gap_ns;	   /* the same of those that polling ended … */
-	uint64_t slept_gap_ns;	   /* … and that were slept through */
-	uint64_t slept_at_ns;	   /* the latest of these */
-	uint64_t no_spin_until_ns; /* polling did not pay, or the CPU is wanted by somebody else */
-	uint64_t poll_pause_ns;	   /* how long the next miss pauses it */
+	uint64_t polled_gap_ns;	   /* mean of the gaps that polling ended … */
+	uint64_t slept_gap_ns;	   /* … and of the gaps that were slept through */
+	uint64_t slept_at_ns;	   /* when a gap was last slept through */
+	uint64_t no_spin_until_ns; /* until then polling does not pay, or another thread wants the
+				    * CPU */
+	uint64_t poll_pause_ns;	   /* how long the next miss pauses polling */
 	uint64_t closed_at_ns;	   /* when retired fds were last closed */
 	uint64_t control_at_ns;	   /* when control_fd was last looked at while busy */
 	bool control_ready;	   /* poll(2) saw control_fd readable */
