@@ -612,14 +612,14 @@ def test_the_share_that_is_a_file_system_needs_no_broker(tmp_path: Path) -> None
         (share / "part").mkdir()
         whole, has_broker = said(share)
         assert not has_broker
-        assert "they reach nothing else" in whole
+        assert "handles reach only the share" in whole
         part, has_broker = said(share / "part")
         assert has_broker
         assert "tmpfs of whole" in part
         hazard, has_broker = said(share / "part", "--inode-file-handles=prefer")
         assert not has_broker
         assert "all that is beside the share on it" in hazard
-        assert "--inode-file-handles=signed does without" in hazard
+        assert "--inode-file-handles=signed prevents that" in hazard
     finally:
         subprocess.run(["umount", "-l", share], check=True)
 

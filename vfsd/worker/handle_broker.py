@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stage "handles" of isolation: find out how inodes are held, and start the broker if there is one.
+"""Stage "handles" of isolation: decide how inodes are held, and start the broker if one is needed.
 
-The broker and its guard (handle_guard.c) are siblings of the workers, with an fd table of
-their own. They leave the pool's way here: of what the pool gets later they have nothing, neither
-the shared tables nor the guest's memory.
+The broker and its guard (handle_guard.c) are siblings of the workers, with an fd table of their
+own. They branch off from the pool here, so they have nothing that the pool gets later: neither the
+shared tables nor the guest's memory.
 """
 
 import os
@@ -29,7 +29,7 @@ _READABLE: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 def prepare(job: Job, sandbox: Sandbox) -> None:
-    """The stage. It is followed by what takes the right to open handles away."""
+    """The stage. It must come before the stages that take away the right to open handles."""
     try:
         sandbox.handles = handles.decide(job, _reach(sandbox), _can_open(job, sandbox))
     except NoHandlesError as error:
@@ -45,11 +45,11 @@ def _reach(sandbox: Sandbox) -> Reach:
 
 
 def _can_open(job: Job, sandbox: Sandbox) -> bool:
-    """Can a process with the one capability, and no other that would help, open handles? One tries.
+    """Can a process that has only CAP_DAC_READ_SEARCH open handles? A child process tries.
 
-    --modcaps may have taken it away.
+    --modcaps may have removed the capability.
     """
-    with suppress(ValueError):  # which stage "capabilities" tells
+    with suppress(ValueError):  # stage "capabilities" reports it
         if not handles.may_use(job) or not capabilities.modified(set(KEPT), job.modcaps) & KEPT:
             return False
     pid = attempt("fork", "the limit of processes (ulimit -u, pids.max) may be too low", os.fork)
@@ -79,7 +79,8 @@ def _start(job: Job, sandbox: Sandbox) -> Handles:
 
 
 def _pair() -> tuple[socket.socket, socket.socket]:
-    """A worker's end and the broker's. Few requests wait, with few fds; an answer is larger."""
+    """A worker's end and the broker's end. The small buffers bound the number of requests that
+    wait, and of their fds; an answer is larger than a request."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, REQUEST_ROOM)
     theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, ANSWER_ROOM)
@@ -97,9 +98,9 @@ def _be_guard(job: Job, root_fd: int, sockets: list[int]) -> NoReturn:
             check(lib.isolate_hide_memory())
             check(lib.process_no_new_privs())
             guard: Any = ffi.new("struct handle_guard *")
-            fds = ffi.new("int32_t[]", sockets)  # lives as long as this function, which is for ever
+            fds = ffi.new("int32_t[]", sockets)  # kept alive by this frame, which never returns
             guard.root_fd, guard.socket_count, guard.sockets = root, len(sockets), fds
             guard.action = seccomp.ACTIONS.get(job.seccomp, -1)
             lib.handle_guard_run(guard)
-    finally:  # who asks the broker finds that there is none
+    finally:  # a worker that asks then finds that the broker is gone
         os._exit(1)

@@ -2,9 +2,9 @@
 """How inodes are held: by fds, by file handles, or by handles that a broker opens; and why.
 
 A process that may open file handles reaches every file of a file system (open_by_handle_at(2)). So
-workers open handles themselves only where that file system is the share and nothing else, or where
-the operator says so. Elsewhere the broker opens for them what they had open before
-(handle_broker.c). Where nobody may open handles each inode that the guest knows costs an fd.
+workers open handles themselves only if that file system is the share and nothing else, or if the
+operator says so. Otherwise the broker opens for the workers the files that they had open before
+(handle_broker.c). If no process may open handles, each inode that the guest knows costs an fd.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,8 @@ from vfsd.transport.job import Job
 
 
 class Outcome(Enum):
-    """What came of --inode-file-handles. The values are what policy.h has."""
+    """What was decided from --inode-file-handles. policy.py has the constants of policy.h for these
+    values."""
 
     FDS = "never"
     SIGNED = "signed"
@@ -30,7 +31,7 @@ class Outcome(Enum):
 
 @dataclass(frozen=True)
 class Reach:
-    """What the handles of the share's file system reach. `beyond`: what that is more than the
+    """What the handles of the share's file system reach. `beyond`: what they reach besides the
     share, in words; "" if nothing."""
 
     file_system: str  # its type and source
@@ -39,8 +40,9 @@ class Reach:
 
 @dataclass(frozen=True)
 class Handles:
-    """How inodes are held. `line`: for the operator, at the start; `is_hazard`: as a warning.
-    `sockets`: of each worker slot, to the broker; `guard`: the pid of the broker's guard, or 0."""
+    """How inodes are held. `line`: what the log says about it at the start; `is_hazard`: that line
+    is a warning. `sockets`: the socket of each worker slot to the broker; `guard`: the pid of the
+    broker's guard, or 0."""
 
     outcome: Outcome
     line: str = ""
@@ -49,12 +51,13 @@ class Handles:
     guard: int = 0
 
     def socket_of(self, slot: int) -> int:
-        """-1 if there is no broker."""
+        """The socket of a worker slot to the broker; -1 if there is no broker."""
         return self.sockets[slot] if self.sockets else -1
 
 
-# File systems whose handles lead to nothing but files that a path from their root leads to as well.
-# Not those of a network, whose handles are the server's, nor overlayfs, which is made of others.
+# File systems whose handles lead only to files that a path from their root also leads to. Network
+# file systems are not here, because their handles are the server's; nor is overlayfs, which is made
+# of other file systems.
 LOCAL: Final = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "tmpfs"})
 
 
@@ -77,9 +80,10 @@ class _Mount:
 
 
 def reach(mountinfo: str, mount_id: int, is_mount_root: bool) -> Reach:
-    """What handles reach by the mount `mount_id`. `is_mount_root`: the share is its root directory.
+    """What handles reach through the mount `mount_id`. `is_mount_root`: the share is the root
+    directory of that mount.
 
-    What cannot be read counts as more than the share.
+    If `mountinfo` cannot be read, the handles count as reaching more than the share.
     """
     try:
         mounts = [_Mount.parse(line) for line in mountinfo.splitlines()]
@@ -97,13 +101,13 @@ def reach(mountinfo: str, mount_id: int, is_mount_root: bool) -> Reach:
 
 
 _NO_HANDLES: Final = (
-    "the file system has none that last (FUSE, virtio-fs), or CAP_DAC_READ_SEARCH is missing (it is"
-    " worth nothing in a user namespace)"
+    "the file system has no lasting handles (FUSE, virtio-fs), or CAP_DAC_READ_SEARCH is missing ("
+    "the capability has no effect in a user namespace)"
 )
 
 
 class NoHandlesError(Exception):
-    """--inode-file-handles=mandatory, and there are none; one line."""
+    """--inode-file-handles=mandatory, and handles cannot be opened. The text is one line."""
 
 
 def may_use(job: Job) -> bool:
@@ -113,7 +117,8 @@ def may_use(job: Job) -> bool:
 
 
 def decide(job: Job, found: Reach, can_open: bool) -> Handles:
-    """Which way it is. `can_open`: a process with CAP_DAC_READ_SEARCH can open handles here.
+    """Decide how inodes are held. `can_open`: a process with CAP_DAC_READ_SEARCH can open handles
+    here.
 
     NoHandlesError if the operator insists on handles.
     """
@@ -121,15 +126,15 @@ def decide(job: Job, found: Reach, can_open: bool) -> Handles:
     if asked == "never":
         return Handles(Outcome.FDS, "inodes are held by fds")
     if asked == "auto" and job.sandbox == "none":
-        why = "Landlock could not protect the host's files from who opens handles"
+        why = "Landlock could not protect the host's files from a process that opens handles"
         return Handles(Outcome.FDS, f"inodes are held by fds: {why}")
     if not can_open or not may_use(job):
         return _without(asked)
     if asked == "signed" or (asked == "auto" and found.beyond):
         return Handles(
             Outcome.SIGNED,
-            "inodes are held by fds, and by file handles when these become scarce: a broker opens "
-            f"what workers had open, and nothing else of the file system ({found.file_system})",
+            "inodes are held by fds, and by file handles when fds become scarce: a broker opens "
+            f"files that workers had open, and no others of the file system ({found.file_system})",
         )
     outcome = Outcome.MANDATORY if asked == "mandatory" else Outcome.PREFER
     return Handles(outcome, _line_of_raw(asked, found), is_hazard=bool(found.beyond))
@@ -143,7 +148,7 @@ def _without(asked: str) -> Handles:
         )
     return Handles(
         Outcome.FDS,
-        f"each inode that the guest knows holds an fd: no file handles, {_NO_HANDLES}",
+        f"each inode that the guest knows holds an fd: no file handles, because {_NO_HANDLES}",
         is_hazard=asked != "auto",
     )
 
@@ -151,11 +156,11 @@ def _without(asked: str) -> Handles:
 def _line_of_raw(asked: str, found: Reach) -> str:
     if not found.beyond:
         return (
-            "inodes are held by file handles, which workers open: the share is the whole of its "
-            f"file system ({found.file_system}), and they reach nothing else"
+            "inodes are held by file handles, which workers open: handles reach only the share, "
+            f"which is the whole of its file system ({found.file_system})"
         )
     return (
-        f"inodes are held by file handles, which workers open (--inode-file-handles={asked}): who "
-        f"takes one over reaches every file of the file system of the share ({found.file_system}),"
-        f" with {found.beyond}; --inode-file-handles=signed does without"
+        f"inodes are held by file handles, which workers open (--inode-file-handles={asked}): a "
+        "worker that is taken over reaches every file of the share's file system "
+        f"({found.file_system}), with {found.beyond}; --inode-file-handles=signed prevents that"
     )
