@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which Linux capabilities the pool and its workers keep, each with its reason and condition.
 
-The pool needs none for itself: the workers it kills have its own real uid, whoever they act for.
-Not kept, on purpose: SETPCAP, SYS_ADMIN and all others. The bounding set is emptied, so nothing
-can be gained again by exec.
+The pool needs no capability for itself: the workers that it kills have its own real uid, also while
+they act for another user. Not kept, on purpose: SETPCAP, SYS_ADMIN and all others. The bounding set
+is emptied, so no capability can be gained again by exec.
 """
 
 from collections.abc import Mapping
@@ -25,13 +25,13 @@ KEPT: Final = {
     "MKNOD": "MKNOD of devices, RENAME_WHITEOUT",
     "SETFCAP": "SETXATTR of security.capability",
 }
-# It opens any inode of the file systems that the share is on, so it is kept only where it is used.
-# With --readonly it does what DAC_OVERRIDE does otherwise, but for writing; no call opens an inode
-# then (syscalls.h).
+# DAC_READ_SEARCH opens any inode of the file systems that the share is on, so it is kept only where
+# it is used. With --readonly it replaces DAC_OVERRIDE, which also allows writing; then seccomp
+# allows no call that opens an inode by its handle (syscalls.h).
 FOR_HANDLES: Final = {
     "DAC_READ_SEARCH": "inodes held by file handles; files of every owner on a read-only share"
 }
-# When they are kept; what is not here is kept always.
+# When a capability is kept; a capability without a row here is always kept.
 WHEN: Final[Mapping[str, Condition]] = {
     "CHOWN": condition.WRITABLE,
     "DAC_OVERRIDE": condition.WRITABLE,
@@ -52,7 +52,7 @@ WHEN: Final[Mapping[str, Condition]] = {
 
 
 def number(name: str) -> int:
-    """The number of a capability; ValueError if there is no such."""
+    """The number of a capability; ValueError if its name is unknown."""
     value: int = lib.capability_number(name.encode())
     if value < 0:
         raise ValueError(f"there is no capability {name!r}")
@@ -64,14 +64,14 @@ def mask(names: set[str]) -> int:
 
 
 def wanted(job: Job, outcome: Outcome) -> set[str]:
-    """The names to keep for a job without --modcaps, where inodes are held so."""
+    """The names to keep for a job without --modcaps. `outcome`: how inodes are held."""
     names = KEPT.keys() | FOR_HANDLES.keys()
     return {name for name in names if WHEN.get(name, condition.ALWAYS).holds(job, outcome)}
 
 
 def modified(names: set[str], modcaps: str) -> set[str]:
-    """`names` after `modcaps`: "+sys_admin:-mknod" adds one and removes one. ValueError says what
-    is wrong with it."""
+    """`names` after `modcaps`: "+sys_admin:-mknod" adds SYS_ADMIN and removes MKNOD. ValueError
+    says what is wrong with `modcaps`."""
     names = set(names)
     for item in filter(None, modcaps.split(":")):
         number(item[1:])
@@ -93,13 +93,14 @@ def permitted() -> int:
 
 
 def missing(names: set[str]) -> set[str]:
-    """Those that this process has not got."""
+    """The names of capabilities that this process does not have."""
     have = permitted()
     return {name for name in names if not have >> number(name) & 1}
 
 
 def limit(names: set[str]) -> set[str]:
-    """Keep these, as far as this process has them, and nothing else; returns what it has not."""
+    """Keep these capabilities, as far as this process has them, and no others; returns the names
+    that the process does not have."""
     lacking = missing(names)
     check(lib.capabilities_limit(mask(names - lacking)))
     return lacking

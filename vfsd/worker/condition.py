@@ -13,15 +13,15 @@ from vfsd.worker.handles import Outcome
 
 @dataclass(frozen=True)
 class Condition:
-    """In words, and whether it holds for this process. The second argument of `holds`: how inodes
-    are held, which is not the option but what came of it."""
+    """A condition in words, and whether it holds for this process. The second argument of `holds`
+    is how inodes are held: not the option --inode-file-handles, but what was decided from it."""
 
     words: str
     holds: Callable[[Job, Outcome], bool]
 
 
 def _may_change_ids() -> bool:
-    """As credentials.c finds it."""
+    """Whether this process may change its ids; the same test as in credentials.c."""
     permitted = ffi.new("uint64_t *")
     check(lib.capabilities_permitted(permitted))
     ids = sum(1 << lib.capability_number(name) for name in (b"SETUID", b"SETGID"))

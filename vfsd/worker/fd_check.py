@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which fds of a process lead into a file system of the host?
 
-open_by_handle_at(2) takes any fd as the file system to look in, not only one of the share. So no fd
-may be left in the sandbox but those of the shared directory, of /proc, which has no handles, and of
-what no file system of the host is behind: sockets, anonymous inodes, pipes and sealed memfds.
+open_by_handle_at(2) takes any fd to name the file system to look in, not only an fd of the share.
+So only these fds may be left in the sandbox: the shared directory, /proc, which has no handles, and
+fds that lead to no file system of the host, which are sockets, anonymous inodes, pipes and sealed
+memfds.
 
-A memfd is a file of the kernel's own tmpfs, which does have handles: but that file system finds a
-file by its handle only after somebody who had the file open asked for the handle, so a worker finds
-the memfds whose handles it made.
+A memfd is a file of the kernel's own tmpfs, which does have handles. But that file system finds a
+file by its handle only after a process that had the file open asked for the handle, so a worker
+finds only memfds whose handles it made itself.
 
-/proc/self/exe is like an fd that nobody can close. So the program is a memfd, too: the supervisor's
-loader.py.
+/proc/self/exe is like an fd that cannot be closed. So the program is also a memfd: see the
+supervisor's loader.py.
 """
 
 import fcntl
@@ -20,7 +21,7 @@ from collections.abc import Set as AbstractSet
 from vfsd.transport.shared_memory import is_segment
 
 HARMLESS = ("anon_inode:", "socket:", "pipe:")
-MEMFD = "/memfd:"  # how readlink(2) of one begins
+MEMFD = "/memfd:"  # how the link of a memfd begins
 
 
 def strangers(proc_fd: int, own: AbstractSet[int]) -> dict[int, str]:

@@ -3,60 +3,66 @@
 
 THEORY
 
-Purpose. Whoever takes over a worker through a hostile guest should hold the shared directory, the
-guest's own memory and nothing else: no other file, process, network or kernel interface.
+Purpose. An attacker who takes over a worker through a hostile guest should hold the shared
+directory, the guest's own memory and nothing else: no other file, process, network or kernel
+interface.
 
-Actors. The launcher execs this process with the job's fds. It runs STAGES in order, once, before
-there is any guest: no byte of the guest's has been read. Half-way it forks; the child goes on as
-the pool, the parent exits, and the pool's new parent is the keeper. The workers are cloned from
-the pool afterwards and inherit everything that was done here.
+Actors. The launcher execs this process with the job's fds. The process runs STAGES in order, once,
+before there is a guest: it has read no byte from a guest. Half-way it forks; the child continues
+and becomes the pool, the parent exits, and the keeper becomes the pool's parent. The workers are
+cloned from the pool afterwards and inherit everything that was done here.
 
-Invariants. Each stage may need what the next one takes away, so the order is the design. A stage
-that fails ends the process: nothing is served less isolated than the operator asked for. What the
-operator asked for is the job's `sandbox`: "namespace" (all of it), "chroot" (of the namespaces only
-a mount namespace; Landlock keeps it from the host's processes; needs CAP_SYS_ADMIN), "none" (the
-directory is only held by an fd: names from the guest are checked in C all the same, and Landlock
-denies what it can, but a worker that is taken over reaches much of what its user reaches;
-landlock.py says how much). Capabilities, no_new_privs and seccomp are in force in every mode.
+Invariants. A stage may need rights that the next stage takes away, so the order is the design. A
+stage that fails ends the process: nothing is served with less isolation than the operator asked
+for. What the operator asked for is the job's `sandbox`: "namespace" (all of it), "chroot" (of the
+namespaces only a mount namespace; Landlock keeps it from the host's processes; needs
+CAP_SYS_ADMIN), "none" (the directory is only held by an fd: names from the guest are checked in C
+all the same, and Landlock denies what it can, but a worker that is taken over reaches much of what
+its user reaches; landlock.py says how much). Capabilities, no_new_privs and seccomp are in force in
+every mode.
 
 Not root. A user namespace in which only our own uid and gid exist, as 0, gives the right to make
-the others. The guest's other users cannot own files then, unless the operator has ids of his own
-(subuid(5)) and gives them with --uid-map and --gid-map (user_namespace.py).
+the other namespaces. The guest's other users cannot own files then, unless the operator has been
+given more ids (subuid(5)) and passes them with --uid-map and --gid-map (user_namespace.py).
 
-Root with a user namespace (--userns). Every user exists in it as himself, so files look as without.
-But a capability is worth something only for what belongs to the namespace: for files by owner, and
-for nothing of the host. MKNOD, handles, trusted.* and capabilities that an operator adds are denied
-by the kernel, whatever a worker makes of them.
+Root with a user namespace (--userns). Every user exists in the namespace with the same id, so files
+look the same as without the namespace. But a capability is effective only for objects that belong
+to the namespace: for files by their owner, and for nothing else of the host. The kernel denies
+MKNOD, handles, trusted.* and capabilities that an operator adds, whatever a worker does with them.
 
 /proc. Ops reopen files by /proc/self/fd/N. Every worker opens its own /proc/self/fd through an fd
 of a proc mount that is attached nowhere, so `..` of its root is itself. In a pid namespace of our
-own it shows the pool and its workers only. Without one it would show the host's processes, and
-/proc/PID/root of one that a worker may trace is a way out: so the kernel is asked to hide these
-(hidepid), and the Landlock domain forbids to trace them. It must be mounted while the old root is
-still there: in a user namespace the kernel allows it only to those who see a whole /proc already.
-With "none" it is the host's own /proc where the right to mount one is missing.
+own that /proc shows only the pool and its workers. Without a pid namespace it would show the host's
+processes, and /proc/PID/root of a process that a worker may trace is a way out: so the kernel is
+asked to hide these processes (hidepid), and the Landlock domain forbids tracing them. /proc must be
+mounted while the old root is still there: in a user namespace the kernel allows that mount only to
+a process that already sees a whole /proc. With "none" the host's own /proc is used if the right to
+mount /proc is missing.
 
-File handles. Who may open them opens every file of the share's file system. Whether workers may, or
-a broker does it for them, is decided (handles.py) when the share is the root, and before anything
-is given up that the broker needs; the broker leaves this process there (handle_broker.py). The
-stages after that go by the decision: capability and system call are kept where workers open handles
-themselves, and nowhere else.
+File handles. A process that may open file handles can open every file of the share's file system:
+an attacker can forge a handle to any of these files. The stage "handles" decides whether workers
+may open handles, or whether a broker opens handles for them (handles.py). It runs when the share is
+the root, and before any right is given up that the broker needs; the broker is forked there
+(handle_broker.py). Later stages follow the decision: capability and system call are kept only if
+workers open handles themselves.
 
-fds. The last look at the fd table, before the filter, refuses any fd of a file but the shared
+fds. The last look at the fd table, before the filter, refuses every fd of a file except the shared
 directory, /proc and the pool's OOM score (fd_check.py, oom_score.py). stderr is a pipe to the
 supervisor (stderr_relay.py there), stdin and stdout are eventfds. Later fds come from the VMM,
 through the supervisor, which looks at each of them (frontend_fds.py there).
 
 Python. After the pivot every path leads into the share, where the guest can put a file named
-/usr/lib/python3.11/foo.py. So the search for modules ends before that: what is not imported by
-then never is (last_import.py). Tracebacks are not printed with source lines, for the same
-reason. Executable mappings are forbidden by seccomp, so no library is loaded either.
+/usr/lib/python3.11/foo.py. So the search for modules ends before that: a module that is not
+imported by then can never be imported (last_import.py). Tracebacks are not printed with source
+lines, for the same reason. Seccomp forbids executable mappings, so no library can be loaded either.
 
-Dumpable. The processes stay dumpable: a seccomp filter without ptrace and process_vm_* keeps them
-from each other, and PR_SET_DUMPABLE 0 would keep the operator of an unprivileged daemon from it.
+Dumpable. The processes stay dumpable: the seccomp filter, which has neither ptrace nor
+process_vm_*, protects them from each other, and PR_SET_DUMPABLE 0 would keep the operator of an
+unprivileged daemon from inspecting it.
 
-What this does not do: limit memory or CPU (cgroups are the service manager's), defend against a
-kernel bug behind an allowed system call, or keep one worker from another: they share all files.
+What isolation does not do: limit memory or CPU (the service manager does, by cgroups), defend
+against a kernel bug behind an allowed system call, or protect one worker from another: workers
+share all files.
 """
 
 import errno
@@ -105,10 +111,10 @@ def _close_other_fds(job: Job) -> None:
             os.set_inheritable(fd, False)
             keep.remove(fd)
         else:
-            _close_if_open(fd)  # the one that read the directory is gone already
+            _close_if_open(fd)  # listdir() has already closed its own fd
     if keep - {2}:
         raise IsolationError(f"job: fd {min(keep - {2})} is not open")
-    # Not /dev/null: it is a file, and of the host's devtmpfs.
+    # Not /dev/null, which is a file of the host's devtmpfs.
     for standard in (0, 1):
         nothing = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         if nothing != standard:
@@ -124,24 +130,26 @@ def _close_if_open(fd: int) -> None:
 
 
 def _limit_locked_memory() -> None:
-    """RLIMIT_MEMLOCK: none, as mmap(2) could lock memory, too. RLIMIT_NPROC is left alone: the
-    kernel does not hold root to it, and others share it with all else that their user runs; tasks
-    are for the service manager to limit (TasksMax=, pids.max)."""
+    """Set RLIMIT_MEMLOCK to 0, as mmap(2) could also lock memory. RLIMIT_NPROC is not changed: the
+    kernel does not apply it to root, and another user's limit counts all processes of that user;
+    the service manager is the place to limit tasks (TasksMax=, pids.max)."""
     resource.setrlimit(resource.RLIMIT_MEMLOCK, (0, 0))
 
 
 def _limit_core(job: Job) -> None:
-    """RLIMIT_CORE: none. A core has what the guest reads and writes, and core_pattern may put it
-    into the share. With --seccomp=trap a core is what the operator asks for."""
+    """Set RLIMIT_CORE to 0. A core file contains what the guest reads and writes, and core_pattern
+    may put the core file into the share. With --seccomp=trap the operator asks for core files."""
     if job.seccomp != "trap":
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def _enter_shared_dir(job: Job) -> None:
-    """Be in the shared directory: the one that was opened at the start, wherever it is by now.
+    """Enter the shared directory by the fd that was opened at the start, wherever the directory is
+    by now.
 
-    It is `.` from here on, until it is the root. The kernel takes the working directory along into
-    a new mount namespace, where an fd would go on meaning the old one.
+    The shared directory is `.` from here on, until it becomes the root. In a new mount namespace
+    the kernel moves the working directory to the new mounts, while an fd would still refer to a
+    mount of the old namespace.
     """
     hint = "give a directory that this user may enter"
     attempt(f"enter {job.shared_dir!r}", hint, lambda: os.fchdir(job.fds.root))
@@ -167,8 +175,9 @@ def _process(job: Job, _sandbox: Sandbox) -> None:
 
 
 def _let_supervisor_send_signals(job: Job) -> None:
-    """kill(2) permits it to whoever has our saved user id, which nothing else here depends on."""
-    with suppress(PermissionError):  # without CAP_SETUID the supervisor has stayed root, too
+    """Set our saved user id to the supervisor's user id: kill(2) then permits the supervisor to
+    send signals. Nothing else here depends on the saved user id."""
+    with suppress(PermissionError):  # without CAP_SETUID the supervisor has also stayed root
         os.setresuid(-1, -1, job.supervisor)
 
 
@@ -182,8 +191,9 @@ def _become_root_of_user_namespace(job: Job) -> None:
     )
     with user_namespace.Mapper(job) as mapper:
         if os.geteuid() == 0:
-            # The kernel lets a user namespace mount /proc only where one can be seen as a whole.
-            # If this fails and the old /proc is covered in part, stage "root" says so.
+            # The kernel lets a user namespace mount /proc only if the process sees a /proc that is
+            # not covered in part. If this call fails and the old /proc is covered in part, stage
+            # "root" reports it.
             lib.process_see_whole_proc()
         attempt(
             "create a user namespace", hint, lambda: check(lib.isolate_unshare(lib.NAMESPACE_USER))
@@ -213,7 +223,7 @@ def _namespaces(job: Job, _sandbox: Sandbox) -> None:
 
 
 def _fork(_job: Job, _sandbox: Sandbox) -> None:
-    """Go on as a child, the first process of the new pid namespace; the parent is done."""
+    """Continue in a child, the first process of the new pid namespace; the parent exits."""
     pid = attempt("fork", "the limit of processes (ulimit -u, pids.max) may be too low", os.fork)
     if pid:
         os._exit(0)
@@ -227,7 +237,7 @@ def _score(_job: Job, sandbox: Sandbox) -> None:
         sandbox.oom_score = OomScore.open()
     except OSError as error:
         why = f"oom_score_adj of the pool cannot be changed: {error.strerror}"
-        sandbox.notes.append(f"without memory, the share may end instead of a worker: {why}")
+        sandbox.notes.append(f"when memory is short, the share may end instead of a worker: {why}")
 
 
 # Stage "root".
@@ -264,15 +274,15 @@ def _restrict_tree(tree: int, job: Job, sandbox: Sandbox) -> None:
     if result == -errno.ENOSYS:
         sandbox.notes.append(
             "this kernel is older than Linux 5.12: the mounts of the share cannot be made nodev"
-            " and nosuid for the sandbox; devices of the guest's are refused by their type alone"
+            " and nosuid for the sandbox; only the type of a file keeps devices from being opened"
         )
         return
     attempt("make the mounts of the share nodev and nosuid", _NO_MOUNTS, lambda: check(result))
 
 
 def _is_mounted(sandbox: Sandbox) -> bool:
-    """Is the shared directory still on a mount of this namespace? After `umount -l` it is on none,
-    and the kernel copies no such mount (EINVAL)."""
+    """Is the shared directory still on a mount of this namespace? After `umount -l` it is on a
+    detached mount, which the kernel does not copy (EINVAL)."""
     number = ffi.new("uint64_t *")
     fd = _open_root(".")
     try:
@@ -283,7 +293,8 @@ def _is_mounted(sandbox: Sandbox) -> bool:
 
 
 def _attach_copy(job: Job, sandbox: Sandbox) -> int:
-    """Mount the shared directory on itself, with all that is mounted in it; an fd of that mount."""
+    """Mount the shared directory on itself, with all that is mounted in it; returns an fd of that
+    mount."""
     what, hint = repr(job.shared_dir), _NO_MOUNTS
     attempt("keep mounts from the host", hint, lambda: check(lib.isolate_receive_mounts_only()))
     if not _is_mounted(sandbox):
@@ -305,7 +316,8 @@ def _pivot(job: Job, sandbox: Sandbox) -> None:
 
 
 def _chroot(job: Job, sandbox: Sandbox) -> None:
-    """Into a mount of our own: from the root of a mount, what the host moves out is no way out."""
+    """Chroot into a mount of our own: a directory that the host moves out of the share does not
+    lead above the root of that mount."""
     tree = _attach_copy(job, sandbox)
     os.fchdir(tree)
     os.close(tree)
@@ -329,7 +341,8 @@ def _root(job: Job, sandbox: Sandbox) -> None:
 
 @dataclass(frozen=True)
 class Stage:
-    """One step, what it should and what it must not do, and in which sandbox modes it is run."""
+    """One step of isolation: what the step should and must not do, and in which sandbox modes it
+    runs."""
 
     name: str
     should: str
@@ -351,7 +364,7 @@ STAGES: Final = (
         "namespaces",
         "own mount, pid, network, ipc and uts namespace; a user namespace if not root or asked "
         "for; with `chroot` a mount namespace alone",
-        "need a capability that only the old user namespace has",
+        "need a capability that the process has only in the old user namespace",
         (NAMESPACE, CHROOT),
         _namespaces,
     ),
@@ -364,7 +377,7 @@ STAGES: Final = (
     ),
     Stage(
         "score",
-        "hold what writes the pool's own oom_score_adj, so that workers get a higher one",
+        "hold an fd of the pool's own oom_score_adj, so that workers get a higher score",
         "change the score of the pool itself, or of the broker",
         EVERY,
         _score,
@@ -378,22 +391,22 @@ STAGES: Final = (
     ),
     Stage(
         "handles",
-        "how inodes are held is decided; where a broker opens handles, it is there",
+        "decide how inodes are held; start the broker if a broker opens handles",
         "give the broker anything but the shared directory and its sockets",
         EVERY,
         handle_broker.prepare,
     ),
     Stage(
         "landlock",
-        "no process outside can be traced or signalled; with `none`, no file outside be opened",
+        "no process outside can be traced or signalled; with `none`, no file outside can be opened",
         "be entered after a worker was created, or stop the guest's renames",
         (CHROOT, NONE),
         restrictions.enter_landlock,
     ),
     Stage(
         "fds",
-        "no fd of a file or directory but the shared directory, /proc and the OOM score",
-        "be followed by anything that opens an fd and keeps it",
+        "no fd of a file or directory except the shared directory, /proc and the OOM score",
+        "be followed by a stage that opens an fd and keeps it",
         EVERY,
         restrictions.check_fds,
     ),
@@ -407,7 +420,7 @@ STAGES: Final = (
     Stage(
         "seccomp",
         "no_new_privs; the table of system calls (syscalls.h); a worker adds its own part",
-        "be followed by anything that opens a namespace, mounts or execs",
+        "be followed by a stage that opens a namespace, mounts or execs",
         EVERY,
         restrictions.filter_calls,
     ),

@@ -3,30 +3,32 @@
 
 THEORY
 
-Purpose. In a pid and a mount namespace of its own a worker sees no other process and no other
-mount. With --sandbox=chroot it sees both, and with --sandbox=none every path leads anywhere. A
-Landlock domain, which needs no privilege, takes away most of what follows from that. The pool
-enters it before it creates a worker; nothing leaves a domain.
+Purpose. In a pid and a mount namespace of its own a worker sees no process and no mount of the
+host. With --sandbox=chroot a worker sees both, and with --sandbox=none paths lead to all files of
+the host. A Landlock domain, which needs no privilege, prevents most of what a worker could do with
+that. The pool enters the domain before it creates a worker; a process cannot leave a domain.
 
-Two kinds, by what is denied outside of the domain and of the share:
-  PROCESSES  ptrace(2) and whatever is checked like it: /proc/PID/root, cwd, fd and mem of every
-             process outside (so setresuid() to its user opens no way into its root directory);
-             from Linux 6.12 on signals to them and their abstract sockets.
-  FILES      that, and to read, write, truncate, create, remove, rename, link and list files.
+There are two kinds of domain, by what they deny outside of the domain and of the share:
+  PROCESSES  ptrace(2) and all accesses that are checked like it: /proc/PID/root, cwd, fd and mem
+             of every process outside (so setresuid() to the user of such a process opens no way
+             into its root directory); from Linux 6.12 on also signals to processes outside, and
+             their abstract sockets.
+  FILES      the same, and to read, write, truncate, create, remove, rename, link and list files.
 
 Why not always FILES. The kernel finds a rule by walking from the file up to the directory of the
-rule. A file that was opened by its handle, whoever did it, may have no way up (its dentry is
-disconnected once the cache has dropped its names), and is refused then although it is in the share.
-So FILES is for inodes that are held by fds. PROCESSES does not look at files: with --sandbox=chroot
-no path leads out anyway: the root directory is the root of a mount, and /proc is attached nowhere.
+rule. A file that a worker or the broker opened by its handle may have no way up (its dentry is
+disconnected once the cache has dropped its names), and the kernel then refuses the file although it
+is in the share. So FILES is only for inodes that are held by fds. PROCESSES does not restrict
+files. With --sandbox=chroot no path leads out of the share anyway: the root directory is the root
+of a mount, and /proc is attached nowhere.
 
-What Landlock does not deny, in either kind: chmod, chown, utimes, xattrs, stat and O_PATH opens by
-a path. Nothing of the share's content can be had that way, but with --sandbox=none a worker with
-root's capabilities changes owners and modes of the host's files.
+What neither kind denies: chmod, chown, utimes, xattrs, stat and O_PATH opens by a path. These calls
+give no access to the contents of files, but with --sandbox=none a worker with root's capabilities
+can change owners and modes of the host's files.
 
-Moves and hard links between directories are denied by every domain unless a rule allows them, and
-by version 1 (before Linux 5.19) whatever the rules say. A guest cannot do without, so version 2 is
-the least.
+Every domain denies moves and hard links between directories unless a rule allows them, and version
+1 (before Linux 5.19) denies them whatever the rules say. A guest needs them, so version 2 is the
+oldest version that is used.
 """
 
 import os
@@ -62,10 +64,10 @@ def is_available() -> bool:
 
 
 def confine(kind: str, root_fd: int, proc_fd: int, readonly: bool) -> None:
-    """Enter a domain of this kind, in which all beneath the directory `root_fd` may be used.
+    """Enter a domain of this kind, in which all files beneath the directory `root_fd` may be used.
 
-    It stays for this process and all it creates; the process must have one thread. Sets
-    no_new_privs. OSError if the kernel refuses.
+    The domain stays in force for this process and all processes that it creates; the process must
+    have one thread. Sets no_new_privs. OSError if the kernel refuses.
     """
     check(lib.process_no_new_privs())
     rules = check(lib.landlock_create_scoped(kind == FILES))
@@ -81,5 +83,5 @@ def confine(kind: str, root_fd: int, proc_fd: int, readonly: bool) -> None:
 
 
 def _allow(rules: int, directory: int, access: int) -> None:
-    """A rule may only name what this kernel knows."""
+    """Add a rule. A rule may only name access rights that this kernel knows."""
     check(lib.landlock_allow(rules, directory, access & lib.landlock_known()))

@@ -9,7 +9,8 @@ from vfsd.transport.errors import describe
 
 
 def import_nothing_more() -> None:
-    """From here on only modules inside the interpreter can be imported; no source is shown."""
+    """From here on only modules inside the interpreter can be imported, and errors are printed
+    without source lines."""
     sys.path.clear()
     sys.path_hooks.clear()
     sys.path_importer_cache.clear()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The last stages of isolation, which only take away; isolation.py says why in this order."""
+"""The last stages of isolation, which only take rights away; isolation.py explains their order."""
 
 import os
 
@@ -17,12 +17,12 @@ def enter_landlock(job: Job, sandbox: Sandbox) -> None:
         if job.sandbox == "chroot":
             raise IsolationError(
                 "--sandbox=chroot needs Landlock (Linux 5.19, and `landlock` in the list of LSMs): "
-                "without, a worker that is taken over reaches the host through other processes; "
+                "without it, a worker that is taken over reaches the host through other processes; "
                 "try --sandbox=namespace or --sandbox=none"
             )
         sandbox.notes.append(
-            "this kernel has no Landlock, so --sandbox=none keeps a worker that is taken over "
-            "from nothing that its user may do"
+            "this kernel has no Landlock, so with --sandbox=none a worker that is taken over "
+            "can do all that its user may do"
         )
         return
     by_handles = job.sandbox == "chroot" or sandbox.handles.outcome is not Outcome.FDS
@@ -47,8 +47,8 @@ def check_fds(_job: Job, sandbox: Sandbox) -> None:
     program = os.readlink("self/exe", dir_fd=sandbox.proc_fd)
     if sandbox.handles.outcome.is_raw and not program.startswith(fd_check.MEMFD):
         sandbox.notes.append(
-            f"the interpreter {program!r} could not be executed from a memfd: whoever takes a "
-            "worker over can open every file of its file system where workers open file handles"
+            f"the interpreter {program!r} could not be executed from a memfd: as workers "
+            "open file handles, a worker that is taken over can open every file of its file system"
         )
 
 
@@ -67,18 +67,22 @@ def limit_capabilities(job: Job, sandbox: Sandbox) -> None:
             f"--modcaps: this process has not got {', '.join(sorted(missing))} itself; "
             "start it with that capability, or leave it out"
         )
-    missing -= capabilities.FOR_HANDLES.keys()  # tables.py says what follows from that
+    missing -= capabilities.FOR_HANDLES.keys()  # Tables.lay_out() checks those
     if missing >= wanted - capabilities.FOR_HANDLES.keys():
-        sandbox.notes.append("without privileges: every file belongs to the user of this daemon")
+        sandbox.notes.append(
+            "without privileges: every new file belongs to the user of this daemon"
+        )
     elif missing:
-        sandbox.notes.append(f"some operations will fail, without {', '.join(sorted(missing))}")
+        sandbox.notes.append(
+            f"some operations will fail: the daemon lacks {', '.join(sorted(missing))}"
+        )
 
 
 def _limit(names: set[str], job: Job, sandbox: Sandbox) -> set[str]:
-    """Keep these capabilities alone; returns those that are not there to keep."""
+    """Keep only these capabilities; returns the names of those that this process does not have."""
     try:
         missing = capabilities.limit(names)
-        check(lib.capabilities_keep())  # a worker of another user than root acts as guest root
+        check(lib.capabilities_keep())  # a worker that is not root still acts for the guest's root
     except OSError as error:
         if job.sandbox != "none":
             raise IsolationError(
@@ -88,7 +92,7 @@ def _limit(names: set[str], job: Job, sandbox: Sandbox) -> set[str]:
         sandbox.has_capset = False
         sandbox.notes.append(
             f"workers keep all capabilities that the daemon was started with: {error.strerror};"
-            " set-id bits of files are the guest's to clear"
+            " the guest has to clear the set-id bits of files itself"
         )
         return capabilities.missing(names)
     return missing

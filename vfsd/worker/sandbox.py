@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the stages of isolation have in common: what they leave behind, and how they fail."""
+"""What the stages of isolation have in common: the result that they leave behind, and how they
+fail."""
 
 import os
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from typing import Final
 from vfsd.worker.handles import Handles, Outcome
 from vfsd.worker.oom_score import OomScore
 
-# At the start: in a user namespace everybody is.
+# Read at the start: after the stage "namespaces" the process may be root of a user namespace.
 IS_ROOT: Final = os.geteuid() == 0
 
 
@@ -23,7 +24,8 @@ _UNCHANGED: Final = OomScore()
 
 @dataclass
 class Sandbox:
-    """What isolation leaves to the pool. `notes`: what the operator should know, one line each."""
+    """The result of isolation, for the pool. `notes`: lines for the operator, which the log shows
+    as warnings."""
 
     root_fd: int = -1  # O_PATH, the shared directory
     proc_fd: int = -1  # a /proc in which every process finds itself
@@ -34,14 +36,15 @@ class Sandbox:
     notes: list[str] = field(default_factory=list)
 
     def mountinfo(self) -> str:
-        """/proc/self/mountinfo; what is not text in a path is escaped."""
+        """/proc/self/mountinfo; bytes in a path that are not text are escaped."""
         fd = os.open("self/mountinfo", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.proc_fd)
         with os.fdopen(fd, errors="backslashreplace") as file:
             return file.read()
 
 
 def attempt(what: str, hint: str, action: Callable[[], int | None]) -> int:
-    """Do one step; its failure says what was tried, why it failed, and what to do."""
+    """Do one step. If the step fails, IsolationError says what was tried, why it failed, and what
+    to do."""
     try:
         return action() or 0
     except OSError as error:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The seccomp filters of the pool and its workers; the table is syscalls.h.
 
-The pool is confined once, at the end of its isolation, to the calls of every role. Each worker puts
-a second filter in force before it does anything else; that one is compiled in the pool, since
-libseccomp would take milliseconds and a megabyte in each worker.
+The pool is confined once, at the end of its isolation, to the calls of every role. Each worker adds
+a second filter before it does anything else; the pool compiles that filter, since libseccomp would
+take milliseconds and a megabyte in each worker.
 """
 
 import os
@@ -44,8 +44,8 @@ CONDITIONS: Final[Mapping[int, Condition]] = {
 
 @dataclass(frozen=True)
 class SyscallRow:
-    """One row of the table. `rule`: what is asked of the arguments; "" for nothing. `roles`,
-    `conditions`: in words. `callers`: files of ours, or libraries."""
+    """One row of the table. `rule`: the values that the arguments must have; "" for any. `roles`,
+    `conditions`: in words. `callers`: files of vfsd, or libraries."""
 
     name: str
     why: str
@@ -78,7 +78,7 @@ def table() -> list[SyscallRow]:
 
 
 def conditions(job: Job, outcome: Outcome) -> int:
-    """The conditions that hold for this process, as a mask, where inodes are held so."""
+    """The conditions that hold for this process, as a mask. `outcome`: how inodes are held."""
     return sum(bit for bit, c in CONDITIONS.items() if c.holds(job, outcome))
 
 
@@ -90,14 +90,15 @@ def _checked(result: int, row: int) -> int:
 
 
 def confine_pool(action: str, conditions: int) -> None:
-    """Confine this process, and all it creates, to the rows of every role. `action`: kill, trap or
-    log. OSError names the row that libseccomp refused."""
+    """Confine this process, and all processes that it creates, to the rows of every role. `action`:
+    kill, trap or log. OSError names the row that libseccomp refused."""
     row = ffi.new("int32_t *")
     _checked(lib.seccomp_confine_pool(ACTIONS[action], conditions, row), row[0])
 
 
 def compile_worker(action: str, conditions: int) -> bytes:
-    """The filter for confine_worker(). To be called before confine_pool(); OSError as there."""
+    """The filter for confine_worker(). Must be called before confine_pool(); OSError as in
+    confine_pool()."""
     row = ffi.new("int32_t *")
     room: Any = ffi.new("uint8_t[]", lib.SECCOMP_PROGRAM_MAX + 1)
     size = _checked(lib.seccomp_compile_worker(ACTIONS[action], conditions, room, row), row[0])
@@ -105,8 +106,9 @@ def compile_worker(action: str, conditions: int) -> bytes:
 
 
 def confine_worker(program: bytes, own_socket: int = -1) -> None:
-    """Confine this process, a worker, further; b"" is no filter. `own_socket`: its socket of the
-    broker of file handles. OSError if it cannot be."""
+    """Confine this process, a worker, further; b"" means without a filter. `own_socket`: this
+    worker's socket to the broker of file handles, or -1. OSError if the filter cannot be
+    installed."""
     if program:
         copy: Any = ffi.new("uint8_t[]", program)
         check(lib.syscall_filter_install(copy, len(program), own_socket))

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which users exist in the sandbox: the maps of its user namespace.
 
-Without --uid-map there are, for a daemon that is not root, its own uid as 0, and for root all users
-as themselves. A process may map its own uid alone by itself. More has to be done from outside of
-the namespace: by root directly, by others through newuidmap and newgidmap (package uidmap), which
-run set-user-ID and check /etc/subuid. So a helper is forked before the namespace is made, while
-nothing is locked in and no byte of a guest's was read; it does this one thing and is gone before
-the next namespace is made. The sandbox keeps nothing of it.
+Without --uid-map, a daemon that is not root has only its own uid, as 0, and a daemon that is root
+has all users with their own uids. A process can map its own uid by itself, and no others. All other
+maps have to be written from outside of the namespace: by root directly, by other users through
+newuidmap and newgidmap (package uidmap), which are set-user-ID programs and check /etc/subuid. So a
+child process is forked before the namespace is made, while this process is not confined yet and has
+read no byte from a guest. The child writes the map and ends before the next namespace is made. The
+sandbox keeps nothing of the child.
 """
 
 import os
@@ -26,14 +27,14 @@ Step = tuple[str, Callable[[], None]]
 
 
 class HelperError(OSError):
-    """A helper program could not do it; `strerror` is its reason."""
+    """A helper program could not write the map; `strerror` is its reason."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(0, reason)
 
 
 class Mapper(AbstractContextManager["Mapper"]):
-    """Create it before the user namespace; do steps() in it."""
+    """Maps the ids. Create it before the user namespace; run steps() inside the namespace."""
 
     def __init__(self, job: Job) -> None:
         self._own = {"uid": os.geteuid(), "gid": os.getegid()}
@@ -47,8 +48,8 @@ class Mapper(AbstractContextManager["Mapper"]):
             helper.close()
 
     def steps(self) -> Iterator[Step]:
-        """What to do in the new namespace, in this order, and what it is called."""
-        if "gid" not in self._helpers:  # the kernel wants it from whoever maps his own gid
+        """The steps to run in the new namespace, in this order, with their names."""
+        if "gid" not in self._helpers:  # required before a process maps its own gid itself
             yield "forbid setgroups", partial(_write, "/proc/self/setgroups", "deny")
         for kind in ("gid", "uid"):
             how = "" if self._own["uid"] == 0 else f" ({PROGRAMS[kind]})"
@@ -64,7 +65,7 @@ class Mapper(AbstractContextManager["Mapper"]):
         return _all_ids(kind) if self._own["uid"] == 0 else (IdRange(0, self._own[kind], 1),)
 
     def _action(self, kind: str) -> Callable[[], None]:
-        """What maps ids from outside of the namespace."""
+        """The action that maps ids from outside of the namespace."""
         pid, numbers = os.getpid(), _numbers(self._maps[kind])
         if self._own["uid"] == 0:
             return partial(_write_map, f"/proc/{pid}/{kind}_map", self._maps[kind])
@@ -81,20 +82,22 @@ class Mapper(AbstractContextManager["Mapper"]):
 
 
 class _Helper:
-    """A child outside of the namespace to come that does `action` when it is asked to."""
+    """A child process that stays outside of the new namespace and does `action` when run() is
+    called."""
 
     def __init__(self, action: Callable[[], None]) -> None:
         go, self._go = os.pipe2(os.O_CLOEXEC)
         self._answer, answer = os.pipe2(os.O_CLOEXEC)
         self._pid = os.fork()
         if self._pid == 0:
-            os.close(self._go)  # so that our end is the only one
+            os.close(self._go)  # the child sees EOF when the parent closes its end
             _help(action, go, answer)
         os.close(go)
         os.close(answer)
 
     def run(self) -> None:
-        """Have it done; HelperError with what the helper says if it fails."""
+        """Have the child do the action; HelperError with the child's message if the action
+        fails."""
         os.write(self._go, b"\0")
         said = os.read(self._answer, MESSAGE_MAX)
         while more := os.read(self._answer, MESSAGE_MAX):
@@ -112,7 +115,7 @@ class _Helper:
 
 
 def _help(action: Callable[[], None], go: int, answer: int) -> None:
-    """Be the helper: wait, then do it, with `answer` as stderr."""
+    """Run as the child: wait, then do the action, with `answer` as stderr."""
     status = 1
     try:
         if os.read(go, 1):
@@ -133,14 +136,14 @@ def _execute(command: list[str]) -> None:
 
 
 def _all_ids(kind: str) -> tuple[IdRange, ...]:
-    """Every id of the user namespace we are in, as itself."""
+    """Every id of our present user namespace, mapped to the same id."""
     with open(f"/proc/self/{kind}_map", encoding="ascii") as file:
         rows = [list(map(int, line.split())) for line in file]
     return tuple(IdRange(inside, inside, count) for inside, _, count in rows)
 
 
 def _write_map(path: str, ranges: tuple[IdRange, ...]) -> None:
-    """All ranges at once: the kernel takes one write(2)."""
+    """Write all ranges at once: the kernel accepts only one write(2)."""
     _write(path, "".join(f"{r.inside} {r.outside} {r.length}\n" for r in ranges))
 
 
@@ -157,8 +160,8 @@ def _write(path: str, text: str) -> None:
 
 
 def _become_root() -> None:
-    """The ids of the workers between two requests, whatever our own ids are mapped to. The saved
-    user id stays the supervisor's (isolation.py)."""
+    """Take the ids that workers have between two requests: root, whatever our own ids are mapped
+    to. The saved user id stays the supervisor's (isolation.py)."""
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, -1)
     check(lib.isolate_keep_dumpable())
