@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whose is an fd? The fd table outlives its workers, so what a dead one left must be told apart.
+"""Which fds belonged to a dead worker? The fd table that all workers share outlives them.
 
-Files are in the shared tables. Sockets, eventfds and epoll instances are zmq's and the pool's own:
-no op creates one, and workers start one at a time, so those that appear while a worker starts
-are that worker's. Sockets that zmq accepts later bear the name of the worker's listener.
+Files are in the shared tables. Sockets, eventfds and epoll instances belong to zmq or to the pool:
+no op creates one, and workers start one at a time, so the ones that appear while a worker starts
+are that worker's. Sockets that zmq accepts later have the name of the worker's listener.
 
-What an fd is, its link in /proc says. Nothing here looks at the file itself: a file system of the
-share that hangs would hold up the pool.
+The link of an fd in /proc says what the fd is. No function here looks at the file itself: a file
+system of the share that hangs would hold up the pool.
 """
 
 import os
@@ -20,7 +20,7 @@ from vfsd.transport.native import ffi, lib
 from vfsd.worker.tables import Tables
 
 ROOM: Final = 1024
-ANONYMOUS: Final = ("socket:[", "anon_inode:")  # what has a path begins with "/"
+ANONYMOUS: Final = ("socket:[", "anon_inode:")  # the link of a file begins with "/"
 
 
 def table_end(proc_fd: int) -> int:
@@ -35,8 +35,9 @@ def table_end(proc_fd: int) -> int:
 
 
 def read_array(read: Callable[[Any, int], int]) -> tuple[Any, int]:
-    """An int32_t[] that `read(array, room)` has filled, and how many there are: as many as fit,
-    whose number may grow meanwhile."""
+    """An int32_t[] that `read(array, room)` has filled, and the number of its elements. `read`
+    returns how many elements there are, which may change between two calls, and fills in those that
+    fit."""
     room = ROOM
     while True:
         ret: Any = ffi.new("int32_t[]", room)
@@ -47,8 +48,8 @@ def read_array(read: Callable[[Any, int], int]) -> tuple[Any, int]:
 
 
 def outside_tables(proc_fd: int, tables: Tables) -> dict[int, str]:
-    """What is open and in no shared table: number -> link in /proc. That is the identity of a
-    socket ("socket:[INODE]"), of a file its path, of an eventfd only its kind."""
+    """The open fds that are in no shared table: number -> link in /proc. The link identifies a
+    socket ("socket:[INODE]"); for a file it is the path, for an eventfd only the kind."""
     end = table_end(proc_fd)
     known: Any = ffi.new("uint8_t[]", end)
     held = read_array(lambda ret, room: lib.inode_table_fds(tables.inodes, ret, room))
@@ -58,7 +59,7 @@ def outside_tables(proc_fd: int, tables: Tables) -> dict[int, str]:
     others, count = read_array(lambda ret, room: lib.descriptors_others(known, end, ret, room))
     found = {}
     for fd in others[0:count]:
-        with suppress(OSError):  # closed meanwhile
+        with suppress(OSError):  # it was closed since it was found
             found[fd] = os.readlink(f"self/fd/{fd}", dir_fd=proc_fd)
     return found
 
@@ -74,7 +75,7 @@ def is_fd_folder(link: str, pid: int) -> bool:
 
 
 def bound_name(fd: int) -> str | bytes | None:
-    """The address of a socket; None if `fd` is no socket, or closed meanwhile."""
+    """The address of a socket; None if `fd` is not a socket, or is not open any more."""
     try:
         sock = socket.socket(fileno=fd)
     except OSError:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """FUSE INIT: what guest and worker agree on, from one table of features against the options.
 
-FUSE 7.27 (Linux 4.20) is the oldest spoken: requests and replies had other sizes before that, and
-no kernel with virtio-fs (5.4, FUSE 7.31) is that old.
+FUSE 7.27 (Linux 4.20) is the oldest protocol that is served: requests and replies had other sizes
+before, and virtio-fs came later (Linux 5.4, FUSE 7.31).
 """
 
 import errno
@@ -14,7 +14,7 @@ from vfsd.transport.job import Filesystem
 from vfsd.transport.native import ffi, lib
 
 MAJOR: Final = lib.FUSE_KERNEL_VERSION
-MINOR: Final = 45  # the newest protocol all of whose requests are known
+MINOR: Final = 45  # the newest protocol of which all requests are known
 MINOR_MIN: Final = 27
 
 PAGE: Final = 4096
@@ -29,8 +29,8 @@ _KILLPRIV: Final = "HANDLE_KILLPRIV_V2"
 
 @dataclass(frozen=True)
 class Feature:
-    """One INIT flag, FUSE_<name> in <linux/fuse.h>. `since` is the minor version that named it,
-    where that is younger than the oldest that is served."""
+    """One INIT flag, FUSE_<name> in <linux/fuse.h>. `since` is the minor version that named the
+    flag, if that is younger than MINOR_MIN."""
 
     name: str
     wanted: Callable[[Filesystem], bool]
@@ -38,7 +38,7 @@ class Feature:
 
     @property
     def flag(self) -> int:
-        """Its bit in flags | flags2 << 32."""
+        """The flag's bit in flags | flags2 << 32."""
         return int(getattr(lib, f"FUSE_{self.name}"))
 
 
@@ -46,12 +46,12 @@ def _always(_fs: Filesystem) -> bool:
     return True
 
 
-# What the guest offers and a row wants is agreed, unless the row is younger than the guest's minor
-# version: then the bit had no meaning yet. Left out, so never agreed: SPLICE_* (of /dev/fuse
-# only), HANDLE_KILLPRIV (v2 does it), EXPLICIT_INVAL_DATA, HAS_EXPIRE_ONLY and HAS_RESEND
-# (notifications that virtio-fs has not), NO_OPEN and NO_OPENDIR (handles carry state),
-# HAS_INODE_DAX and MAP_ALIGNMENT (no DAX window), PASSTHROUGH and OVER_IO_URING (no virtio-fs),
-# REQUEST_TIMEOUT and ABORT_ERROR.
+# A flag that the guest offers and a row wants is agreed, unless the row is younger than the guest's
+# minor version: then the bit had no meaning yet. Flags without a row are never agreed: SPLICE_*
+# (only for /dev/fuse), HANDLE_KILLPRIV (version 2 replaces it), EXPLICIT_INVAL_DATA,
+# HAS_EXPIRE_ONLY and HAS_RESEND (notifications, which virtio-fs does not have), NO_OPEN and
+# NO_OPENDIR (handles carry state), HAS_INODE_DAX and MAP_ALIGNMENT (no DAX window), PASSTHROUGH and
+# OVER_IO_URING (not for virtio-fs), REQUEST_TIMEOUT and ABORT_ERROR.
 FEATURES: Final = (
     Feature("ASYNC_READ", _always),
     Feature("POSIX_LOCKS", lambda fs: fs.posix_lock),
@@ -80,13 +80,14 @@ FEATURES: Final = (
     Feature("ALLOW_IDMAP", lambda fs: fs.idmapped_mounts, 41),
 )
 _BITS: Final = {feature.name: feature.flag for feature in FEATURES}
-# Without the others a guest that enforces ACLs would get modes wrong: the umask over a default ACL,
-# set-group-id over a new access ACL.
+# The flags that ACLs need. Without the other two, a guest that enforces ACLs would get modes wrong:
+# it would apply the umask in spite of a default ACL, and keep set-group-id in spite of a new access
+# ACL.
 _FOR_ACLS: Final = ("POSIX_ACL", "DONT_MASK", "SETXATTR_EXT")
 
 
 class InitError(Exception):
-    """INIT cannot be answered with a session; `errno` is what the guest is told."""
+    """INIT cannot be answered with a session; `errno` is the guest's reply."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -95,7 +96,7 @@ class InitError(Exception):
 
 @dataclass(frozen=True)
 class Offer:
-    """What the guest sent (struct fuse_init_in)."""
+    """What the guest offers (struct fuse_init_in)."""
 
     major: int
     minor: int
@@ -105,13 +106,13 @@ class Offer:
 
 @dataclass(frozen=True)
 class Agreement:
-    """What both sides do from now on."""
+    """What guest and worker have agreed on for the session."""
 
     minor: int
     flags: int
     max_readahead: int  # bytes
     max_write: int  # bytes
-    max_pages: int  # 0: not told
+    max_pages: int  # 0: not in the reply
 
     def names(self) -> list[str]:
         return [name for name, bit in _BITS.items() if self.flags & bit]
@@ -131,8 +132,8 @@ def _named_by(minor: int) -> int:
 
 
 def negotiate(offer: Offer, fs: Filesystem) -> Agreement:
-    """Agree on what is both offered and wanted; InitError for a protocol that is not spoken, or
-    without what the operator insists on."""
+    """Agree on the flags that are both offered and wanted. InitError if the guest's protocol is too
+    old, or if the guest lacks a flag that the operator insists on."""
     if (offer.major, offer.minor) < (MAJOR, MINOR_MIN):
         raise InitError(
             f"the guest speaks FUSE {offer.major}.{offer.minor}; "
@@ -147,10 +148,11 @@ def negotiate(offer: Offer, fs: Filesystem) -> Agreement:
             " its mount is refused; --security-label=auto would serve it without labels"
         )
     if offered & (_BITS["DO_READDIRPLUS"] | _BITS["READDIRPLUS_AUTO"]) == _BITS["DO_READDIRPLUS"]:
-        flags |= _BITS["DO_READDIRPLUS"]  # not Linux: UEFI firmware takes no session without it
+        flags |= _BITS["DO_READDIRPLUS"]  # not Linux: UEFI firmware refuses a session without it
     if not flags & _BITS["HANDLE_KILLPRIV_V2"]:
-        # Linux takes set-id bits away itself then, but not before an OPEN that truncates; and which
-        # user asks is not told since ALLOW_IDMAP. Truncating by SETATTR it does it right.
+        # Without this flag Linux clears set-id bits itself, but not before an OPEN that truncates;
+        # and since ALLOW_IDMAP an OPEN does not say which user asks. When Linux truncates by
+        # SETATTR, it clears the bits correctly.
         flags &= ~_BITS["ATOMIC_O_TRUNC"]
     pages = MAX_PAGES if flags & _BITS["MAX_PAGES"] else MAX_PAGES_OLD
     return Agreement(
@@ -163,7 +165,8 @@ def negotiate(offer: Offer, fs: Filesystem) -> Agreement:
 
 
 def _acls_not_enforced(offered: int, fs: Filesystem) -> int:
-    """POSIX_ACL if this guest cannot do all that goes with it; InitError if it must."""
+    """POSIX_ACL if this guest lacks a flag that ACLs need, else 0; InitError if the operator
+    insists on ACLs."""
     missing = [name for name in _FOR_ACLS if not offered & _BITS[name]]
     if missing and fs.posix_acl == "always":
         raise InitError(
@@ -174,7 +177,8 @@ def _acls_not_enforced(offered: int, fs: Filesystem) -> int:
 
 
 def shortcomings(agreement: Agreement, fs: Filesystem) -> list[str]:
-    """What was asked for by name and this guest does not do; one line each."""
+    """The features that the operator asked for by name and this guest does not have; one line
+    each."""
     if fs.killpriv_v2_asked and fs.killpriv_v2 and not agreement.flags & _BITS[_KILLPRIV]:
         return [
             "--killpriv-v2: the guest's kernel does not offer it, and clears set-id bits itself"
@@ -199,7 +203,7 @@ def encode(agreement: Agreement) -> bytes:
 
 
 def encode_version() -> bytes:
-    """The reply to a major version above ours: the guest sends INIT again with this one."""
+    """The reply to a major version above ours: the guest then sends INIT again with our version."""
     raw: Any = ffi.new("struct fuse_init_out *")
     raw.major = MAJOR
     raw.minor = MINOR

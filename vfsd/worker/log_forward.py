@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Log lines on their way to the supervisor, which owns stderr and syslog.
 
-A line below the level asked for is dropped here, in the sandbox, before it costs a message; and so
-is a line of a kind that was sent too often (transport/rate_limit.py). Sending never blocks: when
-nobody takes lines off, they are dropped and counted.
+A line below the requested level is dropped here, in the sandbox, before it costs a message; and so
+is a line of a kind that was sent too often (transport/rate_limit.py). Sending never blocks: while
+the supervisor does not read, lines are dropped and counted.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ class LogForward:
         self.set_level(level)
 
     def set_level(self, level: str) -> None:
-        """ValueError if there is no such level."""
+        """Log lines from this level up; ValueError if the level is unknown."""
         is_logged("error", level)
         self._level = level
         factor = GENEROUS if level == "debug" else 1

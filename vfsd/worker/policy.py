@@ -10,7 +10,7 @@ from vfsd.transport.job import Filesystem
 from vfsd.transport.native import ffi, lib
 from vfsd.worker.handles import Outcome
 
-# The host orders writes as it must.
+# Parallel writes to a file are safe without the guest's lock: the host orders them.
 UNCACHED: Final = lib.FOPEN_DIRECT_IO | lib.FOPEN_PARALLEL_DIRECT_WRITES
 
 # cache mode -> open flags of files, of directories. FOPEN_NOFLUSH depends on the file: ops_open.c.
@@ -28,7 +28,7 @@ FILE_HANDLES: Final = {
 }
 FOR_EVER: Final = (1 << 64) - 1  # ns
 _OPTIONS: Final = {field.name for field in fields(Filesystem)}
-# The on-off options that C acts upon: they have the same names there.
+# The on-off options that C acts upon; they have the same names in struct fs_policy.
 SWITCHES: Final = tuple(
     name
     for name, member in ffi.typeof("struct fs_policy").fields
@@ -52,8 +52,9 @@ def _fill_idmap(table: Any, ranges: Sequence[idmap.Range]) -> None:
 
 
 def _holds_back(fs: Filesystem) -> bool:
-    """Can the guest write data later than its programs do? In a write-back cache, and in shared
-    mappings, which Linux makes of no file that bypasses its page cache, but with allow_mmap."""
+    """Can the guest write data later than its programs do? That happens with a write-back cache,
+    and with shared mappings; Linux allows no shared mapping of a file that bypasses the page cache,
+    except with allow_mmap."""
     is_cached = not OPEN_FLAGS[fs.cache][0] & lib.FOPEN_DIRECT_IO
     return not fs.readonly and (fs.writeback or is_cached or fs.allow_mmap)
 

@@ -1,20 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pool: keeps the sandboxed fd table alive, creates the workers, buries the dead ones.
+"""The pool: keeps the sandboxed fd table alive, creates the workers, and cleans up after dead
+workers.
 
-It must be too simple to crash: with it goes every file that the guest has open. So it reads no
-guest memory, starts no thread, waits for nobody but a worker that starts, asks no file system of
-the share for anything (one that hangs would hold every queue up), and takes orders only from the
-fd channel: adopt fds, drop fds, spawn or kill a worker. When that channel closes, everybody of
-the trusted fd table is gone and the pool ends, and its workers with it.
+The pool must be too simple to crash: if it dies, every file that the guest has open is lost. So the
+pool reads no guest memory, starts no thread, waits for no process except a worker that starts, and
+never calls a file system of the share (a file system that hangs would hold up every queue). It
+takes orders only from the fd channel: adopt fds, drop fds, spawn or kill a worker. When that
+channel closes, keeper and supervisor are both dead, and the pool ends, and its workers with it.
 
-A worker that dies is replaced at once: its locks are released, the sockets and eventfds that
-were its own are closed, so that zmq's peer notices, and its slot is filled again. One that dies
-again and again soon after its start waits longer each time. After too many faults, or a forbidden
-system call, the slot stays empty (fault_budget.py).
+A worker that dies is replaced at once: its locks are released, its own sockets and eventfds are
+closed, so that zmq's peer notices the death, and its slot is filled again. If workers of a slot die
+again and again soon after their start, the slot waits longer each time. After too many faults, or a
+forbidden system call, the slot stays empty (fault_budget.py).
 
-Whose an fd is, is known by its number and its link in /proc together (descriptors.py): a number
-alone may have been closed by its owner and be a file of the guest's now. What a shared table has
-is never closed here.
+Number and link in /proc together say which process an fd belongs to (descriptors.py): the number
+alone is not enough, because the owner may have closed the fd and the number may be a file of the
+guest now. The pool never closes an fd that is in a shared table.
 """
 
 import os
@@ -43,7 +44,7 @@ from vfsd.worker.sweep import Sweep
 from vfsd.worker.tables import Tables
 
 START_SECONDS: Final = 60.0  # a worker that has not started by then hangs, and is killed
-PAUSE_SECONDS: Final = 0.1  # after an error that should not be
+PAUSE_SECONDS: Final = 0.1  # after an unexpected error
 SHORT_LIFE_SECONDS: Final = 0.5
 FREE_RESPAWNS: Final = 5  # short lives in a row before the next worker has to wait
 WAIT_MIN_SECONDS: Final = 0.01
@@ -54,14 +55,14 @@ WAIT_MAX_SECONDS: Final = 1.0
 class Slot:
     """One place for a worker."""
 
-    pid: int = 0  # 0: nobody
+    pid: int = 0  # 0: the slot is empty
     born: float = 0.0  # time.monotonic
     short_lives: int = 0  # in a row
-    respawn_at: float | None = None  # time.monotonic, while it waits
+    respawn_at: float | None = None  # time.monotonic, while the slot waits
     is_ended: bool = False  # no worker is created here again
-    # As descriptors.anonymous(): what there was at its birth, until it has started …
+    # As descriptors.anonymous(). Until the worker has started: the fds open at its birth …
     before: dict[int, str] | None = None
-    # … and then what is its own.
+    # … and then the fds that are the worker's own.
     private: dict[int, str] = field(default_factory=dict)
 
     def note_death(self, now: float) -> None:
@@ -69,7 +70,7 @@ class Slot:
         self.short_lives = self.short_lives + 1 if now - self.born < SHORT_LIFE_SECONDS else 0
 
     def wait_seconds(self) -> float:
-        """How long its next worker has to wait."""
+        """How long the slot's next worker has to wait."""
         excess = self.short_lives - FREE_RESPAWNS
         if excess <= 0:
             return 0.0
@@ -87,7 +88,7 @@ class Pool:
         self._slots = [Slot() for _ in range(job.slots)]
         self._adopted: set[int] = set()
         self._faults = FaultBudget(job.worker_faults)
-        self._closers: dict[int, set[int]] = {}  # pid -> what it closes
+        self._closers: dict[int, set[int]] = {}  # pid -> the fds that the process closes
         self._guard = sandbox.handles.guard
         self._log = LogForward(self._send, job.log_level)
         self._sweep = Sweep(
@@ -125,13 +126,13 @@ class Pool:
     def _turn_safely(self) -> bool:
         try:
             return self._turn()
-        except Exception as error:  # an error of ours must not take every open file away
-            self._log.error(f"the pool goes on after {describe(error)}")
+        except Exception as error:  # a bug of ours must not cost the guest every open file
+            self._log.error(f"the pool continues after an unexpected error: {describe(error)}")
             time.sleep(PAUSE_SECONDS)
             return True
 
     def _turn(self) -> bool:
-        """Wait for something and act on it; False when the channel is closed."""
+        """Wait for an event and act on it; False when the channel is closed."""
         ready = _poll((self._channel.fileno(), self._wake), self._timeout())
         if self._wake in ready:
             _drain(self._wake)
@@ -142,7 +143,7 @@ class Pool:
         return self._channel.fileno() not in ready or self._receive()
 
     def _timeout(self) -> float | None:
-        """Seconds until a worker or a look at orphans is due, None if neither is."""
+        """Seconds until a worker or a look for orphans is due; None if neither is."""
         times = [self._sweep.due, *(slot.respawn_at for slot in self._slots)]
         due = [at for at in times if at is not None]
         return max(0.0, min(due) - time.monotonic()) if due else None
@@ -155,7 +156,7 @@ class Pool:
         except BlockingIOError:
             return True
         except ProtocolError as error:
-            self._log.error(f"the supervisor sent nonsense: {error}")
+            self._log.error(f"fd channel: message refused: {error}")
             return True
         except OSError:
             return False
@@ -165,7 +166,7 @@ class Pool:
         return True
 
     def _obey(self, packet: Packet) -> None:
-        """Do what the packet says and answer; fds that nobody adopts are closed."""
+        """Carry out the packet's order and answer; fds that the order does not adopt are closed."""
         self._adopted |= set(packet.fds)
         try:
             answer = self._act(packet)
@@ -198,7 +199,8 @@ class Pool:
             os.close(fd)
 
     def _kill(self, index: int) -> None:
-        """Kill the worker of a slot; it is buried and created again like any that died."""
+        """Kill the worker of a slot; the pool then replaces that worker like any other dead
+        worker."""
         if pid := self._slots[index].pid:
             os.kill(pid, signal.SIGKILL)
 
@@ -227,10 +229,11 @@ class Pool:
         if self._await_start(slot):
             slot.private = self._new_since(before, self._outside_tables(), index)
             slot.before = None
-        os.write(self._wake_write, b"\0")  # who died meanwhile is reaped in the next turn
+        os.write(self._wake_write, b"\0")  # reap workers that died during the wait
 
     def _await_start(self, slot: Slot) -> bool:
-        """Wait for the eventfd that a worker writes when it has entered itself into its row."""
+        """Wait for the eventfd that the worker writes when its row in the worker table is filled
+        in. Return: has the worker started?"""
         deadline = slot.born + START_SECONDS
         while True:
             ready = _poll((self._started, self._wake), deadline - time.monotonic())
@@ -242,7 +245,7 @@ class Pool:
             if _has_died(slot.pid):
                 return False
             if not ready:
-                self._log.error("a worker did not start in time and is killed")
+                self._log.error(f"a worker did not start in {START_SECONDS:.0f} s and is killed")
                 os.kill(slot.pid, signal.SIGKILL)
                 return False
 
@@ -257,7 +260,7 @@ class Pool:
             self._closers.pop(pid, None)
             if pid == self._guard:
                 self._guard = 0
-                self._log.error("the broker of file handles is gone, and inodes without an fd")
+                self._log.error("the broker of file handles is gone: inodes without an fd are lost")
             for index, slot in enumerate(self._slots):
                 if slot.pid == pid:
                     self._bury(index, os.waitstatus_to_exitcode(status))
@@ -273,7 +276,7 @@ class Pool:
         try:
             for fd in self._left_behind(index, pid):
                 _close_if_open(fd)
-        finally:  # whatever happens here, the queue must be served again
+        finally:  # even after an error here the queue must be served again
             self._tables.bury(index)
             self._sweep.begin()
             if again:
@@ -285,8 +288,9 @@ class Pool:
             self._log.error(f"worker {index} is not created again: {why_not_again}")
 
     def _left_behind(self, index: int, pid: int) -> set[int]:
-        """What was a dead worker's own, what it accepted later, and, if it died while it started,
-        what appeared since its birth."""
+        """The fds of a dead worker: those that were its own at the start, the connections that it
+        accepted later, and, if the worker died while it started, all that appeared since its
+        birth."""
         slot, now = self._slots[index], self._outside_tables()
         ours = bound_name(self._job.fds.listeners[index])
         left = {fd for fd in anonymous(now) if bound_name(fd) == ours}
@@ -300,20 +304,21 @@ class Pool:
         return outside_tables(self._sandbox.proc_fd, self._tables)
 
     def _not_in_tables(self) -> set[int]:
-        """Every fd that is not an op's: the pool's, the adopted ones, those of living workers, and
-        what is being closed."""
+        """Every fd that no op has opened: the fds of the pool, the adopted fds, the fds of living
+        workers, and the fds that are being closed."""
         claimed = (self._claimed(index) for index in range(len(self._slots)))
         own = self._own | self._adopted | anonymous(self._outside_tables()).keys()
         return set(own).union(*claimed, *self._closers.values())
 
     def _claimed(self, index: int) -> set[int]:
-        """The fd in the row of a worker, which is only its word: nothing is closed for it alone."""
+        """The private fd that a worker has written into its row. A worker is not trusted, so no fd
+        is closed only because a row names it."""
         row = self._tables.workers.rows[index]
         return {row.private_fds[0]} if row.private_fd_count else set()
 
     def _new_since(self, before: dict[int, str], now: dict[int, str], index: int) -> dict[int, str]:
-        """What zmq and C opened for the worker of a slot: it is all that is new, but for what is
-        another worker's, and for a connection that one has accepted just now."""
+        """The fds that zmq and C opened for the worker of a slot: all new fds, except those of
+        another worker and a connection that another worker has just accepted."""
         ours = bound_name(self._job.fds.listeners[index])
         others = [slot.private for i, slot in enumerate(self._slots) if i != index]
         return {
@@ -325,9 +330,10 @@ class Pool:
         }
 
     def _close_elsewhere(self, fds: set[int]) -> None:
-        """Close files of the share in a process of its own: a close may ask the file system, and
-        one that hangs holds that process up alone. Nobody else closes these meanwhile; if it is
-        killed, those that are left are found after the next death of a worker."""
+        """Close files of the share in a process of its own: a close may call the file system, and a
+        file system that hangs then holds up only that process. No other process closes these fds
+        while it runs. If the process is killed, the fds that are left are found after the next
+        death of a worker."""
         pid = check(lib.clone_process())
         if pid == 0:
             _become_closer(self._job.name, fds)
@@ -347,7 +353,7 @@ class Pool:
 
 
 def _become_worker(place: queue_worker.Place) -> None:
-    """Never returns (clone_process.h)."""
+    """Run the worker in the cloned process. Never returns (clone_process.h)."""
     callable_ = partial(_live_as_worker, place)
     lib.clone_process_run(ffi.cast("void *", id(callable_)))
 
@@ -366,7 +372,8 @@ def _live_as_worker(place: queue_worker.Place) -> NoReturn:
 
 
 def _become_closer(name: str, fds: set[int]) -> NoReturn:
-    """It shares the fd table: what it closes is closed for all."""
+    """Run as the process that closes files: it shares the fd table, so an fd that it closes is
+    closed for all."""
     try:
         setproctitle(f"vfsd: {name} closing files")
         for fd in fds:
@@ -376,17 +383,17 @@ def _become_closer(name: str, fds: set[int]) -> NoReturn:
 
 
 def _handle_signals(wake_write: int) -> None:
-    """Children's deaths wake the poll; what a terminal or service manager sends to the whole group
-    is the keeper's to answer."""
+    """Let deaths of children wake the poll. Signals that a terminal or service manager sends to the
+    whole group are ignored here: the keeper answers them."""
     signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
     for ignored in ENDING:
         signal.signal(ignored, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_SETMASK, [])  # whatever our starter had blocked
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])  # our starter may have blocked signals
 
 
 def _poll(fds: tuple[int, ...], timeout: float | None) -> set[int]:
-    """Those of `fds` that can be read (or are closed); waits up to `timeout` seconds."""
+    """Wait up to `timeout` seconds; returns those of `fds` that can be read (or are closed)."""
     poll = select.poll()
     for fd in fds:
         poll.register(fd, select.POLLIN)
@@ -410,7 +417,7 @@ def _drain(fd: int) -> None:
 
 
 def _has_died(pid: int) -> bool:
-    """Is this child waiting to be reaped? It stays so."""
+    """Is this child waiting to be reaped? The call does not reap it."""
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 

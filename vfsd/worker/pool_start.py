@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """`python -m vfsd.worker JOB_FD`: become the pool of the job in the sealed memfd JOB_FD.
 
-The launcher starts this with the job's fds; what else it inherits is closed first. What fails
-before the pool is ready goes to the supervisor as one line ({"event": "failed"}), and the exit
-status is 1.
+The launcher starts this program with the job's fds; other fds that the program inherits are closed
+first. An error before the pool is ready is sent to the supervisor as one line ({"event":
+"failed"}), and the exit status is 1.
 """
 
 import sys
@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> int:
         pool = _prepare(job, channel)
     except IsolationError as error:
         return _fail(channel, str(error))
-    except Exception as error:  # whatever it is, the supervisor has to hear of it
+    except Exception as error:  # the supervisor must get any error
         return _fail(channel, f"the pool cannot start: {describe(error)}")
     pool.run()
     return 0
@@ -40,13 +40,13 @@ def main(arguments: list[str]) -> int:
 def _prepare(job: Job, channel: FdChannel) -> Pool:
     setproctitle(f"vfsd: {job.name} pool")
     sandbox = isolate(job)
-    tables = Tables.map(job)  # not before: the broker of file handles has no part in them
+    tables = Tables.map(job)  # after isolate(): the broker of file handles must not have them
     tables.lay_out(job, sandbox)
     return Pool(_without_killpriv(job) if not sandbox.has_capset else job, sandbox, channel, tables)
 
 
 def _without_killpriv(job: Job) -> Job:
-    """Have the guest clear set-id bits by itself."""
+    """The job without killpriv_v2: the guest clears set-id bits by itself."""
     return replace(job, fs=replace(job.fs, killpriv_v2=False))
 
 

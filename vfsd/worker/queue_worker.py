@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """One worker process: serve its rings in C, come back to Python for a reason, serve again.
 
-Nobody here closes an fd that others may use: the fd table is shared with the pool and the other
-workers, so a worker ends by _exit() or by a signal, and the pool closes what was its own.
+A worker never closes an fd that other processes may use: the fd table is shared with the pool and
+the other workers. So a worker ends by _exit() or by a signal, and the pool closes the fds that were
+the worker's own.
 """
 
 import errno
@@ -26,16 +27,17 @@ from vfsd.worker.log_forward import LogForward
 from vfsd.worker.sandbox import Sandbox
 from vfsd.worker.tables import Tables
 
-EXIT_STOPPED: Final = 0  # it was told to; the pool does not create another one
-EXIT_FAILED: Final = 3  # we are wrong, or without memory; the line on stderr says which
+EXIT_STOPPED: Final = 0  # on the supervisor's order; the pool does not create another
+EXIT_FAILED: Final = 3  # a bug, or no memory; the line on stderr says which
 DRAIN_MS: Final = 2000  # for the requests of a ring that is stopped
-DRIVERS: Final = 4  # with as many a guest can take turns: firmware, boot loader, kernels
+DRIVERS: Final = 4  # drivers of a guest that take turns: firmware, boot loader, kernels
 BUSY_WRITER_SECONDS: Final = 0.001  # between two looks at a device state that is being written
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a worker works: everything it inherits. `started` is an eventfd for the pool."""
+    """Everything that a worker inherits. `started` is an eventfd by which the worker reports its
+    start to the pool."""
 
     job: Job
     sandbox: Sandbox
@@ -49,7 +51,7 @@ class Place:
 
 
 def run(place: Place) -> int:
-    """Be the worker; returns the exit status."""
+    """Run as a worker; returns the exit status."""
     _reset_signals()
     worker = QueueWorker(place)
     worker.pin()
@@ -58,7 +60,8 @@ def run(place: Place) -> int:
 
 
 def _reset_signals() -> None:
-    """The pool's handlers are not ours. SIGTERM ends a worker; the terminal's signals do not."""
+    """Drop the signal handlers inherited from the pool. SIGTERM ends a worker; signals of a
+    terminal do not."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -69,10 +72,10 @@ def _reset_signals() -> None:
 def _line_of(refusal: Any) -> str:
     """Why the guest got EPERM for some ids, and what to do."""
     return (
-        f"the guest gets EPERM as user {refusal.uid} with group {refusal.gid}, whom this daemon may"
-        f" not act for; --translate-uid=squash-guest:0:{refusal.own_uid}:65536 and"
+        f"the guest gets EPERM as user {refusal.uid} with group {refusal.gid}: this daemon may not"
+        f" act as that user; --translate-uid=squash-guest:0:{refusal.own_uid}:65536 and"
         f" --translate-gid=squash-guest:0:{refusal.own_gid}:65536 make every user of the guest the"
-        " daemon's own, --uid-map and --gid-map give the sandbox more users"
+        " daemon's own user; --uid-map and --gid-map give the sandbox more users"
     )
 
 
@@ -99,10 +102,11 @@ class QueueWorker:
         self._log = LogForward(self._channel.send, place.job.log_level)
         self._title = ""
         self._stopping = False
-        self._is_mounted = False  # an INIT came here, and no DESTROY since
-        self._agreed: deque[str] = deque(maxlen=DRIVERS)  # what has been said of mounts
+        self._is_mounted = False  # this worker has served an INIT, and no DESTROY since
+        self._agreed: deque[str] = deque(maxlen=DRIVERS)  # what the log already says of mounts
         self._generation = 0  # of the device state that is in force here
-        # Id of an adopt command -> generation it asks for, and does it end the FUSE session?
+        # Id of an adopt command -> the generation that the command asks for, and whether the
+        # command ends the FUSE session.
         self._pending: dict[int, tuple[int, bool]] = {}
         self._row = place.tables.workers.rows[place.slot]
         self._proc_self_fd = self._open_proc_self_fd()
@@ -143,19 +147,20 @@ class QueueWorker:
         return fd
 
     def pin(self) -> None:
-        """Stay on the CPU that --queue-cpus says, and so will the threads that wait for storage.
-        After worker_create(), which would take a single CPU for a reason not to poll."""
+        """Stay on the CPU that --queue-cpus names; threads that are started later inherit that.
+        Call this after worker_create(), which does not let a worker poll that sees only one CPU."""
         cpus = self._place.job.queue_cpus
         if not cpus:
             return
         cpu = cpus[self._place.slot % len(cpus)]
         try:
             os.sched_setaffinity(0, [cpu])
-        except OSError as error:  # it went offline, or out of our cpuset
+        except OSError as error:  # the CPU went offline, or left our cpuset
             self._log.warn(f"--queue-cpus: cannot run on CPU {cpu}: {error.strerror}")
 
     def announce(self) -> None:
-        """Tell the pool that all private fds are open now, and the supervisor that we serve."""
+        """Report to the pool that all private fds are open now, and to the supervisor that this
+        worker serves."""
         self._row.starts += 1
         self._row.pid = os.getpid()
         self._show_title()
@@ -164,8 +169,8 @@ class QueueWorker:
         self._channel.send({"event": "hello", "pid": os.getpid()})
 
     def serve(self) -> int:
-        # What a reason leads to may have sent something, and a send can swallow the event of a
-        # command that came in: so commands are taken in after all of them.
+        # The action for a reason may send a message, and a send can consume the event of a command
+        # that has come in: so commands are read after every action.
         self._obey()
         while not self._stopping:
             reason = lib.serve(self._worker)
@@ -186,19 +191,19 @@ class QueueWorker:
             self._log.warn(FULLNESS[fullness].format(inodes=inodes, fds=fds))
 
     def _obey(self) -> None:
-        """Take in commands until there are no more."""
+        """Read and obey commands until there are no more."""
         while True:
             try:
                 content = self._channel.receive()
             except ProtocolError as error:
-                self._log.warn(f"the supervisor sent nonsense: {error}")
+                self._log.warn(f"control channel: message refused: {error}")
                 continue
             if content is None:
                 return
             try:
                 self._command(content)
             except (KeyError, TypeError, ValueError):
-                self._log.warn(f"the supervisor sent nonsense: {content!r}")
+                self._log.warn(f"control channel: command {content!r} has missing or wrong fields")
 
     def _command(self, content: Content) -> None:
         match content.get("command"):
@@ -211,12 +216,12 @@ class QueueWorker:
             case "stop":
                 self._stopping = True
             case unknown:
-                self._log.warn(f"unknown command {unknown!r}")
+                self._log.warn(f"control channel: unknown command {unknown!r}")
 
     def _adopt(self) -> None:
-        """Take the device state over if it has changed."""
+        """Adopt the device state if it has changed."""
         result = lib.worker_adopt(self._worker, DRAIN_MS)
-        if result == -errno.EAGAIN:  # serve() returns at once until the writer is done
+        if result == -errno.EAGAIN:  # serve() returns at once until the state is written
             time.sleep(BUSY_WRITER_SECONDS)
             return
         if result < 0:
@@ -226,7 +231,7 @@ class QueueWorker:
         self._acknowledge()
 
     def _acknowledge(self) -> None:
-        """Answer the adopt commands whose generation is reached."""
+        """Answer the adopt commands whose generation is in force now."""
         for request_id, (generation, ends_session) in list(self._pending.items()):
             if self._generation < generation:
                 continue
@@ -247,7 +252,7 @@ class QueueWorker:
         return status
 
     def _show_title(self) -> None:
-        """Name the process after what it serves, for ps."""
+        """Set the process title to the queues that this worker serves, for ps."""
         place = self._place
         queues = [
             f"queue {i}" if i else "hiprio"
@@ -274,7 +279,7 @@ class QueueWorker:
         count = lib.worker_unshared(self._worker, gpa)
         self._log.warn(
             f"guest memory at {gpa[0]:#x} is not shared with virtiofsd: {count} requests failed; "
-            "QEMU shares what has share=on, also of memory that is plugged in later"
+            "QEMU shares only memory with share=on, also if the memory is plugged in later"
         )
 
     # SERVE_COLD
@@ -292,7 +297,8 @@ class QueueWorker:
         lib.worker_cold_reply(self._worker, -error, reply, len(reply))
 
     def _end_session(self, why: str) -> None:
-        """Close every file that the guest has open, and say so if it had mounted the share."""
+        """Close every file that the guest has open, and log `why` if the guest had mounted the
+        share."""
         if self._place.tables.workers.session.ready:
             self._log.info(why)
         lib.worker_session_end(self._worker)
@@ -313,8 +319,9 @@ class QueueWorker:
         return 0, init.encode(agreement)
 
     def _report_mount(self, minor: int, agreement: init.Agreement) -> None:
-        """A guest can repeat INIT as often as it likes, which is no news. What was agreed is said
-        once for each driver: firmware and kernel take turns when a guest is reset."""
+        """Log a mount. A guest can repeat INIT as often as it likes, so a repeated INIT is logged
+        at level debug. The agreed flags are logged once for each driver, because firmware and
+        kernel take turns when a guest is reset."""
         agreed = f"FUSE {init.MAJOR}.{minor}, {' '.join(agreement.names())}"
         level, self._is_mounted = "debug" if self._is_mounted else "info", True
         if agreed in self._agreed:

@@ -1,21 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """After a death: find and close the files that only the dead worker knew of.
 
-The fd table outlives its workers. What a worker had opened and not yet entered into a shared table
-when it died, or taken out of one and not yet closed, is in no table and nobody's: an orphan. But so
-is, for a moment, what a living worker has just opened or is about to close, and to close that for
-it would hit whoever gets the number next.
+The fd table outlives its workers. If a worker dies after it has opened an fd and before it has
+entered that fd into a shared table, or after it has taken an fd out of a table and before it has
+closed that fd, then the fd is in no table and belongs to no process: it is an orphan. But for a
+moment the same is true of an fd that a living worker has just opened or is about to close, and
+closing that fd here could close an unrelated file that has since been given the same number.
 
-So a suspect is marked, and it has to last: two rounds under the same number, in no table when a
-round ends, while in each round every living worker was seen, at some time, to hold no fd outside
-the tables (worker_table_held_nothing). An idle worker is seen so at once, a busy one at its next
-turn. One round does not do. An fd goes one way: opened, in a table, taken out, closed; so what a
-living worker had just opened when the first round began can have been taken out again when it ends,
-but then it is closed when the second one does.
+So a suspect fd is marked, and is closed only if it lasts for two rounds: open under the same number
+all the time, and in no table at the end of each round. A round ends when every living worker was
+seen, at some time in the round, to hold no fd outside the tables (worker_table_held_nothing). An
+idle worker is seen so at once, a busy worker at its next turn. One round is not enough. An fd goes
+through four states in this order: opened, in a table, taken out, closed. So an fd that a living
+worker had just opened when the first round began may have been taken out of a table again when that
+round ends, but then it is closed when the second round ends.
 
-The mark is the fd's close-on-exec flag, which all have when they are opened: a number that has it
-again was closed and used again. (Whether it is the same open file, kcmp(2), does not tell: several
-numbers may be duplicates of one, see open_cache.h.)
+The mark is that the close-on-exec flag is off. Every fd has that flag when it is opened: a marked
+number that has the flag again was closed and used again. (Comparing open files by kcmp(2) would not
+be enough: several numbers may be duplicates of one open file, see open_cache.h.)
 """
 
 import os
@@ -30,22 +32,23 @@ from vfsd.worker.tables import Tables
 
 INTERVAL_SECONDS: Final = 0.5
 ROUNDS: Final = 2
-LOOKS: Final = 20  # then a suspect that somebody seems to hold is let alone
+LOOKS: Final = 20  # after these a suspect is dropped: a worker seems to hold it
 
 
 @dataclass
 class Suspect:
-    """An fd that no table knew of when a look was taken."""
+    """An fd that was open and in no table at a look."""
 
-    epoch: int  # begun when this round began
-    cleared: set[int] = field(default_factory=set)  # slots that held nothing at a time since then
-    rounds: int = 0  # that are over
+    epoch: int  # the epoch that began with this round
+    cleared: set[int] = field(default_factory=set)  # slots seen to hold nothing since then
+    rounds: int = 0  # number of rounds that are over
     looks: int = 0
 
 
 class Sweep:
-    """`spared()` are the fds of the pool, of zmq and of the job, which are in no table either.
-    `close()` closes orphans; those it has not closed when it returns are spared until it has."""
+    """`spared()` returns the fds of the pool, of zmq and of the job, which are in no table either.
+    `close()` closes orphans; fds that are not yet closed when `close()` returns are in spared()
+    until they are."""
 
     def __init__(
         self,
@@ -65,12 +68,12 @@ class Sweep:
         self.due: float | None = None  # time.monotonic
 
     def begin(self) -> None:
-        """A worker died."""
+        """Look for orphans from now on: a worker died."""
         self._is_new = True
         self.due = self.due or time.monotonic() + INTERVAL_SECONDS
 
     def look_if_due(self) -> int:
-        """Look, if it is time; returns how many orphans were closed."""
+        """Look for orphans, if it is time; returns the number of orphans closed."""
         if self.due is None or time.monotonic() < self.due:
             return 0
         closed = self._end_rounds()
@@ -86,18 +89,19 @@ class Sweep:
             return
         epoch = lib.worker_table_new_epoch(self._tables.workers)
         for fd in loose:
-            if lib.descriptors_mark(fd):  # else closed meanwhile
+            if lib.descriptors_mark(fd):  # else it is not open any more
                 self._suspects[fd] = Suspect(epoch)
 
     def _loose(self, fds: set[int]) -> set[int]:
-        """Those in no table and not spared."""
+        """The fds that are in no table and not spared."""
         loose = fds - self._spared()
-        # The tables come last: what was entered or retired meanwhile is in them.
+        # The tables are read last: an fd that was entered or retired since `fds` was read is in
+        # them.
         return loose - self._table_fds() if loose else loose
 
     def _end_rounds(self) -> int:
-        """Begin the next round of those whose round is over; returns how many orphans were closed
-        because it was their last."""
+        """Begin the next round of the suspects whose round is over. Suspects whose last round is
+        over are orphans and are closed; returns their number."""
         over = {fd for fd in list(self._suspects) if self._is_round_over(fd)}
         loose = self._loose(over)
         for fd in over - loose:
@@ -110,7 +114,8 @@ class Sweep:
         return self._close_orphans(orphans)
 
     def _is_round_over(self, fd: int) -> bool:
-        """Has every worker been seen without it? One that cannot be an orphan is let go."""
+        """Has every worker been seen to hold nothing in this round? A suspect that cannot be an
+        orphan is dropped."""
         suspect = self._suspects[fd]
         suspect.looks += 1
         suspect.cleared |= self._not_holding(suspect.epoch)
@@ -126,7 +131,7 @@ class Sweep:
         lib.descriptors_unmark(fd)
 
     def _close_orphans(self, fds: set[int]) -> int:
-        """Returns how many there are that are still what they were."""
+        """Close the orphans whose fd number was not used again; returns their number."""
         for fd in fds:
             del self._suspects[fd]
         same = {fd for fd in fds if lib.descriptors_is_marked(fd)}
@@ -158,6 +163,6 @@ class Sweep:
 
 
 def read_fds(read: Callable[[Any, Any, int], int], table: Any) -> set[int]:
-    """All fds of a table, which may grow meanwhile."""
+    """All fds of a table; the table may grow during the call."""
     fds, count = read_array(lambda ret, room: read(table, ret, room))
     return set(fds[0:count])  # here: a slice does not keep the array alive

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The shared segments as the pool and its workers have them mapped."""
+"""The shared segments, as the pool and its workers map them."""
 
 import os
 from dataclasses import dataclass
@@ -14,7 +14,8 @@ from vfsd.worker.sandbox import IsolationError, Sandbox, attempt
 
 @dataclass(frozen=True)
 class Tables:
-    """cffi pointers: struct device_state (read only), struct worker_table, three opaque tables."""
+    """cffi pointers: struct device_state (mapped read-only), struct worker_table, and three opaque
+    tables."""
 
     device: Any
     workers: Any
@@ -38,7 +39,7 @@ class Tables:
     def lay_out(self, job: Job, sandbox: Sandbox) -> None:
         """Prepare the zeroed tables, once, before the first worker.
 
-        IsolationError if inodes cannot be held as isolation has found.
+        IsolationError if inodes cannot be held in the way that stage "handles" has decided on.
         """
         root_fd = sandbox.root_fd
         lib.worker_table_init(self.workers, job.slots)
@@ -58,7 +59,8 @@ class Tables:
             )
 
     def bury(self, slot: int) -> None:
-        """Release what the dead worker of `slot` held: locks, and its claim to old entries."""
+        """Release what the dead worker of `slot` held: its locks, and its claim to retired
+        entries."""
         lib.inode_table_bury(self.inodes, slot)
         lib.file_table_bury(self.files, slot)
         lib.worker_table_bury(self.workers, slot)
