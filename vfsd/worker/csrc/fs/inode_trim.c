@@ -213,13 +213,21 @@ static __attribute__((noinline, cold)) void sweep(struct fs *fs)
 		fs->sweep_at_ns = fs->sweep_block = 0;
 }
 
+static __attribute__((noinline, cold)) void take_fullness(struct fs *fs)
+{
+	uint32_t fullness;
+
+	if (inode_table_take_fullness(fs->inodes, fs->now_ns, &fullness))
+		fs->fullness = fullness; /* Python logs it */
+}
+
 void inode_trim(struct fs *fs)
 {
 	uint64_t wanted = fs->policy.file_handles == FILE_HANDLES_NEVER ? 0 : excess(fs);
 
 	forgotten_make_room(fs->inodes, &fs->reclaim);
 	if (__builtin_expect(inode_table_fullness(fs->inodes), 0))
-		(void)!inode_table_take_fullness(fs->inodes, fs->now_ns, &fs->fullness);
+		take_fullness(fs);
 	if (wanted && fs->now_ns >= fs->trim_at_ns)
 		trim(fs, wanted);
 	if (fs->sweep_at_ns && fs->now_ns >= fs->sweep_at_ns)
