@@ -33,7 +33,7 @@ EXPOSURE_MAX: Final = 3.0
 # System calls of the daemon that the unit's filter refuses, and why the refusal does no harm.
 REFUSED: Final = {
     "sched_setaffinity": "only --queue-cpus needs it, and the unit says which line allows it",
-    "sched_setscheduler": "the worker's own filter returns its result, so the kernel does not run it",
+    "sched_setscheduler": "the worker's own filter answers it, so the kernel does not run it",
 }
 OPTIONS: Final = {
     "namespace": "",

@@ -22,7 +22,6 @@ NOT_OPS: Final = {
     "CPU",
     "DAC_OVERRIDE",
     "ENOSYS",
-    "NFS",
     "FSETID",
     "NFS",
     "SIGBUS",
