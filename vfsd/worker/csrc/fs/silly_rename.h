@@ -21,16 +21,16 @@ void silly_rename_prevent(struct fs *fs, uint64_t dir, const char *name, struct 
 void silly_rename_done(struct fs *fs, uint64_t dir, const char *name, const struct let_go *gone,
 		       int result);
 
-/* The guest has the file open as `fd` and is about to release it. Does the file have such a
- * name? */
+/* The guest has the file open as `fd` and is about to release it. Is the file's name .nfsXXXX by
+ * now? */
 bool silly_rename_happened(struct fs *fs, uint64_t nodeid, int fd);
-/* A file with such a name was released. Its inode is stale from then on, unless the guest has the
- * file open elsewhere. The caller must hold no pointer into a table. */
+/* A file whose name was .nfsXXXX was released. Its inode is stale from then on, unless the guest
+ * has the file open elsewhere. The caller must hold no pointer into a table. */
 void silly_rename_released(struct fs *fs, uint64_t nodeid);
 
-/* Removing the directory dir/name failed because it is not empty. If it contains only such names,
- * of files that this daemon is about to close, wait a moment. Return: should the op try again? The
- * caller must hold no pointer into a table. */
+/* Removing the directory dir/name failed because it is not empty. If it contains only .nfsXXXX
+ * names of files that this daemon is about to close, wait a moment. Return: should the op try
+ * again? The caller must hold no pointer into a table. */
 bool silly_rename_passes(struct fs *fs, uint64_t dir, const char *name, uint32_t *tries);
 
 #endif

@@ -50,7 +50,7 @@ static uint64_t load(const uint8_t *at, size_t len)
 
 uint64_t siphash(const struct siphash_key *key, const void *message, size_t len)
 {
-	/* "somepseudorandomlygeneratedbytes" */
+	/* The initial constants spell "somepseudorandomlygeneratedbytes". */
 	uint64_t v[4] = {
 		key->k0 ^ UINT64_C(0x736f6d6570736575),
 		key->k1 ^ UINT64_C(0x646f72616e646f6d),

@@ -183,7 +183,7 @@ void mount_table_adopt_retired(struct mount_table *t, struct reclaim *reclaim)
 		owner_lock(&t->lock, reclaim->slot);
 		ours = t->mounts[at].retired_by == reclaim->slot + 1;
 		if (ours)
-			take_out(t, reclaim->slot, at); /* it may still be in its chain */
+			take_out(t, reclaim->slot, at); /* the entry may still be in its chain */
 		owner_unlock(&t->lock);
 		if (ours)
 			retire(t, reclaim, at);
