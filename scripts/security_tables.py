@@ -239,7 +239,7 @@ def cases(attack: Attack, counts: Counter[tuple[str, str]]) -> dict[str, int]:
 
 
 def attack_table() -> str:
-    """ATTACKS with the numbers of their tests."""
+    """The table of ATTACKS, with the numbers of their tests."""
     counts = collected()
     rows = [
         (

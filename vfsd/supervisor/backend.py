@@ -97,7 +97,8 @@ class Backend:
         self.pool.kill()
 
     def slot_of(self, vring: int) -> int:
-        """The worker slot that serves a vring: hiprio shares the first request queue's."""
+        """The worker slot that serves a vring. The hiprio queue has the same slot as the first
+        request queue."""
         return (vring - 1) % self._slots if vring else 0
 
     def prepare(self, vring: int) -> None:

@@ -82,7 +82,8 @@ def _serve(options: Options) -> int:
 
 
 def _fill_standard_fds() -> None:
-    """Make sure that 0, 1 and 2 are open, so that no socket or file of ours gets their number."""
+    """Make sure that the fds 0, 1 and 2 are open, so that no socket or file of ours gets one of
+    these numbers."""
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(fd, True)
     os.close(fd)
@@ -139,7 +140,7 @@ def _check_ids(options: Options) -> None:
     """A daemon that is not root needs programs of the package uidmap to map ids."""
     if os.geteuid() == 0 or (not options.uid_map and not options.gid_map):
         return
-    import shutil  # noqa: PLC0415 - few have maps
+    import shutil  # noqa: PLC0415 - few daemons have maps
 
     ours = {"uid_map": os.geteuid(), "gid_map": os.getegid()}
     for kind, program in ID_MAP_PROGRAMS.items():

@@ -107,7 +107,7 @@ CALLS: Final = (
     Call("pipe2", "stderr_relay.py: os.pipe2"),
     Call("dup2", "background.py: os.dup2"),
     Call("dup3", "background.py: os.dup2"),
-    # Waiting.
+    # Calls that wait.
     Call("epoll_create1", "event_loop.py: selectors"),
     Call("epoll_ctl", "event_loop.py: selectors"),
     Call("epoll_wait", "event_loop.py: selectors"),

@@ -58,8 +58,8 @@ class DeviceSegment:
         lib.device_state_write_end(state, generation)
 
     def write(self, device: Device, numbers: Mapping[int, int], slots: Iterable[int]) -> int:
-        """Publish `device`; `numbers` maps the supervisor's fds to the pool's, `slots` has the
-        worker slot of each vring of the device, running or not.
+        """Publish `device`. `numbers` maps each fd of the supervisor to its number in the pool;
+        `slots` has the worker slot of each vring of the device, running or not.
 
         A vring that is not in `device` is marked as not running; its other fields stay, since a
         worker may still be draining it. Returns the generation.

@@ -12,7 +12,8 @@ from vfsd.transport.vhost_user import Inflight, Region
 
 @dataclass(frozen=True)
 class DeviceVring:
-    """A vring that runs: addresses as the front-end gave them, fds of the supervisor."""
+    """A vring that runs. The addresses are those of the front-end; the fds are those of the
+    supervisor."""
 
     index: int
     size: int

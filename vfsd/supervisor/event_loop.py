@@ -67,7 +67,7 @@ class EventLoop:
         if self._stop:
             raise StopError
         for key, _ in events:
-            if key.fd in self._selector.get_map():  # not unregistered by an earlier callback
+            if key.fd in self._selector.get_map():  # an earlier callback may have unregistered it
                 key.data()
 
     def wait(self, condition: Callable[[], bool], seconds: float | None = None) -> bool:

@@ -249,7 +249,7 @@ def _obey(
     """Carry out the request in a packet; returns the answer (b"": none) and the fds of the
     answer."""
     if len(data) != REQUEST.size or flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
-        return b"", []  # without a number there can be no answer; our supervisor sends no such
+        return b"", []  # no number to answer with; our supervisor never sends such a packet
     kind, number = REQUEST.unpack(data)
     try:
         return ANSWER.pack(number, 0), actions.get(kind, _refuse)(fds)

@@ -4,12 +4,12 @@
 QEMU's C virtiofsd takes most options as `-o name=value,name,no_name`, the Rust one as `--name
 value`. A row of OPTIONS has both, so either command line starts this daemon (command_line.py); the
 first long spelling of a row is its key in a --config file (config_file.py). What is not in the
-table is refused. Nothing is read and then ignored, but for the options of migration: tools pass
-them with every share, and no VMM is offered a migration.
+table is refused. No option is read and then ignored, except for the options of migration: tools
+pass these options with every share, and no VMM is offered a migration.
 
-To add an option: a field of Options, a row of OPTIONS, and what acts upon it; for a switch that
-workers act upon, a field of Switches (transport/option_types.py) is in the place of the first. Then
-`scripts/docs.py` writes the documents.
+To add an option, write a row of OPTIONS, a field, and the code that acts upon the option. The field
+is one of Switches (transport/option_types.py) for a switch that workers act upon, and one of
+Options otherwise. docs/hacking.md has the complete list. `scripts/docs.py` writes the documents.
 """
 
 import os
@@ -44,8 +44,8 @@ MIGRATION: Final = (
 
 @dataclass(frozen=True)
 class Options(Switches):
-    """What the operator asked for, checked. None: not given, the default depends on something.
-    Switches has what workers are given as it is."""
+    """The checked options. None: the option is not given, and its default depends on other options
+    or on the machine. The inherited Switches are passed on to the workers unchanged."""
 
     shared_dir: str | None = None
     socket_path: str | None = None
@@ -59,7 +59,7 @@ class Options(Switches):
     queue_cpus: tuple[int, ...] = ()
     poll_us: int = POLL_AUTO
     thread_pool_size: int = 16
-    rlimit_nofile: int = RLIMIT_DEFAULT  # 0: leave it
+    rlimit_nofile: int = RLIMIT_DEFAULT  # 0: leave the limit as it is
     strict: bool = False
     inode_limit: int = 0  # 0: what memory allows (inode_limit.py)
     sandbox: str = "namespace"
@@ -78,7 +78,7 @@ class Options(Switches):
     negative_timeout: float = 0.0
     lock_wait: float = LOCK_WAIT_SECONDS
     xattr: bool | None = None
-    xattrmap: str = ""  # its rules; "": none
+    xattrmap: str = ""  # the text of the rules; "": no rules
     posix_acl: str = "never"
     security_label: str = "never"
     readdirplus: bool | None = None
@@ -95,7 +95,7 @@ class Options(Switches):
 
 @dataclass(frozen=True)
 class Bare:
-    """The value of a spelling that takes one only after "=", when it is given without."""
+    """The value of a spelling that is given without "=VALUE", if it may also have "=VALUE"."""
 
     value: Any
 
@@ -104,9 +104,9 @@ class Bare:
 class Option:
     """One option.
 
-    `long`, `short_o`: each spelling and the value it sets; None if it takes one, Bare if it may.
-    `help`: one line. `default`: as the operator would write or say it. `hazard`: what can go wrong
-    with it, or what else must be known.
+    `long`, `short_o`: each spelling with the value that it sets; None if the spelling needs a
+    value, Bare if it may have a value. `help`: one line. `default`: the default in the operator's
+    words. `hazard`: what can go wrong with the option, or what else an operator must know.
     """
 
     field: str
@@ -121,7 +121,7 @@ class Option:
 
     @property
     def key(self) -> str | None:
-        """Its name in a --config file; None if it is of the command line only."""
+        """The name of the option in a --config file; None if no file may have the option."""
         name = next(iter(self.long))
         if self.field in ("action", "config") or not name.startswith("--"):
             return None
@@ -135,7 +135,7 @@ def _long_switch(name: str, help_text: str, hazard: str = "", default: str = "of
 
 
 def _switch(name: str, help_text: str, default: str = "off", hazard: str = "") -> Option:
-    """An on-off option in all four spellings."""
+    """An on-off option with four spellings: --name, --no-name, -o name and -o no_name."""
     row = _long_switch(name, help_text, hazard, default)
     return replace(row, short_o={row.field: True, f"no_{row.field}": False})
 
@@ -216,8 +216,8 @@ OPTIONS: Final = (
     Option("sandbox", {"--sandbox": None}, {"sandbox": None},
            "how the workers are confined: namespace, chroot or none", "MODE",
            read.choice(*SANDBOXES), "namespace",
-           "the mode chroot needs CAP_SYS_ADMIN and Landlock (Linux 5.19); with none, an attacker"
-           " who has taken over a worker has much of what the daemon's user has on the host: see"
+           "the mode chroot needs CAP_SYS_ADMIN and Landlock (Linux 5.19); with none, a worker that"
+           " was taken over has much of what the daemon's user has on the host: see"
            " SANDBOX in virtiofsd(1)"),
     Option("seccomp", {"--seccomp": None}, {},
            "what a forbidden system call does: kill, log, trap; none: no filter", "ACTION",
@@ -357,7 +357,7 @@ OPTIONS: Final = (
     Option("action", {"-V": "version", "--version": "version"}, {}, "print the version"),
 )  # fmt: skip
 
-NEED_XATTR: Final = ("posix_acl", "security_label", "xattrmap")  # and so turn it on
+NEED_XATTR: Final = ("posix_acl", "security_label", "xattrmap")  # these turn xattr on
 KEYS: Final = {row.key: row for row in OPTIONS if row.key is not None}
 
 
@@ -374,7 +374,7 @@ def cache_timeout(options: Options) -> float:
 
 
 def spellings(row: Option) -> list[tuple[str, str]]:
-    """Each way to write an option, and what follows it there ("=DIR", "[=MODE]", "")."""
+    """Each spelling of an option, with the form of its value ("=DIR", "[=MODE]", "")."""
     found = [*row.long.items(), *((f"-o {name}", value) for name, value in row.short_o.items())]
     return [(name, _suffix(row, value)) for name, value in found]
 
@@ -386,7 +386,7 @@ def _suffix(row: Option, value: Any) -> str:
 
 
 def default_text(row: Option) -> str:
-    """The default, to be read after the help."""
+    """The text about the default, which follows the help."""
     return row.default if row.default.startswith("required") else f"default: {row.default}"
 
 

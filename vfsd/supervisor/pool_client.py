@@ -53,7 +53,8 @@ class PoolDiedError(Exception):
 
 
 class PoolClient:
-    """One pool, from start to kill. `numbers` maps the supervisor's fds to the pool's."""
+    """One pool, from start to kill. `numbers` maps each fd of the supervisor to its number in the
+    pool."""
 
     def __init__(
         self,

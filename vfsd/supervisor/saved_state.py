@@ -17,12 +17,12 @@ class SavedMessage(NamedTuple):
     payload: bytes
 
     def encode(self) -> tuple[int, int, str]:
-        """This as values that JSON can represent."""
+        """The fields as values that JSON can represent."""
         return self.number, self.flags, self.payload.hex()
 
     @classmethod
     def decode(cls, number: int, flags: int, payload: str) -> "SavedMessage":
-        """The inverse of encode()."""
+        """Make the object again from the values that encode() returned."""
         return cls(number, flags, bytes.fromhex(payload))
 
 
@@ -46,7 +46,7 @@ class SavedPool:
         return {self.channel, self.stderr, self.pidfd, *self.segments.fds(), *listeners}
 
     def encode(self) -> dict[str, Any]:
-        """This as values that JSON can represent."""
+        """The fields as values that JSON can represent."""
         return vars(self) | {
             "segments": vars(self.segments),
             "numbers": list(self.numbers.items()),
@@ -56,7 +56,7 @@ class SavedPool:
 
     @classmethod
     def decode(cls, content: Mapping[str, Any]) -> "SavedPool":
-        """The inverse of encode()."""
+        """Make the object again from the values that encode() returned."""
         changed = {
             "segments": Segments(**content["segments"]),
             "listeners": tuple((str(path), int(fd)) for path, fd in content["listeners"]),
@@ -81,7 +81,7 @@ class SavedState:
     message: SavedMessage | None = None
 
     def encode(self) -> dict[str, Any]:
-        """This as values that JSON can represent."""
+        """The fields as values that JSON can represent."""
         return vars(self) | {
             "pool": self.pool and self.pool.encode(),
             "effects": [encode_effect(effect) for effect in self.effects],
@@ -90,7 +90,7 @@ class SavedState:
 
     @classmethod
     def decode(cls, content: Mapping[str, Any]) -> "SavedState":
-        """The inverse of encode()."""
+        """Make the object again from the values that encode() returned."""
         pool, message = content["pool"], content["message"]
         changed = {
             "pool": pool and SavedPool.decode(pool),

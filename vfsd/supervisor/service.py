@@ -240,7 +240,7 @@ class Service:
         self._log.write("error", f"{reason}; starting another pool")
         self._kill_backend()
 
-    # The conversation.
+    # The messages of the front-end.
 
     def _talk(self, backend: Backend, frontend: MessageSocket) -> None:
         """Handle messages until the front-end has gone, which raises FrontendGoneError."""

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a socket that listens to the end of the share: makes what a supervisor needs, and keeps
-supervisors."""
+"""Serves a share on a socket that listens already: starts the launcher, makes the objects that all
+supervisors need, and becomes the keeper."""
 
 import os
 import signal

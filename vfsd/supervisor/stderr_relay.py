@@ -45,7 +45,7 @@ class StderrRelay:
         self.fd = fd
         self._loop = loop
         self._log = log
-        self._begun = b""  # a line without its end
+        self._begun = b""  # the beginning of a line whose end has not arrived
         self._budget = Bucket(LINES)
         self._dropped = 0  # lines
         self._is_watched = False

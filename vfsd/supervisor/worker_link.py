@@ -125,7 +125,7 @@ class WorkerLink:
         self._disconnect(min(PENANCE_MAX, PENANCE_MIN * 2.0 ** min(self.violations - 1, 10)))
 
     def rest(self, seconds: float) -> None:
-        """Read nothing for a while from a worker that sends too much."""
+        """Do not read the socket for `seconds`: the worker sends too much."""
         if self._socket and self._rests_until is None:
             self._epoll.unregister(self._socket)
             self._rests_until = time.monotonic() + seconds

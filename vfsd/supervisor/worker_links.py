@@ -53,7 +53,7 @@ class WorkerLinks:
         self._vring_count = vring_count
         self._listener = listener
         self._links: dict[int, WorkerLink] = {}
-        self._ids = count(time.monotonic_ns())  # not those of an earlier supervisor
+        self._ids = count(time.monotonic_ns())  # no id of an earlier supervisor
         self._waiting: dict[int, tuple[int, int]] = {}  # request id -> slot, generation
         self._adopted: dict[int, Adopted] = {}  # slot -> its answer
         self._late: list[int] = []
