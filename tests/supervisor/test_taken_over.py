@@ -251,7 +251,7 @@ def test_a_pool_that_hangs_is_waited_for(tmp_path: Path) -> None:
         text = attacked.text()
         assert re.search("the pool's answer to 'adopt': still waiting after .* is in state T", text)
         assert "the pool's answer to 'adopt': done after" in text
-        assert text.count("still waiting after 1 s") + text.count("still waiting after 2 s") <= 2
+        assert text.count("'adopt': still waiting") <= 2
         assert attacked.is_served()
         assert attacked.supervisor() == attacked.victim
 
