@@ -41,8 +41,8 @@ def create_job(name: str, options: Options, supervisor: int, fds: JobFds) -> int
 
 
 def _has_idmapped_mounts(options: Options, root: int) -> bool:
-    """A guest with idmapped mounts does not report its users, whom the server of some file systems
-    has to judge: unless the operator insists, there are none on a share on such a file system."""
+    """Are idmapped mounts offered? Unless the operator insists, they are not offered for a file
+    system whose server judges users: with idmapped mounts a guest does not report its users."""
     if "idmapped_mounts" in options.given:
         return options.idmapped_mounts
     return not lib.file_system_facts(root) & lib.FS_JUDGES_USERS
