@@ -104,7 +104,9 @@ def test_no_fd_of_the_sandbox_refers_to_a_file_of_the_host(daemon: Daemon) -> No
 
 
 def is_of_sandbox(daemon: Daemon, pid: int, fd: int, what: str) -> bool:
-    """Is this file the shared directory, or a file of the sandbox's own /proc?"""
+    """Is this file the shared directory, or a file of the sandbox's own /proc? The pool has its
+    oom_score_adj open, and /proc has no file handles."""
     number = Path(f"/proc/{pid}/fd/{fd}").stat().st_ino
     is_proc = what == "/" and number == 1
-    return is_proc or bool(re.fullmatch(r"/\d+/fd", what)) or number == daemon.share.stat().st_ino
+    is_own = re.fullmatch(r"/\d+/(fd|oom_score_adj)", what)
+    return is_proc or bool(is_own) or number == daemon.share.stat().st_ino
