@@ -265,6 +265,8 @@ class Ring:
             self.reap()
             if head in self.done:
                 return self.done.pop(head)
+            if head not in self.chains:
+                raise AssertionError(f"ring {self.index}: head {head} was used, and offered again")
             if self.memory.read16(self.used + 2) != self.used_seen:
                 continue
             left = deadline - time.monotonic()

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tests.system.mounted import Mounted
+from tests.waiting import wait_until
 
 
 class HungMount(Mounted):
@@ -27,7 +28,7 @@ class HungMount(Mounted):
     @contextmanager
     def hanging(self) -> Iterator[None]:
         """Answer no request from here on; at the end of the context the server continues."""
-        os.kill(self.process.pid, signal.SIGSTOP)
+        stop(self.process.pid)
         self._hangs = True
         try:
             yield
@@ -42,6 +43,19 @@ class HungMount(Mounted):
     def close(self) -> None:
         self.go_on()
         super().close()
+
+
+def stop(pid: int) -> None:
+    """Stop a process (SIGSTOP), and return when it is stopped: a thread that runs on another CPU
+    goes on until the signal has reached it."""
+    os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: is_stopped(pid), what="every thread of the process is stopped")
+
+
+def is_stopped(pid: int) -> bool:
+    """Is each thread of this process stopped?"""
+    stats = [(task / "stat").read_text() for task in Path(f"/proc/{pid}/task").iterdir()]
+    return all(stat.rpartition(")")[2].split()[0] == "T" for stat in stats)
 
 
 def waits_for_a_server(pid: int) -> bool:

@@ -23,6 +23,7 @@ from .conftest import OPTIONS, QUEUES, Folder
 from .daemon import Daemon, wait_until
 from .driver import Frontend
 from .fuse import GETATTR_IN, ROOT, Guest, Op
+from .hung import stop
 from .injector import AT_FDCWD, Injector, Killed, error_name, fds
 from .test_taken_over import handle_of, is_root
 
@@ -326,7 +327,7 @@ def test_few_fds_wait_in_a_socket(daemon: Daemon, thief: Thief) -> None:
     """The fds count against a limit that all processes of a user share."""
     _, broker = guard_and_broker(daemon)
     request = REQUEST.pack(1, OPEN, 0, 0) + bytes(IDENTITY.size)
-    os.kill(broker, signal.SIGSTOP)
+    stop(broker)
     try:
         sent = 0
         while thief.send(request, [thief.sock] * BATCH) == len(request):
@@ -494,7 +495,7 @@ def test_a_worker_is_killed_while_it_waits_for_the_broker(
     nodeid = demoted(guest, folder)
     (folder.path / "other").touch()
     guard, broker = guard_and_broker(daemon)
-    os.kill(broker, signal.SIGSTOP)
+    stop(broker)
     try:
         if times:
             pending = guest.submit(Op.GETATTR, nodeid, GETATTR_IN.pack(0, 0, 0), room=104)

@@ -37,6 +37,7 @@ from vfsd.transport.shared_memory import create_segment
 from .daemon import Daemon, wait_until
 from .driver import Frontend
 from .fuse import ROOT, Guest
+from .hung import stop
 from .injector import fds
 
 PIDFD_GETFD: Final = 438
@@ -280,7 +281,7 @@ def test_an_answer_for_a_supervisor_that_died_is_passed_over() -> None:
         launcher = _the(daemon, "launcher")
         daemon.await_pool()
         before = _fds(launcher)
-        os.kill(launcher, signal.SIGSTOP)
+        stop(launcher)
         with Frontend(daemon.socket) as frontend:
             Guest(frontend.setup(1)).init()
         wait_until(lambda: not daemon.titled("pool"), 10, "the first VMM's pool is gone")
