@@ -151,7 +151,7 @@ static void kill_child(pid_t pid)
 	CHECK(waitpid(pid, &status, 0) == pid && WIFSIGNALED(status));
 }
 
-/* What tells one moment from another: all shared memory that the operation may change. */
+/* What distinguishes one moment from another: all shared memory that the operation may change. */
 struct image {
 	uint8_t *inodes, *files, *workers, *reclaim;
 	uint8_t *fd_states;
@@ -325,7 +325,7 @@ static void prepare_inode_and_file(void)
 	CHECK(shared_nodeid && shared_fh);
 }
 
-/* A file that was created through OTHER, whose fd the inode borrows. */
+/* A file that was created through OTHER. The inode borrows its fd. */
 static void prepare_lender(void)
 {
 	struct open_file *file = file_table_reserve(b.files, OTHER);

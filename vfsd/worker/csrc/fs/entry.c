@@ -237,7 +237,7 @@ static int enter_signed(struct fs *fs, const struct inode *parent, int path_fd,
 }
 
 /* The same where handles are signed when fds become scarce. An inode of this key may be held by its
- * handle alone by now: the file's own handle tells whether it is this file. */
+ * handle alone by now: the file's own handle shows whether it is this file. */
 static int enter_until_scarce(struct fs *fs, const struct inode *parent, int path_fd,
 			      const struct statx *st, struct fuse_entry_out *ret)
 {
@@ -527,7 +527,7 @@ int entry_lookup_dirent(struct fs *fs, const struct inode *parent, const char *n
 	if (!type || inode_fd_uses_handles(fs, parent->mnt_id))
 		return entry_lookup(fs, parent, name, ret);
 	inode = inode_table_acquire(fs->inodes, fs->slot, key, 0);
-	/* What only its handle holds may be known all the same: its attributes tell. */
+	/* An inode that only its handle holds may be known: attributes show whether. */
 	if (!inode && fs->policy.file_handles == FILE_HANDLES_SIGNED &&
 	    inode_table_knows(fs->inodes, fs->slot, key))
 		return entry_lookup(fs, parent, name, ret);

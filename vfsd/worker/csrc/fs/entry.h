@@ -16,10 +16,10 @@
 bool entry_announces_mounts(const struct fs *fs);
 uint64_t entry_foreign_number(const struct fs *fs, uint64_t ino, uint32_t device);
 /*
- * The inode number that the guest is told for `ino` of a file system with this device number
+ * The inode number that the guest gets for `ino` of a file system with this device number
  * (inode_key_device). A guest to which no mounts are announced sees all of them as one file system,
- * in which two files must not have one number: what is not on the share's own gets a number of our
- * making.
+ * in which two files must not have one number: a file that is not on the share's own file system
+ * gets a number of our making.
  */
 static inline uint64_t entry_number(const struct fs *fs, uint64_t ino, uint32_t device)
 {
@@ -28,7 +28,7 @@ static inline uint64_t entry_number(const struct fs *fs, uint64_t ino, uint32_t 
 
 /* fuse_attr with flags 0; `entry_*` add FUSE_ATTR_SUBMOUNT where it belongs. */
 void entry_attr(const struct fs *fs, const struct statx *st, struct fuse_attr *ret);
-/* Blocks of 512 bytes, as the guest is told of them. */
+/* The blocks of 512 bytes that are reported to the guest. */
 uint64_t entry_blocks(const struct fs *fs, const struct statx *st);
 void entry_timeout(uint64_t ns, uint64_t *ret_sec, uint32_t *ret_nsec);
 
@@ -53,7 +53,7 @@ int entry_lookup_dirent(struct fs *fs, const struct inode *parent, const char *n
 			mode_t type, struct fuse_entry_out *ret) must_check;
 /* One more lookup of an inode the guest knows. Return: 0 or -errno (-ESTALE: just forgotten). */
 int entry_again(struct fs *fs, const struct inode *inode, struct fuse_entry_out *ret) must_check;
-/* New attributes for an entry told of this inode. Return: 0 or -errno. */
+/* New attributes for an entry that names this inode. Return: 0 or -errno. */
 int entry_refresh(struct fs *fs, const struct inode *inode, struct fuse_entry_out *ret) must_check;
 
 /*

@@ -21,8 +21,8 @@ int inode_fd(struct fs *fs, const struct inode *inode) must_check;
  * caller's. Errors as above. */
 int inode_fd_open_handle(struct fs *fs, const struct inode *inode, int flags) must_check;
 
-/* An O_PATH fd of an inode, or of a copy of one, that has a handle: by that, whoever may open it.
- * The fd is the caller's. Errors as above. */
+/* An O_PATH fd of an inode, or of a copy of an inode, that has a handle: opened by the handle, here
+ * or by the broker. The fd is the caller's. Errors as above. */
 int inode_fd_open_path(struct fs *fs, const struct inode *inode) must_check;
 
 /* Do we open handles of files of this mount ourselves? */
@@ -31,8 +31,8 @@ bool inode_fd_uses_handles(struct fs *fs, uint64_t mnt_id);
 /* Does the broker sign handles of files of this mount? */
 bool inode_fd_can_be_signed(const struct fs *fs, uint64_t mnt_id);
 
-/* Are there so many more fds of inodes than inode_trim() leaves that the next one must do without,
- * before that comes round? */
+/* Do inodes have far more fds than inode_trim() leaves? Then the next inode must do without an fd,
+ * even before inode_trim() comes round. */
 bool inode_fd_is_scarce(const struct fs *fs);
 
 /* Fds that inodes and files of all workers have given up and that are still to be closed. */
@@ -41,7 +41,8 @@ uint64_t inode_fd_unclosed(const struct fs *fs);
 /* Is it to be found out whether files of this mount can be held by handles? */
 bool inode_fd_is_new_mount(const struct fs *fs, uint64_t mnt_id);
 
-/* Find that out by a directory of the mount, whose inode is known. */
+/* Find out by a directory of the mount, whose inode is known, whether handles can hold its files.
+ */
 void inode_fd_note_mount(struct fs *fs, uint64_t mnt_id, int dir_fd);
 
 /* Is there an fd to spare for one more inode or file? The daemon itself always has some. */

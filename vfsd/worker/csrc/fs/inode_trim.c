@@ -22,7 +22,7 @@
 enum {
 	TRIM_LOOKS = 16384, /* slots looked at in one go … */
 	TRIM_CLOSES = 512,  /* … and fds closed */
-	TRIM_BELOW = 128, /* so many fewer than allowed are left: signatures are for many at once */
+	TRIM_BELOW = 128,   /* fewer than allowed are left: signatures are for many at once */
 	TRIM_LITTLE = HANDLE_BATCH / 2, /* of a batch, or of all looks, is not worth the next one */
 	TRIM_PAUSE_NS = 1000 * 1000,
 	SWEEP_CLOSES = 256, /* between two batches of requests */

@@ -56,7 +56,8 @@ int op_flush(struct fs *fs, struct request *r)
 	if (open_file_close_is_silent(file))
 		return 0;
 	r->fd = fcntl(file->fd, F_DUPFD_CLOEXEC, 3);
-	/* Without an fd to spare, what close() would have told is told by FSYNC or never. */
+	/* Without an fd to spare, FSYNC reports what close() would have reported, or nothing does.
+	 */
 	if (r->fd < 0)
 		return errno == EMFILE ? 0 : -errno;
 	r->holds_fd = true;

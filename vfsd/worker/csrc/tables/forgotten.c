@@ -6,8 +6,8 @@
  * which must last as long as their files. It asks for one that it has forgotten by LOOKUP of ".",
  * and takes no other nodeid for an answer. So the latest FORGOTTEN_MAX inodes that the guest has
  * forgotten stay in the table, with their file handles and nothing else: no fd, no mount. That is
- * why only inodes of the share's own mount stay, whose fd stays as well. A file that the host
- * deletes is not kept by this.
+ * why only inodes of the share's own mount stay, since the fd of that mount stays as well. Such an
+ * inode does not keep a file that the host deletes.
  *
  * States of a slot. In use: the generation is odd. Let go: the generation is even, retired_by is
  * LET_GO, the slot is in its hash chain (unless another file took its key over) and in the ring
@@ -23,7 +23,7 @@
  *
  * Readers that found the inode before it was let go may use it until their quiescent point, as
  * ever: key and handle stay, the fd is closed then (reclaim.h), and a slot that leaves the ring
- * becomes free by way of reclaim.h, too. Its page is not given back before that (inode_slots.c).
+ * also becomes free by way of reclaim.h. Its page is not given back before that (inode_slots.c).
  * But a slot that the ring names may have been free for long: the bit of the slot is looked at
  * first. forgotten_find() copies under the stripe's lock, so only a worker that found an inode in
  * use holds a pointer to that inode after it is let go.
@@ -38,12 +38,12 @@
  * - an entry of the ring is written before the inode is let go: it counts for nothing until then.
  *   The oldest inode is removed before its entry is.
  * - let go: fd, LET_GO, place, generation. Before the last store the inode is in use, with no
- *   lookups, and LET_GO says that it was to be let go: whoever takes over removes it.
+ *   lookups, and LET_GO says that it was to be let go: the next worker in the slot removes it.
  * - to come back: lookups, place, generation, LET_GO. After the third store it is in use, and
- *   whoever takes over clears the mark.
- * - removal: out of the chain, then whose it is to free. In between the ring still has it, unless
- *   its entry is overwritten by another worker first: then the slot is lost until the session ends.
- * The counts are measures (table_count.h).
+ *   the next worker in the slot clears the mark.
+ * - removal: out of the chain, then the worker that is to free it. In between the ring still has
+ * it, unless its entry is overwritten by another worker first: then the slot is lost until the
+ * session ends. The counts are measures (table_count.h).
  */
 #include "worker/csrc/tables/forgotten.h"
 

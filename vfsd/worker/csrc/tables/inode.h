@@ -29,16 +29,16 @@ struct inode {
 	uint32_t next;	       /* slot of the next inode in this hash chain or on the free list */
 	union {
 		uint32_t lender; /* slot of the open file that owns fd; 0: the inode does */
-		uint32_t place;	 /* of one that is let go (forgotten.c) */
+		uint32_t place;	 /* of an inode that is let go (forgotten.c) */
 	};
 	uint16_t mode;	       /* S_IFMT bits, which never change */
 	uint8_t retired_by;    /* worker slot + 1 that is to free it, or LET_GO */
 	uint8_t used;	       /* fd was, since inode_table_next_idle looked */
-	uint8_t is_young;      /* its birth time may be another file's, too: see inode_table.c */
-	uint8_t is_checked;    /* its handle is known to be its own, and no other file's */
+	uint8_t is_young;      /* another file may have its birth time: see inode_table.c */
+	uint8_t is_checked;    /* its handle is known to be its own, not another file's */
 	uint8_t past;	       /* enum inode_past */
 	uint8_t is_readable;   /* fd is not O_PATH but open for reading */
-	int64_t btime;	       /* ns; 0: the file system does not tell */
+	int64_t btime;	       /* ns; 0: the file system has none */
 	struct fhandle handle; /* holds it where fd does not */
 };
 

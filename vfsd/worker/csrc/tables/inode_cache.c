@@ -27,7 +27,7 @@ int inode_table_cache_fd(struct inode_table *t, struct reclaim *reclaim, const s
 	if (generation & 1 && own->generation == generation) {
 		if (own->fd >= 0) {
 			use = own->fd;
-		} else if (!own->lender) { /* else: repaid by half, and whoever did that died */
+		} else if (!own->lender) { /* else: repaid by half, by a worker that died */
 			note_cached(t, own);
 			own->is_readable = 0;
 			__atomic_store_n(&own->fd, fd, __ATOMIC_RELEASE);

@@ -85,7 +85,7 @@ struct inode_table {
 	uint32_t root_device;
 	uint32_t rows;	    /* that stripes may grow to now */
 	uint32_t row_count; /* what there is room for */
-	uint32_t rows_lock; /* of whoever changes `rows` */
+	uint32_t rows_lock; /* of the worker that changes `rows` */
 	struct mount_table mounts;
 	struct forgotten forgotten;
 	uint32_t stripes[STRIPES]; /* locks */

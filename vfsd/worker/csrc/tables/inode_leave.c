@@ -128,11 +128,11 @@ void inode_table_reset(struct inode_table *t, struct reclaim *reclaim)
 }
 
 /*
- * Is this inode, marked by the former worker in our slot, ours to free? It may have died between
- * retired_by and the new generation: then finish, if nobody has looked the file up meanwhile. Under
- * the lock, because whoever forgets it again marks it as his. Nobody else sets our mark, so with
- * the mark the key is still the one whose lock we took. The same for an inode that a worker,
- * whoever that was, let go of by half: under the lock nobody is in the middle of that.
+ * Is this inode, marked by the former worker in our slot, ours to free? That worker may have died
+ * between retired_by and the new generation: then finish, if the file was not looked up since.
+ * Under the lock, because a worker that forgets the inode again sets its own mark. No other worker
+ * sets our mark, so with the mark the key is still the key whose lock we took. The same for an
+ * inode that any worker has let go by half: under the lock no worker is in the middle of that.
  */
 static bool adopt(struct inode_table *t, uint32_t worker, struct inode *inode)
 {

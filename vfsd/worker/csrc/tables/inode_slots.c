@@ -8,15 +8,16 @@
  *
  * A block has a bit for each of its places: set, it is not free. Above the blocks are bits that say
  * where there may be a free slot: one for each block, one for each word of those, and again. A bit
- * may be set where nothing is free, and who finds that clears it; it is never clear where something
- * is free, at every store, but for a block that is closed. All of this is under free_lock.
+ * may be set where nothing is free, and a worker that finds that clears it; it is never clear where
+ * something is free, at every store, but for a block that is closed. All of this is under
+ * free_lock.
  *
  * Giving back. The block is closed, so that nothing is taken from it; the highest generation of its
  * slots is kept in its struct inode_block, from where they go on, so that a nodeid is never given
- * out twice; its page is removed from the shared memory; it is opened. Nobody reads a slot there:
- * inode_table_get() and whoever walks through the table look at the bit of a place first, and
- * whoever saw that set is waited for (reclaim.h) before it is cleared. A read would bring an empty
- * page back, which costs memory and nothing else.
+ * out twice; its page is removed from the shared memory; it is opened. No worker reads a slot
+ * there: inode_table_get() and every walk through the table look at the bit of a place first, and
+ * the bit is cleared only when each worker that saw it set has come to a quiescent point
+ * (reclaim.h). A read would bring an empty page back, which costs memory and nothing else.
  *
  * Death of a worker at any store. A place whose bit is set and that nothing was entered in is lost
  * (104 bytes, and its page). A block that is closed is opened by the next worker in that slot of
@@ -92,7 +93,7 @@ static void hide(struct inode_table *t, uint32_t block)
 }
 
 /* The first block that is shown below a word of the highest level. Return: false if there is none;
- * the bit that said so is cleared then: whoever hid the last block there died. */
+ * the bit that said so is cleared then: the worker that hid the last block there died. */
 static bool descend(struct inode_table *t, uint32_t at, uint32_t *ret_block)
 {
 	for (unsigned int level = BLOCK_LEVELS; level--;) {

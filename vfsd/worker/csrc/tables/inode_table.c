@@ -22,13 +22,13 @@
  * Identity. The key is (ino, mnt_id, type). It identifies a file that we hold by an fd: a host
  * inode that is held is not freed, so its number cannot be given to another file while it is in the
  * table. Across two system calls, and for a file that nothing holds, a key identifies nothing: the
- * type is in the key because an inode whose type came from one file and whose handle came from the
- * next would let a guest open that file as something else than what it is (entry.c lists every
- * place that looks twice). So a handle that came by a name is compared with the whole key when it
- * is first opened (inode_fd.c), and nothing is done with the file before that. A file that is held
- * by its handle (fhandle.h) may be gone, and its number another's. Whoever got the number was born
- * after we last knew the old one alive. So if the old one was older than YOUNG_NS then, equal birth
- * times mean the same file; if it was young, or nothing is known of births, its handle is compared.
+ * type is in the key because an inode with the type of one file and the handle of the next would
+ * let a guest open that file as something else (entry.c lists every place that looks twice). So a
+ * handle that came by a name is compared with the whole key when it is first opened (inode_fd.c),
+ * and nothing is done with the file before that. A file that is held by its handle (fhandle.h) may
+ * be gone, and its number another's. The file that got the number was born after we last knew the
+ * old file alive. So if the old file was older than YOUNG_NS then, equal birth times mean the same
+ * file; if it was young, or nothing is known of births, its handle is compared.
  *
  * What the guest has forgotten may stay in the table, by its handle alone (forgotten.c).
  *
@@ -36,11 +36,11 @@
  * free again.
  *
  * Fds. `held` counts the fds that inodes own. Where a handle holds the inode the fd is a cache:
- * opened by whoever needs it, closed by inode_trim.c, a clock that spares what was used since its
- * last round. Nobody's file is to be kept from being deleted on the host by that, so another
- * clock closes what was not used for a second or two, however few there are. It finds them by a
- * mark for each block of slots, which is set before an fd is cached there. An inode may be held by
- * its fd alone although its mount has handles: every inode where the broker opens handles
+ * opened by the worker that needs it, closed by inode_trim.c, a clock that spares what was used
+ * since its last round. Nobody's file is to be kept from being deleted on the host by that, so
+ * another clock closes what was not used for a second or two, however few there are. It finds them
+ * by a mark for each block of slots, which is set before an fd is cached there. An inode may be
+ * held by its fd alone although its mount has handles: every inode where the broker opens handles
  * (handle_broker.c), a directory elsewhere. It gets its handle, and the broker's signature, when
  * its fd is to go, and keeps both. fd changes under the stripe's lock and, but for one that takes
  * the place of another (a readable one, open_cache.c, and back), only between -1 and a number; what
@@ -58,7 +58,7 @@
  *   (inode_table_adopt_retired).
  * - an fd that takes the place of another: not readable, the new one, then whether it is readable;
  *   the one that is in no table is found by the sweep. A repayment by handle that ended before
- *   `lender` is done again by whoever takes the lender over; until then nothing is cached.
+ *   `lender` is done again by the worker that takes the lender over; until then nothing is cached.
  * - a handle that is set later: its length, then is_checked, are stored last; without them there is
  *   none. The fd goes after that, by one store.
  * - chains and free slots: see inode_hash.c and inode_slots.c.

@@ -16,13 +16,13 @@
 
 /*
  * The inode of `nodeid`, or NULL (stale, never given out, malformed). Valid until this worker's
- * next quiescent point (reclaim.h), even when another worker forgets it meanwhile.
+ * next quiescent point (reclaim.h), even when another worker forgets it before that.
  */
 struct inode *inode_table_get(struct inode_table *t, uint64_t nodeid);
 uint64_t inode_nodeid(const struct inode_table *t, const struct inode *inode);
 
 /* The inode with `key`, which may have been let go, born at `btime` (ns, 0: unknown), its lookup
- * count raised by one; NULL if it is unknown, or if only a handle can tell whether it is the same
+ * count raised by one; NULL if it is unknown, or if only a handle can show whether it is the same
  * file. */
 struct inode *inode_table_acquire(struct inode_table *t, uint32_t worker, struct inode_key key,
 				  int64_t btime);
@@ -32,7 +32,7 @@ bool inode_table_knows(struct inode_table *t, uint32_t worker, struct inode_key 
 
 /*
  * Enter a file under `key`, held by `fd`, with lookup count 1. If another worker entered it
- * meanwhile that one is returned, its count raised, and *ret_used_fd is false: the caller closes
+ * first, its inode is returned, the count raised, and *ret_used_fd is false: the caller closes
  * fd. `lender`: file slot that owns fd, or 0 when the inode is to own it. `proof`: the handle of
  * the file, or NULL; an inode of the same key that only its handle holds is this file if the
  * handles are equal, and is held by `fd` then. Else it gives way. Return: NULL when the table is
@@ -50,7 +50,7 @@ struct inode *inode_table_insert_handle(struct inode_table *t, uint32_t worker,
 
 /*
  * `fd` holds an inode that had none: cache it there. Return: the fd to use, which may be another
- * worker's; `fd` is closed then, or when the inode was forgotten meanwhile, not before our next
+ * worker's; `fd` is closed then, or when the inode is forgotten by now, not before our next
  * quiescent point.
  */
 int inode_table_cache_fd(struct inode_table *t, struct reclaim *reclaim, const struct inode *inode,
@@ -84,7 +84,7 @@ bool inode_table_is_marked(const struct inode_table *t);
 bool inode_table_take_mark(struct inode_table *t, uint32_t *block);
 struct inode *inode_table_idle_at(struct inode_table *t, uint32_t block, uint32_t place);
 
-/* A block is marked, too, when nothing is in use there any more. Is that so, and has it memory that
+/* A block is also marked when nothing is in use there any more. Is that so, and has it memory that
  * can be given back? */
 bool inode_table_is_empty(const struct inode_table *t, uint32_t block);
 /* Give the memory of this block and of those that follow it back, up to one where something is in
@@ -149,7 +149,7 @@ static inline bool inode_table_may_cache_readable(const struct inode *inode)
 		       : !__atomic_load_n(&inode->lender, __ATOMIC_ACQUIRE);
 }
 
-/* It has a handle, and that is no other file's. */
+/* It has a handle, which is known to be its own, not another file's. */
 static inline bool inode_table_is_checked(const struct inode *inode)
 {
 	return __atomic_load_n(&inode->is_checked, __ATOMIC_ACQUIRE) &&
