@@ -38,7 +38,7 @@ def _keepers(name: str) -> str:
 
 
 def sandbox_calls() -> str:
-    """The system calls of pool and workers, from csrc/syscalls.h."""
+    """The system calls of pool and workers, from syscalls.h."""
     rows = [
         (
             f"`{row.name}`",

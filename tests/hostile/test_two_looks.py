@@ -41,7 +41,7 @@ from .fuse import (
 from .injector import number
 from .race_checks import check_fds
 
-HOLD_SECONDS = 100  # at the most: the test ends it
+HOLD_SECONDS = 100  # at most: the test ends it
 SETTLE_SECONDS = 0.25
 REGULAR = (stat.S_IFREG, 0)
 KINDS = {

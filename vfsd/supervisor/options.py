@@ -210,7 +210,7 @@ OPTIONS: Final = (
     Option("inode_limit", {"--inode-limit": None}, {},
            "maximum number of files that the guest may know at a time", "N",
            read.number(0, MAX_INODES), "0: what memory allows",
-           "the memory of the host and the limits of control groups bound this number, too; at the"
+           "the memory of the host and the limits of control groups also bound this number; at the"
            " limit the guest gets ENFILE for files that it does not know yet"),
     _long_switch("strict", "refuse to start if --rlimit-nofile is more than the hard limit allows"),
     Option("sandbox", {"--sandbox": None}, {"sandbox": None},
