@@ -115,6 +115,18 @@ static void test_a_call_that_no_signal_ends_is_waited_for(void)
 	CHECK_EQUAL(poll(NULL, 0, PAUSE_MS), 0);
 }
 
+static void test_a_signal_from_elsewhere_does_not_count(void)
+{
+	alarm(ALARM_SECONDS);
+	CHECK(!kill(getpid(), SIGURG));
+	watchdog_begin(dog);
+	CHECK_EQUAL(watchdog_end(dog, 0), 0);
+	/* The watchdog goes on. */
+	watchdog_begin(dog);
+	CHECK_EQUAL(watchdog_end(dog, poll(NULL, 0, -1)), -EINTR);
+	alarm(0);
+}
+
 static void test_results_and_errors_are_returned(void)
 {
 	watchdog_begin(dog);
@@ -134,5 +146,6 @@ int main(void)
 	RUN(test_a_call_after_a_long_pause_is_watched);
 	RUN(test_a_call_that_no_signal_ends_is_waited_for);
 	RUN(test_nothing_else_is_interrupted);
+	RUN(test_a_signal_from_elsewhere_does_not_count);
 	return 0;
 }

@@ -10,7 +10,10 @@
  * a call, where the signal could make a read of a FUSE file fail. A signal may arrive before the
  * call has begun to wait; the watchdog then sends another signal in the next period. While a signal
  * has not arrived, because the call waits for a disk, the watchdog sends no other: the kernel
- * merges pending signals of one number into one, and the loop counts the signals that arrive.
+ * merges pending signals of one number into one, and the loop counts the signals that arrive. A
+ * signal of the same number from another process (kill(1)) is not counted: with one signal more
+ * than were sent, the loop would wait forever. The kernel keeps such a signal apart from those of
+ * tgkill(2) to this thread, so the two are not merged.
  *
  * While there are no calls the thread sleeps without a timeout, and the loop wakes the thread at
  * the next call. The loop writes `turn` and then reads `sleeps`; the thread writes `sleeps` and
@@ -51,9 +54,12 @@ struct watchdog {
 
 static uint32_t arrived; /* number of signals */
 
-static void on_signal(int signo)
+static void on_signal(int signo, siginfo_t *info, void *context)
 {
 	(void)signo;
+	(void)context;
+	if (info->si_code != SI_TKILL)
+		return;
 	__atomic_add_fetch(&arrived, 1, __ATOMIC_RELEASE);
 }
 
@@ -64,7 +70,8 @@ static void catch_signal(void)
 	sigset_t set;
 
 	memset(&action, 0, sizeof(action));
-	action.sa_handler = on_signal;
+	action.sa_sigaction = on_signal;
+	action.sa_flags = SA_SIGINFO;
 	sigaction(SIGNAL, &action, NULL);
 	sigemptyset(&set);
 	sigaddset(&set, SIGNAL);
