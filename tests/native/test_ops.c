@@ -2,6 +2,9 @@
 /* Ops with a directory and a request, and nothing else: the directory is the working directory. */
 #include "fs_setup.h"
 
+#include "worker/csrc/fs/mount_facts.h"
+#include "worker/csrc/fs/silly_rename.h"
+
 #include <dirent.h>
 #include <signal.h>
 #include <stddef.h>
@@ -12,6 +15,7 @@ enum {
 	TABLE = 64,
 	OWNER = 77, /* owners of a lock, in the guest */
 	OTHER = 78,
+	SILLY_NAMES = 3000,
 };
 
 static struct fs fs;
@@ -302,6 +306,55 @@ static void test_an_op_that_had_happened_is_not_done_twice(void)
 	CHECK(!unlinkat(folder, "once", AT_REMOVEDIR));
 }
 
+/* The mount of the working directory, as if its file system renamed what it should remove. */
+static void pretend_silly_renames(void)
+{
+	const struct inode *root = inode_table_get(fs.inodes, FUSE_ROOT_ID);
+
+	(void)mount_fact_of(&fs, root);
+	for (uint32_t i = 0; i < MOUNT_FACTS; i++)
+		fs.mounts[i].silly_renames = fs.mounts[i].mnt_id == root->mnt_id;
+}
+
+static void make_silly_names(uint32_t count)
+{
+	char name[64];
+
+	for (uint32_t i = 0; i < count; i++) {
+		int fd;
+
+		snprintf(name, sizeof(name), "silly/.nfs%024u", i);
+		fd = openat(folder, name, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
+		CHECK(fd >= 0);
+		close(fd);
+	}
+}
+
+static void remove_silly_names(uint32_t count)
+{
+	char name[64];
+
+	for (uint32_t i = 0; i < count; i++) {
+		snprintf(name, sizeof(name), "silly/.nfs%024u", i);
+		CHECK(!unlinkat(folder, name, 0));
+	}
+}
+
+static void test_the_removal_of_a_large_directory_does_not_wait(void)
+{
+	uint32_t tries = 0;
+
+	CHECK(!mkdirat(folder, "silly", 0700));
+	pretend_silly_renames();
+	make_silly_names(1);
+	CHECK(silly_rename_passes(&fs, FUSE_ROOT_ID, "silly", &tries));
+	make_silly_names(SILLY_NAMES);
+	CHECK(!silly_rename_passes(&fs, FUSE_ROOT_ID, "silly", &tries));
+	remove_silly_names(SILLY_NAMES);
+	CHECK(!unlinkat(folder, "silly", AT_REMOVEDIR));
+	memset(fs.mounts, 0, sizeof(fs.mounts));
+}
+
 static void test_the_end_of_a_session_closes_all(void)
 {
 	uint32_t fds = entries_of("/proc/self/fd");
@@ -332,6 +385,7 @@ int main(void)
 	RUN(test_an_interrupt_is_noted_for_every_worker);
 	RUN(test_an_open_waits_for_a_lease_off_the_loop);
 	RUN(test_an_op_that_had_happened_is_not_done_twice);
+	RUN(test_the_removal_of_a_large_directory_does_not_wait);
 	RUN(test_the_end_of_a_session_closes_all);
 	return 0;
 }

@@ -19,7 +19,8 @@
  *
  * Other workers may be using the fd at this moment, and each worker closes what it has retired
  * itself. If that takes longer than a moment, the file becomes .nfsXXXX until the fd is closed.
- * RMDIR then waits, but only for a limited time, and only if the directory contains no other names.
+ * RMDIR then waits, but only for a limited time, and only if the directory is small and contains no
+ * other names.
  *
  * Death. The fd that was taken out of the table is found by the pool's sweep. The request is run
  * again and removes the name. If that removal fails, the guest looks up the file again.
@@ -42,6 +43,7 @@
 enum {
 	TRIES_MAX = 500, /* tries of RMDIR, a millisecond apart */
 	NAMES_ROOM = 4096,
+	READS_MAX = 16, /* of a directory: enough for a thousand names of the NFS client */
 };
 
 static const char silly_prefix[] = ".nfs";
@@ -177,15 +179,18 @@ static bool are_silly(const uint8_t *buffer, uint32_t len)
 	return true;
 }
 
+/* A guest can give a file such a name itself, and a directory is read once for each try of RMDIR.
+ * So a large directory counts as one with other names. */
 static bool has_only_silly_names(int dir_fd, const char *name)
 {
 	_Alignas(struct dirent64) uint8_t buffer[NAMES_ROOM];
 	int fd = openat(dir_fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	bool only = fd >= 0;
+	uint32_t reads = 0;
 	ssize_t got = 0;
 
 	while (only && (got = getdents64(fd, buffer, sizeof(buffer))) > 0)
-		only = are_silly(buffer, (uint32_t)got);
+		only = reads++ < READS_MAX && are_silly(buffer, (uint32_t)got);
 	if (fd >= 0)
 		close(fd);
 	return only && !got;
