@@ -355,6 +355,25 @@ static void test_the_removal_of_a_large_directory_does_not_wait(void)
 	memset(fs.mounts, 0, sizeof(fs.mounts));
 }
 
+/* Facts that a stale inode cannot tell are found out by the next inode. */
+static void test_a_stale_inode_says_nothing_of_its_mount(void)
+{
+	const struct inode *inode;
+	uint64_t nodeid;
+
+	make_file("stale", "");
+	nodeid = (uint64_t)lookup("stale");
+	inode_table_give_up_fd(fs.inodes, &fs.reclaim, nodeid);
+	inode = inode_table_get(fs.inodes, nodeid);
+	CHECK(inode);
+	CHECK_EQUAL(inode->fd, -1);
+	memset(fs.mounts, 0, sizeof(fs.mounts));
+	CHECK(!mount_fact_of(&fs, inode)->mnt_id);
+	inode = inode_table_get(fs.inodes, FUSE_ROOT_ID);
+	CHECK(mount_fact_of(&fs, inode)->mnt_id == inode->mnt_id);
+	CHECK(!unlinkat(folder, "stale", 0));
+}
+
 static void test_the_end_of_a_session_closes_all(void)
 {
 	uint32_t fds = entries_of("/proc/self/fd");
@@ -386,6 +405,7 @@ int main(void)
 	RUN(test_an_open_waits_for_a_lease_off_the_loop);
 	RUN(test_an_op_that_had_happened_is_not_done_twice);
 	RUN(test_the_removal_of_a_large_directory_does_not_wait);
+	RUN(test_a_stale_inode_says_nothing_of_its_mount);
 	RUN(test_the_end_of_a_session_closes_all);
 	return 0;
 }

@@ -10,7 +10,8 @@ static __attribute__((noinline)) void learn(struct fs *fs, const struct inode *i
 	int fd = inode_fd(fs, inode);
 	uint32_t facts = fd < 0 ? 0 : file_system_facts(fd);
 
-	*ret = (struct mount_fact){.mnt_id = inode->mnt_id,
+	/* Nothing is learned from a stale inode: the next inode of the mount is asked. */
+	*ret = (struct mount_fact){.mnt_id = fd < 0 ? 0 : inode->mnt_id,
 				   .needs_flush = !(facts & FS_SILENT_CLOSE),
 				   .in_memory = facts & FS_IN_MEMORY,
 				   .judges_users = facts & FS_JUDGES_USERS,
