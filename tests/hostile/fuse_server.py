@@ -44,6 +44,8 @@ Cookie = Callable[[int], int]
 class FlatFileSystem:
     """Files with contents; `cookie(n)` is the directory offset after the n-th entry (from 1)."""
 
+    pid = 0  # of the process that sent the latest request
+
     def __init__(self, files: dict[bytes, bytes], cookie: Cookie, name_max: int = 255) -> None:
         self.files = files
         self._cookie = cookie
@@ -79,7 +81,7 @@ class FlatFileSystem:
                 if error.errno in (errno.ENOENT, errno.EINTR):
                     continue
                 return
-            _, opcode, unique, node, uid, *_ = IN_HEADER.unpack_from(request)
+            _, opcode, unique, node, uid, _, self.pid, *_ = IN_HEADER.unpack_from(request)
             if opcode == Op.INTERRUPT:
                 self.interrupt(fd, *U64.unpack_from(request, IN_HEADER.size))
             if opcode not in NO_ANSWER:

@@ -104,3 +104,34 @@ def test_the_guest_reports_its_users_unless_an_option_forbids_it(
     with Daemon(*options, share=share) as daemon, Frontend(daemon.socket) as frontend:
         guest = Guest(frontend.setup(1))
         assert bool(guest.init().flags2 << 32 & ALLOW_IDMAP) == agreed
+
+
+class MembersFileSystem(FlatFileSystem):
+    """Files that only members of their group, 0, may open."""
+
+    def judge(self, opcode: int, uid: int) -> None:
+        if opcode != Op.OPEN:
+            return
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        groups = status.split("\nGroups:", 1)[1].split("\n", 1)[0].split()
+        if uid != OTHER[0] or "0" not in groups:
+            raise OSError(errno.EACCES, "for members only")
+
+
+@pytest.mark.parametrize(
+    ("options", "may"), [((), True), (("--translate-gid=squash-guest:0:1001:65536",), False)]
+)
+def test_no_group_that_the_guest_cannot_have_is_used(
+    options: tuple[str, ...], may: bool, tmp_path: Path
+) -> None:
+    file_system = MembersFileSystem({b"old": b"content"}, lambda n: n)
+    with (
+        served(file_system, tmp_path / "mnt") as share,
+        Daemon(*options, share=share) as daemon,
+        Frontend(daemon.socket) as frontend,
+    ):
+        guest = Guest(frontend.setup(1))
+        guest.init()
+        nodeid = look_up(guest, b"old")
+        answer = guest.ask(Op.OPEN, nodeid, OPEN_IN.pack(os.O_RDONLY, 0), room=16, ids=OTHER)
+        expect(0 if may else errno.EACCES, answer)

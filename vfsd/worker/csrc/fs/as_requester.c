@@ -15,7 +15,7 @@
  * refused is tried once more with the group of the file as a supplementary group, and for RENAME
  * also the group of the other directory: the guest's kernel has allowed the op to the user. The
  * first run does not use these groups, since a mode may give a group less than it gives other
- * users.
+ * users. A group of the host that --translate-gid gives to no group of the guest is not used.
  *
  * What is not covered. Requests without ids: a guest with ALLOW_IDMAP sends ids only where it
  * creates a file, so ALLOW_IDMAP is not agreed for a share on such a file system
@@ -57,7 +57,8 @@ static void add_group(struct fs *fs, uint64_t nodeid, struct requester *who, uin
 	int fd = inode ? inode_fd(fs, inode) : -ESTALE;
 	struct statx st;
 
-	if (fd >= 0 && !identity_stat_fd(fd, &st))
+	if (fd >= 0 && !identity_stat_fd(fd, &st) &&
+	    idmap_reaches(&fs->policy.gids.to_host, st.stx_gid))
 		groups[who->group_count++] = st.stx_gid;
 }
 

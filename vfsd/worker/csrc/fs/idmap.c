@@ -30,3 +30,19 @@ uint32_t idmap_translate(const struct idmap *map, uint32_t id)
 	range = &map->ranges[i];
 	return range->to + (id - range->first) * range->step;
 }
+
+bool idmap_reaches(const struct idmap *map, uint32_t id)
+{
+	if (id == UINT32_MAX)
+		return false;
+	if (idmap_translate(map, id) == id)
+		return true;
+	for (uint32_t i = 0; i < map->count; i++) {
+		const struct idmap_range *range = &map->ranges[i];
+
+		if (range->to != UINT32_MAX &&
+		    id - range->to <= (range->last - range->first) * range->step)
+			return true;
+	}
+	return false;
+}

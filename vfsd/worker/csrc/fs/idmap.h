@@ -35,5 +35,7 @@ struct idmap_pair {
 
 /* Return: the translated id; UINT32_MAX, which is not a valid id, if `id` is forbidden. */
 uint32_t idmap_translate(const struct idmap *map, uint32_t id);
+/* Is there an id that the map translates to `id`? */
+bool idmap_reaches(const struct idmap *map, uint32_t id);
 
 #endif
