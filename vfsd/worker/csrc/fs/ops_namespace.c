@@ -257,7 +257,7 @@ static int remove_name(struct fs *fs, struct request *r, int flags)
 
 int op_unlink(struct fs *fs, struct request *r)
 {
-	struct let_go gone;
+	struct given_up gone;
 	int result;
 
 	silly_rename_prevent(fs, r->in.nodeid, r->name, &gone);
@@ -360,7 +360,7 @@ static int rename_names(struct fs *fs, struct request *r, uint64_t new_dir, uint
 /* A rename whose new name may exist already. */
 static int rename_over(struct fs *fs, struct request *r, uint64_t new_dir, uint32_t flags)
 {
-	struct let_go gone = {0};
+	struct given_up gone = {0};
 	int result;
 
 	if (!(flags & (RENAME_NOREPLACE | RENAME_EXCHANGE)))

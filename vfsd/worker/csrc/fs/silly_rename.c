@@ -80,8 +80,8 @@ static uint64_t look_up(struct fs *fs, uint64_t dir, const char *name, struct in
 	return inode ? inode_nodeid(fs->inodes, inode) : 0;
 }
 
-static __attribute__((noinline, cold)) void let_go(struct fs *fs, uint64_t dir, const char *name,
-						   struct let_go *ret)
+static __attribute__((noinline, cold)) void give_up(struct fs *fs, uint64_t dir, const char *name,
+						    struct given_up *ret)
 {
 	uint64_t nodeid = look_up(fs, dir, name, &ret->key);
 	bool is_open = nodeid && file_table_of_inode(fs->files, nodeid, 0);
@@ -99,11 +99,11 @@ static __attribute__((noinline, cold)) void let_go(struct fs *fs, uint64_t dir, 
 	ret->nodeid = nodeid;
 }
 
-void silly_rename_prevent(struct fs *fs, uint64_t dir, const char *name, struct let_go *ret)
+void silly_rename_prevent(struct fs *fs, uint64_t dir, const char *name, struct given_up *ret)
 {
 	ret->nodeid = 0;
 	if (is_concerned(fs, dir))
-		let_go(fs, dir, name, ret);
+		give_up(fs, dir, name, ret);
 }
 
 static bool is_file(int fd, struct inode_key key)
@@ -114,7 +114,7 @@ static bool is_file(int fd, struct inode_key key)
 }
 
 static __attribute__((noinline, cold)) void give_back(struct fs *fs, uint64_t dir, const char *name,
-						      const struct let_go *gone)
+						      const struct given_up *gone)
 {
 	const struct inode *inode = inode_table_get(fs->inodes, gone->nodeid);
 	int dir_fd = open_dir(fs, dir);
@@ -128,7 +128,7 @@ static __attribute__((noinline, cold)) void give_back(struct fs *fs, uint64_t di
 		close(fd);
 }
 
-void silly_rename_done(struct fs *fs, uint64_t dir, const char *name, const struct let_go *gone,
+void silly_rename_done(struct fs *fs, uint64_t dir, const char *name, const struct given_up *gone,
 		       int result)
 {
 	if (result < 0 && gone->nodeid)

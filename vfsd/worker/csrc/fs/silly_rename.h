@@ -6,7 +6,7 @@
 #include "worker/csrc/fs/fs.h"
 
 /* The inode that silly_rename_prevent() has made stale. */
-struct let_go {
+struct given_up {
 	uint64_t nodeid; /* 0: no inode */
 	struct inode_key key;
 };
@@ -17,8 +17,8 @@ struct let_go {
  * has open. The op must hold no pointer into a table, and gets its pointers afterwards. After the
  * op has ended with `result`, silly_rename_done() gives a file that still exists its fd back.
  */
-void silly_rename_prevent(struct fs *fs, uint64_t dir, const char *name, struct let_go *ret);
-void silly_rename_done(struct fs *fs, uint64_t dir, const char *name, const struct let_go *gone,
+void silly_rename_prevent(struct fs *fs, uint64_t dir, const char *name, struct given_up *ret);
+void silly_rename_done(struct fs *fs, uint64_t dir, const char *name, const struct given_up *gone,
 		       int result);
 
 /* The guest has the file open as `fd` and is about to release it. Is the file's name .nfsXXXX by
