@@ -38,7 +38,6 @@ from tests.hostile.fuse import (
 from .driver import ATTR_ROOM, ENTRY_ROOM, OPEN_ROOM, READDIRPLUS_AUTO, Driver
 
 PAGE = 4096
-DATA_OPS = (Op.WRITE, Op.READ, Op.READDIR, Op.READDIRPLUS, Op.READLINK)
 GETATTR_FH = 1
 RENAME_EXCHANGE = 2
 WRITE_FLAGS = os.O_RDWR | 0o100000  # f_flags of an open file: O_LARGEFILE is always there

@@ -193,10 +193,6 @@ def any_messages(chance: random.Random) -> Iterator[bytes]:
     yield chance.choice(broken)
 
 
-def forged_answers() -> tuple[tuple[bytes, int], ...]:
-    return tuple((b'{"id":%d,"fds":["x"]}' % number, 0) for number in range(2000))
-
-
 ATTACKS: dict[str, Callable[[TakenOver], dict[str, Any]]] = {
     "parts": lambda w: w.flood(endless_parts, 400 * MIB, 60),
     "greeting": lambda w: w.flood(endless_greeting, 100 * MIB, 60),

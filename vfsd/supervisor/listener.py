@@ -20,7 +20,6 @@ from vfsd.transport.errors import OperatorError
 from vfsd.transport.socket_path import ADDRESS_MAX, addressed
 
 BACKLOG: Final = 1  # one VMM is served; the next VMM waits in the backlog
-PROBE_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 
 #include "worker/csrc/fs/fs_init.h"
 #include "worker/csrc/host/watchdog.h"
-#include "worker/csrc/loop/closing.h"
 #include "worker/csrc/loop/direct_io.h"
 #include "worker/csrc/loop/offload.h"
 #include "worker/csrc/loop/poll.h"
@@ -145,12 +144,4 @@ void worker_session_end(struct worker *w)
 void worker_session_begin(struct worker *w, uint32_t minor, uint64_t flags, uint64_t offered)
 {
 	fs_session_begin(&w->fs, minor, flags, offered);
-}
-
-bool worker_idle_work(struct worker *w)
-{
-	reclaim_quiescent(&w->fs.reclaim);
-	closing_begin(w);
-	reclaim_offline(&w->fs.reclaim);
-	return !w->fs.reclaim.count;
 }

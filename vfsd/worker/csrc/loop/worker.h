@@ -53,8 +53,4 @@ void worker_session_begin(struct worker *w, uint32_t minor, uint64_t flags, uint
 /* End the session (DESTROY). */
 void worker_session_end(struct worker *w);
 
-/* Close retired fds. Return: true once no fd that this worker retired waits for another worker; for
- * tests and idle moments. */
-bool worker_idle_work(struct worker *w);
-
 #endif
