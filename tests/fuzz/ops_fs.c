@@ -115,7 +115,7 @@ void set_policy(const struct header *header)
 	p->allow_direct_io = bits & WITH_DIRECT_IO;
 	p->announce_submounts = bits & WITH_SUBMOUNTS;
 	p->preserve_noatime = bits & WITH_NOATIME;
-	p->negative_timeout_ns = bits & WITH_NEGATIVE ? 1000000000 : 0;
+	p->negative_timeout.sec = bits & WITH_NEGATIVE ? 1 : 0;
 	p->file_open_flags = bits & WITH_CACHE ? FOPEN_KEEP_CACHE : 0;
 	p->dir_open_flags = bits & WITH_CACHE ? FOPEN_KEEP_CACHE | FOPEN_CACHE_DIR : 0;
 	p->readonly = bits & READ_ONLY;

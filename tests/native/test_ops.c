@@ -355,7 +355,7 @@ static void test_the_removal_of_a_large_directory_does_not_wait(void)
 	memset(fs.mounts, 0, sizeof(fs.mounts));
 }
 
-/* Facts that a stale inode cannot tell are found out by the next inode. */
+/* Facts that a stale inode does not show are learned from the next inode. */
 static void test_a_stale_inode_says_nothing_of_its_mount(void)
 {
 	const struct inode *inode;

@@ -42,9 +42,11 @@ def test_each_outcome_reaches_c() -> None:
 
 def test_timeouts_are_in_nanoseconds() -> None:
     struct = filled(entry_timeout=0.25, attr_timeout=86400.0)
-    assert (struct.entry_timeout_ns, struct.attr_timeout_ns) == (250_000_000, 86_400_000_000_000)
-    assert struct.negative_timeout_ns == 0
-    assert filled(negative_timeout=1.5).negative_timeout_ns == 1_500_000_000
+    assert (struct.entry_timeout.sec, struct.entry_timeout.nsec) == (0, 250_000_000)
+    assert (struct.attr_timeout.sec, struct.attr_timeout.nsec) == (86_400, 0)
+    assert (struct.negative_timeout.sec, struct.negative_timeout.nsec) == (0, 0)
+    negative = filled(negative_timeout=1.5).negative_timeout
+    assert (negative.sec, negative.nsec) == (1, 500_000_000)
 
 
 def test_a_lock_is_waited_for_so_long() -> None:

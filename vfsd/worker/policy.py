@@ -59,12 +59,17 @@ def _holds_back(fs: Filesystem) -> bool:
     return not fs.readonly and (fs.writeback or is_cached or fs.allow_mmap)
 
 
+def _fill_timeout(timeout: Any, seconds: float) -> None:
+    """Fill a struct fs_timeout."""
+    timeout.sec, timeout.nsec = divmod(int(seconds * 1e9), 1_000_000_000)
+
+
 def fill(policy: Any, fs: Filesystem, outcome: Outcome) -> None:
     """Fill a struct fs_policy. `outcome`: how inodes are held."""
-    policy.entry_timeout_ns = int(fs.entry_timeout * 1e9)
-    policy.attr_timeout_ns = int(fs.attr_timeout * 1e9)
+    _fill_timeout(policy.entry_timeout, fs.entry_timeout)
+    _fill_timeout(policy.attr_timeout, fs.attr_timeout)
     policy.file_handles = FILE_HANDLES[outcome]
-    policy.negative_timeout_ns = int(fs.negative_timeout * 1e9)
+    _fill_timeout(policy.negative_timeout, fs.negative_timeout)
     policy.lock_wait_ns = FOR_EVER if fs.lock_wait is None else int(fs.lock_wait * 1e9)
     policy.file_open_flags, policy.dir_open_flags = OPEN_FLAGS[fs.cache]
     policy.holds_back = _holds_back(fs)

@@ -66,7 +66,6 @@
 #include <unistd.h>
 
 enum {
-	NS_PER_SEC = 1000 * 1000 * 1000,
 	NEW_NAMES_WORTH =
 		4, /* LOOKUPs of unknown files in a row before the next is guessed to be one */
 };
@@ -129,12 +128,6 @@ void entry_attr(const struct fs *fs, const struct statx *st, struct fuse_attr *r
 			entry_foreign_number(fs, st->stx_ino, inode_key_device(identity_key(st)));
 }
 
-void entry_timeout(uint64_t ns, uint64_t *ret_sec, uint32_t *ret_nsec)
-{
-	*ret_sec = ns / NS_PER_SEC;
-	*ret_nsec = (uint32_t)(ns % NS_PER_SEC);
-}
-
 /* The guest mounts such a directory as a file system of its own, with its own device number. */
 static bool is_submount(const struct fs *fs, const struct inode *parent, const struct statx *st)
 {
@@ -151,8 +144,8 @@ static int fill(const struct fs *fs, const struct inode *parent, const struct in
 {
 	ret->nodeid = inode_nodeid(fs->inodes, inode);
 	ret->generation = 0;
-	entry_timeout(fs->policy.entry_timeout_ns, &ret->entry_valid, &ret->entry_valid_nsec);
-	entry_timeout(fs->policy.attr_timeout_ns, &ret->attr_valid, &ret->attr_valid_nsec);
+	entry_timeout(&fs->policy.entry_timeout, &ret->entry_valid, &ret->entry_valid_nsec);
+	entry_timeout(&fs->policy.attr_timeout, &ret->attr_valid, &ret->attr_valid_nsec);
 	entry_attr(fs, st, &ret->attr);
 	if (is_submount(fs, parent, st))
 		ret->attr.flags |= FUSE_ATTR_SUBMOUNT;

@@ -30,7 +30,12 @@ static inline uint64_t entry_number(const struct fs *fs, uint64_t ino, uint32_t 
 void entry_attr(const struct fs *fs, const struct statx *st, struct fuse_attr *ret);
 /* The blocks of 512 bytes that are reported to the guest. */
 uint64_t entry_blocks(const struct fs *fs, const struct statx *st);
-void entry_timeout(uint64_t ns, uint64_t *ret_sec, uint32_t *ret_nsec);
+static inline void entry_timeout(const struct fs_timeout *timeout, uint64_t *ret_sec,
+				 uint32_t *ret_nsec)
+{
+	*ret_sec = timeout->sec;
+	*ret_nsec = timeout->nsec;
+}
 
 /* LOOKUP of one component. Return: 0 or -errno; on success the guest owns one more lookup. */
 int entry_lookup(struct fs *fs, const struct inode *parent, const char *name,

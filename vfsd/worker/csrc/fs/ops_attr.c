@@ -40,7 +40,7 @@ static int reply_attr(const struct fs *fs, int fd, struct request *r)
 	if (err)
 		return err;
 	memset(ret, 0, sizeof(*ret));
-	entry_timeout(fs->policy.attr_timeout_ns, &ret->attr_valid, &ret->attr_valid_nsec);
+	entry_timeout(&fs->policy.attr_timeout, &ret->attr_valid, &ret->attr_valid_nsec);
 	entry_attr(fs, &st, &ret->attr);
 	return (int)sizeof(*ret);
 }
@@ -303,7 +303,7 @@ int op_statx(struct fs *fs, struct request *r)
 	if (statx(fd, "", flags, mask, &st) < 0)
 		return -errno;
 	memset(ret, 0, sizeof(*ret));
-	entry_timeout(fs->policy.attr_timeout_ns, &ret->attr_valid, &ret->attr_valid_nsec);
+	entry_timeout(&fs->policy.attr_timeout, &ret->attr_valid, &ret->attr_valid_nsec);
 	fill_statx(fs, &st, &ret->stat);
 	return (int)sizeof(*ret);
 }

@@ -119,14 +119,15 @@ lookup_forgotten(struct fs *fs, uint64_t nodeid, const char *name, struct fuse_e
  * for an inode. */
 static bool reports_absence(const struct fs *fs, const char *name)
 {
-	return name[0] && fs->policy.negative_timeout_ns && is_linux(fs->session);
+	return name[0] && (fs->policy.negative_timeout.sec || fs->policy.negative_timeout.nsec) &&
+	       is_linux(fs->session);
 }
 
 /* nodeid 0: the name does not exist, and the guest may rely on that for the given time. */
 static void negative_entry(const struct fs *fs, struct fuse_entry_out *ret)
 {
 	memset(ret, 0, sizeof(*ret));
-	entry_timeout(fs->policy.negative_timeout_ns, &ret->entry_valid, &ret->entry_valid_nsec);
+	entry_timeout(&fs->policy.negative_timeout, &ret->entry_valid, &ret->entry_valid_nsec);
 }
 
 int op_lookup(struct fs *fs, struct request *r)

@@ -16,6 +16,7 @@
 #include "worker/csrc/fs/lease.h"
 #include "worker/csrc/fs/ops.h"
 #include "worker/csrc/fs/requester.h"
+#include "worker/csrc/fs/mount_facts.h"
 #include "worker/csrc/fs/silly_rename.h"
 #include "worker/csrc/host/identity.h"
 #include "worker/csrc/host/proc_fd.h"
@@ -238,9 +239,8 @@ static int remove_watched(const struct fs *fs, const struct request *r, int dir_
 	return watchdog_end(dog, unlinkat(dir_fd, r->name, flags));
 }
 
-static int remove_name(struct fs *fs, struct request *r, int flags)
+static int remove_from(struct fs *fs, struct request *r, const struct inode *parent, int flags)
 {
-	const struct inode *parent = inode_table_get(fs->inodes, r->in.nodeid);
 	int dir_fd = parent ? inode_fd(fs, parent) : -ESTALE;
 	int err;
 
@@ -255,7 +255,12 @@ static int remove_name(struct fs *fs, struct request *r, int flags)
 	return err == -ENOENT && r->replayed ? 0 : err;
 }
 
-int op_unlink(struct fs *fs, struct request *r)
+static int remove_name(struct fs *fs, struct request *r, int flags)
+{
+	return remove_from(fs, r, inode_table_get(fs->inodes, r->in.nodeid), flags);
+}
+
+static __attribute__((noinline, cold)) int unlink_given_up(struct fs *fs, struct request *r)
 {
 	struct given_up gone;
 	int result;
@@ -264,6 +269,15 @@ int op_unlink(struct fs *fs, struct request *r)
 	result = remove_name(fs, r, 0);
 	silly_rename_done(fs, r->in.nodeid, r->name, &gone, result);
 	return result;
+}
+
+int op_unlink(struct fs *fs, struct request *r)
+{
+	const struct inode *parent = inode_table_get(fs->inodes, r->in.nodeid);
+
+	if (parent && mount_fact_of(fs, parent)->silly_renames)
+		return unlink_given_up(fs, r);
+	return remove_from(fs, r, parent, 0);
 }
 
 int op_rmdir(struct fs *fs, struct request *r)

@@ -21,14 +21,21 @@ enum file_handles {
 	FILE_HANDLES_MANDATORY,
 };
 
+/* As the replies of FUSE have it. */
+struct fs_timeout {
+	uint64_t sec;
+	uint32_t nsec;
+};
+
 struct fs_policy {
-	uint64_t entry_timeout_ns;    /* how long the guest may trust a name */
-	uint64_t attr_timeout_ns;     /* how long the guest may trust attributes */
-	uint64_t negative_timeout_ns; /* how long it may trust an absent name; 0: not at all */
-	uint32_t file_handles;	      /* enum file_handles */
-	uint64_t lock_wait_ns;	      /* how long SETLKW may wait; UINT64_MAX: for ever */
-	uint32_t file_open_flags;     /* FOPEN_* in every reply to OPEN and CREATE */
-	uint32_t dir_open_flags;      /* FOPEN_* in every reply to OPENDIR */
+	struct fs_timeout entry_timeout; /* how long the guest may trust a name */
+	struct fs_timeout attr_timeout;	 /* how long the guest may trust attributes */
+	struct fs_timeout
+		negative_timeout; /* how long it may trust an absent name; 0: not at all */
+	uint32_t file_handles;	  /* enum file_handles */
+	uint64_t lock_wait_ns;	  /* how long SETLKW may wait; UINT64_MAX: for ever */
+	uint32_t file_open_flags; /* FOPEN_* in every reply to OPEN and CREATE */
+	uint32_t dir_open_flags;  /* FOPEN_* in every reply to OPENDIR */
 	bool readonly;
 	bool forbid_symlinks; /* SYMLINK fails with EPERM */
 	bool holds_back;      /* the guest may hold data of a file that it writes later */
