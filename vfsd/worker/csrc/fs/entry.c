@@ -10,9 +10,9 @@
  * Rule. Two looks at a name are two files: between two system calls another queue, another guest
  * or the host may put a file of another type in its place, and the file system may give that file
  * the same inode number. So what is decided about a file is decided by what was read through the
- * very fd (or handle) that is then used, and a file is opened for I/O only here, in entry_reopen:
- * the fd that was opened must be of the type that the inode has, a regular file or a directory.
- * Devices, FIFOs, sockets and symbolic links are only ever held by O_PATH.
+ * very fd (or handle) that is then used, and a file is opened for I/O only in entry_reopen
+ * (entry_open.c): the fd that was opened must be of the type that the inode has, a regular file or
+ * a directory. Devices, FIFOs, sockets and symbolic links are only ever held by O_PATH.
  *
  * Every place that looks twice, what makes it safe, and the test (tests/hostile/test_two_looks.py,
  * unless another file is named):
@@ -55,12 +55,9 @@
 
 #include "worker/csrc/fs/inode_fd.h"
 #include "worker/csrc/host/identity.h"
-#include "worker/csrc/host/mix.h"
-#include "worker/csrc/host/proc_fd.h"
 #include "worker/csrc/request/agreed.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -69,64 +66,6 @@ enum {
 	NEW_NAMES_WORTH =
 		4, /* LOOKUPs of unknown files in a row before the next is guessed to be one */
 };
-
-/* A device number in the kernel's 32-bit form. */
-static uint32_t encode_device(uint32_t major, uint32_t minor)
-{
-	return (minor & 0xff) | major << 8 | (minor & ~0xffu) << 12;
-}
-
-/*
- * The guest may have data of the file that is not here yet: in a write-back cache, or, of a file
- * that has its size already, in a mapping. GNU tar does not read a file that has no block at all.
- * The guest remembers this number, so what matters is not whether the file is mapped now.
- */
-uint64_t entry_blocks(const struct fs *fs, const struct statx *st)
-{
-	bool may_have_data = st->stx_size || fs->session->flags & FUSE_WRITEBACK_CACHE;
-
-	if (may_have_data && !st->stx_blocks && S_ISREG(st->stx_mode) && fs->policy.holds_back)
-		return 1;
-	return st->stx_blocks;
-}
-
-bool entry_announces_mounts(const struct fs *fs)
-{
-	return fs->policy.announce_submounts && is_agreed(fs->session, &AGREED_SUBMOUNTS);
-}
-
-/* Numbers of our making have 62 bits that look random, so that no two meet, and are larger than any
- * that a file system counts up to. They depend on nothing that another worker does not know. */
-uint64_t entry_foreign_number(const struct fs *fs, uint64_t ino, uint32_t device)
-{
-	if (entry_announces_mounts(fs))
-		return ino;
-	return mix64(ino + mix64(device)) >> 2 | UINT64_C(1) << 62;
-}
-
-void entry_attr(const struct fs *fs, const struct statx *st, struct fuse_attr *ret)
-{
-	*ret = (struct fuse_attr){
-		.ino = st->stx_ino,
-		.size = st->stx_size,
-		.blocks = entry_blocks(fs, st),
-		.atime = (uint64_t)st->stx_atime.tv_sec,
-		.mtime = (uint64_t)st->stx_mtime.tv_sec,
-		.ctime = (uint64_t)st->stx_ctime.tv_sec,
-		.atimensec = st->stx_atime.tv_nsec,
-		.mtimensec = st->stx_mtime.tv_nsec,
-		.ctimensec = st->stx_ctime.tv_nsec,
-		.mode = st->stx_mode,
-		.nlink = st->stx_nlink,
-		.uid = idmap_translate(&fs->policy.uids.to_guest, st->stx_uid),
-		.gid = idmap_translate(&fs->policy.gids.to_guest, st->stx_gid),
-		.rdev = encode_device(st->stx_rdev_major, st->stx_rdev_minor),
-		.blksize = st->stx_blksize,
-	};
-	if (__builtin_expect(inode_key_device(identity_key(st)) != fs->root_device, 0))
-		ret->ino =
-			entry_foreign_number(fs, st->stx_ino, inode_key_device(identity_key(st)));
-}
 
 /* The guest mounts such a directory as a file system of its own, with its own device number. */
 static bool is_submount(const struct fs *fs, const struct inode *parent, const struct statx *st)
@@ -304,61 +243,6 @@ int entry_from_path_fd(struct fs *fs, const struct inode *parent, int path_fd,
 		return enter_path_fd(fs, parent, path_fd, &st, ret);
 	close(path_fd);
 	return err;
-}
-
-/* The limit of this process is, to the guest, the limit of the system. */
-static int fd_or_error(int fd)
-{
-	if (fd >= 0)
-		return fd;
-	return errno == EMFILE ? -ENFILE : -errno;
-}
-
-int entry_open_path(int dir_fd, const char *name)
-{
-	return fd_or_error(openat(dir_fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC));
-}
-
-static int reopen(struct fs *fs, const struct inode *inode, int flags)
-{
-	char name[FD_NAME];
-	int fd;
-
-	/* Faster than by fd. But a handle that may be another file's is opened as O_PATH first:
-	 * opening a device of the host would be harm enough. And handles are opened as root in its
-	 * own group, which need not be the one that decides what truncating takes (set_id.h). */
-	if (!(flags & O_TRUNC) && fs->policy.file_handles >= FILE_HANDLES_PREFER &&
-	    inode_table_is_checked(inode)) {
-		int opened = inode_fd_open_handle(fs, inode, flags);
-
-		/* Some file systems do not find what is unlinked. */
-		if (opened != -ESTALE)
-			return opened;
-	}
-	fd = inode_fd(fs, inode);
-	if (fd < 0)
-		return fd;
-	return fd_or_error(openat(fs->proc_self_fd, proc_fd_name(fd, name), flags));
-}
-
-static bool is_of_type(int fd, uint32_t type)
-{
-	struct stat st;
-
-	return !fstat(fd, &st) && (st.st_mode & S_IFMT) == type;
-}
-
-int entry_reopen(struct fs *fs, const struct inode *inode, int flags)
-{
-	int fd;
-
-	if (!S_ISREG(inode->mode) && !S_ISDIR(inode->mode))
-		return -ENXIO;
-	fd = reopen(fs, inode, flags | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
-	if (fd < 0 || is_of_type(fd, inode->mode))
-		return fd;
-	close(fd);
-	return -ESTALE;
 }
 
 /* A directory gets its fd at once: most are used, and one that the guest works in must not become

@@ -67,13 +67,13 @@
 #define VFSD_SYSCALLS(X)                                                                          \
 	/* Ops: names */                                                                          \
 	X(openat, P | L | T, IF_WRITABLE, ANY,                                                    \
-	  "inode_fd.c ops_open.c ops_attr.c lease.c entry.c silly_rename.c descriptors.py",       \
+	  "inode_fd.c ops_open.c ops_attr.c lease.c entry_open.c silly_rename.c descriptors.py",  \
 	  "LOOKUP, OPEN, OPENDIR, CREATE; /proc/self/status and /proc/self/fd")                   \
 	X(openat, P | L | T, IF_READONLY, MASKED(2, OPEN_CHANGES, O_RDONLY),                      \
-	  "inode_fd.c ops_open.c lease.c entry.c descriptors.py",                                 \
+	  "inode_fd.c ops_open.c lease.c entry_open.c descriptors.py",                            \
 	  "LOOKUP, OPEN, OPENDIR, as above")                                                      \
-	X(openat, L, IF_READONLY, ANSWERED(MASKED(2, OPEN_CHANGES, O_RDWR), EROFS), "entry.c",    \
-	  "SETLK, where O_RDONLY is refused")                                                     \
+	X(openat, L, IF_READONLY, ANSWERED(MASKED(2, OPEN_CHANGES, O_RDWR), EROFS),               \
+	  "entry_open.c", "SETLK, where O_RDONLY is refused")                                     \
 	X(statx, P | L | T, 0, ANY, "identity.c ops_attr.c",                                      \
 	  "LOOKUP, GETATTR, STATX, READDIRPLUS")                                                  \
 	X(newfstatat, P | L | T, 0, ANY, "glibc", "fstat() of files, segments, guest memory")     \
@@ -176,7 +176,7 @@
 	X(capset, L | T, 0, ANY, "credentials.c", "switching FSETID and DAC_OVERRIDE")            \
 	X(umask, L, 0, ANY, "credentials.c", "CREATE, MKDIR, MKNOD with the requester's umask")   \
 	/* Descriptors */                                                                         \
-	X(close, P | L | T, 0, ANY, "reclaim.c entry.c offload.c sweep.py",                       \
+	X(close, P | L | T, 0, ANY, "reclaim.c entry.c entry_open.c offload.c sweep.py",          \
 	  "fds that were opened")                                                                 \
 	X(eventfd2, P | L, 0, ANY, "offload.c direct_io.c pool.py", "completions; zmq's own")     \
 	X(pipe2, P, 0, ANY, "pool.py", "the wake-up by signals")                                  \

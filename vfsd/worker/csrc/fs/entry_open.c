@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Opening the file of an entry, by name or by inode. The theory is in entry.c. */
+#include "worker/csrc/fs/entry.h"
+
+#include "worker/csrc/fs/inode_fd.h"
+#include "worker/csrc/host/proc_fd.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* The limit of this process is, to the guest, the limit of the system. */
+static int fd_or_error(int fd)
+{
+	if (fd >= 0)
+		return fd;
+	return errno == EMFILE ? -ENFILE : -errno;
+}
+
+int entry_open_path(int dir_fd, const char *name)
+{
+	return fd_or_error(openat(dir_fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC));
+}
+
+static int reopen(struct fs *fs, const struct inode *inode, int flags)
+{
+	char name[FD_NAME];
+	int fd;
+
+	/* Faster than by fd. But a handle that may be another file's is opened as O_PATH first:
+	 * opening a device of the host would be harm enough. And handles are opened as root in its
+	 * own group, which need not be the one that decides what truncating takes (set_id.h). */
+	if (!(flags & O_TRUNC) && fs->policy.file_handles >= FILE_HANDLES_PREFER &&
+	    inode_table_is_checked(inode)) {
+		int opened = inode_fd_open_handle(fs, inode, flags);
+
+		/* Some file systems do not find what is unlinked. */
+		if (opened != -ESTALE)
+			return opened;
+	}
+	fd = inode_fd(fs, inode);
+	if (fd < 0)
+		return fd;
+	return fd_or_error(openat(fs->proc_self_fd, proc_fd_name(fd, name), flags));
+}
+
+static bool is_of_type(int fd, uint32_t type)
+{
+	struct stat st;
+
+	return !fstat(fd, &st) && (st.st_mode & S_IFMT) == type;
+}
+
+int entry_reopen(struct fs *fs, const struct inode *inode, int flags)
+{
+	int fd;
+
+	if (!S_ISREG(inode->mode) && !S_ISDIR(inode->mode))
+		return -ENXIO;
+	fd = reopen(fs, inode, flags | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
+	if (fd < 0 || is_of_type(fd, inode->mode))
+		return fd;
+	close(fd);
+	return -ESTALE;
+}
