@@ -79,4 +79,4 @@ def test_as_many_files_can_be_open_as_where_each_inode_is_an_fd(lower: Path) -> 
 def test_an_operator_who_insists_on_handles_learns_why_there_are_none(lower: Path) -> None:
     with Daemon("--inode-file-handles=mandatory", share=lower) as daemon:
         wait_until(daemon.exited, 20, "the daemon gives up")
-        assert "none that last (FUSE, virtio-fs)" in daemon.log.read_text()
+        assert "no lasting handles (FUSE, virtio-fs)" in daemon.log.read_text()

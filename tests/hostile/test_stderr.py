@@ -108,5 +108,5 @@ def is_of_sandbox(daemon: Daemon, pid: int, fd: int, what: str) -> bool:
     oom_score_adj open, and /proc has no file handles."""
     number = Path(f"/proc/{pid}/fd/{fd}").stat().st_ino
     is_proc = what == "/" and number == 1
-    is_own = re.fullmatch(r"/\d+/(fd|oom_score_adj)", what)
+    is_own = re.fullmatch(r"(/proc)?/\d+/(fd|oom_score_adj)", what)
     return is_proc or bool(is_own) or number == daemon.share.stat().st_ino
