@@ -27,9 +27,9 @@ TRANSACTIONS = 60
 
 WRITER = """
 import random, sqlite3, sys
-path, rounds = sys.argv[1], int(sys.argv[2])
+path, rounds, limit = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
 for _ in range(rounds):
-    base = sqlite3.connect(path, timeout=HANG, isolation_level=None)
+    base = sqlite3.connect(path, timeout=limit, isolation_level=None)
     base.execute("PRAGMA synchronous=FULL")
     base.execute("BEGIN IMMEDIATE")
     (value,) = base.execute("SELECT value FROM counter").fetchone()
@@ -79,7 +79,7 @@ def test_sqlite_stays_correct_under_writers_in_three_places(places: list[Path]) 
     base.commit()
     base.close()
     paths = [place / "base.db" for place in places for _ in range(WRITERS)]
-    for writer in [python(WRITER, path, TRANSACTIONS) for path in paths]:
+    for writer in [python(WRITER, path, TRANSACTIONS, HANG) for path in paths]:
         finish(writer)
     expected = len(paths) * TRANSACTIONS
     for place in places:
