@@ -54,6 +54,8 @@ TABLES = (
     "worker/host/siphash",
     "worker/tables/worker_table",
     "worker/fs/entry",
+    "worker/fs/entry_attr",
+    "worker/fs/entry_open",
     "worker/fs/idmap",
     "worker/host/credentials",
     "worker/host/identity",
