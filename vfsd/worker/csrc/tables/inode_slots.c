@@ -16,8 +16,10 @@
  * slots is kept in its struct inode_block, from where they go on, so that a nodeid is never given
  * out twice; its page is removed from the shared memory; it is opened. No worker reads a slot
  * there: inode_table_get() and every walk through the table look at the bit of a place first, and
- * the bit is cleared only when each worker that saw it set has come to a quiescent point
- * (reclaim.h). A read would bring an empty page back, which costs memory and nothing else.
+ * the bit is cleared only when each worker that could use the inode has come to a quiescent point
+ * (reclaim.h). A worker with a stale nodeid may still see the bit set and read the slot a moment
+ * later. It finds an even generation, 0 if the page has gone, which matches no nodeid; the read
+ * brings an empty page back, which costs memory and nothing else.
  *
  * Death of a worker at any store. A place whose bit is set and that nothing was entered in is lost
  * (104 bytes, and its page). A block that is closed is opened by the next worker in that slot of
