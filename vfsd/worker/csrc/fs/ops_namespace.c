@@ -16,7 +16,6 @@
 #include "worker/csrc/fs/lease.h"
 #include "worker/csrc/fs/ops.h"
 #include "worker/csrc/fs/requester.h"
-#include "worker/csrc/fs/mount_facts.h"
 #include "worker/csrc/fs/silly_rename.h"
 #include "worker/csrc/host/identity.h"
 #include "worker/csrc/host/proc_fd.h"
@@ -262,7 +261,7 @@ static int remove_name(struct fs *fs, struct request *r, int flags)
 
 static __attribute__((noinline, cold)) int unlink_given_up(struct fs *fs, struct request *r)
 {
-	struct given_up gone;
+	struct given_up gone = {0};
 	int result;
 
 	silly_rename_prevent(fs, r->in.nodeid, r->name, &gone);
@@ -275,7 +274,7 @@ int op_unlink(struct fs *fs, struct request *r)
 {
 	const struct inode *parent = inode_table_get(fs->inodes, r->in.nodeid);
 
-	if (parent && mount_fact_of(fs, parent)->silly_renames)
+	if (silly_rename_concerns(fs, parent))
 		return unlink_given_up(fs, r);
 	return remove_from(fs, r, parent, 0);
 }
@@ -377,7 +376,8 @@ static int rename_over(struct fs *fs, struct request *r, uint64_t new_dir, uint3
 	struct given_up gone = {0};
 	int result;
 
-	if (!(flags & (RENAME_NOREPLACE | RENAME_EXCHANGE)))
+	if (!(flags & (RENAME_NOREPLACE | RENAME_EXCHANGE)) &&
+	    silly_rename_concerns(fs, inode_table_get(fs->inodes, new_dir)))
 		silly_rename_prevent(fs, new_dir, r->name2, &gone);
 	result = rename_names(fs, r, new_dir, flags);
 	silly_rename_done(fs, new_dir, r->name2, &gone, result);

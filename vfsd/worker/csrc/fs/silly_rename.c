@@ -48,11 +48,9 @@ enum {
 
 static const char silly_prefix[] = ".nfs";
 
-static bool is_concerned(struct fs *fs, uint64_t dir)
+bool silly_rename_concerns(struct fs *fs, const struct inode *inode)
 {
-	const struct inode *parent = inode_table_get(fs->inodes, dir);
-
-	return parent && mount_fact_of(fs, parent)->silly_renames;
+	return inode && mount_fact_of(fs, inode)->silly_renames;
 }
 
 /* The fd of the directory. Leaves root acting. */
@@ -80,8 +78,8 @@ static uint64_t look_up(struct fs *fs, uint64_t dir, const char *name, struct in
 	return inode ? inode_nodeid(fs->inodes, inode) : 0;
 }
 
-static __attribute__((noinline, cold)) void give_up(struct fs *fs, uint64_t dir, const char *name,
-						    struct given_up *ret)
+__attribute__((noinline, cold)) void silly_rename_prevent(struct fs *fs, uint64_t dir,
+							  const char *name, struct given_up *ret)
 {
 	uint64_t nodeid = look_up(fs, dir, name, &ret->key);
 	bool is_open = nodeid && file_table_of_inode(fs->files, nodeid, 0);
@@ -97,13 +95,6 @@ static __attribute__((noinline, cold)) void give_up(struct fs *fs, uint64_t dir,
 	inode_table_give_up_fd(fs->inodes, &fs->reclaim, nodeid);
 	reclaim_flush(&fs->reclaim);
 	ret->nodeid = nodeid;
-}
-
-void silly_rename_prevent(struct fs *fs, uint64_t dir, const char *name, struct given_up *ret)
-{
-	ret->nodeid = 0;
-	if (is_concerned(fs, dir))
-		give_up(fs, dir, name, ret);
 }
 
 static bool is_file(int fd, struct inode_key key)
@@ -147,7 +138,7 @@ bool silly_rename_happened(struct fs *fs, uint64_t nodeid, int fd)
 	const char *name;
 	ssize_t len;
 
-	if (!is_concerned(fs, nodeid))
+	if (!silly_rename_concerns(fs, inode_table_get(fs->inodes, nodeid)))
 		return false;
 	len = readlinkat(fs->proc_self_fd, proc_fd_name(fd, fd_name), path, sizeof(path) - 1);
 	if (len < 0)
@@ -200,7 +191,7 @@ bool silly_rename_passes(struct fs *fs, uint64_t dir, const char *name, uint32_t
 {
 	int dir_fd;
 
-	if (!is_concerned(fs, dir) || ++*tries > TRIES_MAX)
+	if (!silly_rename_concerns(fs, inode_table_get(fs->inodes, dir)) || ++*tries > TRIES_MAX)
 		return false;
 	dir_fd = open_dir(fs, dir);
 	if (dir_fd < 0 || !has_only_silly_names(dir_fd, name))
