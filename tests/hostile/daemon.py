@@ -21,6 +21,12 @@ __all__ = ["OURS", "Daemon", "as_user", "wait_until"]
 OURS = (str(Path(sys.executable).parent / "virtiofsd"),)
 
 
+def _parent(pid: int) -> int | None:
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).ppid()
+    return None
+
+
 def as_user(uid: int, *capabilities: str) -> list[str]:
     """A command to put in front of another command, which then runs as `uid`. The interpreter may
     be in a folder that this user must not search, so the user may search every folder; the pool
@@ -123,6 +129,20 @@ class Daemon:
     def titled(self, *words: str) -> list[int]:
         """The pids of the processes whose title contains these words."""
         return [pid for pid, title in self.pids().items() if all(w in title for w in words)]
+
+    def the(self, *words: str) -> int:
+        """The pid of the one process with these words in its title, as soon as that process exists.
+        A process that has just been forked has the title of its parent for a moment, also if it
+        will be a worker or will close files; it is not counted."""
+        found: list[int] = []
+
+        def is_there() -> bool:
+            pids = self.titled(*words)
+            found[:] = [pid for pid in pids if _parent(pid) not in pids]
+            return len(found) == 1
+
+        wait_until(is_there, HANG, f"there is one {' '.join(words)}")
+        return found[0]
 
     def fd_counts(self) -> dict[int, int]:
         counts = {}

@@ -45,7 +45,7 @@ def error_of(guest: Guest, nodeid: int, queue: int) -> int:
 
 
 def kill_worker(daemon: Daemon) -> None:
-    (worker,) = daemon.titled("worker", "queue 1")
+    worker = daemon.the("worker", "queue 1")
     os.kill(worker, signal.SIGKILL)
     wait_until(lambda: worker not in daemon.titled("worker"), 5, "the worker is dead")
 
@@ -57,7 +57,7 @@ def test_its_socket_is_closed() -> None:
     with daemon, frontend:
         files = known_by_handle(guest, daemon)
         before = guard_and_broker(daemon)
-        (worker,) = daemon.titled("worker", "queue 1")
+        worker = daemon.the("worker", "queue 1")
         with Injector(worker) as taken:
             assert taken.call("close", Thief(taken).sock) == 0
         for _ in range(2):
@@ -115,7 +115,7 @@ def test_it_sends_without_end(send: Callable[[Thief, int], None]) -> None:
     with daemon, frontend:
         files = known_by_handle(guest, daemon)
         before = guard_and_broker(daemon)
-        (worker,) = daemon.titled("worker", "queue 1")
+        worker = daemon.the("worker", "queue 1")
         with Flood(worker, send):
             for nodeid, number in list(files.items())[: ASKED // 2]:
                 assert asked(guest, nodeid, 2) == number

@@ -134,7 +134,7 @@ def test_it_has_given_up_everything(role: str, sandbox_mode: SandboxMode) -> Non
     uid = sandbox_mode.uid
     with Daemon(mode=sandbox_mode) as daemon:
         daemon.await_pool()
-        (pid,) = daemon.titled(role)
+        pid = daemon.the(role)
         status = status_of(pid)
         assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
         sets = ["CapInh", "CapPrm", "CapEff", "CapAmb", *(["CapBnd"] if uid is None else [])]
@@ -152,7 +152,7 @@ def _limits(pid: int) -> str:
 
 
 def test_only_the_launcher_keeps_its_privileges(daemon: Daemon) -> None:
-    (launcher,) = daemon.titled("launcher")
+    launcher = daemon.the("launcher")
     assert status_of(launcher)["CapEff"] == status_of(os.getpid())["CapEff"]
     fds = {str(path.readlink()) for path in Path(f"/proc/{launcher}/fd").iterdir()}
     others = {str(daemon.share), "/dev/null", str(daemon.log), "/memfd:vfsd-loader (deleted)"}
@@ -162,7 +162,7 @@ def test_only_the_launcher_keeps_its_privileges(daemon: Daemon) -> None:
 
 @pytest.mark.parametrize("role", ROLES)
 def test_it_has_no_fd_of_the_share(daemon: Daemon, role: str) -> None:
-    (pid,) = daemon.titled(role)
+    pid = daemon.the(role)
     fds = {str(path.readlink()) for path in Path(f"/proc/{pid}/fd").iterdir()}
     assert not any(fd.startswith(str(daemon.share)) for fd in fds)
 
@@ -200,7 +200,7 @@ def test_an_attempt_fails(folder: Path, role: str, attempt: tuple[Any, ...]) -> 
 @in_each_mode
 @pytest.mark.parametrize("role", ROLES)
 def test_an_attempt_is_denied_in_a_running_daemon(daemon: Daemon, role: str) -> None:
-    (pid,) = daemon.titled(role)
+    pid = daemon.the(role)
     with Injector(pid) as process:
         for what, (outcome, call, *arguments) in ATTEMPTS.items():
             if outcome != KILLED:
@@ -213,7 +213,7 @@ def test_an_attempt_kills_in_a_running_daemon(role: str, what: str) -> None:
     require("root")
     with Daemon() as daemon:
         daemon.await_pool()
-        (pid,) = daemon.titled(role)
+        pid = daemon.the(role)
         _, call, *arguments = ATTEMPTS[what]
         family = daemon.processes()
         with pytest.raises(Killed, match="SIGSYS"), Injector(pid) as process:
@@ -228,7 +228,7 @@ def test_a_killed_supervisor_is_replaced_and_its_guest_served() -> None:
     with Daemon() as daemon, Frontend(daemon.socket) as frontend:
         guest = Guest(frontend.setup(1))
         guest.init()
-        (pid,) = daemon.titled("supervisor")
+        pid = daemon.the("supervisor")
         with pytest.raises(Killed), Injector(pid) as process:
             process.call("execve", "/bin/sh", None, None)
         wait_until(
@@ -244,9 +244,9 @@ def test_signals_reach_the_sandbox_and_nobody_else(options: tuple[str, ...]) -> 
     with Daemon(*options) as daemon, subprocess.Popen(["sleep", "1000"]) as of_root:
         daemon.await_pool()
         sandbox = [pid for what in ("pool", " handles") for pid in daemon.titled(what)]
-        (launcher,) = daemon.titled("launcher")
+        launcher = daemon.the("launcher")
         for role in ROLES:
-            with Injector(daemon.titled(role)[0]) as process:
+            with Injector(daemon.the(role)) as process:
 
                 def signal_to(pid: int, process: Injector = process) -> int:
                     pidfd = process.call("pidfd_open", pid, 0)
@@ -263,7 +263,7 @@ def test_signals_reach_the_sandbox_and_nobody_else(options: tuple[str, ...]) -> 
 def test_who_is_written_to_does_not_see_root(daemon: Daemon) -> None:
     """syslog and systemd trust the user id that a sender gives. The kernel lets a sender give any
     of its own ids: the real, the effective and the saved user id."""
-    (pid,) = daemon.titled("supervisor")
+    pid = daemon.the("supervisor")
     path = daemon.folder / "log-socket"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
         log.bind(str(path))
@@ -296,7 +296,7 @@ def _message(process: Injector, pid: int, uid: int | None) -> int:
 @pytest.mark.parametrize("role", ROLES)
 def test_who_is_connected_to_does_not_see_root(daemon: Daemon, role: str) -> None:
     """D-Bus and systemd do what root asks for, and judge a peer by its effective user id."""
-    (pid,) = daemon.titled(role)
+    pid = daemon.the(role)
     path = daemon.folder / f"bus-{role}"
     with socket.socket(socket.AF_UNIX) as bus:
         bus.bind(str(path))
@@ -314,7 +314,7 @@ def test_who_is_connected_to_does_not_see_root(daemon: Daemon, role: str) -> Non
 
 
 def test_it_connects_to_no_abstract_socket(daemon: Daemon) -> None:
-    (pid,) = daemon.titled("supervisor")
+    pid = daemon.the("supervisor")
     with socket.socket(socket.AF_UNIX) as bus:
         bus.bind(f"\0vfsd-test-{os.getpid()}")
         bus.listen()
@@ -364,7 +364,7 @@ def _connect(path: str) -> None:
 def test_two_daemons_are_two_users(daemon: Daemon) -> None:
     with Daemon() as other:
         other.await_pool()
-        owners = {Path(f"/proc/{d.titled('keeper')[0]}/cwd").stat().st_uid for d in (daemon, other)}
+        owners = {Path(f"/proc/{d.the('keeper')}/cwd").stat().st_uid for d in (daemon, other)}
         assert len(owners) == 2
 
 
@@ -373,7 +373,7 @@ def test_what_was_put_in_the_place_of_the_folder_is_not_removed(tmp_path: Path) 
     (tmp_path / "precious").write_text("content")
     with Daemon() as daemon:
         daemon.await_pool()
-        folder = Path(f"/proc/{daemon.titled('keeper')[0]}/cwd").readlink()
+        folder = Path(f"/proc/{daemon.the('keeper')}/cwd").readlink()
         folder.rename(f"{folder}.moved")
         folder.symlink_to(tmp_path)
     try:
@@ -411,7 +411,7 @@ def test_root_that_may_not_change_ids_or_owners_stays_root_and_says_so(capabilit
         daemon.await_pool()
         assert "keeper and supervisor stay root, without capabilities" in daemon.log.read_text()
         for role in ROLES:
-            status = status_of(daemon.titled(role)[0])
+            status = status_of(daemon.the(role))
             assert (status["Uid"].split(), int(status["CapPrm"], 16)) == (["0"] * 4, 0)
 
 
@@ -419,7 +419,7 @@ def test_without_a_filter_the_rest_is_given_up() -> None:
     with Daemon("--seccomp=none") as daemon:
         daemon.await_pool()
         for role in ROLES:
-            (pid,) = daemon.titled(role)
+            pid = daemon.the(role)
             status = status_of(pid)
             assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "0")
             assert int(status["CapPrm"], 16) == 0
@@ -437,9 +437,9 @@ def test_processes_of_the_sandbox_are_seen_where_proc_hides_them() -> None:
     require("root")
     with Daemon(program=(*HIDING, *OURS)) as daemon:
         daemon.await_pool()
-        (pool,) = daemon.titled("pool")
+        pool = daemon.the("pool")
         for role in ROLES:
-            with Injector(daemon.titled(role)[0]) as process:
+            with Injector(daemon.the(role)) as process:
                 path = f"/proc/{pool}/stat"
                 assert process.call("openat", AT_FDCWD, path, os.O_RDONLY) >= 0
 

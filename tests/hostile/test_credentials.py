@@ -543,7 +543,7 @@ def test_threads_are_root_whoever_they_were_started_for(
         guest.call(Op.FSYNC, entry.nodeid, FSYNC_IN.pack(fh, 0, 0), ids=ALICE)
         mkdir(guest, folder.nodeid, b"d%d" % i, BOB, 7)
         guest.release(entry.nodeid, fh)
-    (pid,) = daemon.titled("worker", "queue 1")
+    pid = daemon.the("worker", "queue 1")
     for task in Path(f"/proc/{pid}/task").iterdir():
         if task.name != str(pid):
             wait_until(

@@ -88,7 +88,7 @@ def test_what_lost_its_fd_is_opened_again(share: Path) -> None:
         guest = Guest(frontend.setup(1))
         guest.init()
         nodeid = guest.lookup(ROOT, b"file").nodeid
-        (pool,) = daemon.titled("pool")
+        pool = daemon.the("pool")
 
         def is_held() -> bool:
             return any(path.name == "file" for path in links(pool))

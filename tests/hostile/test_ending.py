@@ -89,7 +89,7 @@ def test_killing_keeper_and_supervisor_leaves_no_file_behind() -> None:
     with Daemon() as daemon:
         family = daemon.processes()
         wait_until(lambda: bool(daemon.titled("pool")), 10, "the daemon waits for a VMM")
-        runtime = Path(f"/proc/{daemon.titled('supervisor')[0]}/cwd").readlink()
+        runtime = Path(f"/proc/{daemon.the('supervisor')}/cwd").readlink()
         assert runtime.exists()
         for pid in [daemon.process.pid, *daemon.titled("supervisor")]:
             os.kill(pid, signal.SIGKILL)
@@ -104,10 +104,10 @@ def test_without_its_launcher_a_share_lives_on_until_its_vmm_goes() -> None:
         with Frontend(daemon.socket) as frontend:
             guest = Guest(frontend.setup(2))
             guest.init()
-            os.kill(daemon.titled("launcher")[0], signal.SIGKILL)
+            os.kill(daemon.the("launcher"), signal.SIGKILL)
             wait_until(lambda: "the launcher died" in daemon.log.read_text(), 5, "a loud line")
-            os.kill(daemon.titled("supervisor")[0], signal.SIGKILL)
-            os.kill(daemon.titled("worker 1")[0], signal.SIGKILL)
+            os.kill(daemon.the("supervisor"), signal.SIGKILL)
+            os.kill(daemon.the("worker 1"), signal.SIGKILL)
             for queue in (1, 2):
                 guest.ask(Op.GETATTR, ROOT, bytes(16), room=104, queue=queue)
             assert daemon.log.read_text().count("the launcher died") == 1
@@ -129,7 +129,7 @@ def test_a_worker_that_waits_for_a_frozen_file_system_is_left_behind(freezable: 
         frontend = Frontend(daemon.socket)
         guest = Guest(frontend.setup(1))
         guest.init()
-        (worker,) = (psutil.Process(pid) for pid in daemon.titled("worker 0"))
+        worker = psutil.Process(daemon.the("worker 0"))
         subprocess.run(["fsfreeze", "-f", freezable], check=True)
         guest.submit(Op.MKDIR, ROOT, MKDIR_IN.pack(0o755, 0) + names(b"new"), room=128)
         wait_until(lambda: worker.status() == psutil.STATUS_DISK_SLEEP, 10, "the worker waits")

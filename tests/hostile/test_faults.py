@@ -57,9 +57,7 @@ NewGuest = Callable[[Daemon], Guest]
 
 
 def worker_of(daemon: Daemon, queue: int) -> int:
-    wait_until(lambda: bool(daemon.titled("worker", f"queue {queue}")), SECONDS, "a worker")
-    (pid,) = daemon.titled("worker", f"queue {queue}")
-    return pid
+    return daemon.the("worker", f"queue {queue}")
 
 
 def end_and_wait(daemon: Daemon, queue: int, number: signal.Signals) -> None:
@@ -156,7 +154,7 @@ def test_a_supervisor_that_follows_knows_of_a_slot_that_has_ended(
     end_and_wait(daemon, 2, signal.SIGSYS)
     wait_for_line(daemon, "queue 2 is stopped")
     guest.frontend.restart_ring(1)  # this message saves the supervisor's state
-    (supervisor,) = daemon.titled("supervisor")
+    supervisor = daemon.the("supervisor")
     os.kill(supervisor, signal.SIGKILL)
     wait_until(
         lambda: daemon.titled("supervisor") not in ([], [supervisor]),
@@ -198,7 +196,7 @@ def canary(pid: int) -> bytes:
 def test_each_worker_has_a_canary_of_its_own(new_daemon: NewDaemon, new_guest: NewGuest) -> None:
     daemon = new_daemon()
     guest = new_guest(daemon)
-    (pool,) = daemon.titled("pool")
+    pool = daemon.the("pool")
     seen = [canary(pool)] + [canary(worker_of(daemon, queue)) for queue in range(1, QUEUES + 1)]
     for _ in range(2):
         end_and_wait(daemon, 1, signal.SIGKILL)

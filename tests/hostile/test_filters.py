@@ -112,7 +112,7 @@ def attempted(pid: int, attempt: Attempt) -> str:
 def test_each_worker_has_one_filter_more_than_the_pool(sandbox_mode: SandboxMode) -> None:
     with Daemon(mode=sandbox_mode) as daemon:
         frontend = Frontend(daemon.socket).setup(2)
-        (pool,) = daemon.titled("pool")
+        pool = daemon.the("pool")
         wait_until(lambda: len(daemon.titled("worker")) == 2, SECONDS, "the workers")
         for pid in daemon.titled("worker"):
             for task in Path(f"/proc/{pid}/task").iterdir():

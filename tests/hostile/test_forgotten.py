@@ -174,7 +174,7 @@ def test_a_file_of_the_same_number_is_another(guest: Guest, folder: Folder, path
 
 
 def test_it_holds_no_fd(daemon: Daemon, guest: Guest, folder: Folder) -> None:
-    (pool,) = daemon.titled("pool")
+    pool = daemon.the("pool")
     for number in range(FILES):
         (folder.path / str(number)).mkdir()
     before = open_files(pool)

@@ -210,7 +210,7 @@ def thief(daemon: Daemon, guest: Guest, folder: Folder) -> Iterator[Thief]:
     """The worker of queue 1, taken over. `folder` must come first, since queue 1 is not served from
     here on."""
     guest.getattr(folder.nodeid)
-    (pid,) = daemon.titled("worker", "queue 1")
+    pid = daemon.the("worker", "queue 1")
     with Injector(pid) as worker:
         before = worker.fds().keys()
         yield Thief(worker)
@@ -276,7 +276,7 @@ def test_a_handle_reaches_a_directory_moved_out_of_the_share_and_nothing_beside(
     opened."""
     with Daemon("--inode-file-handles=signed") as daemon, Frontend(daemon.socket) as frontend:
         Guest(frontend.setup(1)).init()
-        (pid,) = daemon.titled("worker 0")
+        pid = daemon.the("worker 0")
         inside, outside = daemon.share / "directory", daemon.folder / "outside"
         for folder in (inside, outside):
             folder.mkdir()
@@ -342,7 +342,7 @@ def test_answers_for_somebody_else_are_passed_over(
 ) -> None:
     """A worker finds answers that it has not asked for, some of them with fds."""
     nodeid = demoted(guest, folder)
-    (pid,) = daemon.titled("worker", "queue 1")
+    pid = daemon.the("worker", "queue 1")
     with Injector(pid) as worker:
         left_behind = Thief(worker)
         root = left_behind.open_in_share("", O_PATH | os.O_DIRECTORY)
@@ -360,7 +360,7 @@ def test_answers_for_somebody_else_are_passed_over(
 
 
 def open_fds(daemon: Daemon) -> int:
-    (pool,) = daemon.titled("pool")
+    pool = daemon.the("pool")
     return sum(1 for _ in Path(f"/proc/{pool}/fd").iterdir())
 
 
@@ -382,7 +382,7 @@ def test_a_read_only_share_keeps_the_key_as_well() -> None:
         Frontend(daemon.socket) as frontend,
     ):
         Guest(frontend.setup(1)).init()
-        (pid,) = daemon.titled("worker 0")
+        pid = daemon.the("worker 0")
         with Injector(pid) as worker:
             test_a_worker_cannot_read_the_key(daemon, Thief(worker))
 
@@ -501,7 +501,7 @@ def test_a_worker_is_killed_while_it_waits_for_the_broker(
             pending = guest.submit(Op.GETATTR, nodeid, GETATTR_IN.pack(0, 0, 0), room=104)
         else:
             pending = guest.submit(Op.LOOKUP, folder.nodeid, b"other\0", room=128)
-        (worker,) = daemon.titled("worker", "queue 1")
+        worker = daemon.the("worker", "queue 1")
         waits = Path(f"/proc/{worker}/syscall")
         wait_until(lambda: waits.read_text().startswith("7 "), 5, "the worker polls its socket")
         os.kill(worker, signal.SIGKILL)
@@ -583,7 +583,7 @@ def test_without_namespaces_they_end_with_the_pool() -> None:
     daemon, frontend, _ = start("--sandbox=none", "--inode-file-handles=signed")
     with daemon, frontend:
         pids = daemon.titled(" handles")
-        (pool,) = daemon.titled("pool")
+        pool = daemon.the("pool")
         os.kill(pool, signal.SIGKILL)
         wait_until(
             lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), 5, "no socket is left"

@@ -31,7 +31,7 @@ def daemon(request: pytest.FixtureRequest, sandbox_mode: SandboxMode) -> Iterato
 
 
 def open_files(daemon: Daemon) -> int:
-    (pool,) = daemon.titled("pool")
+    pool = daemon.the("pool")
     return sum(1 for _ in Path(f"/proc/{pool}/fd").iterdir())
 
 
@@ -203,7 +203,7 @@ def test_a_user_namespace_has_neither_broker_nor_capability(
 ) -> None:
     with Daemon(f"--inode-file-handles={asked}", mode=sandbox_mode) as daemon:
         daemon.await_pool()
-        (pool,) = daemon.titled("pool")
+        pool = daemon.the("pool")
         status = Path(f"/proc/{pool}/status").read_text()
         permitted = re.search(r"^CapPrm:\s*(\w+)", status, re.MULTILINE)
         assert permitted is not None

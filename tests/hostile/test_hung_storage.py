@@ -96,7 +96,7 @@ def test_a_worker_is_replaced_while_what_it_served_hangs(
         slow = guest.lookup(ROOT, b"mnt").nodeid
         for number in range(10):
             guest.open(guest.lookup(slow, b"%d" % number).nodeid, os.O_RDONLY)
-        (victim,) = daemon.titled("worker", "queue 2")
+        victim = daemon.the("worker", "queue 2")
         with share.hanging():
             os.kill(victim, signal.SIGKILL)
             wait_until(
@@ -196,7 +196,7 @@ class ReadInto:
         self.reply = self.memory.alloc(16)
         self._request = Segment(request, len(header + body))
         self._ring = frontend.rings[1]
-        (self._worker,) = daemon.titled("worker 0")
+        self._worker = daemon.the("worker 0")
 
     def submit(self) -> int:
         """Send the read. Return: the head of the chain, once the worker waits for the file
@@ -274,7 +274,7 @@ def test_a_directory_that_two_queues_read_costs_no_cpu_while_it_hangs(
         guest.init()
         slow = guest.lookup(ROOT, b"mnt").nodeid
         fh = guest.open(slow, os.O_RDONLY | os.O_DIRECTORY, op=Op.OPENDIR)
-        workers = [psutil.Process(daemon.titled("worker", f"queue {i}")[0]) for i in (1, 2)]
+        workers = [psutil.Process(daemon.the("worker", f"queue {i}")) for i in (1, 2)]
         body = read_in(fh=fh, size=4096)
         with share.hanging():
             waiting = [
@@ -309,6 +309,6 @@ def test_memory_on_a_file_system_that_hangs_holds_up_no_supervisor(
         with share.hanging():
             frontend.send(SET_MEM_TABLE, table, [file.fileno()])
             wait_until(lambda: "guest memory is in the file" in daemon.log.read_text(), 10, "line")
-            (supervisor,) = daemon.titled("supervisor")
+            supervisor = daemon.the("supervisor")
             where = Path(f"/proc/{supervisor}/wchan")
             wait_until(lambda: "poll" in where.read_text(), 10, "the supervisor waits for events")

@@ -14,8 +14,7 @@ from .injector import AT_FDCWD, Injector, Killed, error_name
 
 
 def worker_of(daemon: Daemon) -> int:
-    (pid,) = daemon.titled("worker 0")
-    return pid
+    return daemon.the("worker 0")
 
 
 @pytest.mark.usefixtures("guest")

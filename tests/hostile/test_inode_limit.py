@@ -74,7 +74,7 @@ def test_too_few_fds_are_a_line_as_well() -> None:
 
 def table_bytes(daemon: Daemon) -> int:
     """Memory of the inode table."""
-    for fd in Path(f"/proc/{daemon.titled('pool')[0]}/fd").iterdir():
+    for fd in Path(f"/proc/{daemon.the('pool')}/fd").iterdir():
         if "memfd:vfsd-inodes" in str(fd.readlink()):
             return fd.stat().st_blocks * 512
     raise AssertionError("no inode table")

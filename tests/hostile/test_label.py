@@ -376,8 +376,7 @@ def test_workers_die_and_leave_nothing(mortal: tuple[Daemon, Guest], what: str) 
 
 
 def unnamed_files(daemon: Daemon) -> list[str]:
-    # A new worker has the same title until it sets its own; it has the same fds as the pool.
-    pool = daemon.titled("pool")[0]
+    pool = daemon.the("pool")
     device = daemon.share.stat().st_dev
     found = []
     for path in Path(f"/proc/{pool}/fd").iterdir():

@@ -58,7 +58,7 @@ def daemon(sandbox_mode: SandboxMode) -> Iterator[Daemon]:
 @pytest.fixture(scope="module")
 def line(daemon: Daemon) -> Iterator[socket.socket]:
     """A duplicate of the supervisor's end of the launcher's socket."""
-    with _launcher_socket(_the(daemon, "supervisor"), daemon.process.pid) as ours:
+    with _launcher_socket(daemon.the("supervisor"), daemon.process.pid) as ours:
         ours.settimeout(HANG)
         yield ours
 
@@ -225,7 +225,7 @@ def test_nobody_is_killed_but_children_of_the_launcher(daemon: Daemon, line: soc
     before = _state(daemon)
     with ExitStack() as stack:
         ours = os.pidfd_open(os.getpid())
-        family = [os.pidfd_open(_the(daemon, title)) for title in ("launcher", "pool")]
+        family = [os.pidfd_open(daemon.the(title)) for title in ("launcher", "pool")]
         keeper = os.pidfd_open(daemon.process.pid)
         dead = _pidfd_of_somebody_dead()
         event = os.eventfd(0)
@@ -265,7 +265,7 @@ def test_a_pool_that_starts_is_killed_by_the_launcher(daemon: Daemon, line: sock
 @in_each_mode
 def test_after_all_of_this_the_next_vmm_is_served(daemon: Daemon, line: socket.socket) -> None:
     del line
-    launcher = _the(daemon, "launcher")
+    launcher = daemon.the("launcher")
     for _ in range(2):
         with Frontend(daemon.socket) as frontend:
             guest = Guest(frontend.setup(1))
@@ -278,17 +278,17 @@ def test_an_answer_for_a_supervisor_that_died_is_passed_over() -> None:
     """The launcher is stopped, so that the supervisor that asks for a pool dies before the answer
     comes; the next supervisor asks again."""
     with Daemon("--keep-listening") as daemon:
-        launcher = _the(daemon, "launcher")
+        launcher = daemon.the("launcher")
         daemon.await_pool()
         before = _fds(launcher)
         stop(launcher)
         with Frontend(daemon.socket) as frontend:
             Guest(frontend.setup(1)).init()
         wait_until(lambda: not daemon.titled("pool"), 10, "the first VMM's pool is gone")
-        supervisor = _the(daemon, "supervisor")
+        supervisor = daemon.the("supervisor")
         wait_until(lambda: _is_waiting_for_the_launcher(supervisor), 10, "a request for a pool")
         os.kill(supervisor, signal.SIGKILL)
-        wait_until(lambda: _the(daemon, "supervisor") != supervisor, 10, "the next supervisor")
+        wait_until(lambda: daemon.the("supervisor") != supervisor, 10, "the next supervisor")
         os.kill(launcher, signal.SIGCONT)
         wait_until(lambda: daemon.log.read_text().count("Waiting for") == 2, 30, "the next pool")
         with Frontend(daemon.socket) as frontend:
@@ -305,18 +305,6 @@ def _is_waiting_for_the_launcher(supervisor: int) -> bool:
     return Path(f"/proc/{supervisor}/syscall").read_text().split()[0] == POLL
 
 
-def _the(daemon: Daemon, title: str) -> int:
-    """The pid of the one process with this title, as soon as it exists."""
-    found: list[int] = []
-
-    def is_there() -> bool:
-        found[:] = daemon.titled(title)
-        return len(found) == 1
-
-    wait_until(is_there, 10, f"there is one {title}")
-    return found[0]
-
-
 def _fds(pid: int) -> list[str]:
     return sorted(fds(pid).values())
 
@@ -324,8 +312,8 @@ def _fds(pid: int) -> list[str]:
 def _state(daemon: Daemon) -> Any:
     """The state that must not change: the launcher, the fds it holds open, and all other
     processes."""
-    launcher = _the(daemon, "launcher")
-    return launcher, _fds(launcher), _the(daemon, "pool")
+    launcher = daemon.the("launcher")
+    return launcher, _fds(launcher), daemon.the("pool")
 
 
 def _await_state(daemon: Daemon, before: Any) -> None:

@@ -147,7 +147,7 @@ def test_a_worker_that_dies_while_a_file_is_leased_opens_it_all_the_same(
     with lease(folder.path / "leased") as held:
         waiting = guest.submit(Op.OPEN, nodeid, OPEN_IN.pack(os.O_RDONLY, 0), room=16)
         held.await_question()
-        (worker,) = daemon.titled("worker", "queue 1")
+        worker = daemon.the("worker", "queue 1")
         os.kill(worker, signal.SIGKILL)
         wait_until(
             lambda: daemon.titled("worker", "queue 1") not in ([], [worker]), 5, "the next worker"

@@ -126,7 +126,7 @@ def test_what_a_worker_says_hides_nothing_that_it_does(daemon: Daemon) -> None:
     lines is used up."""
     with Frontend(daemon.socket).setup(1) as frontend:
         Guest(frontend).init()
-        (pid,) = daemon.titled("worker 0")
+        pid = daemon.the("worker 0")
         with Injector(pid) as worker:
             channel = next(fd for fd in worker.fds() if is_seqpacket(worker, fd))
             for size in [900] * 26 + [20] * 50:

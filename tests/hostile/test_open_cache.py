@@ -44,7 +44,7 @@ def read_again(guest: Guest, nodeid: int) -> bytes:
 
 def held_open(daemon: Daemon, folder: Path) -> list[Path]:
     """The files of a folder that the workers have open for reading or writing."""
-    (worker,) = daemon.titled("worker", "queue 1")
+    worker = daemon.the("worker", "queue 1")
     found = []
     for link in Path(f"/proc/{worker}/fd").iterdir():
         try:
@@ -138,7 +138,7 @@ def test_the_fd_outlives_its_worker(
     nodeid = guest.lookup(folder.nodeid, b"x").nodeid
     open_often(guest, nodeid)
     for _ in range(3):
-        (worker,) = daemon.titled("worker", "queue 1")
+        worker = daemon.the("worker", "queue 1")
         os.kill(worker, 9)
         assert read_again(guest, nodeid) == b"data"
     wait_until_held(daemon, handles, folder, 1)

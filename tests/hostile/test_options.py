@@ -273,22 +273,22 @@ def test_each_worker_stays_on_its_cpu() -> None:
     with served(f"--queue-cpus={cpus}", "--request-queues=2") as (daemon, guest):
         look(guest, b"file")
         for slot, cpu in enumerate((second, first)):
-            (pid,) = daemon.titled(f"worker {slot}")
+            pid = daemon.the(f"worker {slot}")
             assert f"Cpus_allowed_list:\t{cpu}\n" in Path(f"/proc/{pid}/status").read_text()
-        (pid,) = daemon.titled("worker 1")
+        pid = daemon.the("worker 1")
         os.kill(pid, 9)
         wait_until(
             lambda: daemon.titled("worker 1") not in ([], [pid]), 5, "the worker's successor"
         )
         guest.call(Op.LOOKUP, ROOT, names(b"file"), room=128, queue=2)
-        (pid,) = daemon.titled("worker 1")
+        pid = daemon.the("worker 1")
         assert f"Cpus_allowed_list:\t{first}\n" in Path(f"/proc/{pid}/status").read_text()
 
 
 def host_flags(daemon: Daemon, guest: Guest, flags: int) -> int:
     """The flags with which the daemon has opened "file" for a guest that opens it with `flags`."""
     fh = guest.open(nodeid := look(guest, b"file").nodeid, flags)
-    folder = Path(f"/proc/{daemon.titled('pool')[0]}")
+    folder = Path(f"/proc/{daemon.the('pool')}")
     found = [
         int(line.split()[1], 8)
         for fd in (folder / "fd").iterdir()
@@ -347,7 +347,7 @@ def test_queues_workers_and_open_files_are_as_many_as_said() -> None:
     options = ("--request-queues=2", "--workers=1", "--rlimit-nofile=4321")
     with served(*options) as (daemon, guest):
         assert guest.frontend.ask(17).u64 == 3  # GET_QUEUE_NUM counts the hiprio queue
-        (pid,) = daemon.titled("worker 0")
+        pid = daemon.the("worker 0")
         assert daemon.titled("worker 1") == []
         limits = Path(f"/proc/{pid}/limits").read_text()
         assert [line.split()[3:5] for line in limits.splitlines() if "open files" in line] == [

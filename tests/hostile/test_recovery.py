@@ -77,15 +77,13 @@ def kill(pid: int) -> None:
 def worker_of(daemon: Daemon, queue: int) -> int:
     """The worker of a queue, by its title. A worker that died often waits before it is created
     again."""
-    wait_until(lambda: bool(daemon.titled("worker", f"queue {queue}")), 5, f"a worker of {queue}")
-    (pid,) = daemon.titled("worker", f"queue {queue}")
-    return pid
+    return daemon.the("worker", f"queue {queue}")
 
 
 def shared_files(daemon: Daemon) -> list[str]:
     """The files of the share that the pool has open, except for its root: paths there begin with
     its "/"."""
-    (pool,) = daemon.titled("pool")
+    pool = daemon.the("pool")
     found = []
     for path in Path(f"/proc/{pool}/fd").iterdir():
         with suppress(OSError):
@@ -352,7 +350,7 @@ def test_a_pool_that_dies_ends_the_share(daemon: Daemon, guest: Guest) -> None:
     """The guest's open files were in the pool: nothing can replace them. No process stays."""
     guest.getattr(ROOT)
     family = daemon.processes()
-    (pool,) = daemon.titled("pool")
+    pool = daemon.the("pool")
     kill(pool)
     assert daemon.process.wait(HANG) == 1
     assert not psutil.wait_procs(family, 1)[1]
@@ -363,8 +361,7 @@ def test_a_pool_that_dies_ends_the_share(daemon: Daemon, guest: Guest) -> None:
 
 def supervisor(daemon: Daemon) -> int:
     """The supervisor, as soon as there is one that has set its title."""
-    wait_until(lambda: bool(daemon.titled("supervisor")), 5, "a supervisor")
-    return daemon.titled("supervisor")[0]
+    return daemon.the("supervisor")
 
 
 def test_requests_go_on_without_a_supervisor(daemon: Daemon, guest: Guest, folder: Folder) -> None:

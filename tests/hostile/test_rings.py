@@ -176,7 +176,7 @@ def test_an_endless_indirect_table_of_next_to_nothing(
     good = getattr_request(guest, ROOT)
     table = guest.memory.alloc(64)
     guest.memory.write(table, DESC.pack(good, size, D_NEXT, 1) + DESC.pack(good, size, D_NEXT, 0))
-    (pid,) = daemon.titled("worker 0")
+    pid = daemon.the("worker 0")
     worker = psutil.Process(pid)
     before = sum(worker.cpu_times()[:2])
     for _ in range(5):

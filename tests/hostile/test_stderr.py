@@ -38,8 +38,7 @@ def guest(daemon: Daemon) -> Iterator[Guest]:
 
 
 def worker_of(daemon: Daemon) -> int:
-    (pid,) = daemon.titled("worker 0")
-    return pid
+    return daemon.the("worker 0")
 
 
 def relayed(daemon: Daemon) -> list[str]:
@@ -70,7 +69,7 @@ def test_a_flood_is_cut_short_and_stops_nobody(daemon: Daemon, guest: Guest) -> 
 
 
 def test_the_pipe_outlives_a_supervisor(daemon: Daemon, guest: Guest) -> None:
-    (supervisor,) = daemon.titled("supervisor")
+    supervisor = daemon.the("supervisor")
     pid = worker_of(daemon)
     with Injector(pid) as worker:
         os.kill(supervisor, signal.SIGKILL)
@@ -84,7 +83,7 @@ def test_the_pipe_outlives_a_supervisor(daemon: Daemon, guest: Guest) -> None:
 
 @pytest.mark.usefixtures("guest")
 def test_the_last_words_of_a_pool_are_logged(daemon: Daemon) -> None:
-    (pool,) = daemon.titled("pool")
+    pool = daemon.the("pool")
     with Injector(pool) as taken_over:
         taken_over.call("write", 2, b"*** stack smashing detected ***\n", 32)
         os.kill(pool, signal.SIGKILL)

@@ -36,7 +36,7 @@ class Strace:
     """Watches all threads of the worker that serves queue 1."""
 
     def __init__(self, daemon: Daemon, output: Path) -> None:
-        (worker,) = daemon.titled("worker", "queue 1")
+        worker = daemon.the("worker", "queue 1")
         self.output = output
         self.process = subprocess.Popen(
             ["strace", "-f", "-qq", "-o", output, "-p", str(worker)], stderr=subprocess.PIPE

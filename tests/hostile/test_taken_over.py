@@ -319,7 +319,7 @@ def test_every_attempt(scene: Scene, mode: str) -> None:
 def try_until_killed(scene: Scene, results: dict[str, str]) -> None:
     """In one worker, make the attempts that have no result yet, as long as the worker lives."""
     wait_until(lambda: len(scene.daemon.titled("worker 0")) == 1, 10, "the last pool ended")
-    (pid,) = scene.daemon.titled("worker 0")
+    pid = scene.daemon.the("worker 0")
     with Injector(pid) as worker:
         before = worker.fds().keys()
         for name in [name for name in ATTEMPTS if name not in results]:

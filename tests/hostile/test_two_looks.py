@@ -67,7 +67,7 @@ class Hold:
     """Holds the next `call` of the worker of queue 1 up, at its begin ("enter") or end ("exit")."""
 
     def __init__(self, daemon: Daemon, guest: Guest, call: str, when: str) -> None:
-        (self._worker,) = daemon.titled("worker 0")
+        self._worker = daemon.the("worker 0")
         self._number, self._when = number(call), when
         delay = f"inject={call}:delay_{when}={HOLD_SECONDS * 10**6}:when=1"
         self._log = daemon.folder / "strace"
