@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Mounts and subvolumes below the share: no process holds what the guest has forgotten."""
 
+import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -15,10 +17,13 @@ from .conftest import OPTIONS, Folder
 from .daemon import Daemon, wait_until
 from .driver import Frontend
 from .file_systems import file_system
-from .fuse import ROOT, Guest, Op
+from .fuse import OPEN_IN, OPEN_OUT, ROOT, Guest, Op
+from .fuse_server import FlatFileSystem, served
 
 MANY = 100  # more mounts than any limit there was
 SUBVOLUMES, FILES = 80, 50
+NOFLUSH = 1 << 5
+ROUNDS = 20  # other processes of the machine mount as well
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +130,53 @@ def test_another_mount_of_the_same_number_is_tried_again(guest: Guest, folder: F
         guest.forget(file)
         guest.forget(home)
         wait_until(lambda: unmount(path), 10, "the host unmounts the mount")
+
+
+@contextmanager
+def tmpfs_at(path: Path) -> Iterator[None]:
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", path], check=True)
+    (path / "file").touch()
+    yield
+    wait_until(lambda: unmount(path), 10, "the host unmounts the mount")
+
+
+def mount_number(path: Path) -> tuple[str, int]:
+    """The mount id and the device number, which the kernel gives to the next mount as well."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    return next(line.split()[0] for line in lines if f" {path} " in line), path.stat().st_dev
+
+
+def closes_silently(guest: Guest) -> bool:
+    """Open a file of the mount for writing: does the daemon say that a FLUSH would do nothing?"""
+    home = guest.lookup(ROOT, b"mount").nodeid
+    file = guest.lookup(home, b"file").nodeid
+    data = guest.call(Op.OPEN, file, OPEN_IN.pack(os.O_RDWR, 0), room=16)
+    fh, flags = OPEN_OUT.unpack(data)[:2]
+    guest.release(file, fh)
+    guest.forget(file)
+    guest.forget(home)
+    return bool(flags & NOFLUSH)
+
+
+def test_nothing_is_known_of_the_next_mount_of_the_same_number(handles: str) -> None:
+    """The kernel caches writes to FUSE, and reports at close() what became of them."""
+    with (
+        Daemon(f"--inode-file-handles={handles}", is_shared_mount=True) as daemon,
+        Frontend(daemon.socket) as frontend,
+    ):
+        guest = Guest(frontend.setup(1))
+        guest.init()
+        path = daemon.share / "mount"
+        path.mkdir()
+        same = 0
+        for _ in range(ROUNDS):
+            with tmpfs_at(path):
+                number = mount_number(path)
+                assert closes_silently(guest)
+            with served(FlatFileSystem({b"file": b""}, lambda n: n), path):
+                same += mount_number(path) == number
+                assert not closes_silently(guest)
+        assert same
 
 
 @pytest.fixture

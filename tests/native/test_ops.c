@@ -309,11 +309,8 @@ static void test_an_op_that_had_happened_is_not_done_twice(void)
 /* The mount of the working directory, as if its file system renamed what it should remove. */
 static void pretend_silly_renames(void)
 {
-	const struct inode *root = inode_table_get(fs.inodes, FUSE_ROOT_ID);
-
-	(void)mount_fact_of(&fs, root);
-	for (uint32_t i = 0; i < MOUNT_FACTS; i++)
-		fs.mounts[i].silly_renames = fs.mounts[i].mnt_id == root->mnt_id;
+	(void)mount_fact_of(&fs, inode_table_get(fs.inodes, FUSE_ROOT_ID));
+	fs.share.silly_renames = true;
 }
 
 static void make_silly_names(uint32_t count)
@@ -352,7 +349,7 @@ static void test_the_removal_of_a_large_directory_does_not_wait(void)
 	CHECK(!silly_rename_passes(&fs, FUSE_ROOT_ID, "silly", &tries));
 	remove_silly_names(SILLY_NAMES);
 	CHECK(!unlinkat(folder, "silly", AT_REMOVEDIR));
-	memset(fs.mounts, 0, sizeof(fs.mounts));
+	fs.share = (struct mount_fact){0};
 }
 
 /* Facts that a stale inode does not show are learned from the next inode. */
@@ -367,7 +364,7 @@ static void test_a_stale_inode_says_nothing_of_its_mount(void)
 	inode = inode_table_get(fs.inodes, nodeid);
 	CHECK(inode);
 	CHECK_EQUAL(inode->fd, -1);
-	memset(fs.mounts, 0, sizeof(fs.mounts));
+	fs.share = (struct mount_fact){0};
 	CHECK(!mount_fact_of(&fs, inode)->mnt_id);
 	inode = inode_table_get(fs.inodes, FUSE_ROOT_ID);
 	CHECK(mount_fact_of(&fs, inode)->mnt_id == inode->mnt_id);

@@ -46,11 +46,12 @@ struct dir_cache {
 
 /* Facts about a mount, found out once (mount_facts.c). */
 struct mount_fact {
-	uint64_t mnt_id;    /* of struct inode_key; 0: an unused entry */
-	bool needs_flush;   /* the file system has something to do when a file is closed */
-	bool in_memory;	    /* reading never waits for storage */
-	bool judges_users;  /* its server may allow root less than other users */
-	bool silly_renames; /* see silly_rename.c */
+	uint64_t mnt_id;     /* of struct inode_key; 0: an unused entry */
+	uint32_t departures; /* inode_table_departures() when the facts were found out */
+	bool needs_flush;    /* the file system has something to do when a file is closed */
+	bool in_memory;	     /* reading never waits for storage */
+	bool judges_users;   /* its server may allow root less than other users */
+	bool silly_renames;  /* see silly_rename.c */
 };
 
 /* A remapped security.capability (file_capability.c). */
@@ -95,7 +96,8 @@ struct fs {
 	uint32_t forgetting_count;
 	uint64_t readable[OPEN_CACHE]; /* nodeids of inodes that may keep an fd (open_cache.c) */
 	uint32_t readable_next;	       /* the oldest entry of readable */
-	struct mount_fact mounts[MOUNT_FACTS]; /* by mnt_id, direct-mapped */
+	struct mount_fact share;       /* of the mount of the share */
+	struct mount_fact mounts[MOUNT_FACTS]; /* the other mounts, by mnt_id, direct-mapped */
 
 	uint64_t now_ns;   /* the latest reading of the clock, by the caller of the ops */
 	bool gave_up_lock; /* an op gave up a lock, or ended a wait: retry waiting requests now */

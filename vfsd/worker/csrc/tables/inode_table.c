@@ -323,6 +323,11 @@ bool inode_table_set_mount_fd(struct inode_table *t, uint32_t worker, uint64_t m
 	return mount_table_set_fd(&t->mounts, worker, (uint32_t)(mnt_id >> 32), fd);
 }
 
+uint32_t inode_table_departures(const struct inode_table *t)
+{
+	return __atomic_load_n(&t->mounts.departures, __ATOMIC_ACQUIRE);
+}
+
 void inode_table_bury(void *memory, uint32_t slot)
 {
 	struct inode_table *t = memory;

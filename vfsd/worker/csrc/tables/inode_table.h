@@ -165,6 +165,9 @@ static inline void inode_table_note_checked(const struct inode *inode)
 int inode_table_mount_fd(const struct inode_table *t, uint64_t mnt_id);
 /* As mount_table_set_fd. */
 bool inode_table_set_mount_fd(struct inode_table *t, uint32_t worker, uint64_t mnt_id, int fd);
+/* How often the guest has forgotten the last inode of a mount. While this number stays the same, a
+ * mount id and a device number are those of the same mount. */
+uint32_t inode_table_departures(const struct inode_table *t);
 
 /*
  * Take `count` lookups back (saturating). At zero the inode leaves the table, or is let go if it

@@ -9,7 +9,8 @@
  * A mount is identified by its mount id alone: the subvolumes of a btrfs have different device
  * numbers but share one mount, and the handles of all of them are opened through the fd of that
  * mount. The kernel gives a mount id to another mount when nothing holds the first mount; so what
- * is known of a mount is forgotten with the mount's last inode.
+ * is known of a mount is forgotten with the mount's last inode. What a worker knows of a mount
+ * (mount_facts.c) is valid for a value of `departures`.
  *
  * Readers (mount_table_fd) take no lock: an entry that left its chain, and the fd in the entry, are
  * used again only after every worker's quiescent point (reclaim.h). Writers hold the table's only
@@ -154,6 +155,7 @@ static void take_out(struct mount_table *t, uint32_t worker, uint32_t at)
 	uint32_t *link = bucket_of(t, mount->id);
 
 	__atomic_store_n(&mount->retired_by, worker + 1, __ATOMIC_RELEASE);
+	__atomic_add_fetch(&t->departures, 1, __ATOMIC_RELEASE);
 	while (*link && *link != at)
 		link = &t->mounts[*link].next;
 	if (*link)

@@ -31,9 +31,10 @@ struct mount_table {
 	uint32_t lock;
 	uint32_t next_unused;
 	uint32_t free_head;
-	uint32_t root_id; /* the mount of the share; it stays, so its inodes are not counted */
-	int32_t root_fd;  /* like the fd of a struct mount */
-	uint32_t held;	  /* number of fds of the other mounts */
+	uint32_t root_id;    /* the mount of the share; it stays, so its inodes are not counted */
+	int32_t root_fd;     /* like the fd of a struct mount */
+	uint32_t held;	     /* number of fds of the other mounts */
+	uint32_t departures; /* counts the mounts of which the guest has forgotten the last inode */
 	uint32_t buckets[MOUNT_BUCKETS];
 	struct mount mounts[MOUNTS_MAX]; /* index 0 means "none" */
 };
