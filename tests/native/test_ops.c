@@ -352,6 +352,31 @@ static void test_the_removal_of_a_large_directory_does_not_wait(void)
 	fs.share = (struct mount_fact){0};
 }
 
+/* The file that was given up, as it is seen after its removal has failed. */
+static const struct inode *give_up_and_back(const char *name, int64_t later)
+{
+	struct given_up gone = {0};
+
+	silly_rename_prevent(&fs, FUSE_ROOT_ID, name, &gone);
+	CHECK_EQUAL(inode_table_get(fs.inodes, gone.nodeid)->fd, -1);
+	gone.btime -= later;
+	silly_rename_done(&fs, FUSE_ROOT_ID, name, &gone, -EACCES);
+	return inode_table_get(fs.inodes, gone.nodeid);
+}
+
+/* The number of a file that nothing holds may be another file's a moment later. */
+static void test_a_file_that_was_not_removed_is_known_by_its_birth(void)
+{
+	make_file("kept", "");
+	make_file("younger", "");
+	CHECK(lookup("kept") > 0 && lookup("younger") > 0);
+	pretend_silly_renames();
+	CHECK(give_up_and_back("kept", 0)->fd >= 0);
+	CHECK_EQUAL(give_up_and_back("younger", 1)->fd, -1);
+	fs.share = (struct mount_fact){0};
+	CHECK(!unlinkat(folder, "kept", 0) && !unlinkat(folder, "younger", 0));
+}
+
 /* Facts that a stale inode does not show are learned from the next inode. */
 static void test_a_stale_inode_says_nothing_of_its_mount(void)
 {
@@ -402,6 +427,7 @@ int main(void)
 	RUN(test_an_open_waits_for_a_lease_off_the_loop);
 	RUN(test_an_op_that_had_happened_is_not_done_twice);
 	RUN(test_the_removal_of_a_large_directory_does_not_wait);
+	RUN(test_a_file_that_was_not_removed_is_known_by_its_birth);
 	RUN(test_a_stale_inode_says_nothing_of_its_mount);
 	RUN(test_the_end_of_a_session_closes_all);
 	return 0;

@@ -65,7 +65,7 @@ static int open_dir(struct fs *fs, uint64_t dir)
 
 /* The nodeid of the file, with one more lookup, which the caller must forget; 0: the guest does not
  * know the file. */
-static uint64_t look_up(struct fs *fs, uint64_t dir, const char *name, struct inode_key *ret)
+static uint64_t look_up(struct fs *fs, uint64_t dir, const char *name, struct given_up *ret)
 {
 	int dir_fd = open_dir(fs, dir);
 	const struct inode *inode;
@@ -73,15 +73,16 @@ static uint64_t look_up(struct fs *fs, uint64_t dir, const char *name, struct in
 
 	if (dir_fd < 0 || identity_stat_name(dir_fd, name, &st) || S_ISDIR(st.stx_mode))
 		return 0;
-	*ret = identity_key(&st);
-	inode = inode_table_acquire(fs->inodes, fs->slot, *ret, 0);
+	ret->key = identity_key(&st);
+	ret->btime = identity_birth_time(&st);
+	inode = inode_table_acquire(fs->inodes, fs->slot, ret->key, ret->btime);
 	return inode ? inode_nodeid(fs->inodes, inode) : 0;
 }
 
 __attribute__((noinline, cold)) void silly_rename_prevent(struct fs *fs, uint64_t dir,
 							  const char *name, struct given_up *ret)
 {
-	uint64_t nodeid = look_up(fs, dir, name, &ret->key);
+	uint64_t nodeid = look_up(fs, dir, name, ret);
 	bool is_open = nodeid && file_table_of_inode(fs->files, nodeid, 0);
 
 	/* Closes what was released. An inode that borrowed the fd of a released file gets an fd of
@@ -97,11 +98,13 @@ __attribute__((noinline, cold)) void silly_rename_prevent(struct fs *fs, uint64_
 	ret->nodeid = nodeid;
 }
 
-static bool is_file(int fd, struct inode_key key)
+/* Another file may have got the inode number: nothing holds the file that was given up. */
+static bool is_file(int fd, const struct given_up *gone)
 {
 	struct statx st;
 
-	return !identity_stat_fd(fd, &st) && inode_key_equal(identity_key(&st), key);
+	return !identity_stat_fd(fd, &st) && inode_key_equal(identity_key(&st), gone->key) &&
+	       identity_birth_time(&st) == gone->btime;
 }
 
 static __attribute__((noinline, cold)) void give_back(struct fs *fs, uint64_t dir, const char *name,
@@ -113,7 +116,7 @@ static __attribute__((noinline, cold)) void give_back(struct fs *fs, uint64_t di
 
 	if (fd < 0)
 		return;
-	if (is_file(fd, gone->key))
+	if (is_file(fd, gone))
 		(void)!inode_table_cache_fd(fs->inodes, &fs->reclaim, inode, fd);
 	else
 		close(fd);

@@ -9,6 +9,7 @@
 struct given_up {
 	uint64_t nodeid; /* 0: no inode */
 	struct inode_key key;
+	int64_t btime; /* identity_birth_time() */
 };
 
 /* Does the file system of this inode rename files instead of removing them? NULL: no. */
