@@ -2,6 +2,7 @@
 /* Ops with a directory and a request, and nothing else: the directory is the working directory. */
 #include "fs_setup.h"
 
+#include "worker/csrc/fs/inode_fd.h"
 #include "worker/csrc/fs/mount_facts.h"
 #include "worker/csrc/fs/silly_rename.h"
 
@@ -377,6 +378,21 @@ static void test_a_file_that_was_not_removed_is_known_by_its_birth(void)
 	CHECK(!unlinkat(folder, "kept", 0) && !unlinkat(folder, "younger", 0));
 }
 
+/* A user may not open handles, and what is found out about a mount is kept. */
+static void test_a_mount_is_tried_as_root_while_a_user_stands_in(void)
+{
+	const uint64_t mount = inode_table_get(fs.inodes, FUSE_ROOT_ID)->mnt_id;
+	const struct requester user = {.uid = 1000, .gid = 1000};
+
+	fs.policy.file_handles = FILE_HANDLES_PREFER;
+	CHECK(!credentials_stand_in(&fs.credentials, &user));
+	inode_fd_note_mount(&fs, mount, folder);
+	CHECK_EQUAL(geteuid(), user.uid);
+	CHECK(!credentials_stand_in(&fs.credentials, NULL));
+	CHECK(inode_table_mount_fd(fs.inodes, mount) >= 0);
+	fs.policy.file_handles = FILE_HANDLES_NEVER;
+}
+
 /* Facts that a stale inode does not show are learned from the next inode. */
 static void test_a_stale_inode_says_nothing_of_its_mount(void)
 {
@@ -428,6 +444,7 @@ int main(void)
 	RUN(test_an_op_that_had_happened_is_not_done_twice);
 	RUN(test_the_removal_of_a_large_directory_does_not_wait);
 	RUN(test_a_file_that_was_not_removed_is_known_by_its_birth);
+	RUN(test_a_mount_is_tried_as_root_while_a_user_stands_in);
 	RUN(test_a_stale_inode_says_nothing_of_its_mount);
 	RUN(test_the_end_of_a_session_closes_all);
 	return 0;

@@ -244,14 +244,29 @@ bool inode_fd_is_new_mount(const struct fs *fs, uint64_t mnt_id)
 	       inode_table_mount_fd(fs->inodes, mnt_id) == MOUNT_FD_UNKNOWN;
 }
 
+/* As root even while a user stands in for root (as_requester.c): no user may open handles, and what
+ * is found out here is kept. */
+static int try_mount(struct fs *fs, int dir_fd)
+{
+	const struct requester *who = fs->credentials.stand_in;
+	int fd, err = credentials_stand_in(&fs->credentials, NULL);
+
+	if (err)
+		fd = MOUNT_FD_UNKNOWN;
+	else if (fs->policy.file_handles == FILE_HANDLES_SIGNED)
+		fd = try_signatures(&fs->handles, dir_fd);
+	else
+		fd = try_handles(dir_fd);
+	/* After an error here the next op that wants to be root stands in again, or fails. */
+	if (who)
+		(void)!credentials_stand_in(&fs->credentials, who);
+	return fd;
+}
+
 void inode_fd_note_mount(struct fs *fs, uint64_t mnt_id, int dir_fd)
 {
-	int fd;
+	int fd = try_mount(fs, dir_fd);
 
-	if (credentials_root(&fs->credentials))
-		return;
-	fd = fs->policy.file_handles == FILE_HANDLES_SIGNED ? try_signatures(&fs->handles, dir_fd)
-							    : try_handles(dir_fd);
 	if (fd == MOUNT_FD_UNKNOWN)
 		return;
 	if (!inode_table_set_mount_fd(fs->inodes, fs->slot, mnt_id, fd) && fd >= 0)
