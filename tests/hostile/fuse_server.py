@@ -60,6 +60,7 @@ class FlatFileSystem:
             Op.OPENDIR: lambda *_: OPEN_OUT.pack(1, 0, 0),
             Op.READ: self._read,
             Op.READDIR: self._list,
+            Op.MKNOD: lambda _, body: self._make(body[16:-1]),
             Op.UNLINK: lambda _, body: self._unlink(body[:-1]),
             Op.RENAME: lambda _, body: self._rename(*body[8:-1].split(b"\0")),
             Op.RENAME2: lambda _, body: self._rename(*body[16:-1].split(b"\0")),
@@ -153,6 +154,12 @@ class FlatFileSystem:
                 break
             listing += entry
         return listing
+
+    def _make(self, name: bytes) -> bytes:
+        if name in self.files:
+            raise OSError(errno.EEXIST, name)
+        self.files[name] = b""
+        return self._entry(name)
 
     def _unlink(self, name: bytes) -> bytes:
         if self.files.pop(name, None) is None:

@@ -10,8 +10,22 @@ import pytest
 
 from .daemon import Daemon
 from .driver import Frontend
-from .fuse import FATTR_MODE, OPEN_IN, OPEN_OUT, ROOT, SETATTR_IN, Entry, Guest, Op, expect, names
+from .fuse import (
+    FATTR_MODE,
+    LINUX_FLAGS,
+    MKNOD_IN,
+    OPEN_IN,
+    OPEN_OUT,
+    ROOT,
+    SETATTR_IN,
+    Entry,
+    Guest,
+    Op,
+    expect,
+    names,
+)
 from .fuse_server import FlatFileSystem, served
+from .test_label import LABEL, SECURITY_CTX
 
 OWNER = (1000, 1000)
 OTHER = (1001, 1001)
@@ -104,6 +118,40 @@ def test_the_guest_reports_its_users_unless_an_option_forbids_it(
     with Daemon(*options, share=share) as daemon, Frontend(daemon.socket) as frontend:
         guest = Guest(frontend.setup(1))
         assert bool(guest.init().flags2 << 32 & ALLOW_IDMAP) == agreed
+
+
+class MakersFileSystem(OwnersFileSystem):
+    """The same for making and labelling files. RENAME_NOREPLACE may be unknown, as on NFS."""
+
+    renames = True
+
+    def judge(self, opcode: int, uid: int) -> None:
+        super().judge(opcode, uid)
+        if opcode in (Op.MKNOD, Op.SETXATTR) and uid != OWNER[0]:
+            raise OSError(errno.EACCES, "for the owner only")
+        if opcode == Op.RENAME2 and not self.renames:
+            raise OSError(errno.EINVAL, "flags")
+
+
+@pytest.mark.parametrize("renames", [True, False])
+def test_a_labelled_file_is_made_or_leaves_nothing(
+    renames: bool, tmp_path: Path, files: dict[bytes, bytes]
+) -> None:
+    file_system = MakersFileSystem(files, lambda n: n)
+    file_system.renames = renames
+    options = ("--security-label", "--xattrmap=:map:security.:user.v.:")
+    with (
+        served(file_system, tmp_path / "mnt") as share,
+        Daemon(*options, share=share) as daemon,
+        Frontend(daemon.socket) as frontend,
+    ):
+        guest = Guest(frontend.setup(1))
+        guest.init(flags=LINUX_FLAGS)
+        assert guest.flags & SECURITY_CTX
+        body = MKNOD_IN.pack(0o100666, 0, 0, 0) + names(b"new")
+        answer = guest.ask(Op.MKNOD, ROOT, body, room=128, ids=OWNER, extension=LABEL)
+        expect(0 if renames else errno.EOPNOTSUPP, answer)
+        assert set(files) == {b"old", b"other"} | ({b"new"} if renames else set())
 
 
 class MembersFileSystem(FlatFileSystem):

@@ -34,7 +34,8 @@
  * stay; its file was never reported to the guest, and may be removed.
  *
  * Identities. The file is made as the requesting user, and labelled and moved as root: only root
- * may set attributes of the namespaces security and trusted.
+ * may set attributes of the namespaces security and trusted. If the server of the share refuses
+ * root (root_squash), the user removes the file again, and the whole op is run as the user.
  */
 #include "worker/csrc/fs/label.h"
 
@@ -92,15 +93,29 @@ bool label_hides(const struct fs *fs, const char *name)
 }
 
 /* Remove the staged name, whatever type its file has; a directory that we made is empty. */
+static int unlink_staged(int dir_fd, const char *staged)
+{
+	if (!unlinkat(dir_fd, staged, 0) || errno == ENOENT)
+		return 0;
+	return errno == EISDIR && !unlinkat(dir_fd, staged, AT_REMOVEDIR) ? 0 : -errno;
+}
+
 static int remove_staged(struct fs *fs, int dir_fd, const char *staged)
 {
 	int err = credentials_root(&fs->credentials);
 
-	if (err)
+	return err ? err : unlink_staged(dir_fd, staged);
+}
+
+/* The same, as root or, if the server of the share refuses root what it allows a user
+ * (as_requester.c), as the user that has made the file. */
+static int take_back(struct fs *fs, const struct request *r, int dir_fd, const char *staged)
+{
+	int err = remove_staged(fs, dir_fd, staged);
+
+	if (err != -EACCES && err != -EPERM)
 		return err;
-	if (!unlinkat(dir_fd, staged, 0) || errno == ENOENT)
-		return 0;
-	return errno == EISDIR && !unlinkat(dir_fd, staged, AT_REMOVEDIR) ? 0 : -errno;
+	return requester_act(fs, r, fs->credentials.umask) ? err : unlink_staged(dir_fd, staged);
 }
 
 /* Make the file under its staged name, where a dead worker may have left a file. */
@@ -111,7 +126,7 @@ static int stage(struct fs *fs, const struct request *r, int dir_fd, const char 
 
 	if (err != -EEXIST)
 		return err;
-	err = remove_staged(fs, dir_fd, staged);
+	err = take_back(fs, r, dir_fd, staged);
 	if (!err)
 		err = requester_act(fs, r, fs->credentials.umask);
 	return err ? err : make(r, dir_fd, staged);
@@ -150,7 +165,7 @@ int label_make(struct fs *fs, const struct request *r, int dir_fd, const char *n
 	err = label_name(fs, r, dir_fd, staged);
 	if (!err)
 		err = publish(dir_fd, staged, name);
-	if (err && remove_staged(fs, dir_fd, staged) < 0)
+	if (err && take_back(fs, r, dir_fd, staged) < 0)
 		return -EIO; /* the name stays; EIO says more than EEXIST */
 	return err;
 }
@@ -164,7 +179,7 @@ void label_forsake(struct fs *fs, const struct request *r)
 	if (dir_fd < 0)
 		return;
 	staged_name(fs, r, staged);
-	(void)!remove_staged(fs, dir_fd, staged);
+	(void)!take_back(fs, r, dir_fd, staged);
 }
 
 /* ---- without a name ---- */
