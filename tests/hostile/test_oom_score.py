@@ -15,6 +15,7 @@ from vfsd.worker.oom_score import OomScore
 from .daemon import Daemon, wait_until
 from .driver import Frontend
 from .fuse import ROOT, Guest
+from .injector import Injector
 
 OWN = Path("/proc/self/oom_score_adj")
 RAISE = 500
@@ -61,6 +62,24 @@ def test_a_worker_goes_first(sandbox_mode: SandboxMode) -> None:
             guest.lookup(ROOT, b".", queue=queue)
         wait_until(lambda: len(daemon.titled("worker ")) == 2, 5, "workers again")
         check(daemon, own, own + RAISE)
+
+
+def fd_of_score(pid: int) -> int:
+    links = {path: str(path.readlink()) for path in Path(f"/proc/{pid}/fd").iterdir()}
+    return next(int(path.name) for path, link in links.items() if link.endswith("oom_score_adj"))
+
+
+def test_a_worker_is_created_again_after_the_score_was_closed() -> None:
+    """A worker that was taken over shares the fd table with the pool."""
+    with Daemon(mode=NAMESPACE) as daemon, Frontend(daemon.socket) as frontend:
+        guest = Guest(frontend.setup(1))
+        guest.init()
+        worker = daemon.the("worker ")
+        with Injector(worker) as attacker:
+            assert attacker.call("close", fd_of_score(daemon.the("pool"))) == 0
+        os.kill(worker, signal.SIGKILL)
+        guest.lookup(ROOT, b".")
+        assert daemon.the("worker ") != worker
 
 
 @pytest.mark.parametrize(("own", "of_workers"), [(300, 800), (700, 1000), (1000, 1000)])

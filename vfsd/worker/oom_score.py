@@ -19,14 +19,15 @@ that has just been created has touched none. A table is up to half of a small cg
 
 What a worker that was taken over can do. The fd table is shared, so such a worker can write the
 pool's score, and so have the pool killed when memory is short. But such a worker can also end the
-pool in another way, by closing the pool's fds.
+pool in another way, by closing the pool's fds. If the worker closes this fd, no score is changed
+any more, and workers are created all the same.
 
 Death. If the pool dies while its score is raised, there is no score left to be restored.
 """
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -67,4 +68,5 @@ class OomScore:
 
     def _write(self, score: int) -> None:
         if self.fd >= 0:
-            os.write(self.fd, str(score).encode())
+            with suppress(OSError):
+                os.write(self.fd, str(score).encode())
