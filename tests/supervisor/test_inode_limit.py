@@ -56,7 +56,7 @@ def test_version_1_and_a_path_that_is_not_there(machine: Path) -> None:
 def table(
     monkeypatch: pytest.MonkeyPatch, memory: int, has_handles: bool = True, n: int = 0
 ) -> int:
-    monkeypatch.setattr(of, "memory_limit", lambda: memory)
+    monkeypatch.setattr(of, "memory_limit", lambda **_: memory)
     monkeypatch.setattr(resource, "getrlimit", lambda _: (4096, 4096))
     return of.inode_limit(replace(Options(), workers=8, inode_limit=n), has_handles)
 
@@ -73,6 +73,23 @@ def test_a_large_host_has_a_large_one(monkeypatch: pytest.MonkeyPatch) -> None:
     assert table(monkeypatch, 16 << 30) > 100_000_000
     assert table(monkeypatch, 1 << 50) == MAX_INODES
     assert table(monkeypatch, 16 << 30, n=5) == 5
+
+
+@pytest.mark.parametrize(("asked", "part"), [(0, 4), (10**9, 1)])
+def test_a_host_without_control_groups_keeps_most_of_its_memory(
+    asked: int, part: int, monkeypatch: pytest.MonkeyPatch, machine: Path
+) -> None:
+    """--inode-limit allows more."""
+    whole = of.memory_limit
+    monkeypatch.setattr(
+        of,
+        "memory_limit",
+        lambda host_part=1: whole(
+            machine / "meminfo", machine / "cgroup", machine / "fs", host_part
+        ),
+    )
+    left = of.memory_left(replace(Options(), workers=1, inode_limit=asked))
+    assert left == HOST // part - of.PROCESSES_BYTES - of.WORKER_BYTES
 
 
 def test_fds_are_fewer_where_memory_is_small() -> None:

@@ -3,9 +3,10 @@
 
 A guest decides how many inodes it keeps, and the table is shared memory, which is not reclaimed:
 beyond the limit of the control group the kernel would kill the daemon. So the table never becomes
-larger than what the memory of the host, and of each control group that this process is in, leaves
-after the processes' own need. --inode-limit sets a smaller limit. At the limit the guest gets
-ENFILE for files that it does not know yet.
+larger than what each control group that this process is in, and a quarter of the memory of the
+host, leave after the processes' own need. (The host has other programs, and other guests.)
+--inode-limit sets another limit, up to what the whole memory of the host allows. At the limit the
+guest gets ENFILE for files that it does not know yet.
 """
 
 import resource
@@ -23,6 +24,7 @@ PROCESSES_BYTES: Final = 36 << 20
 # … and of each worker.
 WORKER_BYTES: Final = 4 << 20
 FEWEST: Final = 16_384  # fewer are of no use
+HOST_PART: Final = 4  # the table may take the memory of the host divided by this number
 _CGROUPS: Final = Path("/sys/fs/cgroup")
 _LIMIT_FILES: Final = ("memory.max", "memory.limit_in_bytes")  # version 2, version 1
 
@@ -41,16 +43,19 @@ def inode_limit(options: Options, has_handles: bool) -> int:
 
 def memory_left(options: Options) -> int:
     """Bytes that the guest's files may take, beside the processes' own need."""
-    return max(0, memory_limit() - PROCESSES_BYTES - options.workers * WORKER_BYTES)
+    limit = memory_limit(host_part=1 if options.inode_limit else HOST_PART)
+    return max(0, limit - PROCESSES_BYTES - options.workers * WORKER_BYTES)
 
 
 def memory_limit(
     meminfo: Path = Path("/proc/meminfo"),
     membership: Path = Path("/proc/self/cgroup"),
     cgroups: Path = _CGROUPS,
+    host_part: int = 1,
 ) -> int:
-    """Bytes of memory that this process and its kin can have, at most."""
-    return min(_of_host(meminfo), *_of_groups(membership, cgroups))
+    """Bytes of memory that this process and its kin can have, at most: what control groups allow,
+    and the memory of the host divided by `host_part`."""
+    return min(_of_host(meminfo) // host_part, *_of_groups(membership, cgroups))
 
 
 def _of_host(meminfo: Path) -> int:

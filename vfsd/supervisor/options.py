@@ -210,8 +210,9 @@ OPTIONS: Final = (
     Option("inode_limit", {"--inode-limit": None}, {},
            "maximum number of files that the guest may know at a time", "N",
            read.number(0, MAX_INODES), "0: what memory allows",
-           "the memory of the host and the limits of control groups also bound this number; at the"
-           " limit the guest gets ENFILE for files that it does not know yet"),
+           "the limits of control groups also bound this number, and so does the memory of the"
+           " host: without the option a quarter of that memory, with it all of it; at the limit"
+           " the guest gets ENFILE for files that it does not know yet"),
     _long_switch("strict", "refuse to start if --rlimit-nofile is more than the hard limit allows"),
     Option("sandbox", {"--sandbox": None}, {"sandbox": None},
            "how the workers are confined: namespace, chroot or none", "MODE",
