@@ -49,7 +49,7 @@ struct file_table;
 /* The open file of `fh` if it belongs to `nodeid`; NULL otherwise. Valid until this worker's next
  * quiescent point. */
 struct open_file *file_table_get(struct file_table *t, uint64_t fh, uint64_t nodeid);
-/* Like file_table_get, but also NULL for a directory. */
+/* Like file_table_get, but return NULL for a directory as well. */
 struct open_file *file_table_get_regular(struct file_table *t, uint64_t fh, uint64_t nodeid);
 /* Any open file of this inode that has all these flags, or NULL. Valid until this worker's next
  * quiescent point. Looks at every slot that was ever used. */
@@ -104,7 +104,8 @@ void file_table_adopt_retired(struct file_table *t, struct reclaim *reclaim);
 /* The FUSE session has ended: release every open file. */
 void file_table_reset(struct file_table *t, struct reclaim *reclaim);
 
-/* Closing it changes nothing on the host that the guest would have to wait for. */
+/* Return: true if closing the file changes nothing on the host, so that the guest need not wait for
+ * it. */
 static inline bool open_file_close_is_silent(const struct open_file *file)
 {
 	return file->flags & (FILE_NO_FLUSH | FILE_IS_DIR) || !(file->flags & FILE_WRITABLE);

@@ -2,48 +2,53 @@
 /*
  * THEORY
  *
- * Purpose. A guest that exports the share (an NFS server, open_by_handle_at(2)) gives out nodeids
- * which must last as long as their files. It asks for one that it has forgotten by LOOKUP of ".",
- * and takes no other nodeid for an answer. So the latest FORGOTTEN_MAX inodes that the guest has
- * forgotten stay in the table, with their file handles and nothing else: no fd, no mount. That is
- * why only inodes of the share's own mount stay, since the fd of that mount stays as well. Such an
- * inode does not keep a file that the host deletes.
+ * Purpose. A guest may export the share (as an NFS server, or to programs that use
+ * open_by_handle_at(2)). It then gives out nodeids, which must last as long as their files. When
+ * it needs a nodeid that it has forgotten, it sends LOOKUP of "." for that nodeid, and accepts no
+ * other nodeid in the reply. So the last FORGOTTEN_MAX inodes that such a guest has forgotten stay
+ * in the table. They keep their file handles, but neither an fd nor a mount; so only inodes of the
+ * share's own mount stay, whose fd stays as well. An inode that stays in this way does not keep
+ * alive a file that the host deletes. It is called "let go" below.
  *
  * States of a slot. In use: the generation is odd. Let go: the generation is even, retired_by is
- * LET_GO, the slot is in its hash chain (unless another file took its key over) and in the ring
- * below. Retired and free: as without all this. A nodeid holds the odd generation, so every op
- * finds an inode that is let go as stale, at no cost; only forgotten_find() looks for the next
- * generation. Coming back makes the generation odd again, the one that it was: LOOKUP of "." does
- * that, and LOOKUP of a name that leads to the same file. When a slot that is let go becomes free
- * its generation stays even, and the next inode has another one.
+ * LET_GO, and the slot is in the ring below and in its hash chain (unless another file has taken
+ * its key over). Retired and free: as in inode_table.c. A nodeid contains an odd generation, so
+ * every op finds an inode that was let go as stale, without an extra check. Only forgotten_find()
+ * looks for the generation that follows. An inode comes back by LOOKUP of ".", and by LOOKUP of a
+ * name that leads to the same file; its generation then is the same odd number as before. When the
+ * slot of an inode that was let go becomes free, its generation stays even, and the next inode in
+ * that slot has another generation.
  *
- * The ring has the order in which inodes were let go. An inode that is let go knows its place in
- * the ring. One that came back leaves its entry behind, and may have a later one: so an entry
- * counts only if its inode is let go and has this place.
+ * The ring holds the slots in the order in which their inodes were let go. An inode that was let
+ * go knows its place in the ring. An inode that came back leaves its entry behind, and may get a
+ * later one. So an entry counts only if its inode is let go and has this place.
  *
- * Readers that found the inode before it was let go may use it until their quiescent point, as
- * ever: key and handle stay, the fd is closed then (reclaim.h), and a slot that leaves the ring
- * also becomes free by way of reclaim.h. Its page is not given back before that (inode_slots.c).
- * But a slot that the ring names may have been free for long: the bit of the slot is looked at
- * first. forgotten_find() copies under the stripe's lock, so only a worker that found an inode in
- * use holds a pointer to that inode after it is let go.
+ * Readers that found the inode before it was let go may use it until their quiescent point: the
+ * key and the handle stay, the fd is closed only then (reclaim.h), and a slot that leaves the ring
+ * also becomes free only then. The slot's page is not given back before that (inode_slots.c). But
+ * the ring may name a slot that has been free for a long time, so the bit of the slot is checked
+ * before the slot is read. forgotten_find() copies the inode under the stripe's lock. So only a
+ * worker that found an inode in use can hold a pointer to that inode after it was let go.
  *
- * Identity. What a handle opens is compared with the inode, birth time included, before the inode
- * comes back by its nodeid (inode_forget.c). By a name it comes back as any inode that its handle
- * alone holds is found (inode_table.c).
+ * Identity. Before an inode comes back by its nodeid, the file that its handle opens is compared
+ * with the inode, birth time included (inode_forget.c). An inode comes back by a name under the
+ * same conditions under which any inode is found that only its handle holds (inode_table.c).
  *
- * Locks. The ring's lock comes before a stripe's, and only to remove the oldest inode.
+ * Locks. A stripe's lock is taken under the ring's lock, never the reverse, and only to remove the
+ * oldest inode.
  *
  * Death of a worker at any store:
- * - an entry of the ring is written before the inode is let go: it counts for nothing until then.
- *   The oldest inode is removed before its entry is.
- * - let go: fd, LET_GO, place, generation. Before the last store the inode is in use, with no
- *   lookups, and LET_GO says that it was to be let go: the next worker in the slot removes it.
- * - to come back: lookups, place, generation, LET_GO. After the third store it is in use, and
- *   the next worker in the slot clears the mark.
- * - removal: out of the chain, then the worker that is to free it. In between the ring still has
- * it, unless its entry is overwritten by another worker first: then the slot is lost until the
- * session ends. The counts are measures (table_count.h).
+ * - an entry of the ring is written before its inode is let go, and does not count until then. The
+ *   oldest inode is removed before its entry is removed.
+ * - let go: the stores are fd, LET_GO, place, generation. Before the last store the inode is in
+ *   use and has no lookups, and LET_GO shows that it was about to be let go: the next worker in
+ *   the slot removes it.
+ * - come back: the stores are lookup count, place, generation, retired_by. After the third store
+ *   the inode is in use, and the next worker in the slot clears LET_GO.
+ * - removal: the inode leaves its chain, and then names the worker that is to free it. Between the
+ *   two stores the ring still has the inode. If another worker overwrites the ring's entry at that
+ *   time, the slot is lost until the session ends.
+ * - the counts are estimates (table_count.h).
  */
 #include "worker/csrc/tables/forgotten.h"
 
@@ -53,13 +58,14 @@
 #include "worker/csrc/tables/table_count.h"
 
 enum {
-	RESERVE_PART = 4,    /* one slot in this number is kept free of what is forgotten */
-	REMOVALS_MAX = 1024, /* between two batches of requests */
+	RESERVE_PART = 4,    /* one slot in this number is kept free of forgotten inodes */
+	REMOVALS_MAX = 1024, /* removals between two batches of requests */
 	ANY_PLACE = FORGOTTEN_MAX,
 };
 
-/* Of an inode that was let go a moment ago: its slot does not become another inode's before our
- * next quiescent point. */
+/* Lock the stripe of an inode that was just seen to be let go. Its slot is not given to another
+ * inode before this worker's next quiescent point, so the key that is read without the lock is the
+ * right one. */
 static uint32_t *lock_stripe_of(struct inode_table *t, uint32_t worker, const struct inode *inode)
 {
 	uint32_t *stripe = stripe_of(t, hash_of(inode_key_of(inode)));
@@ -70,8 +76,8 @@ static uint32_t *lock_stripe_of(struct inode_table *t, uint32_t worker, const st
 
 /* ---- the ring ---- */
 
-/* Take the inode out of its chain if it is let go, and has this place (ANY_PLACE: whichever it
- * has). Return: true if it is to be retired. */
+/* Take the inode out of its chain if it is let go and has this place (ANY_PLACE: every place is
+ * accepted). Return: true if the caller is to retire the inode. */
 static bool try_remove(struct inode_table *t, uint32_t worker, struct inode *inode, uint32_t place)
 {
 	uint32_t *stripe;
@@ -90,8 +96,8 @@ static bool try_remove(struct inode_table *t, uint32_t worker, struct inode *ino
 	return found;
 }
 
-/* With the ring's lock: take the oldest entry, which there must be. Return: the inode that is to be
- * retired, or NULL. */
+/* Take the oldest entry out of the ring, which must not be empty. The caller holds the ring's lock.
+ * Return: the inode that the caller is to retire, or NULL. */
 static struct inode *remove_oldest(struct inode_table *t, uint32_t worker)
 {
 	struct forgotten *f = &t->forgotten;
@@ -105,7 +111,8 @@ static struct inode *remove_oldest(struct inode_table *t, uint32_t worker)
 	return inode;
 }
 
-/* Write an entry, in the place of the oldest if the ring is full. Return: its place. */
+/* Write an entry into the ring. In a full ring it replaces the oldest entry. Return: the entry's
+ * place. */
 static uint32_t add_entry(struct inode_table *t, struct reclaim *reclaim, uint32_t slot)
 {
 	struct forgotten *f = &t->forgotten;
@@ -124,7 +131,7 @@ static uint32_t add_entry(struct inode_table *t, struct reclaim *reclaim, uint32
 	return place;
 }
 
-/* Return: false if the ring is empty. */
+/* Remove the inode of the oldest entry. Return: false if the ring is empty. */
 static bool give_up_oldest(struct inode_table *t, struct reclaim *reclaim)
 {
 	struct forgotten *f = &t->forgotten;
@@ -142,9 +149,10 @@ static bool give_up_oldest(struct inode_table *t, struct reclaim *reclaim)
 }
 
 /*
- * Slots that are wanted beyond those that are free, and those of ours that will be soon. The table
- * has room for what memory and --inode-limit allow. Forgotten inodes leave before that becomes
- * short, and before four fifths are reported: the guest does not know them.
+ * The number of slots that are missing from the reserve. Slots that are free, and slots that this
+ * worker will free soon, count towards the reserve. The table has as many slots as memory and
+ * --inode-limit allow. Forgotten inodes leave before slots become scarce, and before INODES_MANY
+ * (four fifths) is reported, since the guest does not know these inodes.
  */
 static uint64_t lack(const struct inode_table *t, const struct reclaim *reclaim)
 {
@@ -173,7 +181,8 @@ void forgotten_remove(struct inode_table *t, struct reclaim *reclaim, struct ino
 
 /* ---- one inode ---- */
 
-/* With its stripe locked. Return: the fd that is to be closed, or -1. */
+/* Take the fd away from an inode. The caller holds the stripe's lock. Return: the fd to be closed,
+ * or -1. */
 static int take_fd(struct inode_table *t, struct inode *inode)
 {
 	int fd = inode->lender ? -1 : inode->fd;
@@ -214,7 +223,8 @@ void forgotten_let_go(struct inode_table *t, struct reclaim *reclaim, struct ino
 void forgotten_revive(struct inode_table *t, struct inode *inode)
 {
 	if (!forgotten_is_let_go(inode))
-		return; /* but by half: it is in use still */
+		return; /* a worker died before it had let the inode go: the inode is still in use
+			 */
 	__atomic_store_n(&inode->lender, 0, __ATOMIC_RELEASE);
 	__atomic_store_n(&inode->generation, inode->generation - 1, __ATOMIC_RELEASE);
 	__atomic_store_n(&inode->retired_by, 0, __ATOMIC_RELEASE);

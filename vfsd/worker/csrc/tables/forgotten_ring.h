@@ -11,12 +11,13 @@ enum {
 	FORGOTTEN_MAX = 1 << 16,
 };
 
-/* Slots of inodes that were let go, the oldest first. `first` and `end` count up for ever. */
+/* A ring of the slots of inodes that were let go; the oldest entry is at `first`. `first` and `end`
+ * only grow; an entry's place in `slots` is its number modulo FORGOTTEN_MAX. */
 struct forgotten {
 	uint32_t lock;
 	uint32_t first;
 	uint32_t end;
-	uint32_t count; /* of inodes that are let go */
+	uint32_t count; /* number of inodes that have been let go and are still in the table */
 	uint32_t slots[FORGOTTEN_MAX];
 };
 

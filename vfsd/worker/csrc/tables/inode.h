@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* PRIVATE: C only */
-/* One inode in its slot of the inode table. The theory is in inode_table.c. */
+/* One entry of the inode table. The theory is in inode_table.c. */
 #ifndef VFSD_INODE_H
 #define VFSD_INODE_H
 
@@ -9,37 +9,37 @@
 #include "worker/csrc/host/identity.h"
 
 enum {
-	INODE_BLOCK = 39,   /* slots; as many as fit a page of 4 KiB */
-	LET_GO = UINT8_MAX, /* in inode.retired_by, where no worker is named */
+	INODE_BLOCK = 39,   /* slots in a block: the number that fits into a page of 4 KiB */
+	LET_GO = UINT8_MAX, /* value of inode.retired_by that stands for no worker: forgotten.c */
 };
 
-/* What the guest has done with a file since it knows the file. */
+/* What the guest has done with a file since it looked the file up. */
 enum inode_past {
-	INODE_WAS_OPENED = 1,	/* for reading only */
+	INODE_WAS_OPENED = 1,	/* the guest opened the file for reading only */
 	INODE_WAS_MAPPABLE = 2, /* opened for reading and writing: stores to a mapping need both */
-	INODE_WAS_READ = 4,	/* so pages of it may be in the guest's page cache */
+	INODE_WAS_READ = 4,	/* pages of the file may be in the guest's page cache */
 };
 
 struct inode {
 	uint64_t ino;
 	uint64_t mnt_id;
-	uint64_t lookup_count; /* what FORGET takes back */
+	uint64_t lookup_count; /* number of lookups that the guest has not taken back by FORGET */
 	uint32_t generation;   /* odd: in use; nodeid = slot | generation << 32 */
-	int32_t fd;	       /* O_PATH, readable, or borrowed; -1: see handle, or stale */
-	uint32_t next;	       /* slot of the next inode in this hash chain or on the free list */
+	int32_t fd; /* O_PATH, readable, or borrowed; -1: `handle` opens the file, or it is stale */
+	uint32_t next; /* slot of the next inode in this hash chain or on the free list */
 	union {
-		uint32_t lender; /* slot of the open file that owns fd; 0: the inode does */
-		uint32_t place;	 /* of an inode that is let go (forgotten.c) */
+		uint32_t lender; /* slot of the open file that owns fd; 0: the inode owns it */
+		uint32_t place;	 /* place in the ring of forgotten.c, after the inode was let go */
 	};
 	uint16_t mode;	       /* S_IFMT bits, which never change */
-	uint8_t retired_by;    /* worker slot + 1 that is to free it, or LET_GO */
-	uint8_t used;	       /* fd was, since inode_table_next_idle looked */
-	uint8_t is_young;      /* another file may have its birth time: see inode_table.c */
-	uint8_t is_checked;    /* its handle is known to be its own, not another file's */
+	uint8_t retired_by;    /* slot + 1 of the worker that is to free the inode, or LET_GO */
+	uint8_t used;	       /* 1: fd was used since inode_table_next_idle last looked */
+	uint8_t is_young;      /* 1: another file may have the same birth time: inode_table.c */
+	uint8_t is_checked;    /* 1: `handle` is known to belong to this file and no other */
 	uint8_t past;	       /* enum inode_past */
-	uint8_t is_readable;   /* fd is not O_PATH but open for reading */
-	int64_t btime;	       /* ns; 0: the file system has none */
-	struct fhandle handle; /* holds it where fd does not */
+	uint8_t is_readable;   /* 1: fd is open for reading; 0: fd is O_PATH */
+	int64_t btime;	       /* birth time in ns; 0: the file system keeps no birth times */
+	struct fhandle handle; /* opens the file when fd is -1 */
 };
 
 struct inode_table; /* the head of the mapping */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The fds of inodes: cached, replaced, given up, and those that an open file lends. The theory is
- * in inode_table.c.
+ * The fds of inodes: how they are cached, replaced and given up, and how an inode borrows the fd
+ * of an open file. The theory is in inode_table.c.
  */
 #include "worker/csrc/tables/inode_layout.h"
 #include "worker/csrc/tables/inode_table.h"
@@ -27,7 +27,7 @@ int inode_table_cache_fd(struct inode_table *t, struct reclaim *reclaim, const s
 	if (generation & 1 && own->generation == generation) {
 		if (own->fd >= 0) {
 			use = own->fd;
-		} else if (!own->lender) { /* else: repaid by half, by a worker that died */
+		} else if (!own->lender) { /* a lender here: a worker died while it repaid */
 			note_cached(t, own);
 			own->is_readable = 0;
 			__atomic_store_n(&own->fd, fd, __ATOMIC_RELEASE);
@@ -40,7 +40,8 @@ int inode_table_cache_fd(struct inode_table *t, struct reclaim *reclaim, const s
 	return use;
 }
 
-/* With the stripe of this cached inode locked. Return: the fd that it had, or -1. */
+/* Take the cached fd away from an inode that has a handle. The caller holds the stripe's lock.
+ * Return: that fd, or -1. */
 static int take_cached(struct inode_table *t, struct inode *inode)
 {
 	int fd = inode->fd;
@@ -64,8 +65,8 @@ static int lock_and_take_cached(struct inode_table *t, uint32_t worker, struct i
 	return fd;
 }
 
-/* Under the stripe's lock: put another fd into the place of the one that the inode owns, if it has
- * one. Return: that one, or -1. */
+/* Let `fd` take the place of the fd that the inode owns. The caller holds the stripe's lock.
+ * Return: the fd that the inode had, or -1. */
 static int replace_fd(struct inode_table *t, struct inode *inode, int fd, bool is_readable)
 {
 	int old = inode->fd;
@@ -132,8 +133,8 @@ void inode_table_drop_readable(struct inode_table *t, struct reclaim *reclaim, u
 	retire_fd(reclaim, path_fd);
 }
 
-/* Give an inode that has none its handle, under the stripe's lock. What says that it is there comes
- * last. */
+/* Give its handle to an inode that has no handle. The caller holds the stripe's lock. The length
+ * and is_checked are stored last, because they show other workers that the handle is there. */
 static void set_handle(struct inode *inode, int64_t btime, const struct fhandle *handle)
 {
 	inode->btime = btime;
@@ -249,8 +250,8 @@ uint64_t inode_table_held(const struct inode_table *t)
 
 /* ---- borrowed fds ---- */
 
-/* The inode with its stripe locked, if it borrows from this lender; else NULL, nothing is locked.
- */
+/* Lock the stripe of an inode that borrows from this lender. Return: the inode; or NULL if it does
+ * not borrow from the lender, and then nothing is locked. */
 static struct inode *lock_borrower(struct inode_table *t, uint32_t worker, uint64_t nodeid,
 				   uint32_t lender)
 {
@@ -267,7 +268,7 @@ static struct inode *lock_borrower(struct inode_table *t, uint32_t worker, uint6
 	return NULL;
 }
 
-/* What was borrowed is repaid; unlocks what lock_borrower() locked. */
+/* Record that the fd was repaid, and release the lock that lock_borrower() took. */
 static void unlock_borrower(struct inode_table *t, struct inode *inode)
 {
 	__atomic_store_n(&inode->lender, 0, __ATOMIC_RELEASE);

@@ -2,27 +2,30 @@
 /*
  * THEORY
  *
- * Purpose. The chains grow and shrink with what the guest knows, while every worker goes on.
+ * Purpose. The number of chains follows the number of inodes that the guest knows. It changes
+ * while every worker goes on with its requests.
  *
- * A stripe is a lock and the chains that it protects. The low bits of a hash choose the stripe, the
- * others a row; where the two meet is the head of a chain. A row is a page or a part of one: it has
- * the heads of one chain of every stripe. So what a stripe has of row r and nobody has of row r + 1
- * takes no memory.
+ * Layout. A stripe is a lock and the chains that the lock protects. The low bits of a hash choose
+ * the stripe; the other bits choose a row. A row has one chain of every stripe, so stripe and row
+ * together name a chain. The heads of a row's chains lie side by side, in a page or a part of a
+ * page. So a row that no stripe uses takes no memory.
  *
- * Linear hashing. Each stripe has a number of rows of its own. It grows by splitting one chain, and
- * shrinks by joining two, both under its lock: nobody ever waits for more than two chains. `rows`
- * of the table says how far a stripe may grow, and rises with the number of inodes. A stripe splits
- * one chain whenever an inode is linked and it has fewer rows than that.
+ * Linear hashing. Each stripe has its own number of rows. It grows by splitting one chain, and
+ * shrinks by joining two chains. Both are done under the stripe's lock, so a worker never waits
+ * for more than two chains. `rows` of the table is the number of rows up to which a stripe may
+ * grow; it rises with the number of inodes. A stripe that has fewer rows splits one chain whenever
+ * an inode is linked in it.
  *
- * Giving back. With rows_lock held, `rows` is lowered, then every stripe is locked once and made
- * as small; from then on none of them grows into the rows that are left over, since it reads `rows`
- * under its own lock. So their memory can go. Who wants to raise `rows` does not wait for that:
- * chains are a little longer for the moment.
+ * Giving back. A worker that holds rows_lock lowers `rows`, and then locks each stripe once and
+ * shrinks it to that number of rows. A stripe that was shrunk does not grow into the rows above,
+ * because it reads `rows` under its own lock. So the memory of those rows can be given back. A
+ * worker that wants to raise `rows` does not wait for rows_lock: the chains are a little longer
+ * until a later attempt.
  *
- * Death of a worker at any store. What is being done is written down before it begins: `resize` of
- * the stripe, `end` of its chains, which is 0 as long as that goes on, and `moving`, the slot that
- * is in neither chain for a moment. The next worker that locks the stripe finds no bucket below
- * `end`, and finishes what was begun (settle) before it looks at a chain.
+ * Death of a worker at any store. A resize is written down before it begins: the stripe's entry in
+ * `resizes` describes it, `end` of the stripe's chains is 0 while the resize goes on, and `moving`
+ * names the slot that is in neither chain for a moment. The next worker that locks the stripe
+ * finds no bucket below `end`, and completes the resize (settle) before it looks at a chain.
  */
 #include "worker/csrc/tables/inode_hash.h"
 
@@ -32,15 +35,15 @@
 #include <sys/mman.h>
 
 enum {
-	RESIZE_GROW = 1 << 30, /* else it shrinks */
+	RESIZE_GROW = 1 << 30, /* the stripe grows; without this flag it shrinks */
 	ROW_BYTES = STRIPES * sizeof(uint32_t),
-	SHRINK_ROWS = 16, /* in one go, and what a page of any machine holds */
+	SHRINK_ROWS = 16, /* rows that are given back together; they fill the largest page */
 };
 
-_Static_assert(SHRINK_ROWS *ROW_BYTES == GRANULE, "what is given back is whole pages");
-_Static_assert(ROWS_MIN % SHRINK_ROWS == 0, "likewise");
+_Static_assert(SHRINK_ROWS *ROW_BYTES == GRANULE, "rows are given back in whole pages");
+_Static_assert(ROWS_MIN % SHRINK_ROWS == 0, "rows are given back in whole pages");
 
-/* How many rows are good for this many inodes. */
+/* The number of rows that suits this number of inodes. */
 static uint32_t rows_for(uint64_t inodes)
 {
 	uint64_t rows = inodes / STRIPES + 1;
@@ -76,7 +79,7 @@ void inode_hash_init(struct inode_table *t, uint32_t capacity)
 		set_rows(t, stripe, ROWS_MIN);
 }
 
-/* The row that `row` was split off, and that it is joined with. */
+/* The row from which `row` was split off, and with which it is joined again. */
 static uint32_t row_below(uint32_t row)
 {
 	return row & UINT32_MAX >> __builtin_clz(row) >> 1;
@@ -94,7 +97,7 @@ static uint32_t row_of_slot(const struct inode_table *t, uint32_t slot, uint32_t
 	return row_of(hash_of(inode_key_of(slot_at(t, slot))), rows);
 }
 
-/* ---- from one chain to another ---- */
+/* ---- splitting and joining chains ---- */
 
 static uint32_t *head_in(const struct inode_table *t, uint32_t stripe, uint32_t row)
 {
@@ -106,7 +109,8 @@ static void set_moving(struct inode_table *t, uint32_t stripe, uint32_t slot)
 	__atomic_store_n(&t->resizes[stripe].moving, slot, __ATOMIC_RELEASE);
 }
 
-/* Move what is in row `from` and belongs in row `to`, if there are `rows`. */
+/* Move those inodes from row `from` to row `to` that belong there when the stripe has `rows` rows.
+ * */
 static void move(struct inode_table *t, uint32_t stripe, uint32_t from, uint32_t to, uint32_t rows)
 {
 	uint32_t *link = head_in(t, stripe, from);
@@ -125,7 +129,7 @@ static void move(struct inode_table *t, uint32_t stripe, uint32_t from, uint32_t
 	}
 }
 
-/* Do what is written down, or finish that for a worker that died. */
+/* Carry out the resize that is written down, or complete it for a worker that died. */
 static __attribute__((noinline)) void settle(struct inode_table *t, uint32_t stripe)
 {
 	const struct inode_resize *resize = &t->resizes[stripe];
@@ -150,7 +154,7 @@ static void settle_if_begun(struct inode_table *t, uint32_t stripe)
 		settle(t, stripe);
 }
 
-/* `flag`: RESIZE_GROW or 0. */
+/* Add a row to the stripe (`flag` is RESIZE_GROW) or remove its last row (0). */
 static void resize(struct inode_table *t, uint32_t stripe, uint32_t flag)
 {
 	__atomic_store_n(&t->resizes[stripe].rows, rows_in_use(t, stripe) | flag, __ATOMIC_RELEASE);
@@ -202,7 +206,8 @@ static void shrink(struct inode_table *t, uint32_t worker, uint32_t stripe, uint
 	owner_unlock(&t->stripes[stripe]);
 }
 
-/* By a half at least, or rows would come and go. */
+/* Are there more than one and a half times the rows that are needed? With a lower limit, rows would
+ * come and go. */
 static bool is_too_large(const struct inode_table *t)
 {
 	uint64_t wanted = rows_for(table_count(&t->in_use));

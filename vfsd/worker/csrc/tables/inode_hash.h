@@ -1,21 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* PRIVATE: C only */
-/* Key -> inode: the hash chains of the inode table, found by hash_of() the key. The theory is in
- * inode_hash.c. */
+/* From a key to its inode: the hash chains of the inode table. A chain is chosen by hash_of(key).
+ * The theory is in inode_hash.c. */
 #ifndef VFSD_INODE_HASH_H
 #define VFSD_INODE_HASH_H
 
 #include "worker/csrc/tables/inode_layout.h"
 
-/* Bytes for the chains of up to `capacity` inodes. */
+/* The size in bytes of the chains' heads, for at most `capacity` inodes. */
 uint64_t inode_hash_bytes(uint32_t capacity);
-/* In zeroed memory. */
+/* Lay the chains out in zeroed memory. */
 void inode_hash_init(struct inode_table *t, uint32_t capacity);
 void inode_hash_bury(struct inode_table *t, uint32_t worker);
 
-/* All of the following under the lock of stripe_of(hash). */
+/* The caller of each of the following functions holds the lock of stripe_of(hash). */
 
-/* The bucket of a hash that the stripe's mask does not lead to. */
+/* The bucket of a hash, where the stripe's mask leads to a bucket that is not in use. */
 uint32_t inode_hash_fold(struct inode_table *t, uint64_t hash);
 
 static inline uint32_t *inode_hash_head(const struct inode_table *t, uint32_t bucket)
@@ -49,7 +49,7 @@ static inline struct inode *inode_hash_find(struct inode_table *t, uint64_t hash
 	return NULL;
 }
 
-/* Take a slot out of the chain of this head, if it is there. */
+/* Take a slot out of the chain that begins at *link, if it is in that chain. */
 static inline void inode_hash_remove(struct inode_table *t, uint32_t *link, uint32_t slot)
 {
 	while (*link && *link != slot)
@@ -75,7 +75,7 @@ static inline void inode_hash_link(struct inode_table *t, uint64_t hash, const s
 	inode_hash_push(t, inode_hash_chain(t, hash), slot_of(t, inode));
 }
 
-/* An inode was linked: are there to be more chains? */
+/* Called after an inode was linked: split a chain if the table has too few chains by now. */
 void inode_hash_grow(struct inode_table *t, uint32_t worker, uint64_t hash);
 static inline void inode_hash_linked(struct inode_table *t, uint32_t worker, uint64_t hash)
 {
@@ -86,7 +86,7 @@ static inline void inode_hash_linked(struct inode_table *t, uint32_t worker, uin
 		inode_hash_grow(t, worker, hash);
 }
 
-/* See inode_table_shrink. Under no lock. */
+/* See inode_table_shrink. The caller holds no lock. */
 bool inode_hash_shrink(struct inode_table *t, uint32_t worker);
 
 #endif

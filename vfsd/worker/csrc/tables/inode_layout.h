@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* PRIVATE: C only */
 /*
- * How the inode table lies in its memory: what inode_table.c, inode_leave.c, inode_cache.c,
- * inode_hash.[ch], inode_slots.[ch] and forgotten.c share, and nobody else includes. The theory is
- * in inode_table.c.
+ * The layout of the inode table in its memory. Only the parts of the table include this header:
+ * inode_table.c, inode_leave.c, inode_cache.c, inode_hash.[ch], inode_slots.[ch] and forgotten.c.
+ * The theory is in inode_table.c.
  */
 #ifndef VFSD_INODE_LAYOUT_H
 #define VFSD_INODE_LAYOUT_H
@@ -16,76 +16,78 @@
 #include <sys/stat.h>
 #include <time.h>
 
-/* Coarser than any clock that file systems take birth times from. */
+/* An age beyond which no other file can have the same birth time. It is longer than a tick of any
+ * clock from which file systems take birth times. */
 #define YOUNG_NS INT64_C(1000000000)
 
 enum {
-	ROOT_SLOT = 1,	/* the first one, and its nodeid */
-	SLOT_BYTES = 8, /* slots are numbered by where they begin, in these units */
-	SLOTS_APART = 13,
-	RUN_BITS = 10,
+	ROOT_SLOT = 1,	  /* the first slot; the root's nodeid is the same number */
+	SLOT_BYTES = 8,	  /* a slot's number is its offset in units of this many bytes */
+	SLOTS_APART = 13, /* in the same units: from one slot to the next */
+	RUN_BITS = 10,	  /* 2^RUN_BITS consecutive inode numbers lie in neighbouring chains */
 	STRIPE_BITS = 10,
 	STRIPES = 1 << STRIPE_BITS,
 	ROWS_MIN = 16,
 	BLOCK_BYTES = 4096,
 	BLOCK_SLOTS = BLOCK_BYTES / SLOT_BYTES,
 	BLOCK_LEVELS = 3,
-	GRANULE = 1 << 16, /* no page of any machine is larger */
+	GRANULE = 1 << 16, /* the largest page size of any machine, in bytes */
 };
 
 #define BLOCK_FULL ((UINT64_C(1) << INODE_BLOCK) - 1)
 
-_Static_assert(SLOTS_APART *SLOT_BYTES == sizeof(struct inode), "there is nothing in between");
-_Static_assert(INODE_BLOCK == BLOCK_SLOTS / SLOTS_APART, "as many as a page holds");
+_Static_assert(SLOTS_APART *SLOT_BYTES == sizeof(struct inode), "no gap between two slots");
+_Static_assert(INODE_BLOCK == BLOCK_SLOTS / SLOTS_APART, "a block fills a page");
 
-/* What is known of a page of slots; stays when the page is given back. */
+/* The state of a block, which is a page of slots. This struct is kept when the page itself is given
+ * back to the host. */
 struct inode_block {
-	uint64_t used;	     /* a bit for each place that is not free, or does not exist */
-	uint32_t generation; /* where slots begin in a page that was given back */
-	uint8_t closed_by;   /* worker slot + 1 that gives the page back; nothing is taken here */
-	uint8_t is_vacant;   /* the page was given back, and not used since */
+	uint64_t used;	     /* one bit for each place; 1: not free, or beyond the end */
+	uint32_t generation; /* the generation with which slots go on after a give-back */
+	uint8_t closed_by;   /* slot + 1 of the worker that gives the page back; 0: open */
+	uint8_t is_vacant;   /* 1: the page was given back, and no slot was taken since */
 };
 
-/* The hash chains of a stripe that are in use: one in each row. */
+/* The hash chains of a stripe that are in use. A stripe has one chain in each of its rows. */
 struct inode_chains {
-	uint32_t end;  /* the first bucket that is not in use; 0: see struct inode_resize */
-	uint32_t mask; /* of buckets up to `end` */
+	uint32_t end;  /* the first bucket that is not in use; 0: a resize is under way */
+	uint32_t mask; /* leads from a hash to a bucket, which may be `end` or higher */
 };
 
-/* A change of how many they are, under way. */
+/* A change of the number of a stripe's chains that is under way. */
 struct inode_resize {
-	uint32_t rows;	 /* before it, and RESIZE_* (inode_hash.c) */
-	uint32_t moving; /* slot that is being moved from one chain to another; 0: none */
+	uint32_t rows;	 /* number of rows before the change, and RESIZE_GROW (inode_hash.c) */
+	uint32_t moving; /* the slot that is being moved from one chain to another; 0: none */
 };
 
-/* Bytes from the head of the table to … */
+/* The parts of the table, as offsets in bytes from the table's head. */
 struct inode_parts {
-	uint64_t slots;		     /* slot 0, which is none: the next one begins a page */
-	uint64_t blocks;	     /* the struct inode_block of each block */
-	uint64_t marks;		     /* a byte for each block: inode_trim.c is to visit it */
-	uint64_t open[BLOCK_LEVELS]; /* the bits that say where free slots are */
-	uint64_t end;
+	uint64_t slots;		     /* of slot 0, which is not used; slot 1 begins a page */
+	uint64_t blocks;	     /* of an array with the struct inode_block of each block */
+	uint64_t marks;		     /* of a byte for each block; 1: inode_trim.c is to visit it */
+	uint64_t open[BLOCK_LEVELS]; /* of the bits that say which blocks have free slots */
+	uint64_t end;		     /* the size of the table */
 };
 
 struct inode_table {
-	uint32_t block_count; /* what there is room for */
-	uint32_t blocks_used; /* blocks from here on were never used */
-	uint32_t lowest; /* block that slots are taken from as long as there are any; not closed */
-	uint32_t free_lock;
-	uint32_t in_use;
-	uint32_t held;
-	uint32_t hand;	   /* of the clock */
-	uint32_t fullness; /* enum inode_fullness, to be reported */
-	uint32_t reported; /* the same, lately */
+	uint32_t block_count; /* number of blocks that the table has room for */
+	uint32_t blocks_used; /* blocks from this number on were never used */
+	uint32_t lowest;      /* the block to take slots from; it is never a closed block */
+	uint32_t free_lock;   /* protects the bits of free slots, and `lowest` */
+	uint32_t in_use;      /* inodes, also those that were let go (table_count.h) */
+	uint32_t held;	      /* number of fds that inodes own (table_count.h) */
+	uint32_t hand;	      /* the next slot that inode_table_next_idle looks at */
+	uint32_t fullness;    /* enum inode_fullness that is to be reported */
+	uint32_t reported;    /* enum inode_fullness that was reported last */
 	uint64_t reported_at_ns;
-	uint64_t missing; /* places of the last block that do not exist */
+	uint64_t missing; /* a bit for each place of the last block that is beyond the end */
 	struct inode_parts at;
-	uint64_t swept_at_ns;
-	uint32_t marks; /* counts the blocks that were marked */
+	uint64_t swept_at_ns; /* when inode_table_begin_sweep last returned true */
+	uint32_t marks;	      /* counts the times that a block was marked */
 	uint32_t root_device;
-	uint32_t rows;	    /* that stripes may grow to now */
-	uint32_t row_count; /* what there is room for */
-	uint32_t rows_lock; /* of the worker that changes `rows` */
+	uint32_t rows;	    /* number of rows that stripes may grow to now */
+	uint32_t row_count; /* number of rows that the table has room for */
+	uint32_t rows_lock; /* held by the worker that changes `rows` */
 	struct mount_table mounts;
 	struct forgotten forgotten;
 	uint32_t stripes[STRIPES]; /* locks */
@@ -93,7 +95,8 @@ struct inode_table {
 	struct inode_resize resizes[STRIPES];
 };
 
-/* The hash rows, each with a chain of every stripe, come after the head. */
+/* The offset in bytes of the hash rows, which come after the head. Each row has one chain of every
+ * stripe. */
 #define ROWS_AT ((sizeof(struct inode_table) + GRANULE - 1) / GRANULE * GRANULE)
 
 static inline void *at_offset(const struct inode_table *t, uint64_t bytes)
@@ -136,7 +139,7 @@ static inline uint32_t blocks_used(const struct inode_table *t)
 	return __atomic_load_n(&t->blocks_used, __ATOMIC_ACQUIRE);
 }
 
-/* Is it a slot that is not free? `slot`: any number. */
+/* Return: true if `slot`, which may be any number, is a slot of the table and is not free. */
 static inline bool is_taken(const struct inode_table *t, uint32_t slot)
 {
 	uint32_t block = block_of(slot), place = place_of(slot);
@@ -150,29 +153,33 @@ static inline uint8_t *mark_of(const struct inode_table *t, uint32_t block)
 	return (uint8_t *)at_offset(t, t->at.marks) + block;
 }
 
-/* inode_trim.c is to visit the block: an fd is cached there, or nothing is in use. */
+/* Ask for a visit of this block by inode_trim.c, because an fd is cached in the block or because
+ * none of its slots is in use. */
 static inline void mark_block(struct inode_table *t, uint32_t block)
 {
 	if (!__atomic_exchange_n(mark_of(t, block), 1, __ATOMIC_ACQ_REL))
 		__atomic_add_fetch(&t->marks, 1, __ATOMIC_RELAXED);
 }
 
-/* A directory of the share's own file system keeps its fd: one that a process of the guest works in
- * must not become stale when it is removed, and it takes no room worth speaking of. */
+/* A directory of the share's own file system keeps its fd. A process of the guest may have such a
+ * directory as its working directory, which must not become stale when it is removed. The fd costs
+ * little memory. */
 static inline bool keeps_fd(const struct inode_table *t, const struct inode *inode)
 {
 	return S_ISDIR(inode->mode) && (uint32_t)inode->mnt_id == t->root_device;
 }
 
-/* This inode is about to own an fd, which is to be given up when it is not used. */
+/* Called before an inode gets an fd of its own, so that inode_trim.c closes the fd when it is no
+ * longer used. */
 static inline void note_cached(struct inode_table *t, const struct inode *inode)
 {
 	if (!keeps_fd(t, inode))
 		mark_block(t, block_of(slot_of(t, inode)));
 }
 
-/* The inode numbers of a directory's files are often dense: a run of them lies in neighbouring
- * chains, which a listing finds in the cache. The runs are scattered. */
+/* The files of a directory often have consecutive inode numbers. A run of consecutive numbers lies
+ * in neighbouring chains, which a listing of the directory finds in the CPU's cache. Different runs
+ * are scattered over the table. */
 static inline uint64_t hash_of(struct inode_key key)
 {
 	uint64_t run = ((key.ino >> RUN_BITS) + (key.mnt_id << 20) + (key.mnt_id >> 32)) *
@@ -193,13 +200,14 @@ static inline bool owns_fd(const struct inode *inode)
 	       !__atomic_load_n(&inode->lender, __ATOMIC_RELAXED);
 }
 
-/* Until it is reported (inode_table_take_fullness). */
+/* Remember how full the table is, until that is reported (inode_table_take_fullness). */
 static inline void note_fullness(struct inode_table *t, uint32_t fullness)
 {
 	if (fullness > __atomic_load_n(&t->fullness, __ATOMIC_RELAXED))
 		__atomic_store_n(&t->fullness, fullness, __ATOMIC_RELAXED);
 }
 
+/* Return: true if the file was born so lately that another file may have the same birth time. */
 static inline bool is_young(int64_t btime)
 {
 	struct timespec now;

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* How inodes leave the inode table: FORGET, the end of the session, and what a worker that died had
- * begun of it. The theory is in inode_table.c. */
+/* How inodes leave the inode table: by FORGET, at the end of the session, and when a worker takes
+ * over what a dead worker had begun. The theory is in inode_table.c. */
 #include "worker/csrc/tables/forgotten.h"
 #include "worker/csrc/tables/inode_hash.h"
 #include "worker/csrc/tables/inode_layout.h"
 #include "worker/csrc/tables/inode_slots.h"
 #include "worker/csrc/tables/inode_table.h"
 
-/* Under the stripe's lock, of an inode that nobody looks at any more. */
+/* Take out an inode that has no lookups left. The caller holds the stripe's lock. */
 static void take_out(struct inode_table *t, uint32_t worker, uint64_t hash, struct inode *inode)
 {
 	__atomic_store_n(&inode->retired_by, (uint8_t)(worker + 1), __ATOMIC_RELEASE);
@@ -15,7 +15,8 @@ static void take_out(struct inode_table *t, uint32_t worker, uint64_t hash, stru
 	__atomic_store_n(&inode->generation, inode->generation + 1, __ATOMIC_RELEASE);
 }
 
-/* Take the inode out if nobody looks at it any more. Return: true if this call did. */
+/* Take the inode out if it still has this generation and has no lookups left. Return: true if this
+ * call took it out. */
 static bool leave(struct inode_table *t, uint32_t worker, struct inode *inode, uint32_t generation)
 {
 	uint64_t hash = hash_of(inode_key_of(inode));
@@ -31,8 +32,8 @@ static bool leave(struct inode_table *t, uint32_t worker, struct inode *inode, u
 	return left;
 }
 
-/* Subtract, but not below zero: a guest that forgets too much harms nobody. Return: what is left.
- */
+/* Subtract from the lookup count, but not below zero, since a guest may send a FORGET with a count
+ * that is too high. Return: the lookups that are left. */
 static uint64_t take_lookups(struct inode *inode, uint64_t count)
 {
 	uint64_t old = __atomic_load_n(&inode->lookup_count, __ATOMIC_RELAXED);
@@ -45,7 +46,7 @@ static uint64_t take_lookups(struct inode *inode, uint64_t count)
 	return new;
 }
 
-/* May the guest ask for this inode when it has forgotten it (forgotten.c)? */
+/* May the guest ask for this inode again after forgetting it (forgotten.c)? */
 static bool is_exported(const struct inode_table *t, const struct reclaim *reclaim,
 			const struct inode *inode)
 {
@@ -65,7 +66,8 @@ static void remove_forgotten(struct inode_table *t, struct reclaim *reclaim, str
 		inode_slots_retire(t, reclaim, inode);
 }
 
-/* Whoever takes over removes it if we die before it is forgotten again. */
+/* Mark the inode with this worker. If this worker dies before it forgets the inode again, the next
+ * worker in its slot removes the inode. */
 static void mark_as_ours(struct inode_table *t, uint32_t worker, struct inode *inode,
 			 uint32_t generation)
 {
@@ -77,7 +79,8 @@ static void mark_as_ours(struct inode_table *t, uint32_t worker, struct inode *i
 	owner_unlock(stripe);
 }
 
-/* Return: was it left to the caller? Inline, since FORGET is often half of what a file costs. */
+/* Return: true if the inode is left to the caller. Inline, because FORGET is often half of the cost
+ * of a file. */
 static inline __attribute__((always_inline)) bool
 forget(struct inode_table *t, struct reclaim *reclaim, uint64_t nodeid, uint64_t count, bool later)
 {
@@ -128,11 +131,13 @@ void inode_table_reset(struct inode_table *t, struct reclaim *reclaim)
 }
 
 /*
- * Is this inode, marked by the former worker in our slot, ours to free? That worker may have died
- * between retired_by and the new generation: then finish, if the file was not looked up since.
- * Under the lock, because a worker that forgets the inode again sets its own mark. No other worker
- * sets our mark, so with the mark the key is still the key whose lock we took. The same for an
- * inode that any worker has let go by half: under the lock no worker is in the middle of that.
+ * Is this worker to free the inode, which bears a mark of a dead worker? The former worker in this
+ * slot may have died after it set retired_by and before it stored the new generation. Then the
+ * removal is completed, unless the file has been looked up since. This needs the stripe's lock,
+ * because a worker that forgets the inode again sets its own mark. Only workers in this slot set
+ * this slot's mark; so if the inode has the mark under the lock, the key is still the key whose
+ * lock was taken. The same is done for an inode that any worker had begun to let go: under the
+ * lock no living worker is in the middle of that.
  */
 static bool adopt(struct inode_table *t, uint32_t worker, struct inode *inode)
 {
@@ -168,7 +173,7 @@ void inode_table_adopt_retired(struct inode_table *t, struct reclaim *reclaim)
 
 		if (may_be_ours(inode, reclaim->slot) && adopt(t, reclaim->slot, inode))
 			inode_slots_retire(t, reclaim, inode);
-		else if (owns_fd(inode)) /* the mark may have been taken by one who died */
+		else if (owns_fd(inode)) /* the dead worker may have taken the block's mark */
 			note_cached(t, inode);
 	}
 	inode_slots_adopt(t, reclaim->slot);

@@ -2,28 +2,32 @@
 /*
  * THEORY
  *
- * Purpose. The table takes the memory of what the guest knows, and no more: slots are in blocks of
- * a page, the lowest free slot is taken first, and a block where nothing is in use any more loses
- * its page (inode_trim.c comes round, off the request path).
+ * Purpose. The table takes memory only for the inodes that the guest knows. Slots are in blocks of
+ * one page, the lowest free slot is taken first, and the page of a block is given back to the host
+ * when none of its slots is in use any more (inode_trim.c, off the request path).
  *
- * A block has a bit for each of its places: set, it is not free. Above the blocks are bits that say
- * where there may be a free slot: one for each block, one for each word of those, and again. A bit
- * may be set where nothing is free, and a worker that finds that clears it; it is never clear where
- * something is free, at every store, but for a block that is closed. All of this is under
- * free_lock.
+ * Free slots. A block has a bit for each of its places; the bit is set while the place is not
+ * free. Above the blocks are levels of bits that lead to the free slots: the lowest level has a
+ * bit for each block, and each higher level has a bit for each word of the level below. A set bit
+ * means that there may be a free slot below; a worker that finds none clears the bit. At every
+ * store it holds that a bit is not clear while there is a free slot below, except in a block that
+ * is closed. All these bits are changed under free_lock.
  *
- * Giving back. The block is closed, so that nothing is taken from it; the highest generation of its
- * slots is kept in its struct inode_block, from where they go on, so that a nodeid is never given
- * out twice; its page is removed from the shared memory; it is opened. No worker reads a slot
- * there: inode_table_get() and every walk through the table look at the bit of a place first, and
- * the bit is cleared only when each worker that could use the inode has come to a quiescent point
- * (reclaim.h). A worker with a stale nodeid may still see the bit set and read the slot a moment
- * later. It finds an even generation, 0 if the page has gone, which matches no nodeid; the read
- * brings an empty page back, which costs memory and nothing else.
+ * Giving back. First the block is closed, so that no slot is taken from it. Then the highest
+ * generation of its slots is kept in its struct inode_block; slots of the block will continue from
+ * there, so a nodeid is never given out twice. Then the page is removed from the shared memory,
+ * and the block is opened.
  *
- * Death of a worker at any store. A place whose bit is set and that nothing was entered in is lost
- * (104 bytes, and its page). A block that is closed is opened by the next worker in that slot of
- * the worker table, and marked, so that it is visited again.
+ * No worker reads a slot of that page. inode_table_get() and every walk through the table check
+ * the bit of a place first, and the bit is cleared only after every worker that could use the
+ * inode has passed a quiescent point (reclaim.h). A worker with a stale nodeid may still see the
+ * bit set, and read the slot a moment later. It finds an even generation, or 0 if the page has
+ * gone, and neither matches a nodeid. Its read brings an empty page back, which does no harm but
+ * for the memory.
+ *
+ * Death of a worker at any store. A place whose bit is set, but in which no inode was entered, is
+ * lost (104 bytes, and its page is never given back). A block that is closed is opened by the next
+ * worker in that slot of the worker table, and marked, so that it is visited again.
  */
 #include "worker/csrc/tables/inode_slots.h"
 
@@ -37,7 +41,7 @@
 enum {
 	WORD_BITS = 64,
 	WORD_SHIFT = 6,
-	GIVE_BACK_MAX = 256, /* blocks in one go */
+	GIVE_BACK_MAX = 256, /* blocks that are given back by one call */
 };
 
 #define NO_BLOCK UINT32_MAX
@@ -47,7 +51,8 @@ uint32_t inode_slots_blocks(uint32_t slots)
 	return slots / INODE_BLOCK + (slots % INODE_BLOCK != 0);
 }
 
-/* Words of a level: the highest one has a few, which are looked at one by one. */
+/* The number of words of a level. The highest level has a few words, which are searched one by one.
+ * */
 static uint32_t words_of(uint32_t blocks, unsigned int level)
 {
 	for (unsigned int i = 0; i <= level; i++)
@@ -72,6 +77,7 @@ static uint64_t bit_of(uint32_t at)
 	return UINT64_C(1) << at % WORD_BITS;
 }
 
+/* Set the bits that lead to this block. */
 static void show(struct inode_table *t, uint32_t block)
 {
 	for (unsigned int level = BLOCK_LEVELS; level--;) {
@@ -82,6 +88,7 @@ static void show(struct inode_table *t, uint32_t block)
 	}
 }
 
+/* Clear the block's bit, and each bit above it that leads to no other block. */
 static void hide(struct inode_table *t, uint32_t block)
 {
 	for (unsigned int level = 0; level < BLOCK_LEVELS; level++) {
@@ -94,8 +101,9 @@ static void hide(struct inode_table *t, uint32_t block)
 	}
 }
 
-/* The first block that is shown below a word of the highest level. Return: false if there is none;
- * the bit that said so is cleared then: the worker that hid the last block there died. */
+/* Find the first block to which the bits below a word of the highest level lead. Return: false if
+ * there is none. In that case the worker that hid the last block died before it had cleared all
+ * bits, and this function clears the bit that it followed. */
 static bool descend(struct inode_table *t, uint32_t at, uint32_t *ret_block)
 {
 	for (unsigned int level = BLOCK_LEVELS; level--;) {
@@ -111,7 +119,7 @@ static bool descend(struct inode_table *t, uint32_t at, uint32_t *ret_block)
 	return true;
 }
 
-/* The lowest block that is shown, or NO_BLOCK. */
+/* Return: the lowest block to which the bits lead, or NO_BLOCK. */
 static uint32_t find_shown(struct inode_table *t)
 {
 	uint32_t words = words_of(t->block_count, BLOCK_LEVELS - 1), block = NO_BLOCK;
@@ -125,8 +133,8 @@ static uint32_t find_shown(struct inode_table *t)
 	return block;
 }
 
-/* The lowest block with a free slot becomes t->lowest. Return: false if there is none. Apart, since
- * the block that was found before is good for many slots. */
+/* Make the lowest block with a free slot t->lowest. Return: false if there is none. Not inlined,
+ * because it is called once for many slots. */
 static __attribute__((noinline)) bool find_lowest(struct inode_table *t)
 {
 	for (;;) {
@@ -166,7 +174,7 @@ void inode_slots_init(struct inode_table *t, uint32_t slots)
 	show(t, 0);
 }
 
-/* Return: a slot of t->lowest. */
+/* Take the first free place of t->lowest. Return: its slot. */
 static uint32_t take_place(struct inode_table *t)
 {
 	struct inode_block *b = block_at(t, t->lowest);
@@ -269,7 +277,7 @@ bool inode_slots_is_empty(const struct inode_table *t, uint32_t block)
 	       !__atomic_load_n(&b->is_vacant, __ATOMIC_ACQUIRE);
 }
 
-/* Return: false if there is something in use, or another worker was faster. */
+/* Return: false if a slot of the block is in use, or if another worker has closed the block. */
 static bool close_block(struct inode_table *t, uint32_t worker, uint32_t block)
 {
 	struct inode_block *b = block_at(t, block);
@@ -279,7 +287,7 @@ static bool close_block(struct inode_table *t, uint32_t worker, uint32_t block)
 	is_ours = !b->used && !b->closed_by;
 	if (is_ours) {
 		if (t->lowest == block)
-			t->lowest = 0; /* which is never empty: the root is there */
+			t->lowest = 0; /* block 0 has the root, so it is never closed */
 		__atomic_store_n(&b->closed_by, (uint8_t)(worker + 1), __ATOMIC_RELEASE);
 		hide(t, block);
 	}
@@ -299,7 +307,8 @@ static void open_block(struct inode_table *t, uint32_t worker, uint32_t block, b
 	owner_unlock(&t->free_lock);
 }
 
-/* Not of a page that is gone: to look at that would bring it back. */
+/* Keep the highest generation of the block's slots. A page that was given back is not read, since a
+ * read would bring it back. */
 static void keep_generation(struct inode_table *t, uint32_t block)
 {
 	struct inode_block *b = block_at(t, block);
@@ -313,7 +322,8 @@ static void keep_generation(struct inode_table *t, uint32_t block)
 	}
 }
 
-/* Of closed blocks, which fill pages. */
+/* Remove the pages of `count` closed blocks, which together fill whole pages. Return: true if the
+ * pages were removed. */
 static bool remove_pages(struct inode_table *t, uint32_t block, uint32_t count)
 {
 	for (uint32_t i = 0; i < count; i++)
@@ -349,7 +359,7 @@ void inode_slots_adopt(struct inode_table *t, uint32_t worker)
 	for (uint32_t block = 0; block < blocks_used(t); block++) {
 		if (block_at(t, block)->closed_by == worker + 1)
 			open_block(t, worker, block, false);
-		if (inode_slots_is_empty(t, block)) /* its mark may have been taken */
+		if (inode_slots_is_empty(t, block)) /* the dead worker may have taken its mark */
 			mark_block(t, block);
 	}
 }

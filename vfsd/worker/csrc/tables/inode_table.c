@@ -2,65 +2,78 @@
 /*
  * THEORY
  *
- * Purpose. nodeid -> host file for every queue's worker, in one memfd, without a lock or a counted
- * reference on the way from nodeid to fd.
+ * Purpose. The table leads the worker of every queue from a nodeid to the file on the host. It is
+ * in one memfd. No lock is taken and no reference is counted on the way from the nodeid to the fd.
  *
- * Layout. A header, the heads of hash chains (inode_hash.c), what is known of blocks, blocks of
- * slots (inode_slots.c). The segment is as large as the table may ever be and takes the memory of
- * what is in use. A nodeid is slot | generation << 32. The generation of a slot in use is odd; it
- * grows by one when the slot is taken and when it is given up, so a stale nodeid never matches. The
- * root is slot 1 and always nodeid 1. Slot 0 is "none".
+ * Layout. A head; the heads of the hash chains (inode_hash.c); the state of each block of slots;
+ * the blocks (inode_slots.c). The segment has the size of the largest table that is allowed, but
+ * takes memory only for the parts that are in use. A nodeid is slot | generation << 32. The
+ * generation of a slot in use is odd. It grows by one when the slot is taken and by one when the
+ * slot is given up, so a stale nodeid never matches. The root is in slot 1 and always has nodeid
+ * 1. Slot 0 means "none".
  *
- * Readers (inode_table_get) look whether the slot is taken, compare the generation and use the slot
- * until their next quiescent point; reclaim.h says why that is safe. A slot's key does not change
- * while it is in use; its fd does only from a borrowed or cached one to another of the same file or
- * to none, and the old one is closed only after a quiescent point of everybody.
+ * Readers (inode_table_get) check that the slot is taken, compare the generation, and then use the
+ * slot until their next quiescent point; reclaim.h says why that is safe. The key of a slot in use
+ * does not change. Its fd changes only from a borrowed or cached fd to another fd of the same
+ * file, or to -1; the old fd is closed only after every worker's quiescent point.
  *
  * Writers hold the owner_lock of the key's stripe. lookup_count is raised only under that lock, so
- * FORGET that brings it to zero can decide under the lock that the inode leaves.
+ * a FORGET that brings it to zero can decide under the lock that the inode leaves the table.
  *
- * Identity. The key is (ino, mnt_id, type). It identifies a file that we hold by an fd: a host
- * inode that is held is not freed, so its number cannot be given to another file while it is in the
- * table. Across two system calls, and for a file that nothing holds, a key identifies nothing: the
- * type is in the key because an inode with the type of one file and the handle of the next would
- * let a guest open that file as something else (entry.c lists every place that looks twice). So a
- * handle that came by a name is compared with the whole key when it is first opened (inode_fd.c),
- * and nothing is done with the file before that. A file that is held by its handle (fhandle.h) may
- * be gone, and its number another's. The file that got the number was born after we last knew the
- * old file alive. So if the old file was older than YOUNG_NS then, equal birth times mean the same
- * file; if it was young, or nothing is known of births, its handle is compared.
+ * Identity. The key is (ino, mnt_id, type). While an fd holds a file, its key identifies it: the
+ * host does not free an inode that is held, so the number cannot be given to another file while
+ * the inode is in the table. A key does not identify a file that nothing holds, and it does not
+ * identify a file across two system calls. The type is in the key because an inode with the type
+ * of one file and the handle of the next file would let a guest open the next file as something
+ * else (entry.c lists every place that looks twice). So a handle that was found by a name is
+ * compared with the whole key when it is first opened (inode_fd.c), and the file is not used
+ * before that.
  *
- * What the guest has forgotten may stay in the table, by its handle alone (forgotten.c).
+ * A file that only its handle (fhandle.h) holds may have been deleted, and its number given to
+ * another file. That other file was born after this table last knew that the old file was alive.
+ * So if the old file was older than YOUNG_NS at that time, equal birth times mean the same file.
+ * If the old file was younger, or if the file system keeps no birth times, the handles are
+ * compared.
  *
- * Each inode is counted by its mount (mount_table.c), from before it is entered until its slot is
- * free again.
+ * An inode that the guest has forgotten may stay in the table, held by its handle only
+ * (forgotten.c).
  *
- * Fds. `held` counts the fds that inodes own. Where a handle holds the inode the fd is a cache:
- * opened by the worker that needs it, closed by inode_trim.c, a clock that spares what was used
- * since its last round. Nobody's file is to be kept from being deleted on the host by that, so
- * another clock closes what was not used for a second or two, however few there are. It finds them
- * by a mark for each block of slots, which is set before an fd is cached there. An inode may be
- * held by its fd alone although its mount has handles: every inode where the broker opens handles
- * (handle_broker.c), a directory elsewhere. It gets its handle, and the broker's signature, when
- * its fd is to go, and keeps both. fd changes under the stripe's lock and, but for one that takes
- * the place of another (a readable one, open_cache.c, and back), only between -1 and a number; what
- * is closed goes through reclaim.h like everything else.
+ * Each mount counts its inodes (mount_table.c). An inode is counted before it is entered, and
+ * until its slot is free again.
  *
- * An inode may have neither fd nor handle: its fd was closed ahead of the removal of its name,
- * where the file system renames what an fd holds (silly_rename.c). The guest gets ESTALE for it,
- * and the file, should it still be there, is entered as another inode.
+ * Fds. `held` counts the fds that inodes own. Where a handle holds the inode, its fd is a cache.
+ * The worker that needs the fd opens it. inode_trim.c closes fds by the clock algorithm: it spares
+ * an fd that was used since the last round. But a cached fd must not keep a deleted file alive on
+ * the host. So a second clock closes every fd that was not used for a second or two, however few
+ * fds there are. The second clock finds fds by a mark for each block of slots; the mark is set
+ * before an fd is cached in the block.
+ *
+ * An inode may be held by an fd only although its mount has handles. Where the broker opens
+ * handles (handle_broker.c), that is so for every inode; elsewhere for directories. Such an inode
+ * gets its handle, with the broker's signature, when its fd is to be closed, and keeps the handle
+ * from then on.
+ *
+ * `fd` changes under the stripe's lock. It changes only between -1 and a number, except where a
+ * readable fd replaces another one (open_cache.c) or the reverse. An fd that is to be closed is
+ * retired (reclaim.h).
+ *
+ * An inode may have neither fd nor handle. Its fd was closed before its name was removed, on a
+ * file system that renames a removed file that an fd still holds (silly_rename.c). The guest gets
+ * ESTALE for this inode. If the file still exists, it is entered as another inode.
  *
  * Death of a worker at any store:
- * - insert: the slot is filled, then published by one store (head of its chain). Before it the slot
- * and the fd are leaked: the fd is found by the pool's sweep, the slot is lost (104 bytes).
- * - forget: one store unlinks the slot, the next makes the generation even, with retired_by set
- *   before. The next worker in that slot of the worker table finds what was retired and not freed
- *   (inode_table_adopt_retired).
- * - an fd that takes the place of another: not readable, the new one, then whether it is readable;
- *   the one that is in no table is found by the sweep. A repayment by handle that ended before
- *   `lender` is done again by the worker that takes the lender over; until then nothing is cached.
- * - a handle that is set later: its length, then is_checked, are stored last; without them there is
- *   none. The fd goes after that, by one store.
+ * - insert: the slot is filled, and then published by one store to the head of its chain. A worker
+ *   that dies before that store leaks the slot and the fd. The pool's sweep finds the fd; the slot
+ *   is lost (104 bytes).
+ * - forget: one store sets retired_by, the next takes the slot out of its chain, and the last
+ *   makes the generation even. The next worker in that slot of the worker table finds the inodes
+ *   that were retired and not freed (inode_table_adopt_retired).
+ * - an fd that replaces another: is_readable is cleared, the new fd is stored, and is_readable is
+ *   set if the new fd is readable. The fd that is in no table is found by the sweep. If a worker
+ *   dies in a repayment by handle before it clears `lender`, the worker that takes the lender over
+ *   repays again; until then no fd is cached.
+ * - a handle that is set later: its length, and then is_checked, are stored last; until then the
+ *   inode counts as one without a handle. The fd is removed after that, by one store.
  * - chains and free slots: see inode_hash.c and inode_slots.c.
  */
 #include "worker/csrc/tables/inode_table.h"
@@ -88,7 +101,7 @@ static uint64_t add_part(uint64_t *at, uint64_t bytes, uint64_t align)
 	return begin;
 }
 
-/* What is given back by pages begins one. */
+/* A part whose memory is given back in pages begins at a page. */
 static struct inode_parts lay_out(uint32_t capacity)
 {
 	uint32_t blocks = inode_slots_blocks(capacity);
@@ -156,6 +169,7 @@ uint64_t inode_nodeid(const struct inode_table *t, const struct inode *inode)
 	return slot_of(t, inode) | generation << 32;
 }
 
+/* Return: true if the inode is certainly that of a file with the same key, born at `btime`. */
 static bool is_surely(const struct inode *inode, int64_t btime)
 {
 	if (__atomic_load_n(&inode->fd, __ATOMIC_ACQUIRE) >= 0)
@@ -163,7 +177,7 @@ static bool is_surely(const struct inode *inode, int64_t btime)
 	return inode->handle.len && btime && inode->btime == btime && !inode->is_young;
 }
 
-/* Under the stripe's lock, of an inode in its chain: one more lookup. */
+/* Count a lookup of an inode that is in its chain. The caller holds the stripe's lock. */
 static void look_up(struct inode_table *t, struct inode *inode)
 {
 	__atomic_add_fetch(&inode->lookup_count, 1, __ATOMIC_RELAXED);
@@ -228,7 +242,8 @@ bool inode_table_knows(struct inode_table *t, uint32_t worker, struct inode_key 
 	return known;
 }
 
-/* Under the stripe's lock. Return: does a handle hold this inode, or nothing any more? */
+/* Return: true if a handle holds this inode, or if nothing holds it any more. The caller holds the
+ * stripe's lock. */
 static bool has_no_fd(const struct inode *inode)
 {
 	return __atomic_load_n(&inode->fd, __ATOMIC_ACQUIRE) < 0;

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* PRIVATE: C only */
 /*
- * How many of something a shared table holds. Entries are published first and counted then, so a
- * worker that dies in between leaves the count too low, for good and below zero if there is nothing
- * else: what is read is a measure for limits and operators, and nothing else may rest on it.
+ * A count of the entries in a shared table. An entry is published first and counted afterwards, so
+ * a worker that dies between these two steps leaves the count too low for ever, and even below
+ * zero if the table is otherwise empty. Limits and operators may use the count as an estimate;
+ * nothing else may depend on it.
  */
 #ifndef VFSD_TABLE_COUNT_H
 #define VFSD_TABLE_COUNT_H

@@ -39,12 +39,12 @@ void file_table_bury(void *memory, uint32_t slot);
 uint64_t inode_table_fds(const void *memory, int32_t *ret, uint64_t room);
 uint64_t file_table_fds(const void *memory, int32_t *ret, uint64_t room);
 
-/* How near the guest is to the maximum number of inodes that it may know. */
+/* How close the guest is to the maximum number of inodes that it may know. */
 enum inode_fullness {
 	INODES_FEW,
-	INODES_MANY,	   /* four fifths */
-	INODES_FULL,	   /* an inode was refused */
-	INODES_WITHOUT_FD, /* the same, because all files that may be open are open */
+	INODES_MANY,	   /* four fifths of the slots are in use */
+	INODES_FULL,	   /* an inode was refused because no slot is free */
+	INODES_WITHOUT_FD, /* an inode was refused because no more files may be open */
 };
 
 /* The number of inodes, and of open files, in use. */
