@@ -2,17 +2,17 @@
 /*
  * THEORY
  *
- * Purpose. A name becomes a nodeid in two steps. statx of the name says which file the name is; if
- * the guest knows that file, nothing is opened. A file that the guest does not know is opened with
- * O_PATH, and statx of that fd fills the table. Where handles are in use the name is asked for its
- * handle instead of being opened.
+ * Purpose. A name becomes a nodeid in two steps. First statx of the name shows which file it is.
+ * If the guest knows that file, nothing is opened. Otherwise the file is opened with O_PATH, and
+ * statx of that fd fills the entry in the table. Where handles are in use, the handle of the name
+ * is read instead of opening the name.
  *
- * Rule. Two looks at a name are two files: between two system calls another queue, another guest
- * or the host may put a file of another type in its place, and the file system may give that file
- * the same inode number. So what is decided about a file is decided by what was read through the
- * very fd (or handle) that is then used, and a file is opened for I/O only in entry_reopen
- * (entry_open.c): the fd that was opened must be of the type that the inode has, a regular file or
- * a directory. Devices, FIFOs, sockets and symbolic links are only ever held by O_PATH.
+ * Rule. Two looks at a name may see two files. Between two system calls another queue, another
+ * guest or the host may put a file of another type in the place of the first, and the file system
+ * may give it the same inode number. So every decision about a file is made from values that were
+ * read through the fd (or handle) that is then used. A file is opened for I/O only in entry_reopen
+ * (entry_open.c), which checks the fd that was opened: it must be a regular file or a directory,
+ * and of the inode's type. Devices, FIFOs, sockets and symbolic links are held by O_PATH fds only.
  *
  * Every place that looks twice, what makes it safe, and the test (tests/hostile/test_two_looks.py,
  * unless another file is named):
@@ -21,35 +21,36 @@
  *   compares the whole key (inode_fd.c). test_lookup_races_mknod. Where there are no handles
  *   the name is opened, and attributes are read again through that fd.
  *   test_lookup_without_handles_races_mknod
- * - LOOKUP of a file that the guest knows: attributes, then the table. The number may have become
- *   another file's in between: the key has the type. test_types_told_match
- * - READDIRPLUS: what getdents64 returned, then LOOKUP. The type that is reported for a name is
- *   the one of its entry. test_listing_reports_one_type
+ * - LOOKUP of a file that the guest knows: attributes, then the table. The number may belong to
+ *   another file by then, so the key contains the type. test_types_told_match
+ * - READDIRPLUS: the names from getdents64, then LOOKUP of each. The type that is reported for a
+ *   name is the type in its fuse_entry_out. test_listing_reports_one_type
  * - the mount of a name: attributes, then the handle. The handle must be of the mount that the
- *   attributes named (fhandle_get_on_mount); else the name is opened. test_fhandle.c
+ *   attributes named (fhandle_get_on_mount); otherwise the name is opened. test_fhandle.c
  * - CREATE of a name that exists: O_EXCL fails, then LOOKUP and OPEN of that inode, not of the
  *   name; its attributes are read again through the inode. test_create_of_an_existing_device
  * - CREATE, TMPFILE, and a file that gets its label before its name: everything is read through
  *   the fd that created the file. tests/hostile/test_label.py
- * - LINK: the inode's fd is linked, then LOOKUP of the new name, which is an entry of its own
- *   whatever it is. test_link_races_mknod
- * - a staged name (label.c): made, then opened with O_PATH, labelled through that fd and renamed.
- * The name is a secret of the pool. tests/hostile/test_label.py
+ * - LINK: the inode's fd is linked, then LOOKUP of the new name. The reply describes the file that
+ *   this LOOKUP finds, which need not be the linked file. test_link_races_mknod
+ * - a staged name (label.c): the file is made, opened with O_PATH, labelled through that fd, and
+ *   renamed. Only the pool knows the name. tests/hostile/test_label.py
  * - SETATTR of the size, xattrs, chmod and READLINK by the name below /proc/self/fd: that name is a
- *   link to the file which the fd holds; the number stays the inode's until the worker's next
+ *   link to the file that the fd holds. The fd number belongs to the inode until the worker's next
  *   quiescent point (reclaim.h). test_size_and_attributes_of_devices
- * - UNLINK and RENAME that were interrupted (lease.c): the name is opened with O_PATH, and what it
- *   is is read through that fd. Only a regular file is opened, to break its delegation.
+ * - UNLINK and RENAME that were interrupted (lease.c): the name is opened with O_PATH, and its type
+ *   is read through that fd. Only a regular file is then opened, to break its delegation.
  *   tests/hostile/test_delegations.py
- * - "..": opened with O_PATH; where it is and what it is are read through that fd. What the host
- *   moves out of the share later is held like everything that the guest knew. test_escape.py
- * - a request that is run again after a death: what exists must be of the type that the request
- *   makes, by the entry that is returned. tests/hostile/test_recovery.py
- * - LOOKUP of "." of what the guest has forgotten: opened by its handle; mount, number, type and
- *   birth time are compared through the fd that is then the inode's (inode_forget.c).
- *   test_lookup_races_mknod
+ * - "..": opened with O_PATH; place and type are read through that fd. A directory that the host
+ *   moves out of the share later stays held, like every file that the guest knows. test_escape.py
+ * - a request that is run again after a death: a file that exists already must be of the type that
+ *   the request makes. The type is read from the entry that is returned.
+ *   tests/hostile/test_recovery.py
+ * - LOOKUP of "." of an inode that the guest has forgotten: the file is opened by its handle.
+ * Mount, number, type and birth time are compared through the fd that the inode then gets
+ *   (inode_forget.c). test_lookup_races_mknod
  * - OPEN by a handle that was compared before: the fd is compared once more, since not every file
- *   system keeps its word about handles. test_lookup_races_mknod
+ *   system can be trusted to return the same file for a handle. test_lookup_races_mknod
  */
 #include "worker/csrc/fs/entry.h"
 
@@ -63,18 +64,21 @@
 #include <unistd.h>
 
 enum {
-	NEW_NAMES_WORTH =
-		4, /* LOOKUPs of unknown files in a row before the next is guessed to be one */
+	/* After this number of consecutive LOOKUPs of files that the guest did not know, the next
+	 * file is expected to be unknown as well. */
+	NEW_NAMES_WORTH = 4,
 };
 
-/* The guest mounts such a directory as a file system of its own, with its own device number. */
+/* Return: true if the guest is to mount this directory as a file system of its own, with its own
+ * device number. */
 static bool is_submount(const struct fs *fs, const struct inode *parent, const struct statx *st)
 {
 	return parent && S_ISDIR(st->stx_mode) && entry_announces_mounts(fs) &&
 	       identity_key(st).mnt_id != parent->mnt_id;
 }
 
-/* Every field is written, and there is nothing between them: the guest gets these bytes. */
+/* The structs have no padding, and every field is written, because the guest gets all of their
+ * bytes. */
 _Static_assert(sizeof(struct fuse_entry_out) == 5 * 8 + sizeof(struct fuse_attr), "padding");
 _Static_assert(sizeof(struct fuse_attr) == 6 * 8 + 10 * 4, "padding");
 
@@ -91,8 +95,8 @@ static int fill(const struct fs *fs, const struct inode *parent, const struct in
 	return 0;
 }
 
-/* Enter the file that `fd` is, without owning fd yet: *ret_used_fd says whether the inode holds it
- * now. */
+/* Enter the file that `fd` holds. *ret_used_fd is true if the inode has taken fd; otherwise the
+ * caller keeps it. */
 static int enter(struct fs *fs, const struct inode *parent, int fd, uint32_t lender,
 		 const struct fhandle *proof, const struct statx *st, struct fuse_entry_out *ret,
 		 bool *ret_used_fd)
@@ -113,7 +117,7 @@ int entry_from_fd(struct fs *fs, const struct inode *parent, int fd, uint32_t le
 	return err ? err : enter(fs, parent, fd, lender, NULL, &st, ret, &used_fd);
 }
 
-/* The same for an fd that becomes the inode's or is closed. */
+/* Enter the file of an O_PATH fd. The inode takes the fd, or the fd is closed. */
 static int enter_owned(struct fs *fs, const struct inode *parent, int path_fd,
 		       const struct fhandle *proof, const struct statx *st,
 		       struct fuse_entry_out *ret)
@@ -126,7 +130,7 @@ static int enter_owned(struct fs *fs, const struct inode *parent, int path_fd,
 	return err;
 }
 
-/* The same for an O_PATH fd whose file has a handle: the fd is only cached. */
+/* Enter the file of an O_PATH fd, and let its handle hold the inode. The fd is only cached. */
 static int enter_handle(struct fs *fs, const struct inode *parent, int path_fd,
 			const struct fhandle *handle, const struct statx *st,
 			struct fuse_entry_out *ret)
@@ -139,12 +143,13 @@ static int enter_handle(struct fs *fs, const struct inode *parent, int path_fd,
 		close(path_fd);
 		return -ENFILE;
 	}
-	inode_table_note_checked(inode); /* the handle is of the very fd that st is of */
+	inode_table_note_checked(inode); /* handle and st were read through the same fd */
 	inode_table_cache_fd(fs->inodes, &fs->reclaim, inode, path_fd);
 	return fill(fs, parent, inode, st, ret);
 }
 
-/* The same where fds are scarce: a signed handle is to hold the inode. */
+/* Enter the file of an O_PATH fd while fds are scarce: a signed handle is to hold the inode, and
+ * the fd is closed. */
 static int enter_signed(struct fs *fs, const struct inode *parent, int path_fd,
 			const struct statx *st, struct fuse_entry_out *ret)
 {
@@ -164,12 +169,13 @@ static int enter_signed(struct fs *fs, const struct inode *parent, int path_fd,
 					  &handle);
 	if (!inode)
 		return -ENFILE;
-	inode_table_note_checked(inode); /* the handle is of the very fd that st is of */
+	inode_table_note_checked(inode); /* handle and st were read through the same fd */
 	return fill(fs, parent, inode, st, ret);
 }
 
-/* The same where handles are signed when fds become scarce. An inode of this key may be held by its
- * handle alone by now: the file's own handle shows whether it is this file. */
+/* Enter the file of an O_PATH fd, where handles are signed when fds become scarce. The table may
+ * have an inode with the same key that only its handle holds. The handle of the file shows whether
+ * that inode is the file's. */
 static int enter_until_scarce(struct fs *fs, const struct inode *parent, int path_fd,
 			      const struct statx *st, struct fuse_entry_out *ret)
 {
@@ -183,16 +189,16 @@ static int enter_until_scarce(struct fs *fs, const struct inode *parent, int pat
 	return enter_owned(fs, parent, path_fd, NULL, st, ret);
 }
 
-/* Take back that `ret` was entered. */
+/* Take back the lookup that `ret` reports. */
 static void take_back(struct fs *fs, const struct fuse_entry_out *ret)
 {
 	inode_table_forget(fs->inodes, &fs->reclaim, ret->nodeid, 1);
 }
 
 /*
- * The same for the first directory that is seen of a mount: what is found out by the directory is
- * known as long as the guest knows an inode on that mount, so the directory is entered first, and
- * held by its fd.
+ * Enter the first directory that the guest looks up on a mount. The directory also shows whether
+ * handles work on that mount. The table keeps this fact only while the guest knows an inode on the
+ * mount. So the directory is entered first, and is held by its fd.
  */
 static int enter_first_of_mount(struct fs *fs, const struct inode *parent, int path_fd,
 				const struct statx *st, struct fuse_entry_out *ret)
@@ -211,7 +217,8 @@ static int enter_first_of_mount(struct fs *fs, const struct inode *parent, int p
 	return -EOPNOTSUPP;
 }
 
-/* path_fd becomes the inode's or is closed. */
+/* Enter the file of an O_PATH fd in the way that the policy and its mount require. The inode takes
+ * path_fd, or path_fd is closed. */
 static int enter_path_fd(struct fs *fs, const struct inode *parent, int path_fd,
 			 const struct statx *st, struct fuse_entry_out *ret)
 {
@@ -226,7 +233,7 @@ static int enter_path_fd(struct fs *fs, const struct inode *parent, int path_fd,
 		err = fhandle_get(path_fd, "", &handle);
 	if (!err)
 		return enter_handle(fs, parent, path_fd, &handle, st, ret);
-	/* Not every file of a file system need have one. */
+	/* A file system with handles may have files without a handle. */
 	if (err == -EOPNOTSUPP && fs->policy.file_handles != FILE_HANDLES_MANDATORY)
 		return enter_owned(fs, parent, path_fd, NULL, st, ret);
 	close(path_fd);
@@ -245,8 +252,9 @@ int entry_from_path_fd(struct fs *fs, const struct inode *parent, int path_fd,
 	return err;
 }
 
-/* A directory gets its fd at once: most are used, and one that the guest works in must not become
- * stale when it is removed. Not when fds are scarce: then its handle must do. */
+/* Return: true if a file of this mode gets an fd at its LOOKUP. A directory does: most directories
+ * are used soon, and a process of the guest may have it as its working directory, which must not
+ * become stale when it is removed. While fds are scarce, a directory has only its handle. */
 static bool gets_fd(const struct fs *fs, mode_t mode)
 {
 	return S_ISDIR(mode) && inode_table_held(fs->inodes) < fs->inode_fds_max &&
@@ -255,12 +263,13 @@ static bool gets_fd(const struct fs *fs, mode_t mode)
 
 static int open_to_enter(struct fs *fs, int dir_fd, const char *name)
 {
-	/* Where handles are signed the fd is closed at once if there are too many. */
+	/* Where handles are signed, the budget does not matter: enter_until_scarce() closes the fd
+	 * if there are too many. */
 	int fd = fs->policy.file_handles == FILE_HANDLES_SIGNED ? 0 : inode_fd_budget(fs);
 
 	if (!fd)
 		fd = entry_open_path(dir_fd, name);
-	/* Created as a user who may not search the directory. */
+	/* The file was created as the requesting user, who may not search the directory. */
 	if (fd == -EACCES && !credentials_root(&fs->credentials))
 		fd = entry_open_path(dir_fd, name);
 	return fd;
@@ -274,8 +283,9 @@ static int lookup_by_fd(struct fs *fs, const struct inode *parent, int dir_fd, c
 	return fd < 0 ? fd : entry_from_path_fd(fs, parent, fd, ret);
 }
 
-/* The same for a directory that was created just now: nobody knows it, so there is no handle to
- * compare with its; inode_trim() asks for that if it must. */
+/* LOOKUP of a directory that was created just now. No inode in the table can be that of this
+ * directory, so its handle is not needed for a comparison. inode_trim() gets the handle later if it
+ * closes the fd. */
 static int lookup_created(struct fs *fs, const struct inode *parent, int dir_fd, const char *name,
 			  struct fuse_entry_out *ret)
 {
@@ -292,7 +302,8 @@ static int lookup_created(struct fs *fs, const struct inode *parent, int dir_fd,
 	return err;
 }
 
-/* As entry_lookup_new, for a name whose attributes are known: without an fd where that can be. */
+/* LOOKUP of a name whose file the guest does not know, and whose attributes were read already. No
+ * fd is opened if a handle can hold the inode. */
 static int lookup_unknown(struct fs *fs, const struct inode *parent, int dir_fd, const char *name,
 			  const struct statx *st, struct fuse_entry_out *ret)
 {
@@ -316,7 +327,7 @@ static int lookup_unknown(struct fs *fs, const struct inode *parent, int dir_fd,
 	fill(fs, parent, inode, st, ret);
 	if (inode_fd_uses_handles(fs, key.mnt_id))
 		return 0;
-	/* The guest has forgotten `parent`, and with it the mount. */
+	/* The guest has just forgotten `parent`, which was the last inode of the mount. */
 	take_back(fs, ret);
 	return -ESTALE;
 }
@@ -340,8 +351,9 @@ int entry_lookup_new(struct fs *fs, const struct inode *parent, const char *name
 	return err ? err : lookup_unknown(fs, parent, dir_fd, name, &st, ret);
 }
 
-/* A guess that the file is new to the guest, because the latest ones were: open it at once, which
- * saves the statx of the name where the guess is right. */
+/* LOOKUP of a name whose file is expected to be unknown to the guest, because the files of the
+ * previous LOOKUPs were. The file is opened immediately, which saves the statx of the name if the
+ * expectation is right. */
 static int lookup_guessed_new(struct fs *fs, const struct inode *parent, int dir_fd,
 			      const char *name, struct fuse_entry_out *ret)
 {
@@ -384,7 +396,7 @@ int entry_lookup(struct fs *fs, const struct inode *parent, const char *name,
 	inode = inode_table_acquire(fs->inodes, fs->slot, identity_key(&st),
 				    identity_birth_time(&st));
 	if (inode && fs->handles.is_gone && __atomic_load_n(&inode->fd, __ATOMIC_ACQUIRE) < 0) {
-		/* Nobody opens its handle any more: it is to be held by an fd again. */
+		/* The broker has gone, so this handle cannot be opened: let an fd hold the file. */
 		inode_table_forget(fs->inodes, &fs->reclaim, inode_nodeid(fs->inodes, inode), 1);
 		inode = NULL;
 	}
@@ -404,7 +416,8 @@ int entry_lookup_dirent(struct fs *fs, const struct inode *parent, const char *n
 	if (!type || inode_fd_uses_handles(fs, parent->mnt_id))
 		return entry_lookup(fs, parent, name, ret);
 	inode = inode_table_acquire(fs->inodes, fs->slot, key, 0);
-	/* An inode that only its handle holds may be known: attributes show whether. */
+	/* The table may have an inode that only its handle holds. Only the attributes show whether
+	 * it is that of the same file. */
 	if (!inode && fs->policy.file_handles == FILE_HANDLES_SIGNED &&
 	    inode_table_knows(fs->inodes, fs->slot, key))
 		return entry_lookup(fs, parent, name, ret);
@@ -414,7 +427,7 @@ int entry_lookup_dirent(struct fs *fs, const struct inode *parent, const char *n
 	err = dir_fd < 0 ? dir_fd : identity_stat_name(dir_fd, name, &st);
 	if (!err && inode_key_equal(identity_key(&st), inode_key_of(inode)))
 		return fill(fs, parent, inode, &st, ret);
-	/* Replaced since it was listed, or something is mounted there. */
+	/* The file was replaced since it was listed, or a file system is mounted there. */
 	inode_table_forget(fs->inodes, &fs->reclaim, inode_nodeid(fs->inodes, inode), 1);
 	return err ? err : entry_lookup(fs, parent, name, ret);
 }

@@ -15,9 +15,10 @@ static uint32_t encode_device(uint32_t major, uint32_t minor)
 }
 
 /*
- * The guest may have data of the file that is not here yet: in a write-back cache, or, of a file
- * that has its size already, in a mapping. GNU tar does not read a file that has no block at all.
- * The guest remembers this number, so what matters is not whether the file is mapped now.
+ * The guest may hold data of the file that it has not written yet: in its write-back cache, or, if
+ * the file has its size already, in a mapping. GNU tar does not read a file that has no blocks at
+ * all. So a file that may have such data has at least one block. It does not matter whether the
+ * file is mapped at this moment, because the guest remembers the number of blocks.
  */
 uint64_t entry_blocks(const struct fs *fs, const struct statx *st)
 {
@@ -33,8 +34,9 @@ bool entry_announces_mounts(const struct fs *fs)
 	return fs->policy.announce_submounts && is_agreed(fs->session, &AGREED_SUBMOUNTS);
 }
 
-/* Numbers of our making have 62 bits that look random, so that no two meet, and are larger than any
- * that a file system counts up to. They depend on nothing that another worker does not know. */
+/* A computed number has 62 bits that look random, so that no two files get the same number in
+ * practice; and it is larger than the numbers that file systems use. It is computed only from
+ * values that every worker knows. */
 uint64_t entry_foreign_number(const struct fs *fs, uint64_t ino, uint32_t device)
 {
 	if (entry_announces_mounts(fs))

@@ -10,7 +10,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* The limit of this process is, to the guest, the limit of the system. */
 static int fd_or_error(int fd)
 {
 	if (fd >= 0)
@@ -28,14 +27,15 @@ static int reopen(struct fs *fs, const struct inode *inode, int flags)
 	char name[FD_NAME];
 	int fd;
 
-	/* Faster than by fd. But a handle that may be another file's is opened as O_PATH first:
-	 * opening a device of the host would be harm enough. And handles are opened as root in its
-	 * own group, which need not be the one that decides what truncating takes (set_id.h). */
+	/* Opening by handle is faster than opening by fd. A handle that may belong to another file
+	 * is not opened here but with O_PATH first, because opening a device of the host may have
+	 * effects. O_TRUNC is not used here, because handles are opened as root in root's group,
+	 * and another group may decide which bits the truncation removes (set_id.h). */
 	if (!(flags & O_TRUNC) && fs->policy.file_handles >= FILE_HANDLES_PREFER &&
 	    inode_table_is_checked(inode)) {
 		int opened = inode_fd_open_handle(fs, inode, flags);
 
-		/* Some file systems do not find what is unlinked. */
+		/* Some file systems cannot open the handle of an unlinked file. */
 		if (opened != -ESTALE)
 			return opened;
 	}

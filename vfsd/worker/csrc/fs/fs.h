@@ -2,9 +2,9 @@
 /* PRIVATE: C only */
 /*
  * The file system that one worker serves: everything that an op may see. It contains no ring, no
- * thread and no eventfd. If an op needs one of these, the op says so by its outcome (enum
- * op_outcome).
- * The watchdog has a thread, which an op does not see: it only ends a call that takes long.
+ * thread and no eventfd. An op that needs one of these says so by its outcome (enum op_outcome).
+ * The watchdog has a thread, which an op does not see: the thread only ends a call that takes
+ * long.
  *
  * So the ops are a library: fs_init() for a directory and its tables, fs_session_begin(), and
  * ops_run() for each request (tests/native/test_ops.c uses them like that).

@@ -14,9 +14,10 @@ enum {
 	CLOSING_WAIT_MS = 500,
 };
 
-/* What the handle opens must be what was entered, its type above all: the name may have been one
- * file's when its attributes were read, and another file's when it was asked for the handle. One
- * comparison is enough, since a handle never becomes another file's. */
+/* Check that the handle has opened the file that was entered in the table, and above all a file of
+ * the same type. The name may have belonged to one file when its attributes were read and to
+ * another file when its handle was read. The check is made once per inode, because a handle never
+ * changes its file. */
 static int check_identity(const struct inode *inode, int fd)
 {
 	struct statx st;
@@ -71,8 +72,9 @@ static int open_path_once(struct fs *fs, const struct inode *inode)
 	return err ? err : open_signed(fs, inode);
 }
 
-/* Not every file system finds by its handle what is unlinked (ZFS does not). What the guest still
- * has open can be reached all the same; fstat(2) and fchmod(2) in the guest name no open file. */
+/* Not every file system can open the handle of an unlinked file (ZFS cannot). A file that the guest
+ * still has open can be reached through its open file. This is needed because the guest's fstat(2)
+ * and fchmod(2) send requests that name no open file. */
 static int open_by_open_file(struct fs *fs, const struct inode *inode)
 {
 	const struct open_file *file =
@@ -101,7 +103,8 @@ static uint64_t closed_fds(const struct fs *fs)
 	return count;
 }
 
-/* May closing what was given up help? The tables are below their limit then. */
+/* Is it worth waiting until fds that were given up are closed? It is, if the tables are below their
+ * limit, some fds wait to be closed, and the last wait was not futile. */
 static bool is_worth_a_wait(const struct fs *fs)
 {
 	return inode_fd_has_budget(fs) && inode_fd_unclosed(fs) &&
@@ -109,10 +112,10 @@ static bool is_worth_a_wait(const struct fs *fs)
 }
 
 /*
- * A thread closes the fds that were given up. While other programs keep that thread from the CPU,
- * the process may have no fd left although the tables hold few: that passes within moments, and is
- * no reason for an error. But close(2) may hang in storage. So after a wait in vain no request of
- * this worker waits until an fd has been closed.
+ * A thread closes the fds that were given up. While other programs keep that thread from running,
+ * the process may have no free fd although the tables hold few. This state ends after moments, so
+ * it is not reported as an error. But close(2) may hang in storage. So after a futile wait the
+ * requests of this worker do not wait again until an fd has been closed.
  */
 int inode_fd_open_path(struct fs *fs, const struct inode *inode)
 {
@@ -127,7 +130,7 @@ int inode_fd_open_path(struct fs *fs, const struct inode *inode)
 	return fd;
 }
 
-/* Apart, so that what an inode holds costs no stack frame. */
+/* Not inlined, so that inode_fd() needs no stack frame for an inode that has an fd. */
 static __attribute__((noinline)) int open_and_cache(struct fs *fs, const struct inode *inode)
 {
 	int fd = inode_fd_open_path(fs, inode);
@@ -182,14 +185,14 @@ uint64_t inode_fd_unclosed(const struct fs *fs)
 	return count;
 }
 
-/* An fd to open handles of the mount of `dir_fd` through, if that works. Return: MOUNT_FD_*
- * without. */
+/* Return: an fd through which handles of the mount of `dir_fd` can be opened; MOUNT_FD_NONE if they
+ * cannot be opened; MOUNT_FD_UNKNOWN if that cannot be found out now. */
 static int try_handles(int dir_fd)
 {
 	int fd = openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_NONBLOCK | O_CLOEXEC);
 
 	if (fd < 0)
-		return MOUNT_FD_UNKNOWN; /* not now */
+		return MOUNT_FD_UNKNOWN;
 	if (fhandle_works(fd))
 		return fd;
 	close(fd);
@@ -204,8 +207,9 @@ int inode_table_try_handles(void *memory, int root_fd)
 	return fd >= 0 && inode_table_set_mount_fd(memory, 0, identity_key(&st).mnt_id, fd);
 }
 
-/* An fd of the mount of `dir_fd` to show the broker, if that signs what is on it. Return: likewise,
- * MOUNT_FD_UNKNOWN as well without a broker. */
+/* Return: an fd of the mount of `dir_fd` to show to the broker, if the broker signs handles of that
+ * mount; MOUNT_FD_NONE if it does not; MOUNT_FD_UNKNOWN if there is no broker, or if that cannot be
+ * found out now. */
 static int try_signatures(struct handle_client *client, int dir_fd)
 {
 	struct handle_signature signature;
@@ -215,7 +219,7 @@ static int try_signatures(struct handle_client *client, int dir_fd)
 		return MOUNT_FD_NONE;
 	err = handle_client_sign(client, dir_fd, &dir_fd, 1, &signature);
 	if (err)
-		return MOUNT_FD_UNKNOWN; /* not now */
+		return MOUNT_FD_UNKNOWN;
 	if (signature.error)
 		return MOUNT_FD_NONE;
 	fd = openat(dir_fd, ".", O_PATH | O_DIRECTORY | O_CLOEXEC);

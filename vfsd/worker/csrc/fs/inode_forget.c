@@ -10,7 +10,7 @@
 
 /* ---- FORGET ---- */
 
-/* Inodes that wait for their handle, as they were seen. */
+/* Inodes that wait for their handles, with generation, fd and birth time as they were read. */
 struct batch {
 	uint32_t count;
 	struct inode *inodes[HANDLE_BATCH];
@@ -19,7 +19,8 @@ struct batch {
 	int64_t btimes[HANDLE_BATCH];
 };
 
-/* A file without a name is soon gone, and its handle of no use. */
+/* Add an inode to the batch. A file without a name is left out: the file goes away soon, so a
+ * handle of it has no use. */
 static void add(struct batch *batch, struct inode *inode)
 {
 	uint32_t generation = __atomic_load_n(&inode->generation, __ATOMIC_ACQUIRE);
@@ -108,10 +109,11 @@ void inode_forget(struct fs *fs, uint64_t nodeid, uint64_t count)
 		inode_forget_finish(fs);
 }
 
-/* ---- and back ---- */
+/* ---- coming back ---- */
 
-/* Is this still the file that the inode was? `fd` was opened by its handle. One without a name is
- * gone: we may be the last to close it. Return: 0, -ESTALE, or -errno. */
+/* Check that `fd`, which was opened by the inode's handle, is still the same file. A file without a
+ * name counts as gone, because this fd may be the last that holds it. Return: 0, -ESTALE, or
+ * -errno. */
 static int check_same(const struct inode *inode, int fd)
 {
 	struct statx st;
@@ -141,7 +143,7 @@ int inode_recall(struct fs *fs, uint64_t nodeid, const struct inode **ret)
 		close(fd);
 		return err ? err : -ESTALE;
 	}
-	inode_table_note_checked(*ret); /* the handle is of the very fd that was compared */
+	inode_table_note_checked(*ret); /* the file that the handle opened was compared above */
 	inode_table_cache_fd(fs->inodes, &fs->reclaim, *ret, fd);
 	return 0;
 }

@@ -1,18 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Two clocks over the inode table; what was not used since the last round of one loses its fd. An
- * inode that has no handle yet gets one before: from the kernel, or signed by the broker, which is
- * asked for many at once.
+ * Two clocks go round the inode table. An inode whose fd was not used since the last round of a
+ * clock loses that fd. An inode that has no handle yet gets one first: from the kernel, or from
+ * the broker, which signs many handles at once.
  *
- * The first clock turns while there are too many fds. The second turns once a second, by whichever
- * worker comes first, as long as any fd is cached: what the host deletes must not keep its space
- * because a guest has looked at it. The same round gives back the memory of slots that are free
- * (inode_slots.c, inode_hash.c). When nothing is left to do, nobody wakes up.
+ * The first clock turns while there are too many fds. The second clock turns once a second as long
+ * as any fd is cached, because a file that the host deletes must not keep its disk space only
+ * because a guest has looked at it. The first worker that comes to it turns the clock for all
+ * workers. The same round gives back the memory of free slots (inode_slots.c, inode_hash.c). When
+ * nothing is left to do, no worker wakes up for this.
  *
- * Some inodes can have no handle: files that were deleted while the guest knew them, above all. A
- * guest can hold more of them than there should be fds, and each turn would look for others in
- * vain. So a search of the first clock that finds little ends early, and the next one waits for a
- * while. Where fds become scarce before that, each new inode is signed for itself (entry.c).
+ * Some inodes cannot have a handle, above all those of files that were deleted while the guest
+ * knew them. A guest can hold more of these inodes than there should be fds, and each round would
+ * search in vain. So a search of the first clock that finds little ends early, and the next search
+ * begins after a pause. If fds become scarce during that pause, the handle of each new inode is
+ * signed by itself (entry.c).
  */
 #include "worker/csrc/fs/inode_trim.h"
 
@@ -20,19 +22,22 @@
 #include "worker/csrc/tables/forgotten.h"
 
 enum {
-	TRIM_LOOKS = 16384, /* slots looked at in one go … */
-	TRIM_CLOSES = 512,  /* … and fds closed */
-	TRIM_BELOW = 128,   /* fewer than allowed are left: signatures are for many at once */
-	TRIM_LITTLE = HANDLE_BATCH / 2, /* of a batch, or of all looks, is not worth the next one */
-	TRIM_PAUSE_NS = 1000 * 1000,
-	SWEEP_CLOSES = 256, /* between two batches of requests */
+	TRIM_LOOKS = 16384, /* slots that one search of the first clock looks at */
+	TRIM_CLOSES = 512,  /* fds that one search of the first clock closes */
+	/* A search goes on until this number of fds below the limit, so that many handles are
+	 * signed at once. */
+	TRIM_BELOW = 128,
+	/* If fewer fds than this are closed by a batch, or by a search, the search has failed. */
+	TRIM_LITTLE = HANDLE_BATCH / 2,
+	TRIM_PAUSE_NS = 1000 * 1000, /* after a search that has failed */
+	SWEEP_CLOSES = 256, /* fds that the second clock closes between two batches of requests */
 	SWEEP_NS = 1000 * 1000 * 1000,
 };
 
-/* Inodes of one mount that wait for a signature, as they were seen. */
+/* Inodes of one mount that wait for a signature, with generation and fd as they were read. */
 struct batch {
 	uint64_t mnt_id;
-	bool is_vain; /* few of a full batch could be signed */
+	bool is_vain; /* fewer than TRIM_LITTLE of a full batch could be signed */
 	uint32_t count;
 	struct inode *inodes[HANDLE_BATCH];
 	uint32_t generations[HANDLE_BATCH];
@@ -61,7 +66,8 @@ static bool drop(struct fs *fs, struct inode *inode)
 	return inode_table_drop_fd(fs->inodes, &fs->reclaim, inode);
 }
 
-/* Give a batch its signatures and close its fds. Return: how many were closed. */
+/* Give the inodes of a batch their signed handles, and close their fds. Return: the number of fds
+ * that were closed. */
 static uint32_t drop_signed(struct fs *fs, const struct batch *batch,
 			    const struct handle_signature *signatures)
 {
@@ -80,7 +86,8 @@ static uint32_t drop_signed(struct fs *fs, const struct batch *batch,
 	return closes;
 }
 
-/* Have a batch signed and close its fds. Return: how many were closed. */
+/* Let the broker sign the handles of a batch, and close the batch's fds. Return: the number of fds
+ * that were closed. */
 static uint32_t sign_and_drop(struct fs *fs, struct batch *batch)
 {
 	struct handle_signature signatures[HANDLE_BATCH];
@@ -95,7 +102,8 @@ static uint32_t sign_and_drop(struct fs *fs, struct batch *batch)
 	return closes;
 }
 
-/* Return: how many fds were closed to make room in the batch. */
+/* Add an inode to the batch; a full batch, or a batch of another mount, is signed first. Return:
+ * the number of fds that were closed by that. */
 static uint32_t add(struct fs *fs, struct batch *batch, struct inode *inode)
 {
 	uint32_t generation = __atomic_load_n(&inode->generation, __ATOMIC_ACQUIRE);
@@ -113,8 +121,8 @@ static uint32_t add(struct fs *fs, struct batch *batch, struct inode *inode)
 	return closes;
 }
 
-/* Close the fd of an inode, now or with the batch, if a handle can hold it. Return: how many fds
- * were closed. */
+/* Close the fd of an inode if a handle can hold the inode: now, or when the batch is signed.
+ * Return: the number of fds that were closed. */
 static uint32_t give_up(struct fs *fs, struct batch *batch, struct inode *inode)
 {
 	bool sign = fs->policy.file_handles == FILE_HANDLES_SIGNED;
@@ -133,7 +141,8 @@ static uint64_t smaller(uint64_t a, uint64_t b)
 	return a < b ? a : b;
 }
 
-/* Return: how many fds are to be closed. Those that wait for that are open still. */
+/* Return: the number of fds that are to be given up now. Fds that were given up and are not closed
+ * yet are taken into account. */
 static uint64_t excess(const struct fs *fs)
 {
 	uint64_t held = inode_table_held(fs->inodes), waiting, most;
@@ -145,7 +154,8 @@ static uint64_t excess(const struct fs *fs)
 	return waiting < most ? smaller(held - fs->inode_fds_max + TRIM_BELOW, most - waiting) : 0;
 }
 
-/* Apart, since a worker comes to inode_trim() after every turn and seldom comes to this. */
+/* Not inlined, because a worker calls inode_trim() after every turn, and rarely has anything to
+ * trim. */
 static __attribute__((noinline, cold)) void trim(struct fs *fs, uint64_t wanted)
 {
 	struct batch batch = {0};
@@ -162,9 +172,10 @@ static __attribute__((noinline, cold)) void trim(struct fs *fs, uint64_t wanted)
 		fs->trim_at_ns = fs->now_ns + TRIM_PAUSE_NS;
 }
 
-/* ---- what was not used for a while ---- */
+/* ---- the second clock ---- */
 
-/* Return: how many fds were closed, or blocks given back. */
+/* Close idle fds of a block, or give the block's memory back if the block is empty. Return: the
+ * number of fds that were closed, or of blocks that were given back. */
 static uint32_t sweep_block(struct fs *fs, struct batch *batch, uint32_t block)
 {
 	uint32_t closes = 0;
@@ -183,7 +194,7 @@ static uint32_t sweep_block(struct fs *fs, struct batch *batch, uint32_t block)
 	return closes;
 }
 
-/* Go on with the sweep. Return: is it over? */
+/* Go on with the round of the second clock. Return: true if the round is over. */
 static bool sweep_some(struct fs *fs)
 {
 	struct batch batch = {0};
@@ -195,7 +206,8 @@ static bool sweep_some(struct fs *fs)
 	return closes < SWEEP_CLOSES && !inode_table_shrink(fs->inodes, fs->slot);
 }
 
-/* After a pause; not if another worker has swept since, and left nothing. */
+/* Begin or continue a round of the second clock. A round does not begin if no block is marked any
+ * more, or if another worker began one within SWEEP_NS. */
 static __attribute__((noinline, cold)) void sweep(struct fs *fs)
 {
 	if (!fs->sweep_block) {
@@ -232,7 +244,7 @@ void inode_trim(struct fs *fs)
 		trim(fs, wanted);
 	if (fs->sweep_at_ns && fs->now_ns >= fs->sweep_at_ns)
 		sweep(fs);
-	/* Fds were cached since the last sweep began, or blocks became empty, by whoever. */
+	/* A worker has cached an fd, or emptied a block, since the last round began. */
 	if (!fs->sweep_at_ns && fs->marks_seen != inode_table_marks(fs->inodes))
 		fs->sweep_at_ns = fs->now_ns + SWEEP_NS;
 }

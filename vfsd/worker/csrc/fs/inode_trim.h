@@ -5,8 +5,9 @@
 
 #include "worker/csrc/fs/fs.h"
 
-/* Close fds of inodes that were not used lately, where handles can hold these inodes: at once if
- * there are too many, else soon. Between two batches. */
+/* Close fds that inodes have not used lately, where handles can hold these inodes: immediately if
+ * there are too many fds, otherwise after a second or two. Called between two batches of requests.
+ * */
 void inode_trim(struct fs *fs);
 
 #endif

@@ -13,9 +13,9 @@ static bool borrows(const struct inode *inode, uint32_t slot)
 	return inode && __atomic_load_n(&inode->lender, __ATOMIC_ACQUIRE) == slot;
 }
 
-/* Hold the inode by a path of its own, or leave it the lent fd. A worker that dies in between
- * leaves keep_fd true to what the inode has, unless that is forgotten before the next one comes:
- * then the sweep closes the fd. */
+/* Let an O_PATH fd of its own hold the inode; if no such fd can be opened, the inode keeps the lent
+ * fd. If this worker dies in between, keep_fd says whether the inode has the lent fd. An exception
+ * is an inode that is forgotten before the next worker comes: then the sweep closes the fd. */
 static void repay_with_path(struct fs *fs, struct open_file *file, uint32_t slot)
 {
 	char name[FD_NAME];
@@ -25,7 +25,7 @@ static void repay_with_path(struct fs *fs, struct open_file *file, uint32_t slot
 	if (inode_table_repay(fs->inodes, fs->slot, file->nodeid, slot, fd))
 		return;
 	__atomic_store_n(&file->keep_fd, 0, __ATOMIC_RELEASE);
-	if (fd >= 0) /* it was forgotten just now */
+	if (fd >= 0) /* the guest has forgotten the inode just now */
 		close(fd);
 }
 

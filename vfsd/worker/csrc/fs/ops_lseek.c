@@ -13,12 +13,10 @@
  * sees:
  *
  * - The file is open for reading and writing. The guest releases a mapped file only after the
- *   mapping
- *   is gone and has been written back.
+ *   mapping is gone and has been written back.
  *
  * - The guest has read the file, since a store to a page needs the old content of the page. A page
- *   that
- *   the guest wrote as a whole is in its page cache as well, but such a page is not a hole.
+ *   that the guest wrote as a whole is in its page cache as well, but such a page is not a hole.
  *
  * If both are true, everything is reported as data. Otherwise the host's answer is right, so
  * programs that write a sparse file and look for its holes get the truth.

@@ -2,8 +2,8 @@
 /*
  * RELEASE, RELEASEDIR, FLUSH.
  *
- * RELEASE is answered before the close, which may take long. What the guest may rely on at once
- * is done at once: locks are given up.
+ * RELEASE is answered before the file is closed, because a close may take long. Locks are given up
+ * before the answer, because the guest may rely on that immediately.
  */
 #include "worker/csrc/fs/ops.h"
 #include "worker/csrc/fs/ops_lock.h"
@@ -56,8 +56,8 @@ int op_flush(struct fs *fs, struct request *r)
 	if (open_file_close_is_silent(file))
 		return 0;
 	r->fd = fcntl(file->fd, F_DUPFD_CLOEXEC, 3);
-	/* Without an fd to spare, FSYNC reports what close() would have reported, or nothing does.
-	 */
+	/* If no fd is free, an error that close() would have reported is reported by FSYNC, or not
+	 * at all. */
 	if (r->fd < 0)
 		return errno == EMFILE ? 0 : -errno;
 	r->holds_fd = true;

@@ -12,7 +12,7 @@ struct given_up {
 	int64_t btime; /* identity_birth_time() */
 };
 
-/* Does the file system of this inode rename files instead of removing them? NULL: no. */
+/* Does the file system of this inode rename files instead of removing them? Of NULL: false. */
 bool silly_rename_concerns(struct fs *fs, const struct inode *inode);
 
 /*
