@@ -3,19 +3,13 @@
 #include "worker/csrc/fs/entry.h"
 
 #include "worker/csrc/fs/inode_fd.h"
+#include "worker/csrc/host/fd_error.h"
 #include "worker/csrc/host/proc_fd.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-static int fd_or_error(int fd)
-{
-	if (fd >= 0)
-		return fd;
-	return errno == EMFILE ? -ENFILE : -errno;
-}
 
 int entry_open_path(int dir_fd, const char *name)
 {

@@ -42,6 +42,7 @@
 #include "worker/csrc/fs/entry.h"
 #include "worker/csrc/fs/inode_fd.h"
 #include "worker/csrc/fs/requester.h"
+#include "worker/csrc/host/fd_error.h"
 #include "worker/csrc/host/proc_fd.h"
 
 #include <errno.h>
@@ -212,7 +213,7 @@ int label_create(struct fs *fs, const struct request *r, int dir_fd, int flags, 
 	if (fd < 0 && (errno == EOPNOTSUPP || errno == EISDIR || errno == ENOSYS))
 		return label_make(fs, r, dir_fd, r->name, make_regular);
 	if (fd < 0)
-		return errno == EMFILE ? -ENFILE : -errno;
+		return fd_error();
 	err = label_set(fs, r, fd);
 	if (!err)
 		err = link_to_name(fs, fd, dir_fd, r->name);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "worker/csrc/fs/lease.h"
 
+#include "worker/csrc/host/fd_error.h"
 #include "worker/csrc/host/identity.h"
 #include "worker/csrc/host/proc_fd.h"
 
@@ -19,7 +20,7 @@ static int run_wait(struct request *r)
 {
 	char name[FD_NAME];
 	int fd = openat(AT_FDCWD, proc_fd_name(r->fd, name), r->fd2 | O_NOCTTY | O_CLOEXEC);
-	int err = fd < 0 ? -errno : 0;
+	int err = fd < 0 ? fd_error() : 0;
 
 	if (fd >= 0)
 		close(fd);
@@ -57,7 +58,7 @@ int lease_wait(struct request *r, int path_fd, int access)
 		return -EAGAIN;
 	fd = fcntl(path_fd, F_DUPFD_CLOEXEC, 3);
 	if (fd < 0)
-		return errno == EMFILE ? -ENFILE : -errno;
+		return fd_error();
 	return wait_off_the_loop(r, fd, access, run_wait);
 }
 

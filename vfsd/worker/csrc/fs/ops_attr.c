@@ -12,6 +12,7 @@
 #include "worker/csrc/fs/ops.h"
 #include "worker/csrc/fs/requester.h"
 #include "worker/csrc/fs/set_id.h"
+#include "worker/csrc/host/fd_error.h"
 #include "worker/csrc/host/identity.h"
 #include "worker/csrc/host/proc_fd.h"
 #include "worker/csrc/host/watchdog.h"
@@ -139,7 +140,7 @@ static int truncate_unleased(const struct fs *fs, int path_fd, off_t size)
 	int err;
 
 	if (fd < 0)
-		return errno == EMFILE ? -ENFILE : -errno;
+		return fd_error();
 	err = ftruncate(fd, size) < 0 ? -errno : 0;
 	close(fd);
 	return err;

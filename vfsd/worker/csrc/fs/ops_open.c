@@ -23,6 +23,7 @@
 #include "worker/csrc/fs/ops.h"
 #include "worker/csrc/fs/requester.h"
 #include "worker/csrc/fs/set_id.h"
+#include "worker/csrc/host/fd_error.h"
 #include "worker/csrc/host/proc_fd.h"
 #include "worker/csrc/request/agreed.h"
 
@@ -258,7 +259,7 @@ int op_opendir(struct fs *fs, struct request *r)
 		return -ENFILE;
 	fd = openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (fd < 0) {
-		err = errno == EMFILE ? -ENFILE : -errno;
+		err = fd_error();
 		file_table_abandon(fs->files, fs->slot, file);
 		return err;
 	}
@@ -356,9 +357,7 @@ static int create_new(struct fs *fs, const struct request *r, int dir_fd, int fl
 		return label_create(fs, r, dir_fd, flags, mode, ret_fd);
 	*ret_fd = openat(dir_fd, r->name,
 			 flags | O_CREAT | O_EXCL | O_NOFOLLOW | O_NOCTTY | O_CLOEXEC, mode);
-	if (*ret_fd >= 0)
-		return 0;
-	return errno == EMFILE ? -ENFILE : -errno;
+	return *ret_fd < 0 ? fd_error() : 0;
 }
 
 /* Try O_EXCL first, whatever the guest's flags are: a file that exists is opened as root, a new
@@ -394,9 +393,7 @@ static int create_tmpfile(struct fs *fs, struct request *r, const struct inode *
 	/* A kernel without O_TMPFILE fails with EISDIR, a file system without it may fail with
 	 * ENOSYS. After ENOSYS the guest would never send TMPFILE again. */
 	if (fd < 0)
-		err = errno == EISDIR || errno == ENOSYS ? -EOPNOTSUPP
-		      : errno == EMFILE			 ? -ENFILE
-							 : -errno;
+		err = errno == EISDIR || errno == ENOSYS ? -EOPNOTSUPP : fd_error();
 	else
 		err = r->label_count ? label_set(fs, r, fd) : 0;
 	if (!err)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "worker/csrc/host/fhandle.h"
 
+#include "worker/csrc/host/fd_error.h"
 #include "worker/csrc/host/file_system.h"
 
 #include <errno.h>
@@ -77,13 +78,9 @@ int fhandle_open(int mount_fd, const struct fhandle *handle, int flags)
 {
 	union kernel_handle kernel = {
 		.handle = {.handle_bytes = handle->len, .handle_type = handle->type}};
-	int fd;
 
 	memcpy(kernel.handle.f_handle, handle->bytes, handle->len);
-	fd = open_when_settled(mount_fd, &kernel.handle, flags);
-	if (fd >= 0)
-		return fd;
-	return errno == EMFILE ? -ENFILE : -errno;
+	return fd_or_error(open_when_settled(mount_fd, &kernel.handle, flags));
 }
 
 bool fhandle_lasts(int fd)
