@@ -9,7 +9,7 @@ int handle_send(int sock, const void *data, size_t len, const int *fds, uint32_t
 	union handle_fds passed = {.header = {.cmsg_len = CMSG_LEN(count * sizeof(int)),
 					      .cmsg_level = SOL_SOCKET,
 					      .cmsg_type = SCM_RIGHTS}};
-	struct iovec packet = {(void *)data, len};
+	struct iovec packet = {(void *)(uintptr_t)data, len}; /* which sendmsg(2) only reads */
 	struct msghdr message = {.msg_iov = &packet, .msg_iovlen = 1};
 
 	if (count) {

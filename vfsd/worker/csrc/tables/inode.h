@@ -20,6 +20,14 @@ enum inode_past {
 	INODE_WAS_READ = 4,	/* pages of the file may be in the guest's page cache */
 };
 
+/* What workers note about an inode while they serve requests. Everything else in an inode stays the
+ * same for a function that gets a `const struct inode *`; the marks may change (inode_marks). */
+struct inode_marks {
+	uint8_t used;	    /* 1: fd was used since inode_table_next_idle last looked */
+	uint8_t is_checked; /* 1: `handle` is known to belong to this file and no other */
+	uint8_t past;	    /* enum inode_past */
+};
+
 struct inode {
 	uint64_t ino;
 	uint64_t mnt_id;
@@ -31,18 +39,22 @@ struct inode {
 		uint32_t lender; /* slot of the open file that owns fd; 0: the inode owns it */
 		uint32_t place;	 /* place in the ring of forgotten.c, after the inode was let go */
 	};
-	uint16_t mode;	       /* S_IFMT bits, which never change */
-	uint8_t retired_by;    /* slot + 1 of the worker that is to free the inode, or LET_GO */
-	uint8_t used;	       /* 1: fd was used since inode_table_next_idle last looked */
-	uint8_t is_young;      /* 1: another file may have the same birth time: inode_table.c */
-	uint8_t is_checked;    /* 1: `handle` is known to belong to this file and no other */
-	uint8_t past;	       /* enum inode_past */
+	uint16_t mode;	    /* S_IFMT bits, which never change */
+	uint8_t retired_by; /* slot + 1 of the worker that is to free the inode, or LET_GO */
+	uint8_t is_young;   /* 1: another file may have the same birth time: inode_table.c */
+	struct inode_marks marks;
 	uint8_t is_readable;   /* 1: fd is open for reading; 0: fd is O_PATH */
 	int64_t btime;	       /* birth time in ns; 0: the file system keeps no birth times */
 	struct fhandle handle; /* opens the file when fd is -1 */
 };
 
 struct inode_table; /* the head of the mapping */
+
+/* The marks, which may be written although the inode is const. */
+static inline struct inode_marks *inode_marks(const struct inode *inode)
+{
+	return (struct inode_marks *)((uintptr_t)inode + offsetof(struct inode, marks));
+}
 
 static inline struct inode_key inode_key_of(const struct inode *inode)
 {

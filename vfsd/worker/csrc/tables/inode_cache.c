@@ -155,7 +155,7 @@ struct inode *inode_table_next_idle(struct inode_table *t)
 
 	if (!is_taken(t, slot) || !owns_fd(inode))
 		return NULL;
-	return __atomic_exchange_n(&inode->used, 0, __ATOMIC_RELAXED) ? NULL : inode;
+	return __atomic_exchange_n(&inode->marks.used, 0, __ATOMIC_RELAXED) ? NULL : inode;
 }
 
 uint32_t inode_table_marks(const struct inode_table *t)
@@ -196,7 +196,7 @@ struct inode *inode_table_idle_at(struct inode_table *t, uint32_t block, uint32_
 
 	if (!is_taken(t, slot) || !owns_fd(inode) || keeps_fd(t, inode))
 		return NULL;
-	if (!__atomic_exchange_n(&inode->used, 0, __ATOMIC_RELAXED))
+	if (!__atomic_exchange_n(&inode->marks.used, 0, __ATOMIC_RELAXED))
 		return inode;
 	note_cached(t, inode);
 	return NULL;

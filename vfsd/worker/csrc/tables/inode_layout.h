@@ -99,10 +99,15 @@ struct inode_table {
  * stripe. */
 #define ROWS_AT ((sizeof(struct inode_table) + GRANULE - 1) / GRANULE * GRANULE)
 
+/* The table is const for a function that does not change its head; what follows the head may
+ * change. By way of an integer the cast would cost CREATE 3 % of its instructions. */
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wcast-qual"
 static inline void *at_offset(const struct inode_table *t, uint64_t bytes)
 {
 	return (uint8_t *)t + bytes;
 }
+#pragma GCC diagnostic pop
 
 static inline struct inode *slot_at(const struct inode_table *t, uint32_t slot)
 {

@@ -217,10 +217,8 @@ static struct inode *enter(struct inode_table *t, uint32_t worker, uint64_t hash
 	inode->handle = values->handle;
 	inode->btime = values->btime;
 	inode->is_young = values->is_young;
-	inode->is_checked = 0;
-	inode->past = 0;
+	inode->marks = (struct inode_marks){0};
 	inode->is_readable = 0;
-	inode->used = 0;
 	inode->lookup_count = 1;
 	inode->retired_by = 0;
 	__atomic_store_n(&inode->fd, values->fd, __ATOMIC_RELEASE);

@@ -132,26 +132,26 @@ uint64_t inode_table_held(const struct inode_table *t);
 
 static inline void inode_table_touch(const struct inode *inode)
 {
-	if (!__atomic_load_n(&inode->used, __ATOMIC_RELAXED))
-		__atomic_store_n((uint8_t *)&inode->used, 1, __ATOMIC_RELAXED);
+	if (!__atomic_load_n(&inode->marks.used, __ATOMIC_RELAXED))
+		__atomic_store_n(&inode_marks(inode)->used, 1, __ATOMIC_RELAXED);
 }
 
 /* Return: true if all of these (enum inode_past) have happened. */
 static inline bool inode_table_has_past(const struct inode *inode, uint8_t past)
 {
-	return (__atomic_load_n(&inode->past, __ATOMIC_ACQUIRE) & past) == past;
+	return (__atomic_load_n(&inode->marks.past, __ATOMIC_ACQUIRE) & past) == past;
 }
 
 static inline void inode_table_note(const struct inode *inode, enum inode_past past)
 {
 	if (!inode_table_has_past(inode, (uint8_t)past))
-		__atomic_or_fetch((uint8_t *)&inode->past, (uint8_t)past, __ATOMIC_RELEASE);
+		__atomic_or_fetch(&inode_marks(inode)->past, (uint8_t)past, __ATOMIC_RELEASE);
 }
 
 /* Return: true if the file was not opened before. */
 static inline bool inode_table_note_opened(const struct inode *inode)
 {
-	return !(__atomic_fetch_or((uint8_t *)&inode->past, INODE_WAS_OPENED, __ATOMIC_RELAXED) &
+	return !(__atomic_fetch_or(&inode_marks(inode)->past, INODE_WAS_OPENED, __ATOMIC_RELAXED) &
 		 INODE_WAS_OPENED);
 }
 
@@ -160,20 +160,20 @@ static inline bool inode_table_note_opened(const struct inode *inode)
 static inline bool inode_table_may_cache_readable(const struct inode *inode)
 {
 	return __atomic_load_n(&inode->handle.len, __ATOMIC_ACQUIRE)
-		       ? __atomic_load_n(&inode->is_checked, __ATOMIC_ACQUIRE)
+		       ? __atomic_load_n(&inode->marks.is_checked, __ATOMIC_ACQUIRE)
 		       : !__atomic_load_n(&inode->lender, __ATOMIC_ACQUIRE);
 }
 
 /* Return: true if the inode has a handle that is known to belong to this file and no other. */
 static inline bool inode_table_is_checked(const struct inode *inode)
 {
-	return __atomic_load_n(&inode->is_checked, __ATOMIC_ACQUIRE) &&
+	return __atomic_load_n(&inode->marks.is_checked, __ATOMIC_ACQUIRE) &&
 	       __atomic_load_n(&inode->handle.len, __ATOMIC_ACQUIRE);
 }
 
 static inline void inode_table_note_checked(const struct inode *inode)
 {
-	__atomic_store_n((uint8_t *)&inode->is_checked, 1, __ATOMIC_RELEASE);
+	__atomic_store_n(&inode_marks(inode)->is_checked, 1, __ATOMIC_RELEASE);
 }
 
 /* Return: the fd through which handles of this mount are opened, or MOUNT_FD_* (mount_table.h). */
