@@ -70,6 +70,7 @@ OFFLOAD = (
 WATCHDOG = ("worker/host/watchdog", "worker/host/thread")
 BRIDGE = (
     "frontend/driver_ring",
+    "frontend/bridge_wait",
     "frontend/fuse_bridge",
     "frontend/hiprio",
     "frontend/init_request",

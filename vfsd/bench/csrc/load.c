@@ -11,9 +11,7 @@
  * memory that holds its request; the descriptors are built once. From one request to the next only
  * the fields that differ are written: unique, node, handle, name, offset.
  *
- * A wrong reply is never counted. A reply must have the length that its used element says, the
- * `unique` of its request, the error and length that the step expects, and a body that fits (the
- * inode that was asked for, data that belongs to the offset that was read); otherwise the run ends.
+ * A wrong reply is never counted: load_reply.c checks every reply, and a wrong one ends the run.
  *
  * The driver behaves like Linux' driver: segments of 4 KiB in an indirect table, replies taken
  * until there are no more, then calls enabled and the ring checked once more before sleeping.
@@ -25,6 +23,7 @@
  */
 #include "bench/csrc/load.h"
 
+#include "bench/csrc/load_reply.h"
 #include "frontend/csrc/request_layout.h"
 #include "transport/csrc/clock.h"
 #include "transport/csrc/cpu_relax.h"
@@ -37,7 +36,6 @@
 
 enum {
 	LOOKS_PER_CLOCK = 64,
-	HEADER = sizeof(struct fuse_out_header),
 };
 
 struct load_chain {
@@ -129,12 +127,6 @@ int load_prepare(struct load *l, uint32_t stream, uint32_t step)
 	return request_chain_build(l->layout, chain->slot, &in, &chain->cut);
 }
 
-static int broken(struct load *l, const char *reason)
-{
-	l->reason = reason;
-	return LOAD_BROKEN;
-}
-
 /* Offer the request of a chain. Return: 0 or LOAD_BROKEN. */
 static int offer(struct load *l, struct load_chain *chain, uint32_t token)
 {
@@ -147,7 +139,7 @@ static int offer(struct load *l, struct load_chain *chain, uint32_t token)
 	};
 
 	if (driver_ring_add(&l->ring, &cut) < 0)
-		return broken(l, "the queue has no room for another request");
+		return load_broken(l, "the queue has no room for another request");
 	l->result.requests++;
 	return 0;
 }
@@ -182,7 +174,7 @@ static int sleep_until_called(struct load *l)
 	count = poll(fds, 2, (int)(l->config.silence_ns / 1000000));
 	driver_ring_disable_calls(&l->ring);
 	if (count < 0 && errno != EINTR)
-		return broken(l, "poll(2) fails");
+		return load_broken(l, "poll(2) fails");
 	if (fds[1].revents)
 		return LOAD_STOPPED;
 	count_calls(l);
@@ -258,142 +250,6 @@ static int send_step(struct load *l, uint32_t stream, uint64_t now)
 	return offer(l, chain, stream);
 }
 
-/* --- reading a reply -------------------------------------------------------------------------- */
-
-static int wrong(struct load *l, const struct fuse_in_header *in, const struct fuse_out_header *out,
-		 const char *reason)
-{
-	l->reason = reason;
-	l->wrong = (struct load_wrong){in->opcode, out->error, out->len};
-	return LOAD_WRONG;
-}
-
-static int forget(struct load *l, uint64_t node)
-{
-	struct {
-		struct fuse_in_header header;
-		struct fuse_forget_in forget;
-	} message = {
-		.header =
-			{
-				.len = sizeof(message),
-				.opcode = FUSE_FORGET,
-				.unique = ++l->unique,
-				.nodeid = node,
-			},
-		.forget.nlookup = 1,
-	};
-	int err = hiprio_send(l->config.hiprio, &message.header, &message.forget);
-
-	l->result.forgets++;
-	if (err == HIPRIO_STOPPED)
-		return LOAD_STOPPED;
-	return err ? broken(l, hiprio_reason(l->config.hiprio)) : 0;
-}
-
-/* Is the entry "." or ".."? Both are listed but not looked up. */
-static bool is_dots(const struct fuse_dirent *entry)
-{
-	return entry->name[0] == '.' &&
-	       (entry->namelen == 1 || (entry->namelen == 2 && entry->name[1] == '.'));
-}
-
-/* Walk over the entries of a READDIRPLUS. Return: 0, LOAD_WRONG, or the error of a FORGET. */
-static int take_entries(struct load *l, struct load_stream *s, const struct load_step *step,
-			const struct fuse_in_header *in, const struct fuse_out_header *out)
-{
-	const uint8_t *at = (const void *)(out + 1), *end = (const uint8_t *)out + out->len;
-	int err = 0;
-
-	if (at == end)
-		s->listed = 0;
-	while (at < end && !err) {
-		const struct fuse_direntplus *entry = (const void *)at;
-		size_t left = (size_t)(end - at);
-
-		if (left < FUSE_NAME_OFFSET_DIRENTPLUS || left < FUSE_DIRENTPLUS_SIZE(entry))
-			return wrong(l, in, out, "an entry that does not fit its listing");
-		if (!entry->dirent.namelen || !entry->dirent.off)
-			return wrong(l, in, out, "an entry without a name or an offset");
-		s->listed = entry->dirent.off;
-		l->result.units += s->program->measured;
-		if (!entry->entry_out.nodeid && !is_dots(&entry->dirent))
-			return wrong(l, in, out, "an entry that was not looked up");
-		if (step->flags & LOAD_FORGET && entry->entry_out.nodeid)
-			err = forget(l, entry->entry_out.nodeid);
-		at += FUSE_DIRENTPLUS_SIZE(entry);
-	}
-	return err;
-}
-
-/* Does each page of a READ begin with its offset in the file? */
-static bool is_stamped(const struct fuse_in_header *in, const uint8_t *data)
-{
-	const struct fuse_read_in *arg = (const void *)(in + 1);
-
-	for (uint32_t i = 0; i < arg->size; i += LAYOUT_PAGE)
-		if (*(const uint64_t *)(data + i) != arg->offset + i)
-			return false;
-	return true;
-}
-
-/* The fault in the body of a reply whose error and length are as expected; NULL: no fault. */
-static const char *body_is_wrong(const struct load_step *step, const struct fuse_in_header *in,
-				 const void *body)
-{
-	const struct fuse_entry_out *entry = body;
-	const struct fuse_attr_out *attr = body;
-
-	if (step->error)
-		return NULL;
-	if (step->flags & LOAD_LEARN_NODE && !entry->nodeid)
-		return "an entry without a node";
-	if (in->opcode == FUSE_LOOKUP && step->ino && entry->attr.ino != step->ino)
-		return "an inode that does not belong to the name";
-	if (in->opcode == FUSE_GETATTR && step->ino && attr->attr.ino != step->ino)
-		return "attributes of another inode";
-	if (in->opcode == FUSE_WRITE && ((const struct fuse_write_out *)body)->size !=
-						((const struct fuse_write_in *)(in + 1))->size)
-		return "a short write";
-	if (step->flags & LOAD_STAMPED && !is_stamped(in, body))
-		return "data of another offset";
-	return NULL;
-}
-
-static int check_reply(struct load *l, const struct load_stream *s, const struct load_step *step,
-		       const struct fuse_in_header *in, const struct fuse_out_header *out,
-		       uint32_t used_len)
-{
-	const char *why;
-
-	if (used_len < HEADER || out->len != used_len)
-		return wrong(l, in, out, "a length that is not that of its used element");
-	if (out->unique != s->unique)
-		return wrong(l, in, out, "a reply to another request");
-	if (out->error != step->error)
-		return wrong(l, in, out, "an unexpected error");
-	if (step->reply_len && out->len != step->reply_len)
-		return wrong(l, in, out, "an unexpected length");
-	why = body_is_wrong(step, in, out + 1);
-	return why ? wrong(l, in, out, why) : 0;
-}
-
-static int learn(struct load *l, struct load_stream *s, const struct load_step *step,
-		 const struct fuse_in_header *in, const struct fuse_out_header *out)
-{
-	const struct fuse_entry_out *entry = (const void *)(out + 1);
-	const struct fuse_open_out *open =
-		(const void *)((const uint8_t *)out + out->len - sizeof(*open));
-
-	if (step->flags & LOAD_LIST)
-		return take_entries(l, s, step, in, out);
-	if (step->flags & LOAD_LEARN_NODE)
-		s->node = entry->nodeid;
-	if (step->flags & LOAD_LEARN_FH)
-		s->fh = open->fh;
-	return step->flags & LOAD_FORGET ? forget(l, s->node) : 0;
-}
-
 /* --- the loop --------------------------------------------------------------------------------- */
 
 static uint32_t bucket_of(uint64_t ns)
@@ -438,14 +294,11 @@ static int take_reply(struct load *l, const struct driver_used *used, struct loa
 		      uint64_t now)
 {
 	struct load_stream *s = &l->streams[used->token];
-	const struct load_step *step = &s->program->steps[s->step];
 	struct load_chain *chain = chain_of(l, used->token, s->step);
 	const struct fuse_in_header *in = request_of(l, chain);
 	const struct fuse_out_header *out = (const void *)chain->cut.reply;
-	int end = check_reply(l, s, step, in, out, used->len);
+	int end = load_take_reply(l, s, in, out, used->len);
 
-	if (!end)
-		end = learn(l, s, step, in, out);
 	if (end)
 		return end;
 	if (++s->step == s->program->count)
@@ -461,7 +314,7 @@ static int take_replies(struct load *l, struct load_limits *limits)
 
 	while (!end && (taken = driver_ring_take(&l->ring, &used))) {
 		if (taken < 0)
-			return broken(l, l->ring.reason);
+			return load_broken(l, l->ring.reason);
 		end = take_reply(l, &used, limits, now);
 	}
 	l->result.kicks += (uint64_t)driver_ring_kick(&l->ring);
@@ -524,7 +377,7 @@ int load_call(struct load *l)
 		taken = end ? 0 : driver_ring_take(&l->ring, &used);
 	}
 	if (taken < 0)
-		end = broken(l, l->ring.reason);
+		end = load_broken(l, l->ring.reason);
 	l->reply_len = used.len;
 	return end;
 }
