@@ -16,11 +16,12 @@ from tests.frontend.backend import Answer, Backend, reply
 from tests.frontend.test_command import complaint
 from tests.waiting import HANG
 from vfsd.bench import real_work
+from vfsd.bench.arena import MEMORY, Arena, Contender, Sample, measure
 from vfsd.bench.compare import Comparison, RowResult
 from vfsd.bench.load import ROOT, LoadResult, LoadSession, LoadShape, Plan, Step, bucket_ns
 from vfsd.bench.load_ops import NULL_OPCODE, OPS, Share, pages_of, set_plans
 from vfsd.bench.report import chart, markdown, table
-from vfsd.bench.rows import MEMORY, ROWS, Arena, Contender, Sample, measure
+from vfsd.bench.rows import ROWS
 from vfsd.frontend.vmm import connect
 from vfsd.transport.errors import OperatorError
 from vfsd.transport.native import lib

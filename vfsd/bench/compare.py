@@ -8,8 +8,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar
 
+from vfsd.bench.arena import Arena, Contender, NotOfferedError, Sample, memory_or
 from vfsd.bench.floor import bare_calls_us
-from vfsd.bench.rows import Arena, Contender, NotOfferedError, Row, Sample, memory_or
+from vfsd.bench.rows import Row
 from vfsd.transport.errors import OperatorError
 
 T = TypeVar("T")

@@ -26,8 +26,9 @@ from io import BytesIO
 from pathlib import Path
 from typing import Final
 
+from vfsd.bench.arena import Arena, Contender, Sample
 from vfsd.bench.compare import Comparison, RowResult, rotated
-from vfsd.bench.rows import Arena, Contender, Row, Sample, Target
+from vfsd.bench.rows import Row, Target
 from vfsd.frontend.backend_process import STOP_SECONDS
 from vfsd.transport.errors import OperatorError
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from html import escape
 from typing import Final
 
+from vfsd.bench.arena import Sample
 from vfsd.bench.compare import Comparison, RowResult
-from vfsd.bench.rows import Sample
 
 COLUMNS: Final = ("ops/s", "p50 us", "p99 us", "CPU us/op", "kicks/op", "calls/op", "value")
 _COLOURS: Final = ("#1b6ca8", "#b0b0b0", "#8a8a8a", "#636363", "#d0c090", "#a89868")

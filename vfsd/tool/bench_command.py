@@ -12,13 +12,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from vfsd.bench.arena import Contender, measure
 from vfsd.bench.compare import Comparison, ComparisonPlan, compare
 from vfsd.bench.load import LoadSession, LoadShape
 from vfsd.bench.load_ops import OPS, Op, Share, pages_of, set_plans
 from vfsd.bench.process_tree import ProcessTree, daemon_tree
 from vfsd.bench.real_work import Work, compare_real_work
 from vfsd.bench.report import COLUMNS, cells, chart, markdown, table
-from vfsd.bench.rows import ROWS, Contender, Row, measure
+from vfsd.bench.rows import ROWS, Row
 from vfsd.frontend.vmm import connect
 from vfsd.transport.errors import OperatorError
 from vfsd.transport.option_types import REQUEST_QUEUES_MAX
