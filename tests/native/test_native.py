@@ -161,6 +161,8 @@ PROGRAMS = (
     Program("tables_threads", TABLES),
     Program("tables_threads", TABLES, THREAD),
     Program("tables_death", TABLES, UNDEFINED),
+    Program("chains_death", TABLES, UNDEFINED),
+    Program("tables_killed", TABLES, UNDEFINED),
     Program("siphash", ("worker/host/siphash",)),
     Program("handle_broker", (*TABLES, "worker/broker/handle_broker")),
     Program("offload", OFFLOAD),
