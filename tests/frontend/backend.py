@@ -21,18 +21,14 @@ from vfsd.frontend.guest_memory import UVA
 from vfsd.frontend.vmm import DriverVring
 from vfsd.transport.message_socket import MessageSocket
 from vfsd.transport.vhost_user import (
-    U64,
-    MemoryTable,
     Message,
     Number,
-    Payload,
     ProtocolFeature,
     VirtioFeature,
-    VringAddr,
-    VringState,
     decode_message,
     encode_reply,
 )
+from vfsd.transport.vhost_user_payloads import U64, MemoryTable, Payload, VringAddr, VringState
 
 from .device import Descriptor, Device
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The target `session` with a mistake planted in the product; a search must find it in seconds."""
 
-from vfsd.transport.vhost_user import VringFd
+from vfsd.transport.vhost_user_payloads import VringFd
 
 
 def _unpack_with_mistake(data: bytes) -> VringFd:

@@ -3,19 +3,15 @@
 
 from vfsd.supervisor.effects import Apply, Close, Effect, Reply, ReplyBase
 from vfsd.supervisor.session import FEATURES, Session
-from vfsd.transport.vhost_user import (
-    MESSAGES,
+from vfsd.transport.vhost_user import MESSAGES, Header, Message, Number, decode_reply
+from vfsd.transport.vhost_user_payloads import (
     U64,
-    Header,
     MemoryRegion,
-    Message,
-    Number,
     Payload,
     Region,
     VringAddr,
     VringFd,
     VringState,
-    decode_reply,
 )
 
 LOW = Region(0, 0xA0000, 0x7F0000000000, 0)

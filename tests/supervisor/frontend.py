@@ -9,19 +9,21 @@ from typing import Any
 from tests.waiting import HANG
 from vfsd.transport.message_socket import MessageSocket
 from vfsd.transport.vhost_user import (
+    Number,
+    ProtocolFeature,
+    VirtioFeature,
+    decode_reply,
+    encode_message,
+)
+from vfsd.transport.vhost_user_payloads import (
     U64,
     MemoryRegion,
     MemoryTable,
-    Number,
     Payload,
-    ProtocolFeature,
     Region,
-    VirtioFeature,
     VringAddr,
     VringFd,
     VringState,
-    decode_reply,
-    encode_message,
 )
 
 MEMORY = 1 << 20

@@ -10,20 +10,18 @@ from typing import Self
 import pytest
 
 from vfsd.supervisor.refusal import REFUSALS, Fate
-from vfsd.transport.vhost_user import (
-    MESSAGES,
+from vfsd.transport.vhost_user import MESSAGES, Number, encode_message
+from vfsd.transport.vhost_user_payloads import (
     U64,
     Config,
     Inflight,
     MemoryRegion,
     MemoryTable,
-    Number,
     Payload,
     Region,
     VringAddr,
     VringFd,
     VringState,
-    encode_message,
 )
 
 from .daemon import Daemon, wait_until

@@ -12,16 +12,8 @@ import psutil
 import pytest
 
 from tests.waiting import HANG, LOADED
-from vfsd.transport.vhost_user import (
-    U64,
-    MemoryRegion,
-    Number,
-    Region,
-    VringFd,
-    VringState,
-    decode_reply,
-    encode_message,
-)
+from vfsd.transport.vhost_user import Number, decode_reply, encode_message
+from vfsd.transport.vhost_user_payloads import U64, MemoryRegion, Region, VringFd, VringState
 
 from .daemon import Daemon, has_ended, wait_until
 from .frontend import QEMU_FEATURES, REGION, Frontend

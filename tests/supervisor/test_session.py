@@ -27,17 +27,15 @@ from vfsd.supervisor.effects import (
 from vfsd.supervisor.inflight_record import inflight_bytes
 from vfsd.supervisor.session import FEATURES, PROTOCOL_FEATURES, Session
 from vfsd.transport.errors import ProtocolError
-from vfsd.transport.vhost_user import (
+from vfsd.transport.vhost_user import Number, ProtocolFeature, VirtioFeature
+from vfsd.transport.vhost_user_payloads import (
     U64,
     Config,
     Inflight,
     MemoryRegion,
     MemoryTable,
-    Number,
     Payload,
-    ProtocolFeature,
     Region,
-    VirtioFeature,
     VringAddr,
     VringFd,
     VringState,

@@ -8,17 +8,8 @@ from vfsd.supervisor.effects import Effect, Log, Prepare, Reply
 from vfsd.supervisor.refusal import REFUSALS
 from vfsd.supervisor.session import FEATURES, Session
 from vfsd.transport.errors import ProtocolError, SetupError
-from vfsd.transport.vhost_user import (
-    MESSAGES,
-    U64,
-    Header,
-    MemoryRegion,
-    Number,
-    ProtocolFeature,
-    Region,
-    VringFd,
-    VringState,
-)
+from vfsd.transport.vhost_user import MESSAGES, Header, Number, ProtocolFeature
+from vfsd.transport.vhost_user_payloads import U64, MemoryRegion, Region, VringFd, VringState
 
 from .conversation import HIGH, LOW, driver_ok, negotiated, stop
 

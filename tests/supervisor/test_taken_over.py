@@ -19,7 +19,8 @@ import psutil
 import pytest
 
 from tests.waiting import HANG
-from vfsd.transport.vhost_user import Number, VringFd
+from vfsd.transport.vhost_user import Number
+from vfsd.transport.vhost_user_payloads import VringFd
 
 from .daemon import Daemon, has_ended, wait_until
 from .frontend import Frontend

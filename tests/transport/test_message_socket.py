@@ -15,15 +15,8 @@ from hypothesis import strategies as st
 from vfsd.transport.errors import ProtocolError
 from vfsd.transport.message_socket import MessageSocket, RawMessage
 from vfsd.transport.passed_fds import close_fds
-from vfsd.transport.vhost_user import (
-    U64,
-    Header,
-    MemoryTable,
-    Number,
-    Region,
-    VringFd,
-    encode_message,
-)
+from vfsd.transport.vhost_user import Header, Number, encode_message
+from vfsd.transport.vhost_user_payloads import U64, MemoryTable, Region, VringFd
 
 Pair = tuple[socket.socket, MessageSocket]
 FEATURES = encode_message(Number.SET_FEATURES, U64(5))

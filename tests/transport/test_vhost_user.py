@@ -12,26 +12,28 @@ from vfsd.transport.errors import ProtocolError
 from vfsd.transport.vhost_user import (
     MAX_PAYLOAD,
     MESSAGES,
-    U64,
-    Config,
     Fds,
     Header,
-    Inflight,
-    MemoryRegion,
-    MemoryTable,
     Message,
     Number,
-    Payload,
-    Region,
-    VringAddr,
-    VringFd,
-    VringState,
     decode_header,
     decode_message,
     decode_reply,
     encode_message,
     encode_reply,
     expects_fds,
+)
+from vfsd.transport.vhost_user_payloads import (
+    U64,
+    Config,
+    Inflight,
+    MemoryRegion,
+    MemoryTable,
+    Payload,
+    Region,
+    VringAddr,
+    VringFd,
+    VringState,
 )
 
 u32 = st.integers(0, 2**32 - 1)

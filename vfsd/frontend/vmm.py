@@ -19,17 +19,19 @@ from vfsd.transport.passed_fds import close_fds
 from vfsd.transport.socket_path import addressed
 from vfsd.transport.vhost_user import (
     MESSAGES,
-    U64,
-    MemoryTable,
     Number,
-    Payload,
     ProtocolFeature,
     VirtioFeature,
+    decode_reply,
+    encode_message,
+)
+from vfsd.transport.vhost_user_payloads import (
+    U64,
+    MemoryTable,
+    Payload,
     VringAddr,
     VringFd,
     VringState,
-    decode_reply,
-    encode_message,
 )
 
 ANSWER_SECONDS: Final = 10.0

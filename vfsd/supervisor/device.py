@@ -27,7 +27,7 @@ from typing import Any
 from vfsd.supervisor.effects import Device, DeviceVring
 from vfsd.transport.native import ffi, lib
 from vfsd.transport.shared_memory import create_published, unmap_segment
-from vfsd.transport.vhost_user import Region
+from vfsd.transport.vhost_user_payloads import Region
 
 DEVICE_BYTES = ffi.sizeof("struct device_state")
 

@@ -7,7 +7,7 @@ Effects are plain values: they can be stored, and carried out by another supervi
 from dataclasses import asdict, astuple, dataclass
 from typing import Any, Final
 
-from vfsd.transport.vhost_user import Inflight, Region
+from vfsd.transport.vhost_user_payloads import Inflight, Region
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ from pathlib import Path
 
 from vfsd.transport.errors import ProtocolError
 from vfsd.transport.native import check, ffi, lib
-from vfsd.transport.vhost_user import Inflight, MemoryRegion, MemoryTable, Message, VringFd
+from vfsd.transport.vhost_user import Message
+from vfsd.transport.vhost_user_payloads import Inflight, MemoryRegion, MemoryTable, VringFd
 
 EVENTFD = "anon_inode:[eventfd]"
 

@@ -4,7 +4,7 @@ description. The supervisor never maps the record."""
 
 from vfsd.transport.errors import ProtocolError
 from vfsd.transport.native import lib
-from vfsd.transport.vhost_user import U64_MAX, Inflight
+from vfsd.transport.vhost_user_payloads import U64_MAX, Inflight
 
 
 def inflight_bytes(queue_size: int) -> int:

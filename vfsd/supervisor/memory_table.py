@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from vfsd.transport.errors import ProtocolError
 from vfsd.transport.native import lib
-from vfsd.transport.vhost_user import Region
+from vfsd.transport.vhost_user_payloads import Region
 
 Row = tuple[Region, int]  # a region and the fd that it is mapped from
 

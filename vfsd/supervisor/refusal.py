@@ -14,15 +14,8 @@ from typing import Final
 
 from vfsd.supervisor.effects import Effect, Log, Reply
 from vfsd.transport.errors import ProtocolError, SetupError
-from vfsd.transport.vhost_user import (
-    MESSAGES,
-    U64,
-    Header,
-    Inflight,
-    Number,
-    Payload,
-    encode_reply,
-)
+from vfsd.transport.vhost_user import MESSAGES, Header, Number, encode_reply
+from vfsd.transport.vhost_user_payloads import U64, Inflight, Payload
 
 
 class Fate(Enum):

@@ -50,13 +50,8 @@ from vfsd.transport.errors import OperatorError, ProtocolError, TruncatedError, 
 from vfsd.transport.message_socket import MessageSocket, RawMessage
 from vfsd.transport.passed_fds import close_fds
 from vfsd.transport.shared_memory import create_segment
-from vfsd.transport.vhost_user import (
-    Inflight,
-    Message,
-    Number,
-    decode_message,
-    encode_reply,
-)
+from vfsd.transport.vhost_user import Message, Number, decode_message, encode_reply
+from vfsd.transport.vhost_user_payloads import Inflight
 
 STATUS_CRASHED: Final = 70  # EX_SOFTWARE: the keeper creates the next supervisor
 # Keep this text: Kata Containers reads stderr until it appears. Both peers log it at this level.

@@ -86,23 +86,25 @@ from vfsd.supervisor.vring_state import Vring
 from vfsd.transport.errors import ProtocolError, SetupError
 from vfsd.transport.native import lib
 from vfsd.transport.vhost_user import (
+    Header,
+    Message,
+    Number,
+    ProtocolFeature,
+    States,
+    VirtioFeature,
+    encode_reply,
+)
+from vfsd.transport.vhost_user_payloads import (
     U64,
     Config,
-    Header,
     Inflight,
     MemoryRegion,
     MemoryTable,
-    Message,
-    Number,
     Payload,
-    ProtocolFeature,
     Region,
-    States,
-    VirtioFeature,
     VringAddr,
     VringFd,
     VringState,
-    encode_reply,
 )
 
 CONFIG_SPACE: Final = 256  # readable bytes; those behind tag and queue count are zero

@@ -7,7 +7,7 @@ from typing import Any, Final
 from vfsd.supervisor.effects import DeviceVring
 from vfsd.transport.errors import ProtocolError
 from vfsd.transport.native import lib
-from vfsd.transport.vhost_user import U64_MAX, VringAddr
+from vfsd.transport.vhost_user_payloads import U64_MAX, VringAddr
 
 # The bytes of the largest descriptor table, which is the largest area of a ring.
 _LARGEST: Any = lib.split_ring_areas(lib.VRING_SIZE_MAX, True)
