@@ -82,6 +82,27 @@ static const char *guest_name(const struct fs *fs, const char *name)
 	return ret && hides_acls(fs) && (is_acl(name) || is_acl(ret)) ? NULL : ret;
 }
 
+/* What an op on one attribute works on. */
+struct attribute {
+	const struct inode *inode;
+	char path[FD_NAME];	  /* the file, in the working directory */
+	char name[XATTRMAP_NAME]; /* the name on the host */
+};
+
+/* Prepare an op on the guest's attribute `name` (NULL: the request has no terminated name). Return:
+ * 0 or -errno; -EPERM if the map forbids the name. */
+static int find_attribute(struct fs *fs, const struct request *r, const char *name,
+			  struct attribute *ret)
+{
+	int err;
+
+	if (!name)
+		return -EINVAL;
+	ret->inode = inode_table_get(fs->inodes, r->in.nodeid);
+	err = prepare(fs, ret->inode, ret->path);
+	return err ? err : host_name(fs, name, ret->name);
+}
+
 /* The terminated string at the beginning of the payload; NULL if it is not terminated. */
 static const char *payload_name(const struct request *r)
 {
@@ -108,25 +129,19 @@ static size_t room(const struct request *r, uint32_t asked)
 
 int op_getxattr(struct fs *fs, struct request *r)
 {
-	const struct inode *inode = inode_table_get(fs->inodes, r->in.nodeid);
 	uint32_t size = REQUEST_ARG(r, struct fuse_getxattr_in)->size;
-	const char *name = payload_name(r);
-	char path[FD_NAME], host[XATTRMAP_NAME];
+	struct attribute a;
+	int err = find_attribute(fs, r, payload_name(r), &a);
 	ssize_t got;
-	int err;
 
-	if (!name)
-		return -EINVAL;
-	err = prepare(fs, inode, path);
-	if (!err)
-		err = host_name(fs, name, host);
 	if (err) /* reading a forbidden name finds nothing */
 		return err == -EPERM ? -ENODATA : err;
 	if (!size)
-		return reply_size(r, getxattr(path, host, NULL, 0));
+		return reply_size(r, getxattr(a.path, a.name, NULL, 0));
 	r->reply = fs->large_reply;
 	/* A call with a size of 0 would ask for the size of the value. */
-	got = room(r, size) ? getxattr(path, host, r->reply, room(r, size)) : (errno = ERANGE, -1);
+	got = room(r, size) ? getxattr(a.path, a.name, r->reply, room(r, size))
+			    : (errno = ERANGE, -1);
 	return got < 0 ? -errno : (int)got;
 }
 
@@ -215,22 +230,21 @@ static int read_setxattr(const struct fs *fs, const struct request *r,
 	return ret_in->size > XATTR_SIZE_MAX ? -E2BIG : 0;
 }
 
-static int set_watched(struct fs *fs, const struct request *r, const char *path, const char *name,
+static int set_watched(struct fs *fs, const struct request *r, const struct attribute *a,
 		       const void *value, const struct fuse_setxattr_in *in)
 {
 	struct watchdog *dog = lease_watchdog(fs, r);
 
 	watchdog_begin(dog);
-	return watchdog_end(dog, setxattr(path, name, value, in->size, (int)in->flags));
+	return watchdog_end(dog, setxattr(a->path, a->name, value, in->size, (int)in->flags));
 }
 
-static int remove_watched(struct fs *fs, const struct request *r, const char *path,
-			  const char *name)
+static int remove_watched(struct fs *fs, const struct request *r, const struct attribute *a)
 {
 	struct watchdog *dog = lease_watchdog(fs, r);
 
 	watchdog_begin(dog);
-	return watchdog_end(dog, removexattr(path, name));
+	return watchdog_end(dog, removexattr(a->path, a->name));
 }
 
 static int wait_for_delegation(struct fs *fs, struct request *r, const struct inode *inode)
@@ -242,51 +256,41 @@ static int wait_for_delegation(struct fs *fs, struct request *r, const struct in
 
 int op_setxattr(struct fs *fs, struct request *r)
 {
-	const struct inode *inode = inode_table_get(fs->inodes, r->in.nodeid);
 	struct fuse_setxattr_in in;
+	struct attribute a;
 	const char *name;
 	const void *value;
-	char path[FD_NAME], host[XATTRMAP_NAME];
 	int err = read_setxattr(fs, r, &in, &name, &value);
 
 	if (!err)
-		err = prepare(fs, inode, path);
-	if (!err)
-		err = host_name(fs, name, host);
+		err = find_attribute(fs, r, name, &a);
 	/* Without CAP_FSETID a new ACL removes the sgid bit. */
 	if (!err)
 		err = credentials_fsetid(&fs->credentials, true);
 	if (err)
 		return err;
 	do
-		err = set_watched(fs, r, path, host, value, &in);
-	while (err == -EINTR && !(err = wait_for_delegation(fs, r, inode)));
+		err = set_watched(fs, r, &a, value, &in);
+	while (err == -EINTR && !(err = wait_for_delegation(fs, r, a.inode)));
 	if (err && !(err == -EEXIST && r->replayed))
 		return err;
-	file_capability_set(fs, host);
-	if (is_access_acl(host)) /* the ACL may remove group execution */
+	file_capability_set(fs, a.name);
+	if (is_access_acl(a.name)) /* the ACL may remove group execution */
 		set_id_note_mode(fs, S_ISGID);
-	return in.setxattr_flags & FUSE_SETXATTR_ACL_KILL_SGID && is_access_acl(host)
-		       ? kill_sgid(fs, inode, path)
+	return in.setxattr_flags & FUSE_SETXATTR_ACL_KILL_SGID && is_access_acl(a.name)
+		       ? kill_sgid(fs, a.inode, a.path)
 		       : 0;
 }
 
 int op_removexattr(struct fs *fs, struct request *r)
 {
-	const struct inode *inode = inode_table_get(fs->inodes, r->in.nodeid);
-	const char *name = payload_name(r);
-	char path[FD_NAME], host[XATTRMAP_NAME];
-	int err;
+	struct attribute a;
+	int err = find_attribute(fs, r, payload_name(r), &a);
 
-	if (!name)
-		return -EINVAL;
-	err = prepare(fs, inode, path);
-	if (!err)
-		err = host_name(fs, name, host);
 	if (err)
 		return err;
 	do
-		err = remove_watched(fs, r, path, host);
-	while (err == -EINTR && !(err = wait_for_delegation(fs, r, inode)));
+		err = remove_watched(fs, r, &a);
+	while (err == -EINTR && !(err = wait_for_delegation(fs, r, a.inode)));
 	return err == -ENODATA && r->replayed ? 0 : err;
 }
