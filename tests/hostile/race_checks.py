@@ -10,7 +10,10 @@ from pathlib import Path
 
 from .daemon import Daemon
 
-OOM_SCORE = re.compile(r"(/proc)?/\d+/oom_score_adj")  # by the paths of either namespace
+# Files of the sandbox's own /proc that its processes have open, by the paths of either namespace:
+# the pool's oom_score_adj (vfsd/worker/oom_score.py), and a worker's folder of fds.
+OOM_SCORE = re.compile(r"(/proc)?/\d+/oom_score_adj")
+FD_FOLDER = re.compile(r"(/proc)?/\d+/fd")
 
 
 class RaceError(AssertionError):
@@ -36,7 +39,7 @@ def check_fds(daemon: Daemon) -> None:
     for pid in daemon.titled("pool"):
         for fd, st, link in open_for_io(pid):
             if st.st_dev != device and OOM_SCORE.fullmatch(link):
-                continue  # the pool's own (vfsd/worker/oom_score.py)
+                continue
             # A subvolume of btrfs has a device number of its own; the tests make no subvolume.
             if st.st_dev != device or not (stat.S_ISREG(st.st_mode) or stat.S_ISDIR(st.st_mode)):
                 raise RaceError(f"fd {fd} of the pool is open on {link}, mode {st.st_mode:o}")

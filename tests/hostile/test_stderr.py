@@ -3,7 +3,6 @@
 
 import errno
 import os
-import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from .daemon import Daemon, wait_until
 from .driver import Frontend
 from .fuse import ROOT, Guest
 from .injector import Injector, fds
+from .race_checks import FD_FOLDER, OOM_SCORE
 
 pytestmark = in_each_mode
 
@@ -107,5 +107,5 @@ def is_of_sandbox(daemon: Daemon, pid: int, fd: int, what: str) -> bool:
     oom_score_adj open, and /proc has no file handles."""
     number = Path(f"/proc/{pid}/fd/{fd}").stat().st_ino
     is_proc = what == "/" and number == 1
-    is_own = re.fullmatch(r"(/proc)?/\d+/(fd|oom_score_adj)", what)
-    return is_proc or bool(is_own) or number == daemon.share.stat().st_ino
+    is_own = bool(FD_FOLDER.fullmatch(what) or OOM_SCORE.fullmatch(what))
+    return is_proc or is_own or number == daemon.share.stat().st_ino
