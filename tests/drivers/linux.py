@@ -243,7 +243,7 @@ class Linux(Driver):
         return self._groups, 0
 
     def statx(self, folder: Entry) -> None:
-        """Since 6.6."""
+        """Linux sends STATX since version 6.6."""
         body = (
             (0).to_bytes(16, "little") + (0).to_bytes(4, "little") + (0xFFF).to_bytes(4, "little")
         )

@@ -30,7 +30,7 @@ enum {
 
 /* Places in a slot, as offsets. */
 struct slot_layout {
-	uint32_t pages;	     /* data pages of one request, at most: what fits a chain */
+	uint32_t pages;	     /* the largest number of data pages of one request */
 	uint32_t data_bytes; /* room for data, either way; more than `pages` for a long xattr */
 	uint64_t request;    /* where read(2) puts a request */
 	uint64_t reply_data;

@@ -12,8 +12,8 @@
 #include "transport/csrc/vring.h"
 
 struct bad_chain {
-	bool is_outside; /* the chain names memory that the VMM does not share … */
-	uint64_t gpa;	 /* … and this is the first such address */
+	bool is_outside; /* the chain names memory that the VMM does not share */
+	uint64_t gpa;	 /* the first guest address outside of shared memory, if is_outside */
 	bool cut[2];	 /* readable, writable: more pieces follow, which are ignored */
 };
 

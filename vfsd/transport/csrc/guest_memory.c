@@ -190,7 +190,7 @@ int guest_memory_update(struct guest_memory *memory, const struct device_region 
 
 static bool holds(const struct guest_mapping *m, uint64_t gpa)
 {
-	return gpa - m->gpa < m->size; /* false below m->gpa also: the difference wraps */
+	return gpa - m->gpa < m->size; /* an address below m->gpa wraps */
 }
 
 static __attribute__((noinline)) const struct guest_mapping *search(struct guest_memory *memory,

@@ -43,7 +43,7 @@
 enum {
 	TRIES_MAX = 500, /* tries of RMDIR, a millisecond apart */
 	NAMES_ROOM = 4096,
-	READS_MAX = 16, /* of a directory: enough for a thousand names of the NFS client */
+	READS_MAX = 16, /* reads of a directory; they return about a thousand names .nfsXXXX */
 };
 
 static const char silly_prefix[] = ".nfs";

@@ -331,7 +331,8 @@ int credentials_thread_root(struct credentials *ret)
 		err = set_all_effective(true);
 	if (!err && may_change_ids(ruid)) {
 		err = set_groups(NULL, 0);
-		err = err == -EPERM ? 0 : err; /* the groups never changed */
+		/* EPERM: this process may not set its groups, so it has never changed them. */
+		err = err == -EPERM ? 0 : err;
 	}
 	if (!err && egid != rgid)
 		err = set_egid(rgid);

@@ -4,9 +4,11 @@
 #include "worker/csrc/loop/offload.h"
 
 enum {
-	CLOSE_NS = 1000 * 1000, /* while busy, close retired fds this often … */
-	CLOSE_FROM = 256,	/* … or when this number of fds waits … */
-	CLOSE_PART = 4,		/* … or this fraction of the maximum number of fds: 1/4 */
+	/* While the worker is busy, retired fds are closed when the first of these limits is
+	 * reached. */
+	CLOSE_NS = 1000 * 1000, /* the time since the last call */
+	CLOSE_FROM = 256,	/* the number of fds that wait */
+	CLOSE_PART = 4,		/* the same number as a fraction of the maximum of fds: 1/4 */
 };
 
 void closing_begin(struct worker *w)

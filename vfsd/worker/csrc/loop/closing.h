@@ -9,7 +9,7 @@
 
 /* Hand the retired fds that may be closed to a thread. */
 void closing_begin(struct worker *w);
-/* The same, but only if many fds wait or the last call was long ago. */
+/* Like closing_begin, but do nothing if few fds wait and the last call was a short time ago. */
 void closing_begin_if_due(struct worker *w);
 
 #endif

@@ -42,7 +42,7 @@ static inline __attribute__((always_inline)) void deferred_run(struct worker *w,
 
 /* Push the requests that came back. Return: their number. */
 uint32_t deferred_completions(struct worker *w);
-/* The same for the requests in this list, which is linked by `next`. */
+/* Push the requests of this list, which is linked by `next`. Return: their number. */
 uint32_t deferred_finish(struct worker *w, struct request *r);
 
 /* Unmap retired guest memory if no request points to it any more. */

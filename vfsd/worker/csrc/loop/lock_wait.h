@@ -46,7 +46,8 @@ int lock_wait_timeout(const struct lock_waiters *waiters, const struct fs *fs);
 /* End the waits of a ring that stops with EDEADLK. Return: the requests, as lock_wait_retry. */
 struct request *lock_wait_cancel(struct lock_waiters *waiters, struct worker_ring *ring);
 
-/* The same for the requests that point to lost guest memory. */
+/* End the waits of requests that point to lost guest memory, with EDEADLK. Return: the requests, as
+ * lock_wait_retry. */
 struct request *lock_wait_cancel_lost(struct lock_waiters *waiters, struct guest_memory *memory);
 
 #endif

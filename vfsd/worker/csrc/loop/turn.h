@@ -8,7 +8,8 @@
 
 /* Serve up to BATCH chains of a ring. Return: their number. */
 uint32_t turn_ring(struct worker *w, struct worker_ring *ring);
-/* The same for each ring that runs, hiprio first. */
+/* Serve up to BATCH chains of each ring that runs; hiprio comes first. Return: the number of
+ * chains. */
 uint32_t turn_rings(struct worker *w);
 
 #endif

@@ -53,7 +53,7 @@ struct worker {
 	struct guest_memory memory;
 	bool divert_due; /* abandoned requests may still write to `memory` */
 	struct worker_ring *rings[DEVICE_VRINGS_MAX];	  /* by index; NULL: of another worker */
-	struct worker_ring *own_rings[DEVICE_VRINGS_MAX]; /* the same without gaps, hiprio first */
+	struct worker_ring *own_rings[DEVICE_VRINGS_MAX]; /* those of this worker, hiprio first */
 	uint32_t own_ring_count;
 	struct offload *offload;
 	struct direct_io *direct_io; /* or NULL */
@@ -62,10 +62,11 @@ struct worker {
 	struct request *free_requests;
 	struct request *cold; /* a request that waits for Python, or NULL */
 	bool any_broken;      /* some ring has broken_unreported */
-	bool unshared_due; /* a chain that points outside of guest memory is to be reported … */
-	uint64_t unshared_gpa;	 /* … its guest address … */
-	uint64_t unshared_count; /* … the number of such chains since the last report … */
-	uint64_t unshared_at_ns; /* … and the time of that report */
+	/* Chains that point outside of guest memory, to be reported to Python. */
+	bool unshared_due;	 /* a report is due */
+	uint64_t unshared_gpa;	 /* the guest address to report */
+	uint64_t unshared_count; /* the number of these chains since the last report */
+	uint64_t unshared_at_ns; /* the time of the last report */
 	struct lock_waiters lock_waiters;
 	uint8_t *cold_arg;
 	uint32_t cold_len;
@@ -75,8 +76,8 @@ struct worker {
 	/* Adaptive polling (poll.c). */
 	int32_t poll_us;
 	uint64_t idle_gap_ns;	   /* running mean of how long the rings were empty */
-	uint64_t polled_gap_ns;	   /* mean of the gaps that polling ended … */
-	uint64_t slept_gap_ns;	   /* … and of the gaps that were slept through */
+	uint64_t polled_gap_ns;	   /* mean of the gaps that polling ended */
+	uint64_t slept_gap_ns;	   /* mean of the gaps that were slept through */
 	uint64_t slept_at_ns;	   /* when a gap was last slept through */
 	uint64_t no_spin_until_ns; /* until then polling does not pay, or another thread wants the
 				    * CPU */

@@ -31,8 +31,8 @@ struct worker_ring;
  */
 enum op_outcome {
 	OUTCOME_DEFER = INT_MIN, /* run r->run off the loop; its result is the op's result */
-	OUTCOME_DEFER_READ,	 /* the same for a READ with O_DIRECT, which needs no thread if the
-				  * kernel can read into r->data_out from r->offset asynchronously */
+	OUTCOME_DEFER_READ, /* carry out a READ with O_DIRECT off the loop: the kernel reads from
+			     * r->offset into r->data_out, or a thread runs r->run */
 	OUTCOME_WAIT, /* wait for a lock: run the op again when the lock may have been given up */
 	OUTCOME_PENDING,  /* returned only inside the loop: the request has left the loop and will
 			   * come back */
@@ -82,8 +82,8 @@ struct request {
 			     * no longer knows the request */
 	struct intent *intent;
 	uint64_t start_ns;
-	bool from_dead; /* the request was in flight when a worker died … */
-	bool replayed;	/* … and may have happened already (INTENT_BEGUN) */
+	bool from_dead; /* the request was in flight when a worker died */
+	bool replayed;	/* from_dead, and the op may have happened already (INTENT_BEGUN) */
 	bool offloaded; /* the request is, or was, with the thread pool or direct_io.c */
 
 	struct iocb iocb; /* of direct_io.c */
@@ -98,8 +98,8 @@ struct request {
 	uint64_t done_bytes; /* READ, WRITE: bytes moved before the request left the loop */
 	struct open_file *file2;
 	bool appends;	     /* WRITE: append to the file, wherever its end is */
-	bool kill_suidgid;   /* the request's thread must not have CAP_FSETID, and … */
-	uint32_t kill_group; /* … acts in this group: credentials_set_id */
+	bool kill_suidgid;   /* the request's thread must not have CAP_FSETID */
+	uint32_t kill_group; /* the group in which the thread acts: credentials_set_id */
 	bool held;	     /* file and file2 are pinned */
 	bool holds_fd;	     /* `fd` belongs to the request; its thread closes `fd` */
 	bool run_again;	     /* the request's thread only waited: the op is run again */
@@ -141,8 +141,8 @@ static inline int request_defer_read(struct request *r, uint64_t offset,
  */
 int request_parse(struct request *r, const struct fuse_session *session, char *payload) must_check;
 
-/* The same for a request that is refused whatever its contents are: parse only the header (zero if
- * there is none) and find the place of the reply's header. */
+/* Parse only the header of a request that is refused whatever its contents are, and find the place
+ * of the reply's header. Without a header r->in becomes zero. */
 void request_parse_header(struct request *r);
 
 /*

@@ -54,7 +54,8 @@ uint32_t seccomp_table(const struct syscall_row **ret);
 int seccomp_confine_pool(enum seccomp_action action, uint32_t conditions,
 			 int32_t *ret_row) must_check;
 
-/* The same for the guard and the broker that it creates: to the rows of these two roles. */
+/* Confine this process, the guard, and the brokers that it creates from now on to the rows of these
+ * two roles. Conditions and return value as for seccomp_confine_pool. */
 int seccomp_confine_guard(enum seccomp_action action, int32_t *ret_row) must_check;
 
 /*
@@ -64,7 +65,8 @@ int seccomp_confine_guard(enum seccomp_action action, int32_t *ret_row) must_che
 int seccomp_compile_worker(enum seccomp_action action, uint32_t conditions, uint8_t *ret,
 			   int32_t *ret_row) must_check;
 
-/* The same for the broker. */
+/* Compile the filter that the broker puts in force: the rows of its role. Return as for
+ * seccomp_compile_worker. */
 int seccomp_compile_broker(enum seccomp_action action, uint8_t *ret, int32_t *ret_row) must_check;
 
 #endif
