@@ -5,6 +5,7 @@
 #include "ops_share.h"
 
 #include "worker/csrc/fs/inode_fd.h"
+#include "worker/csrc/fs/mount_handles.h"
 
 #include <signal.h>
 #include <sys/resource.h>
@@ -60,7 +61,7 @@ void make_fs(void)
 	signal(SIGXFSZ, SIG_IGN); /* Python also ignores this signal */
 	snprintf(path, sizeof(path), "/proc/self/fd/%d/share", share_make());
 	setup_fs(path, INODES, OPEN_FILES, &config);
-	CHECK(inode_table_try_handles(config.inodes, config.root_fd));
+	CHECK(mount_handles_try(config.inodes, config.root_fd));
 	snprintf(config.workers->staging, sizeof(config.workers->staging), ".vfsd-fuzz-");
 	fs = calloc(1, sizeof(*fs));
 	CHECK(fs && !fs_init(fs, &config));

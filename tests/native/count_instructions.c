@@ -9,6 +9,8 @@
  */
 #include "worker_setup.h"
 
+#include "worker/csrc/fs/mount_handles.h"
+
 #include <dlfcn.h>
 #include <sys/stat.h>
 #include <valgrind/callgrind.h>
@@ -333,7 +335,7 @@ static void make_worker(const char *path)
 	setup_worker(&d, path, TABLE, TABLE, &config);
 	config.fs.policy.xattr = true;
 	config.fs.policy.file_handles = FILE_HANDLES_PREFER;
-	CHECK(inode_table_try_handles(config.fs.inodes, config.fs.root_fd));
+	CHECK(mount_handles_try(config.fs.inodes, config.fs.root_fd));
 	worker = worker_create(&config);
 	CHECK(worker && worker_adopt(worker, 0) >= 0);
 	/* A second has few requests here: work that is done once a second would be most of the

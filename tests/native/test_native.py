@@ -44,6 +44,7 @@ TABLES = (
     "worker/tables/inode_slots",
     "worker/tables/inode_table",
     "worker/fs/inode_fd",
+    "worker/fs/mount_handles",
     "worker/tables/mount_table",
     "worker/host/fhandle",
     "worker/host/file_system",

@@ -5,6 +5,7 @@
 
 #include "worker/csrc/fs/entry.h"
 #include "worker/csrc/fs/inode_fd.h"
+#include "worker/csrc/fs/mount_handles.h"
 #include "worker/csrc/host/identity.h"
 
 #include <errno.h>
@@ -43,7 +44,7 @@ static void set_up(void)
 	worker_table_init(fs.table, 1);
 	CHECK(!inode_table_init(fs.inodes, CAPACITY, folder));
 	file_table_init(fs.files, CAPACITY);
-	CHECK(inode_table_try_handles(fs.inodes, folder));
+	CHECK(mount_handles_try(fs.inodes, folder));
 	fs.policy.file_handles = FILE_HANDLES_PREFER;
 	fs.proc_self_fd = open("/proc/self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	fs.fds_max = fs.inode_fds_max = CAPACITY;

@@ -48,14 +48,14 @@ class Tables:
         lib.file_table_init(self.files, job.file_capacity)
         outcome = sandbox.handles.outcome
         hint = "try --inode-file-handles=never"
-        if outcome.is_raw and not lib.inode_table_try_handles(self.inodes, root_fd):
+        if outcome.is_raw and not lib.mount_handles_try(self.inodes, root_fd):
             raise IsolationError(f"file handles cannot be opened any more; {hint}")
         if outcome is Outcome.SIGNED:
             fd = sandbox.handles.socket_of(0)
             attempt(
                 "reach the broker of file handles",
                 hint,
-                lambda: check(lib.inode_table_expect_signatures(self.inodes, root_fd, fd)),
+                lambda: check(lib.mount_handles_expect_signatures(self.inodes, root_fd, fd)),
             )
 
     def bury(self, slot: int) -> None:

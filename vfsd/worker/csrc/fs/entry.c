@@ -55,6 +55,7 @@
 #include "worker/csrc/fs/entry.h"
 
 #include "worker/csrc/fs/inode_fd.h"
+#include "worker/csrc/fs/mount_handles.h"
 #include "worker/csrc/host/identity.h"
 #include "worker/csrc/request/agreed.h"
 
@@ -207,7 +208,7 @@ static int enter_first_of_mount(struct fs *fs, const struct inode *parent, int p
 	int err = enter(fs, parent, path_fd, 0, NULL, st, ret, &used_fd);
 
 	if (!err)
-		inode_fd_note_mount(fs, identity_key(st).mnt_id, path_fd);
+		mount_handles_find_out(fs, identity_key(st).mnt_id, path_fd);
 	if (!used_fd)
 		close(path_fd);
 	if (err || fs->policy.file_handles != FILE_HANDLES_MANDATORY ||
@@ -225,7 +226,7 @@ static int enter_path_fd(struct fs *fs, const struct inode *parent, int path_fd,
 	struct fhandle handle;
 	int err = -EOPNOTSUPP;
 
-	if (S_ISDIR(st->stx_mode) && inode_fd_is_new_mount(fs, identity_key(st).mnt_id))
+	if (S_ISDIR(st->stx_mode) && mount_handles_are_unknown(fs, identity_key(st).mnt_id))
 		return enter_first_of_mount(fs, parent, path_fd, st, ret);
 	if (fs->policy.file_handles == FILE_HANDLES_SIGNED)
 		return enter_until_scarce(fs, parent, path_fd, st, ret);

@@ -40,13 +40,6 @@ bool inode_fd_is_scarce(const struct fs *fs);
  * closed yet. */
 uint64_t inode_fd_unclosed(const struct fs *fs);
 
-/* Return: true if it is not known yet whether handles can hold files of this mount. */
-bool inode_fd_is_new_mount(const struct fs *fs, uint64_t mnt_id);
-
-/* Find out whether handles can hold files of this mount. `dir_fd` is a directory on the mount whose
- * inode the guest knows. */
-void inode_fd_note_mount(struct fs *fs, uint64_t mnt_id, int dir_fd);
-
 /* May one more inode or open file have an fd? Some fds are reserved for the daemon itself. */
 bool inode_fd_has_budget(const struct fs *fs);
 /* Check the budget for a request that cannot be served without an fd. Return: 0; or -ENFILE for the

@@ -17,17 +17,6 @@ uint64_t file_table_bytes(uint32_t capacity);
 int inode_table_init(void *memory, uint32_t capacity, int root_fd) must_check;
 void file_table_init(void *memory, uint32_t capacity);
 
-/*
- * Can inodes be held by file handles here? `root_fd` is the shared directory, as above; the caller
- * is root with CAP_DAC_READ_SEARCH. Return: 1, or 0 if not (there are no handles, or opening them
- * is not allowed).
- */
-int inode_table_try_handles(void *memory, int root_fd) must_check;
-
-/* The broker at the other end of `handles_fd` signs handles of the mount of `root_fd` (as above).
- * Return: 0 or -errno (-EIO: there is no broker). */
-int inode_table_expect_signatures(void *memory, int root_fd, int handles_fd) must_check;
-
 /* Release the locks that a dead worker held. The pool calls these functions before it fills the
  * slot again. */
 void inode_table_bury(void *memory, uint32_t slot);
