@@ -20,7 +20,6 @@ from vfsd.transport.native import check, ffi, lib, text
 ROOT: Final = lib.FUSE_ROOT_ID
 HEADER_BYTES: Final = 16
 QUEUE_SIZE: Final = 1024  # room for requests of 1 MiB
-PAGE: Final = 4096
 SILENCE_SECONDS: Final = 10.0
 GRACE_SECONDS: Final = 30.0
 

@@ -13,7 +13,8 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Final, Self
 
-from vfsd.bench.load import PAGE, ROOT, LoadSession, Plan, Step, struct
+from vfsd.bench.load import ROOT, LoadSession, Plan, Step, struct
+from vfsd.frontend.guest_memory import PAGE
 from vfsd.transport.errors import OperatorError
 from vfsd.transport.native import ffi, lib
 

@@ -11,7 +11,7 @@ from typing import Final
 
 from vfsd.bench.arena import Arena, Cpus, RunningBackend, Sample, measure
 from vfsd.bench.floor import Floor
-from vfsd.bench.load import PAGE, LoadShape, Plan
+from vfsd.bench.load import LoadShape, Plan
 from vfsd.bench.load_ops import (
     CACHED_BYTES,
     COLD_BYTES,
@@ -28,6 +28,7 @@ from vfsd.bench.load_ops import (
     read_plan,
     set_plans,
 )
+from vfsd.frontend.guest_memory import PAGE
 from vfsd.transport.native import lib
 
 
