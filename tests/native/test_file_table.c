@@ -129,7 +129,7 @@ static void test_lock_owners_are_found_once_each(void)
 	CHECK(!added && same == file);
 	CHECK(file_table_add_lock_owner(b.files, 1, other, 42, 2, fd_open(&b, 8), &added) == other);
 	file_table_drop_lock_owner(b.files, &b.reclaims[0], file);
-	file_table_drop_lock_owner(b.files, &b.reclaims[0], file); /* two may drop the same */
+	file_table_drop_lock_owner(b.files, &b.reclaims[0], file); /* a second drop does nothing */
 	CHECK(!file_table_lock_owner(b.files, 0, 42, 1));
 	CHECK(file_table_lock_owner(b.files, 0, 42, 2) == other);
 	file_table_reset(b.files, &b.reclaims[0]);

@@ -23,7 +23,7 @@ from itertools import pairwise, takewhile
 from typing import Final
 
 NO_ID: Final = 0xFFFFFFFF  # (uid_t)-1, which is not an id
-MAX_RANGES: Final = 256  # in one direction; IDMAP_RANGES_MAX of the workers' C
+MAX_RANGES: Final = 256  # rules in one direction: IDMAP_RANGES_MAX of idmap.h
 
 
 @dataclass(frozen=True, order=True)

@@ -28,7 +28,7 @@ struct bridge_config {
 	struct driver_ring_config ring;
 	bool indirect;	       /* INDIRECT_DESC was negotiated */
 	uint32_t pages;	       /* data pages of one request */
-	uint32_t slots;	       /* requests under way, at most */
+	uint32_t slots;	       /* the largest number of requests under way */
 	uint64_t slots_offset; /* in guest memory: bridge_slot_bytes() for each slot */
 	int fuse_fd;	       /* non-blocking */
 	int call_fd;

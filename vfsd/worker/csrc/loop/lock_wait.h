@@ -43,11 +43,11 @@ struct request *lock_wait_retry(struct lock_waiters *waiters, struct fs *fs);
 /* Milliseconds until the next try; -1 if no request waits. */
 int lock_wait_timeout(const struct lock_waiters *waiters, const struct fs *fs);
 
-/* End the waits of a ring that stops with EDEADLK. Return: the requests, as lock_wait_retry. */
+/* A ring stops: end its waits with EDEADLK. Return: the requests, as lock_wait_retry. */
 struct request *lock_wait_cancel(struct lock_waiters *waiters, struct worker_ring *ring);
 
-/* End the waits of requests that point to lost guest memory, with EDEADLK. Return: the requests, as
- * lock_wait_retry. */
+/* Guest memory is lost: end the waits of the requests that point to it, with EDEADLK. Return: the
+ * requests, as lock_wait_retry. */
 struct request *lock_wait_cancel_lost(struct lock_waiters *waiters, struct guest_memory *memory);
 
 #endif
