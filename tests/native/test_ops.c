@@ -3,6 +3,7 @@
 #include "fs_setup.h"
 
 #include "worker/csrc/fs/inode_fd.h"
+#include "worker/csrc/fs/mount_handles.h"
 #include "worker/csrc/fs/mount_facts.h"
 #include "worker/csrc/fs/silly_rename.h"
 
@@ -386,7 +387,7 @@ static void test_a_mount_is_tried_as_root_while_a_user_stands_in(void)
 
 	fs.policy.file_handles = FILE_HANDLES_PREFER;
 	CHECK(!credentials_stand_in(&fs.credentials, &user));
-	inode_fd_note_mount(&fs, mount, folder);
+	mount_handles_find_out(&fs, mount, folder);
 	CHECK_EQUAL(geteuid(), user.uid);
 	CHECK(!credentials_stand_in(&fs.credentials, NULL));
 	CHECK(inode_table_mount_fd(fs.inodes, mount) >= 0);
