@@ -335,14 +335,25 @@ def test_a_supervisor_that_dies_before_a_vmm_comes_is_replaced(daemon: Daemon) -
     assert daemon.end() == 0
 
 
-def test_the_keeper_gives_up_in_the_end(tmp_path: Path) -> None:
-    with Daemon(tmp_path, "--give-up") as daemon:
+def test_the_keeper_gives_up_if_it_has_to(tmp_path: Path) -> None:
+    with Daemon(tmp_path, "--pauses", "--give-up-after=5") as daemon:
         while daemon.process.poll() is None:
             if victim := daemon.find("supervisor"):
                 victim.kill()
             time.sleep(0.05)
         assert daemon.end() == 1
-        assert "died too often within seconds; giving up" in daemon.text()
+        assert "the supervisor died 5 times within 10 s; giving up" in daemon.text()
+        assert not daemon.path.exists()
+
+
+def test_the_keeper_ends_at_once_by_a_signal_while_it_pauses(tmp_path: Path) -> None:
+    with Daemon(tmp_path, "--pauses", "--set=restart_policy.LONGEST_PAUSE=3600",
+                "--set=restart_policy.FIRST_PAUSE=3600") as daemon:  # fmt: skip
+        for _ in range(4):
+            daemon.kill_supervisor()
+        wait_until(lambda: "takes over in 3600 s, after 4 deaths in a row" in daemon.text())
+        daemon.process.terminate()
+        assert daemon.end() == 0
         assert not daemon.path.exists()
 
 

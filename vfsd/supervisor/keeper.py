@@ -44,6 +44,7 @@ Supervise = Callable[[int, bool], int]
 def keep(
     name: str,
     launcher: Launcher,
+    give_up_after: int,
     confine: Callable[[], None],
     supervise: Supervise,
     ready: Callable[[], None],
@@ -52,24 +53,39 @@ def keep(
     """Run supervisors until one ends without a crash; returns the exit status for this process.
 
     When keep() returns, `launcher` is the only child left. `confine` is called when everything that
-    needs privilege is done. `ready` is called at each signal READY.
+    needs privilege is done. `ready` is called at each signal READY. `give_up_after`: see
+    RestartPolicy.
     """
     setproctitle(f"vfsd: {name} keeper")
     check(lib.process_become_subreaper())
     hold_signals()
     confine()
     children = Children(launcher, say)
-    policy = RestartPolicy()
+    policy = RestartPolicy(give_up_after)
     pid = _create(name, supervise, False)
     while (status := _wait(pid, children, ready)) is None:
-        if not policy.may_restart(time.monotonic()):
-            say("error", "the supervisor died too often within seconds; giving up")
-            status = 1
+        if (status := _await_restart(policy, say)) is not None:
             break
-        say("warn", "the supervisor died; another supervisor takes over")
         pid = _create(name, supervise, True)
     kill_descendants(children, say)
     return status
+
+
+def _await_restart(policy: RestartPolicy, say: Say) -> int | None:
+    """After a death of the supervisor: wait until the next supervisor is due; or the exit status,
+    if the daemon ends."""
+    restart = policy.after_death(time.monotonic())
+    if restart is None:
+        say("error", policy.surrender("the supervisor"))
+        return 1
+    if restart.note is not None:
+        say("warn", f"the supervisor died; another supervisor takes over{restart.note}")
+    deadline = time.monotonic() + restart.pause
+    while (left := deadline - time.monotonic()) > 0:
+        info = signal.sigtimedwait(WATCHED, left)
+        if info is not None and info.si_signo in ENDING:
+            return 0
+    return None
 
 
 class Children:

@@ -60,6 +60,7 @@ from vfsd.supervisor.loader import copy_loader
 from vfsd.supervisor.options import Options
 from vfsd.supervisor.pool_job import create_job
 from vfsd.supervisor.segments import Segments
+from vfsd.transport.errors import OperatorError
 from vfsd.transport.fd_table import close_all_but
 from vfsd.transport.job import JobFds
 from vfsd.transport.native import lib
@@ -88,7 +89,7 @@ END_SECONDS: Final = 5.0
 _ROOM: Final = socket.CMSG_SPACE(253 * 4)  # bytes, for the 253 fds that the kernel passes at most
 
 
-class LauncherGoneError(Exception):
+class LauncherGoneError(OperatorError):
     """The launcher has ended or does not answer: no more pools can be made."""
 
 

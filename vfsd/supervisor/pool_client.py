@@ -138,7 +138,9 @@ class PoolClient:
         fds = [channel, stderr, *self.segments.fds(), *listeners]
         try:
             self._first = self._launcher.start_pool(fds)
-        except (LauncherGoneError, OSError) as error:
+        except LauncherGoneError as error:
+            raise LauncherGoneError(f"cannot start a pool of workers: {error}") from None
+        except OSError as error:
             raise OperatorError(f"cannot start a pool of workers: {error}") from None
         self._loop.register(self._first, self._forget_first)
 

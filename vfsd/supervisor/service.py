@@ -32,17 +32,12 @@ from vfsd.supervisor.effects import (
 from vfsd.supervisor.event_loop import EventLoop, StopError
 from vfsd.supervisor.frontend_fds import check_fds, memory_hazard
 from vfsd.supervisor.frontend_gone import FrontendGoneError, disconnected, went_away
+from vfsd.supervisor.launcher import LauncherGoneError
 from vfsd.supervisor.log_collector import VMM
 from vfsd.supervisor.patience import Patience
 from vfsd.supervisor.pool_client import PoolDiedError
 from vfsd.supervisor.restart_policy import RestartPolicy
-from vfsd.supervisor.resume import (
-    CONSUMED,
-    REPLIED,
-    consume_again,
-    open_fds,
-    sweep,
-)
+from vfsd.supervisor.resume import CONSUMED, REPLIED, consume_again, open_fds, sweep
 from vfsd.supervisor.saved_state import SavedMessage, SavedState
 from vfsd.supervisor.session import Session
 from vfsd.transport.ending_signals import ENDING
@@ -50,13 +45,7 @@ from vfsd.transport.errors import OperatorError, ProtocolError, TruncatedError, 
 from vfsd.transport.message_socket import MessageSocket, RawMessage
 from vfsd.transport.passed_fds import close_fds
 from vfsd.transport.shared_memory import create_segment
-from vfsd.transport.vhost_user import (
-    Inflight,
-    Message,
-    Number,
-    decode_message,
-    encode_reply,
-)
+from vfsd.transport.vhost_user import Inflight, Message, Number, decode_message, encode_reply
 
 STATUS_CRASHED: Final = 70  # EX_SOFTWARE: the keeper creates the next supervisor
 # Keep this text: Kata Containers reads stderr until it appears. Both peers log it at this level.
@@ -103,6 +92,7 @@ class Service:
         self._frontend: MessageSocket | None = None
         self._session = self._new_session()
         self._has_spoken = False  # the front-end has sent a message
+        self._has_had_pool = False  # a pool was ready: options and share are in order
         self._is_warned = False  # memory_hazard() was logged for this front-end
         self._is_alone = False  # the keeper is gone
         self._ended: int | None = None  # the exit status, once the share has ended
@@ -117,7 +107,7 @@ class Service:
         self._loop.stop_on(ENDING)
         self._watch_keeper()
         self._loop.every_turn(self._log.report_left_out)
-        policy = RestartPolicy()
+        policy = RestartPolicy(self._options.give_up_after)
         while True:
             try:
                 backend = self._ensure_backend()
@@ -167,9 +157,22 @@ class Service:
 
     def _ensure_backend(self) -> Backend:
         if self._backend is None:
-            self._backend = Backend.start(self._context())
+            self._backend = self._start_backend()
+            self._has_had_pool = True
             self._save()
         return self._backend
+
+    def _start_backend(self) -> Backend:
+        """Start a pool. OperatorError if the first pool fails: options, share or rights are wrong.
+        A failure of a later pool passes, as a shortage of memory does: PoolDiedError."""
+        try:
+            return Backend.start(self._context())
+        except LauncherGoneError:
+            raise
+        except OperatorError as error:
+            if not self._has_had_pool:
+                raise
+            raise PoolDiedError(str(error)) from None
 
     def _context(self) -> BackendContext:
         patience = Patience(self._loop, self._log)
@@ -235,10 +238,13 @@ class Service:
         """Prepare to start another pool; OperatorError if another pool would not help."""
         if self._has_spoken:
             raise OperatorError(f"{reason}; the guest's open files are lost, so the share ends")
-        if not policy.may_restart(time.monotonic()):
-            raise OperatorError(f"{reason}; too many pools died within seconds; giving up")
-        self._log.write("error", f"{reason}; starting another pool")
+        restart = policy.after_death(time.monotonic())
+        if restart is None:
+            raise OperatorError(f"{reason}; {policy.surrender('the pool')}")
+        if restart.note is not None:
+            self._log.write("error", f"{reason}; starting another pool{restart.note}")
         self._kill_backend()
+        self._loop.wait(lambda: False, restart.pause)
 
     # The messages of the front-end.
 
@@ -335,6 +341,7 @@ class Service:
                 frontend=self._frontend.fileno() if self._frontend else None,
                 has_spoken=self._has_spoken,
                 ended=self._ended,
+                has_had_pool=self._has_had_pool,
                 session=self._session.snapshot(),
                 pool=self._backend.pool.saved() if self._backend else None,
                 effects=tuple(effects),
@@ -345,6 +352,7 @@ class Service:
     def _take_over(self) -> list[Effect]:
         """Go on where another supervisor died; returns the effects that it had not carried out."""
         saved, stage = self._boot.state.load()
+        self._has_had_pool = saved.has_had_pool
         if saved.pool is None:
             self._kill_siblings()
         if saved.ended is not None:

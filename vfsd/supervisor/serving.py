@@ -56,7 +56,8 @@ def serve(options: Options, root: int, listener: Listener, notes: Sequence[str])
         if unused := [spelling for field, spelling in options.given.items() if field in MIGRATION]:
             say("debug", f"no migration is offered, so these have no effect: {', '.join(unused)}")
         give_up = partial(confine, runtime_dir.path, own, options, say)
-        return keep(name, launcher, give_up, partial(supervise, boot), notifier.notify, say)
+        run = partial(supervise, boot)
+        return keep(name, launcher, options.give_up_after, give_up, run, notifier.notify, say)
     finally:
         launcher.end()  # the launcher cleans up
 
