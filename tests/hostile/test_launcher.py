@@ -221,11 +221,11 @@ def _has_children() -> bool:
 
 @in_each_mode
 def test_nobody_is_killed_but_children_of_the_launcher(daemon: Daemon, line: socket.socket) -> None:
-    """By then the pool is a child of the keeper."""
+    """A pool is a child of the launcher, and the supervisor may kill it anyway."""
     before = _state(daemon)
     with ExitStack() as stack:
         ours = os.pidfd_open(os.getpid())
-        family = [os.pidfd_open(daemon.the(title)) for title in ("launcher", "pool")]
+        family = [os.pidfd_open(daemon.the(title)) for title in ("launcher", "supervisor")]
         keeper = os.pidfd_open(daemon.process.pid)
         dead = _pidfd_of_somebody_dead()
         event = os.eventfd(0)

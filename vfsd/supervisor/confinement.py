@@ -114,7 +114,7 @@ CALLS: Final = (
     Call("epoll_pwait", "event_loop.py: selectors, on architectures without epoll_wait"),
     Call("poll", "log_collector.py: select.poll"),
     Call("ppoll", "log_collector.py: select.poll, on architectures without poll"),
-    Call("clock_nanosleep", "launcher.py: time.sleep"),
+    Call("clock_nanosleep", "pool_client.py: time.sleep"),
     Call("restart_syscall", "Linux: goes on with a waiting call after SIGSTOP"),
     # Sockets.
     Call("socket", "pool_client.py: socket.socket", 0, _WORD, _AF_UNIX),

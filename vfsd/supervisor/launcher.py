@@ -10,8 +10,9 @@ third process keeps the privileges, and no input says to that process what to do
 Actors. The keeper forks the launcher before any input can be read, and gives the launcher the
 options and the fd of the shared directory. The keeper then closes that fd and gives up its own
 privileges. A supervisor asks the launcher for a pool. The pool's first process is a child of the
-launcher; it forks the pool and exits, so the parent of the pool is then the keeper (the child
-subreaper).
+launcher; it forks the pool and exits. The launcher is the child subreaper, so it is the parent of
+the pool from then on: every process of a sandbox is a descendant of the launcher, also when keepers
+and supervisors have come and gone.
 
 Invariants. A request has a kind, a number that comes back in the answer, and fds. The fds of
 MAKE_POOL are those named in POOL_FDS and then one per worker slot, in this order, and each is
@@ -27,8 +28,9 @@ pair, the shared directory, and the pid file: the lock of that file therefore la
 has been cleaned up. The fds of a request are closed when the pool has been started. The other end
 of the socket pair is in the fd table of keeper and supervisor, so it is closed when both are gone.
 
-Death. When the other end of the socket pair is closed, the share has ended: the launcher removes
-the socket file and the runtime folder, which no other process may do, and exits. A supervisor may
+Death. When the other end of the socket pair is closed, the share has ended: the launcher kills what
+is left of the sandboxes, removes the socket file and the runtime folder, which no other process may
+do, and exits. A supervisor may
 die between a request and its answer: its successor ignores an answer with an unknown number, and
 the pool ends because no process has the other end of its channel. If the launcher dies, the share
 goes on; the next pool cannot be made.
@@ -46,7 +48,6 @@ import socket
 import stat
 import struct
 import sys
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields
@@ -55,7 +56,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 import vfsd
-from vfsd.supervisor.descendants import process_of
+from vfsd.supervisor.descendants import Process, descendants, has_ended, process_of
 from vfsd.supervisor.loader import copy_loader
 from vfsd.supervisor.options import Options
 from vfsd.supervisor.pool_job import create_job
@@ -63,7 +64,7 @@ from vfsd.supervisor.segments import Segments
 from vfsd.transport.errors import OperatorError
 from vfsd.transport.fd_table import close_all_but
 from vfsd.transport.job import JobFds
-from vfsd.transport.native import lib
+from vfsd.transport.native import check, lib
 from vfsd.transport.passed_fds import close_fds, decode_fds, encode_fds
 from vfsd.transport.process_title import setproctitle
 from vfsd.transport.shared_memory import is_segment
@@ -94,10 +95,12 @@ class LauncherGoneError(OperatorError):
 
 
 class Launcher:
-    """The launcher as keeper and supervisor see it. `fd` is their end of its socket pair."""
+    """The launcher as keeper and supervisor see it: its pid and pidfd, and `fd`, their end of its
+    socket pair."""
 
-    def __init__(self, pid: int, fd: int) -> None:
+    def __init__(self, pid: int, pidfd: int, fd: int) -> None:
         self.pid = pid
+        self.pidfd = pidfd
         self.fd = fd
 
     @classmethod
@@ -118,7 +121,7 @@ class Launcher:
             _be_launcher(name, options, root, supervisor, theirs.detach(), clean_up, held)
         theirs.close()
         close_fds((root, *held))
-        return cls(pid, ours.detach())
+        return cls(pid, os.pidfd_open(pid), ours.detach())
 
     def start_pool(self, fds: Sequence[int]) -> int:
         """Ask for a pool with `fds` (POOL_FDS, then one listener per worker slot).
@@ -127,6 +130,11 @@ class Launcher:
         process could not be started, LauncherGoneError if there is no launcher.
         """
         return self._ask(MAKE_POOL, fds)[0]
+
+    def descendants(self) -> list[Process]:
+        """The processes of all sandboxes; empty if the launcher is gone."""
+        found = descendants(self.pid)
+        return [] if has_ended(self.pidfd) else found  # alive now, so alive while we looked
 
     def kill(self, pidfd: int) -> None:
         """Send SIGKILL, also to the first process of a pool, which needs the launcher's
@@ -160,12 +168,7 @@ class Launcher:
     def end(self) -> None:
         """Close the socket and wait until the launcher has cleaned up and ended."""
         os.close(self.fd)
-        deadline = time.monotonic() + END_SECONDS
-        with suppress(ChildProcessError):  # the launcher has ended and was reaped
-            while os.waitpid(self.pid, os.WNOHANG) == (0, 0):
-                if time.monotonic() > deadline:
-                    return
-                time.sleep(0.001)
+        has_ended(self.pidfd, END_SECONDS)
 
 
 def _await_answer(sock: socket.socket, number: int) -> tuple[int, list[int]]:
@@ -196,6 +199,7 @@ def _be_launcher(
     try:
         close_all_but({0, 1, 2, root, sock, *held})
         setproctitle(f"vfsd: {name} launcher")
+        check(lib.process_become_subreaper())
         _reap_by_itself()
         if os.geteuid() != 0:  # execve(2) gives root its capabilities again
             lib.capabilities_pass_on()  # if this fails, the pool reports what it lacks
@@ -203,6 +207,7 @@ def _be_launcher(
         lib.process_forget_code()
         start_pool = partial(_start_pool, name, options, root, supervisor, loader)
         serve(socket.socket(fileno=sock), {MAKE_POOL: start_pool, KILL: _kill})
+        _kill_descendants()
         clean_up()
     except BaseException as error:
         os.write(2, f"vfsd: {name}: launcher: {error!r}\n".encode(errors="backslashreplace"))
@@ -272,6 +277,16 @@ def _kill(fds: Sequence[int]) -> list[int]:
         raise OSError(errno.EINVAL, "the fd of KILL is not the pidfd of a child of the launcher")
     signal.pidfd_send_signal(fds[0], signal.SIGKILL)
     return []
+
+
+def _kill_descendants() -> None:
+    """Kill what is left of the sandboxes. A process that a hung file system keeps from ending is
+    not waited for: it has been killed, so it will not run any more code of the program."""
+    killed: set[int] = set()
+    while left := [p for p in descendants(os.getpid()) if p.pid not in killed]:
+        for process in left:
+            process.kill()
+        killed |= {process.pid for process in left}
 
 
 def _start_pool(

@@ -9,7 +9,6 @@ _from_the_sandbox().
 
 import contextlib
 import os
-import select
 import signal
 import socket
 import time
@@ -18,7 +17,7 @@ from itertools import count
 from pathlib import Path
 from typing import Final
 
-from vfsd.supervisor.descendants import Process, descendants, state_of
+from vfsd.supervisor.descendants import Process, descendants, has_ended, state_of
 from vfsd.supervisor.event_loop import EventLoop
 from vfsd.supervisor.launcher import Launcher, LauncherGoneError
 from vfsd.supervisor.log_collector import LogCollector
@@ -308,7 +307,7 @@ class PoolClient:
         if self.pid is None or self.pidfd is None:
             return []
         found = descendants(self.pid)
-        return [] if _has_ended(self.pidfd) else found  # alive now, so alive while we looked
+        return [] if has_ended(self.pidfd) else found  # alive now, so alive while we looked
 
     # Handing over to another supervisor.
 
@@ -377,13 +376,6 @@ def _pid_inside(pid: int) -> int | None:
 def _log_event(log: LogCollector, event: PoolEvent) -> None:
     if isinstance(event, PoolLog):
         log.write(event.level, event.text, "pool")
-
-
-def _has_ended(pidfd: int, seconds: float = 0.0) -> bool:
-    """Has this process ended, or does it end within `seconds`?"""
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    return bool(poll.poll(seconds * 1000))
 
 
 def _listen(path: Path) -> tuple[str, int]:
