@@ -51,7 +51,6 @@ class Line:
         self.pool.stderr.close()
         os.close(self.stderr)
         self.theirs.close()
-        self.loop.close()
 
     def send(self, data: bytes, fds: int = 0) -> None:
         socket.send_fds(self.theirs.socket, [data], [0] * fds)

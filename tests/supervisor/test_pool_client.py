@@ -67,7 +67,6 @@ def test_only_a_living_pools_workers_are_killed(
     pool.pid = process.pid
     pool.watch(_pidfd_of_somebody_dead() if is_pool_dead else os.pidfd_open(process.pid))
     pool.kill()
-    loop.close()
     theirs.close()
     os.close(device)
     try:

@@ -357,21 +357,23 @@ def test_the_keeper_ends_at_once_by_a_signal_while_it_pauses(tmp_path: Path) -> 
         assert not daemon.path.exists()
 
 
-def test_without_its_keeper_a_share_lives_as_long_as_its_vmm(
+def test_a_share_whose_keeper_was_killed_ends_with_its_vmm(
     daemon: Daemon, frontend: Frontend
 ) -> None:
-    supervisor = daemon.supervisor()
-    pool = [c for c in daemon.process_group.children(recursive=True) if c != supervisor]
+    family = daemon.process_group.children(recursive=True)
     daemon.process.kill()
     daemon.end()
+    wait_until(lambda: "another keeper takes over" in daemon.text())
     assert frontend.set_mem_table() == 0
     frontend.socket.socket.shutdown(socket.SHUT_RDWR)
-    wait_until(lambda: has_ended(supervisor))
-    wait_until(lambda: all(has_ended(process) for process in pool))
+    wait_until(lambda: all(has_ended(process) for process in family))
+    wait_until(lambda: not daemon.path.exists())
 
 
 @pytest.mark.parametrize("probed", [False, True])
-def test_without_its_keeper_nobody_waits_for_a_vmm(daemon: Daemon, probed: bool) -> None:
+def test_a_share_for_one_vmm_ends_with_its_keeper_before_that_vmm(
+    daemon: Daemon, probed: bool
+) -> None:
     """Kata Containers ends a daemon with a SIGKILL to the process that Kata has started."""
     family = [daemon.process_group, *daemon.process_group.children(recursive=True)]
     if probed:
@@ -381,7 +383,7 @@ def test_without_its_keeper_nobody_waits_for_a_vmm(daemon: Daemon, probed: bool)
     daemon.process.kill()
     daemon.end()
     wait_until(lambda: all(has_ended(process) for process in family))
-    assert not daemon.path.exists()
+    wait_until(lambda: not daemon.path.exists())
 
 
 # Inherited sockets.

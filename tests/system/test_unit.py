@@ -20,7 +20,7 @@ from tests.hostile.driver import Frontend
 from tests.hostile.fuse import Guest
 from tests.hostile.injector import AT_FDCWD, Injector, error_name
 from tests.waiting import wait_until
-from vfsd.supervisor.confinement import CALLS, KEEPER_CALLS
+from vfsd.supervisor.confinement import CALLS
 from vfsd.worker import capabilities, seccomp
 
 from .booted import Booted
@@ -106,7 +106,7 @@ def allowed_calls() -> set[str]:
 
 def test_every_call_of_the_daemon_is_allowed() -> None:
     require("systemd-analyze")
-    ours = {row.name for row in seccomp.table()} | {c.name for c in CALLS + KEEPER_CALLS}
+    ours = {row.name for row in seccomp.table()} | {c.name for c in CALLS}
     assert ours - allowed_calls() == REFUSED.keys()
 
 

@@ -113,7 +113,7 @@ class PoolClient:
                 theirs.close()
                 os.close(their_stderr)
             pool._await_ready()
-        except BaseException:
+        except Exception:
             pool.kill()
             raise
         return pool
