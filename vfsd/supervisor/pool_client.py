@@ -97,8 +97,8 @@ class PoolClient:
         device: int,
         patience: Patience,
     ) -> "PoolClient":
-        """Start a pool and wait until it is isolated and ready. Raises OperatorError with the
-        reason if the pool fails."""
+        """Start a pool and wait until it is isolated and ready. Raises OperatorError if the pool
+        reports that it cannot work, PoolDiedError if it ends without a report."""
         ours, theirs = FdChannel.pair()
         listeners = [_listen(Path(f"worker-{i}")) for i in range(options.workers)]
         stderr, their_stderr = stderr_pipe()
@@ -130,7 +130,7 @@ class PoolClient:
                 SLOW_SECONDS,
             )
         except PoolDiedError:
-            raise OperatorError("the pool of workers ended before it was ready") from None
+            raise PoolDiedError("the pool of workers ended before it was ready") from None
 
     def _launch(self, channel: int, stderr: int) -> None:
         listeners = [fd for _, fd in self.listeners]
@@ -140,7 +140,7 @@ class PoolClient:
         except LauncherGoneError as error:
             raise LauncherGoneError(f"cannot start a pool of workers: {error}") from None
         except OSError as error:
-            raise OperatorError(f"cannot start a pool of workers: {error}") from None
+            raise PoolDiedError(f"cannot start a pool of workers: {error}") from None
         self._loop.register(self._first, self._forget_first)
 
     def _forget_first(self) -> None:

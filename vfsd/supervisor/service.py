@@ -34,7 +34,6 @@ from vfsd.supervisor.frontend_fds import check_fds, memory_hazard
 from vfsd.supervisor.frontend_gone import FrontendGoneError, disconnected, went_away
 from vfsd.supervisor.keeper import STATUS_CRASHED
 from vfsd.supervisor.keeper_watch import KeeperWatch
-from vfsd.supervisor.launcher import LauncherGoneError
 from vfsd.supervisor.log_collector import VMM
 from vfsd.supervisor.patience import Patience
 from vfsd.supervisor.pool_client import PoolDiedError
@@ -164,16 +163,14 @@ class Service:
         return self._backend
 
     def _start_backend(self) -> Backend:
-        """Start a pool. OperatorError if the first pool fails: options, share or rights are wrong.
-        A failure of a later pool passes, as a shortage of memory does: PoolDiedError."""
+        """Start a pool. OperatorError if the pool reports that it cannot work, or if the first pool
+        dies: the installation is wrong then. A later pool may die of a shortage that passes."""
         try:
             return Backend.start(self._context())
-        except LauncherGoneError:
-            raise
-        except OperatorError as error:
-            if not self._has_had_pool:
+        except PoolDiedError as error:
+            if self._has_had_pool:
                 raise
-            raise PoolDiedError(str(error)) from None
+            raise OperatorError(str(error)) from None
 
     def _context(self) -> BackendContext:
         patience = Patience(self._loop, self._log)
