@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from vfsd.supervisor.confinement import CALLS, KEEPER_CALLS, Call
+from vfsd.supervisor.confinement import CALLS, Call
 from vfsd.worker import capabilities, condition, handle_broker, seccomp
 
 ROOT: Final = Path(__file__).resolve().parents[1]
@@ -56,7 +56,6 @@ def sandbox_calls() -> str:
 def trusted_calls() -> str:
     """The system calls of keeper and supervisor, from confinement.py."""
     rows = [_call("keeper, supervisor", call) for call in CALLS]
-    rows += [_call("keeper", call) for call in KEEPER_CALLS]
     return table(("call", "who", "arguments", "callers"), rows)
 
 

@@ -30,11 +30,9 @@ from tests.worker.sandboxed import syscall
 from vfsd.supervisor import confinement
 from vfsd.supervisor.confinement import (
     CALLS,
-    KEEPER_CALLS,
     OWN_IDS,
     Call,
     confine,
-    confine_supervisor,
     own_id,
 )
 from vfsd.supervisor.options import Options
@@ -98,14 +96,8 @@ ATTEMPTS: Final[dict[str, tuple[Any, ...]]] = {
     "dumpable": (KILLED, "prctl", 4, 1, 0, 0, 0),
     "keys": (KILLED, "keyctl", 0, 0, 0, 0, 0),
     "io_uring": (KILLED, "io_uring_setup", 1, bytes(120)),
-}  # fmt: skip
-# Only the keeper may make these calls.
-KEEPERS: Final[dict[str, tuple[Any, ...]]] = {
-    "a supervisor": (KILLED, "clone", CLONE_FILES | signal.SIGCHLD, 0, 0, 0, 0),
-    "a signal by pid": (KILLED, "kill", 1, 0),
-    "wait": (KILLED, "wait4", -1, None, 1, None),
     "another filter": (KILLED, "seccomp", 0, 0, None),
-}
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -167,18 +159,10 @@ def test_it_has_no_fd_of_the_share(daemon: Daemon, role: str) -> None:
     assert not any(fd.startswith(str(daemon.share)) for fd in fds)
 
 
-def _cases() -> Iterator[Any]:
-    for role in ROLES:
-        for what in ATTEMPTS:
-            yield pytest.param(role, ATTEMPTS[what], id=f"{role}-{what}")
-    for what in KEEPERS:
-        yield pytest.param("supervisor", KEEPERS[what], id=f"supervisor-{what}")
-
-
-@pytest.mark.parametrize(("role", "attempt"), list(_cases()))
-def test_an_attempt_fails(folder: Path, role: str, attempt: tuple[Any, ...]) -> None:
-    """The attempt is made in a process that is confined as the keeper or a supervisor is, and that
-    does nothing else."""
+@pytest.mark.parametrize("attempt", ATTEMPTS.values(), ids=list(ATTEMPTS))
+def test_an_attempt_fails(folder: Path, attempt: tuple[Any, ...]) -> None:
+    """The attempt is made in a process that is confined as keeper and supervisor are, and that does
+    nothing else."""
     require("root")
     outcome, call, *arguments = attempt
     child = os.fork()
@@ -186,8 +170,6 @@ def test_an_attempt_fails(folder: Path, role: str, attempt: tuple[Any, ...]) -> 
         try:
             own = own_id(str(folder), b"test")
             confine(str(folder), own, Options(seccomp="kill"), lambda _level, _text: None)
-            if role == "supervisor":
-                confine_supervisor("kill")
             syscall(call, *(a.encode() if isinstance(a, str) else a for a in arguments))
         except OSError as error:
             os._exit(error.errno or 255)
@@ -447,7 +429,7 @@ def test_processes_of_the_sandbox_are_seen_where_proc_hides_them() -> None:
 # The table of allowed calls.
 
 
-@pytest.mark.parametrize("call", CALLS + KEEPER_CALLS, ids=lambda call: f"{call.name}")
+@pytest.mark.parametrize("call", CALLS, ids=lambda call: f"{call.name}")
 def test_each_row_names_a_caller(call: Call) -> None:
     """`caller` is a word that a file of the project contains, or a function of a library."""
     for reason in call.caller.split("; "):

@@ -24,12 +24,12 @@ from vfsd.supervisor.launcher import (
     ANSWER,
     KILL,
     MAKE_POOL,
-    POOL_FDS,
+    NAME_KEEPER,
     REQUEST,
-    check_fds,
     serve,
     spawn,
 )
+from vfsd.supervisor.pool_fds import POOL_FDS, check_fds
 from vfsd.supervisor.segments import Segments
 from vfsd.transport.fd_channel import FdChannel
 from vfsd.transport.shared_memory import create_segment
@@ -153,7 +153,7 @@ def test_a_request_with_other_fds_is_refused(daemon: Daemon, line: socket.socket
 
 
 @in_each_mode
-@pytest.mark.parametrize("kind", [0, 3, 255])
+@pytest.mark.parametrize("kind", [0, 4, 255])
 def test_another_kind_of_request_is_refused(daemon: Daemon, line: socket.socket, kind: int) -> None:
     before = _state(daemon)
     with ExitStack() as stack:
@@ -221,11 +221,11 @@ def _has_children() -> bool:
 
 @in_each_mode
 def test_nobody_is_killed_but_children_of_the_launcher(daemon: Daemon, line: socket.socket) -> None:
-    """By then the pool is a child of the keeper."""
+    """A pool is a child of the launcher, and the supervisor may kill it anyway."""
     before = _state(daemon)
     with ExitStack() as stack:
         ours = os.pidfd_open(os.getpid())
-        family = [os.pidfd_open(daemon.the(title)) for title in ("launcher", "pool")]
+        family = [os.pidfd_open(daemon.the(title)) for title in ("launcher", "supervisor")]
         keeper = os.pidfd_open(daemon.process.pid)
         dead = _pidfd_of_somebody_dead()
         event = os.eventfd(0)
@@ -237,6 +237,29 @@ def test_nobody_is_killed_but_children_of_the_launcher(daemon: Daemon, line: soc
         socket.send_fds(line, [REQUEST.pack(KILL, 9)], [dead])
         assert ANSWER.unpack(line.recv(99))[1] != 0
     _await_state(daemon, before)
+
+
+@in_each_mode
+def test_the_pid_file_names_no_process_but_a_keeper(daemon: Daemon, line: socket.socket) -> None:
+    """A tool ends the process that the file names."""
+    file = Path(f"{daemon.socket}.pid")
+    with ExitStack() as stack:
+        others = [os.pidfd_open(daemon.the("launcher")), os.pidfd_open(1)]
+        keeper = os.pidfd_open(daemon.process.pid)
+        dead = _pidfd_of_somebody_dead()
+        event = os.eventfd(0)
+        for fd in (*others, keeper, dead, event):
+            stack.callback(os.close, fd)
+        wrong = [[dead], [event], [], [keeper, keeper]]
+        if daemon.mode.uid is None:  # else the launcher has the same user id as the keeper
+            wrong += [[fd] for fd in others]
+        for fds in wrong:
+            socket.send_fds(line, [REQUEST.pack(NAME_KEEPER, 9)], fds)
+            assert ANSWER.unpack(line.recv(99))[1] != 0
+            assert int(file.read_text()) == daemon.process.pid
+        socket.send_fds(line, [REQUEST.pack(NAME_KEEPER, 9)], [keeper])
+        assert ANSWER.unpack(line.recv(99)) == (9, 0)
+    assert file.read_text() == f"{daemon.process.pid}\n"
 
 
 def _pidfd_of_somebody_dead() -> int:

@@ -458,14 +458,15 @@ def test_a_supervisor_dies_while_nobody_is_connected(daemon: Daemon) -> None:
         guest.getattr(ROOT)
 
 
-def test_a_supervisor_that_dies_again_and_again_ends_everything(daemon: Daemon) -> None:
-    family = {process.pid: process for process in daemon.processes()}
-    deadline = time.monotonic() + 9
-    while not daemon.exited() and time.monotonic() < deadline:
-        with suppress(psutil.NoSuchProcess):
-            family |= {process.pid: process for process in daemon.processes()}
-            for pid in daemon.titled("supervisor"):
-                kill(pid)
-        time.sleep(0.05)
-    assert daemon.process.wait(HANG) == 1
-    assert not psutil.wait_procs(list(family.values()), 1)[1]
+def test_with_give_up_after_a_supervisor_that_dies_again_and_again_ends_everything() -> None:
+    with Daemon(*OPTIONS, "--give-up-after=5") as daemon:
+        family = {process.pid: process for process in daemon.processes()}
+        while not daemon.exited():
+            with suppress(psutil.NoSuchProcess):
+                family |= {process.pid: process for process in daemon.processes()}
+                for pid in daemon.titled("supervisor"):
+                    kill(pid)
+            time.sleep(0.05)
+        assert daemon.process.wait(HANG) == 1
+        assert "giving up, as --give-up-after=5 demands" in daemon.log.read_text()
+        assert not psutil.wait_procs(list(family.values()), HANG)[1]

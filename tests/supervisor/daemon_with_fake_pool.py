@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""virtiofsd with fake_pool.py in the place of its pool, and a keeper that never gives up.
+"""virtiofsd with fake_pool.py in the place of its pool, and a keeper that does not pause.
 
 `--pool=FILE` runs another pool of this folder, `--set=MODULE.NAME=NUMBER` changes a constant of a
-module of the supervisor, and --give-up leaves the keeper unchanged.
+module of the supervisor, and --pauses leaves the keeper unchanged.
 """
 
 import importlib
@@ -11,13 +11,13 @@ from pathlib import Path
 
 from vfsd.supervisor import keeper, launcher
 from vfsd.supervisor.cli import main
-from vfsd.supervisor.restart_policy import RestartPolicy
+from vfsd.supervisor.restart_policy import Restart, RestartPolicy
 
 
-class PatientPolicy(RestartPolicy):
-    def may_restart(self, now: float) -> bool:
+class HastyPolicy(RestartPolicy):
+    def after_death(self, now: float) -> Restart | None:
         del now
-        return True
+        return Restart(0.0, "")
 
 
 def run(pool: str) -> str:
@@ -40,6 +40,6 @@ for setting in take("--set="):
     constants[constant] = type(constants[constant])(value)
 (pool,) = take("--pool=") or ["fake_pool.py"]
 launcher.POOL_COMMAND = (sys.executable, "-c", run(pool))
-if not take("--give-up"):
-    vars(keeper)["RestartPolicy"] = PatientPolicy
+if not take("--pauses"):
+    vars(keeper)["RestartPolicy"] = HastyPolicy
 sys.exit(main())

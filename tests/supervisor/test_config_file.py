@@ -31,6 +31,7 @@ VALUES: Final[dict[str, Any]] = {
     "seccomp": "log",
     "modcaps": "+sys_admin:-mknod",
     "worker-faults": 3,
+    "give-up-after": 5,
     "uid-map": ":0:1000:1:",
     "gid-map": ":0:1000:1:",
     "log-level": "trace",

@@ -37,7 +37,7 @@ class Line:
         log = LogCollector("vm", "debug", lambda _level, _line: True)
         reader, self.stderr = stderr_pipe()
         stderr = StderrRelay(self.loop, log, reader)
-        launcher = Launcher(0, -1)  # no request is sent to it
+        launcher = Launcher(0, -1, -1)  # no request is sent to it
         listeners = [("/none", -1)] * SLOTS
         patience = Patience(self.loop, log)
         self.pool = PoolClient(self.loop, launcher, ours, nobody, listeners, stderr, patience)
@@ -51,7 +51,6 @@ class Line:
         self.pool.stderr.close()
         os.close(self.stderr)
         self.theirs.close()
-        self.loop.close()
 
     def send(self, data: bytes, fds: int = 0) -> None:
         socket.send_fds(self.theirs.socket, [data], [0] * fds)

@@ -327,32 +327,45 @@ def test_a_supervisor_that_dies_before_a_vmm_comes_is_replaced(daemon: Daemon) -
     assert daemon.end() == 0
 
 
-def test_the_keeper_gives_up_in_the_end(tmp_path: Path) -> None:
-    with Daemon(tmp_path, "--give-up") as daemon:
+def test_the_keeper_gives_up_if_it_has_to(tmp_path: Path) -> None:
+    with Daemon(tmp_path, "--pauses", "--give-up-after=5") as daemon:
         while daemon.process.poll() is None:
             if victim := daemon.find("supervisor"):
                 victim.kill()
             time.sleep(0.05)
         assert daemon.end() == 1
-        assert "died too often within seconds; giving up" in daemon.text()
+        assert "the supervisor died 5 times within 10 s; giving up" in daemon.text()
         assert not daemon.path.exists()
 
 
-def test_without_its_keeper_a_share_lives_as_long_as_its_vmm(
+def test_the_keeper_ends_at_once_by_a_signal_while_it_pauses(tmp_path: Path) -> None:
+    with Daemon(tmp_path, "--pauses", "--set=restart_policy.LONGEST_PAUSE=3600",
+                "--set=restart_policy.FIRST_PAUSE=3600") as daemon:  # fmt: skip
+        for _ in range(4):
+            daemon.kill_supervisor()
+        wait_until(lambda: "takes over in 3600 s, after 4 deaths in a row" in daemon.text())
+        daemon.process.terminate()
+        assert daemon.end() == 0
+        assert not daemon.path.exists()
+
+
+def test_a_share_whose_keeper_was_killed_ends_with_its_vmm(
     daemon: Daemon, frontend: Frontend
 ) -> None:
-    supervisor = daemon.supervisor()
-    pool = [c for c in daemon.process_group.children(recursive=True) if c != supervisor]
+    family = daemon.process_group.children(recursive=True)
     daemon.process.kill()
     daemon.end()
+    wait_until(lambda: "another keeper takes over" in daemon.text())
     assert frontend.set_mem_table() == 0
     frontend.socket.socket.shutdown(socket.SHUT_RDWR)
-    wait_until(lambda: has_ended(supervisor))
-    wait_until(lambda: all(has_ended(process) for process in pool))
+    wait_until(lambda: all(has_ended(process) for process in family))
+    wait_until(lambda: not daemon.path.exists())
 
 
 @pytest.mark.parametrize("probed", [False, True])
-def test_without_its_keeper_nobody_waits_for_a_vmm(daemon: Daemon, probed: bool) -> None:
+def test_a_share_for_one_vmm_ends_with_its_keeper_before_that_vmm(
+    daemon: Daemon, probed: bool
+) -> None:
     """Kata Containers ends a daemon with a SIGKILL to the process that Kata has started."""
     family = [daemon.process_group, *daemon.process_group.children(recursive=True)]
     if probed:
@@ -362,7 +375,7 @@ def test_without_its_keeper_nobody_waits_for_a_vmm(daemon: Daemon, probed: bool)
     daemon.process.kill()
     daemon.end()
     wait_until(lambda: all(has_ended(process) for process in family))
-    assert not daemon.path.exists()
+    wait_until(lambda: not daemon.path.exists())
 
 
 # Inherited sockets.

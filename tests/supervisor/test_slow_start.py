@@ -29,8 +29,9 @@ def start(folder: Path, *options: str) -> Daemon:
 
 
 def started(daemon: Daemon) -> list[psutil.Process]:
-    """The pool that is starting: a child of the keeper that does not have its title yet."""
-    children = daemon.process_group.children()
+    """The pool that is starting: a child of the launcher that does not have its title yet."""
+    launcher = daemon.find("launcher")
+    children = launcher.children() if launcher else []
     return [child for child in children if not "".join(child.cmdline()).startswith("vfsd: ")]
 
 
@@ -49,7 +50,7 @@ def test_a_vmm_is_served_once_the_pool_has_started(tmp_path: Path) -> None:
 
 def test_a_pool_that_dies_while_it_starts_is_an_error(tmp_path: Path) -> None:
     with start(tmp_path) as daemon:
-        wait_until(lambda: started(daemon), what="the keeper has a pool")
+        wait_until(lambda: started(daemon), what="the launcher has a pool")
         started(daemon)[0].kill()
         assert daemon.end() == 1
         assert "error: the pool of workers ended before it was ready" in daemon.text()

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The unit file, and the messages of the service to systemd."""
 
+import os
 import re
 import shlex
+import signal
 import socket
 import struct
 from pathlib import Path
@@ -11,9 +13,9 @@ import pytest
 
 from tests.waiting import HANG
 from vfsd.supervisor.command_line import parse
-from vfsd.supervisor.systemd import ReadyNotifier
+from vfsd.supervisor.systemd import Notifier
 
-from .daemon import ROOT, Daemon
+from .daemon import ROOT, Daemon, has_ended, wait_until
 
 UNIT = ROOT / "contrib" / "systemd" / "virtiofsd@.service"
 
@@ -49,9 +51,31 @@ def test_systemd_is_notified_again_by_a_successor(
             assert manager.recv(100) == b"READY=1"
 
 
+def test_systemd_is_notified_of_the_keeper_that_takes_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The unit has NotifyAccess=all, since the sender is not the main process yet."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.settimeout(HANG)
+        manager.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        manager.bind(str(tmp_path / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        with Daemon(tmp_path, "--keep-listening") as daemon:
+            assert manager.recv(100) == b"READY=1"
+            supervisor = daemon.supervisor()
+            daemon.process.kill()
+            said, ((_, _, sender),), _, _ = manager.recvmsg(100, 100)
+            keeper = struct.unpack("=iII", sender)[0]
+            assert said == b"MAINPID=%d" % keeper
+            assert manager.recv(100) == b"READY=1"
+            assert [child.pid for child in supervisor.children()] == [keeper]
+            os.kill(keeper, signal.SIGTERM)
+            wait_until(lambda: has_ended(supervisor))
+
+
 def notify() -> None:
-    notifier = ReadyNotifier()
-    notifier.notify()
+    notifier = Notifier()
+    notifier.ready()
     notifier.close()
 
 

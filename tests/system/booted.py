@@ -129,7 +129,7 @@ class Booted:
         namespace."""
         group = self.cgroup / self.show(unit, "ControlGroup").lstrip("/")
         everything = map(int, (group / "cgroup.procs").read_text().split())
-        return [pid for pid in everything if title in Path(f"/proc/{pid}/cmdline").read_text()]
+        return [pid for pid in everything if title in _command_line(pid)]
 
     def run_in(self, unit: str, *command: str) -> "subprocess.CompletedProcess[str]":
         """Run a command in this process's namespaces, but in the cgroup of a service."""
@@ -185,3 +185,10 @@ def _remove(cgroup: Path) -> bool:
     except OSError:
         return False
     return True
+
+
+def _command_line(pid: int) -> str:
+    """Empty if the process has ended."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    return ""

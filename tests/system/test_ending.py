@@ -109,12 +109,42 @@ def test_users_get_an_error_when_the_back_end_is_killed(
     ]
     time.sleep(0.3)
     kill_family(share.daemon.process)
-    assert share.mounted.wait() == 1
     assert [process.wait(HANG) for process in user] == [42] * 3
-    assert share.mounted.errors() == (
-        "vfsd: the back-end has closed the connection; its mount is gone\n"
-    )
+    assert_covered(share, "the back-end has closed the connection")
+    assert share.mounted.unmount() == 1
     assert not share.mounted.is_mounted()
+
+
+def assert_covered(share: Share, why: str) -> None:
+    """The mount stays, so no program writes into the folder below it by mistake."""
+    path = share.mount
+    wait_until(lambda: "until it is unmounted" in share.mounted.errors())
+    assert share.mounted.errors() == (
+        f"vfsd: {why}; every access to '{path}' fails until it is unmounted\n"
+    )
+    for attempt in (f"echo late >{path}/late", f"ls {path}", f"cat {path}/large"):
+        run(f"! ({attempt})", share.host)
+    assert share.mounted.process.poll() is None
+    assert share.mounted.is_mounted()
+
+
+def test_a_signal_ends_a_mount_that_has_lost_its_back_end(our_share: Share) -> None:
+    kill_family(our_share.daemon.process)
+    assert_covered(our_share, "the back-end has closed the connection")
+    our_share.mounted.process.terminate()
+    assert our_share.mounted.wait() == 1
+    assert not our_share.mounted.is_mounted()
+    assert not list(our_share.mount.iterdir())
+
+
+def test_a_daemon_that_is_restarted_is_mounted_again(our_share: Share, tmp_path: Path) -> None:
+    """The operator unmounts the mount that has lost its back-end first."""
+    kill_family(our_share.daemon.process)
+    assert_covered(our_share, "the back-end has closed the connection")
+    assert our_share.mounted.unmount() == 1
+    with Mounted(tmp_path, "--source", str(our_share.host)) as again:
+        run("echo x >a", again.path)
+        assert again.unmount() == 0
 
 
 def test_a_stopped_back_end_does_not_keep_it(
@@ -141,7 +171,7 @@ def test_a_stopped_back_end_does_not_keep_it(
     assert share.mounted.wait() in (0, 1)
 
 
-def test_an_aborted_connection_ends_it(our_share: Share) -> None:
+def test_an_aborted_connection_stays_mounted(our_share: Share) -> None:
     device = next(
         line.split()[2]
         for line in Path("/proc/self/mountinfo").read_text().splitlines()
@@ -152,9 +182,8 @@ def test_an_aborted_connection_ends_it(our_share: Share) -> None:
         subprocess.run(["mount", "-t", "fusectl", "none", control.parents[1]], check=False)
     require(str(control))
     control.write_text("1")
-    assert our_share.mounted.wait() == 1
-    assert "aborted" in our_share.mounted.errors()
-    assert not our_share.mounted.is_mounted()
+    assert_covered(our_share, "the FUSE connection was aborted")
+    assert our_share.mounted.unmount() == 1
 
 
 def test_two_mounts_at_once() -> None:

@@ -4,6 +4,7 @@ that it serves."""
 
 import os
 import re
+import signal
 import socket
 import stat
 import subprocess
@@ -20,7 +21,7 @@ from tests.hostile.driver import Frontend
 from tests.hostile.fuse import Guest
 from tests.hostile.injector import AT_FDCWD, Injector, error_name
 from tests.waiting import wait_until
-from vfsd.supervisor.confinement import CALLS, KEEPER_CALLS
+from vfsd.supervisor.confinement import CALLS
 from vfsd.worker import capabilities, seccomp
 
 from .booted import Booted
@@ -29,7 +30,7 @@ from .mounted import Mounted, run
 ROOT: Final = Path(__file__).resolve().parents[2]
 UNIT: Final = ROOT / "contrib/systemd/virtiofsd@.service"
 PROGRAM: Final = Path(sys.executable).with_name("virtiofsd")
-EXPOSURE_MAX: Final = 3.0
+EXPOSURE_MAX: Final = 3.2
 # System calls of the daemon that the unit's filter refuses, and why the refusal does no harm.
 REFUSED: Final = {
     "sched_setaffinity": "only --queue-cpus needs it, and the unit says which line allows it",
@@ -106,7 +107,7 @@ def allowed_calls() -> set[str]:
 
 def test_every_call_of_the_daemon_is_allowed() -> None:
     require("systemd-analyze")
-    ours = {row.name for row in seccomp.table()} | {c.name for c in CALLS + KEEPER_CALLS}
+    ours = {row.name for row in seccomp.table()} | {c.name for c in CALLS}
     assert ours - allowed_calls() == REFUSED.keys()
 
 
@@ -184,13 +185,43 @@ def test_the_program_is_found_where_packages_put_it(folder: str) -> None:
     assert f"/{folder}" in searched
 
 
-def test_the_main_process_alone_is_listened_to(booted: Booted) -> None:
+def test_the_keeper_is_the_main_process(booted: Booted) -> None:
     with started(booted, "ready") as unit:
         assert booted.show(unit, "ActiveState") == "active"
         wait_until(lambda: "Waiting for vhost-user" in booted.journal(unit))
         keeper = booted.show(unit, "MainPID")
         title = booted.run("cat", f"/proc/{keeper}/cmdline").stdout
         assert title.startswith("vfsd: ready keeper")
+
+
+def test_the_service_outlives_its_main_process(booted: Booted, tmp_path: Path) -> None:
+    name, unit = "outlives", "virtiofsd@outlives.service"
+    (booted.srv / name).mkdir(exist_ok=True)
+    configure(booted, name, Path("/srv", name), "")
+    booted.systemctl("start", unit)
+    try:
+        with mounted(booted, name, tmp_path) as path:
+            for role in ("keeper", "supervisor", "keeper", "supervisor"):
+                _replaced(booted, unit, role)
+                run("echo content >file && cat file", path)
+        assert booted.show(unit, "ActiveState") == "active"
+        title = booted.run("cat", f"/proc/{booted.show(unit, 'MainPID')}/cmdline").stdout
+        assert title.startswith("vfsd: outlives keeper")
+        family = [Path(f"/proc/{pid}") for pid in booted.pids(unit, "vfsd: outlives")]
+        booted.systemctl("stop", unit)
+        wait_until(lambda: not any(process.exists() for process in family))
+        assert not booted.path(f"/run/vfsd/{name}").exists()
+    finally:
+        booted.run("systemctl", "kill", "--signal=KILL", unit)
+
+
+def _replaced(booted: Booted, unit: str, role: str) -> None:
+    """Kill the keeper or supervisor of a service, and wait until there is another."""
+    (old,), main = booted.pids(unit, role), booted.show(unit, "MainPID")
+    os.kill(old, signal.SIGKILL)
+    wait_until(lambda: booted.pids(unit, role) not in ([], [old]))
+    if role == "keeper":
+        wait_until(lambda: booted.show(unit, "MainPID") not in ("0", main))
 
 
 def test_a_device_of_the_guest_is_not_opened_in_the_service(booted: Booted, tmp_path: Path) -> None:

@@ -108,6 +108,10 @@ class FuseMount:
         """True if a lookup of the mount point leads to our mount and not to another."""
         return mount_ids(self.target)[-1:] == [self._id]
 
+    def is_there(self) -> bool:
+        """False once the mount has been unmounted. Another mount may cover it."""
+        return self._id in mount_ids(self.target)
+
     def unmount(self, lazy: bool) -> bool:
         """Unmount; False if the mount is in use. Sleeps in the kernel until dirty pages are
         written.

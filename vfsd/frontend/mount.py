@@ -6,6 +6,11 @@ FUSE_INIT, and every process that uses the mount point waits for the answer. The
 after mount(2), and the share counts as mounted when FUSE_INIT is answered. At the end the order is
 reversed: the bridges end before their channels are closed, and the channels are closed before the
 back-end lets go of guest memory.
+
+A mount whose back-end is gone stays where it is, and every access to it fails at once, until a user
+unmounts it or a signal ends the command. If the mount vanished by itself, a program that goes on
+writing below the mount point would fill the folder that the mount had covered, and no user would
+notice.
 """
 
 import os
@@ -14,6 +19,7 @@ import signal
 import sys
 import threading
 import time
+from pathlib import Path
 from types import FrameType
 from typing import Any, Final, Self
 
@@ -61,8 +67,9 @@ class Signals:
             raise KeyboardInterrupt
 
 
-def mount(vmm: Vmm, signals: Signals, names: tuple[str, str], shape: Shape) -> None:
-    """Mount `names` (source, directory) until it is unmounted; OperatorError after a failure."""
+def mount(vmm: Vmm, signals: Signals, names: tuple[str, str], shape: Shape) -> int:
+    """Mount `names` (source, directory) until it is unmounted; returns the exit status. Raises
+    OperatorError if the share cannot be mounted."""
     source, target = names
     with Bridges(vmm, shape) as bridges:
         vmm.start(bridges.memory, bridges.vrings)
@@ -71,13 +78,30 @@ def mount(vmm: Vmm, signals: Signals, names: tuple[str, str], shape: Shape) -> N
             ending = _Ending(vmm, bridges, fuse, signals)
             try:
                 bridges.start(fuse.fds)
-                ending.wait(f"mounted {source} on {target}, {_count(shape.queues, 'queue')}")
+                lost = ending.wait(f"mounted {source} on {target}, {_count(shape.queues, 'queue')}")
             finally:
                 bridges.stop()
                 fuse.abort()
                 ending.join()
+            if lost:
+                _cover(fuse, signals, lost)
+                return 1
         bridges.end_session()
         vmm.stop()
+    return 0
+
+
+def _cover(fuse: FuseMount, signals: Signals, lost: OperatorError) -> None:
+    """Leave a mount that has failed in its place until it is unmounted or a signal comes."""
+    why = f"{lost}; every access to '{fuse.target}' fails until it is unmounted"
+    print(f"vfsd: {why}", file=sys.stderr, flush=True)
+    poll = select.poll()
+    with Path("/proc/self/mountinfo").open("rb") as table:
+        poll.register(table, select.POLLPRI)  # the table has changed
+        poll.register(signals, select.POLLIN)
+        while fuse.is_there():
+            if any(fd == signals.fileno() for fd, _ in poll.poll()):
+                return
 
 
 def _count(number: int, noun: str) -> str:
@@ -101,12 +125,19 @@ class _Ending:
         for fd in (*self._fds, bridges.ready_fd):
             self._poll.register(fd, select.POLLIN)
 
-    def wait(self, line: str) -> None:
-        """Print `line` when the mount can be used; return when the mount is over."""
+    def wait(self, line: str) -> OperatorError | None:
+        """Print `line` when the mount can be used; return when the mount is over: the reason if the
+        mount has failed while it was in use."""
         self._wait_ready()
         print(line, flush=True)
-        while not self._step(None):
-            pass
+        try:
+            while not self._step(None):
+                pass
+        except OperatorError as lost:
+            if self._unmounting:
+                raise
+            return lost
+        return None
 
     def join(self) -> None:
         if self._unmounting:
@@ -133,14 +164,14 @@ class _Ending:
         return any(handle() for fd, handle in self._fds.items() if fd in fds)
 
     def _backend_spoke(self) -> bool:
-        raise OperatorError("the back-end has closed the connection; its mount is gone")
+        raise OperatorError("the back-end has closed the connection")
 
     def _bridge_ended(self) -> bool:
         end = self._bridges.ends[0]
         if end.kind != lib.BRIDGE_UNMOUNTED:
             raise OperatorError(end.text)
         if self._fuse.is_mounted():
-            raise OperatorError("the FUSE connection was aborted; its mount is gone")
+            raise OperatorError("the FUSE connection was aborted")
         return True
 
     def _signalled(self) -> bool:

@@ -69,7 +69,7 @@ class Backend:
 
     @classmethod
     def start(cls, context: BackendContext) -> "Backend":
-        """Start a pool. Raises OperatorError with the reason if the pool cannot be started."""
+        """Start a pool. Raises what PoolClient.start() raises."""
         device, options = context.device, context.options
         device.reset(options.request_queues + 1)
         pool = PoolClient.start(

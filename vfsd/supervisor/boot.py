@@ -23,6 +23,6 @@ class Boot:
     state: StateFile
     outbox: Outbox
     device: DeviceSegment
-    kept_fds: frozenset[int]  # fds that are open in the keeper, which a supervisor must not close
+    kept_fds: frozenset[int]  # fds that outlive each keeper and each supervisor
     log: LogCollector
-    report_ready: Callable[[], None]  # called each time that a VMM can connect
+    report_ready: Callable[[], None]  # to be called each time that a VMM can connect

@@ -26,12 +26,14 @@ keeper, before it creates the first supervisor:
   4. Landlock, where the kernel has it: files can be read below /proc only. In the runtime folder
      sockets can be made and files removed, and nothing else can be changed anywhere. TCP and
      abstract sockets of other processes are out of reach;
-  5. the filter: CALLS and KEEPER_CALLS. Each supervisor adds a filter with CALLS alone.
+  5. the filter (CALLS), and a limit for the number of processes that have the id (PROCESSES). The
+     supervisor may create a process that shares its fd table, because it creates the next keeper
+     (keeper_watch.py); what it creates is confined as it is itself.
 
 Invariants. Nothing that is done later may need a privilege that is gone: every module has been
-imported, every file opened. A filter is inherited, so the keeper's filter allows what its
-supervisors need; the keeper reads nothing, so these calls do not make it easier to attack. A call
-that the filter denies ends the process, as in a worker; the operator's --seccomp applies to both.
+imported, every file opened. Keeper and supervisor create each other, and a filter is inherited, so
+both have the same filter. A call that the filter denies ends the process, as in a worker; the
+operator's --seccomp applies to both.
 
 What this does not do. A daemon that is started by an ordinary user has that user's rights to
 connect to sockets by path, because Landlock before version 9 cannot deny that. The daemon also has
@@ -59,6 +61,9 @@ from vfsd.transport.native import check, ffi, lib
 # does not map these ids, the id of the user nobody is taken.
 OWN_IDS: Final = range(0x70000000, 0x7FFE0000)
 NOBODY: Final = 65534
+# Keeper and supervisor, and those that died and were not reaped yet: a supervisor that was taken
+# over cannot fill the host with processes.
+PROCESSES: Final = 256
 ACTIONS: Final = {"kill": lib.SECCOMP_KILL, "trap": lib.SECCOMP_TRAP, "log": lib.SECCOMP_LOG}
 _TO_LEAVE_ROOT: Final = sum(1 << lib.capability_number(c) for c in (b"SETUID", b"SETGID"))
 _ALL: Final = (1 << 64) - 1
@@ -68,7 +73,7 @@ _CLONE_FILES: Final = 0x400
 _PROT_EXEC: Final = 4
 _AF_UNIX: Final = 1
 _FIONBIO, _FIOCLEX, _TCGETS = 0x5421, 0x5451, 0x5401
-_PR_SET_NAME, _PR_SET_NO_NEW_PRIVS = 15, 38
+_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 
 
 class Call(NamedTuple):
@@ -108,13 +113,12 @@ CALLS: Final = (
     Call("dup2", "background.py: os.dup2"),
     Call("dup3", "background.py: os.dup2"),
     # Calls that wait.
-    Call("epoll_create1", "event_loop.py: selectors"),
-    Call("epoll_ctl", "event_loop.py: selectors"),
-    Call("epoll_wait", "event_loop.py: selectors"),
-    Call("epoll_pwait", "event_loop.py: selectors, on architectures without epoll_wait"),
-    Call("poll", "log_collector.py: select.poll"),
-    Call("ppoll", "log_collector.py: select.poll, on architectures without poll"),
-    Call("clock_nanosleep", "launcher.py: time.sleep"),
+    Call("epoll_create1", "worker_link.py: select.epoll"),
+    Call("epoll_ctl", "worker_link.py: register"),
+    Call("poll", "event_loop.py: selectors; log_collector.py: select.poll"),
+    Call("ppoll", "event_loop.py: selectors, on architectures without poll"),
+    Call("rt_sigtimedwait", "keeper.py: signal.sigtimedwait"),
+    Call("clock_nanosleep", "pool_client.py: time.sleep"),
     Call("restart_syscall", "Linux: goes on with a waiting call after SIGSTOP"),
     # Sockets.
     Call("socket", "pool_client.py: socket.socket", 0, _WORD, _AF_UNIX),
@@ -146,7 +150,11 @@ CALLS: Final = (
     Call("prctl", "glibc: names of threads; keeper.py: setproctitle", 0, _WORD, _PR_SET_NAME),
     Call("getpid", "log_collector.py: os.getpid"),
     Call("gettid", "glibc: abort"),
-    Call("getppid", "service.py: os.getppid"),
+    Call("clone", "clones.py: clone_process", 0, _ALL, _CLONE_FILES | signal.SIGCHLD),
+    Call("prctl", "process.c: process_watch_parent", 0, _WORD, _PR_SET_PDEATHSIG),
+    Call("wait4", "keeper.py: os.waitpid; keeper_watch.py: os.waitpid"),
+    Call("kill", "keeper.py: os.kill"),
+    Call("getppid", "keeper.py: os.getppid; keeper_watch.py: os.getppid"),
     Call("pidfd_open", "pool_client.py: os.pidfd_open"),
     Call("pidfd_send_signal", "descendants.py: signal.pidfd_send_signal"),
     Call("tgkill", "glibc: abort"),
@@ -160,16 +168,6 @@ CALLS: Final = (
     Call("clock_getres", "CPython: time"),
     Call("time", "glibc: time"),
     Call("getrandom", "pool_client.py: os.urandom; CPython: hashing"),
-)
-# Calls that the keeper makes. Every supervisor inherits the filter that allows them, and gives them
-# up with a filter of its own.
-KEEPER_CALLS: Final = (
-    Call("clone", "keeper.py: clone_process", 0, _ALL, _CLONE_FILES | signal.SIGCHLD),
-    Call("wait4", "keeper.py: os.waitpid"),
-    Call("rt_sigtimedwait", "keeper.py: signal.sigtimedwait"),
-    Call("kill", "keeper.py: os.kill"),
-    Call("seccomp", "syscall_filter.c: seccomp_load"),
-    Call("prctl", "syscall_filter.c: seccomp_load", 0, _WORD, _PR_SET_NO_NEW_PRIVS),
 )
 
 
@@ -230,7 +228,7 @@ def confine(runtime_dir: str, own: int, options: Options, say: Say) -> None:
     if rules is not None:
         check(lib.landlock_enforce(rules))
         os.close(rules)
-    _filter(options.seccomp, CALLS + KEEPER_CALLS)
+    _filter(options.seccomp, CALLS)
 
 
 def _give_up_capabilities(sandbox: str, say: Say) -> None:
@@ -246,11 +244,6 @@ def _give_up_capabilities(sandbox: str, say: Say) -> None:
             " capset(2); or try --sandbox=none"
         )
     say("warn", text)
-
-
-def confine_supervisor(seccomp: str) -> None:
-    """In a new supervisor: give up the system calls that only the keeper needs."""
-    _filter(seccomp, CALLS)
 
 
 def _hides_processes(mounts: str) -> bool:
@@ -306,6 +299,8 @@ def _leave_root(own: int) -> None:
     lib.capabilities_limit(_TO_LEAVE_ROOT)
     os.setresgid(own, own, own)
     os.setresuid(own, own, own)
+    if own in OWN_IDS:  # no other process has this id
+        resource.setrlimit(resource.RLIMIT_NPROC, (PROCESSES, PROCESSES))
 
 
 def _filter(seccomp: str, calls: Sequence[Call]) -> None:

@@ -85,6 +85,13 @@ def await_end(processes: Iterable[Process], seconds: float) -> None:
         os.close(fd)
 
 
+def has_ended(pidfd: int, seconds: float = 0.0) -> bool:
+    """Has this process ended, or does it end within `seconds`?"""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
+
+
 def process_of(pid: int) -> Process:
     """The process that has this pid now; FileNotFoundError or ProcessLookupError if there is none.
 

@@ -19,13 +19,10 @@ class StopError(Exception):
 
 class EventLoop:
     def __init__(self) -> None:
-        self._selector = selectors.DefaultSelector()
+        self._selector = selectors.PollSelector()  # without an fd, see clones.py
         self._ready: set[int] = set()
         self._every_turn: list[Callable[[], float]] = []
         self._stop = False
-
-    def close(self) -> None:
-        self._selector.close()
 
     def stop_on(self, signals: Iterable[int]) -> None:
         """Unblock these signals; turn() raises StopError once one of them has arrived."""

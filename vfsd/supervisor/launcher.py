@@ -10,25 +10,29 @@ third process keeps the privileges, and no input says to that process what to do
 Actors. The keeper forks the launcher before any input can be read, and gives the launcher the
 options and the fd of the shared directory. The keeper then closes that fd and gives up its own
 privileges. A supervisor asks the launcher for a pool. The pool's first process is a child of the
-launcher; it forks the pool and exits, so the parent of the pool is then the keeper (the child
-subreaper).
+launcher; it forks the pool and exits. The launcher is the child subreaper, so it is the parent of
+the pool from then on: every process of a sandbox is a descendant of the launcher, also when keepers
+and supervisors have come and gone.
 
 Invariants. A request has a kind, a number that comes back in the answer, and fds. The fds of
 MAKE_POOL are those named in POOL_FDS and then one per worker slot, in this order, and each is
 checked to be of the kind that its name says; the answer has a pidfd of the pool's first process.
 The fd of KILL is such a pidfd: a process that has just been executed does not allow signals from
-the supervisor yet (isolation.py). The supervisor sends no path, option or text; the fds of any
-other request are closed, and the request is refused. An answer is the number of the request and 0
-or an errno. So a supervisor that was taken over can start pools that share this directory with
-these options, can end them, and can do nothing else here.
+the supervisor yet (isolation.py). The fd of NAME_KEEPER is the pidfd of a process with the user id
+of the keeper; the pid file names this process from then on. The supervisor sends no path, option or
+text; the fds of any other request are closed, and the request is refused. An answer is the number
+of the request and 0 or an errno. So a supervisor that was taken over can start pools that share
+this directory with these options, can end them, can name another process of its own user id as the
+keeper, and can do nothing else here.
 
 Ownership. The launcher has an fd table of its own, with the standard fds, its end of the socket
 pair, the shared directory, and the pid file: the lock of that file therefore lasts until everything
 has been cleaned up. The fds of a request are closed when the pool has been started. The other end
 of the socket pair is in the fd table of keeper and supervisor, so it is closed when both are gone.
 
-Death. When the other end of the socket pair is closed, the share has ended: the launcher removes
-the socket file and the runtime folder, which no other process may do, and exits. A supervisor may
+Death. When the other end of the socket pair is closed, the share has ended: the launcher kills what
+is left of the sandboxes, removes the socket file and the runtime folder, which no other process may
+do, and exits. A supervisor may
 die between a request and its answer: its successor ignores an answer with an unknown number, and
 the pool ends because no process has the other end of its channel. If the launcher dies, the share
 goes on; the next pool cannot be made.
@@ -37,38 +41,33 @@ No exec. The launcher does not set no_new_privs, because newuidmap would inherit
 """
 
 import errno
-import fcntl
 import os
 import re
 import select
 import signal
 import socket
-import stat
 import struct
 import sys
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Final, NoReturn
 
 import vfsd
-from vfsd.supervisor.descendants import process_of
+from vfsd.supervisor.descendants import Process, descendants, has_ended, process_of
 from vfsd.supervisor.loader import copy_loader
 from vfsd.supervisor.options import Options
+from vfsd.supervisor.pid_file import PidFile
+from vfsd.supervisor.pool_fds import POOL_FDS, check_fds
 from vfsd.supervisor.pool_job import create_job
-from vfsd.supervisor.segments import Segments
+from vfsd.transport.errors import OperatorError
 from vfsd.transport.fd_table import close_all_but
 from vfsd.transport.job import JobFds
-from vfsd.transport.native import lib
+from vfsd.transport.native import check, lib
 from vfsd.transport.passed_fds import close_fds, decode_fds, encode_fds
 from vfsd.transport.process_title import setproctitle
-from vfsd.transport.shared_memory import is_segment
 
-# The fds of MAKE_POOL; the listeners of the worker slots follow them.
-POOL_FDS: Final = ("channel", "stderr", *(field.name for field in fields(Segments)))
 # The pool is as isolated as with -I, which is not used because it ignores PYTHONPATH: nothing of
 # our environment is passed on, nor is the folder of the script, or the current folder, which Python
 # puts first in sys.path. -S: modules that *.pth files of an installation import would stay in the
@@ -80,7 +79,7 @@ POOL_ENVIRONMENT: Final = {
     "LANG": "C.UTF-8",
     "PYTHONPATH": ":".join([*filter(os.path.isabs, _PATHS), str(Path(vfsd.__file__).parents[1])]),
 }
-MAKE_POOL, KILL = 1, 2
+MAKE_POOL, KILL, NAME_KEEPER = 1, 2, 3
 REQUEST: Final = struct.Struct("=BI")  # kind, number
 ANSWER: Final = struct.Struct("=Ii")  # number, errno or 0
 ANSWER_SECONDS: Final = 120.0  # a launcher that has not answered after this time hangs
@@ -88,15 +87,17 @@ END_SECONDS: Final = 5.0
 _ROOM: Final = socket.CMSG_SPACE(253 * 4)  # bytes, for the 253 fds that the kernel passes at most
 
 
-class LauncherGoneError(Exception):
+class LauncherGoneError(OperatorError):
     """The launcher has ended or does not answer: no more pools can be made."""
 
 
 class Launcher:
-    """The launcher as keeper and supervisor see it. `fd` is their end of its socket pair."""
+    """The launcher as keeper and supervisor see it: its pid and pidfd, and `fd`, their end of its
+    socket pair."""
 
-    def __init__(self, pid: int, fd: int) -> None:
+    def __init__(self, pid: int, pidfd: int, fd: int) -> None:
         self.pid = pid
+        self.pidfd = pidfd
         self.fd = fd
 
     @classmethod
@@ -107,17 +108,17 @@ class Launcher:
         root: int,
         supervisor: int,
         clean_up: Callable[[], None],
-        held: Sequence[int] = (),
+        pid_file: PidFile | None,
     ) -> "Launcher":
-        """Fork the launcher. It owns `root` and the fds in `held` from here on, and calls
-        `clean_up` at its end. `supervisor`: the user id that the supervisor will have."""
+        """Fork the launcher. It owns `root` and the pid file from here on, and calls `clean_up` at
+        its end. `supervisor`: the user id that keeper and supervisor will have."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         pid = os.fork()
         if pid == 0:
-            _be_launcher(name, options, root, supervisor, theirs.detach(), clean_up, held)
+            _be_launcher(name, options, root, supervisor, theirs.detach(), clean_up, pid_file)
         theirs.close()
-        close_fds((root, *held))
-        return cls(pid, ours.detach())
+        close_fds([root, *_held(pid_file)])
+        return cls(pid, os.pidfd_open(pid), ours.detach())
 
     def start_pool(self, fds: Sequence[int]) -> int:
         """Ask for a pool with `fds` (POOL_FDS, then one listener per worker slot).
@@ -126,6 +127,11 @@ class Launcher:
         process could not be started, LauncherGoneError if there is no launcher.
         """
         return self._ask(MAKE_POOL, fds)[0]
+
+    def descendants(self) -> list[Process]:
+        """The processes of all sandboxes; empty if the launcher is gone."""
+        found = descendants(self.pid)
+        return [] if has_ended(self.pidfd) else found  # alive now, so alive while we looked
 
     def kill(self, pidfd: int) -> None:
         """Send SIGKILL, also to the first process of a pool, which needs the launcher's
@@ -138,9 +144,22 @@ class Launcher:
         except ProcessLookupError:
             pass
 
+    def name_keeper(self, pidfd: int) -> None:
+        """Have the pid file name the keeper that `pidfd` refers to. The answer is not waited for:
+        an event loop must not wait."""
+        sock = socket.socket(fileno=self.fd)
+        try:
+            sock.setblocking(False)
+            _drop_answers(sock)
+            request = REQUEST.pack(NAME_KEEPER, _new_number())
+            with suppress(OSError):  # the launcher is gone or hangs: the pid file stays as it is
+                sock.sendmsg([request], encode_fds([pidfd]))
+        finally:
+            sock.detach()
+
     def _ask(self, kind: int, fds: Sequence[int]) -> list[int]:
         """Send a request and wait for the answer; returns its fds. Raises as start_pool() does."""
-        number = int.from_bytes(os.urandom(4), "little")
+        number = _new_number()
         sock = socket.socket(fileno=self.fd)
         try:
             sock.settimeout(ANSWER_SECONDS)
@@ -159,12 +178,20 @@ class Launcher:
     def end(self) -> None:
         """Close the socket and wait until the launcher has cleaned up and ended."""
         os.close(self.fd)
-        deadline = time.monotonic() + END_SECONDS
-        with suppress(ChildProcessError):  # the launcher has ended and was reaped
-            while os.waitpid(self.pid, os.WNOHANG) == (0, 0):
-                if time.monotonic() > deadline:
-                    return
-                time.sleep(0.001)
+        has_ended(self.pidfd, END_SECONDS)
+        with suppress(ChildProcessError):  # a keeper that was created later is not its parent
+            os.waitpid(self.pid, os.WNOHANG)
+
+
+def _new_number() -> int:
+    return int.from_bytes(os.urandom(4), "little")
+
+
+def _drop_answers(sock: socket.socket) -> None:
+    """Take the answers off a non-blocking socket that no process waits for."""
+    with suppress(OSError):
+        while (answer := sock.recvmsg(ANSWER.size, _ROOM, socket.MSG_CMSG_CLOEXEC))[0]:
+            close_fds(decode_fds(answer[1]))
 
 
 def _await_answer(sock: socket.socket, number: int) -> tuple[int, list[int]]:
@@ -180,6 +207,10 @@ def _await_answer(sock: socket.socket, number: int) -> tuple[int, list[int]]:
         close_fds(fds)  # the answer to a supervisor that died
 
 
+def _held(pid_file: PidFile | None) -> list[int]:
+    return [pid_file.fd] if pid_file else []
+
+
 # In the launcher.
 
 
@@ -190,18 +221,22 @@ def _be_launcher(
     supervisor: int,
     sock: int,
     clean_up: Callable[[], None],
-    held: Sequence[int],
+    pid_file: PidFile | None,
 ) -> NoReturn:
     try:
-        close_all_but({0, 1, 2, root, sock, *held})
+        close_all_but({0, 1, 2, root, sock, *_held(pid_file)})
         setproctitle(f"vfsd: {name} launcher")
+        check(lib.process_become_subreaper())
         _reap_by_itself()
         if os.geteuid() != 0:  # execve(2) gives root its capabilities again
             lib.capabilities_pass_on()  # if this fails, the pool reports what it lacks
         loader = copy_loader(POOL_COMMAND[0])
         lib.process_forget_code()
         start_pool = partial(_start_pool, name, options, root, supervisor, loader)
-        serve(socket.socket(fileno=sock), {MAKE_POOL: start_pool, KILL: _kill})
+        name_keeper = partial(_name_keeper, pid_file, supervisor)
+        actions: dict[int, Action] = {MAKE_POOL: start_pool, KILL: _kill, NAME_KEEPER: name_keeper}
+        serve(socket.socket(fileno=sock), actions)
+        _kill_descendants()
         clean_up()
     except BaseException as error:
         os.write(2, f"vfsd: {name}: launcher: {error!r}\n".encode(errors="backslashreplace"))
@@ -263,14 +298,48 @@ def _refuse(_fds: Sequence[int]) -> list[int]:
 
 def _kill(fds: Sequence[int]) -> list[int]:
     """Kill the process of a pidfd. OSError (EINVAL) unless the process is a child of ours."""
-    if len(fds) != 1:
-        raise OSError(errno.EINVAL, f"the request KILL has {len(fds)} fds; expected 1")
-    info = Path(f"/proc/self/fdinfo/{fds[0]}").read_text(errors="replace")
-    found = re.search(r"^Pid:\t(\d+)$", info, re.MULTILINE)
-    if not found or process_of(int(found[1])).parent != os.getpid():
+    if process_of(_pid_of(fds)).parent != os.getpid():
         raise OSError(errno.EINVAL, "the fd of KILL is not the pidfd of a child of the launcher")
     signal.pidfd_send_signal(fds[0], signal.SIGKILL)
     return []
+
+
+def _name_keeper(pid_file: PidFile | None, user: int, fds: Sequence[int]) -> list[int]:
+    """Write the pid of the process of a pidfd into the pid file. OSError (EINVAL) unless the
+    process is alive and runs as `user`: a tool will end the process that the file names."""
+    pid = _pid_of(fds)
+    if _real_user(pid) != user:
+        raise OSError(errno.EINVAL, "the fd of NAME_KEEPER is not the pidfd of a keeper")
+    if pid_file and not has_ended(fds[0]):
+        pid_file.write(pid)
+    return []
+
+
+def _real_user(pid: int) -> int:
+    found = re.search(r"^Uid:\t(\d+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return int(found[1]) if found else -1
+
+
+def _pid_of(fds: Sequence[int]) -> int:
+    """The pid of the process of the one pidfd in `fds`; OSError (EINVAL) if there is no such
+    process."""
+    if len(fds) != 1:
+        raise OSError(errno.EINVAL, f"the request has {len(fds)} fds; expected a pidfd")
+    info = Path(f"/proc/self/fdinfo/{fds[0]}").read_text(errors="replace")
+    found = re.search(r"^Pid:\t(\d+)$", info, re.MULTILINE)
+    if not found:
+        raise OSError(errno.EINVAL, "the fd of the request is not the pidfd of a process")
+    return int(found[1])
+
+
+def _kill_descendants() -> None:
+    """Kill what is left of the sandboxes. A process that a hung file system keeps from ending is
+    not waited for: it has been killed, so it will not run any more code of the program."""
+    killed: set[int] = set()
+    while left := [p for p in descendants(os.getpid()) if p.pid not in killed]:
+        for process in left:
+            process.kill()
+        killed |= {process.pid for process in left}
 
 
 def _start_pool(
@@ -288,45 +357,6 @@ def _start_pool(
         return [spawn([*POOL_COMMAND, str(job)], loader, passed, stderr)]
     finally:
         os.close(job)
-
-
-def check_fds(fds: Sequence[int], workers: int) -> None:
-    """OSError (EINVAL) unless these are the fds of a pool with this number of workers."""
-    segments = [is_segment] * len(fields(Segments))
-    kinds = [_is_channel, _is_pipe_to_write, *segments, *[_is_listener] * workers]
-    if len(fds) != len(kinds) or not all(map(_is_kind, kinds, fds)):
-        raise OSError(errno.EINVAL, "the fds of MAKE_POOL are not those of a pool")
-
-
-def _is_kind(kind: Callable[[int], bool], fd: int) -> bool:
-    try:
-        return kind(fd)
-    except OSError:
-        return False
-
-
-def _is_channel(fd: int) -> bool:
-    return _is_unix_socket(fd, socket.SOCK_SEQPACKET, listening=False)
-
-
-def _is_pipe_to_write(fd: int) -> bool:
-    access = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE
-    return stat.S_ISFIFO(os.fstat(fd).st_mode) and access == os.O_WRONLY
-
-
-def _is_listener(fd: int) -> bool:
-    return _is_unix_socket(fd, socket.SOCK_STREAM, listening=True)
-
-
-def _is_unix_socket(fd: int, kind: int, listening: bool) -> bool:
-    if not stat.S_ISSOCK(os.fstat(fd).st_mode):
-        return False
-    sock = socket.socket(fileno=fd)
-    try:
-        is_listening = bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
-        return (sock.family, sock.type, is_listening) == (socket.AF_UNIX, kind, listening)
-    finally:
-        sock.detach()
 
 
 def spawn(command: list[str], loader: int | None, fds: Iterable[int], stderr: int) -> int:

@@ -35,6 +35,7 @@ from vfsd.transport.option_types import (
 MAX_FILES: Final = 1 << 30
 MAX_INODES: Final = (1 << 28) - 1  # what a nodeid has room for
 RLIMIT_DEFAULT: Final = -1
+DEATHS_MAX: Final = 1000
 LOCK_WAIT_SECONDS: Final = 3600.0
 NO_MIGRATION: Final = "accepted because tools pass it; there is no migration yet"
 MIGRATION: Final = (
@@ -67,6 +68,7 @@ class Options(Switches):
     modcaps: str = ""
     userns: bool = False
     worker_faults: int = 10
+    give_up_after: int = 0  # 0: never
     uid_map: tuple[IdRange, ...] = ()
     gid_map: tuple[IdRange, ...] = ()
     log_level: str = "info"
@@ -236,6 +238,11 @@ OPTIONS: Final = (
            "N", read.number(0, FAULTS_MAX), "10",
            "a fault is a death by SIGSEGV or a similar signal; after more faults, or after a"
            " forbidden system call, the queues of that worker stop until the VMM connects again"),
+    Option("give_up_after", {"--give-up-after": None}, {},
+           "deaths of the supervisor, or of a pool without a VMM, within 10 seconds after which the"
+           " daemon ends", "N", read.number(1, DEATHS_MAX), "never",
+           "without it the daemon starts them again for ever, with pauses of up to 2 seconds;"
+           " give it where a service manager does better, for example on another host"),
     Option("uid_map", {"--uid-map": None}, {},
            "users of the host that exist in the sandbox",
            ":INSIDE:OUTSIDE:COUNT:", read.id_range, "our own, as 0; with root, all",

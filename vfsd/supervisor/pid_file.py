@@ -41,7 +41,7 @@ class PidFile:
         """
         while (claimed := cls._lock(path)) is None:
             pass  # a daemon that was ending has removed the file: create it again
-        claimed.write()
+        claimed.write(os.getpid())
         return claimed
 
     @classmethod
@@ -62,10 +62,12 @@ class PidFile:
         os.close(file.fd)
         return None
 
-    def write(self) -> None:
-        """Write our pid. Call it again after --daemonize has forked: the pid is another then."""
-        os.ftruncate(self.fd, 0)
-        os.pwrite(self.fd, b"%d\n" % os.getpid(), 0)
+    def write(self, pid: int) -> None:
+        """Write the pid of the keeper. A program that reads the file never finds it empty, because
+        the text gets its new length last."""
+        text = b"%d\n" % pid
+        os.pwrite(self.fd, text, 0)
+        os.ftruncate(self.fd, len(text))
 
     def remove(self) -> None:
         """Remove the file, unless another file has taken its place."""

@@ -9,7 +9,6 @@ _from_the_sandbox().
 
 import contextlib
 import os
-import select
 import signal
 import socket
 import time
@@ -18,7 +17,7 @@ from itertools import count
 from pathlib import Path
 from typing import Final
 
-from vfsd.supervisor.descendants import Process, descendants, state_of
+from vfsd.supervisor.descendants import Process, descendants, has_ended, state_of
 from vfsd.supervisor.event_loop import EventLoop
 from vfsd.supervisor.launcher import Launcher, LauncherGoneError
 from vfsd.supervisor.log_collector import LogCollector
@@ -98,8 +97,8 @@ class PoolClient:
         device: int,
         patience: Patience,
     ) -> "PoolClient":
-        """Start a pool and wait until it is isolated and ready. Raises OperatorError with the
-        reason if the pool fails."""
+        """Start a pool and wait until it is isolated and ready. Raises OperatorError if the pool
+        reports that it cannot work, PoolDiedError if it ends without a report."""
         ours, theirs = FdChannel.pair()
         listeners = [_listen(Path(f"worker-{i}")) for i in range(options.workers)]
         stderr, their_stderr = stderr_pipe()
@@ -114,7 +113,7 @@ class PoolClient:
                 theirs.close()
                 os.close(their_stderr)
             pool._await_ready()
-        except BaseException:
+        except Exception:
             pool.kill()
             raise
         return pool
@@ -131,15 +130,17 @@ class PoolClient:
                 SLOW_SECONDS,
             )
         except PoolDiedError:
-            raise OperatorError("the pool of workers ended before it was ready") from None
+            raise PoolDiedError("the pool of workers ended before it was ready") from None
 
     def _launch(self, channel: int, stderr: int) -> None:
         listeners = [fd for _, fd in self.listeners]
         fds = [channel, stderr, *self.segments.fds(), *listeners]
         try:
             self._first = self._launcher.start_pool(fds)
-        except (LauncherGoneError, OSError) as error:
-            raise OperatorError(f"cannot start a pool of workers: {error}") from None
+        except LauncherGoneError as error:
+            raise LauncherGoneError(f"cannot start a pool of workers: {error}") from None
+        except OSError as error:
+            raise PoolDiedError(f"cannot start a pool of workers: {error}") from None
         self._loop.register(self._first, self._forget_first)
 
     def _forget_first(self) -> None:
@@ -306,7 +307,7 @@ class PoolClient:
         if self.pid is None or self.pidfd is None:
             return []
         found = descendants(self.pid)
-        return [] if _has_ended(self.pidfd) else found  # alive now, so alive while we looked
+        return [] if has_ended(self.pidfd) else found  # alive now, so alive while we looked
 
     # Handing over to another supervisor.
 
@@ -375,13 +376,6 @@ def _pid_inside(pid: int) -> int | None:
 def _log_event(log: LogCollector, event: PoolEvent) -> None:
     if isinstance(event, PoolLog):
         log.write(event.level, event.text, "pool")
-
-
-def _has_ended(pidfd: int, seconds: float = 0.0) -> bool:
-    """Has this process ended, or does it end within `seconds`?"""
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    return bool(poll.poll(seconds * 1000))
 
 
 def _listen(path: Path) -> tuple[str, int]:

@@ -75,6 +75,7 @@ class SavedState:
     frontend: int | None = None  # the socket of the VMM
     has_spoken: bool = False  # the VMM has sent a message
     ended: int | None = None  # the exit status, once the share has ended
+    has_had_pool: bool = False  # a pool of this daemon was ready once
     session: Mapping[str, Any] = field(default_factory=dict)  # Session.snapshot()
     pool: SavedPool | None = None
     effects: tuple[Effect, ...] = ()  # effects that have still to be carried out

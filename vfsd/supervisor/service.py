@@ -11,13 +11,13 @@ import os
 import select
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from vfsd.supervisor.backend import Backend, BackendContext, signal_error
 from vfsd.supervisor.boot import Boot
-from vfsd.supervisor.confinement import confine_supervisor
-from vfsd.supervisor.descendants import descendants
+from vfsd.supervisor.clones import Role
+from vfsd.supervisor.descendants import has_ended
 from vfsd.supervisor.effects import (
     Apply,
     Close,
@@ -32,17 +32,13 @@ from vfsd.supervisor.effects import (
 from vfsd.supervisor.event_loop import EventLoop, StopError
 from vfsd.supervisor.frontend_fds import check_fds, memory_hazard
 from vfsd.supervisor.frontend_gone import FrontendGoneError, disconnected, went_away
+from vfsd.supervisor.keeper import STATUS_CRASHED
+from vfsd.supervisor.keeper_watch import KeeperWatch
 from vfsd.supervisor.log_collector import VMM
 from vfsd.supervisor.patience import Patience
 from vfsd.supervisor.pool_client import PoolDiedError
 from vfsd.supervisor.restart_policy import RestartPolicy
-from vfsd.supervisor.resume import (
-    CONSUMED,
-    REPLIED,
-    consume_again,
-    open_fds,
-    sweep,
-)
+from vfsd.supervisor.resume import CONSUMED, REPLIED, consume_again, open_fds, sweep
 from vfsd.supervisor.saved_state import SavedMessage, SavedState
 from vfsd.supervisor.session import Session
 from vfsd.transport.ending_signals import ENDING
@@ -53,30 +49,25 @@ from vfsd.transport.shared_memory import create_segment
 from vfsd.transport.vhost_user import Message, Number, decode_message, encode_reply
 from vfsd.transport.vhost_user_payloads import Inflight
 
-STATUS_CRASHED: Final = 70  # EX_SOFTWARE: the keeper creates the next supervisor
 # Keep this text: Kata Containers reads stderr until it appears. Both peers log it at this level.
 WAITING: Final = "Waiting for vhost-user socket connection..."
+LAUNCHER_DIED: Final = (
+    "the launcher died: the share goes on until its VMM goes away, but no other VMM can be served;"
+    " start virtiofsd again"
+)
 ENDS_WITH_VMM: Final = "the share ends as well, because --keep-listening is not given"
 
 
-class EndedError(Exception):
-    """The previous supervisor had ended the share, and may have left processes to be killed."""
-
-    def __init__(self, status: int) -> None:
-        super().__init__(status)
-        self.status = status
-
-
-def supervise(boot: Boot, keeper: int, is_successor: bool) -> int:
-    """Run as the supervisor; returns the exit status of the program."""
-    confine_supervisor(boot.options.seccomp)
-    service = Service(boot, keeper)
+def supervise(
+    boot: Boot, keeper: int, next_keeper: Callable[[int], Role], is_successor: bool
+) -> int:
+    """Run as the supervisor; returns the exit status of the program. `keeper`: the pid of the
+    keeper; `next_keeper`: see KeeperWatch."""
+    service = Service(boot, KeeperWatch(boot, keeper, next_keeper))
     try:
         status = service.run(is_successor)
     except StopError:
         status = 0
-    except EndedError as ended:
-        status = ended.status
     except OperatorError as error:
         boot.log.write("error", str(error))
         status = error.status
@@ -89,7 +80,7 @@ def supervise(boot: Boot, keeper: int, is_successor: bool) -> int:
 
 
 class Service:
-    def __init__(self, boot: Boot, keeper: int) -> None:
+    def __init__(self, boot: Boot, keeper: KeeperWatch) -> None:
         self._boot = boot
         self._keeper = keeper
         self._options = boot.options
@@ -98,8 +89,8 @@ class Service:
         self._frontend: MessageSocket | None = None
         self._session = self._new_session()
         self._has_spoken = False  # the front-end has sent a message
+        self._has_had_pool = False  # a pool was ready: options and share are in order
         self._is_warned = False  # memory_hazard() was logged for this front-end
-        self._is_alone = False  # the keeper is gone
         self._ended: int | None = None  # the exit status, once the share has ended
         self._reply_start = 0  # where in the outbox the next reply belongs
         self._loop = EventLoop()
@@ -110,9 +101,12 @@ class Service:
         if is_successor:
             effects = self._take_over()
         self._loop.stop_on(ENDING)
-        self._watch_keeper()
+        self._keeper.start(self._loop, self._check_keeper_needed)
+        self._watch_launcher()
+        if self._frontend:
+            self._keeper.ready()  # the other supervisor may have died before systemd was notified
         self._loop.every_turn(self._log.report_left_out)
-        policy = RestartPolicy()
+        policy = RestartPolicy(self._options.give_up_after)
         while True:
             try:
                 backend = self._ensure_backend()
@@ -143,28 +137,41 @@ class Service:
     def _new_session(self) -> Session:
         return Session(self._options.request_queues + 1, self._options.tag)
 
-    def _watch_keeper(self) -> None:
-        if os.getppid() != self._keeper:
-            self._is_alone = True
-            return
-        fd = os.pidfd_open(self._keeper)
+    def _watch_launcher(self) -> None:
+        pidfd = self._boot.launcher.pidfd
+        if has_ended(pidfd):
+            return  # an earlier supervisor has logged it
 
         def lost() -> None:
-            self._loop.unregister(fd)
-            self._is_alone = True
-            if self._frontend is None:
-                raise StopError
-            self._log.write("warn", "the keeper is gone; ending when the VMM goes away")
+            self._loop.unregister(pidfd)
+            self._log.write("error", LAUNCHER_DIED)
 
-        self._loop.register(fd, lost)
+        self._loop.register(pidfd, lost)
+
+    def _check_keeper_needed(self) -> None:
+        """Raise StopError if the daemon ends with its keeper: a tool that has started a share for
+        one VMM, and ends it before the VMM comes, kills the process that it has started (Kata)."""
+        if not self._has_spoken and not self._options.keep_listening:
+            raise StopError
 
     # The pool and the front-end, which must exist before a message can be handled.
 
     def _ensure_backend(self) -> Backend:
         if self._backend is None:
-            self._backend = Backend.start(self._context())
+            self._backend = self._start_backend()
+            self._has_had_pool = True
             self._save()
         return self._backend
+
+    def _start_backend(self) -> Backend:
+        """Start a pool. OperatorError if the pool reports that it cannot work, or if the first pool
+        dies: the installation is wrong then. A later pool may die of a shortage that passes."""
+        try:
+            return Backend.start(self._context())
+        except PoolDiedError as error:
+            if self._has_had_pool:
+                raise
+            raise OperatorError(str(error)) from None
 
     def _context(self) -> BackendContext:
         patience = Patience(self._loop, self._log)
@@ -190,10 +197,8 @@ class Service:
         return self._frontend
 
     def _accept(self) -> socket.socket:
-        if self._is_alone:
-            raise StopError
         listener = self._boot.listener
-        self._boot.report_ready()
+        self._keeper.ready()
         if not listener.listening:
             return listener.socket
         self._log.write("info", f"{WAITING} on {listener.place}")
@@ -213,8 +218,7 @@ class Service:
         self._is_warned = False
         if not is_probe:
             self._backend = None  # its pool has the fds and files of a guest that is gone
-            is_kept = self._options.keep_listening and not self._is_alone
-            self._ended = None if is_kept else gone.status
+            self._ended = None if self._options.keep_listening else gone.status
         self._save()  # before the fds are closed: their numbers may soon be those of other files
         ended.close()
         close_fds(fds)
@@ -230,10 +234,13 @@ class Service:
         """Prepare to start another pool; OperatorError if another pool would not help."""
         if self._has_spoken:
             raise OperatorError(f"{reason}; the guest's open files are lost, so the share ends")
-        if not policy.may_restart(time.monotonic()):
-            raise OperatorError(f"{reason}; too many pools died within seconds; giving up")
-        self._log.write("error", f"{reason}; starting another pool")
+        restart = policy.after_death(time.monotonic())
+        if restart is None:
+            raise OperatorError(f"{reason}; {policy.surrender('the pool')}")
+        if restart.note is not None:
+            self._log.write("error", f"{reason}; starting another pool{restart.note}")
         self._kill_backend()
+        self._loop.wait(lambda: False, restart.pause)
 
     # The messages of the front-end.
 
@@ -330,6 +337,7 @@ class Service:
                 frontend=self._frontend.fileno() if self._frontend else None,
                 has_spoken=self._has_spoken,
                 ended=self._ended,
+                has_had_pool=self._has_had_pool,
                 session=self._session.snapshot(),
                 pool=self._backend.pool.saved() if self._backend else None,
                 effects=tuple(effects),
@@ -340,10 +348,9 @@ class Service:
     def _take_over(self) -> list[Effect]:
         """Go on where another supervisor died; returns the effects that it had not carried out."""
         saved, stage = self._boot.state.load()
+        self._has_had_pool = saved.has_had_pool
         if saved.pool is None:
-            self._kill_siblings()
-        if saved.ended is not None:
-            raise EndedError(saved.ended)
+            self._kill_sandboxes()
         accepted = self._sweep(saved)
         if saved.pool:
             self._backend = Backend.restore(self._context(), saved.pool)
@@ -364,9 +371,7 @@ class Service:
             keep |= {saved.frontend, *Session.restore(saved.session).fds()}
         elif (accepted := self._boot.listener.accepted(open_fds() - keep)) is not None:
             keep.add(accepted)
-        self._loop.close()
         orphans = sweep(keep)
-        self._loop = EventLoop()
         text = f"took over from a supervisor that died; closed {len(orphans)} fds that it left open"
         self._log.write("warn", text)
         return accepted
@@ -381,13 +386,10 @@ class Service:
         rest = saved.effects if stage < REPLIED else ()
         return [Apply(), *(effect for effect in rest if not isinstance(effect, Close | Apply))]
 
-    def _kill_siblings(self) -> None:
-        """Kill processes that a supervisor started before it died, and did not save."""
-        if os.getppid() != self._keeper:
-            return  # the keeper is gone, and the children of our new parent are not ours
-        for process in descendants(self._keeper):
-            if process.pid not in (os.getpid(), self._boot.launcher.pid):
-                process.kill(self._boot.launcher.kill)
+    def _kill_sandboxes(self) -> None:
+        """Kill pools that a supervisor started before it died, and did not save."""
+        for process in self._boot.launcher.descendants():
+            process.kill(self._boot.launcher.kill)
 
 
 def _unblocking(connection: socket.socket) -> MessageSocket:

@@ -3,7 +3,6 @@
 supervisors need, and becomes the keeper."""
 
 import os
-import signal
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,19 +11,22 @@ from pathlib import Path
 
 from vfsd.supervisor.background import Background, daemonize
 from vfsd.supervisor.boot import Boot
+from vfsd.supervisor.clones import run
 from vfsd.supervisor.confinement import confine, own_id
 from vfsd.supervisor.device import DeviceSegment
 from vfsd.supervisor.instance import instance_key, instance_name
-from vfsd.supervisor.keeper import keep
+from vfsd.supervisor.keeper import Keeper
 from vfsd.supervisor.launcher import Launcher
 from vfsd.supervisor.listener import Listener
 from vfsd.supervisor.log_collector import LogCollector, SyslogSink, stderr_sink
 from vfsd.supervisor.options import MIGRATION, Options
 from vfsd.supervisor.resume import Outbox, StateFile, open_fds
 from vfsd.supervisor.service import supervise
-from vfsd.supervisor.signals import READY
-from vfsd.supervisor.systemd import ReadyNotifier
+from vfsd.supervisor.signals import hold_signals
+from vfsd.supervisor.systemd import Notifier
 from vfsd.transport.errors import OperatorError
+from vfsd.transport.native import check, lib
+from vfsd.transport.process_title import setproctitle
 
 
 def serve(options: Options, root: int, listener: Listener, notes: Sequence[str]) -> int:
@@ -35,17 +37,15 @@ def serve(options: Options, root: int, listener: Listener, notes: Sequence[str])
     clean_up = partial(_clean_up, listener, runtime_dir)
     try:
         background = daemonize(not options.syslog) if options.daemonize else None
-        held = []
         if pid_file := listener.pid_file:
-            pid_file.write()  # again: daemonize() has changed the pid
-            held.append(pid_file.fd)
+            pid_file.write(os.getpid())  # again: daemonize() has changed the pid
         own = own_id(runtime_dir.path, instance_key(options, listener.socket))
-        launcher = Launcher.start(name, options, root, own, clean_up, held)
+        launcher = Launcher.start(name, options, root, own, clean_up, pid_file)
     except BaseException:
         clean_up()
         raise
     try:
-        notifier = ReadyNotifier()  # before _boot(), which records the fds that stay open
+        notifier = Notifier()  # before _boot(), which records the fds that stay open
         boot = _boot(name, options, launcher, listener, background)
 
         def say(level: str, text: str) -> None:
@@ -55,8 +55,20 @@ def serve(options: Options, root: int, listener: Listener, notes: Sequence[str])
             say("warn", note)
         if unused := [spelling for field, spelling in options.given.items() if field in MIGRATION]:
             say("debug", f"no migration is offered, so these have no effect: {', '.join(unused)}")
-        give_up = partial(confine, runtime_dir.path, own, options, say)
-        return keep(name, launcher, give_up, partial(supervise, boot), notifier.notify, say)
+        keeper = Keeper(
+            name=name,
+            launcher=launcher,
+            state=boot.state,
+            supervise=partial(supervise, boot),
+            notifier=notifier,
+            give_up_after=options.give_up_after,
+            say=say,
+        )
+        setproctitle(f"vfsd: {name} keeper")
+        check(lib.process_become_subreaper())  # for the sandboxes of a launcher that dies
+        hold_signals()
+        confine(runtime_dir.path, own, options, say)
+        return run(keeper.first)
     finally:
         launcher.end()  # the launcher cleans up
 
@@ -73,13 +85,6 @@ def _boot(
         sink = background.sink(sink)
     state, outbox = StateFile.create(), Outbox.create()
     device = DeviceSegment(state.next_generation)
-    keeper = os.pidfd_open(os.getpid())
-
-    def report_ready() -> None:
-        signal.pidfd_send_signal(keeper, READY)
-        if background:
-            background.ready()
-
     return Boot(
         name=name,
         options=options,
@@ -90,7 +95,7 @@ def _boot(
         device=device,
         kept_fds=frozenset(open_fds()),
         log=LogCollector(name, options.log_level, sink),
-        report_ready=report_ready,
+        report_ready=background.ready if background else lambda: None,
     )
 
 

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Notifies systemd that the service is ready: one datagram (sd_notify(3)), without a library."""
+"""Notifies systemd about the service: datagrams (sd_notify(3)), without a library."""
 
 import contextlib
 import os
 import socket
 
 
-class ReadyNotifier:
-    """Notifies systemd that a VMM can connect. Without NOTIFY_SOCKET notify() has no effect.
+class Notifier:
+    """Sends messages to systemd. Without NOTIFY_SOCKET they have no effect.
 
     The socket is connected at the start, because the keeper may not connect to a path later.
     """
@@ -21,9 +21,17 @@ class ReadyNotifier:
             if address:
                 self._socket.connect(address)
 
-    def notify(self) -> None:
+    def ready(self) -> None:
+        """A VMM can connect."""
+        self._send("READY=1")
+
+    def name_main(self) -> None:
+        """This process is the main process of the service from now on."""
+        self._send(f"MAINPID={os.getpid()}")
+
+    def _send(self, text: str) -> None:
         with contextlib.suppress(OSError):  # the share is served even if systemd is not notified
-            self._socket.send(b"READY=1")
+            self._socket.send(text.encode())
 
     def close(self) -> None:
         self._socket.close()

@@ -30,6 +30,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
+from vfsd.supervisor.clones import Owner
 from vfsd.transport import zmtp
 from vfsd.transport.control_messages import Content, decode_object, encode_object
 
@@ -52,7 +53,11 @@ class _Pending:
     resend_at: float
 
 
-class WorkerLink:
+# The epolls of an earlier role of this process (clones.py). An epoll that is freed closes its fd.
+_forgotten: list[select.epoll] = []
+
+
+class WorkerLink(Owner):
     """One link, which connects to the listening socket `path` from its creation to close()."""
 
     def __init__(self, path: str) -> None:
@@ -71,6 +76,9 @@ class WorkerLink:
 
     def fileno(self) -> int:
         return self._epoll.fileno()
+
+    def forget(self) -> None:
+        _forgotten.append(self._epoll)
 
     def close(self) -> None:
         self._disconnect(0)

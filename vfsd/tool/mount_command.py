@@ -26,7 +26,8 @@ vfsd mount SOCKET MOUNTPOINT          any vhost-user virtio-fs socket
 vfsd mount --source DIR MOUNTPOINT    starts its own virtiofsd, with the arguments after --
 
 The command stays in the foreground. umount MOUNTPOINT ends it. Ctrl-C also ends it; if the mount
-is in use, its users then get an error.
+is in use, its users then get an error. If the back-end goes away, every access to the mount fails
+until it is unmounted.
 """
 
 
@@ -61,8 +62,7 @@ def run(options: argparse.Namespace) -> int:
     with Signals() as signals, _backend(options, socket) as vmm:
         vmm.negotiate()
         shape = Shape(_queues(options, vmm), options.queue_size, _poll_us(options.poll_us))
-        mount(vmm, signals, (options.source or socket, target), shape)
-    return 0
+        return mount(vmm, signals, (options.source or socket, target), shape)
 
 
 def _paths(options: argparse.Namespace) -> tuple[str, str]:

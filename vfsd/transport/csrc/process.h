@@ -9,6 +9,10 @@
  * (PR_SET_CHILD_SUBREAPER). Return: 0 or -errno. */
 int process_become_subreaper(void);
 
+/* Have `signal` sent to this process when the thread that has created it ends
+ * (PR_SET_PDEATHSIG). Return: 0 or -errno. */
+int process_watch_parent(int signal) must_check;
+
 /* No exec gives this process, or what it creates, more than it has now. Return: 0 or -errno. */
 int process_no_new_privs(void) must_check;
 
