@@ -12,6 +12,13 @@ from vfsd.worker.oom_score import OomScore
 
 # Read at the start: after the stage "namespaces" the process may be root of a user namespace.
 IS_ROOT: Final = os.geteuid() == 0
+NAMESPACE: Final = "namespace"
+CHROOT: Final = "chroot"
+NONE: Final = "none"
+CHROOT_HINT: Final = (
+    "without CAP_SYS_ADMIN a chroot would not hold a worker that is taken over; "
+    f"run {'' if IS_ROOT else 'as root '}with it, or try --sandbox=namespace or --sandbox=none"
+)
 
 
 class IsolationError(Exception):
