@@ -346,12 +346,11 @@ def test_a_worker_dies_while_a_ring_is_stopped(daemon: Daemon, guest: Guest) -> 
         time.sleep(KILL_EVERY)
 
 
-def test_a_pool_that_dies_ends_the_share(daemon: Daemon, guest: Guest) -> None:
-    """The guest's open files were in the pool: nothing can replace them. No process stays."""
+def test_a_holder_that_dies_ends_the_share(daemon: Daemon, guest: Guest) -> None:
+    """The guest's open files were in the sandbox: nothing can replace them. No process stays."""
     guest.getattr(ROOT)
     family = daemon.processes()
-    pool = daemon.the("pool")
-    kill(pool)
+    kill(daemon.the(" holder"))
     assert daemon.process.wait(HANG) == 1
     assert not psutil.wait_procs(family, 1)[1]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A record that is saved whole or not at all, whoever dies during a save."""
+"""A record that is saved whole or not at all, wherever the process dies during a save."""
 
 import pytest
 from hypothesis import given

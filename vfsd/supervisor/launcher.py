@@ -10,7 +10,7 @@ third process keeps the privileges, and no input says to that process what to do
 Actors. The keeper forks the launcher before any input can be read, and gives the launcher the
 options and the fd of the shared directory. The keeper then closes that fd and gives up its own
 privileges. A supervisor asks the launcher for a pool. The pool's first process is a child of the
-launcher; it forks the pool and exits, so the parent of the pool is then the keeper (the child
+launcher; it forks the holder and exits, so the parent of the holder is then the keeper (the child
 subreaper).
 
 Invariants. A request has a kind, a number that comes back in the answer, and fds. The fds of

@@ -75,7 +75,7 @@ def _start(job: Job, sandbox: Sandbox) -> Handles:
         _be_guard(job, sandbox.root_fd, [theirs.fileno() for _, theirs in pairs])
     for _, theirs in pairs:
         theirs.close()
-    return replace(sandbox.handles, sockets=tuple(ours.detach() for ours, _ in pairs), guard=pid)
+    return replace(sandbox.handles, sockets=tuple(ours.detach() for ours, _ in pairs))
 
 
 def _pair() -> tuple[socket.socket, socket.socket]:

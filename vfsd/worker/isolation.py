@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Isolation: how the process that the launcher started becomes the pool.
+"""Isolation: how the process that the launcher started becomes the holder of a sandbox.
 
 THEORY
 
@@ -9,8 +9,9 @@ interface.
 
 Actors. The launcher execs this process with the job's fds. The process runs STAGES in order, once,
 before there is a guest: it has read no byte from a guest. Half-way it forks; the child continues
-and becomes the pool, the parent exits, and the keeper becomes the pool's parent. The workers are
-cloned from the pool afterwards and inherit everything that was done here.
+and becomes the holder, the parent exits, and the keeper becomes the holder's parent. Pools are
+cloned from the holder afterwards, and workers from a pool; they inherit everything that was done
+here.
 
 Invariants. A stage may need rights that the next stage takes away, so the order is the design. A
 stage that fails ends the process: nothing is served with less isolation than the operator asked
@@ -32,7 +33,7 @@ MKNOD, handles, trusted.* and capabilities that an operator adds, whatever a wor
 
 /proc. Ops reopen files by /proc/self/fd/N. Every worker opens its own /proc/self/fd through an fd
 of a proc mount that is attached nowhere, so `..` of its root is itself. In a pid namespace of our
-own that /proc shows only the pool and its workers. Without a pid namespace it would show the host's
+own that /proc shows only the sandbox. Without a pid namespace it would show the host's
 processes, and /proc/PID/root of a process that a worker may trace is a way out: so the kernel is
 asked to hide these processes (hidepid), and the Landlock domain forbids tracing them. /proc must be
 mounted while the old root is still there: in a user namespace the kernel allows that mount only to
@@ -47,7 +48,7 @@ the root, and before any right is given up that the broker needs; the broker is 
 workers open handles themselves.
 
 fds. The last look at the fd table, before the filter, refuses every fd of a file except the shared
-directory, /proc and the pool's OOM score (fd_check.py, oom_score.py). stderr is a pipe to the
+directory, /proc and the holder's OOM score (fd_check.py, oom_score.py). stderr is a pipe to the
 supervisor (stderr_relay.py there), stdin and stdout are eventfds. Later fds come from the VMM,
 through the supervisor, which looks at each of them (frontend_fds.py there).
 
@@ -220,11 +221,13 @@ def _namespaces(job: Job, _sandbox: Sandbox) -> None:
 # Stage "fork".
 
 
-def _fork(_job: Job, _sandbox: Sandbox) -> None:
+def _fork(job: Job, _sandbox: Sandbox) -> None:
     """Continue in a child, the first process of the new pid namespace; the parent exits."""
     pid = attempt("fork", "the limit of processes (ulimit -u, pids.max) may be too low", os.fork)
     if pid:
         os._exit(0)
+    if job.sandbox != NAMESPACE:
+        check(lib.process_become_subreaper())
 
 
 # Stage "score".
@@ -234,7 +237,7 @@ def _score(_job: Job, sandbox: Sandbox) -> None:
     try:
         sandbox.oom_score = OomScore.open()
     except OSError as error:
-        why = f"oom_score_adj of the pool cannot be changed: {error.strerror}"
+        why = f"oom_score_adj of the holder cannot be changed: {error.strerror}"
         sandbox.notes.append(f"when memory is short, the share may end instead of a worker: {why}")
 
 
@@ -269,15 +272,16 @@ STAGES: Final = (
     ),
     Stage(
         "fork",
-        "be pid 1 of the pid namespace; be the keeper's child, not the launcher's",
+        "be pid 1 of the pid namespace, or else a child subreaper; be the keeper's child, not the "
+        "launcher's",
         "leave the parent behind",
         EVERY,
         _fork,
     ),
     Stage(
         "score",
-        "hold an fd of the pool's own oom_score_adj, so that workers get a higher score",
-        "change the score of the pool itself, or of the broker",
+        "hold an fd of the holder's own oom_score_adj, so that its pools get a higher score",
+        "change the score of the holder itself, or of the broker",
         EVERY,
         _score,
     ),
@@ -327,7 +331,7 @@ STAGES: Final = (
 
 
 def isolate(job: Job) -> Sandbox:
-    """Run the stages; returns in the process that is the pool from now on."""
+    """Run the stages; returns in the process that is the holder from now on."""
     sandbox = Sandbox()
     for stage in STAGES:
         if job.sandbox in stage.modes:
