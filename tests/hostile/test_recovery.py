@@ -81,11 +81,11 @@ def worker_of(daemon: Daemon, queue: int) -> int:
 
 
 def shared_files(daemon: Daemon) -> list[str]:
-    """The files of the share that the pool has open, except for its root: paths there begin with
+    """The files of the share that the sandbox has open, except for its root: paths there begin with
     its "/"."""
-    pool = daemon.the("pool")
+    holder = daemon.the(" holder")
     found = []
-    for path in Path(f"/proc/{pool}/fd").iterdir():
+    for path in Path(f"/proc/{holder}/fd").iterdir():
         with suppress(OSError):
             target = str(path.readlink())
             if "/folder" in target or ("(deleted)" in target and "memfd" not in target):
