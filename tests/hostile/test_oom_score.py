@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When memory is short the kernel kills a worker, and no process that the share cannot lose."""
+"""When memory is short the kernel kills a process that is replaced, and no process that the share
+cannot lose."""
 
 import os
 import signal
@@ -19,7 +20,8 @@ from .injector import Injector
 
 OWN = Path("/proc/self/oom_score_adj")
 RAISE = 500
-TO_STAY = ("keeper", "launcher", "supervisor", "pool")
+TO_STAY = ("keeper", "launcher", "supervisor", " holder")
+REPLACED = ("pool", "worker ")
 
 
 def scores(daemon: Daemon, *words: str) -> list[int]:
@@ -43,24 +45,26 @@ def check(daemon: Daemon, own: int, of_workers: int) -> None:
     for title in TO_STAY:
         assert scores(daemon, title) == [own], title
     assert scores(daemon, " handles") in ([own], [])  # the broker and its guard, where they run
-    assert scores(daemon, "worker ") == [of_workers]
+    for title in REPLACED:
+        assert scores(daemon, title) == [of_workers], title
 
 
 @in_every_mode
 def test_a_worker_goes_first(sandbox_mode: SandboxMode) -> None:
-    """This is also true of the next worker of a slot."""
+    """This is also true of the next worker of a slot, and of the next pool."""
     own = int(OWN.read_text())
     with Daemon(mode=sandbox_mode) as daemon, Frontend(daemon.socket) as frontend:
         guest = Guest(frontend.setup(2))
         guest.init()
         assert len(daemon.titled("worker ")) == 2
         check(daemon, own, own + RAISE)
-        for worker in daemon.titled("worker "):
-            os.kill(worker, signal.SIGKILL)
-            wait_until(lambda: worker not in daemon.pids(), 5, "worker dead")  # noqa: B023
+        for victim in (*daemon.titled("worker "), daemon.the("pool")):
+            os.kill(victim, signal.SIGKILL)
+            wait_until(lambda: victim not in daemon.pids(), 5, "it is dead")  # noqa: B023
         for queue in (1, 2):
             guest.lookup(ROOT, b".", queue=queue)
         wait_until(lambda: len(daemon.titled("worker ")) == 2, 5, "workers again")
+        daemon.the("pool")
         check(daemon, own, own + RAISE)
 
 

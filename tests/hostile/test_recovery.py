@@ -81,11 +81,11 @@ def worker_of(daemon: Daemon, queue: int) -> int:
 
 
 def shared_files(daemon: Daemon) -> list[str]:
-    """The files of the share that the pool has open, except for its root: paths there begin with
+    """The files of the share that the sandbox has open, except for its root: paths there begin with
     its "/"."""
-    pool = daemon.the("pool")
+    holder = daemon.the(" holder")
     found = []
-    for path in Path(f"/proc/{pool}/fd").iterdir():
+    for path in Path(f"/proc/{holder}/fd").iterdir():
         with suppress(OSError):
             target = str(path.readlink())
             if "/folder" in target or ("(deleted)" in target and "memfd" not in target):
@@ -346,12 +346,11 @@ def test_a_worker_dies_while_a_ring_is_stopped(daemon: Daemon, guest: Guest) -> 
         time.sleep(KILL_EVERY)
 
 
-def test_a_pool_that_dies_ends_the_share(daemon: Daemon, guest: Guest) -> None:
-    """The guest's open files were in the pool: nothing can replace them. No process stays."""
+def test_a_holder_that_dies_ends_the_share(daemon: Daemon, guest: Guest) -> None:
+    """The guest's open files were in the sandbox: nothing can replace them. No process stays."""
     guest.getattr(ROOT)
     family = daemon.processes()
-    pool = daemon.the("pool")
-    kill(pool)
+    kill(daemon.the(" holder"))
     assert daemon.process.wait(HANG) == 1
     assert not psutil.wait_procs(family, 1)[1]
 

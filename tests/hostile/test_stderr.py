@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.sandbox_modes import SandboxMode, in_each_mode, in_every_mode
+from tests.waiting import HANG
 
 from .daemon import Daemon, wait_until
 from .driver import Frontend
@@ -87,7 +88,7 @@ def test_the_last_words_of_a_pool_are_logged(daemon: Daemon) -> None:
     with Injector(pool) as taken_over:
         taken_over.call("write", 2, b"*** stack smashing detected ***\n", 32)
         os.kill(pool, signal.SIGKILL)
-    wait_until(daemon.exited, 10, "the share ends")
+    wait_until(lambda: bool(relayed(daemon)), HANG, "the line")
     assert relayed(daemon)[0].endswith("*** stack smashing detected ***")
 
 
@@ -103,7 +104,7 @@ def test_no_fd_of_the_sandbox_refers_to_a_file_of_the_host(daemon: Daemon) -> No
 
 
 def is_of_sandbox(daemon: Daemon, pid: int, fd: int, what: str) -> bool:
-    """Is this file the shared directory, or a file of the sandbox's own /proc? The pool has its
+    """Is this file the shared directory, or a file of the sandbox's own /proc? The holder has its
     oom_score_adj open, and /proc has no file handles."""
     number = Path(f"/proc/{pid}/fd/{fd}").stat().st_ino
     is_proc = what == "/" and number == 1

@@ -52,7 +52,7 @@ static void start_broker(struct scene *s)
 
 		close(s->client.fd);
 		CHECK(!handle_broker_init(&b, &KEY, open_root()));
-		handle_broker_serve(&b, &sock, 1);
+		handle_broker_serve(&b, &sock, 1, -1);
 		_exit(0);
 	}
 }
@@ -436,7 +436,7 @@ static void test_who_does_not_read_stops_nobody(void)
 		close(greedy[0]);
 		close(honest[0]);
 		CHECK(!handle_broker_init(&b, &KEY, open_root()));
-		handle_broker_serve(&b, theirs, 2);
+		handle_broker_serve(&b, theirs, 2, -1);
 		_exit(0);
 	}
 	handle_client_init(&client, honest[0], 1);

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real pool, started as the supervisor starts it, to which tests send orders."""
+"""A real pool with its holder, started as the supervisor starts them, to which tests send
+orders. `pid` is the holder's."""
 
 import contextlib
 import json
@@ -15,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
+from tests.waiting import wait_until
 from vfsd.supervisor.worker_link import WorkerLink
 from vfsd.transport.fd_channel import FdChannel
 from vfsd.transport.job import Filesystem
@@ -23,6 +25,7 @@ from vfsd.transport.shared_memory import create_blob, create_segment, map_segmen
 
 CAPACITY: Final = 1 << 12
 SECONDS: Final = 10.0
+Order = tuple[dict[str, Any], tuple[int, ...]]  # content, fds
 
 FS: Final[dict[str, Any]] = asdict(
     Filesystem(
@@ -171,14 +174,25 @@ class PoolProcess:
 
     def ask(self, op: str, passed: tuple[int, ...] = (), **content: Any) -> dict[str, Any]:
         """Send an order and return its answer; events that arrive before it go to self.events."""
+        return self.await_answer(self.order(op, passed, **content))
+
+    def order(self, op: str, passed: tuple[int, ...] = (), **content: Any) -> Order:
+        """Send an order."""
         self._ids += 1
-        self.channel.send({"op": op, "id": self._ids, **content}, passed)
+        order = {"op": op, "id": self._ids, **content}, passed
+        self.channel.send(*order)
+        return order
+
+    def await_answer(self, order: Order) -> dict[str, Any]:
+        """The answer to an order, which is sent again whenever a pool has been replaced."""
         while True:
             packet = self.channel.receive()
             assert packet is not None
-            if packet.content.get("id") == self._ids:
+            if packet.content.get("id") == order[0]["id"]:
                 return packet.content
             self.events.append(packet.content)
+            if packet.content.get("event") == "pool-replaced":
+                self.channel.send(*order)
 
     def event(self, name: str) -> dict[str, Any]:
         """The next event of this name."""
@@ -192,13 +206,32 @@ class PoolProcess:
             self.events.append(packet.content)
 
     def processes(self) -> dict[str, int]:
-        """Title -> pid, in this process's namespace, of the pool and its workers."""
+        """Title -> pid, in this process's namespace, of the holder, the pool and its workers. A
+        process that has just been created has the title of its creator, and is left out."""
         assert self.pid is not None
-        found = {}
-        for pid in (self.pid, *_children(self.pid)):
+        found: dict[str, int] = {}
+        for pid in (*reversed(self.children()), self.pid):
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just died
                 found[Path(f"/proc/{pid}/cmdline").read_text().rstrip("\0")] = pid
         return found
+
+    def children(self) -> list[int]:
+        """The pids of the pool, the workers and the processes that close files, the oldest
+        first."""
+        assert self.pid is not None
+        text = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
+        return [int(child) for child in text.split()]
+
+    def pool_pid(self) -> int:
+        """The pid of the pool, as soon as it has its title."""
+        found: list[int] = []
+
+        def is_there() -> bool:
+            found[:] = [pid for name, pid in self.processes().items() if name == "vfsd: test pool"]
+            return bool(found)
+
+        wait_until(is_there, SECONDS, "there is a pool")
+        return found[0]
 
     def worker_pid(self, slot: int) -> int:
         """The pid of a worker in this process's namespace."""
@@ -282,8 +315,3 @@ def _listen(path: str) -> int:
     sock.bind(path)
     sock.listen(8)
     return sock.detach()
-
-
-def _children(pid: int) -> list[int]:
-    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    return [int(child) for child in text.split()]

@@ -266,7 +266,7 @@ def test_privileges_of_pool_and_worker(new_pool: NewPool, mode: str) -> None:
     pool = new_pool(sandbox=mode).start()
     pool.ask("spawn", slot=0)
     processes = pool.processes()
-    assert len(processes) == 2
+    assert len(processes) == 3
     for pid in processes.values():
         status = pool.status(pid)
         assert status["CapEff"] == status["CapPrm"] == KEPT
@@ -327,8 +327,8 @@ def test_only_the_jobs_fds_are_open(new_pool: NewPool) -> None:
         + [f"/{pool.pid}/oom_score_adj"]
         + ["/memfd"] * 5
         + ["socket"] * 3  # the fd channel, two listeners
-        + ["pipe"] * 3  # stderr, and two ends that wake the pool
-        + ["anon_inode"] * 3  # stdin, stdout, an eventfd
+        + ["pipe"]  # stderr
+        + ["anon_inode"] * 4  # stdin, stdout, two eventfds of the pool
     )
 
 

@@ -22,6 +22,7 @@ from vfsd.worker.sandbox import Sandbox
 
 CLONE_NEWUSER: Final = 0x10000000
 CLONE_FILES: Final = 0x400
+CLONE_SIBLING: Final = CLONE_FILES | 0x8000 | 0x100000 | 17  # PARENT, PARENT_SETTID, SIGCHLD
 CLONE_VM: Final = 0x100
 CLONE_THREAD_FLAGS: Final = 0x10F00  # VM, FS, FILES, SIGHAND, THREAD
 SIGCHLD: Final = 17
@@ -89,6 +90,8 @@ FORBIDDEN: Final[Calls] = {
     "clone": (CLONE_NEWUSER | SIGCHLD, 0, 0, 0, 0),
     "mmap": (0, 4096, mmap.PROT_EXEC, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0),
     "mprotect": (0, 0, mmap.PROT_EXEC),
+    "waitid": (0, 1 << 30, 0, 0, 0),
+    "pipe2": (0, 0),
 }
 
 
@@ -99,8 +102,6 @@ FORBIDDEN_TO_WORKERS: Final[Calls] = {
     "kill": (1 << 30, 0),
     "tgkill": (1, 1, 0),
     "wait4": (-1, 0, 0, 0),
-    "waitid": (0, 1 << 30, 0, 0, 0),
-    "pipe2": (0, 0),
     "recvmsg": (-1, 0, 0),
     "sendmsg": (-1, 0, 0),
     "seccomp": (SECCOMP_SET_MODE_FILTER, 0, 0),
@@ -190,6 +191,7 @@ def test_a_worker_is_killed_by_forbidden_calls_and_by_those_of_the_pool(
     folder: Path, mode: str, action: str
 ) -> None:
     calls = named(FORBIDDEN | FORBIDDEN_TO_WORKERS)
+    calls["clone, a sibling"] = ("clone", CLONE_SIBLING, 0, 0, 0, 0)
     expect(outcomes(folder, WORKER, calls, sandbox=mode, seccomp=action), "SIGSYS")
 
 

@@ -33,6 +33,7 @@ from vfsd.transport.control_messages import (
     LogLine,
     PoolEvent,
     PoolLog,
+    PoolReplaced,
     RingBroken,
     WorkerDied,
 )
@@ -203,6 +204,8 @@ class Backend:
     def _on_pool_event(self, event: PoolEvent) -> None:
         if isinstance(event, PoolLog):
             self._log.write(event.level, event.text, "pool")
+        elif isinstance(event, PoolReplaced):
+            self._log.write("error", f"the pool died ({event.how}); another pool took over")
         elif isinstance(event, WorkerDied):
             after = "created again" if event.respawned else "not created again"
             # The pool is not the source of this line. A process that sends log lines in the pool's

@@ -10,9 +10,9 @@ third process keeps the privileges, and no input says to that process what to do
 Actors. The keeper forks the launcher before any input can be read, and gives the launcher the
 options and the fd of the shared directory. The keeper then closes that fd and gives up its own
 privileges. A supervisor asks the launcher for a pool. The pool's first process is a child of the
-launcher; it forks the pool and exits. The launcher is the child subreaper, so it is the parent of
-the pool from then on: every process of a sandbox is a descendant of the launcher, also when keepers
-and supervisors have come and gone.
+launcher; it forks the holder and exits. The launcher is the child subreaper, so it is the parent of
+the holder from then on: every process of a sandbox is a descendant of the launcher, also when
+keepers and supervisors have come and gone.
 
 Invariants. A request has a kind, a number that comes back in the answer, and fds. The fds of
 MAKE_POOL are those named in POOL_FDS and then one per worker slot, in this order, and each is

@@ -5,6 +5,11 @@ Trust: the pool is in the sandbox, and so are the workers, which share the pool'
 write to its channel. Every answer is checked, and text from the pool goes into the log and nowhere
 else. Anything wrong in what the pool sends becomes a PoolDiedError, in one place:
 _from_the_sandbox().
+
+Deaths. The process that is watched is the holder, the first process of the sandbox: if the holder
+ends, the sandbox is lost. If a pool dies the holder creates another pool, which reports itself. An
+order that was read by the dead pool may be lost, so every order without an answer is sent again,
+with the same id; the pool carries it out once.
 """
 
 import contextlib
@@ -13,6 +18,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Final
@@ -32,6 +38,7 @@ from vfsd.transport.control_messages import (
     PoolFailed,
     PoolLog,
     PoolReady,
+    PoolReplaced,
     decode_fd_numbers,
     decode_pool_event,
     decode_refusal,
@@ -48,12 +55,22 @@ STOPPED: Final = "TZX"  # states of a process that is stopped or has ended
 
 
 class PoolDiedError(Exception):
-    """The pool is gone, and with it every file that the guest had open."""
+    """The sandbox is gone, and with it every file that the guest had open."""
+
+
+@dataclass
+class Order:
+    """An order that waits for its answer."""
+
+    packet: Content
+    fds: list[int]
+    is_sent: bool = False
+    answer: Content | None = None
 
 
 class PoolClient:
-    """One pool, from start to kill. `numbers` maps each fd of the supervisor to its number in the
-    pool."""
+    """The pools of one sandbox, from start to kill. `pid` and `pidfd` are the holder's. `numbers`
+    maps each fd of the supervisor to its number in the sandbox."""
 
     def __init__(
         self,
@@ -81,9 +98,9 @@ class PoolClient:
         self._loop = loop
         self._launcher = launcher
         self._packets = Bucket(PACKETS)
-        self._first: int | None = None  # pidfd of the process that makes the pool and exits
+        self._first: int | None = None  # pidfd of the process that makes the holder and exits
         self._ids = count(int.from_bytes(os.urandom(3), "little") << 16)
-        self._answers: dict[int, Content | None] = {}
+        self._orders: dict[int, Order] = {}  # by id
         channel.socket.setblocking(False)
         loop.register(channel.fileno(), self._receive)
 
@@ -151,11 +168,13 @@ class PoolClient:
             os.close(first)
 
     def kill(self) -> None:
-        """Kill the pool and its workers, and release everything that was kept for the pool."""
+        """Kill all processes of the sandbox, and release everything that was kept for it."""
         self._loop.unregister(self.channel.fileno())
         self._freeze()
-        for process in self._descendants():
-            process.kill()
+        # A pool that is killed in the first round may have created a worker since we looked.
+        for _ in range(2):
+            for process in self._descendants():
+                process.kill()
         if self._first is not None:
             self._launcher.kill(self._first)
             self._forget_first()
@@ -171,13 +190,13 @@ class PoolClient:
         self.segments.close()
 
     def _freeze(self) -> None:
-        """Stop the pool. Otherwise the pool could create a worker while we look for its workers,
-        and without a pid namespace that worker would outlive the pool."""
+        """Stop the holder. Otherwise the holder could create a pool while we look for its children,
+        and without a pid namespace that pool would outlive the holder."""
         if self.pidfd is None:
             return
-        with contextlib.suppress(OSError):  # the pool is gone
+        with contextlib.suppress(OSError):  # the holder is gone
             signal.pidfd_send_signal(self.pidfd, signal.SIGSTOP)
-            deadline = time.monotonic() + FREEZE_SECONDS  # a pool that hangs creates no workers
+            deadline = time.monotonic() + FREEZE_SECONDS  # a holder that hangs creates no pool
             while self.pid and state_of(self.pid) not in STOPPED and time.monotonic() < deadline:
                 time.sleep(0.001)
 
@@ -233,24 +252,23 @@ class PoolClient:
     def _ask(self, content: Content, fds: list[int] | None = None) -> Content:
         """Send an order and wait for the answer, without a limit while the pool is alive."""
         request_id = next(self._ids)
-        packet = {"id": request_id, **content}
-        self._answers[request_id] = None
-        self._wait(lambda: self._is_sent(packet, fds or []), content["op"])
-        self._wait(lambda: self._answers[request_id] is not None, content["op"])
-        answer = self._answers.pop(request_id)
-        assert answer is not None
-        return answer
+        order = self._orders[request_id] = Order({"id": request_id, **content}, fds or [])
+        self._wait(lambda: self._is_answered(order), content["op"])
+        del self._orders[request_id]
+        assert order.answer is not None
+        return order.answer
 
     def _wait(self, condition: Callable[[], bool], op: str) -> None:
         assert self.pid is not None
         self._patience.wait(condition, f"the pool's answer to {op!r}", self.pid, SLOW_SECONDS)
 
-    def _is_sent(self, packet: Content, fds: list[int]) -> bool:
-        try:
-            self._send(packet, fds)
-        except BlockingIOError:
-            return False
-        return True
+    def _is_answered(self, order: Order) -> bool:
+        """Has the answer come? Sends the order if that has still to be done."""
+        if order.answer is None and not order.is_sent:
+            with contextlib.suppress(BlockingIOError):  # the channel is full
+                self._send(order.packet, order.fds)
+                order.is_sent = True
+        return order.answer is not None
 
     def _send(self, packet: Content, fds: Sequence[int] = ()) -> None:
         try:
@@ -268,7 +286,7 @@ class PoolClient:
                 self._take(self.channel.receive())
         except BlockingIOError:
             return
-        except OSError as error:  # a pool that died with an order unread resets its channel
+        except OSError as error:  # a sandbox that ended with an order unread resets its channel
             raise PoolDiedError(f"the pool's channel failed: {error.strerror}") from None
 
     def _take(self, packet: Packet | None) -> None:
@@ -279,8 +297,8 @@ class PoolClient:
         request_id = packet.content.get("id")
         if request_id is None:
             self._take_event(decode_pool_event(packet.content, len(self.listeners)), packet)
-        elif type(request_id) is int and request_id in self._answers:
-            self._answers[request_id] = packet.content
+        elif type(request_id) is int and request_id in self._orders:
+            self._orders[request_id].answer = packet.content
 
     def _take_event(self, event: PoolEvent, packet: Packet) -> None:
         if isinstance(event, PoolReady | PoolFailed) and self.ready:
@@ -291,6 +309,9 @@ class PoolClient:
             self.pid, self.opens_handles = packet.pid, event.opens_handles
             self.watch(os.pidfd_open(packet.pid))
             self.ready = True
+        if isinstance(event, PoolReplaced):
+            for order in self._orders.values():
+                order.is_sent = False
         self.on_event(event)
 
     def watch(self, pidfd: int) -> None:
@@ -299,11 +320,11 @@ class PoolClient:
         self._loop.register(pidfd, self._died)
 
     def _died(self) -> None:
-        raise PoolDiedError("the pool died")
+        raise PoolDiedError("the sandbox died")
 
     def _descendants(self) -> list[Process]:
-        """The descendants of the pool. Empty once the pool has ended: another process may have its
-        pid then."""
+        """The descendants of the holder. Empty once the holder has ended: another process may have
+        its pid then."""
         if self.pid is None or self.pidfd is None:
             return []
         found = descendants(self.pid)

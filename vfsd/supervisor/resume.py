@@ -8,13 +8,12 @@ keeper shares the supervisor's fd table and therefore still holds every fd when 
 gone; this segment says what each fd number means. A successor reads the segment, closes the fds
 that the segment does not mention, and goes on.
 
-Writing. The segment has two halves, each a header (sequence number, length, CRC-32) and a JSON
-text. save() writes the half that load() would not read. A supervisor that dies during save() leaves
-a half whose checksum is wrong, and load() takes the other half. Behind the halves is the progress:
-the sequence number of a state, and how far the effects of that state have come. The progress is
-written in one small call, because composing a whole state takes so long that the supervisor could
-die before the state is saved. Behind the progress is the last generation of the device state
-(device.py): next_generation() writes a generation before it is used.
+Writing. The segment begins with a SavedRecord: a supervisor that dies during save() leaves the
+state before. Behind the record is the progress: the sequence number of a state, and how far the
+effects of that state have come. The progress is written in one small call, because composing a
+whole state takes so long that the supervisor could die before the state is saved. Behind the
+progress is the last generation of the device state (device.py): next_generation() writes a
+generation before it is used.
 
 The steps of a message, so that dying at any point loses nothing:
   1. peek: the message stays on the socket, its fds are duplicates;
@@ -41,20 +40,18 @@ an fd and its number was not saved, the fd stays open in the pool. A connection 
 and not yet saved is not lost: the successor recognises it by its address (Listener.accepted).
 """
 
-import json
 import os
 import socket
 import struct
-import zlib
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
 from vfsd.supervisor.saved_state import SavedMessage, SavedState
-from vfsd.transport.shared_memory import create_segment
+from vfsd.transport.native import ffi
+from vfsd.transport.saved_record import SavedRecord
+from vfsd.transport.shared_memory import create_segment, map_segment
 from vfsd.transport.vhost_user import HEADER
 
-_HEADER: Final = struct.Struct("=QII")  # sequence, length, CRC-32
 _PROGRESS: Final = struct.Struct("=QQ")  # sequence, stage
 _GENERATION: Final = struct.Struct("=I")
 CONSUMED: Final = 1
@@ -65,6 +62,7 @@ OUTBOX_REPLY: Final = 4096  # bytes: more than any reply has
 LAYOUT: Final = 3
 _PROGRESS_AT: Final = 2 * HALF
 _GENERATION_AT: Final = _PROGRESS_AT + _PROGRESS.size
+BYTES: Final = _GENERATION_AT + _GENERATION.size
 
 
 class StateFile:
@@ -72,23 +70,18 @@ class StateFile:
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
-        self._sequence = 0
+        self._record = SavedRecord(ffi.buffer(map_segment(fd, 2 * HALF), 2 * HALF), HALF)
 
     @classmethod
     def create(cls) -> "StateFile":
-        return cls(create_segment("vfsd-supervisor-state", _GENERATION_AT + _GENERATION.size))
+        return cls(create_segment("vfsd-supervisor-state", BYTES))
 
     def save(self, state: SavedState) -> None:
-        text = json.dumps([LAYOUT, state.encode()], separators=(",", ":")).encode()
-        if len(text) > HALF - _HEADER.size:
-            raise ValueError(f"the state has {len(text)} bytes; expected at most {HALF - 16}")
-        self._sequence += 1
-        header = _HEADER.pack(self._sequence, len(text), _checksum(self._sequence, text))
-        os.pwrite(self.fd, header + text, self._sequence % 2 * HALF)
+        self._record.save([LAYOUT, state.encode()])
 
     def mark(self, stage: int) -> None:
         """Note how far the effects of the last saved state have come."""
-        os.pwrite(self.fd, _PROGRESS.pack(self._sequence, stage), _PROGRESS_AT)
+        os.pwrite(self.fd, _PROGRESS.pack(self._record.sequence, stage), _PROGRESS_AT)
 
     def next_generation(self) -> int:
         """An even generation that no supervisor has used. Generations wrap after 2**31 of them."""
@@ -99,24 +92,11 @@ class StateFile:
 
     def load(self) -> tuple[SavedState, int]:
         """The last saved state and its stage; the default state if no saved state can be read."""
-        best = max(self._halves(), default=None)
-        if best is None:
-            return SavedState(), 0
-        self._sequence = best[0]  # the number that the previous supervisor used last
-        layout, content = json.loads(best[1])
+        layout, content = self._record.load() or (0, {})
         sequence, stage = _PROGRESS.unpack(os.pread(self.fd, _PROGRESS.size, _PROGRESS_AT))
         if layout != LAYOUT:
             return SavedState(), 0
-        return SavedState.decode(content), stage if sequence == best[0] else 0
-
-    def _halves(self) -> Iterable[tuple[int, bytes]]:
-        for start in (0, HALF):
-            sequence, length, checksum = _HEADER.unpack(os.pread(self.fd, _HEADER.size, start))
-            if not sequence or length > HALF - _HEADER.size:
-                continue
-            text = os.pread(self.fd, length, start + _HEADER.size)
-            if _checksum(sequence, text) == checksum:
-                yield sequence, text
+        return SavedState.decode(content), stage if sequence == self._record.sequence else 0
 
 
 class Outbox:
@@ -148,10 +128,6 @@ class Outbox:
 
     def _position(self) -> int:
         return os.lseek(self.fd, 0, os.SEEK_CUR)
-
-
-def _checksum(sequence: int, text: bytes) -> int:
-    return zlib.crc32(text, zlib.crc32(sequence.to_bytes(8, "little")))
 
 
 def consume_again(sock: socket.socket, message: SavedMessage) -> None:

@@ -181,8 +181,8 @@ def _log_line(content: Content) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class PoolReady:
-    """The pool is isolated, has mapped its tables, and can create workers. `opens_handles`: workers
-    may open any file handle themselves."""
+    """The sandbox is isolated and has mapped its tables: orders are carried out from now on.
+    `opens_handles`: workers may open any file handle themselves."""
 
     opens_handles: bool
 
@@ -204,6 +204,14 @@ class WorkerDied:
 
 
 @dataclass(frozen=True)
+class PoolReplaced:
+    """A pool died, and this pool goes on. Orders without an answer may be lost; an order that is
+    sent again, with the same id, is carried out once."""
+
+    how: str
+
+
+@dataclass(frozen=True)
 class PoolLog:
     """A line that the pool itself has for the log."""
 
@@ -211,7 +219,7 @@ class PoolLog:
     text: str
 
 
-PoolEvent = PoolReady | PoolFailed | WorkerDied | PoolLog
+PoolEvent = PoolReady | PoolFailed | PoolReplaced | WorkerDied | PoolLog
 
 
 def decode_pool_event(content: Content, slots: int) -> PoolEvent:
@@ -224,13 +232,18 @@ def decode_pool_event(content: Content, slots: int) -> PoolEvent:
         case "failed":
             return PoolFailed(text(content, "error"))
         case "worker-died":
-            how = "signal" if content.get("signal") is not None else "status"
             return WorkerDied(
-                number(content, "slot", slots - 1),
-                f"{how} {number(content, how, MAX_STATUS)}",
-                content.get("respawned") is True,
+                number(content, "slot", slots - 1), _how(content), content.get("respawned") is True
             )
+        case "pool-replaced":
+            return PoolReplaced(_how(content))
     raise ProtocolError("the kind of an event is not known")
+
+
+def _how(content: Content) -> str:
+    """How a process ended, in words."""
+    how = "signal" if content.get("signal") is not None else "status"
+    return f"{how} {number(content, how, MAX_STATUS)}"
 
 
 def decode_refusal(content: Content) -> str | None:

@@ -1,21 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many faults a pool takes before it stops creating a worker again.
+"""How many faults a sandbox takes before a worker is not created again.
 
 THEORY
 
 Purpose. A guest that has found an error in memory handling can exploit the error only if it knows
 addresses. A worker that dies is replaced by a clone of the same pool, with the same addresses: so
-each death is a guess, and without a limit a guest can guess as fast as workers are created.
+each death is a guess, and without a limit a guest can guess as fast as workers are created. The
+pools of a sandbox are clones of its holder and have the same addresses too, so they share a budget.
 
 What is counted. Deaths by the signals of FAULTS, in all slots together, since all workers have the
 addresses of the pool. Not counted: SIGKILL, which the operator sends, or the kernel when memory is
 short, and exits with a status, which come from Python exceptions. A single death by SIGSYS is
 enough: an honest worker makes no forbidden call, so a worker that makes one has been taken over.
 
-What follows. The slot stays empty while the pool lives, so its rings stop; the rings of other slots
-are still served. If a worker of another slot faults in the same hour, that slot also stays empty. A
-VMM that connects again gets a new pool, with new addresses and a new budget; only the VMM can do
-that, not its guest.
+What follows. The slot stays empty while the sandbox lives, so its rings stop; the rings of other
+slots are still served. If a worker of another slot faults in the same hour, that slot also stays
+empty. A VMM that connects again gets a new sandbox, with new addresses and a new budget; only the
+VMM can do that, not its guest.
 
 What it is worth. With the default of 10 in an hour a guest has 10 guesses at once, one more for
 each slot, and 240 a day if it is patient. On x86-64 the addresses of libraries have 28 random bits:
@@ -26,13 +27,14 @@ stack protector's canary cannot be learnt byte by byte, since each worker has it
 Why a new worker does not get new addresses. Only exec gives new addresses, and an exec'd process
 would have to get three things from the pool: the fd table that all workers share (an fd keeps its
 number and its file for as long as the guest has the file open), the mounts of a sandbox that no
-path leads to, and the mappings. So it would have to be a second pool, isolated like the first pool.
-That needs a way to replace a pool under a running guest; with such a way, the end of the budget
+path leads to, and the mappings. So it would have to be a second sandbox, isolated like the first.
+That needs a way to replace a sandbox under a running guest; with such a way, the end of the budget
 would be the time to use it.
 """
 
 import signal
 from collections import deque
+from collections.abc import Iterable
 from typing import Final
 
 FAULTS: Final = frozenset(
@@ -49,12 +51,12 @@ WINDOW_SECONDS: Final = 3600.0
 
 
 class FaultBudget:
-    """The faults of one pool's workers. `limit`: the number of faults in an hour after which a new
-    worker is still created; 0: any number."""
+    """The faults of one sandbox's workers. `limit`: the number of faults in an hour after which a
+    worker is still created again; 0: any number."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, times: Iterable[float] = ()) -> None:
         self._limit = limit
-        self._times: deque[float] = deque()
+        self.times: deque[float] = deque(times)  # time.monotonic
 
     def why_not_again(self, code: int, now: float) -> str | None:
         """A worker ended with `code` (negative: by that signal) at `now` (time.monotonic). Return
@@ -63,10 +65,10 @@ class FaultBudget:
             return "it made a system call that workers never make (SIGSYS)"
         if -code not in FAULTS:
             return None
-        while self._times and now - self._times[0] >= WINDOW_SECONDS:
-            self._times.popleft()
-        self._times.append(now)
-        if self._limit and len(self._times) > self._limit:
-            self._times.popleft()  # only the latest `limit` faults count
+        while self.times and now - self.times[0] >= WINDOW_SECONDS:
+            self.times.popleft()
+        self.times.append(now)
+        if self._limit and len(self.times) > self._limit:
+            self.times.popleft()  # only the latest `limit` faults count
             return f"workers died of more than {self._limit} faults within an hour"
         return None

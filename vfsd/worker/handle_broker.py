@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stage "handles" of isolation: decide how inodes are held, and start the broker if one is needed.
 
-The broker and its guard (handle_guard.c) are siblings of the workers, with an fd table of their
-own. They branch off from the pool here, so they have nothing that the pool gets later: neither the
-shared tables nor the guest's memory.
+The broker, its guard and the guard's deputy (handle_guard.c) are descendants of the holder, with an
+fd table of their own. They branch off here, so they have nothing that the holder gets later:
+neither the shared tables nor the guest's memory.
 """
 
 import os
@@ -75,7 +75,7 @@ def _start(job: Job, sandbox: Sandbox) -> Handles:
         _be_guard(job, sandbox.root_fd, [theirs.fileno() for _, theirs in pairs])
     for _, theirs in pairs:
         theirs.close()
-    return replace(sandbox.handles, sockets=tuple(ours.detach() for ours, _ in pairs), guard=pid)
+    return replace(sandbox.handles, sockets=tuple(ours.detach() for ours, _ in pairs))
 
 
 def _pair() -> tuple[socket.socket, socket.socket]:

@@ -41,14 +41,12 @@ class Reach:
 @dataclass(frozen=True)
 class Handles:
     """How inodes are held. `line`: what the log says about it at the start; `is_hazard`: that line
-    is a warning. `sockets`: the socket of each worker slot to the broker; `guard`: the pid of the
-    broker's guard, or 0."""
+    is a warning. `sockets`: the socket of each worker slot to the broker."""
 
     outcome: Outcome
     line: str = ""
     is_hazard: bool = False
     sockets: tuple[int, ...] = ()
-    guard: int = 0
 
     def socket_of(self, slot: int) -> int:
         """The socket of a worker slot to the broker; -1 if there is no broker."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Isolation: how the process that the launcher started becomes the pool.
+"""Isolation: how the process that the launcher started becomes the holder of a sandbox.
 
 THEORY
 
@@ -9,8 +9,9 @@ interface.
 
 Actors. The launcher execs this process with the job's fds. The process runs STAGES in order, once,
 before there is a guest: it has read no byte from a guest. Half-way it forks; the child continues
-and becomes the pool, the parent exits, and the keeper becomes the pool's parent. The workers are
-cloned from the pool afterwards and inherit everything that was done here.
+and becomes the holder, the parent exits, and the keeper becomes the holder's parent. Pools are
+cloned from the holder afterwards, and workers from a pool; they inherit everything that was done
+here.
 
 Invariants. A stage may need rights that the next stage takes away, so the order is the design. A
 stage that fails ends the process: nothing is served with less isolation than the operator asked
@@ -32,7 +33,7 @@ MKNOD, handles, trusted.* and capabilities that an operator adds, whatever a wor
 
 /proc. Ops reopen files by /proc/self/fd/N. Every worker opens its own /proc/self/fd through an fd
 of a proc mount that is attached nowhere, so `..` of its root is itself. In a pid namespace of our
-own that /proc shows only the pool and its workers. Without a pid namespace it would show the host's
+own that /proc shows only the sandbox. Without a pid namespace it would show the host's
 processes, and /proc/PID/root of a process that a worker may trace is a way out: so the kernel is
 asked to hide these processes (hidepid), and the Landlock domain forbids tracing them. /proc must be
 mounted while the old root is still there: in a user namespace the kernel allows that mount only to
@@ -47,7 +48,7 @@ the root, and before any right is given up that the broker needs; the broker is 
 workers open handles themselves.
 
 fds. The last look at the fd table, before the filter, refuses every fd of a file except the shared
-directory, /proc and the pool's OOM score (fd_check.py, oom_score.py). stderr is a pipe to the
+directory, /proc and the holder's OOM score (fd_check.py, oom_score.py). stderr is a pipe to the
 supervisor (stderr_relay.py there), stdin and stdout are eventfds. Later fds come from the VMM,
 through the supervisor, which looks at each of them (frontend_fds.py there).
 
@@ -65,7 +66,6 @@ against a kernel bug behind an allowed system call, or protect one worker from a
 share all files.
 """
 
-import errno
 import os
 import resource
 import time
@@ -75,15 +75,20 @@ from dataclasses import dataclass
 from typing import Final
 
 from vfsd.transport.job import Job
-from vfsd.transport.native import check, ffi, lib
-from vfsd.worker import handle_broker, restrictions, user_namespace
-from vfsd.worker.last_import import import_nothing_more
+from vfsd.transport.native import check, lib
+from vfsd.worker import handle_broker, restrictions, root_directory, user_namespace
 from vfsd.worker.oom_score import OomScore
-from vfsd.worker.sandbox import IS_ROOT, IsolationError, Sandbox, attempt
+from vfsd.worker.sandbox import (
+    CHROOT,
+    CHROOT_HINT,
+    IS_ROOT,
+    NAMESPACE,
+    NONE,
+    IsolationError,
+    Sandbox,
+    attempt,
+)
 
-NAMESPACE: Final = "namespace"
-CHROOT: Final = "chroot"
-NONE: Final = "none"
 EVERY: Final = (NAMESPACE, CHROOT, NONE)
 NAMESPACES: Final = (
     lib.NAMESPACE_MOUNT
@@ -91,12 +96,6 @@ NAMESPACES: Final = (
     | lib.NAMESPACE_NET
     | lib.NAMESPACE_IPC
     | lib.NAMESPACE_UTS
-)
-_OTHER_MODES: Final = f"try --sandbox=chroot{'' if IS_ROOT else ' (as root)'} or --sandbox=none"
-_NO_MOUNTS: Final = "try --sandbox=none"
-_CHROOT_HINT: Final = (
-    "without CAP_SYS_ADMIN a chroot would not hold a worker that is taken over; "
-    f"run {'' if IS_ROOT else 'as root '}with it, or try --sandbox=namespace or --sandbox=none"
 )
 
 
@@ -206,7 +205,7 @@ def _namespaces(job: Job, _sandbox: Sandbox) -> None:
     if job.sandbox == CHROOT:
         attempt(
             f"chroot to {job.shared_dir!r} in a mount namespace",
-            _CHROOT_HINT,
+            CHROOT_HINT,
             lambda: check(lib.isolate_unshare(lib.NAMESPACE_MOUNT)),
         )
         return
@@ -222,11 +221,13 @@ def _namespaces(job: Job, _sandbox: Sandbox) -> None:
 # Stage "fork".
 
 
-def _fork(_job: Job, _sandbox: Sandbox) -> None:
+def _fork(job: Job, _sandbox: Sandbox) -> None:
     """Continue in a child, the first process of the new pid namespace; the parent exits."""
     pid = attempt("fork", "the limit of processes (ulimit -u, pids.max) may be too low", os.fork)
     if pid:
         os._exit(0)
+    if job.sandbox != NAMESPACE:
+        check(lib.process_become_subreaper())
 
 
 # Stage "score".
@@ -236,107 +237,8 @@ def _score(_job: Job, sandbox: Sandbox) -> None:
     try:
         sandbox.oom_score = OomScore.open()
     except OSError as error:
-        why = f"oom_score_adj of the pool cannot be changed: {error.strerror}"
+        why = f"oom_score_adj of the holder cannot be changed: {error.strerror}"
         sandbox.notes.append(f"when memory is short, the share may end instead of a worker: {why}")
-
-
-# Stage "root".
-
-
-def _open_root(path: str) -> int:
-    return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-
-
-def _mount_proc(job: Job) -> int:
-    if job.sandbox == NAMESPACE:
-        return attempt(
-            "mount a private /proc",
-            "in a container, unmask /proc (podman: --security-opt unmask=ALL), "
-            "or try --sandbox=none",
-            lambda: check(lib.isolate_mount_proc(False)),
-        )
-    if job.sandbox == CHROOT:
-        return attempt(
-            f"chroot to {job.shared_dir!r} with a private /proc",
-            _CHROOT_HINT,
-            lambda: check(lib.isolate_mount_proc(True)),
-        )
-    private: int = lib.isolate_mount_proc(True)
-    return private if private >= 0 else attempt("open /proc", "mount it", _open_hosts_proc)
-
-
-def _open_hosts_proc() -> int:
-    return _open_root("/proc")
-
-
-def _restrict_tree(tree: int, job: Job, sandbox: Sandbox) -> None:
-    result = lib.isolate_restrict_tree(tree, job.fs.readonly)
-    if result == -errno.ENOSYS:
-        sandbox.notes.append(
-            "this kernel is older than Linux 5.12: the mounts of the share cannot be made nodev"
-            " and nosuid for the sandbox; only the type of a file keeps devices from being opened"
-        )
-        return
-    attempt("make the mounts of the share nodev and nosuid", _NO_MOUNTS, lambda: check(result))
-
-
-def _is_mounted(sandbox: Sandbox) -> bool:
-    """Is the shared directory still on a mount of this namespace? After `umount -l` it is on a
-    detached mount, which the kernel does not copy (EINVAL)."""
-    number = ffi.new("uint64_t *")
-    fd = _open_root(".")
-    try:
-        check(lib.isolate_mount_of(fd, number))
-    finally:
-        os.close(fd)
-    return any(int(line.split()[0]) == number[0] for line in sandbox.mountinfo().splitlines())
-
-
-def _attach_copy(job: Job, sandbox: Sandbox) -> int:
-    """Mount the shared directory on itself, with all that is mounted in it; returns an fd of that
-    mount."""
-    what, hint = repr(job.shared_dir), _NO_MOUNTS
-    attempt("keep mounts from the host", hint, lambda: check(lib.isolate_receive_mounts_only()))
-    if not _is_mounted(sandbox):
-        raise IsolationError(
-            f"{what} was unmounted on the host, so no sandbox can be made of it; mount it and start"
-            " virtiofsd again"
-        )
-    tree = attempt(f"copy the mounts of {what}", hint, lambda: check(lib.isolate_copy_tree(b".")))
-    _restrict_tree(tree, job, sandbox)
-    attempt(f"mount {what} on itself", hint, lambda: check(lib.isolate_attach_tree(tree, b".")))
-    return tree
-
-
-def _pivot(job: Job, sandbox: Sandbox) -> None:
-    tree = _attach_copy(job, sandbox)
-    what = f"pivot into {job.shared_dir!r}"
-    attempt(what, _OTHER_MODES, lambda: check(lib.isolate_pivot(tree)))
-    os.close(tree)
-
-
-def _chroot(job: Job, sandbox: Sandbox) -> None:
-    """Chroot into a mount of our own: a directory that the host moves out of the share does not
-    lead above the root of that mount."""
-    tree = _attach_copy(job, sandbox)
-    os.fchdir(tree)
-    os.close(tree)
-    attempt(f"chroot to {job.shared_dir!r}", _CHROOT_HINT, lambda: os.chroot("."))
-
-
-def _root(job: Job, sandbox: Sandbox) -> None:
-    sandbox.proc_fd = _mount_proc(job)
-    import_nothing_more()
-    if job.sandbox == NONE:
-        sandbox.root_fd = _open_root(".")
-        os.chdir("/")
-        return
-    if job.sandbox == NAMESPACE:
-        _pivot(job, sandbox)
-    else:
-        _chroot(job, sandbox)
-    os.chdir("/")
-    sandbox.root_fd = _open_root("/")
 
 
 @dataclass(frozen=True)
@@ -370,15 +272,16 @@ STAGES: Final = (
     ),
     Stage(
         "fork",
-        "be pid 1 of the pid namespace; be the keeper's child, not the launcher's",
+        "be pid 1 of the pid namespace, or else a child subreaper; be the launcher's child, not a "
+        "launcher's",
         "leave the parent behind",
         EVERY,
         _fork,
     ),
     Stage(
         "score",
-        "hold an fd of the pool's own oom_score_adj, so that workers get a higher score",
-        "change the score of the pool itself, or of the broker",
+        "hold an fd of the holder's own oom_score_adj, so that its pools get a higher score",
+        "change the score of the holder itself, or of the broker",
         EVERY,
         _score,
     ),
@@ -387,7 +290,7 @@ STAGES: Final = (
         "the shared directory is /, nodev and nosuid; the old root is gone, no module is found",
         "lose /proc/self/fd, mounts that the host makes in the share later, or ACCESS of X_OK",
         EVERY,
-        _root,
+        root_directory.enter,
     ),
     Stage(
         "handles",
@@ -428,7 +331,7 @@ STAGES: Final = (
 
 
 def isolate(job: Job) -> Sandbox:
-    """Run the stages; returns in the process that is the pool from now on."""
+    """Run the stages; returns in the process that is the holder from now on."""
     sandbox = Sandbox()
     for stage in STAGES:
         if job.sandbox in stage.modes:

@@ -1,28 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which process the kernel kills when memory is short: first a worker, which is created again.
+"""Which process the kernel kills when memory is short: first one that is created again.
 
 THEORY
 
-Purpose. If the pool dies, all files that the guest has open are lost; if the keeper, the supervisor
-or the launcher dies, the share ends; if the broker dies, the inodes without an fd are lost. So
-workers have a higher oom_score_adj than all of these processes.
+Purpose. If the holder dies, all files that the guest has open are lost; if the keeper, the
+supervisor or the launcher dies, the share ends; if the broker dies, the inodes without an fd are
+lost. So pool and workers, whose death the guest does not notice, have a higher oom_score_adj than
+all of these processes.
 
 How. A process may raise its own score without privilege, and lower the score again to the value
-that a privileged process had set. A child starts with the score of its parent. So the pool raises
-its own score, creates a worker, and lowers the score again. The /proc of the sandbox is mounted
-read-only, so the pool opens its oom_score_adj before that mount. Other processes that the pool
-creates keep the pool's score.
+that a privileged process had set. A child starts with the score of its creator. So the holder
+raises its own score, creates a pool, and lowers the score again; the workers have their pool's
+score. The /proc of the sandbox is mounted read-only, so the holder opens its oom_score_adj before
+that mount. A pool could not open its own.
 
 How much. The unit of a score is a thousandth of the memory in question, of the machine or of the
-cgroup. The pool's memory counts the pages of the inode table that a sweep has touched, and a worker
-that has just been created has touched none. A table is up to half of a small cgroup's limit.
+cgroup.
 
 What a worker that was taken over can do. The fd table is shared, so such a worker can write the
-pool's score, and so have the pool killed when memory is short. But such a worker can also end the
-pool in another way, by closing the pool's fds. If the worker closes this fd, no score is changed
-any more, and workers are created all the same.
+holder's score, and so have the holder killed when memory is short. But such a worker can also end
+the share in another way, by closing the pool's fds. If the worker closes this fd, no score is
+changed any more, and pools are created all the same.
 
-Death. If the pool dies while its score is raised, there is no score left to be restored.
+Death. If the holder dies while its score is raised, there is no score left to be restored.
 """
 
 import os
@@ -53,13 +53,13 @@ class OomScore:
 
     @property
     def of_workers(self) -> int:
-        """The score of a worker. A daemon that the operator has exempted (NEVER_KILLED) stays
-        exempt."""
+        """The score of pool and workers. A daemon that the operator has exempted (NEVER_KILLED)
+        stays exempt."""
         return self.own if self.own == NEVER_KILLED else min(self.own + RAISE, MOST)
 
     @contextmanager
     def raised(self) -> Iterator[None]:
-        """A process that is created in this context has the score of a worker."""
+        """A process that is created in this context has the score of pool and workers."""
         self._write(self.of_workers)
         try:
             yield

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m vfsd.worker JOB_FD`: become the pool of the job in the sealed memfd JOB_FD.
+"""`python -m vfsd.worker JOB_FD`: become the sandbox of the job in the sealed memfd JOB_FD.
 
 The launcher starts this program with the job's fds; other fds that the program inherits are closed
 first. An error before the pool is ready is sent to the supervisor as one line ({"event":
@@ -7,15 +7,20 @@ first. An error before the pool is ready is sent to the supervisor as one line (
 """
 
 import sys
+from contextlib import suppress
 from dataclasses import replace
 
+from vfsd.transport.control_messages import Content
 from vfsd.transport.errors import describe
 from vfsd.transport.fd_channel import FdChannel
 from vfsd.transport.job import Job, JobError, decode
 from vfsd.transport.process_title import setproctitle
 from vfsd.transport.shared_memory import read_blob
+from vfsd.worker.holder import Holder
+from vfsd.worker.inheritance import Inheritance
 from vfsd.worker.isolation import isolate
-from vfsd.worker.pool import Pool
+from vfsd.worker.log_forward import LogForward
+from vfsd.worker.pool_memory import PoolMemory
 from vfsd.worker.sandbox import IsolationError
 from vfsd.worker.tables import Tables
 
@@ -28,21 +33,42 @@ def main(arguments: list[str]) -> int:
         return 2
     channel = FdChannel.from_fd(job.fds.channel)
     try:
-        pool = _prepare(job, channel)
+        inherited = _prepare(job, channel)
     except IsolationError as error:
         return _fail(channel, str(error))
     except Exception as error:  # the supervisor must get any error
         return _fail(channel, f"the pool cannot start: {describe(error)}")
-    pool.run()
+    _report(inherited)
+    Holder(inherited).run()
     return 0
 
 
-def _prepare(job: Job, channel: FdChannel) -> Pool:
-    setproctitle(f"vfsd: {job.name} pool")
+def _prepare(job: Job, channel: FdChannel) -> Inheritance:
+    setproctitle(f"vfsd: {job.name} holder")
     sandbox = isolate(job)
     tables = Tables.map(job)  # after isolate(): the broker of file handles must not have them
     tables.lay_out(job, sandbox)
-    return Pool(_without_killpriv(job) if not sandbox.has_capset else job, sandbox, channel, tables)
+    channel.socket.setblocking(False)
+    if not sandbox.has_capset:
+        job = _without_killpriv(job)
+    return Inheritance(job, sandbox, tables, channel, PoolMemory())
+
+
+def _report(inherited: Inheritance) -> None:
+    """Report to the supervisor that the sandbox is ready, and what the operator should know."""
+
+    def send(content: Content) -> bool:
+        with suppress(OSError):  # the supervisor does not listen
+            inherited.channel.send(content)
+            return True
+        return False
+
+    sandbox = inherited.sandbox
+    send({"event": "ready", "opens_handles": sandbox.handles.outcome.is_raw})
+    log = LogForward(send, inherited.job.log_level)
+    for note in sandbox.notes:
+        log.warn(note)
+    log.write("warn" if sandbox.handles.is_hazard else "info", sandbox.handles.line)
 
 
 def _without_killpriv(job: Job) -> Job:

@@ -60,10 +60,8 @@ def run(place: Place) -> int:
 
 
 def _reset_signals() -> None:
-    """Drop the signal handlers inherited from the pool. SIGTERM ends a worker; signals of a
+    """Undo what the holder has set. SIGTERM ends a worker; signals of a
     terminal do not."""
-    signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)

@@ -12,6 +12,13 @@ from vfsd.worker.oom_score import OomScore
 
 # Read at the start: after the stage "namespaces" the process may be root of a user namespace.
 IS_ROOT: Final = os.geteuid() == 0
+NAMESPACE: Final = "namespace"
+CHROOT: Final = "chroot"
+NONE: Final = "none"
+CHROOT_HINT: Final = (
+    "without CAP_SYS_ADMIN a chroot would not hold a worker that is taken over; "
+    f"run {'' if IS_ROOT else 'as root '}with it, or try --sandbox=namespace or --sandbox=none"
+)
 
 
 class IsolationError(Exception):
@@ -24,12 +31,12 @@ _UNCHANGED: Final = OomScore()
 
 @dataclass
 class Sandbox:
-    """The result of isolation, for the pool. `notes`: lines for the operator, which the log shows
-    as warnings."""
+    """The result of isolation, for holder and pools. `notes`: lines for the operator, which the log
+    shows as warnings."""
 
     root_fd: int = -1  # O_PATH, the shared directory
     proc_fd: int = -1  # a /proc in which every process finds itself
-    oom_score: OomScore = _UNCHANGED  # of the pool
+    oom_score: OomScore = _UNCHANGED  # of the holder
     worker_filter: bytes = b""  # which each worker adds to the pool's; none with --seccomp=none
     handles: Handles = _HELD_BY_FDS
     has_capset: bool = True  # else a worker cannot give up CAP_FSETID for a request

@@ -23,7 +23,7 @@
 #error "clone() takes the stack first here"
 #endif
 
-int clone_process(void)
+static int clone_python(unsigned long flags, int32_t *parent_tid)
 {
 	/* cffi has dropped the GIL. */
 	PyGILState_STATE gil = PyGILState_Ensure();
@@ -31,7 +31,7 @@ int clone_process(void)
 	int err;
 
 	PyOS_BeforeFork();
-	pid = syscall(SYS_clone, CLONE_FILES | SIGCHLD, 0, 0, 0, 0);
+	pid = syscall(SYS_clone, CLONE_FILES | SIGCHLD | flags, 0, parent_tid, 0, 0);
 	err = errno;
 	if (pid == 0)
 		PyOS_AfterFork_Child();
@@ -39,6 +39,16 @@ int clone_process(void)
 		PyOS_AfterFork_Parent();
 	PyGILState_Release(gil);
 	return pid < 0 ? -err : (int)pid;
+}
+
+int clone_process(void)
+{
+	return clone_python(0, NULL);
+}
+
+int clone_sibling(int32_t *ret_pid)
+{
+	return clone_python(CLONE_PARENT | CLONE_PARENT_SETTID, ret_pid);
 }
 
 /*

@@ -14,9 +14,16 @@
 int clone_process(void);
 
 /*
- * For a process that clone_process() has made: choose a stack protector canary of its own and run
- * the Python callable `callable` (a PyObject *). Never returns: the process exits with status 1 if
- * the callable returns or raises.
+ * As clone_process(), but the new process is a child of the calling process's parent. The kernel
+ * writes the pid to *ret_pid before the new process runs: in shared memory the pid is found there
+ * if the calling process is killed.
+ */
+int clone_sibling(int32_t *ret_pid);
+
+/*
+ * For a process that one of these functions has made: choose a stack protector canary of its own
+ * and run the Python callable `callable` (a PyObject *). Never returns: the process exits with
+ * status 1 if the callable returns or raises.
  */
 void clone_process_run(void *callable);
 

@@ -41,9 +41,9 @@
  * Stale answers. A worker may die between a request and its answer; the next worker in its slot has
  * the same socket. So each request has a number, which comes back in the answer (handle_client.c).
  *
- * Death. The guard (handle_guard.c) also has the key and the sockets, and starts another broker. A
- * request that was being answered is lost, and the worker sends it again. The signatures of a dead
- * broker stay valid.
+ * Death. The guard (handle_guard.c) also has the key and the sockets, and starts another broker.
+ * The guard has a deputy, which takes its place when the guard dies. A request that was being
+ * answered is lost, and the worker sends it again. The signatures of a dead broker stay valid.
  *
  * A limit of this design: a VMM and a worker that conspire can block the broker with an fd of a
  * file system that the VMM serves. They block only their own share.
@@ -300,16 +300,18 @@ static bool serve_one(const struct handle_broker *b, int sock)
 	return len > 0 || fd_count;
 }
 
-void handle_broker_serve(const struct handle_broker *b, const int32_t *sockets, uint32_t count)
+void handle_broker_serve(const struct handle_broker *b, const int32_t *sockets, uint32_t count,
+			 int lifeline)
 {
-	struct pollfd polled[SOCKETS_MAX];
+	struct pollfd polled[SOCKETS_MAX + 1];
 	uint32_t open = count < SOCKETS_MAX ? count : SOCKETS_MAX;
 
 	count = open;
 	for (uint32_t i = 0; i < count; i++)
 		polled[i] = (struct pollfd){.fd = sockets[i], .events = POLLIN};
-	while (open) {
-		if (poll(polled, count, -1) < 0)
+	polled[count] = (struct pollfd){.fd = lifeline};
+	while (open && !polled[count].revents) {
+		if (poll(polled, count + 1, -1) < 0)
 			continue;
 		for (uint32_t i = 0; i < count; i++) {
 			bool got = polled[i].revents && serve_one(b, polled[i].fd);

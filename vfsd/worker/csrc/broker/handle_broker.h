@@ -26,7 +26,9 @@ size_t handle_broker_answer(const struct handle_broker *b, const void *request, 
 			    const int *fds, uint32_t fd_count, struct handle_answer *ret,
 			    int *ret_fd);
 
-/* Serve these sockets until the other ends of all of them are closed. */
-void handle_broker_serve(const struct handle_broker *b, const int32_t *sockets, uint32_t count);
+/* Serve these sockets until the other ends of all of them are closed, or the other end of the pipe
+ * `lifeline` is. */
+void handle_broker_serve(const struct handle_broker *b, const int32_t *sockets, uint32_t count,
+			 int lifeline);
 
 #endif

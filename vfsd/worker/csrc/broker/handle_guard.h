@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The guard of the broker of file handles: the guard starts a broker, and a new broker when that
- * broker dies. */
+ * broker dies. The guard's deputy takes the place of a guard that dies. */
 #ifndef VFSD_HANDLE_GUARD_H
 #define VFSD_HANDLE_GUARD_H
 

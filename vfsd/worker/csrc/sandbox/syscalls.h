@@ -6,13 +6,14 @@
  * X(name, roles, when, rule, callers, why): a row. A call may be made if one of its rows allows it;
  * a call that no row allows ends the process.
  *
- * Roles. P: the pool. L: the main thread of a worker, with its loop. T: the other threads of a
- * worker, including those of zmq. G: the guard of the broker of file handles. B: that broker. Guard
- * and broker do not run under the pool's filter and have rows of their own. A filter stays in force
- * for all processes and threads that a process creates, so the pool's filter has the rows of P, L
- * and T. Before it does anything else, each worker adds a second filter, which has only the rows of
- * L and T. A worker's threads do not get a third filter: they share all memory with the loop, so an
- * attacker who controls one thread can make the others call for it.
+ * Roles. P: the pool and its holder. L: the main thread of a worker, with its loop. T: the other
+ * threads of a worker, including those of zmq. G: the guard of the broker of file handles, and the
+ * guard's deputy. B: that broker. Guard, deputy and broker do not run under the pool's filter and
+ * have rows of their own. A filter stays in force for all processes and threads that a process
+ * creates, so the pool's filter has the rows of P, L and T. Before it does anything else, each
+ * worker adds a second filter, which has only the rows of L and T. A worker's threads do not get a
+ * third filter: they share all memory with the loop, so an attacker who controls one thread can
+ * make the others call for it.
  *
  * When. The row holds only for jobs that meet all of these conditions (enum seccomp_condition); 0:
  * always. The ops must refuse a request whose call a job rules out, because a request must not end
@@ -55,7 +56,8 @@
 #define CLONE_NEW_ANY                                                                              \
 	(CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET | \
 	 CLONE_NEWCGROUP)
-#define OPEN_CHANGES (O_ACCMODE | O_CREAT | O_TRUNC)
+#define CLONE_SIBLING (CLONE_FILES | CLONE_PARENT | CLONE_PARENT_SETTID | SIGCHLD)
+#define OPEN_CHANGES  (O_ACCMODE | O_CREAT | O_TRUNC)
 
 /* arm64 and younger architectures have only the later forms of some calls. */
 #ifdef SYS_poll
@@ -108,8 +110,12 @@
 	X(restart_syscall, B, 0, ANY, "kernel", "poll() after SIGSTOP")                           \
 	X(recvmsg, L, IF_SIGNED, OWN_SOCKET, "handle_client.c", "the broker's answers")           \
 	X(sendmsg, L, IF_SIGNED, OWN_SOCKET, "handle_protocol.c", "requests to the broker")       \
-	X(clone, G, 0, IS(0, SIGCHLD), "handle_guard.c", "a broker is created")                   \
-	X(wait4, G, 0, ANY, "glibc", "waitpid(): the broker has died")                            \
+	X(clone, G, 0, IS(0, SIGCHLD), "handle_guard.c", "a broker and a deputy are created")     \
+	X(pipe2, G, 0, ANY, "handle_guard.c", "the lifeline of a deputy that becomes the guard")  \
+	X(read, G, 0, ANY, "handle_guard.c", "the deputy waits for the end of the guard")         \
+	X(write, G, 0, ANY, "handle_guard.c", "the guard ends by itself")                         \
+	X(close, G, 0, ANY, "handle_guard.c", "an end of the lifeline")                           \
+	X(wait4, G, 0, ANY, "glibc", "waitpid(): a broker or a deputy has died")                  \
 	X(clock_nanosleep, G, 0, ANY, "glibc", "nanosleep() before the next broker")              \
 	X(getrandom, G, 0, ANY, "handle_guard.c", "the key")                                      \
 	X(seccomp, G, 0, PAIR(0, SECCOMP_SET_MODE_FILTER, 1, 0), "syscall_filter.c",              \
@@ -178,8 +184,8 @@
 	/* Descriptors */                                                                         \
 	X(close, P | L | T, 0, ANY, "reclaim.c entry.c entry_open.c offload.c sweep.py",          \
 	  "fds that were opened")                                                                 \
-	X(eventfd2, P | L, 0, ANY, "offload.c direct_io.c pool.py", "completions; zmq's own")     \
-	X(pipe2, P, 0, ANY, "pool.py", "the wake-up by signals")                                  \
+	X(eventfd2, P | L, 0, ANY, "offload.c direct_io.c pool_memory.py",                        \
+	  "completions; zmq's own; deaths and starts of workers")                                 \
 	/* Waiting */                                                                             \
 	X(poll, P | L | T, 0, ANY, "poll.c adopt.c fhandle.c watchdog.c pool.py",                 \
 	  "the loop, pool, zmq; a pause")                                                         \
@@ -210,7 +216,8 @@
 	X(madvise, P | L | T, 0, ANY, "guest_memory.c records.c",                                 \
 	  "guest memory not in core files; free()")                                               \
 	/* Processes and threads */                                                               \
-	X(clone, P, 0, IS(0, CLONE_FILES | SIGCHLD), "clone_process.c", "a worker is created")    \
+	X(clone, P, 0, IS(0, CLONE_FILES | SIGCHLD), "clone_process.c", "a pool is created")      \
+	X(clone, P, 0, IS(0, CLONE_SIBLING), "clone_process.c", "a worker is created")            \
 	X(clone, L | T, 0, MASKED(0, CLONE_THREAD | CLONE_NEW_ANY, CLONE_THREAD), "glibc",        \
 	  "pthread_create()")                                                                     \
 	X(seccomp, P, 0, PAIR(0, SECCOMP_SET_MODE_FILTER, 1, 0), "syscall_filter.c",              \
@@ -228,8 +235,7 @@
 	X(prctl, P | L | T, 0, IS(0, PR_SET_NAME), "zmq", "thread_t::start(); setproctitle()")    \
 	X(exit, T, 0, ANY, "glibc", "pthread_exit()")                                             \
 	X(exit_group, P | L, 0, ANY, "CPython", "os._exit()")                                     \
-	X(wait4, P, 0, ANY, "CPython", "os.waitpid(): the pool reaps workers")                    \
-	X(waitid, P, 0, ANY, "CPython", "os.waitid(): has a worker that starts died?")            \
+	X(wait4, P, 0, ANY, "CPython", "os.waitpid(): the holder reaps workers")                  \
 	X(kill, P, 0, ANY, "CPython", "os.kill(): the pool ends workers")                         \
 	X(tgkill, L | T, 0, OWN_PROCESS, "sigbus.c watchdog.c",                                   \
 	  "raise(), abort(); a call that waits")                                                  \

@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How long the successor of a process waits, if such processes die soon after their start."""
+
+from dataclasses import dataclass
+from typing import Final
+
+FREE_DEATHS: Final = 5  # short lives in a row before the next process has to wait
+FIRST_SECONDS: Final = 0.01
+
+
+@dataclass
+class Pause:
+    """The pause doubles up to `longest` seconds with each life of less than `short` seconds, and
+    ends with a longer life."""
+
+    longest: float
+    short: float
+    short_lives: int = 0  # in a row
+
+    def note_life(self, seconds: float) -> None:
+        """A process died that had lived for `seconds`."""
+        self.short_lives = self.short_lives + 1 if seconds < self.short else 0
+
+    @property
+    def seconds(self) -> float:
+        excess = self.short_lives - FREE_DEATHS
+        return 0.0 if excess <= 0 else min(self.longest, FIRST_SECONDS * 2 ** min(excess, 10))

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a pool knows, and its successor must know: the workers, the fds of the supervisor, the
+answers given. pool_memory.py keeps the saved form."""
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from vfsd.transport.control_messages import Content
+from vfsd.worker.fault_budget import FaultBudget
+from vfsd.worker.pause import Pause
+
+LONGEST_PAUSE: Final = 1.0  # seconds until the next worker of a slot
+SHORT_LIFE: Final = 0.5  # seconds, of a worker
+ANSWERS: Final = 8  # more than the supervisor has orders under way
+CLOSER: Final = -1  # in `newborn`, where a worker has its slot
+
+
+@dataclass
+class Slot:
+    """One place for a worker."""
+
+    pid: int = 0  # 0: the slot is empty
+    born: float = 0.0  # time.monotonic
+    pause: Pause = field(default_factory=lambda: Pause(LONGEST_PAUSE, SHORT_LIFE))
+    respawn_at: float | None = None  # time.monotonic, while the slot waits
+    is_ended: bool = False  # no worker is created here again
+    # As descriptors.anonymous(). Until the worker has started: the fds open at its birth …
+    before: dict[int, str] | None = None
+    # … and then the fds that are the worker's own.
+    private: dict[int, str] = field(default_factory=dict)
+
+    def note_death(self, now: float) -> None:
+        self.pid = 0
+        self.pause.note_life(now - self.born)
+
+    def encode(self) -> list[Any]:
+        """The fields as values that JSON can represent."""
+        before = None if self.before is None else list(self.before.items())
+        private = list(self.private.items())
+        lives = self.pause.short_lives
+        return [self.pid, self.born, lives, self.respawn_at, self.is_ended, before, private]
+
+    @classmethod
+    def decode(cls, content: list[Any]) -> "Slot":
+        """Make the object again from what encode() returned."""
+        pid, born, lives, respawn_at, is_ended, before, private = content
+        pause = Pause(LONGEST_PAUSE, SHORT_LIFE, lives)
+        before = None if before is None else dict(before)
+        return cls(pid, born, pause, respawn_at, is_ended, before, dict(private))
+
+
+@dataclass
+class PoolState:
+    """The whole state."""
+
+    slots: list[Slot]
+    faults: FaultBudget
+    adopted: set[int] = field(default_factory=set)  # fds of the supervisor
+    # pid -> the fds that this process closes
+    closers: dict[int, set[int]] = field(default_factory=dict)
+    # The process that is being created: its slot, or CLOSER with the fds that the process closes.
+    newborn: int | None = None
+    closing: set[int] = field(default_factory=set)
+    deaths_seen: int = 0  # the number of the next death to act on
+    # The latest orders with their answers. An order comes again if a pool died before it answered.
+    answers: deque[tuple[Any, Content]] = field(default_factory=lambda: deque(maxlen=ANSWERS))
+
+    def answer_to(self, order: object) -> Content | None:
+        """The answer that was given to the order with this id; None for a new order."""
+        return next((answer for known, answer in self.answers if known == order), None)
+
+    def encode(self) -> dict[str, Any]:
+        """The fields as values that JSON can represent."""
+        return {
+            "slots": [slot.encode() for slot in self.slots],
+            "faults": list(self.faults.times),
+            "adopted": list(self.adopted),
+            "closers": [(pid, list(fds)) for pid, fds in self.closers.items()],
+            "newborn": self.newborn,
+            "closing": list(self.closing),
+            "deaths_seen": self.deaths_seen,
+            "answers": list(self.answers),
+        }
+
+    @classmethod
+    def decode(cls, content: dict[str, Any], fault_limit: int) -> "PoolState":
+        """Make the object again from what encode() returned."""
+        return cls(
+            slots=[Slot.decode(slot) for slot in content["slots"]],
+            faults=FaultBudget(fault_limit, content["faults"]),
+            adopted=set(content["adopted"]),
+            closers={pid: set(fds) for pid, fds in content["closers"]},
+            newborn=content["newborn"],
+            closing=set(content["closing"]),
+            deaths_seen=content["deaths_seen"],
+            answers=deque(((order, answer) for order, answer in content["answers"]), ANSWERS),
+        )
