@@ -47,7 +47,7 @@ int entry_lookup_new(struct fs *fs, const struct inode *parent, const char *name
 /* For a file that was created open: identity from the same fd, which the inode borrows from the
  * open file `lender` until that is released. */
 int entry_from_fd(struct fs *fs, const struct inode *parent, int fd, uint32_t lender,
-		  struct fuse_entry_out *ret) must_check;
+		  struct fuse_entry_out *ret, const struct inode **ret_inode) must_check;
 /* For an O_PATH fd, which becomes the inode's or is closed. `parent` may be NULL. */
 int entry_from_path_fd(struct fs *fs, const struct inode *parent, int path_fd,
 		       struct fuse_entry_out *ret) must_check;

@@ -297,16 +297,15 @@ static int reply_create(struct fs *fs, struct request *r, const struct inode *pa
 	const struct fuse_create_in *in = REQUEST_ARG(r, struct fuse_create_in);
 	struct create_reply *ret = REQUEST_REPLY(r, struct create_reply);
 	uint64_t fh = file_table_publish(fs->files, file, 0, fd, FILE_LENDS);
-	int err = entry_from_fd(fs, parent, fd, open_file_slot(fs->files, file), &ret->entry);
 	const struct inode *inode;
+	int err =
+		entry_from_fd(fs, parent, fd, open_file_slot(fs->files, file), &ret->entry, &inode);
 
 	if (err) {
 		file_table_release(fs->files, &fs->reclaim, file);
 		return err;
 	}
-	inode = inode_table_get(fs->inodes, ret->entry.nodeid);
-	if (inode)
-		file->flags |= file_flags(fs, inode, flags, in->flags);
+	file->flags |= file_flags(fs, inode, flags, in->flags);
 	__atomic_store_n(&file->nodeid, ret->entry.nodeid, __ATOMIC_RELEASE);
 	fill_open_file(fs, file, fh, &ret->open);
 	return (int)sizeof(*ret);

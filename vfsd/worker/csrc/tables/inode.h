@@ -9,7 +9,8 @@
 #include "worker/csrc/host/identity.h"
 
 enum {
-	INODE_BLOCK = 39,   /* slots; as many as fit a page of 4 KiB */
+	SLOT_BYTES = 8,	    /* slots are numbered by where they begin, in these units */
+	INODE_BLOCK = 36,   /* slots; as many as fit a page of 4 KiB */
 	LET_GO = UINT8_MAX, /* in inode.retired_by, where no worker is named */
 };
 
@@ -38,8 +39,11 @@ struct inode {
 	uint8_t is_checked;    /* its handle is known to be its own, not another file's */
 	uint8_t past;	       /* enum inode_past */
 	uint8_t is_readable;   /* fd is not O_PATH but open for reading */
-	int64_t btime;	       /* ns; 0: the file system has none */
+	int64_t btime;	       /* ns; 0: unknown, or the file system has none */
 	struct fhandle handle; /* holds it where fd does not */
+	/* Slots from this inode to the directory where the guest saw it last; 0: not known. */
+	uint32_t to_parent;
+	uint32_t pad;
 };
 
 struct inode_table; /* the head of the mapping */

@@ -20,9 +20,8 @@
 #define YOUNG_NS INT64_C(1000000000)
 
 enum {
-	ROOT_SLOT = 1,	/* the first one, and its nodeid */
-	SLOT_BYTES = 8, /* slots are numbered by where they begin, in these units */
-	SLOTS_APART = 13,
+	ROOT_SLOT = 1, /* the first one, and its nodeid */
+	SLOTS_APART = 14,
 	RUN_BITS = 10,
 	STRIPE_BITS = 10,
 	STRIPES = 1 << STRIPE_BITS,

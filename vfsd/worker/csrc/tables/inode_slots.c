@@ -22,7 +22,7 @@
  * brings an empty page back, which costs memory and nothing else.
  *
  * Death of a worker at any store. A place whose bit is set and that nothing was entered in is lost
- * (104 bytes, and its page). A block that is closed is opened by the next worker in that slot of
+ * (112 bytes, and its page). A block that is closed is opened by the next worker in that slot of
  * the worker table, and marked, so that it is visited again.
  */
 #include "worker/csrc/tables/inode_slots.h"

@@ -30,6 +30,11 @@
  * old file alive. So if the old file was older than YOUNG_NS then, equal birth times mean the same
  * file; if it was young, or nothing is known of births, its handle is compared.
  *
+ * Place. An inode also knows the directory in which the guest saw it last, and, where the file is
+ * entered by its fd, when it was born. Nothing here depends on these: they are hints by which a
+ * file is found again after every fd of the sandbox was lost (session_restore.c), and what they
+ * lead to is compared with the key then. So they are stored without a lock.
+ *
  * What the guest has forgotten may stay in the table, by its handle alone (forgotten.c).
  *
  * Each inode is counted by its mount (mount_table.c), from before it is entered until its slot is
@@ -52,7 +57,7 @@
  *
  * Death of a worker at any store:
  * - insert: the slot is filled, then published by one store (head of its chain). Before it the slot
- * and the fd are leaked: the fd is found by the pool's sweep, the slot is lost (104 bytes).
+ * and the fd are leaked: the fd is found by the pool's sweep, the slot is lost (112 bytes).
  * - forget: one store unlinks the slot, the next makes the generation even, with retired_by set
  *   before. The next worker in that slot of the worker table finds what was retired and not freed
  *   (inode_table_adopt_retired).
@@ -203,6 +208,7 @@ static struct inode *enter(struct inode_table *t, uint32_t worker, uint64_t hash
 	inode->handle = values->handle;
 	inode->btime = values->btime;
 	inode->is_young = values->is_young;
+	inode->to_parent = 0;
 	inode->is_checked = 0;
 	inode->past = 0;
 	inode->is_readable = 0;
