@@ -232,6 +232,7 @@ int op_open(struct fs *fs, struct request *r)
 		file_table_abandon(fs->files, fs->slot, file);
 		return fd;
 	}
+	file->open_flags = flags | (more & FILE_ONLY_GROWS ? O_APPEND : 0);
 	fh = file_table_publish(fs->files, file, r->in.nodeid, fd,
 				file_flags(fs, inode, flags, in->flags) | more);
 	fill_open_file(fs, file, fh, REQUEST_REPLY(r, struct fuse_open_out));
@@ -262,6 +263,7 @@ int op_opendir(struct fs *fs, struct request *r)
 		file_table_abandon(fs->files, fs->slot, file);
 		return err;
 	}
+	file->open_flags = O_RDONLY | O_DIRECTORY;
 	fh = file_table_publish(fs->files, file, r->in.nodeid, fd, FILE_IS_DIR);
 	fill_open(fs, fh, fs->policy.dir_open_flags, REQUEST_REPLY(r, struct fuse_open_out));
 	return (int)sizeof(struct fuse_open_out);
@@ -305,6 +307,7 @@ static int reply_create(struct fs *fs, struct request *r, const struct inode *pa
 		file_table_release(fs->files, &fs->reclaim, file);
 		return err;
 	}
+	file->open_flags = flags;
 	file->flags |= file_flags(fs, inode, flags, in->flags);
 	__atomic_store_n(&file->nodeid, ret->entry.nodeid, __ATOMIC_RELEASE);
 	fill_open_file(fs, file, fh, &ret->open);
@@ -339,6 +342,7 @@ static int open_existing(struct fs *fs, struct request *r, const struct inode *p
 		inode_table_forget(fs->inodes, &fs->reclaim, ret->entry.nodeid, 1);
 		return err;
 	}
+	file->open_flags = flags;
 	fh = file_table_publish(fs->files, file, ret->entry.nodeid, fd,
 				file_flags(fs, inode, flags, in->flags));
 	fill_open_file(fs, file, fh, &ret->open);

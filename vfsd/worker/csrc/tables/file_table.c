@@ -187,7 +187,7 @@ static bool end(struct open_file *file, uint32_t generation)
 
 static void mark(struct open_file *file, const struct reclaim *reclaim)
 {
-	__atomic_store_n(&file->retired_by, reclaim->slot + 1, __ATOMIC_RELEASE);
+	__atomic_store_n(&file->retired_by, (uint16_t)(reclaim->slot + 1), __ATOMIC_RELEASE);
 }
 
 /* A file that lends its fd is marked with this worker before the file ends; otherwise, if this
