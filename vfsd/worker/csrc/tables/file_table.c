@@ -275,11 +275,20 @@ struct open_file *file_table_lock_owner(struct file_table *t, uint32_t worker, u
 	return file;
 }
 
+/* The caller holds lock_owners_lock, or has the table for itself. */
+static void list_lock_owner(struct file_table *t, struct open_file *file)
+{
+	uint32_t *first = lock_owners_of(t, file->nodeid, file->owner);
+
+	file->next = *first;
+	__atomic_store_n(&t->any_lock_owners, 1, __ATOMIC_RELEASE);
+	__atomic_store_n(first, open_file_slot(t, file), __ATOMIC_RELEASE);
+}
+
 struct open_file *file_table_add_lock_owner(struct file_table *t, uint32_t worker,
 					    struct open_file *file, uint64_t nodeid, uint64_t owner,
 					    int fd, bool *ret_added)
 {
-	uint32_t *first = lock_owners_of(t, nodeid, owner);
 	struct open_file *other;
 
 	owner_lock(&t->lock_owners_lock, worker);
@@ -288,9 +297,7 @@ struct open_file *file_table_add_lock_owner(struct file_table *t, uint32_t worke
 	if (!other) {
 		file_table_publish(t, file, nodeid, fd, FILE_LOCK_OWNER);
 		file->owner = owner;
-		file->next = *first;
-		__atomic_store_n(&t->any_lock_owners, 1, __ATOMIC_RELEASE);
-		__atomic_store_n(first, open_file_slot(t, file), __ATOMIC_RELEASE);
+		list_lock_owner(t, file);
 	}
 	owner_unlock(&t->lock_owners_lock);
 	return other ? other : file;
@@ -314,7 +321,43 @@ void file_table_drop_lock_owner(struct file_table *t, struct reclaim *reclaim,
 		file_table_release(t, reclaim, file);
 }
 
-static uint32_t end_of(const struct file_table *t)
+/* ---- coming back in another table ---- */
+
+bool file_table_restore(struct file_table *t, uint64_t fh, const struct open_file *file)
+{
+	uint32_t slot = (uint32_t)fh, generation = (uint32_t)(fh >> 32);
+	struct open_file *own;
+
+	if (slot < FIRST_SLOT || slot >= t->capacity || !(generation & 1))
+		return false;
+	own = &t->files[slot];
+	if (own->generation)
+		return false;
+	*own = *file;
+	own->generation = generation;
+	if (file->flags & FILE_LOCK_OWNER)
+		list_lock_owner(t, own);
+	t->in_use++;
+	return true;
+}
+
+void file_table_restore_end(struct file_table *t, uint32_t slots, uint32_t generation)
+{
+	t->next_unused = slots < FIRST_SLOT    ? FIRST_SLOT
+			 : slots < t->capacity ? slots
+					       : t->capacity;
+	for (uint32_t slot = t->next_unused; --slot >= FIRST_SLOT;) {
+		struct open_file *file = &t->files[slot];
+
+		if (file->generation & 1)
+			continue;
+		file->generation = generation + (generation & 1);
+		file->fd = -1;
+		push_free(t, 0, file);
+	}
+}
+
+uint32_t file_table_slots(const struct file_table *t)
 {
 	return __atomic_load_n(&t->next_unused, __ATOMIC_ACQUIRE);
 }
@@ -326,13 +369,13 @@ void file_table_reset(struct file_table *t, struct reclaim *reclaim)
 		__atomic_store_n(&t->lock_owners[i], 0, __ATOMIC_RELEASE);
 	__atomic_store_n(&t->any_lock_owners, 0, __ATOMIC_RELEASE);
 	owner_unlock(&t->lock_owners_lock);
-	for (uint32_t slot = FIRST_SLOT; slot < end_of(t); slot++)
+	for (uint32_t slot = FIRST_SLOT; slot < file_table_slots(t); slot++)
 		file_table_release(t, reclaim, &t->files[slot]);
 }
 
 void file_table_adopt_retired(struct file_table *t, struct reclaim *reclaim)
 {
-	for (uint32_t slot = FIRST_SLOT; slot < end_of(t); slot++) {
+	for (uint32_t slot = FIRST_SLOT; slot < file_table_slots(t); slot++) {
 		struct open_file *file = &t->files[slot];
 
 		/* The generation must be read before retired_by: a worker that ends a lender sets

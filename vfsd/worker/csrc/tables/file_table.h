@@ -59,6 +59,18 @@ uint64_t open_file_fh(const struct file_table *t, const struct open_file *file);
 struct open_file *file_table_at(struct file_table *t, uint32_t slot);
 uint32_t open_file_slot(const struct file_table *t, const struct open_file *file);
 
+/* Slots below this number were used at some time. */
+uint32_t file_table_slots(const struct file_table *t);
+
+/*
+ * For a process that has the table for itself: an open file comes back under the fh that it had in
+ * another table, with the values of `file`. Return: false if there is no such fh, or its slot is in
+ * use. After the last one, file_table_restore_end() frees the slots below `slots` that are left; an
+ * fh that is given out from then on has a generation above `generation`.
+ */
+bool file_table_restore(struct file_table *t, uint64_t fh, const struct open_file *file);
+void file_table_restore_end(struct file_table *t, uint32_t slots, uint32_t generation);
+
 /* Reserve a slot for a file that is about to be opened. The caller passes the slot to
  * file_table_publish or file_table_abandon. Return: NULL when the table is full (ENFILE). */
 struct open_file *file_table_reserve(struct file_table *t, uint32_t worker);

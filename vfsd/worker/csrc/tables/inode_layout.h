@@ -2,8 +2,8 @@
 /* PRIVATE: C only */
 /*
  * How the inode table lies in its memory: what inode_table.c, inode_leave.c, inode_cache.c,
- * inode_hash.[ch], inode_slots.[ch] and forgotten.c share, and nobody else includes. The theory is
- * in inode_table.c.
+ * inode_hash.[ch], inode_slots.[ch], inode_restore.c, forgotten.c and session_image.c share, and
+ * nobody else includes. The theory is in inode_table.c.
  */
 #ifndef VFSD_INODE_LAYOUT_H
 #define VFSD_INODE_LAYOUT_H
@@ -91,6 +91,9 @@ struct inode_table {
 	struct inode_chains chains[STRIPES];
 	struct inode_resize resizes[STRIPES];
 };
+
+/* Where the parts of a table for `capacity` inodes are. */
+struct inode_parts inode_table_lay_out(uint32_t capacity);
 
 /* The hash rows, each with a chain of every stripe, come after the head. */
 #define ROWS_AT ((sizeof(struct inode_table) + GRANULE - 1) / GRANULE * GRANULE)

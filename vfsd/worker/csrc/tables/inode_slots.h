@@ -17,6 +17,8 @@ void inode_slots_init(struct inode_table *t, uint32_t slots);
 
 /* A slot that is nobody else's; NULL: the table is full. */
 struct inode *inode_slots_take(struct inode_table *t, uint32_t worker);
+/* This very slot. Return: false if there is no such slot, or it is not free. */
+bool inode_slots_take_at(struct inode_table *t, uint32_t worker, uint32_t slot);
 /* Free the slot of an inode that left the table, and close the fd that it owns, after every
  * worker's quiescent point. */
 void inode_slots_retire(struct inode_table *t, struct reclaim *reclaim, struct inode *inode);

@@ -94,7 +94,7 @@ static uint64_t add_part(uint64_t *at, uint64_t bytes, uint64_t align)
 }
 
 /* What is given back by pages begins one. */
-static struct inode_parts lay_out(uint32_t capacity)
+struct inode_parts inode_table_lay_out(uint32_t capacity)
 {
 	uint32_t blocks = inode_slots_blocks(capacity);
 	struct inode_parts parts = {.end = ROWS_AT};
@@ -112,7 +112,7 @@ static struct inode_parts lay_out(uint32_t capacity)
 
 uint64_t inode_table_bytes(uint32_t capacity)
 {
-	return lay_out(capacity).end;
+	return inode_table_lay_out(capacity).end;
 }
 
 int inode_table_init(void *memory, uint32_t capacity, int root_fd)
@@ -124,7 +124,7 @@ int inode_table_init(void *memory, uint32_t capacity, int root_fd)
 
 	if (err)
 		return err;
-	t->at = lay_out(capacity);
+	t->at = inode_table_lay_out(capacity);
 	inode_slots_init(t, capacity);
 	inode_hash_init(t, capacity);
 	t->root_device = inode_key_device(identity_key(&st));
