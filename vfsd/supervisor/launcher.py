@@ -14,8 +14,9 @@ launcher; it forks the pool and exits, so the parent of the pool is then the kee
 subreaper).
 
 Invariants. A request has a kind, a number that comes back in the answer, and fds. The fds of
-MAKE_POOL are those named in POOL_FDS and then one per worker slot, in this order, and each is
-checked to be of the kind that its name says; the answer has a pidfd of the pool's first process.
+MAKE_POOL are those named in POOL_FDS, one per worker slot, and for a pool that takes the place of
+one that was lost the tables of that one, in this order, and each is checked to be of the kind that
+its name says; the answer has a pidfd of the pool's first process.
 The fd of KILL is such a pidfd: a process that has just been executed does not allow signals from
 the supervisor yet (isolation.py). The supervisor sends no path, option or text; the fds of any
 other request are closed, and the request is refused. An answer is the number of the request and 0
@@ -61,13 +62,14 @@ from vfsd.supervisor.options import Options
 from vfsd.supervisor.pool_job import create_job
 from vfsd.supervisor.segments import Segments
 from vfsd.transport.fd_table import close_all_but
-from vfsd.transport.job import JobFds
+from vfsd.transport.job import TABLES_BEFORE, JobFds
 from vfsd.transport.native import lib
 from vfsd.transport.passed_fds import close_fds, decode_fds, encode_fds
 from vfsd.transport.process_title import setproctitle
 from vfsd.transport.shared_memory import is_segment
 
-# The fds of MAKE_POOL; the listeners of the worker slots follow them.
+# The fds of MAKE_POOL; the listeners of the worker slots follow them, and then, for a pool that
+# takes the place of one that was lost, TABLES_BEFORE tables of that one.
 POOL_FDS: Final = ("channel", "stderr", *(field.name for field in fields(Segments)))
 # The pool is as isolated as with -I, which is not used because it ignores PYTHONPATH: nothing of
 # our environment is passed on, nor is the folder of the script, or the current folder, which Python
@@ -120,7 +122,8 @@ class Launcher:
         return cls(pid, ours.detach())
 
     def start_pool(self, fds: Sequence[int]) -> int:
-        """Ask for a pool with `fds` (POOL_FDS, then one listener per worker slot).
+        """Ask for a pool with `fds` (POOL_FDS, then one listener per worker slot, then no tables or
+        TABLES_BEFORE tables of a pool that was lost).
 
         Returns a pidfd of the pool's first process, which the caller owns. Raises OSError if that
         process could not be started, LauncherGoneError if there is no launcher.
@@ -281,7 +284,9 @@ def _start_pool(
     check_fds(fds, options.workers)
     named = dict(zip(POOL_FDS, fds, strict=False))
     stderr = named.pop("stderr")
-    job_fds = JobFds(root=root, listeners=tuple(fds[len(POOL_FDS) :]), **named)
+    tables = len(POOL_FDS) + options.workers
+    listeners, before = tuple(fds[len(POOL_FDS) : tables]), tuple(fds[tables:])
+    job_fds = JobFds(root=root, listeners=listeners, before=before, **named)
     job = create_job(name, options, supervisor, job_fds)
     try:
         passed = [job, root, *(fd for fd in fds if fd != stderr)]
@@ -294,6 +299,8 @@ def check_fds(fds: Sequence[int], workers: int) -> None:
     """OSError (EINVAL) unless these are the fds of a pool with this number of workers."""
     segments = [is_segment] * len(fields(Segments))
     kinds = [_is_channel, _is_pipe_to_write, *segments, *[_is_listener] * workers]
+    if len(fds) > len(kinds):
+        kinds += [is_segment] * TABLES_BEFORE
     if len(fds) != len(kinds) or not all(map(_is_kind, kinds, fds)):
         raise OSError(errno.EINVAL, "the fds of MAKE_POOL are not those of a pool")
 

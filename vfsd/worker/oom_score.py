@@ -3,9 +3,9 @@
 
 THEORY
 
-Purpose. If the pool dies, all files that the guest has open are lost; if the keeper, the supervisor
-or the launcher dies, the share ends; if the broker dies, the inodes without an fd are lost. So
-workers have a higher oom_score_adj than all of these processes.
+Purpose. If the pool dies, the whole sandbox is lost, and the guest waits until another one is
+built; if the keeper, the supervisor or the launcher dies, the share ends; if the broker dies, the
+inodes without an fd are lost. So workers have a higher oom_score_adj than all of these processes.
 
 How. A process may raise its own score without privilege, and lower the score again to the value
 that a privileged process had set. A child starts with the score of its parent. So the pool raises

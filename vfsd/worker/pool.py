@@ -2,11 +2,12 @@
 """The pool: keeps the sandboxed fd table alive, creates the workers, and cleans up after dead
 workers.
 
-The pool must be too simple to crash: if it dies, every file that the guest has open is lost. So the
-pool reads no guest memory, starts no thread, waits for no process except a worker that starts, and
-never calls a file system of the share (a file system that hangs would hold up every queue). It
-takes orders only from the fd channel: adopt fds, drop fds, spawn or kill a worker. When that
-channel closes, keeper and supervisor are both dead, and the pool ends, and its workers with it.
+The pool must be too simple to crash: if it dies, every fd of the share is lost, and the guest waits
+until another sandbox is built (restoration.py). So the pool reads no guest memory, starts no
+thread, waits for no process except a worker that starts, and never calls a file system of the share
+(a file system that hangs would hold up every queue). It takes orders only from the fd channel:
+adopt fds, drop fds, spawn or kill a worker. When that channel closes, keeper and supervisor are
+both dead, and the pool ends, and its workers with it.
 
 A worker that dies is replaced at once: its locks are released, its own sockets and eventfds are
 closed, so that zmq's peer notices the death, and its slot is filled again. If workers of a slot die

@@ -16,6 +16,7 @@ from vfsd.transport.process_title import setproctitle
 from vfsd.transport.shared_memory import read_blob
 from vfsd.worker.isolation import isolate
 from vfsd.worker.pool import Pool
+from vfsd.worker.restoration import restore
 from vfsd.worker.sandbox import IsolationError
 from vfsd.worker.tables import Tables
 
@@ -42,7 +43,11 @@ def _prepare(job: Job, channel: FdChannel) -> Pool:
     sandbox = isolate(job)
     tables = Tables.map(job)  # after isolate(): the broker of file handles must not have them
     tables.lay_out(job, sandbox)
-    return Pool(_without_killpriv(job) if not sandbox.has_capset else job, sandbox, channel, tables)
+    if not sandbox.has_capset:
+        job = _without_killpriv(job)
+    if job.fds.before:
+        sandbox.notes += restore(job, sandbox, tables)
+    return Pool(job, sandbox, channel, tables)
 
 
 def _without_killpriv(job: Job) -> Job:

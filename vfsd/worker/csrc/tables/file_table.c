@@ -275,20 +275,11 @@ struct open_file *file_table_lock_owner(struct file_table *t, uint32_t worker, u
 	return file;
 }
 
-/* The caller holds lock_owners_lock, or has the table for itself. */
-static void list_lock_owner(struct file_table *t, struct open_file *file)
-{
-	uint32_t *first = lock_owners_of(t, file->nodeid, file->owner);
-
-	file->next = *first;
-	__atomic_store_n(&t->any_lock_owners, 1, __ATOMIC_RELEASE);
-	__atomic_store_n(first, open_file_slot(t, file), __ATOMIC_RELEASE);
-}
-
 struct open_file *file_table_add_lock_owner(struct file_table *t, uint32_t worker,
 					    struct open_file *file, uint64_t nodeid, uint64_t owner,
 					    int fd, bool *ret_added)
 {
+	uint32_t *first = lock_owners_of(t, nodeid, owner);
 	struct open_file *other;
 
 	owner_lock(&t->lock_owners_lock, worker);
@@ -297,7 +288,9 @@ struct open_file *file_table_add_lock_owner(struct file_table *t, uint32_t worke
 	if (!other) {
 		file_table_publish(t, file, nodeid, fd, FILE_LOCK_OWNER);
 		file->owner = owner;
-		list_lock_owner(t, file);
+		file->next = *first;
+		__atomic_store_n(&t->any_lock_owners, 1, __ATOMIC_RELEASE);
+		__atomic_store_n(first, open_file_slot(t, file), __ATOMIC_RELEASE);
 	}
 	owner_unlock(&t->lock_owners_lock);
 	return other ? other : file;
@@ -335,8 +328,6 @@ bool file_table_restore(struct file_table *t, uint64_t fh, const struct open_fil
 		return false;
 	*own = *file;
 	own->generation = generation;
-	if (file->flags & FILE_LOCK_OWNER)
-		list_lock_owner(t, own);
 	t->in_use++;
 	return true;
 }

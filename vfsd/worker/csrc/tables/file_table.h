@@ -64,9 +64,10 @@ uint32_t file_table_slots(const struct file_table *t);
 
 /*
  * For a process that has the table for itself: an open file comes back under the fh that it had in
- * another table, with the values of `file`. Return: false if there is no such fh, or its slot is in
- * use. After the last one, file_table_restore_end() frees the slots below `slots` that are left; an
- * fh that is given out from then on has a generation above `generation`.
+ * another table, with the values of `file`, which is not a FILE_LOCK_OWNER. Return: false if the fh
+ * does not fit the table, or its slot is in use. After the last one, file_table_restore_end() frees
+ * the slots below `slots` that are left; an fh that is given out from then on has a generation
+ * above `generation`.
  */
 bool file_table_restore(struct file_table *t, uint64_t fh, const struct open_file *file);
 void file_table_restore_end(struct file_table *t, uint32_t slots, uint32_t generation);

@@ -33,6 +33,7 @@
 #include "worker/csrc/tables/worker_table.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 static const char magic[8] = "vfsdimg";
@@ -49,7 +50,7 @@ static const struct image_field session_fields[] = {
 	FIELD(image_session, set_id_modes), FIELD(image_session, capability_sets),
 	FIELD(image_session, number),	    FIELD(image_session, node_gen),
 	FIELD(image_session, file_gen),	    FIELD(image_session, file_slots),
-	FIELD(image_session, staging),
+	FIELD(image_session, staging),	    FIELD(image_session, root_mount),
 };
 
 static const struct image_field node_fields[] = {
@@ -190,6 +191,7 @@ static void put_all(struct sink *sink, const struct image_tables *from)
 		.flags = session->flags,
 		.offered = session->offered,
 		.number = session->number,
+		.root_mount = inode_key_mount_id(inode_key_of(slot_at(from->inodes, ROOT_SLOT))),
 		.set_id_modes = workers->set_id_modes,
 		.capability_sets = workers->capability_sets,
 		.file_slots = file_table_slots(from->files),
@@ -262,6 +264,16 @@ int64_t session_image_write(const struct image_tables *from, void *ret, uint64_t
 	}
 	put_all(&sink, from);
 	return (int64_t)bytes;
+}
+
+int64_t session_image_make(const struct image_tables *from, void **ret)
+{
+	int64_t bytes = session_image_write(from, NULL, 0);
+
+	if (bytes < 0)
+		return bytes;
+	*ret = malloc((size_t)bytes);
+	return *ret ? session_image_write(from, *ret, (uint64_t)bytes) : -ENOMEM;
 }
 
 /* ---- reading ---- */

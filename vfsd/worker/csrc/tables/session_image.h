@@ -47,6 +47,7 @@ struct image_session {
 	uint64_t set_id_modes;
 	uint64_t capability_sets;
 	uint32_t number;
+	uint32_t root_mount; /* inode_key_mount_id() of the share */
 	uint32_t node_gen;   /* no nodeid has a larger generation */
 	uint32_t file_gen;   /* nor has an fh */
 	uint32_t file_slots; /* slots that were ever used */
@@ -98,6 +99,9 @@ struct image_tables {
 /* Write the image to `ret`, which has room for `room` bytes, if that is enough. Return: the bytes
  * of the image, or -EINVAL (the tables have another layout). */
 int64_t session_image_write(const struct image_tables *from, void *ret, uint64_t room) must_check;
+
+/* The same into memory that the caller frees. Return also: -ENOMEM. */
+int64_t session_image_make(const struct image_tables *from, void **ret) must_check;
 
 /* How the records of a section lie in an image, as against their structs here. */
 struct image_view {
