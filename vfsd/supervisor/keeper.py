@@ -25,8 +25,8 @@ from vfsd.supervisor.descendants import Process, await_end, descendants
 from vfsd.supervisor.launcher import Launcher
 from vfsd.supervisor.log_collector import Say
 from vfsd.supervisor.restart_policy import RestartPolicy
-from vfsd.supervisor.service import STATUS_CRASHED
 from vfsd.supervisor.signals import READY, WATCHED, hold_signals
+from vfsd.supervisor.supervise import STATUS_CRASHED
 from vfsd.transport.ending_signals import ENDING
 from vfsd.transport.native import check, lib
 from vfsd.transport.process_title import setproctitle

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The supervisor process: connects one pool with one front-end at a time.
+"""The service of a share: connects one pool with one front-end at a time.
 
 The flow is a straight line: start a pool, wait for a front-end, handle its messages until it goes
 away. Everything else (the pool's events, workers' logs, signals) happens in the event loop while
@@ -16,8 +16,6 @@ from typing import Final
 
 from vfsd.supervisor.backend import Backend, BackendContext, signal_error
 from vfsd.supervisor.boot import Boot
-from vfsd.supervisor.confinement import confine_supervisor
-from vfsd.supervisor.descendants import descendants
 from vfsd.supervisor.effects import (
     Apply,
     Close,
@@ -32,6 +30,7 @@ from vfsd.supervisor.effects import (
 from vfsd.supervisor.event_loop import EventLoop, StopError
 from vfsd.supervisor.frontend_fds import check_fds, memory_hazard
 from vfsd.supervisor.frontend_gone import FrontendGoneError, disconnected, went_away
+from vfsd.supervisor.inflight_record import send_record
 from vfsd.supervisor.log_collector import VMM
 from vfsd.supervisor.patience import Patience
 from vfsd.supervisor.pool_client import PoolDiedError
@@ -45,20 +44,16 @@ from vfsd.supervisor.resume import (
 )
 from vfsd.supervisor.saved_state import SavedMessage, SavedState
 from vfsd.supervisor.session import Session
+from vfsd.supervisor.siblings import Siblings
 from vfsd.transport.ending_signals import ENDING
-from vfsd.transport.errors import OperatorError, ProtocolError, TruncatedError, describe
+from vfsd.transport.errors import OperatorError, ProtocolError, TruncatedError
 from vfsd.transport.message_socket import MessageSocket, RawMessage
 from vfsd.transport.passed_fds import close_fds
-from vfsd.transport.shared_memory import create_segment
 from vfsd.transport.vhost_user import (
-    Inflight,
     Message,
-    Number,
     decode_message,
-    encode_reply,
 )
 
-STATUS_CRASHED: Final = 70  # EX_SOFTWARE: the keeper creates the next supervisor
 # Keep this text: Kata Containers reads stderr until it appears. Both peers log it at this level.
 WAITING: Final = "Waiting for vhost-user socket connection..."
 ENDS_WITH_VMM: Final = "the share ends as well, because --keep-listening is not given"
@@ -70,27 +65,6 @@ class EndedError(Exception):
     def __init__(self, status: int) -> None:
         super().__init__(status)
         self.status = status
-
-
-def supervise(boot: Boot, keeper: int, is_successor: bool) -> int:
-    """Run as the supervisor; returns the exit status of the program."""
-    confine_supervisor(boot.options.seccomp)
-    service = Service(boot, keeper)
-    try:
-        status = service.run(is_successor)
-    except StopError:
-        status = 0
-    except EndedError as ended:
-        status = ended.status
-    except OperatorError as error:
-        boot.log.write("error", str(error))
-        status = error.status
-    except Exception as error:
-        # An error of ours: leave everything as it is, so that the next supervisor can go on.
-        boot.log.write("error", f"the supervisor failed: {describe(error)}")
-        return STATUS_CRASHED
-    service.end(status)
-    return status
 
 
 class Service:
@@ -107,6 +81,7 @@ class Service:
         self._is_alone = False  # the keeper is gone
         self._ended: int | None = None  # the exit status, once the share has ended
         self._reply_start = 0  # where in the outbox the next reply belongs
+        self._siblings = Siblings(keeper, boot.launcher)
         self._loop = EventLoop()
 
     def run(self, is_successor: bool) -> int:
@@ -319,7 +294,7 @@ class Service:
             case ReplyBase(index):
                 self._reply(frontend, self._session.base_reply(index).data)
             case ReplyInflight(inflight):
-                _send_inflight(frontend, inflight)
+                send_record(frontend, inflight)
 
     def _reply(self, frontend: MessageSocket, data: bytes) -> None:
         self._boot.outbox.send(frontend.socket, data, self._reply_start)
@@ -346,7 +321,7 @@ class Service:
         """Go on where another supervisor died; returns the effects that it had not carried out."""
         saved, stage = self._boot.state.load()
         if saved.pool is None:
-            self._kill_siblings()
+            self._siblings.kill()
         if saved.ended is not None:
             raise EndedError(saved.ended)
         accepted = self._sweep(saved)
@@ -386,23 +361,7 @@ class Service:
         rest = saved.effects if stage < REPLIED else ()
         return [Apply(), *(effect for effect in rest if not isinstance(effect, Close | Apply))]
 
-    def _kill_siblings(self) -> None:
-        """Kill processes that a supervisor started before it died, and did not save."""
-        if os.getppid() != self._keeper:
-            return  # the keeper is gone, and the children of our new parent are not ours
-        for process in descendants(self._keeper):
-            if process.pid not in (os.getpid(), self._boot.launcher.pid):
-                process.kill(self._boot.launcher.kill)
-
 
 def _unblocking(connection: socket.socket) -> MessageSocket:
     connection.setblocking(False)
     return MessageSocket(connection)
-
-
-def _send_inflight(frontend: MessageSocket, inflight: Inflight) -> None:
-    fd = create_segment("vfsd-inflight", inflight.mmap_size)
-    try:
-        frontend.send(encode_reply(Number.GET_INFLIGHT_FD, inflight), [fd])
-    finally:
-        os.close(fd)

@@ -21,8 +21,8 @@ from vfsd.supervisor.listener import Listener
 from vfsd.supervisor.log_collector import LogCollector, SyslogSink, stderr_sink
 from vfsd.supervisor.options import MIGRATION, Options
 from vfsd.supervisor.resume import Outbox, StateFile, open_fds
-from vfsd.supervisor.service import supervise
 from vfsd.supervisor.signals import READY
+from vfsd.supervisor.supervise import supervise
 from vfsd.supervisor.systemd import ReadyNotifier
 from vfsd.transport.errors import OperatorError
 
