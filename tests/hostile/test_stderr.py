@@ -87,7 +87,7 @@ def test_the_last_words_of_a_pool_are_logged(daemon: Daemon) -> None:
     with Injector(pool) as taken_over:
         taken_over.call("write", 2, b"*** stack smashing detected ***\n", 32)
         os.kill(pool, signal.SIGKILL)
-    wait_until(daemon.exited, 10, "the share ends")
+    wait_until(lambda: bool(relayed(daemon)), 10, "the lines")
     assert relayed(daemon)[0].endswith("*** stack smashing detected ***")
 
 

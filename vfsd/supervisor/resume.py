@@ -62,7 +62,7 @@ REPLIED: Final = 2
 HALF: Final = 1 << 20
 OUTBOX_BYTES: Final = 1 << 16
 OUTBOX_REPLY: Final = 4096  # bytes: more than any reply has
-LAYOUT: Final = 2
+LAYOUT: Final = 3
 _PROGRESS_AT: Final = 2 * HALF
 _GENERATION_AT: Final = _PROGRESS_AT + _PROGRESS.size
 

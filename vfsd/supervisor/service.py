@@ -19,6 +19,7 @@ from vfsd.supervisor.boot import Boot
 from vfsd.supervisor.effects import (
     Apply,
     Close,
+    Device,
     Effect,
     EndFuseSession,
     Log,
@@ -33,8 +34,9 @@ from vfsd.supervisor.frontend_gone import FrontendGoneError, disconnected, went_
 from vfsd.supervisor.inflight_record import send_record
 from vfsd.supervisor.log_collector import VMM
 from vfsd.supervisor.patience import Patience
-from vfsd.supervisor.pool_client import PoolDiedError
-from vfsd.supervisor.restart_policy import RestartPolicy
+from vfsd.supervisor.pool_client import PoolDiedError, PoolTakenOverError
+from vfsd.supervisor.rebuilding import rebuild
+from vfsd.supervisor.restart_policy import GrowingPause, RestartPolicy
 from vfsd.supervisor.resume import (
     CONSUMED,
     REPLIED,
@@ -42,7 +44,7 @@ from vfsd.supervisor.resume import (
     open_fds,
     sweep,
 )
-from vfsd.supervisor.saved_state import SavedMessage, SavedState
+from vfsd.supervisor.saved_state import LostPool, SavedMessage, SavedState
 from vfsd.supervisor.session import Session
 from vfsd.supervisor.siblings import Siblings
 from vfsd.transport.ending_signals import ENDING
@@ -56,6 +58,7 @@ from vfsd.transport.vhost_user import (
 
 # Keep this text: Kata Containers reads stderr until it appears. Both peers log it at this level.
 WAITING: Final = "Waiting for vhost-user socket connection..."
+LOST_PAUSE_MAX: Final = 1.0  # seconds
 ENDS_WITH_VMM: Final = "the share ends as well, because --keep-listening is not given"
 
 
@@ -81,6 +84,11 @@ class Service:
         self._is_alone = False  # the keeper is gone
         self._ended: int | None = None  # the exit status, once the share has ended
         self._reply_start = 0  # where in the outbox the next reply belongs
+        self._left: list[Effect] = []  # of the message that is being handled
+        self._applied = Device()  # what the workers serve
+        self._lost: LostPool | None = None  # a dead pool with a session that goes on
+        self._owed: frozenset[int] = frozenset()  # slots whose worker the next pool has to create
+        self._pause = GrowingPause(LOST_PAUSE_MAX)  # between two sandboxes that are lost
         self._siblings = Siblings(keeper, boot.launcher)
         self._loop = EventLoop()
 
@@ -104,10 +112,11 @@ class Service:
                     self._save()
                 self._talk(backend, frontend)
             except FrontendGoneError as gone:
+                effects = []
                 if (status := self._end_session(gone)) is not None:
                     return status
             except PoolDiedError as error:
-                self._lose_pool(str(error), policy)
+                effects = self._lose_pool(error, policy)
 
     def end(self, status: int) -> None:
         """Kill the pool. If this supervisor is killed in here, its successor goes on with that."""
@@ -141,10 +150,22 @@ class Service:
     # The pool and the front-end, which must exist before a message can be handled.
 
     def _ensure_backend(self) -> Backend:
+        if self._backend is None and self._lost:
+            self._rebuild(self._lost)
         if self._backend is None:
             self._backend = Backend.start(self._context())
             self._save()
         return self._backend
+
+    def _rebuild(self, lost: LostPool) -> None:
+        """Have another pool take the place of one that died (rebuilding.py)."""
+        backend = rebuild(self._context(), lost, self._siblings, self._pause)
+        self._backend, self._lost = backend, None
+        self._save(self._left)
+        lost.segments.close()
+        backend.take_up(self._applied, sorted(lost.spawned))
+        self._owed = frozenset()
+        self._save(self._left)
 
     def _context(self) -> BackendContext:
         patience = Patience(self._loop, self._log)
@@ -190,6 +211,8 @@ class Service:
         ended, fds, backend = self._frontend, self._session.fds(), self._backend
         is_probe = not self._has_spoken and self._boot.listener.listening
         self._frontend, self._session, self._has_spoken = None, self._new_session(), False
+        lost, self._lost = self._lost, None
+        self._left, self._applied, self._owed = [], Device(), frozenset()
         self._is_warned = False
         if not is_probe:
             self._backend = None  # its pool has the fds and files of a guest that is gone
@@ -198,6 +221,9 @@ class Service:
         self._save()  # before the fds are closed: their numbers may soon be those of other files
         ended.close()
         close_fds(fds)
+        if lost:
+            self._siblings.kill()
+            lost.segments.close()
         if not is_probe:
             ends = not gone.status and self._ended is not None and self._boot.listener.listening
             why = f"{gone}; {ENDS_WITH_VMM}" if ends else str(gone)
@@ -206,14 +232,31 @@ class Service:
                 backend.kill()
         return self._ended
 
-    def _lose_pool(self, reason: str, policy: RestartPolicy) -> None:
-        """Prepare to start another pool; OperatorError if another pool would not help."""
+    def _lose_pool(self, reason: PoolDiedError, policy: RestartPolicy) -> list[Effect]:
+        """Prepare to start another pool; OperatorError if another pool would not help. Returns the
+        effects that are to be carried out with that pool."""
+        if self._has_spoken and isinstance(reason, PoolTakenOverError):
+            raise OperatorError(f"{reason}; so it was taken over, and the share ends")
         if self._has_spoken:
-            raise OperatorError(f"{reason}; the guest's open files are lost, so the share ends")
+            return self._keep_session(reason)
         if not policy.may_restart(time.monotonic()):
             raise OperatorError(f"{reason}; too many pools died within seconds; giving up")
         self._log.write("error", f"{reason}; starting another pool")
         self._kill_backend()
+        return []
+
+    def _keep_session(self, reason: PoolDiedError) -> list[Effect]:
+        """The pool died while a guest had a session, which is to go on in another sandbox."""
+        backend, self._backend = self._backend, None
+        assert backend is not None
+        text = f"{reason}; another sandbox is built, in which the guest's session goes on"
+        self._log.write("error", text)
+        self._lost = backend.pool.lost(self._owed)
+        self._owed = self._lost.spawned
+        self._left = [Apply(), *(effect for effect in self._left if effect != Apply())]
+        self._save(self._left)  # first: a successor goes on with the session too
+        backend.bury()
+        return self._left
 
     # The messages of the front-end.
 
@@ -265,26 +308,27 @@ class Service:
         return [Log("warn", hazard)] if hazard else []
 
     def _carry_out(self, backend: Backend, frontend: MessageSocket, effects: list[Effect]) -> None:
+        self._left = list(effects)
         try:
-            for effect in effects:
-                self._carry_out_one(backend, frontend, effect, effects)
+            while self._left:
+                self._carry_out_one(backend, frontend, self._left[0])
+                self._left.pop(0)
         except ConnectionError:
             raise went_away() from None
         except OSError as error:
             raise disconnected(error.strerror) from None
 
-    def _carry_out_one(
-        self, backend: Backend, frontend: MessageSocket, effect: Effect, effects: list[Effect]
-    ) -> None:
+    def _carry_out_one(self, backend: Backend, frontend: MessageSocket, effect: Effect) -> None:
         match effect:
             case Log(level, text):
                 self._log.write(level, text, VMM)
             case Prepare(index):
                 backend.prepare(index)
             case Apply():
-                if backend.share_fds(self._session):
-                    self._save(effects)
+                if backend.share_fds(self._session.device):
+                    self._save(self._left)
                 backend.apply(self._session)
+                self._applied = self._session.device
             case EndFuseSession():
                 backend.end_fuse_session()
             case Close(fds):
@@ -312,6 +356,7 @@ class Service:
                 ended=self._ended,
                 session=self._session.snapshot(),
                 pool=self._backend.pool.saved() if self._backend else None,
+                lost=self._lost,
                 effects=tuple(effects),
                 message=message,
             )
@@ -325,6 +370,7 @@ class Service:
         if saved.ended is not None:
             raise EndedError(saved.ended)
         accepted = self._sweep(saved)
+        self._lost = saved.lost
         if saved.pool:
             self._backend = Backend.restore(self._context(), saved.pool)
         if saved.frontend is not None:
@@ -339,6 +385,8 @@ class Service:
         keep = {0, 1, 2, *self._boot.kept_fds}
         if saved.pool:
             keep |= saved.pool.fds()
+        if saved.lost:
+            keep |= set(saved.lost.segments.fds())
         accepted = None
         if saved.frontend is not None:
             keep |= {saved.frontend, *Session.restore(saved.session).fds()}
@@ -356,6 +404,7 @@ class Service:
         self._frontend = MessageSocket(socket.socket(fileno=frontend))
         self._has_spoken = saved.has_spoken
         self._reply_start = saved.reply_start
+        self._applied = self._session.device
         if saved.message and stage < CONSUMED:
             consume_again(self._frontend.socket, saved.message)
         rest = saved.effects if stage < REPLIED else ()
