@@ -150,6 +150,11 @@ ATTACKS: Final = (
         ("hostile/test_faults.py", "worker/test_fault_budget.py"),
     ),
     Attack(
+        "the first process of the sandbox is killed again and again, while the guest works",
+        "the session goes on in another sandbox; only a file without a name is lost",
+        ("hostile/test_sandbox_lost.py",),
+    ),
+    Attack(
         "a worker that was taken over asks the broker for files that are not in the share",
         "refused; with `--userns` there is no broker, because no process can open handles",
         (

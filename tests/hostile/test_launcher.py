@@ -134,12 +134,17 @@ def _wrong_fds(stack: ExitStack) -> dict[str, list[int]]:
         "a file as a segment": _replaced(right, "inodes", file),
         "a segment that can shrink": _replaced(right, "device", unsealed),
         "a channel as a listener": [*right[:-1], right[0]],
+        "two tables of a lost pool": [*right, *right[3:5]],
+        "four tables of a lost pool": [*right, *right[3:7]],
+        "a file as a table of a lost pool": [*right, *right[3:5], file],
     }
 
 
 def test_the_fds_of_a_pool_are_a_pools() -> None:
     with ExitStack() as stack:
-        check_fds(_pool_fds(stack), WORKERS)
+        fds = _pool_fds(stack)
+        check_fds(fds, WORKERS)
+        check_fds([*fds, *fds[3:6]], WORKERS)  # with the tables of a pool that was lost
 
 
 @in_each_mode

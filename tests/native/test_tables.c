@@ -5,7 +5,7 @@
 #include <sys/mman.h>
 
 enum {
-	FIRST = 14, /* slot after the root's */
+	FIRST = 15, /* slot after the root's */
 	SECOND = 27,
 };
 
@@ -79,7 +79,7 @@ static void test_nodeids_that_were_never_given(void)
 					 FIRST | UINT64_C(3) << 32,
 					 (FIRST + 1) | UINT64_C(1) << 32, /* within a slot */
 					 SECOND | UINT64_C(1) << 32,
-					 (1 + 13 * INODES) | UINT64_C(1) << 32,
+					 (1 + 14 * INODES) | UINT64_C(1) << 32,
 					 (1 + 512) | UINT64_C(1) << 32,
 					 UINT32_MAX | UINT64_C(1) << 32,
 					 UINT64_MAX};
@@ -178,7 +178,7 @@ static void test_a_large_table(void)
 	for (int round = 0; round < 2; round++) {
 		CHECK(look_up_all(nodeids, MANY) >> 32 == generation + 1);
 		full = pages_of(b.inodes, CAPACITY) - before;
-		CHECK(full * 4096 / MANY <= 112);
+		CHECK(full * 4096 / MANY < 120); /* what inode_limit.py counts */
 		for (uint32_t i = 0; i < MANY; i++) {
 			forget(&b, 0, nodeids[i], 2);
 			if (i % 1000 == 0)

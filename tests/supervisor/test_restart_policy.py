@@ -1,7 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 
-from vfsd.supervisor.restart_policy import LONGEST_PAUSE, QUIET_SECONDS, RestartPolicy
+from vfsd.supervisor.restart_policy import (
+    CALM_SECONDS,
+    LONGEST_PAUSE,
+    QUIET_SECONDS,
+    GrowingPause,
+    RestartPolicy,
+)
 
 
 def test_a_process_is_created_again_for_ever() -> None:
@@ -52,3 +58,11 @@ def test_with_a_limit_five_deaths_within_ten_seconds_are_too_many(
 
 def test_one_death_may_be_too_many() -> None:
     assert RestartPolicy(give_up_after=1).after_death(0) is None
+
+
+def test_pauses_grow_up_to_a_maximum_and_end_when_it_is_calm() -> None:
+    pause = GrowingPause(1.0)
+    assert [pause.next(now) for now in range(6)] == [0.0, 0.1, 0.2, 0.4, 0.8, 1.0]
+    assert pause.next(1000.0) == 0.0
+    assert pause.next(1000.0 + CALM_SECONDS) == 0.0
+    assert pause.next(1001.0 + CALM_SECONDS) == 0.1

@@ -22,7 +22,7 @@ from vfsd.supervisor.resume import (
     open_fds,
     sweep,
 )
-from vfsd.supervisor.saved_state import SavedMessage, SavedPool, SavedState
+from vfsd.supervisor.saved_state import LostPool, SavedMessage, SavedPool, SavedState
 from vfsd.supervisor.segments import Segments
 
 
@@ -53,9 +53,10 @@ def test_all_that_is_saved_is_loaded(state: StateFile) -> None:
         listeners=(("/run/worker-0", 11),), opens_handles=True, numbers={12: 7},
         spawned=frozenset({0}), ended=frozenset({1}),
     )  # fmt: skip
+    lost = LostPool(Segments(6, 15, 16, 17, 18), frozenset({0, 2}), frozenset({2}))
     saved = SavedState(
         reply_start=8, frontend=13, has_spoken=True, ended=0, session={"tag": "a", "memory": []},
-        pool=pool, effects=(Reply(b"\0\xff"), Close((14,)), Apply()),
+        pool=pool, lost=lost, effects=(Reply(b"\0\xff"), Close((14,)), Apply()),
         message=SavedMessage(5, 1, b"\xfe"),
     )  # fmt: skip
     state.save(saved)

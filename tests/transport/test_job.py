@@ -74,6 +74,11 @@ def test_a_path_that_is_not_utf8_survives() -> None:
         ({"fds": job_content()["fds"] | {"channel": 5}}, "job: fds has one fd twice"),
         ({"fds": job_content()["fds"] | {"root": 4}}, "job: fds has one fd twice"),
         ({"fds": job_content()["fds"] | {"channel": 1}}, "job: fds.channel is not a whole number"),
+        (
+            {"fds": job_content()["fds"] | {"before": [20, 21]}},
+            "job: fds.before has not 3 fds, or none",
+        ),
+        ({"fds": job_content()["fds"] | {"before": [20, 21, 10]}}, "job: fds has one fd twice"),
         ({"fds": job_content()["fds"] | {"listeners": 9}}, "job: fds.listeners is not a list"),
     ],
 )

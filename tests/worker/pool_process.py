@@ -77,6 +77,7 @@ def job_content(**changes: Any) -> dict[str, Any]:
             "rings": 8,
             "workers": 9,
             "listeners": [10, 11],
+            "before": [],
         },
     } | changes
 
@@ -116,7 +117,13 @@ class PoolProcess:
         self.paths = [str(folder / f"worker-{i}") for i in range(self.slots)]
         listeners = [_listen(path) for path in self.paths]
         root = os.open(folder, os.O_PATH)
-        fds = {**self._segments, "root": root, "channel": theirs.fileno(), "listeners": listeners}
+        fds = {
+            **self._segments,
+            "root": root,
+            "channel": theirs.fileno(),
+            "listeners": listeners,
+            "before": [],
+        }
         device_bytes = ffi.sizeof("struct device_state")
         self._mapped = map_segment(self._segments["device"], device_bytes)
         self.device = _cast("struct device_state *", self._mapped)

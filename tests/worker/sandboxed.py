@@ -138,6 +138,6 @@ def _job(folder: Path, channel: FdChannel, changes: dict[str, Any]) -> Job:
     names = ("device", "inodes", "files", "rings", "workers")
     fds: dict[str, Any] = {name: create_segment(name, 1) for name in names}
     fds |= {"root": os.open(folder, os.O_PATH), "channel": channel.fileno()}
-    fds |= {"listeners": [create_segment("listener", 1)]}
+    fds |= {"listeners": [create_segment("listener", 1)], "before": []}
     content = job_content(shared_dir=str(folder), slots=1, fds=fds) | changes
     return decode(json.dumps(content).encode())

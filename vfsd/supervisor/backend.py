@@ -11,20 +11,21 @@ successor is asked. A worker that no signal can end (state D: its file system ha
 
 import os
 import select
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
 from typing import Final
 
 from vfsd.supervisor.device import DeviceSegment
-from vfsd.supervisor.effects import DeviceVring
+from vfsd.supervisor.effects import Device, DeviceVring
 from vfsd.supervisor.event_loop import EventLoop
 from vfsd.supervisor.launcher import Launcher
 from vfsd.supervisor.log_collector import LogCollector
 from vfsd.supervisor.options import Options
 from vfsd.supervisor.patience import Patience
 from vfsd.supervisor.pool_client import PoolClient
-from vfsd.supervisor.saved_state import SavedPool
+from vfsd.supervisor.saved_state import LostPool, SavedPool
 from vfsd.supervisor.session import Session
 from vfsd.supervisor.worker_links import VIOLATIONS, WorkerEvent, WorkerLinks
 from vfsd.transport.control_messages import (
@@ -69,8 +70,9 @@ class Backend:
         pool.on_event = self._on_pool_event
 
     @classmethod
-    def start(cls, context: BackendContext) -> "Backend":
-        """Start a pool. Raises what PoolClient.start() raises."""
+    def start(cls, context: BackendContext, lost: LostPool | None = None) -> "Backend":
+        """Start a pool. Raises what PoolClient.start() raises. `lost`: a dead sandbox with a
+        session that goes on."""
         device, options = context.device, context.options
         device.reset(options.request_queues + 1)
         pool = PoolClient.start(
@@ -80,6 +82,7 @@ class Backend:
             options,
             device.fd,
             context.patience,
+            lost,
         )
         return cls(context, pool)
 
@@ -97,6 +100,11 @@ class Backend:
         self._links.close()
         self.pool.kill()
 
+    def bury(self) -> None:
+        """The pool died: release everything but its segments."""
+        self._links.close()
+        self.pool.bury()
+
     def slot_of(self, vring: int) -> int:
         """The worker slot that serves a vring. The hiprio queue has the same slot as the first
         request queue."""
@@ -104,24 +112,36 @@ class Backend:
 
     def prepare(self, vring: int) -> None:
         """Create the worker of a vring, unless the worker exists or its slot has ended."""
-        slot = self.slot_of(vring)
+        self._prepare(self.slot_of(vring))
+
+    def _prepare(self, slot: int) -> None:
         if slot not in self.pool.spawned:
             self.pool.spawn(slot)
             self._connect(slot)
 
-    def share_fds(self, session: Session) -> bool:
-        """Give the pool each fd of the session's device that the pool lacks; True if it lacked
-        any."""
-        new = sorted(session.device.fds() - self.pool.numbers.keys())
+    def share_fds(self, device: Device) -> bool:
+        """Give the pool each fd of the device that the pool lacks; True if it lacked any."""
+        new = sorted(device.fds() - self.pool.numbers.keys())
         self.pool.adopt(new)
         return bool(new)
+
+    def take_up(self, device: Device, slots: Iterable[int]) -> None:
+        """Have workers in these slots serve what a pool that died had served: vrings that stop next
+        are drained then, and a session that ends next has a worker that ends it."""
+        self.share_fds(device)
+        self._publish(device)
+        for slot in slots:
+            self._prepare(slot)
+
+    def _publish(self, device: Device) -> None:
+        self._vrings = device.vrings
+        slots = [self.slot_of(index) for index in range(self._vring_count)]
+        self._generation = self._segment.write(device, self.pool.numbers, slots)
 
     def apply(self, session: Session) -> None:
         """Make every worker adopt the session's device. Call share_fds() before this."""
         device = session.device
-        self._vrings = device.vrings
-        slots = [self.slot_of(index) for index in range(self._vring_count)]
-        self._generation = self._segment.write(device, self.pool.numbers, slots)
+        self._publish(device)
         adopted = self._adopt(sorted(self.pool.spawned))
         for vring in device.vrings:
             self.prepare(vring.index)

@@ -15,8 +15,9 @@ the holder from then on: every process of a sandbox is a descendant of the launc
 keepers and supervisors have come and gone.
 
 Invariants. A request has a kind, a number that comes back in the answer, and fds. The fds of
-MAKE_POOL are those named in POOL_FDS and then one per worker slot, in this order, and each is
-checked to be of the kind that its name says; the answer has a pidfd of the pool's first process.
+MAKE_POOL are those named in POOL_FDS, one per worker slot, and for a pool that takes the place of
+one that was lost the tables of that one, in this order, and each is checked to be of the kind that
+its name says; the answer has a pidfd of the pool's first process.
 The fd of KILL is such a pidfd: a process that has just been executed does not allow signals from
 the supervisor yet (isolation.py). The fd of NAME_KEEPER is the pidfd of a process with the user id
 of the keeper; the pid file names this process from then on. The supervisor sends no path, option or
@@ -121,7 +122,8 @@ class Launcher:
         return cls(pid, os.pidfd_open(pid), ours.detach())
 
     def start_pool(self, fds: Sequence[int]) -> int:
-        """Ask for a pool with `fds` (POOL_FDS, then one listener per worker slot).
+        """Ask for a pool with `fds` (POOL_FDS, then one listener per worker slot, then no tables or
+        TABLES_BEFORE tables of a pool that was lost).
 
         Returns a pidfd of the pool's first process, which the caller owns. Raises OSError if that
         process could not be started, LauncherGoneError if there is no launcher.
@@ -350,7 +352,9 @@ def _start_pool(
     check_fds(fds, options.workers)
     named = dict(zip(POOL_FDS, fds, strict=False))
     stderr = named.pop("stderr")
-    job_fds = JobFds(root=root, listeners=tuple(fds[len(POOL_FDS) :]), **named)
+    tables = len(POOL_FDS) + options.workers
+    listeners, before = tuple(fds[len(POOL_FDS) : tables]), tuple(fds[tables:])
+    job_fds = JobFds(root=root, listeners=listeners, before=before, **named)
     job = create_job(name, options, supervisor, job_fds)
     try:
         passed = [job, root, *(fd for fd in fds if fd != stderr)]

@@ -2,7 +2,7 @@
 """Waiting for a process of the sandbox that is alive but does not answer.
 
 Such a process waits for a file system that hangs or is frozen, or it starts on a slow host. Killing
-a pool that serves would lose every file that the guest has open, and SIGKILL does not even end a
+a pool that serves would lose every fd of the share, and SIGKILL does not even end a
 process that hangs in the kernel. So the supervisor waits, however long that takes, and logs at
 growing intervals what it waits for. A signal (StopError, raised by the event loop) or the end of
 the front-end (`give_up`) ends the wait early.

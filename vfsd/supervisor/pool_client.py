@@ -3,7 +3,7 @@
 
 Trust: the pool is in the sandbox, and so are the workers, which share the pool's fd table and may
 write to its channel. Every answer is checked, and text from the pool goes into the log and nowhere
-else. Anything wrong in what the pool sends becomes a PoolDiedError, in one place:
+else. Anything wrong in what the pool sends becomes a PoolTakenOverError, in one place:
 _from_the_sandbox().
 
 Deaths. The process that is watched is the holder, the first process of the sandbox: if the holder
@@ -29,7 +29,7 @@ from vfsd.supervisor.launcher import Launcher, LauncherGoneError
 from vfsd.supervisor.log_collector import LogCollector
 from vfsd.supervisor.options import Options
 from vfsd.supervisor.patience import Patience
-from vfsd.supervisor.saved_state import SavedPool
+from vfsd.supervisor.saved_state import LostPool, SavedPool
 from vfsd.supervisor.segments import Segments
 from vfsd.supervisor.stderr_relay import StderrRelay, stderr_pipe
 from vfsd.transport.control_messages import (
@@ -51,11 +51,16 @@ from vfsd.transport.rate_limit import Bucket, Rate
 SLOW_SECONDS: Final = 10.0  # after which a log line says that a start or an answer is slow
 PACKETS: Final = Rate(burst=2000, per_second=200)  # a pool sends a few for each worker that dies
 FREEZE_SECONDS: Final = 1.0
+END_SECONDS: Final = 5.0
 STOPPED: Final = "TZX"  # states of a process that is stopped or has ended
 
 
 class PoolDiedError(Exception):
-    """The sandbox is gone, and with it every file that the guest had open."""
+    """The sandbox is gone, and with it every fd of the share."""
+
+
+class PoolTakenOverError(PoolDiedError):
+    """The pool lives, and does what a pool of ours never does."""
 
 
 @dataclass
@@ -113,19 +118,24 @@ class PoolClient:
         options: Options,
         device: int,
         patience: Patience,
+        lost: LostPool | None = None,
     ) -> "PoolClient":
         """Start a pool and wait until it is isolated and ready. Raises OperatorError if the pool
-        reports that it cannot work, PoolDiedError if it ends without a report."""
+        reports that it cannot work, PoolDiedError if it ends without a report. `lost`: a dead
+        sandbox with a session that goes on."""
         ours, theirs = FdChannel.pair()
         listeners = [_listen(Path(f"worker-{i}")) for i in range(options.workers)]
         stderr, their_stderr = stderr_pipe()
         relay = StderrRelay(loop, log, stderr)
-        segments = Segments.create(device, options.inode_limit)
+        rings = lost.segments.rings if lost else None
+        segments = Segments.create(device, options.inode_limit, rings)
         pool = cls(loop, launcher, ours, segments, listeners, relay, patience)
+        pool.ended = set(lost.ended) if lost else set()
+        pool.spawned = set(pool.ended)
         pool.on_event = lambda event: _log_event(log, event)
         try:
             try:
-                pool._launch(theirs.fileno(), their_stderr)
+                pool._launch(theirs.fileno(), their_stderr, lost.segments.tables() if lost else [])
             finally:
                 theirs.close()
                 os.close(their_stderr)
@@ -149,9 +159,9 @@ class PoolClient:
         except PoolDiedError:
             raise PoolDiedError("the pool of workers ended before it was ready") from None
 
-    def _launch(self, channel: int, stderr: int) -> None:
+    def _launch(self, channel: int, stderr: int, tables: list[int]) -> None:
         listeners = [fd for _, fd in self.listeners]
-        fds = [channel, stderr, *self.segments.fds(), *listeners]
+        fds = [channel, stderr, *self.segments.fds(), *listeners, *tables]
         try:
             self._first = self._launcher.start_pool(fds)
         except LauncherGoneError as error:
@@ -168,7 +178,17 @@ class PoolClient:
             os.close(first)
 
     def kill(self) -> None:
-        """Kill all processes of the sandbox, and release everything that was kept for it."""
+        """Kill the pool and its workers, and release everything that was kept for the pool."""
+        self.bury()
+        self.segments.close()
+
+    def lost(self, owed: frozenset[int]) -> LostPool:
+        """What is left of a pool that died: the caller owns its segments. `owed`: slots whose
+        worker this pool should have created and has not, maybe."""
+        return LostPool(self.segments, owed | self.spawned, frozenset(self.ended))
+
+    def bury(self) -> None:
+        """Kill what lives of a pool that died, and release everything but its segments."""
         self._loop.unregister(self.channel.fileno())
         self._freeze()
         # A pool that is killed in the first round may have created a worker since we looked.
@@ -187,7 +207,6 @@ class PoolClient:
         for path, fd in self.listeners:
             os.close(fd)
             Path(path).unlink(missing_ok=True)
-        self.segments.close()
 
     def _freeze(self) -> None:
         """Stop the holder. Otherwise the holder could create a pool while we look for its children,
@@ -246,7 +265,7 @@ class PoolClient:
         """Send an order that a pool of ours never refuses; PoolDiedError if it is refused."""
         answer = self._ask(content, fds)
         if (refusal := _refusal(answer)) is not None:
-            raise PoolDiedError(f"the pool refused {content['op']!r}: {refusal}")
+            raise PoolTakenOverError(f"the pool refused {content['op']!r}: {refusal}")
         return answer
 
     def _ask(self, content: Content, fds: list[int] | None = None) -> Content:
@@ -291,7 +310,7 @@ class PoolClient:
 
     def _take(self, packet: Packet | None) -> None:
         if packet is None:
-            raise PoolDiedError("the pool closed its channel")
+            raise self._closed()
         if not self._packets.take(1, time.monotonic()):
             raise ProtocolError(f"it sent packets without end, more than {PACKETS.burst} at once")
         request_id = packet.content.get("id")
@@ -299,6 +318,12 @@ class PoolClient:
             self._take_event(decode_pool_event(packet.content, len(self.listeners)), packet)
         elif type(request_id) is int and request_id in self._orders:
             self._orders[request_id].answer = packet.content
+
+    def _closed(self) -> PoolDiedError:
+        """Why the channel is closed. The kernel closes it a moment before a pool has ended."""
+        if self.pidfd is None or has_ended(self.pidfd, END_SECONDS):
+            return PoolDiedError("the pool died")
+        return PoolTakenOverError("the pool closed its channel")
 
     def _take_event(self, event: PoolEvent, packet: Packet) -> None:
         if isinstance(event, PoolReady | PoolFailed) and self.ready:
@@ -373,12 +398,12 @@ class PoolClient:
 
 @contextlib.contextmanager
 def _from_the_sandbox() -> Iterator[None]:
-    """Turn every error in what the pool sent into a PoolDiedError: it ends that pool, and not the
-    supervisor."""
+    """Turn every error in what the pool sent into a PoolTakenOverError: it ends that pool, and not
+    the supervisor."""
     try:
         yield
     except (ProtocolError, LookupError, TypeError, ValueError, RecursionError) as error:
-        raise PoolDiedError(f"the pool broke the protocol: {error}") from None
+        raise PoolTakenOverError(f"the pool broke the protocol: {error}") from None
 
 
 def _refusal(answer: Content) -> str | None:

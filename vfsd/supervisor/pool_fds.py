@@ -12,9 +12,11 @@ from dataclasses import fields
 from typing import Final
 
 from vfsd.supervisor.segments import Segments
+from vfsd.transport.job import TABLES_BEFORE
 from vfsd.transport.shared_memory import is_segment
 
-# The fds of MAKE_POOL; the listeners of the worker slots follow them.
+# The fds of MAKE_POOL. The listeners of the worker slots follow them, and then, for a sandbox that
+# takes the place of a lost one, TABLES_BEFORE tables of the lost one.
 POOL_FDS: Final = ("channel", "stderr", *(field.name for field in fields(Segments)))
 
 
@@ -22,6 +24,8 @@ def check_fds(fds: Sequence[int], workers: int) -> None:
     """OSError (EINVAL) unless these are the fds of a pool with this number of workers."""
     segments = [is_segment] * len(fields(Segments))
     kinds = [_is_channel, _is_pipe_to_write, *segments, *[_is_listener] * workers]
+    if len(fds) > len(kinds):
+        kinds += [is_segment] * TABLES_BEFORE
     if len(fds) != len(kinds) or not all(map(_is_kind, kinds, fds)):
         raise OSError(errno.EINVAL, "the fds of MAKE_POOL are not those of a pool")
 

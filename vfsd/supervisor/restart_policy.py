@@ -15,6 +15,8 @@ FIRST_PAUSE: Final = 0.05  # seconds
 LONGEST_PAUSE: Final = 2.0
 QUIET_SECONDS: Final = 10.0  # without a death, after which deaths are not in a row
 GIVE_UP_SECONDS: Final = 10.0  # within which --give-up-after counts
+PAUSE_MIN_SECONDS: Final = 0.1
+CALM_SECONDS: Final = 60.0
 
 
 class Restart(NamedTuple):
@@ -23,6 +25,24 @@ class Restart(NamedTuple):
 
     pause: float
     note: str | None
+
+
+class GrowingPause:
+    """The pause before the next attempt: none at first, longer after each death or failure up to
+    `maximum` seconds, and none again after CALM_SECONDS without any."""
+
+    def __init__(self, maximum: float) -> None:
+        self._maximum = maximum
+        self._count = 0
+        self._last = float("-inf")
+
+    def next(self, now: float) -> float:
+        """Record a death or failure at `now` (monotonic seconds); returns the pause in seconds."""
+        self._count = self._count + 1 if now - self._last < CALM_SECONDS else 0
+        self._last = now
+        if not self._count:
+            return 0.0
+        return min(self._maximum, PAUSE_MIN_SECONDS * 2.0 ** min(self._count - 1, 20))
 
 
 class RestartPolicy:

@@ -68,6 +68,27 @@ class SavedPool:
 
 
 @dataclass(frozen=True)
+class LostPool:
+    """What is left of a pool that died while a guest had a session: its tables, and what the next
+    pool is to know."""
+
+    segments: Segments
+    spawned: frozenset[int]  # slots that had a worker
+    ended: frozenset[int]  # slots whose worker is not created again
+
+    def encode(self) -> list[Any]:
+        """The fields as values that JSON can represent."""
+        return [vars(self.segments), sorted(self.spawned), sorted(self.ended)]
+
+    @classmethod
+    def decode(
+        cls, segments: Mapping[str, int], spawned: list[int], ended: list[int]
+    ) -> "LostPool":
+        """Make the object again from the values that encode() returned."""
+        return cls(Segments(**segments), frozenset(spawned), frozenset(ended))
+
+
+@dataclass(frozen=True)
 class SavedState:
     """The whole state. The defaults stand for a supervisor that died before it saved a state."""
 
@@ -78,6 +99,7 @@ class SavedState:
     has_had_pool: bool = False  # a pool of this daemon was ready once
     session: Mapping[str, Any] = field(default_factory=dict)  # Session.snapshot()
     pool: SavedPool | None = None
+    lost: LostPool | None = None  # a pool that died, and in whose place another one is to come
     effects: tuple[Effect, ...] = ()  # effects that have still to be carried out
     message: SavedMessage | None = None
 
@@ -85,6 +107,7 @@ class SavedState:
         """The fields as values that JSON can represent."""
         return vars(self) | {
             "pool": self.pool and self.pool.encode(),
+            "lost": self.lost and self.lost.encode(),
             "effects": [encode_effect(effect) for effect in self.effects],
             "message": self.message and self.message.encode(),
         }
@@ -92,9 +115,10 @@ class SavedState:
     @classmethod
     def decode(cls, content: Mapping[str, Any]) -> "SavedState":
         """Make the object again from the values that encode() returned."""
-        pool, message = content["pool"], content["message"]
+        pool, lost, message = content["pool"], content["lost"], content["message"]
         changed = {
             "pool": pool and SavedPool.decode(pool),
+            "lost": lost and LostPool.decode(*lost),
             "effects": tuple(map(decode_effect, content["effects"])),
             "message": message and SavedMessage.decode(*message),
         }

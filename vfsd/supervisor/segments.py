@@ -27,18 +27,25 @@ class Segments:
     workers: int
 
     @classmethod
-    def create(cls, device: int, inodes: int) -> "Segments":
-        """`inodes`: how many the guest may know, not counting the root."""
+    def create(cls, device: int, inodes: int, rings: int | None = None) -> "Segments":
+        """`inodes`: how many the guest may know, not counting the root. `rings`: the records of a
+        pool that was lost, which the new pool goes on with; a duplicate of that fd is made."""
         return cls(
             device=device,
             inodes=create_segment("vfsd-inodes", lib.inode_table_bytes(inodes + 1)),
             files=create_segment("vfsd-files", lib.file_table_bytes(FILE_CAPACITY)),
-            rings=create_segment("vfsd-rings", lib.records_bytes()),
+            rings=create_segment("vfsd-rings", lib.records_bytes())
+            if rings is None
+            else os.dup(rings),
             workers=create_segment("vfsd-workers", WORKERS_BYTES),
         )
 
     def fds(self) -> list[int]:
         return list(asdict(self).values())
+
+    def tables(self) -> list[int]:
+        """The tables from which a session is restored (JobFds.before)."""
+        return [self.inodes, self.files, self.workers]
 
     def close(self) -> None:
         """Close the segments that belong to this pool."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The supervisor process: connects one pool with one front-end at a time.
+"""The service of a share: connects one pool with one front-end at a time.
 
 The flow is a straight line: start a pool, wait for a front-end, handle its messages until it goes
 away. Everything else (the pool's events, workers' logs, signals) happens in the event loop while
@@ -7,20 +7,19 @@ that line waits. Each front-end gets a pool of its own, so no data of one guest 
 guest.
 """
 
-import os
 import select
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from vfsd.supervisor.backend import Backend, BackendContext, signal_error
 from vfsd.supervisor.boot import Boot
-from vfsd.supervisor.clones import Role
 from vfsd.supervisor.descendants import has_ended
 from vfsd.supervisor.effects import (
     Apply,
     Close,
+    Device,
     Effect,
     EndFuseSession,
     Log,
@@ -32,22 +31,22 @@ from vfsd.supervisor.effects import (
 from vfsd.supervisor.event_loop import EventLoop, StopError
 from vfsd.supervisor.frontend_fds import check_fds, memory_hazard
 from vfsd.supervisor.frontend_gone import FrontendGoneError, disconnected, went_away
-from vfsd.supervisor.keeper import STATUS_CRASHED
+from vfsd.supervisor.inflight_record import send_record
 from vfsd.supervisor.keeper_watch import KeeperWatch
 from vfsd.supervisor.log_collector import VMM
 from vfsd.supervisor.patience import Patience
-from vfsd.supervisor.pool_client import PoolDiedError
-from vfsd.supervisor.restart_policy import RestartPolicy
+from vfsd.supervisor.pool_client import PoolDiedError, PoolTakenOverError
+from vfsd.supervisor.rebuilding import rebuild
+from vfsd.supervisor.restart_policy import GrowingPause, RestartPolicy
 from vfsd.supervisor.resume import CONSUMED, REPLIED, consume_again, open_fds, sweep
-from vfsd.supervisor.saved_state import SavedMessage, SavedState
+from vfsd.supervisor.saved_state import LostPool, SavedMessage, SavedState
 from vfsd.supervisor.session import Session
+from vfsd.supervisor.siblings import Siblings
 from vfsd.transport.ending_signals import ENDING
-from vfsd.transport.errors import OperatorError, ProtocolError, TruncatedError, describe
+from vfsd.transport.errors import OperatorError, ProtocolError, TruncatedError
 from vfsd.transport.message_socket import MessageSocket, RawMessage
 from vfsd.transport.passed_fds import close_fds
-from vfsd.transport.shared_memory import create_segment
-from vfsd.transport.vhost_user import Message, Number, decode_message, encode_reply
-from vfsd.transport.vhost_user_payloads import Inflight
+from vfsd.transport.vhost_user import Message, decode_message
 
 # Keep this text: Kata Containers reads stderr until it appears. Both peers log it at this level.
 WAITING: Final = "Waiting for vhost-user socket connection..."
@@ -55,28 +54,8 @@ LAUNCHER_DIED: Final = (
     "the launcher died: the share goes on until its VMM goes away, but no other VMM can be served;"
     " start virtiofsd again"
 )
+LOST_PAUSE_MAX: Final = 1.0  # seconds
 ENDS_WITH_VMM: Final = "the share ends as well, because --keep-listening is not given"
-
-
-def supervise(
-    boot: Boot, keeper: int, next_keeper: Callable[[int], Role], is_successor: bool
-) -> int:
-    """Run as the supervisor; returns the exit status of the program. `keeper`: the pid of the
-    keeper; `next_keeper`: see KeeperWatch."""
-    service = Service(boot, KeeperWatch(boot, keeper, next_keeper))
-    try:
-        status = service.run(is_successor)
-    except StopError:
-        status = 0
-    except OperatorError as error:
-        boot.log.write("error", str(error))
-        status = error.status
-    except Exception as error:
-        # An error of ours: leave everything as it is, so that the next supervisor can go on.
-        boot.log.write("error", f"the supervisor failed: {describe(error)}")
-        return STATUS_CRASHED
-    service.end(status)
-    return status
 
 
 class Service:
@@ -93,6 +72,12 @@ class Service:
         self._is_warned = False  # memory_hazard() was logged for this front-end
         self._ended: int | None = None  # the exit status, once the share has ended
         self._reply_start = 0  # where in the outbox the next reply belongs
+        self._left: list[Effect] = []  # of the message that is being handled
+        self._applied = Device()  # what the workers serve
+        self._lost: LostPool | None = None  # a dead pool with a session that goes on
+        self._owed: frozenset[int] = frozenset()  # slots whose worker the next pool has to create
+        self._pause = GrowingPause(LOST_PAUSE_MAX)  # between two sandboxes that are lost
+        self._siblings = Siblings(boot.launcher)
         self._loop = EventLoop()
 
     def run(self, is_successor: bool) -> int:
@@ -118,10 +103,11 @@ class Service:
                     self._save()
                 self._talk(backend, frontend)
             except FrontendGoneError as gone:
+                effects = []
                 if (status := self._end_session(gone)) is not None:
                     return status
             except PoolDiedError as error:
-                self._lose_pool(str(error), policy)
+                effects = self._lose_pool(error, policy)
 
     def end(self, status: int) -> None:
         """Kill the pool. If this supervisor is killed in here, its successor goes on with that."""
@@ -157,6 +143,8 @@ class Service:
     # The pool and the front-end, which must exist before a message can be handled.
 
     def _ensure_backend(self) -> Backend:
+        if self._backend is None and self._lost:
+            self._rebuild(self._lost)
         if self._backend is None:
             self._backend = self._start_backend()
             self._has_had_pool = True
@@ -172,6 +160,16 @@ class Service:
             if self._has_had_pool:
                 raise
             raise OperatorError(str(error)) from None
+
+    def _rebuild(self, lost: LostPool) -> None:
+        """Have another pool take the place of one that died (rebuilding.py)."""
+        backend = rebuild(self._context(), lost, self._siblings, self._pause)
+        self._backend, self._lost = backend, None
+        self._save(self._left)
+        lost.segments.close()
+        backend.take_up(self._applied, sorted(lost.spawned))
+        self._owed = frozenset()
+        self._save(self._left)
 
     def _context(self) -> BackendContext:
         patience = Patience(self._loop, self._log)
@@ -215,6 +213,8 @@ class Service:
         ended, fds, backend = self._frontend, self._session.fds(), self._backend
         is_probe = not self._has_spoken and self._boot.listener.listening
         self._frontend, self._session, self._has_spoken = None, self._new_session(), False
+        lost, self._lost = self._lost, None
+        self._left, self._applied, self._owed = [], Device(), frozenset()
         self._is_warned = False
         if not is_probe:
             self._backend = None  # its pool has the fds and files of a guest that is gone
@@ -222,6 +222,9 @@ class Service:
         self._save()  # before the fds are closed: their numbers may soon be those of other files
         ended.close()
         close_fds(fds)
+        if lost:
+            self._siblings.kill()
+            lost.segments.close()
         if not is_probe:
             ends = not gone.status and self._ended is not None and self._boot.listener.listening
             why = f"{gone}; {ENDS_WITH_VMM}" if ends else str(gone)
@@ -230,10 +233,13 @@ class Service:
                 backend.kill()
         return self._ended
 
-    def _lose_pool(self, reason: str, policy: RestartPolicy) -> None:
-        """Prepare to start another pool; OperatorError if another pool would not help."""
+    def _lose_pool(self, reason: PoolDiedError, policy: RestartPolicy) -> list[Effect]:
+        """Prepare to start another pool; OperatorError if another pool would not help. Returns the
+        effects that are to be carried out with that pool."""
+        if self._has_spoken and isinstance(reason, PoolTakenOverError):
+            raise OperatorError(f"{reason}; so it was taken over, and the share ends")
         if self._has_spoken:
-            raise OperatorError(f"{reason}; the guest's open files are lost, so the share ends")
+            return self._keep_session(reason)
         restart = policy.after_death(time.monotonic())
         if restart is None:
             raise OperatorError(f"{reason}; {policy.surrender('the pool')}")
@@ -241,6 +247,20 @@ class Service:
             self._log.write("error", f"{reason}; starting another pool{restart.note}")
         self._kill_backend()
         self._loop.wait(lambda: False, restart.pause)
+        return []
+
+    def _keep_session(self, reason: PoolDiedError) -> list[Effect]:
+        """The sandbox died while a guest had a session, which is to go on in another sandbox."""
+        backend, self._backend = self._backend, None
+        assert backend is not None
+        text = f"{reason}; another sandbox is built, in which the guest's session goes on"
+        self._log.write("error", text)
+        self._lost = backend.pool.lost(self._owed)
+        self._owed = self._lost.spawned
+        self._left = [Apply(), *(effect for effect in self._left if effect != Apply())]
+        self._save(self._left)  # first: a successor goes on with the session too
+        backend.bury()
+        return self._left
 
     # The messages of the front-end.
 
@@ -292,26 +312,27 @@ class Service:
         return [Log("warn", hazard)] if hazard else []
 
     def _carry_out(self, backend: Backend, frontend: MessageSocket, effects: list[Effect]) -> None:
+        self._left = list(effects)
         try:
-            for effect in effects:
-                self._carry_out_one(backend, frontend, effect, effects)
+            while self._left:
+                self._carry_out_one(backend, frontend, self._left[0])
+                self._left.pop(0)
         except ConnectionError:
             raise went_away() from None
         except OSError as error:
             raise disconnected(error.strerror) from None
 
-    def _carry_out_one(
-        self, backend: Backend, frontend: MessageSocket, effect: Effect, effects: list[Effect]
-    ) -> None:
+    def _carry_out_one(self, backend: Backend, frontend: MessageSocket, effect: Effect) -> None:
         match effect:
             case Log(level, text):
                 self._log.write(level, text, VMM)
             case Prepare(index):
                 backend.prepare(index)
             case Apply():
-                if backend.share_fds(self._session):
-                    self._save(effects)
+                if backend.share_fds(self._session.device):
+                    self._save(self._left)
                 backend.apply(self._session)
+                self._applied = self._session.device
             case EndFuseSession():
                 backend.end_fuse_session()
             case Close(fds):
@@ -321,7 +342,7 @@ class Service:
             case ReplyBase(index):
                 self._reply(frontend, self._session.base_reply(index).data)
             case ReplyInflight(inflight):
-                _send_inflight(frontend, inflight)
+                send_record(frontend, inflight)
 
     def _reply(self, frontend: MessageSocket, data: bytes) -> None:
         self._boot.outbox.send(frontend.socket, data, self._reply_start)
@@ -340,6 +361,7 @@ class Service:
                 has_had_pool=self._has_had_pool,
                 session=self._session.snapshot(),
                 pool=self._backend.pool.saved() if self._backend else None,
+                lost=self._lost,
                 effects=tuple(effects),
                 message=message,
             )
@@ -350,8 +372,9 @@ class Service:
         saved, stage = self._boot.state.load()
         self._has_had_pool = saved.has_had_pool
         if saved.pool is None:
-            self._kill_sandboxes()
+            self._siblings.kill()
         accepted = self._sweep(saved)
+        self._lost = saved.lost
         if saved.pool:
             self._backend = Backend.restore(self._context(), saved.pool)
         if saved.frontend is not None:
@@ -366,6 +389,8 @@ class Service:
         keep = {0, 1, 2, *self._boot.kept_fds}
         if saved.pool:
             keep |= saved.pool.fds()
+        if saved.lost:
+            keep |= set(saved.lost.segments.fds())
         accepted = None
         if saved.frontend is not None:
             keep |= {saved.frontend, *Session.restore(saved.session).fds()}
@@ -381,25 +406,13 @@ class Service:
         self._frontend = MessageSocket(socket.socket(fileno=frontend))
         self._has_spoken = saved.has_spoken
         self._reply_start = saved.reply_start
+        self._applied = self._session.device
         if saved.message and stage < CONSUMED:
             consume_again(self._frontend.socket, saved.message)
         rest = saved.effects if stage < REPLIED else ()
         return [Apply(), *(effect for effect in rest if not isinstance(effect, Close | Apply))]
 
-    def _kill_sandboxes(self) -> None:
-        """Kill pools that a supervisor started before it died, and did not save."""
-        for process in self._boot.launcher.descendants():
-            process.kill(self._boot.launcher.kill)
-
 
 def _unblocking(connection: socket.socket) -> MessageSocket:
     connection.setblocking(False)
     return MessageSocket(connection)
-
-
-def _send_inflight(frontend: MessageSocket, inflight: Inflight) -> None:
-    fd = create_segment("vfsd-inflight", inflight.mmap_size)
-    try:
-        frontend.send(encode_reply(Number.GET_INFLIGHT_FD, inflight), [fd])
-    finally:
-        os.close(fd)

@@ -21,8 +21,8 @@ from vfsd.supervisor.listener import Listener
 from vfsd.supervisor.log_collector import LogCollector, SyslogSink, stderr_sink
 from vfsd.supervisor.options import MIGRATION, Options
 from vfsd.supervisor.resume import Outbox, StateFile, open_fds
-from vfsd.supervisor.service import supervise
 from vfsd.supervisor.signals import hold_signals
+from vfsd.supervisor.supervise import supervise
 from vfsd.supervisor.systemd import Notifier
 from vfsd.transport.errors import OperatorError
 from vfsd.transport.native import check, lib

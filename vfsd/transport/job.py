@@ -19,6 +19,7 @@ from vfsd.transport.option_types import IdRange, Switches
 from vfsd.transport.xattrmap import parse as parse_xattrmap
 
 CAPACITY_MAX: Final = 1 << 28
+TABLES_BEFORE: Final = 3
 ID_RANGES_MAX: Final = 340  # user_namespaces(7)
 
 
@@ -141,9 +142,11 @@ class Filesystem(Switches):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class JobFds:
-    """The inherited fds: the shared directory (O_PATH), the fd channel, the shared segments, and
-    one listener per worker slot. Isolation consumes the shared directory's fd; the pool keeps the
-    others."""
+    """The inherited fds: the shared directory (O_PATH), the fd channel, the shared segments, one
+    listener per worker slot, and, if this sandbox takes the place of one that was lost, the inode
+    table, the file table and the worker table of that one. Isolation consumes the shared
+    directory's fd, and the restoration of the session those of the tables before; the pool keeps
+    the others."""
 
     root: Annotated[int, _fd]
     channel: Annotated[int, _fd]
@@ -153,9 +156,10 @@ class JobFds:
     rings: Annotated[int, _fd]
     workers: Annotated[int, _fd]
     listeners: Annotated[tuple[int, ...], _fds]
+    before: Annotated[tuple[int, ...], _fds]
 
     def kept(self) -> tuple[int, ...]:
-        """All fds but the shared directory's."""
+        """All fds that the pool keeps."""
         segments = (self.device, self.inodes, self.files, self.rings, self.workers)
         return (self.channel, *segments, *self.listeners)
 
@@ -225,7 +229,9 @@ def decode(data: bytes) -> Job:
     job: Job = _read(Job, content, "")
     if len(job.fds.listeners) != job.slots:
         raise JobError(f"job: fds.listeners has not {job.slots} fds, one per worker slot")
-    numbers = (job.fds.root, *job.fds.kept())
+    if len(job.fds.before) not in (0, TABLES_BEFORE):
+        raise JobError(f"job: fds.before has not {TABLES_BEFORE} fds, or none")
+    numbers = (job.fds.root, *job.fds.kept(), *job.fds.before)
     if len(set(numbers)) != len(numbers):
         raise JobError("job: fds has one fd twice")
     return job

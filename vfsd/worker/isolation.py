@@ -103,7 +103,7 @@ NAMESPACES: Final = (
 
 
 def _close_other_fds(job: Job) -> None:
-    keep = {2, job.fds.root, *job.fds.kept()}
+    keep = {2, job.fds.root, *job.fds.kept(), *job.fds.before}
     for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - pathlib would stay in each worker
         fd = int(name)
         if fd in keep:

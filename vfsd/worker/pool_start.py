@@ -21,6 +21,7 @@ from vfsd.worker.inheritance import Inheritance
 from vfsd.worker.isolation import isolate
 from vfsd.worker.log_forward import LogForward
 from vfsd.worker.pool_memory import PoolMemory
+from vfsd.worker.restoration import restore
 from vfsd.worker.sandbox import IsolationError
 from vfsd.worker.tables import Tables
 
@@ -51,6 +52,8 @@ def _prepare(job: Job, channel: FdChannel) -> Inheritance:
     channel.socket.setblocking(False)
     if not sandbox.has_capset:
         job = _without_killpriv(job)
+    if job.fds.before:
+        sandbox.notes += restore(job, sandbox, tables)
     return Inheritance(job, sandbox, tables, channel, PoolMemory())
 
 

@@ -22,7 +22,7 @@ from vfsd.transport.errors import ProtocolError
 from vfsd.transport.job import Job
 from vfsd.transport.native import ffi, lib, text
 from vfsd.transport.process_title import setproctitle
-from vfsd.worker import init, policy
+from vfsd.worker import fs_config, init
 from vfsd.worker.log_forward import LogForward
 from vfsd.worker.sandbox import Sandbox
 from vfsd.worker.tables import Tables
@@ -119,19 +119,12 @@ class QueueWorker:
     def _create(self) -> Any:
         place, job, tables = self._place, self._place.job, self._place.tables
         config: Any = ffi.new("struct worker_config *")
-        config.fs.slot = place.slot
-        config.fs.root_fd = place.sandbox.root_fd
-        config.fs.proc_self_fd = self._proc_self_fd
-        config.fs.handles_fd = place.sandbox.handles.socket_of(place.slot)
+        fs_config.fill(config.fs, job, place.sandbox, tables, place.slot, self._proc_self_fd)
         config.control_fd = self._channel.fileno()
         config.poll_us = job.poll_us
         config.threads = job.thread_pool_size
         config.device = tables.device
-        config.fs.workers = tables.workers
-        config.fs.inodes = tables.inodes
-        config.fs.files = tables.files
         config.records = tables.records
-        policy.fill(config.fs.policy, job.fs, place.sandbox.handles.outcome)
         worker = lib.worker_create(config)
         if worker == ffi.NULL:
             raise MemoryError("no memory for a worker")

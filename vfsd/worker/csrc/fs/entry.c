@@ -83,9 +83,11 @@ static bool is_submount(const struct fs *fs, const struct inode *parent, const s
 _Static_assert(sizeof(struct fuse_entry_out) == 5 * 8 + sizeof(struct fuse_attr), "padding");
 _Static_assert(sizeof(struct fuse_attr) == 6 * 8 + 10 * 4, "padding");
 
-static int fill(const struct fs *fs, const struct inode *parent, const struct inode *inode,
+static int fill(const struct fs *fs, const struct inode *parent, struct inode *inode,
 		const struct statx *st, struct fuse_entry_out *ret)
 {
+	if (parent)
+		inode_table_note_parent(inode, parent);
 	ret->nodeid = inode_nodeid(fs->inodes, inode);
 	ret->generation = 0;
 	entry_timeout(&fs->policy.entry_timeout, &ret->entry_valid, &ret->entry_valid_nsec);
@@ -105,17 +107,29 @@ static int enter(struct fs *fs, const struct inode *parent, int fd, uint32_t len
 	struct inode *inode = inode_table_insert(fs->inodes, fs->slot, identity_key(st), fd, lender,
 						 proof, ret_used_fd);
 
-	return inode ? fill(fs, parent, inode, st, ret) : -ENFILE;
+	if (!inode)
+		return -ENFILE;
+	inode_table_note_birth(inode, identity_birth_time(st));
+	return fill(fs, parent, inode, st, ret);
 }
 
 int entry_from_fd(struct fs *fs, const struct inode *parent, int fd, uint32_t lender,
-		  struct fuse_entry_out *ret)
+		  struct fuse_entry_out *ret, const struct inode **ret_inode)
 {
+	struct inode *inode;
 	struct statx st;
 	bool used_fd;
 	int err = identity_stat_fd(fd, &st);
 
-	return err ? err : enter(fs, parent, fd, lender, NULL, &st, ret, &used_fd);
+	if (err)
+		return err;
+	inode = inode_table_insert(fs->inodes, fs->slot, identity_key(&st), fd, lender, NULL,
+				   &used_fd);
+	if (!inode)
+		return -ENFILE;
+	*ret_inode = inode;
+	inode_table_note_birth(inode, identity_birth_time(&st));
+	return fill(fs, parent, inode, &st, ret);
 }
 
 /* Enter the file of an O_PATH fd. The inode takes the fd, or the fd is closed. */
@@ -358,7 +372,7 @@ int entry_lookup_new(struct fs *fs, const struct inode *parent, const char *name
 static int lookup_guessed_new(struct fs *fs, const struct inode *parent, int dir_fd,
 			      const char *name, struct fuse_entry_out *ret)
 {
-	const struct inode *inode;
+	struct inode *inode;
 	int fd = entry_open_path(dir_fd, name);
 	struct statx st;
 	int err;
@@ -382,7 +396,7 @@ int entry_lookup(struct fs *fs, const struct inode *parent, const char *name,
 		 struct fuse_entry_out *ret)
 {
 	int dir_fd = inode_fd(fs, parent);
-	const struct inode *inode;
+	struct inode *inode;
 	struct statx st;
 	int err;
 
@@ -410,7 +424,7 @@ int entry_lookup_dirent(struct fs *fs, const struct inode *parent, const char *n
 			mode_t type, struct fuse_entry_out *ret)
 {
 	struct inode_key key = {.ino = ino, .mnt_id = parent->mnt_id, .type = type};
-	const struct inode *inode;
+	struct inode *inode;
 	struct statx st;
 	int dir_fd, err;
 
@@ -435,7 +449,7 @@ int entry_lookup_dirent(struct fs *fs, const struct inode *parent, const char *n
 
 int entry_again(struct fs *fs, const struct inode *inode, struct fuse_entry_out *ret)
 {
-	const struct inode *same;
+	struct inode *same;
 	struct statx st;
 	int fd = inode_fd(fs, inode);
 	int err = fd < 0 ? fd : identity_stat_fd(fd, &st);

@@ -48,7 +48,7 @@ int entry_lookup_new(struct fs *fs, const struct inode *parent, const char *name
 /* The entry of a file that was created and opened in one step. The file's identity is read through
  * `fd`. The inode borrows `fd` from the open file `lender` until that file is released. */
 int entry_from_fd(struct fs *fs, const struct inode *parent, int fd, uint32_t lender,
-		  struct fuse_entry_out *ret) must_check;
+		  struct fuse_entry_out *ret, const struct inode **ret_inode) must_check;
 /* The entry of the file that an O_PATH fd holds. The inode takes the fd over, or the fd is closed.
  * `parent` may be NULL. */
 int entry_from_path_fd(struct fs *fs, const struct inode *parent, int path_fd,

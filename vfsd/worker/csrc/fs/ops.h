@@ -34,6 +34,13 @@ static inline bool ops_is_error(int result)
 	return (uint32_t)result >= (uint32_t)-4095;
 }
 
+/* The error of an op. An open file of an inode that is not known either was lost with its sandbox
+ * (session_restore.c): the guest gets ESTALE for such a file. */
+static inline int ops_error_of_lost(struct fs *fs, const struct request *r, int error)
+{
+	return error == -EBADF && !inode_table_get(fs->inodes, r->in.nodeid) ? -ESTALE : error;
+}
+
 /* Run the op of a parsed request. Return: enum op_outcome. */
 static inline int ops_run(struct fs *fs, struct request *r)
 {
@@ -51,7 +58,8 @@ static inline int ops_run(struct fs *fs, struct request *r)
 		intent_begin(r);
 	result = ops[r->in.opcode](fs, r);
 	if (ops_is_error(result))
-		result = as_requester_if_refused(fs, r, ops[r->in.opcode], result);
+		result = ops_error_of_lost(
+			fs, r, as_requester_if_refused(fs, r, ops[r->in.opcode], result));
 	if (once && result > OUTCOME_NO_REPLY)
 		intent_done(r, result);
 	return result;

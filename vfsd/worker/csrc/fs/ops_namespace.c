@@ -340,6 +340,22 @@ static int wait_for_renamed(struct request *r, int from_fd, int to_fd)
 			: lease_wait_name(r, from_fd, r->name);
 }
 
+/* A name has come to `dir` from another directory. The inode that it leads to may be unknown, or
+ * another one by now: what is noted is a hint. */
+static void note_arrival(struct fs *fs, const struct inode *dir, int dir_fd, const char *name)
+{
+	struct inode *inode = NULL;
+	struct statx st;
+
+	if (!identity_stat_name(dir_fd, name, &st))
+		inode = inode_table_acquire(fs->inodes, fs->slot, identity_key(&st),
+					    identity_birth_time(&st));
+	if (!inode)
+		return;
+	inode_table_note_parent(inode, dir);
+	inode_table_forget(fs->inodes, &fs->reclaim, inode_nodeid(fs->inodes, inode), 1);
+}
+
 static int rename_names(struct fs *fs, struct request *r, uint64_t new_dir, uint32_t flags)
 {
 	const struct inode *from = inode_table_get(fs->inodes, r->in.nodeid);
@@ -364,6 +380,11 @@ static int rename_names(struct fs *fs, struct request *r, uint64_t new_dir, uint
 	do
 		err = rename_watched(fs, r, from_fd, to_fd, flags);
 	while (err == -EINTR && !(err = wait_for_renamed(r, from_fd, to_fd)));
+	if (!err && from != to) {
+		note_arrival(fs, to, to_fd, r->name2);
+		if (flags & RENAME_EXCHANGE)
+			note_arrival(fs, from, from_fd, r->name);
+	}
 	if (err == -ENOENT && r->replayed && !identity_stat_name(to_fd, r->name2, &st))
 		return 0;
 	/* After ENOSYS the guest would never send RENAME2 again. */

@@ -233,6 +233,7 @@ int op_open(struct fs *fs, struct request *r)
 		file_table_abandon(fs->files, fs->slot, file);
 		return fd;
 	}
+	file->open_flags = flags | (more & FILE_ONLY_GROWS ? O_APPEND : 0);
 	fh = file_table_publish(fs->files, file, r->in.nodeid, fd,
 				file_flags(fs, inode, flags, in->flags) | more);
 	fill_open_file(fs, file, fh, REQUEST_REPLY(r, struct fuse_open_out));
@@ -263,6 +264,7 @@ int op_opendir(struct fs *fs, struct request *r)
 		file_table_abandon(fs->files, fs->slot, file);
 		return err;
 	}
+	file->open_flags = O_RDONLY | O_DIRECTORY;
 	fh = file_table_publish(fs->files, file, r->in.nodeid, fd, FILE_IS_DIR);
 	fill_open(fs, fh, fs->policy.dir_open_flags, REQUEST_REPLY(r, struct fuse_open_out));
 	return (int)sizeof(struct fuse_open_out);
@@ -298,16 +300,16 @@ static int reply_create(struct fs *fs, struct request *r, const struct inode *pa
 	const struct fuse_create_in *in = REQUEST_ARG(r, struct fuse_create_in);
 	struct create_reply *ret = REQUEST_REPLY(r, struct create_reply);
 	uint64_t fh = file_table_publish(fs->files, file, 0, fd, FILE_LENDS);
-	int err = entry_from_fd(fs, parent, fd, open_file_slot(fs->files, file), &ret->entry);
 	const struct inode *inode;
+	int err =
+		entry_from_fd(fs, parent, fd, open_file_slot(fs->files, file), &ret->entry, &inode);
 
 	if (err) {
 		file_table_release(fs->files, &fs->reclaim, file);
 		return err;
 	}
-	inode = inode_table_get(fs->inodes, ret->entry.nodeid);
-	if (inode)
-		file->flags |= file_flags(fs, inode, flags, in->flags);
+	file->open_flags = flags;
+	file->flags |= file_flags(fs, inode, flags, in->flags);
 	__atomic_store_n(&file->nodeid, ret->entry.nodeid, __ATOMIC_RELEASE);
 	fill_open_file(fs, file, fh, &ret->open);
 	return (int)sizeof(*ret);
@@ -341,6 +343,7 @@ static int open_existing(struct fs *fs, struct request *r, const struct inode *p
 		inode_table_forget(fs->inodes, &fs->reclaim, ret->entry.nodeid, 1);
 		return err;
 	}
+	file->open_flags = flags;
 	fh = file_table_publish(fs->files, file, ret->entry.nodeid, fd,
 				file_flags(fs, inode, flags, in->flags));
 	fill_open_file(fs, file, fh, &ret->open);

@@ -10,6 +10,9 @@
  * stay valid after a copy-up. Handles of NFS are longer than FHANDLE_BYTES_MAX. ZFS no longer opens
  * a file by its handle once the file has lost its last name.
  *
+ * Births. The birth time of a file of overlayfs is that of the file in its layer: after a copy-up
+ * it is another one.
+ *
  * close(). Network file systems and FUSE may write data back when a file is closed, and that may
  * fail.
  *
@@ -58,7 +61,7 @@ static const struct file_system known[] = {
 	{NTFS3_MAGIC, FS_LASTING_HANDLES},
 	{MSDOS_SUPER_MAGIC, FS_SILENT_CLOSE},
 	{EXFAT_SUPER_MAGIC, FS_SILENT_CLOSE},
-	{OVERLAYFS_SUPER_MAGIC, FS_LASTING_HANDLES},
+	{OVERLAYFS_SUPER_MAGIC, FS_LASTING_HANDLES | FS_NEW_BIRTHS},
 	{OCFS2_SUPER_MAGIC, FS_LASTING_HANDLES},
 	{GFS2_MAGIC, FS_LASTING_HANDLES},
 	{CEPH_MAGIC, FS_LASTING_HANDLES},

@@ -187,7 +187,7 @@ static bool end(struct open_file *file, uint32_t generation)
 
 static void mark(struct open_file *file, const struct reclaim *reclaim)
 {
-	__atomic_store_n(&file->retired_by, reclaim->slot + 1, __ATOMIC_RELEASE);
+	__atomic_store_n(&file->retired_by, (uint16_t)(reclaim->slot + 1), __ATOMIC_RELEASE);
 }
 
 /* A file that lends its fd is marked with this worker before the file ends; otherwise, if this
@@ -314,7 +314,41 @@ void file_table_drop_lock_owner(struct file_table *t, struct reclaim *reclaim,
 		file_table_release(t, reclaim, file);
 }
 
-static uint32_t end_of(const struct file_table *t)
+/* ---- coming back in another table ---- */
+
+bool file_table_restore(struct file_table *t, uint64_t fh, const struct open_file *file)
+{
+	uint32_t slot = (uint32_t)fh, generation = (uint32_t)(fh >> 32);
+	struct open_file *own;
+
+	if (slot < FIRST_SLOT || slot >= t->capacity || !(generation & 1))
+		return false;
+	own = &t->files[slot];
+	if (own->generation)
+		return false;
+	*own = *file;
+	own->generation = generation;
+	t->in_use++;
+	return true;
+}
+
+void file_table_restore_end(struct file_table *t, uint32_t slots, uint32_t generation)
+{
+	t->next_unused = slots < FIRST_SLOT    ? FIRST_SLOT
+			 : slots < t->capacity ? slots
+					       : t->capacity;
+	for (uint32_t slot = t->next_unused; --slot >= FIRST_SLOT;) {
+		struct open_file *file = &t->files[slot];
+
+		if (file->generation & 1)
+			continue;
+		file->generation = generation + (generation & 1);
+		file->fd = -1;
+		push_free(t, 0, file);
+	}
+}
+
+uint32_t file_table_slots(const struct file_table *t)
 {
 	return __atomic_load_n(&t->next_unused, __ATOMIC_ACQUIRE);
 }
@@ -326,13 +360,13 @@ void file_table_reset(struct file_table *t, struct reclaim *reclaim)
 		__atomic_store_n(&t->lock_owners[i], 0, __ATOMIC_RELEASE);
 	__atomic_store_n(&t->any_lock_owners, 0, __ATOMIC_RELEASE);
 	owner_unlock(&t->lock_owners_lock);
-	for (uint32_t slot = FIRST_SLOT; slot < end_of(t); slot++)
+	for (uint32_t slot = FIRST_SLOT; slot < file_table_slots(t); slot++)
 		file_table_release(t, reclaim, &t->files[slot]);
 }
 
 void file_table_adopt_retired(struct file_table *t, struct reclaim *reclaim)
 {
-	for (uint32_t slot = FIRST_SLOT; slot < end_of(t); slot++) {
+	for (uint32_t slot = FIRST_SLOT; slot < file_table_slots(t); slot++) {
 		struct open_file *file = &t->files[slot];
 
 		/* The generation must be read before retired_by: a worker that ends a lender sets

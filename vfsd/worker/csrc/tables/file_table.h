@@ -39,8 +39,9 @@ struct open_file {
 	uint64_t pinned_by; /* one bit per worker that has requests off its loop that use fd */
 	uint64_t owner;	    /* for FILE_LOCK_OWNER: the guest's lock owner */
 	uint32_t next;	    /* in the free list, or in the list of a FILE_LOCK_OWNER */
-	uint32_t retired_by; /* slot + 1 of the worker that is to free it */
-	uint32_t keep_fd;    /* 1: the inode owns fd, do not close it */
+	uint16_t retired_by; /* slot + 1 of the worker that is to free it */
+	uint16_t keep_fd;    /* 1: the inode owns fd, do not close it */
+	int32_t open_flags;  /* flags of open(2) by which fd can be opened again */
 	uint32_t reads;	     /* a directory's: counts how often fd was read or moved */
 };
 
@@ -58,10 +59,23 @@ uint64_t open_file_fh(const struct file_table *t, const struct open_file *file);
 struct open_file *file_table_at(struct file_table *t, uint32_t slot);
 uint32_t open_file_slot(const struct file_table *t, const struct open_file *file);
 
+/* Slots below this number were used at some time. */
+uint32_t file_table_slots(const struct file_table *t);
+
+/*
+ * For a process that has the table for itself: an open file comes back under the fh that it had in
+ * another table, with the values of `file`, which is not a FILE_LOCK_OWNER. Return: false if the fh
+ * does not fit the table, or its slot is in use. After the last one, file_table_restore_end() frees
+ * the slots below `slots` that are left; an fh that is given out from then on has a generation
+ * above `generation`.
+ */
+bool file_table_restore(struct file_table *t, uint64_t fh, const struct open_file *file);
+void file_table_restore_end(struct file_table *t, uint32_t slots, uint32_t generation);
+
 /* Reserve a slot for a file that is about to be opened. The caller passes the slot to
  * file_table_publish or file_table_abandon. Return: NULL when the table is full (ENFILE). */
 struct open_file *file_table_reserve(struct file_table *t, uint32_t worker);
-/* Publish a reserved slot: the file is open as `fd`. Return: its fh. */
+/* Publish a reserved slot: the file is open as `fd`, with file->open_flags. Return: its fh. */
 uint64_t file_table_publish(struct file_table *t, struct open_file *file, uint64_t nodeid, int fd,
 			    uint32_t flags);
 void file_table_abandon(struct file_table *t, uint32_t worker, struct open_file *file);

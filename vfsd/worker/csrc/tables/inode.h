@@ -9,7 +9,8 @@
 #include "worker/csrc/host/identity.h"
 
 enum {
-	INODE_BLOCK = 39,   /* slots in a block: the number that fits into a page of 4 KiB */
+	SLOT_BYTES = 8,	    /* a slot's number is its offset in units of this many bytes */
+	INODE_BLOCK = 36,   /* slots in a block: the number that fits into a page of 4 KiB */
 	LET_GO = UINT8_MAX, /* value of inode.retired_by that stands for no worker: forgotten.c */
 };
 
@@ -44,8 +45,11 @@ struct inode {
 	uint8_t is_young;   /* 1: another file may have the same birth time: inode_table.c */
 	struct inode_marks marks;
 	uint8_t is_readable;   /* 1: fd is open for reading; 0: fd is O_PATH */
-	int64_t btime;	       /* birth time in ns; 0: the file system keeps no birth times */
+	int64_t btime;	       /* birth time in ns; 0: unknown, or the file system keeps none */
 	struct fhandle handle; /* opens the file when fd is -1 */
+	/* Slots from this inode to the directory where the guest saw it last; 0: not known. */
+	uint32_t to_parent;
+	uint32_t pad;
 };
 
 struct inode_table; /* the head of the mapping */

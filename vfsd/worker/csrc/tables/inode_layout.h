@@ -2,8 +2,8 @@
 /* PRIVATE: C only */
 /*
  * The layout of the inode table in its memory. Only the parts of the table include this header:
- * inode_table.c, inode_leave.c, inode_cache.c, inode_hash.[ch], inode_slots.[ch] and forgotten.c.
- * The theory is in inode_table.c.
+ * inode_table.c, inode_leave.c, inode_cache.c, inode_hash.[ch], inode_slots.[ch], inode_restore.c,
+ * forgotten.c and session_image.c. The theory is in inode_table.c.
  */
 #ifndef VFSD_INODE_LAYOUT_H
 #define VFSD_INODE_LAYOUT_H
@@ -22,8 +22,7 @@
 
 enum {
 	ROOT_SLOT = 1,	  /* the first slot; the root's nodeid is the same number */
-	SLOT_BYTES = 8,	  /* a slot's number is its offset in units of this many bytes */
-	SLOTS_APART = 13, /* in the same units: from one slot to the next */
+	SLOTS_APART = 14, /* in units of SLOT_BYTES: from one slot to the next */
 	RUN_BITS = 10,	  /* 2^RUN_BITS consecutive inode numbers lie in neighbouring chains */
 	STRIPE_BITS = 10,
 	STRIPES = 1 << STRIPE_BITS,
@@ -94,6 +93,9 @@ struct inode_table {
 	struct inode_chains chains[STRIPES];
 	struct inode_resize resizes[STRIPES];
 };
+
+/* The offsets of the parts of a table for `capacity` inodes. */
+struct inode_parts inode_table_lay_out(uint32_t capacity);
 
 /* The offset in bytes of the hash rows, which come after the head. Each row has one chain of every
  * stripe. */

@@ -26,7 +26,7 @@
  * for the memory.
  *
  * Death of a worker at any store. A place whose bit is set, but in which no inode was entered, is
- * lost (104 bytes, and its page is never given back). A block that is closed is opened by the next
+ * lost (112 bytes, and its page is never given back). A block that is closed is opened by the next
  * worker in that slot of the worker table, and marked, so that it is visited again.
  */
 #include "worker/csrc/tables/inode_slots.h"
@@ -202,6 +202,24 @@ struct inode *inode_slots_take(struct inode_table *t, uint32_t worker)
 		__atomic_store_n(&inode->generation, block_at(t, block_of(slot))->generation,
 				 __ATOMIC_RELAXED);
 	return inode;
+}
+
+bool inode_slots_take_at(struct inode_table *t, uint32_t worker, uint32_t slot)
+{
+	uint32_t block = block_of(slot), place = place_of(slot);
+	struct inode_block *b;
+	bool is_free;
+
+	if (block >= t->block_count || place >= INODE_BLOCK || slot != slot_in(block, place))
+		return false;
+	b = block_at(t, block);
+	owner_lock(&t->free_lock, worker);
+	for (; t->blocks_used <= block; t->blocks_used++)
+		show(t, t->blocks_used);
+	is_free = !(b->used & bit_of(place));
+	b->used |= bit_of(place);
+	owner_unlock(&t->free_lock);
+	return is_free;
 }
 
 static void free_place(struct inode_table *t, uint32_t slot)

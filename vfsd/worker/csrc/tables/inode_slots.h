@@ -18,6 +18,8 @@ void inode_slots_init(struct inode_table *t, uint32_t slots);
 
 /* Take a free slot. Return: NULL if the table is full. */
 struct inode *inode_slots_take(struct inode_table *t, uint32_t worker);
+/* Take the slot with this number. Return: false if there is no such slot, or if it is not free. */
+bool inode_slots_take_at(struct inode_table *t, uint32_t worker, uint32_t slot);
 /* Free the slot of an inode that has left the table, and close the fd that the inode owns. Both
  * happen after every worker's quiescent point. */
 void inode_slots_retire(struct inode_table *t, struct reclaim *reclaim, struct inode *inode);

@@ -35,6 +35,11 @@
  * If the old file was younger, or if the file system keeps no birth times, the handles are
  * compared.
  *
+ * Place. An inode also knows the directory in which the guest saw it last, and, where the file is
+ * entered by its fd, when it was born. Nothing in the table depends on these: they are hints by
+ * which a file is found again after every fd of the sandbox was lost (session_restore.c), and what
+ * they lead to is compared with the key then. So they are stored without a lock.
+ *
  * An inode that the guest has forgotten may stay in the table, held by its handle only
  * (forgotten.c).
  *
@@ -64,7 +69,7 @@
  * Death of a worker at any store:
  * - insert: the slot is filled, and then published by one store to the head of its chain. A worker
  *   that dies before that store leaks the slot and the fd. The pool's sweep finds the fd; the slot
- *   is lost (104 bytes).
+ *   is lost (112 bytes).
  * - forget: one store sets retired_by, the next takes the slot out of its chain, and the last
  *   makes the generation even. The next worker in that slot of the worker table finds the inodes
  *   that were retired and not freed (inode_table_adopt_retired).
@@ -102,7 +107,7 @@ static uint64_t add_part(uint64_t *at, uint64_t bytes, uint64_t align)
 }
 
 /* A part whose memory is given back in pages begins at a page. */
-static struct inode_parts lay_out(uint32_t capacity)
+struct inode_parts inode_table_lay_out(uint32_t capacity)
 {
 	uint32_t blocks = inode_slots_blocks(capacity);
 	struct inode_parts parts = {.end = ROWS_AT};
@@ -120,7 +125,7 @@ static struct inode_parts lay_out(uint32_t capacity)
 
 uint64_t inode_table_bytes(uint32_t capacity)
 {
-	return lay_out(capacity).end;
+	return inode_table_lay_out(capacity).end;
 }
 
 int inode_table_init(void *memory, uint32_t capacity, int root_fd)
@@ -132,7 +137,7 @@ int inode_table_init(void *memory, uint32_t capacity, int root_fd)
 
 	if (err)
 		return err;
-	t->at = lay_out(capacity);
+	t->at = inode_table_lay_out(capacity);
 	inode_slots_init(t, capacity);
 	inode_hash_init(t, capacity);
 	t->root_device = inode_key_device(identity_key(&st));
@@ -218,6 +223,7 @@ static struct inode *enter(struct inode_table *t, uint32_t worker, uint64_t hash
 	inode->btime = values->btime;
 	inode->is_young = values->is_young;
 	inode->marks = (struct inode_marks){0};
+	inode->to_parent = 0;
 	inode->is_readable = 0;
 	inode->lookup_count = 1;
 	inode->retired_by = 0;

@@ -148,6 +148,20 @@ static inline void inode_table_note(const struct inode *inode, enum inode_past p
 		__atomic_or_fetch(&inode_marks(inode)->past, (uint8_t)past, __ATOMIC_RELEASE);
 }
 
+/* The guest has just seen the inode in this directory. */
+static inline void inode_table_note_parent(struct inode *inode, const struct inode *parent)
+{
+	uint32_t slots = (uint32_t)(((uintptr_t)parent - (uintptr_t)inode) / SLOT_BYTES);
+
+	__atomic_store_n(&inode->to_parent, slots, __ATOMIC_RELAXED);
+}
+
+/* The file of this inode, which an fd holds, was born at `btime` (ns, 0: unknown). */
+static inline void inode_table_note_birth(struct inode *inode, int64_t btime)
+{
+	__atomic_store_n(&inode->btime, btime, __ATOMIC_RELAXED);
+}
+
 /* Return: true if the file was not opened before. */
 static inline bool inode_table_note_opened(const struct inode *inode)
 {

@@ -1,0 +1,308 @@
+# SPDX-License-Identifier: Apache-2.0
+"""kill -9 of the first process of the sandbox: the session goes on in another sandbox.
+
+What the guest knew and had open works as before, under the same numbers. Only a file that has no
+name any more, or is not where the guest saw it last, is lost: the guest gets ESTALE for that file.
+"""
+
+import errno
+import os
+import random
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+import pytest
+
+from tests.conftest import require
+from tests.sandbox_modes import SandboxMode, in_each_mode
+from tests.waiting import HANG
+
+from .conftest import OPTIONS, QUEUES, Folder
+from .daemon import Daemon, wait_until
+from .driver import Frontend
+from .fuse import LINK_IN, RENAME_IN, ROOT, Dirent, Entry, Guest, Op, expect, names, write_in
+from .test_recovery import run_users, user
+
+GOES_ON = "the guest's session goes on: "
+LOST = "is not where the guest saw it last"
+NAMES = 300
+
+
+def kill(pid: int) -> None:
+    assert pid > 1, f"{pid} is not a single process"
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def log_of(daemon: Daemon) -> str:
+    return daemon.log.read_text(errors="replace")
+
+
+def lose_sandbox(daemon: Daemon) -> None:
+    """Kill the first process of the sandbox, and wait until the next sandbox serves."""
+    count = log_of(daemon).count(GOES_ON)
+    workers = daemon.titled("worker")
+    kill(daemon.the(" holder"))
+    wait_until(lambda: log_of(daemon).count(GOES_ON) > count, HANG, "the session goes on")
+    wait_until(lambda: not set(workers) & set(daemon.titled("worker")), HANG, "workers are new")
+
+
+@pytest.fixture(scope="module")
+def daemon(handles: str, sandbox_mode: SandboxMode) -> Iterator[Daemon]:
+    held = handles if sandbox_mode.is_privileged else "never"
+    with Daemon(*OPTIONS, f"--inode-file-handles={held}", mode=sandbox_mode) as running:
+        yield running
+
+
+def rename(guest: Guest, old: int, name: bytes, new: int, new_name: bytes) -> None:
+    guest.call(Op.RENAME, old, RENAME_IN.pack(new) + names(name, new_name))
+
+
+@in_each_mode
+def test_what_the_guest_knows_and_has_open_goes_on(
+    daemon: Daemon, guest: Guest, folder: Folder
+) -> None:
+    a = guest.mkdir(folder.nodeid, b"a")
+    b = guest.mkdir(a.nodeid, b"b")
+    file, fh = guest.create(b.nodeid, b"file")
+    guest.write(file.nodeid, fh, 0, b"0123456789")
+    data = guest.call(Op.LINK, a.nodeid, LINK_IN.pack(file.nodeid) + names(b"hard"))
+    assert Entry.parse(data).nodeid == file.nodeid
+    link = Entry.parse(guest.call(Op.SYMLINK, a.nodeid, names(b"link", b"target")))
+    appended, append = guest.create(a.nodeid, b"append", os.O_WRONLY | os.O_APPEND)
+    moved, moved_fh = guest.create(a.nodeid, b"before")
+    rename(guest, a.nodeid, b"before", folder.nodeid, b"after")
+    reader = guest.open(file.nodeid, os.O_RDONLY)
+    direct = guest.open(file.nodeid, os.O_RDWR | os.O_DIRECT)
+    for turn in range(3):
+        lose_sandbox(daemon)
+        assert guest.read(file.nodeid, fh, 2, 4) == b"2345"
+        assert guest.read(file.nodeid, reader, 0, 1) == b"%d" % max(0, turn - 1)
+        assert guest.write(file.nodeid, fh, 0, b"%d" % turn) == 1
+        assert guest.read(file.nodeid, direct, 0, 512)[:1] == b"%d" % turn
+        reply = guest.ask(Op.WRITE, file.nodeid, write_body(reader), room=8)
+        expect(errno.EBADF, reply)
+        guest.write(appended.nodeid, append, 0, b"x")
+        guest.write(moved.nodeid, moved_fh, 0, b"m")
+        assert guest.call(Op.READLINK, link.nodeid, room=100) == b"target"
+        assert guest.lookup(b.nodeid, b"file").nodeid == file.nodeid
+        assert guest.lookup(a.nodeid, b"hard").nodeid == file.nodeid
+        assert guest.lookup(folder.nodeid, b"after").nodeid == moved.nodeid
+        assert guest.getattr(file.nodeid).nlink == 2
+        new = guest.mkdir(b.nodeid, b"new%d" % turn)
+        assert new.nodeid not in (a.nodeid, b.nodeid, file.nodeid, link.nodeid, moved.nodeid)
+    assert (folder.path / "after").read_bytes() == b"m"
+    guest.release(file.nodeid, fh)
+    guest.forget(file.nodeid, 100)
+    expect(errno.ESTALE, guest.ask(Op.GETATTR, file.nodeid, bytes(16), room=104))
+
+
+def write_body(fh: int) -> bytes:
+    return write_in(fh=fh, offset=0, size=1) + b"x"
+
+
+def test_a_listing_goes_on_where_it_was(daemon: Daemon, guest: Guest, folder: Folder) -> None:
+    wanted = {f"name{i}".encode() for i in range(NAMES)}
+    for name in wanted:
+        (folder.path / name.decode()).touch()
+    fh = guest.open(folder.nodeid, os.O_RDONLY | os.O_DIRECTORY, op=Op.OPENDIR)
+    found: list[Dirent] = []
+    offset = 0
+    while part := guest.readdir(folder.nodeid, fh, offset, 2000):
+        found += part
+        offset = part[-1].off
+        if len(found) < 2 * NAMES // 3:
+            lose_sandbox(daemon)
+    assert sorted(e.name for e in found) == sorted(wanted | {b".", b".."})
+
+
+def test_a_file_without_a_name_is_lost_alone(daemon: Daemon, guest: Guest, folder: Folder) -> None:
+    gone, gone_fh = guest.create(folder.nodeid, b"gone")
+    kept, kept_fh = guest.create(folder.nodeid, b"kept")
+    guest.call(Op.UNLINK, folder.nodeid, names(b"gone"))
+    guest.write(kept.nodeid, kept_fh, 0, b"data")
+    lose_sandbox(daemon)
+    expect(errno.ESTALE, guest.ask(Op.GETATTR, gone.nodeid, bytes(16), room=104))
+    assert guest.ask(Op.WRITE, gone.nodeid, write_body(gone_fh), room=8).error in {
+        errno.ESTALE,
+        errno.EBADF,
+    }
+    assert guest.read(kept.nodeid, kept_fh, 0, 9) == b"data"
+    last = log_of(daemon).rpartition(GOES_ON)[2]
+    lines = [line for line in last.splitlines() if f"inode {gone.attr.ino} " in line]
+    assert len(lines) == 1, last
+
+
+def test_another_file_in_its_place_is_not_taken_for_it(
+    daemon: Daemon, guest: Guest, folder: Folder, handles: str
+) -> None:
+    """The host replaces one file and moves another while the sandbox is gone, or long before."""
+    (folder.path / "sub").mkdir()
+    replaced, fh = guest.create(folder.nodeid, b"replaced")
+    (folder.path / "moved").touch()
+    moved = guest.lookup(folder.nodeid, b"moved")
+    (folder.path / "replaced").unlink()
+    (folder.path / "replaced").write_text("another file")
+    (folder.path / "moved").rename(folder.path / "sub" / "moved")
+    lose_sandbox(daemon)
+    expect(errno.ESTALE, guest.ask(Op.GETATTR, replaced.nodeid, bytes(16), room=104))
+    assert guest.ask(Op.WRITE, replaced.nodeid, write_body(fh), room=8).error
+    assert (folder.path / "replaced").read_text() == "another file"
+    if handles == "prefer":
+        assert guest.getattr(moved.nodeid).ino == moved.attr.ino
+    else:
+        expect(errno.ESTALE, guest.ask(Op.GETATTR, moved.nodeid, bytes(16), room=104))
+    assert guest.lookup(folder.nodeid, b"replaced").nodeid != replaced.nodeid
+
+
+class SandboxKiller(threading.Thread):
+    """Kills the first process of each sandbox, some time after that has begun to serve."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        super().__init__()
+        self._daemon = daemon
+        self._ended = threading.Event()
+        self.kills = 0
+
+    def run(self) -> None:
+        chance = random.Random(1)  # noqa: S311
+        while not self._ended.wait(chance.uniform(0.3, 0.8)):
+            lose_sandbox(self._daemon)
+            self.kills += 1
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self.join()
+
+
+@in_each_mode
+def test_sandboxes_die_during_mixed_work(daemon: Daemon, guest: Guest, folder: Folder) -> None:
+    counts = [0] * 6
+    users = [user(folder, number, counts, may_lose=True) for number in range(6)]
+    with SandboxKiller(daemon) as killer:
+        run_users(guest, users, 8, may_fail={errno.ESTALE})
+    assert killer.kills >= 2
+    assert min(counts) >= 3, f"rounds done: {counts}"
+
+
+def test_requests_in_flight_are_done_once(daemon: Daemon, guest: Guest, folder: Folder) -> None:
+    log, fh = guest.create(folder.nodeid, b"log", os.O_WRONLY | os.O_APPEND)
+    for turn in range(5):
+        waiting = []
+        for i in range(40):
+            body = write_body(fh)
+            waiting.append(guest.submit(Op.WRITE, log.nodeid, body, room=8, queue=1 + i % QUEUES))
+            if i == 10 * turn:
+                kill(daemon.the(" holder"))
+        for pending in waiting:
+            expect(0, guest.finish(pending, HANG))
+        assert (folder.path / "log").stat().st_size == 40 * (turn + 1)
+
+
+def test_the_supervisor_dies_as_well(daemon: Daemon, guest: Guest, folder: Folder) -> None:
+    file, fh = guest.create(folder.nodeid, b"file")
+    for pause in (0, 0.02, 0.1, 0.3):
+        kill(daemon.the(" holder"))
+        time.sleep(pause)
+        kill(daemon.the("supervisor"))
+        assert guest.write(file.nodeid, fh, 0, b"data") == 4
+
+
+def test_a_message_of_the_vmm_is_answered_once(daemon: Daemon, guest: Guest) -> None:
+    """A ring is stopped and started while its sandbox is gone."""
+    for _ in range(4):
+        waiting = [guest.submit(Op.GETATTR, ROOT, bytes(16), room=104) for _ in range(50)]
+        kill(daemon.the(" holder"))
+        base = guest.frontend.stop_ring(1)
+        assert base == guest.frontend.rings[1].avail_idx & 0xFFFF
+        guest.frontend.rings[1].reap()
+        for pending in waiting:
+            expect(0, guest.finish(pending, HANG))
+        guest.frontend.restart_ring(1)
+        guest.lookup(ROOT, b".", queue=1)
+
+
+def test_files_of_a_mount_below(sandbox_mode: SandboxMode, handles: str, tmp_path: Path) -> None:
+    require("root")
+    share = tmp_path / "share"
+    (share / "mount").mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "below", share / "mount"], check=True)
+    try:
+        (share / "mount" / "sub").mkdir()
+        (share / "mount" / "sub" / "x").write_text("below")
+        options = (*OPTIONS, f"--inode-file-handles={handles}")
+        with (
+            Daemon(*options, mode=sandbox_mode, share=share) as daemon,
+            Frontend(daemon.socket) as frontend,
+        ):
+            guest = Guest(frontend.setup(2))
+            guest.init()
+            mount = guest.lookup(ROOT, b"mount")
+            sub = guest.lookup(mount.nodeid, b"sub")
+            x = guest.lookup(sub.nodeid, b"x")
+            fh = guest.open(x.nodeid, os.O_RDWR)
+            for _ in range(2):
+                lose_sandbox(daemon)
+                assert guest.read(x.nodeid, fh, 0, 9) == b"below"
+                assert guest.lookup(sub.nodeid, b"x").nodeid == x.nodeid
+                assert guest.getattr(mount.nodeid).ino == (share / "mount").stat().st_ino
+    finally:
+        subprocess.run(["umount", "-l", share / "mount"], check=True)
+
+
+def test_without_a_launcher_the_vmm_stays_connected() -> None:
+    with Daemon(*OPTIONS) as daemon:
+        with Frontend(daemon.socket) as frontend:
+            guest = Guest(frontend.setup(2))
+            guest.init()
+            guest.getattr(ROOT)
+            kill(daemon.the("launcher"))
+            wait_until(lambda: "the launcher died" in log_of(daemon), HANG, "a loud line")
+            kill(daemon.the(" holder"))
+            trying = "no other sandbox could be built"
+            wait_until(lambda: log_of(daemon).count(trying) >= 2, HANG, "it tries again")
+            assert not daemon.exited()
+        wait_until(daemon.exited, HANG, "the daemon ends with its VMM")
+
+
+def test_a_vmm_that_goes_away_in_between() -> None:
+    with Daemon(*OPTIONS) as daemon:
+        for pause in (0, 0.05, 0.2):
+            with Frontend(daemon.socket) as frontend:
+                Guest(frontend.setup(2)).init()
+                kill(daemon.the(" holder"))
+                time.sleep(pause)
+        with Frontend(daemon.socket) as frontend:
+            guest = Guest(frontend.setup(2))
+            guest.init()
+            guest.getattr(ROOT)
+
+
+def test_many_inodes_come_back(daemon: Daemon, guest: Guest, folder: Folder) -> None:
+    for i in range(100):
+        (folder.path / f"{i}").mkdir()
+        for j in range(50):
+            (folder.path / f"{i}" / f"{j}").touch()
+    known = {}
+    for entry in guest.list(folder.nodeid, 1 << 16, plus=True):
+        if entry.entry is None or not entry.entry.nodeid:
+            continue
+        for below in guest.list(entry.entry.nodeid, 1 << 16, plus=True):
+            if below.entry and below.entry.nodeid:
+                known[below.entry.nodeid] = below.ino
+    assert len(known) == 5000
+    lose_sandbox(daemon)
+    chance = random.Random(2)  # noqa: S311
+    for nodeid in chance.sample(sorted(known), 200):
+        assert guest.getattr(nodeid).ino == known[nodeid]
+    assert "0 are lost" in log_of(daemon).rpartition(GOES_ON)[2].splitlines()[0]

@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The processes of all sandboxes, and those that are still to become a sandbox. All of them are
+descendants of the launcher, which is a child subreaper."""
+
+from vfsd.supervisor.descendants import Process
+from vfsd.supervisor.launcher import Launcher
+
+
+class Siblings:
+    def __init__(self, launcher: Launcher) -> None:
+        self._launcher = launcher
+
+    def alive(self) -> list[Process]:
+        """Those that have not ended; none if the launcher is gone."""
+        return [p for p in self._launcher.descendants() if p.state not in "ZX"]
+
+    def kill(self) -> None:
+        for process in self.alive():
+            process.kill(self._launcher.kill)

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The supervisor process, from its beginning to its exit status."""
+
+from collections.abc import Callable
+
+from vfsd.supervisor.boot import Boot
+from vfsd.supervisor.clones import Role
+from vfsd.supervisor.event_loop import StopError
+from vfsd.supervisor.keeper import STATUS_CRASHED
+from vfsd.supervisor.keeper_watch import KeeperWatch
+from vfsd.supervisor.service import Service
+from vfsd.transport.errors import OperatorError, describe
+
+
+def supervise(
+    boot: Boot, keeper: int, next_keeper: Callable[[int], Role], is_successor: bool
+) -> int:
+    """Run as the supervisor; returns the exit status of the program. `keeper`: the pid of the
+    keeper; `next_keeper`: see KeeperWatch."""
+    service = Service(boot, KeeperWatch(boot, keeper, next_keeper))
+    try:
+        status = service.run(is_successor)
+    except StopError:
+        status = 0
+    except OperatorError as error:
+        boot.log.write("error", str(error))
+        status = error.status
+    except Exception as error:
+        # An error of ours: leave everything as it is, so that the next supervisor can go on.
+        boot.log.write("error", f"the supervisor failed: {describe(error)}")
+        return STATUS_CRASHED
+    service.end(status)
+    return status

@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The session image: what is to be known of a FUSE session in order to go on with it in another
+ * sandbox. The theory is in session_image.c.
+ */
+#ifndef VFSD_SESSION_IMAGE_H
+#define VFSD_SESSION_IMAGE_H
+
+#include "transport/csrc/types.h"
+
+enum {
+	IMAGE_VERSION = 1,
+	IMAGE_NAME = 16, /* bytes of a name, padded with zeros */
+	IMAGE_SECTIONS_MAX = 64,
+	IMAGE_FIELDS_MAX = 64, /* of one section */
+	IMAGE_HANDLE = 32,     /* FHANDLE_BYTES_MAX */
+};
+
+struct image_header {
+	char magic[8];
+	uint32_t version;
+	uint32_t section_count; /* the struct image_section follow the header */
+	uint64_t bytes;		/* of the whole image */
+};
+
+struct image_section {
+	char name[IMAGE_NAME];
+	uint64_t offset; /* of the first record, from the beginning of the image */
+	uint64_t count;
+	uint64_t fields; /* offset of the descriptions of the fields */
+	uint32_t field_count;
+	uint32_t record_bytes;
+};
+
+struct image_field {
+	char name[IMAGE_NAME];
+	uint32_t offset; /* in the record */
+	uint32_t bytes;
+};
+
+/* Section "session", one record: the result of INIT, and what all workers share. */
+struct image_session {
+	uint32_t ready;
+	uint32_t minor;
+	uint64_t flags;
+	uint64_t offered;
+	uint64_t set_id_modes;
+	uint64_t capability_sets;
+	uint32_t number;
+	uint32_t root_mount; /* inode_key_mount_id() of the share */
+	uint32_t node_gen;   /* no nodeid has a larger generation */
+	uint32_t file_gen;   /* nor has an fh */
+	uint32_t file_slots; /* slots that were ever used */
+	char staging[64];
+};
+
+enum image_node_state {
+	IMAGE_IS_YOUNG = 1,  /* inode.is_young */
+	IMAGE_IS_LET_GO = 2, /* the guest has forgotten it, and may ask for it (forgotten.c) */
+};
+
+/* Section "nodes": the inodes that the guest knows, without the root. */
+struct image_node {
+	uint64_t nodeid;
+	uint64_t lookups;
+	uint64_t ino;
+	int64_t btime;	 /* ns; 0: not known */
+	uint32_t parent; /* slot of the directory where it was seen last; 0: not known */
+	uint32_t device; /* inode_key_device() */
+	uint32_t mount;	 /* inode_key_mount_id(), which differs in another sandbox */
+	uint16_t type;	 /* S_IFMT */
+	uint8_t past;	 /* enum inode_past */
+	uint8_t state;	 /* enum image_node_state */
+	int32_t handle_type;
+	uint32_t handle_len; /* 0: without a handle */
+	uint8_t handle[IMAGE_HANDLE];
+};
+
+/* Section "files": the open files and directories. */
+struct image_file {
+	uint64_t fh;
+	uint64_t nodeid;
+	uint64_t owner;	    /* of FILE_LOCK_OWNER */
+	uint64_t position;  /* of LSEEK; a directory's comes with each READDIR */
+	uint32_t flags;	    /* enum open_file_flag */
+	int32_t open_flags; /* of open(2) */
+};
+
+/* The tables of a session, mapped. They may hold anything: the worker that was taken over before
+ * the sandbox was lost wrote to them. */
+struct image_tables {
+	const void *inodes;
+	const void *files;
+	const void *workers;
+	uint32_t inode_capacity;
+	uint32_t file_capacity;
+};
+
+/* Write the image to `ret`, which has room for `room` bytes, if that is enough. Return: the bytes
+ * of the image, or -EINVAL (the tables have another layout). */
+int64_t session_image_write(const struct image_tables *from, void *ret, uint64_t room) must_check;
+
+/* The same into memory that the caller frees. Return also: -ENOMEM. */
+int64_t session_image_make(const struct image_tables *from, void **ret) must_check;
+
+/* How the records of a section lie in an image, as against their structs here. */
+struct image_view {
+	const uint8_t *records;
+	uint64_t count;
+	uint32_t record_bytes;
+	uint32_t part_count;
+	struct image_part {
+		uint32_t from;
+		uint32_t to;
+		uint32_t bytes;
+	} parts[IMAGE_FIELDS_MAX];
+};
+
+struct session_image {
+	struct image_view session;
+	struct image_view nodes;
+	struct image_view files;
+};
+
+/* Check an image, of this version or an older one, and find its sections. Return: 0 or -EINVAL. */
+int session_image_open(const void *image, uint64_t bytes, struct session_image *ret) must_check;
+
+/* Copy a record. A field that the image does not have is zero; index: below the view's count. */
+void session_image_session(const struct session_image *image, struct image_session *ret);
+void session_image_node(const struct session_image *image, uint64_t index, struct image_node *ret);
+void session_image_file(const struct session_image *image, uint64_t index, struct image_file *ret);
+
+#endif
