@@ -118,13 +118,40 @@ class Daemon:
         return sorted(family, key=lambda p: (p.create_time(), p.pid))
 
     def pids(self) -> dict[int, str]:
-        """The pids of living processes with their titles."""
-        found = {}
+        """The pids of living processes with their titles. The processes of the spare pool, which
+        comes when the VMM is quiet, are left out."""
+        found, _ = self._with_and_without_guest()
+        return found
+
+    def spare(self) -> dict[int, str]:
+        """The pids of the living processes of the spare pool with their titles."""
+        _, spare = self._with_and_without_guest()
+        return spare
+
+    def _with_and_without_guest(self) -> tuple[dict[int, str], dict[int, str]]:
+        """The titles of all processes, and those of the spare pool. The spare pool is younger than
+        the pool of the VMM, and may be a program that has just been executed."""
+        found, spare = {}, {}
+        sandboxes: set[int] = set()  # processes of a sandbox, by their parents
+        first: int | None = None
         for process in self.processes():
             with suppress(psutil.NoSuchProcess):
-                if process.status() != psutil.STATUS_ZOMBIE:
-                    found[process.pid] = " ".join(process.cmdline()).strip()
-        return found
+                if process.status() == psutil.STATUS_ZOMBIE:
+                    continue
+                title, parent = " ".join(process.cmdline()).strip(), process.ppid()
+                if parent in spare:
+                    spare[process.pid] = title
+                    continue
+                is_sandbox = title.endswith(" pool") or "vfsd.worker" in title
+                if is_sandbox and parent not in sandboxes:
+                    first = first or process.pid
+                    if first != process.pid:
+                        spare[process.pid] = title
+                        continue
+                if is_sandbox:
+                    sandboxes.add(process.pid)
+                found[process.pid] = title
+        return found, spare
 
     def titled(self, *words: str) -> list[int]:
         """The pids of the processes whose title contains these words."""

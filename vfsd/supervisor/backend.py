@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Final
 
+from vfsd.supervisor.descendants import Process
 from vfsd.supervisor.device import DeviceSegment
 from vfsd.supervisor.effects import DeviceVring
 from vfsd.supervisor.event_loop import EventLoop
@@ -68,18 +69,9 @@ class Backend:
         pool.on_event = self._on_pool_event
 
     @classmethod
-    def start(cls, context: BackendContext) -> "Backend":
-        """Start a pool. Raises OperatorError with the reason if the pool cannot be started."""
-        device, options = context.device, context.options
-        device.reset(options.request_queues + 1)
-        pool = PoolClient.start(
-            context.loop,
-            context.log,
-            context.launcher,
-            options,
-            device.fd,
-            context.patience,
-        )
+    def start(cls, context: BackendContext, pool: PoolClient) -> "Backend":
+        """Begin with a pool that has no workers and no fds yet."""
+        context.device.reset(context.options.request_queues + 1)
         return cls(context, pool)
 
     @classmethod
@@ -92,9 +84,14 @@ class Backend:
             backend._connect(slot)
         return backend
 
-    def kill(self) -> None:
+    def is_used(self) -> bool:
+        """Has the pool had a worker? Without a worker it has had no fd of the VMM either."""
+        return bool(self.pool.spawned)
+
+    def kill(self) -> list[Process]:
+        """Kill the pool and its workers; returns these processes, which may not have ended yet."""
         self._links.close()
-        self.pool.kill()
+        return self.pool.kill()
 
     def slot_of(self, vring: int) -> int:
         """The worker slot that serves a vring. The hiprio queue has the same slot as the first

@@ -2,9 +2,13 @@
 """The record of requests in flight that the front-end keeps: its size, and the checks of its
 description. The supervisor never maps the record."""
 
+import os
+
 from vfsd.transport.errors import ProtocolError
+from vfsd.transport.message_socket import MessageSocket
 from vfsd.transport.native import lib
-from vfsd.transport.vhost_user import U64_MAX, Inflight
+from vfsd.transport.shared_memory import create_segment
+from vfsd.transport.vhost_user import U64_MAX, Inflight, Number, encode_reply
 
 
 def inflight_bytes(queue_size: int) -> int:
@@ -38,3 +42,12 @@ def check_record(record: Inflight, queue_count: int) -> None:
         raise ProtocolError(
             f"SET_INFLIGHT_FD: mmap_size is {record.mmap_size}; its queues need {needed}"
         )
+
+
+def send_record(frontend: MessageSocket, record: Inflight) -> None:
+    """Answer GET_INFLIGHT_FD with a new, zeroed record of `record.mmap_size` bytes."""
+    fd = create_segment("vfsd-inflight", record.mmap_size)
+    try:
+        frontend.send(encode_reply(Number.GET_INFLIGHT_FD, record), [fd])
+    finally:
+        os.close(fd)

@@ -119,13 +119,14 @@ class Launcher:
         close_fds((root, *held))
         return cls(pid, ours.detach())
 
-    def start_pool(self, fds: Sequence[int]) -> int:
+    def start_pool(self, fds: Sequence[int], seconds: float = ANSWER_SECONDS) -> int:
         """Ask for a pool with `fds` (POOL_FDS, then one listener per worker slot).
 
         Returns a pidfd of the pool's first process, which the caller owns. Raises OSError if that
-        process could not be started, LauncherGoneError if there is no launcher.
+        process could not be started, LauncherGoneError if there is no launcher, or no answer within
+        `seconds`.
         """
-        return self._ask(MAKE_POOL, fds)[0]
+        return self._ask(MAKE_POOL, fds, seconds)[0]
 
     def kill(self, pidfd: int) -> None:
         """Send SIGKILL, also to the first process of a pool, which needs the launcher's
@@ -138,12 +139,12 @@ class Launcher:
         except ProcessLookupError:
             pass
 
-    def _ask(self, kind: int, fds: Sequence[int]) -> list[int]:
+    def _ask(self, kind: int, fds: Sequence[int], seconds: float = ANSWER_SECONDS) -> list[int]:
         """Send a request and wait for the answer; returns its fds. Raises as start_pool() does."""
         number = int.from_bytes(os.urandom(4), "little")
         sock = socket.socket(fileno=self.fd)
         try:
-            sock.settimeout(ANSWER_SECONDS)
+            sock.settimeout(seconds)
             sock.sendmsg([REQUEST.pack(kind, number)], encode_fds(fds))
             error, passed = _await_answer(sock, number)
         except TimeoutError:

@@ -11,14 +11,13 @@ import contextlib
 import os
 import select
 import signal
-import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
-from vfsd.supervisor.descendants import Process, descendants, state_of
+from vfsd.supervisor.descendants import Process, descendants, process_of, state_of
 from vfsd.supervisor.event_loop import EventLoop
 from vfsd.supervisor.launcher import Launcher, LauncherGoneError
 from vfsd.supervisor.log_collector import LogCollector
@@ -27,6 +26,7 @@ from vfsd.supervisor.patience import Patience
 from vfsd.supervisor.saved_state import SavedPool
 from vfsd.supervisor.segments import Segments
 from vfsd.supervisor.stderr_relay import StderrRelay, stderr_pipe
+from vfsd.supervisor.worker_socket import listen
 from vfsd.transport.control_messages import (
     Content,
     PoolEvent,
@@ -78,6 +78,8 @@ class PoolClient:
         self.spawned: set[int] = set()  # slots that have a worker
         self.ended: set[int] = set()  # slots whose worker died and is not created again
         self.on_event: Callable[[PoolEvent], None] = lambda _: None
+        # Called out of the event loop with a PoolDiedError, or with the OperatorError of a start.
+        self.on_loss: Callable[[Exception], None] = _raise
         self._patience = patience
         self._loop = loop
         self._launcher = launcher
@@ -86,10 +88,10 @@ class PoolClient:
         self._ids = count(int.from_bytes(os.urandom(3), "little") << 16)
         self._answers: dict[int, Content | None] = {}
         channel.socket.setblocking(False)
-        loop.register(channel.fileno(), self._receive)
+        loop.register(channel.fileno(), lambda: self._report_loss(self._receive))
 
     @classmethod
-    def start(
+    def begin(
         cls,
         loop: EventLoop,
         log: LogCollector,
@@ -97,47 +99,52 @@ class PoolClient:
         options: Options,
         device: int,
         patience: Patience,
+        prefix: str,
+        answer_seconds: float,
     ) -> "PoolClient":
-        """Start a pool and wait until it is isolated and ready. Raises OperatorError with the
-        reason if the pool fails."""
+        """Start a pool, which is not ready yet. `prefix`: of the names of its workers' sockets.
+        Raises OperatorError with the reason if it cannot be started, also if the launcher does not
+        answer within `answer_seconds`."""
         ours, theirs = FdChannel.pair()
-        listeners = [_listen(Path(f"worker-{i}")) for i in range(options.workers)]
+        listeners = [listen(Path(f"{prefix}-{i}")) for i in range(options.workers)]
         stderr, their_stderr = stderr_pipe()
         relay = StderrRelay(loop, log, stderr)
         segments = Segments.create(device, options.inode_limit)
         pool = cls(loop, launcher, ours, segments, listeners, relay, patience)
         pool.on_event = lambda event: _log_event(log, event)
         try:
-            try:
-                pool._launch(theirs.fileno(), their_stderr)
-            finally:
-                theirs.close()
-                os.close(their_stderr)
-            pool._await_ready()
+            pool._launch(theirs.fileno(), their_stderr, answer_seconds)
         except BaseException:
             pool.kill()
             raise
+        finally:
+            theirs.close()
+            os.close(their_stderr)
         return pool
 
-    def _await_ready(self) -> None:
-        """Wait until the pool is ready and the process that made it has ended. There is no limit
-        while the pool lives: on a slow host, or with a tenth of a CPU, a start may take any
+    def has_prefix(self, prefix: str) -> bool:
+        """Do the names of the pool's sockets begin with `prefix`? See begin()."""
+        return any(Path(path).name.startswith(prefix) for path, _ in self.listeners)
+
+    def has_started(self) -> bool:
+        """Is the pool ready, and has the process that made it ended?"""
+        return self.ready and self._first is None
+
+    def await_ready(self) -> None:
+        """Wait until the pool has started; OperatorError with the reason if it fails. There is no
+        limit while the pool lives: on a slow host, or with a tenth of a CPU, a start may take any
         time."""
+        what = "the start of the pool"
         try:
-            self._patience.wait(
-                lambda: self.ready and self._first is None,
-                "the start of the pool",
-                self.pid,
-                SLOW_SECONDS,
-            )
+            self._patience.wait(self.has_started, what, self.pid, SLOW_SECONDS)
         except PoolDiedError:
             raise OperatorError("the pool of workers ended before it was ready") from None
 
-    def _launch(self, channel: int, stderr: int) -> None:
+    def _launch(self, channel: int, stderr: int, answer_seconds: float) -> None:
         listeners = [fd for _, fd in self.listeners]
         fds = [channel, stderr, *self.segments.fds(), *listeners]
         try:
-            self._first = self._launcher.start_pool(fds)
+            self._first = self._launcher.start_pool(fds, answer_seconds)
         except (LauncherGoneError, OSError) as error:
             raise OperatorError(f"cannot start a pool of workers: {error}") from None
         self._loop.register(self._first, self._forget_first)
@@ -149,11 +156,13 @@ class PoolClient:
             self._loop.unregister(first)
             os.close(first)
 
-    def kill(self) -> None:
-        """Kill the pool and its workers, and release everything that was kept for the pool."""
+    def kill(self) -> list[Process]:
+        """Kill the pool and its workers, and release everything that was kept for the pool. Returns
+        the processes that were killed: each has files of the share open until it has ended."""
         self._loop.unregister(self.channel.fileno())
         self._freeze()
-        for process in self._descendants():
+        family = self._family()
+        for process in family[1:]:
             process.kill()
         if self._first is not None:
             self._launcher.kill(self._first)
@@ -168,6 +177,7 @@ class PoolClient:
             os.close(fd)
             Path(path).unlink(missing_ok=True)
         self.segments.close()
+        return family
 
     def _freeze(self) -> None:
         """Stop the pool. Otherwise the pool could create a worker while we look for its workers,
@@ -261,6 +271,12 @@ class PoolClient:
 
     # Packets from the pool; the event loop calls these.
 
+    def _report_loss(self, callback: Callable[[], None]) -> None:
+        try:
+            callback()
+        except (PoolDiedError, OperatorError) as error:
+            self.on_loss(error)
+
     def _receive(self) -> None:
         try:
             with _from_the_sandbox():
@@ -293,11 +309,11 @@ class PoolClient:
         self.on_event(event)
 
     def watch(self, pidfd: int) -> None:
-        """Raise PoolDiedError out of the event loop when the process behind `pidfd` is gone."""
+        """Report a PoolDiedError out of the event loop when the process behind `pidfd` is gone."""
         self.pidfd = pidfd
-        self._loop.register(pidfd, self._died)
+        self._loop.register(pidfd, lambda: self._report_loss(self._died))
 
-    def _died(self) -> None:
+    def _died(self) -> NoReturn:
         raise PoolDiedError("the pool died")
 
     def _descendants(self) -> list[Process]:
@@ -307,6 +323,14 @@ class PoolClient:
             return []
         found = descendants(self.pid)
         return [] if _has_ended(self.pidfd) else found  # alive now, so alive while we looked
+
+    def _family(self) -> list[Process]:
+        """The pool and its descendants; empty once the pool has ended."""
+        below = self._descendants()
+        with contextlib.suppress(OSError):
+            if self.pid is not None and self.pidfd is not None:
+                return [process_of(self.pid), *below]
+        return []
 
     # Handing over to another supervisor.
 
@@ -359,6 +383,10 @@ def _from_the_sandbox() -> Iterator[None]:
         raise PoolDiedError(f"the pool broke the protocol: {error}") from None
 
 
+def _raise(error: Exception) -> NoReturn:
+    raise error
+
+
 def _refusal(answer: Content) -> str | None:
     with _from_the_sandbox():
         return decode_refusal(answer)
@@ -382,18 +410,3 @@ def _has_ended(pidfd: int, seconds: float = 0.0) -> bool:
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     return bool(poll.poll(seconds * 1000))
-
-
-def _listen(path: Path) -> tuple[str, int]:
-    """A listening unix socket for one worker slot: its path and fd."""
-    path.unlink(missing_ok=True)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        try:
-            sock.bind(str(path))
-            sock.listen(8)
-        except OSError as error:
-            raise OperatorError(
-                f"cannot make the socket '{path}' for a worker: {error.strerror or error};"
-                " point TMPDIR at another folder"
-            ) from None
-        return str(path), sock.detach()

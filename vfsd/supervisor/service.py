@@ -4,7 +4,8 @@
 The flow is a straight line: start a pool, wait for a front-end, handle its messages until it goes
 away. Everything else (the pool's events, workers' logs, signals) happens in the event loop while
 that line waits. Each front-end gets a pool of its own, so no data of one guest is left for the next
-guest.
+guest; a pool that has had no worker has no data of a guest, and is kept. Before the first worker is
+created, the processes of the front-end before have ended, so that none of its locks is left.
 """
 
 import os
@@ -32,6 +33,7 @@ from vfsd.supervisor.effects import (
 from vfsd.supervisor.event_loop import EventLoop, StopError
 from vfsd.supervisor.frontend_fds import check_fds, memory_hazard
 from vfsd.supervisor.frontend_gone import FrontendGoneError, disconnected, went_away
+from vfsd.supervisor.inflight_record import send_record
 from vfsd.supervisor.log_collector import VMM
 from vfsd.supervisor.patience import Patience
 from vfsd.supervisor.pool_client import PoolDiedError
@@ -45,18 +47,12 @@ from vfsd.supervisor.resume import (
 )
 from vfsd.supervisor.saved_state import SavedMessage, SavedState
 from vfsd.supervisor.session import Session
+from vfsd.supervisor.spare import Spare
 from vfsd.transport.ending_signals import ENDING
 from vfsd.transport.errors import OperatorError, ProtocolError, TruncatedError, describe
 from vfsd.transport.message_socket import MessageSocket, RawMessage
 from vfsd.transport.passed_fds import close_fds
-from vfsd.transport.shared_memory import create_segment
-from vfsd.transport.vhost_user import (
-    Inflight,
-    Message,
-    Number,
-    decode_message,
-    encode_reply,
-)
+from vfsd.transport.vhost_user import Message, decode_message
 
 STATUS_CRASHED: Final = 70  # EX_SOFTWARE: the keeper creates the next supervisor
 # Keep this text: Kata Containers reads stderr until it appears. Both peers log it at this level.
@@ -108,6 +104,8 @@ class Service:
         self._ended: int | None = None  # the exit status, once the share has ended
         self._reply_start = 0  # where in the outbox the next reply belongs
         self._loop = EventLoop()
+        self._opens_handles = False  # as the last pool reported
+        self._spare = Spare(self._context, self._log, boot.options.keep_listening)
 
     def run(self, is_successor: bool) -> int:
         """Serve until the share ends; returns the exit status."""
@@ -117,17 +115,24 @@ class Service:
         self._loop.stop_on(ENDING)
         self._watch_keeper()
         self._loop.every_turn(self._log.report_left_out)
+        self._loop.every_turn(self._spare.turn)
         policy = RestartPolicy()
+        is_first = True
         while True:
             try:
-                backend = self._ensure_backend()
+                if is_first or not self._options.keep_listening:
+                    self._ensure_backend()  # an error of the start ends the daemon
+                elif not self._backend:
+                    self._spare.begin()
+                is_first = False
                 frontend = self._ensure_frontend()
                 if effects:
                     left, effects = effects, []  # these belong to this front-end alone
-                    self._carry_out(backend, frontend, left)
+                    self._carry_out(frontend, left)
                     self._boot.state.mark(REPLIED)
                     self._save()
-                self._talk(backend, frontend)
+                self._spare.want()
+                self._talk(frontend)
             except FrontendGoneError as gone:
                 if (status := self._end_session(gone)) is not None:
                     return status
@@ -137,6 +142,7 @@ class Service:
     def end(self, status: int) -> None:
         """Kill the pool. If this supervisor is killed in here, its successor goes on with that."""
         self._ended = status
+        self._spare.kill()
         self._kill_backend()
 
     def _kill_backend(self) -> None:
@@ -167,7 +173,8 @@ class Service:
 
     def _ensure_backend(self) -> Backend:
         if self._backend is None:
-            self._backend = Backend.start(self._context())
+            self._backend = Backend.start(self._context(), self._spare.take())
+            self._opens_handles = self._backend.pool.opens_handles
             self._save()
         return self._backend
 
@@ -212,12 +219,13 @@ class Service:
         if gone.status:  # QEMU does not notice a closed connection, but prints a line on an error
             for vring in self._session.vrings:
                 signal_error(vring.err_fd)
-        ended, fds, backend = self._frontend, self._session.fds(), self._backend
+        ended, fds, used = self._frontend, self._session.fds(), None
         is_probe = not self._has_spoken and self._boot.listener.listening
         self._frontend, self._session, self._has_spoken = None, self._new_session(), False
         self._is_warned = False
+        if self._backend and self._backend.is_used():
+            used, self._backend = self._backend, None  # it has the files of a guest that is gone
         if not is_probe:
-            self._backend = None  # its pool has the fds and files of a guest that is gone
             is_kept = self._options.keep_listening and not self._is_alone
             self._ended = None if is_kept else gone.status
         self._save()  # before the fds are closed: their numbers may soon be those of other files
@@ -227,8 +235,8 @@ class Service:
             ends = not gone.status and self._ended is not None and self._boot.listener.listening
             why = f"{gone}; {ENDS_WITH_VMM}" if ends else str(gone)
             self._log.write("error" if gone.status else "info", why)
-            if backend:
-                backend.kill()
+        if used:
+            self._spare.await_end_of(used.kill())
         return self._ended
 
     def _lose_pool(self, reason: str, policy: RestartPolicy) -> None:
@@ -242,7 +250,7 @@ class Service:
 
     # The messages of the front-end.
 
-    def _talk(self, backend: Backend, frontend: MessageSocket) -> None:
+    def _talk(self, frontend: MessageSocket) -> None:
         """Handle messages until the front-end has gone, which raises FrontendGoneError."""
         while True:
             self._loop.wait_readable(frontend.fileno())
@@ -261,10 +269,11 @@ class Service:
             self._save(effects, raw)
             frontend.consume()
             self._boot.state.mark(CONSUMED)
-            self._carry_out(backend, frontend, effects)
+            self._carry_out(frontend, effects)
             self._boot.state.mark(REPLIED)
             if any(isinstance(effect, Prepare | Apply) for effect in effects):
                 self._save()
+            self._spare.want()
 
     def _handle(self, raw: RawMessage) -> list[Effect]:
         try:
@@ -283,35 +292,34 @@ class Service:
 
     def _hazards(self, message: Message) -> list[Effect]:
         """A warning, once per front-end, if its memory makes more files reachable by handles."""
-        if self._is_warned or not (self._backend and self._backend.pool.opens_handles):
+        if self._is_warned or not self._opens_handles:
             return []
         hazard = memory_hazard(message)
         self._is_warned = hazard is not None
         return [Log("warn", hazard)] if hazard else []
 
-    def _carry_out(self, backend: Backend, frontend: MessageSocket, effects: list[Effect]) -> None:
+    def _carry_out(self, frontend: MessageSocket, effects: list[Effect]) -> None:
         try:
             for effect in effects:
-                self._carry_out_one(backend, frontend, effect, effects)
+                self._carry_out_one(frontend, effect, effects)
         except ConnectionError:
             raise went_away() from None
         except OSError as error:
             raise disconnected(error.strerror) from None
 
     def _carry_out_one(
-        self, backend: Backend, frontend: MessageSocket, effect: Effect, effects: list[Effect]
+        self, frontend: MessageSocket, effect: Effect, effects: list[Effect]
     ) -> None:
         match effect:
             case Log(level, text):
                 self._log.write(level, text, VMM)
             case Prepare(index):
-                backend.prepare(index)
+                self._ensure_backend().prepare(index)
             case Apply():
-                if backend.share_fds(self._session):
-                    self._save(effects)
-                backend.apply(self._session)
+                self._apply(effects)
             case EndFuseSession():
-                backend.end_fuse_session()
+                if self._backend:
+                    self._backend.end_fuse_session()
             case Close(fds):
                 close_fds(fds)
             case Reply(data):
@@ -319,7 +327,17 @@ class Service:
             case ReplyBase(index):
                 self._reply(frontend, self._session.base_reply(index).data)
             case ReplyInflight(inflight):
-                _send_inflight(frontend, inflight)
+                send_record(frontend, inflight)
+
+    def _apply(self, effects: list[Effect]) -> None:
+        """Make the device the session's; without a vring there is nothing to do before a pool is
+        needed."""
+        if not self._backend and not self._session.device.vrings:
+            return
+        backend = self._ensure_backend()
+        if backend.share_fds(self._session):
+            self._save(effects)
+        backend.apply(self._session)
 
     def _reply(self, frontend: MessageSocket, data: bytes) -> None:
         self._boot.outbox.send(frontend.socket, data, self._reply_start)
@@ -352,6 +370,8 @@ class Service:
         accepted = self._sweep(saved)
         if saved.pool:
             self._backend = Backend.restore(self._context(), saved.pool)
+            self._opens_handles = saved.pool.opens_handles
+            self._spare.live_beside(self._backend.pool)
         if saved.frontend is not None:
             return self._resume_session(saved, saved.frontend, stage)
         if accepted is not None:
@@ -398,11 +418,3 @@ class Service:
 def _unblocking(connection: socket.socket) -> MessageSocket:
     connection.setblocking(False)
     return MessageSocket(connection)
-
-
-def _send_inflight(frontend: MessageSocket, inflight: Inflight) -> None:
-    fd = create_segment("vfsd-inflight", inflight.mmap_size)
-    try:
-        frontend.send(encode_reply(Number.GET_INFLIGHT_FD, inflight), [fd])
-    finally:
-        os.close(fd)
