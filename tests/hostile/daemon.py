@@ -21,7 +21,7 @@ __all__ = ["OURS", "Daemon", "as_user", "wait_until"]
 OURS = (str(Path(sys.executable).parent / "virtiofsd"),)
 
 
-def _parent(pid: int) -> int | None:
+def parent(pid: int) -> int | None:
     with suppress(psutil.NoSuchProcess):
         return psutil.Process(pid).ppid()
     return None
@@ -165,7 +165,7 @@ class Daemon:
 
         def is_there() -> bool:
             pids = self.titled(*words)
-            found[:] = [pid for pid in pids if _parent(pid) not in pids]
+            found[:] = [pid for pid in pids if parent(pid) not in pids]
             return len(found) == 1
 
         wait_until(is_there, HANG, f"there is one {' '.join(words)}")
