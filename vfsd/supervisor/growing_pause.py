@@ -8,16 +8,16 @@ class GrowingPause:
     def __init__(self, first: float, longest: float) -> None:
         self._first = first
         self._longest = longest
-        self._next = first
-        self.grew = False  # the pause that next() returned last was longer than the one before
+        self._last = 0.0
+        self.grew = False  # the last pause is longer than the pause before it
 
     def next(self) -> float:
         """The seconds to wait before the next attempt."""
-        pause = self._next
-        self.grew = pause == self._first or pause < self._longest
-        self._next = min(2 * pause, self._longest)
+        pause = min(2 * self._last or self._first, self._longest)
+        self.grew = pause > self._last
+        self._last = pause
         return pause
 
     def reset(self) -> None:
         """An attempt has succeeded: the next pause is the first one again."""
-        self._next = self._first
+        self._last = 0.0

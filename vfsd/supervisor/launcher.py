@@ -17,7 +17,8 @@ Invariants. A request has a kind, a number that comes back in the answer, and fd
 MAKE_POOL are those named in POOL_FDS and then one per worker slot, in this order, and each is
 checked to be of the kind that its name says; the answer has a pidfd of the pool's first process.
 The fd of KILL is such a pidfd: a process that has just been executed does not allow signals from
-the supervisor yet (isolation.py). The supervisor sends no path, option or text; the fds of any
+the supervisor yet (isolation.py). CONNECT has no fds: the launcher connects to the VMM of --connect
+and answers with the connection. The supervisor sends no path, option or text; the fds of any
 other request are closed, and the request is refused. An answer is the number of the request and 0
 or an errno. So a supervisor that was taken over can start pools that share this directory with
 these options, can end them, and can do nothing else here.
@@ -66,6 +67,7 @@ from vfsd.transport.native import lib
 from vfsd.transport.passed_fds import close_fds, decode_fds, encode_fds
 from vfsd.transport.process_title import setproctitle
 from vfsd.transport.shared_memory import is_segment
+from vfsd.transport.socket_path import addressed
 
 # The fds of MAKE_POOL; the listeners of the worker slots follow them.
 POOL_FDS: Final = ("channel", "stderr", *(field.name for field in fields(Segments)))
@@ -80,7 +82,7 @@ POOL_ENVIRONMENT: Final = {
     "LANG": "C.UTF-8",
     "PYTHONPATH": ":".join([*filter(os.path.isabs, _PATHS), str(Path(vfsd.__file__).parents[1])]),
 }
-MAKE_POOL, KILL = 1, 2
+MAKE_POOL, KILL, CONNECT = 1, 2, 3
 REQUEST: Final = struct.Struct("=BI")  # kind, number
 ANSWER: Final = struct.Struct("=Ii")  # number, errno or 0
 ANSWER_SECONDS: Final = 120.0  # a launcher that has not answered after this time hangs
@@ -127,6 +129,11 @@ class Launcher:
         `seconds`.
         """
         return self._ask(MAKE_POOL, fds, seconds)[0]
+
+    def connect(self) -> int:
+        """Ask for a connection to the VMM of --connect; returns its fd, which the caller owns.
+        Raises OSError if the VMM does not accept it, and LauncherGoneError."""
+        return self._ask(CONNECT, [])[0]
 
     def kill(self, pidfd: int) -> None:
         """Send SIGKILL, also to the first process of a pool, which needs the launcher's
@@ -202,7 +209,9 @@ def _be_launcher(
         loader = copy_loader(POOL_COMMAND[0])
         lib.process_forget_code()
         start_pool = partial(_start_pool, name, options, root, supervisor, loader)
-        serve(socket.socket(fileno=sock), {MAKE_POOL: start_pool, KILL: _kill})
+        connect = partial(_connect, options.connect)
+        actions: dict[int, Action] = {MAKE_POOL: start_pool, KILL: _kill, CONNECT: connect}
+        serve(socket.socket(fileno=sock), actions)
         clean_up()
     except BaseException as error:
         os.write(2, f"vfsd: {name}: launcher: {error!r}\n".encode(errors="backslashreplace"))
@@ -260,6 +269,17 @@ def _obey(
 
 def _refuse(_fds: Sequence[int]) -> list[int]:
     raise OSError(errno.EINVAL, "there is no such request")
+
+
+def _connect(path: str | None, fds: Sequence[int]) -> list[int]:
+    """Connect to the VMM that listens at `path`; OSError if that is not possible at once."""
+    if path is None or fds:
+        raise OSError(errno.EINVAL, "CONNECT is for --connect, and has no fds")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.setblocking(False)  # a backlog that is full must not hold up the launcher
+        with addressed(path) as address:
+            sock.connect(address)
+        return [sock.detach()]
 
 
 def _kill(fds: Sequence[int]) -> list[int]:

@@ -4,8 +4,7 @@
 The flow is a straight line: start a pool, wait for a front-end, handle its messages until it goes
 away. Everything else (the pool's events, workers' logs, signals) happens in the event loop while
 that line waits. Each front-end gets a pool of its own, so no data of one guest is left for the next
-guest; a pool that has had no worker has no data of a guest, and is kept. Before the first worker is
-created, the processes of the front-end before have ended, so that none of its locks is left.
+guest; a pool that has had no worker has no data of a guest, and is kept (spare.py).
 """
 
 import os
@@ -19,6 +18,7 @@ from vfsd.supervisor.backend import Backend, BackendContext, signal_error
 from vfsd.supervisor.boot import Boot
 from vfsd.supervisor.confinement import confine_supervisor
 from vfsd.supervisor.descendants import descendants
+from vfsd.supervisor.dialer import Dialer
 from vfsd.supervisor.effects import (
     Apply,
     Close,
@@ -105,6 +105,7 @@ class Service:
         self._reply_start = 0  # where in the outbox the next reply belongs
         self._loop = EventLoop()
         self._opens_handles = False  # as the last pool reported
+        self._dialer = Dialer(boot.launcher, self._log, boot.listener.path or "")
         self._spare = Spare(self._context, self._log, boot.options.keep_listening)
 
     def run(self, is_successor: bool) -> int:
@@ -117,14 +118,10 @@ class Service:
         self._loop.every_turn(self._log.report_left_out)
         self._loop.every_turn(self._spare.turn)
         policy = RestartPolicy()
-        is_first = True
         while True:
             try:
-                if is_first or not self._options.keep_listening:
-                    self._ensure_backend()  # an error of the start ends the daemon
-                elif not self._backend:
-                    self._spare.begin()
-                is_first = False
+                if not self._spare.has_pool():
+                    self._ensure_backend()
                 frontend = self._ensure_frontend()
                 if effects:
                     left, effects = effects, []  # these belong to this front-end alone
@@ -206,6 +203,8 @@ class Service:
             raise StopError
         listener = self._boot.listener
         self._boot.report_ready()
+        if not listener.socket:
+            return socket.socket(fileno=self._dialer.dial(self._loop))
         if not listener.listening:
             return listener.socket
         self._log.write("info", f"{WAITING} on {listener.place}")
@@ -221,6 +220,7 @@ class Service:
                 signal_error(vring.err_fd)
         ended, fds, used = self._frontend, self._session.fds(), None
         is_probe = not self._has_spoken and self._boot.listener.listening
+        self._dialer.hung_up(self._has_spoken)
         self._frontend, self._session, self._has_spoken = None, self._new_session(), False
         self._is_warned = False
         if self._backend and self._backend.is_used():
@@ -236,7 +236,7 @@ class Service:
             why = f"{gone}; {ENDS_WITH_VMM}" if ends else str(gone)
             self._log.write("error" if gone.status else "info", why)
         if used:
-            self._spare.await_end_of(used.kill())
+            self._spare.replace(used.kill())
         return self._ended
 
     def _lose_pool(self, reason: str, policy: RestartPolicy) -> None:

@@ -15,8 +15,10 @@ and need not be complete before the next VMM may connect: only a vring that star
 Failure. Everything that goes wrong with a spare pool stays in here. A pool that dies is replaced
 after a pause, which grows from PAUSE_FIRST to PAUSE_MAX, and a line is logged each time that the
 pause grows. A pool that take() has returned is not a spare any more: its errors reach the caller.
-If the supervisor dies, its successor does not know the spare pool. It closes the supervisor's end
-of the pool's channel (resume.py), so that pool ends, and another is made in its place.
+If the VMM goes away while there is no spare pool, an error of the next start ends the daemon, as at
+the start of the daemon. If the supervisor dies, its successor does not know the spare pool. It
+closes the supervisor's end of the pool's channel (resume.py), so that pool ends, and another is
+made in its place.
 """
 
 import math
@@ -63,9 +65,16 @@ class Spare:
         if self._is_wanted and not self._has_failed:
             self._due = monotonic() + QUIET_SECONDS
 
-    def begin(self) -> None:
-        """No VMM is connected: start a pool now, unless there is one."""
-        if not self._pool and not self._has_failed:
+    def has_pool(self) -> bool:
+        """Is there a pool that starts or has started?"""
+        return self._pool is not None
+
+    def replace(self, processes: list[Process]) -> None:
+        """A VMM has gone, and these processes of its pool were killed: start a pool for the next
+        VMM now, unless there is one. The next take() waits for the end of the processes, since they
+        may have locks, which the next guest must not meet."""
+        self._former = processes
+        if self._is_wanted and not self._pool and not self._has_failed:
             self._try_to_start(ANSWER_SECONDS)
 
     def take(self) -> PoolClient:
@@ -89,11 +98,6 @@ class Spare:
         """Use other names of sockets for the next pool than this pool has."""
         if pool.has_prefix(self._prefix):
             self._prefix, self._other_prefix = self._other_prefix, self._prefix
-
-    def await_end_of(self, processes: list[Process]) -> None:
-        """Have the next take() wait for the end of these processes, which were killed: they may
-        have locks, which the next guest must not meet."""
-        self._former = processes
 
     def _await_former(self) -> None:
         former, self._former = self._former, []
