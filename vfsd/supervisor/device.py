@@ -11,8 +11,9 @@ Who can write. The keeper makes the segment, maps it and then seals it with F_SE
 From then on no process can map the segment writable again, and write(2) fails for every holder of
 the fd. A supervisor, and each of its successors, is cloned from the keeper and inherits the
 mapping; the pool is executed and so does not have the mapping. There is one segment for the whole
-life of the daemon, and every pool is given that segment. By the time that a pool is given the
-segment, the workers of the pool before have been killed, and those could only read the segment.
+life of the daemon, and every pool is given that segment; all of them can only read it. A spare pool
+is given the segment while another pool serves, and does not read it before it has workers. By then
+the workers of the pool before have been killed.
 
 Generations. Generations are even, and grow over all pools and supervisors. A supervisor may have
 died after it published a device and before it saved that it did. Therefore a generation is noted

@@ -59,7 +59,8 @@ What bites (each seen with a real front-end).
     that would run outside of all regions is refused (_check_shared).
 
 Not done here: dirty logging, IOMMU, postcopy, packed rings, migration (not offered, so not
-negotiated). Nothing here depends on which worker serves a vring: the backend decides that.
+negotiated), in-order completion (a request that waits for a lock would hold up the reply to the
+unlock). Nothing here depends on which worker serves a vring: the backend decides that.
 """
 
 from collections.abc import Callable, Mapping
