@@ -181,7 +181,7 @@ def test_a_wrong_number_of_fds(daemon: Daemon, negotiated: Frontend, count: int)
         (driver.ADD_MEM_REG, negotiated.region_message(region), 1),
         (driver.SET_VRING_CALL, U64.pack(0), 1),
     ]
-    before = daemon.fd_counts()
+    before = idle_fds(daemon)
     if count <= 8:  # fds that a message may not have are closed, and nothing else happens
         negotiated.ack(driver.SET_FEATURES, U64.pack(negotiated.features), fds)
         negotiated.ack(driver.SET_VRING_NUM, STATE.pack(0, 128), fds)
@@ -699,7 +699,8 @@ def test_resets_and_stops_leak_no_fds_in_workers(daemon: Daemon, running: Guest)
         frontend.tell(driver.SET_VRING_CALL, U64.pack(1), [frontend.rings[1].call_fd])
     after = daemon.fd_counts()
     assert before.keys() == after.keys()
-    assert all(after[pid] <= before[pid] + 2 for pid in before), (before, after)
+    others = before.keys() - set(elders(daemon))  # a spare pool may start, with fds of theirs
+    assert all(after[pid] <= before[pid] + 2 for pid in others), (before, after)
 
 
 def test_reset_keeps_memory_features_and_calls(running: Guest) -> None:
