@@ -11,7 +11,7 @@ import pytest
 
 from tests.waiting import HANG
 from vfsd.supervisor.command_line import parse
-from vfsd.supervisor.systemd import ReadyNotifier
+from vfsd.supervisor.systemd import ServiceManager
 
 from .daemon import ROOT, Daemon
 
@@ -50,9 +50,9 @@ def test_systemd_is_notified_again_by_a_successor(
 
 
 def notify() -> None:
-    notifier = ReadyNotifier()
-    notifier.notify()
-    notifier.close()
+    manager = ServiceManager()
+    manager.report_ready()
+    manager.close()
 
 
 def test_an_abstract_address_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from vfsd.supervisor.device import DeviceSegment
+from vfsd.supervisor.fd_store import FdStore
 from vfsd.supervisor.launcher import Launcher
 from vfsd.supervisor.listener import Listener
 from vfsd.supervisor.log_collector import LogCollector
@@ -22,6 +23,7 @@ class Boot:
     listener: Listener
     state: StateFile
     outbox: Outbox
+    store: FdStore | None  # with --keep-state
     device: DeviceSegment
     kept_fds: frozenset[int]  # fds that are open in the keeper, which a supervisor must not close
     log: LogCollector

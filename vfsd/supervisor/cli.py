@@ -10,7 +10,7 @@ import stat
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from vfsd import __version__
 from vfsd.supervisor.command_line import parse
@@ -18,6 +18,9 @@ from vfsd.supervisor.listener import open_listener
 from vfsd.supervisor.options import Options, help_text
 from vfsd.supervisor.signals import hold_signals
 from vfsd.transport.errors import OperatorError
+
+if TYPE_CHECKING:
+    from vfsd.supervisor.kept_vm import Kept
 
 # The words of libvirt. "separate-options": every option has a form without -o. The two "-mode"
 # words: --posix-acl and --security-label have modes.
@@ -59,6 +62,7 @@ def _print(action: str) -> int:
 
 def _serve(options: Options) -> int:
     _fill_standard_fds()
+    kept = _take_kept(options)  # before any other file is opened
     options = replace(options, shared_dir=check_shared_dir(options))
     root = open_shared_dir(options)
     _check_ids(options)
@@ -78,7 +82,22 @@ def _serve(options: Options) -> int:
     except BaseException:
         listener.remove()
         raise
-    return serve(options, root, listener, list(filter(None, notes)))
+    return serve(options, root, listener, kept, list(filter(None, notes)))
+
+
+def _take_kept(options: Options) -> "Kept | None":
+    """What systemd has kept of an earlier start of this service; None without --keep-state."""
+    if not options.keep_state:
+        return None
+    from vfsd.supervisor.fd_store import returned_fds  # noqa: PLC0415 - few daemons have the option
+    from vfsd.supervisor.kept_vm import Kept  # noqa: PLC0415
+
+    if "NOTIFY_SOCKET" not in os.environ:
+        raise OperatorError(
+            f"{options.given['keep_state']}: systemd did not start this process (NOTIFY_SOCKET is"
+            " not set); leave the option out, or start the service"
+        )
+    return Kept.take(returned_fds())
 
 
 def _fill_standard_fds() -> None:

@@ -147,6 +147,7 @@ CALLS: Final = (
     Call("getpid", "log_collector.py: os.getpid"),
     Call("gettid", "glibc: abort"),
     Call("getppid", "service.py: os.getppid"),
+    Call("kcmp", "process.c: SYS_kcmp"),
     Call("pidfd_open", "pool_client.py: os.pidfd_open"),
     Call("pidfd_send_signal", "descendants.py: signal.pidfd_send_signal"),
     Call("tgkill", "glibc: abort"),

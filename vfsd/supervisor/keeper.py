@@ -48,11 +48,13 @@ def keep(
     supervise: Supervise,
     ready: Callable[[], None],
     say: Say,
+    is_successor: bool = False,
 ) -> int:
     """Run supervisors until one ends without a crash; returns the exit status for this process.
 
     When keep() returns, `launcher` is the only child left. `confine` is called when everything that
-    needs privilege is done. `ready` is called at each signal READY.
+    needs privilege is done. `ready` is called at each signal READY. `is_successor`: the first
+    supervisor goes on where that of an earlier daemon was.
     """
     setproctitle(f"vfsd: {name} keeper")
     check(lib.process_become_subreaper())
@@ -60,7 +62,7 @@ def keep(
     confine()
     children = Children(launcher, say)
     policy = RestartPolicy()
-    pid = _create(name, supervise, False)
+    pid = _create(name, supervise, is_successor)
     while (status := _wait(pid, children, ready)) is None:
         if not policy.may_restart(time.monotonic()):
             say("error", "the supervisor died too often within seconds; giving up")

@@ -53,6 +53,7 @@ class Options(Switches):
     socket_group: str | None = None
     tag: str | None = None
     keep_listening: bool = False
+    keep_state: str = ""  # "": nowhere
     daemonize: bool = False
     request_queues: int = 0  # 0: default_request_queues()
     workers: int = 0  # 0: one per request queue
@@ -171,6 +172,10 @@ OPTIONS: Final = (
                  "without it the daemon ends with its VMM, as both peers do and as tools expect;"
                  " Cloud Hypervisor disconnects at each reboot of the guest, so its guest loses"
                  " the share then"),
+    Option("keep_state", {"--keep-state": None}, {},
+           "have systemd keep the VM's connection and the share's state, so that the VM goes on"
+           " when the service is restarted or killed", "systemd", read.choice("systemd"), "off",
+           "the unit needs FileDescriptorStoreMax= and NotifyAccess=all"),
     Option("daemonize", {"--daemonize": True, "--no-daemonize": False, "-f": False}, {},
            "go to the background once the socket listens; -f: stay in the foreground",
            default="off",

@@ -13,8 +13,9 @@ text. save() writes the half that load() would not read. A supervisor that dies 
 a half whose checksum is wrong, and load() takes the other half. Behind the halves is the progress:
 the sequence number of a state, and how far the effects of that state have come. The progress is
 written in one small call, because composing a whole state takes so long that the supervisor could
-die before the state is saved. Behind the progress is the last generation of the device state
-(device.py): next_generation() writes a generation before it is used.
+die before the state is saved. Behind the progress are the last generation of the device state
+(device.py) and the last label of an fd that systemd keeps (fd_store.py): next_generation() and
+next_label() write a number before it is used.
 
 The steps of a message, so that dying at any point loses nothing:
   1. peek: the message stays on the socket, its fds are duplicates;
@@ -62,9 +63,11 @@ REPLIED: Final = 2
 HALF: Final = 1 << 20
 OUTBOX_BYTES: Final = 1 << 16
 OUTBOX_REPLY: Final = 4096  # bytes: more than any reply has
-LAYOUT: Final = 2
+LAYOUT: Final = 3
 _PROGRESS_AT: Final = 2 * HALF
 _GENERATION_AT: Final = _PROGRESS_AT + _PROGRESS.size
+_LABEL: Final = struct.Struct("=Q")
+_LABEL_AT: Final = _GENERATION_AT + _GENERATION.size
 
 
 class StateFile:
@@ -76,7 +79,7 @@ class StateFile:
 
     @classmethod
     def create(cls) -> "StateFile":
-        return cls(create_segment("vfsd-supervisor-state", _GENERATION_AT + _GENERATION.size))
+        return cls(create_segment("vfsd-supervisor-state", _LABEL_AT + _LABEL.size))
 
     def save(self, state: SavedState) -> None:
         text = json.dumps([LAYOUT, state.encode()], separators=(",", ":")).encode()
@@ -96,6 +99,12 @@ class StateFile:
         generation = (last + 2) % (1 << 32) or 2
         os.pwrite(self.fd, _GENERATION.pack(generation), _GENERATION_AT)
         return int(generation)
+
+    def next_label(self) -> int:
+        """A label that no supervisor has used."""
+        (last,) = _LABEL.unpack(os.pread(self.fd, _LABEL.size, _LABEL_AT))
+        os.pwrite(self.fd, _LABEL.pack(last + 1), _LABEL_AT)
+        return int(last) + 1
 
     def load(self) -> tuple[SavedState, int]:
         """The last saved state and its stage; the default state if no saved state can be read."""
@@ -167,7 +176,7 @@ def consume_again(sock: socket.socket, message: SavedMessage) -> None:
 def open_fds() -> set[int]:
     """The numbers in this process's fd table."""
     fds = {int(path.name) for path in Path("/proc/self/fd").iterdir()}
-    return {fd for fd in fds if _is_open(fd)}  # without the fd that iterdir() itself had open
+    return {fd for fd in fds if is_open(fd)}  # without the fd that iterdir() itself had open
 
 
 def sweep(keep: set[int]) -> list[int]:
@@ -178,7 +187,7 @@ def sweep(keep: set[int]) -> list[int]:
     return orphans
 
 
-def _is_open(fd: int) -> bool:
+def is_open(fd: int) -> bool:
     try:
         os.fstat(fd)
     except OSError:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from vfsd.supervisor.effects import Effect, decode_effect, encode_effect
 from vfsd.supervisor.segments import Segments
+from vfsd.supervisor.session import Session
 
 
 class SavedMessage(NamedTuple):
@@ -77,13 +78,29 @@ class SavedState:
     ended: int | None = None  # the exit status, once the share has ended
     session: Mapping[str, Any] = field(default_factory=dict)  # Session.snapshot()
     pool: SavedPool | None = None
+    lost: Segments | None = None  # the tables of a sandbox that is gone, with which to go on
+    labels: Mapping[int, int] = field(default_factory=dict)  # FdStore.labels
     effects: tuple[Effect, ...] = ()  # effects that have still to be carried out
     message: SavedMessage | None = None
+
+    def tables(self) -> Segments | None:
+        """The tables of the sandbox, also if the sandbox is gone."""
+        return self.pool.segments if self.pool else self.lost
+
+    def kept_fds(self) -> set[int]:
+        """The fds that the VM which is connected cannot do without."""
+        if self.frontend is None:
+            return set()
+        tables = self.tables()
+        session = Session.restore(self.session)
+        return {self.frontend, *session.fds(), *(tables.own_fds() if tables else ())}
 
     def encode(self) -> dict[str, Any]:
         """The fields as values that JSON can represent."""
         return vars(self) | {
             "pool": self.pool and self.pool.encode(),
+            "lost": self.lost and vars(self.lost),
+            "labels": list(self.labels.items()),
             "effects": [encode_effect(effect) for effect in self.effects],
             "message": self.message and self.message.encode(),
         }
@@ -94,6 +111,8 @@ class SavedState:
         pool, message = content["pool"], content["message"]
         changed = {
             "pool": pool and SavedPool.decode(pool),
+            "lost": content["lost"] and Segments(**content["lost"]),
+            "labels": dict(content["labels"]),
             "effects": tuple(map(decode_effect, content["effects"])),
             "message": message and SavedMessage.decode(*message),
         }

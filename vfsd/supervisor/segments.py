@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The shared segments of one pool: the tables that outlive its workers, and the device state."""
 
-import os
 from dataclasses import asdict, dataclass
 from typing import Final
 
 from vfsd.transport.native import ffi, lib
+from vfsd.transport.passed_fds import close_fds
 from vfsd.transport.shared_memory import create_segment
 
 FILE_CAPACITY: Final = 1 << 18
@@ -40,8 +40,10 @@ class Segments:
     def fds(self) -> list[int]:
         return list(asdict(self).values())
 
+    def own_fds(self) -> list[int]:
+        """The segments that belong to this pool."""
+        return [fd for fd in self.fds() if fd != self.device]
+
     def close(self) -> None:
         """Close the segments that belong to this pool."""
-        for fd in self.fds():
-            if fd != self.device:
-                os.close(fd)
+        close_fds(self.own_fds())

@@ -12,6 +12,7 @@ import select
 import socket
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from vfsd.supervisor.backend import Backend, BackendContext, signal_error
@@ -44,6 +45,7 @@ from vfsd.supervisor.resume import (
     sweep,
 )
 from vfsd.supervisor.saved_state import SavedMessage, SavedState
+from vfsd.supervisor.segments import Segments
 from vfsd.supervisor.session import Session
 from vfsd.transport.ending_signals import ENDING
 from vfsd.transport.errors import OperatorError, ProtocolError, TruncatedError, describe
@@ -79,6 +81,8 @@ def supervise(boot: Boot, keeper: int, is_successor: bool) -> int:
     try:
         status = service.run(is_successor)
     except StopError:
+        if service.leave_vm():
+            return 0
         status = 0
     except EndedError as ended:
         status = ended.status
@@ -105,6 +109,7 @@ class Service:
         self._has_spoken = False  # the front-end has sent a message
         self._is_warned = False  # memory_hazard() was logged for this front-end
         self._is_alone = False  # the keeper is gone
+        self._lost: Segments | None = None  # the tables of a sandbox that is gone
         self._ended: int | None = None  # the exit status, once the share has ended
         self._reply_start = 0  # where in the outbox the next reply belongs
         self._loop = EventLoop()
@@ -127,6 +132,7 @@ class Service:
                     self._carry_out(backend, frontend, left)
                     self._boot.state.mark(REPLIED)
                     self._save()
+                    self._boot.report_ready()  # the service may have gone on with a kept VM
                 self._talk(backend, frontend)
             except FrontendGoneError as gone:
                 if (status := self._end_session(gone)) is not None:
@@ -138,6 +144,19 @@ class Service:
         """Kill the pool. If this supervisor is killed in here, its successor goes on with that."""
         self._ended = status
         self._kill_backend()
+
+    def leave_vm(self) -> bool:
+        """With --keep-state: leave the VM to the next start of the service, and kill the pool. If
+        no VM is connected, return False."""
+        if not self._boot.store or self._frontend is None:
+            return False
+        backend, self._backend = self._backend, None
+        if backend:
+            self._lost = backend.pool.segments
+        self._save()
+        if backend:
+            backend.kill()
+        return True
 
     def _kill_backend(self) -> None:
         backend, self._backend = self._backend, None
@@ -329,7 +348,7 @@ class Service:
     def _save(self, effects: Sequence[Effect] = (), raw: RawMessage | None = None) -> None:
         self._reply_start = self._boot.outbox.start()
         message = SavedMessage(raw.header.number, raw.header.flags, raw.payload) if raw else None
-        self._boot.state.save(
+        self._save_with_fds(
             SavedState(
                 reply_start=self._reply_start,
                 frontend=self._frontend.fileno() if self._frontend else None,
@@ -337,14 +356,29 @@ class Service:
                 ended=self._ended,
                 session=self._session.snapshot(),
                 pool=self._backend.pool.saved() if self._backend else None,
+                lost=self._lost,
                 effects=tuple(effects),
                 message=message,
             )
         )
 
+    def _save_with_fds(self, state: SavedState) -> None:
+        """Save a state, and have systemd keep the fds of this state; see fd_store.py."""
+        store = self._boot.store
+        if store is None:
+            self._boot.state.save(state)
+            return
+        fds = state.kept_fds()
+        store.hold(fds)
+        self._boot.state.save(replace(state, labels=store.labels))
+        store.release(fds)
+
     def _take_over(self) -> list[Effect]:
         """Go on where another supervisor died; returns the effects that it had not carried out."""
         saved, stage = self._boot.state.load()
+        if self._boot.store:
+            self._boot.store.resume(saved.labels, saved.kept_fds())
+        self._lost = saved.lost
         if saved.pool is None:
             self._kill_siblings()
         if saved.ended is not None:
@@ -364,6 +398,8 @@ class Service:
         keep = {0, 1, 2, *self._boot.kept_fds}
         if saved.pool:
             keep |= saved.pool.fds()
+        if saved.lost:
+            keep |= set(saved.lost.own_fds())
         accepted = None
         if saved.frontend is not None:
             keep |= {saved.frontend, *Session.restore(saved.session).fds()}

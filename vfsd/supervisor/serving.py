@@ -14,8 +14,10 @@ from vfsd.supervisor.background import Background, daemonize
 from vfsd.supervisor.boot import Boot
 from vfsd.supervisor.confinement import confine, own_id
 from vfsd.supervisor.device import DeviceSegment
+from vfsd.supervisor.fd_store import FdStore
 from vfsd.supervisor.instance import instance_key, instance_name
 from vfsd.supervisor.keeper import keep
+from vfsd.supervisor.kept_vm import OUTBOX, STATE, Kept
 from vfsd.supervisor.launcher import Launcher
 from vfsd.supervisor.listener import Listener
 from vfsd.supervisor.log_collector import LogCollector, SyslogSink, stderr_sink
@@ -23,13 +25,15 @@ from vfsd.supervisor.options import MIGRATION, Options
 from vfsd.supervisor.resume import Outbox, StateFile, open_fds
 from vfsd.supervisor.service import supervise
 from vfsd.supervisor.signals import READY
-from vfsd.supervisor.systemd import ReadyNotifier
+from vfsd.supervisor.systemd import ServiceManager
 from vfsd.transport.errors import OperatorError
 
 
-def serve(options: Options, root: int, listener: Listener, notes: Sequence[str]) -> int:
-    """Serve the directory behind the fd `root`; returns the exit status. `notes`: warnings for the
-    log."""
+def serve(
+    options: Options, root: int, listener: Listener, kept: Kept | None, notes: Sequence[str]
+) -> int:
+    """Serve the directory behind the fd `root`; returns the exit status. `kept`: None
+    without --keep-state. `notes`: warnings for the log."""
     name = instance_name(options, listener.socket)
     runtime_dir = _make_runtime_dir(listener)
     clean_up = partial(_clean_up, listener, runtime_dir)
@@ -45,8 +49,8 @@ def serve(options: Options, root: int, listener: Listener, notes: Sequence[str])
         clean_up()
         raise
     try:
-        notifier = ReadyNotifier()  # before _boot(), which records the fds that stay open
-        boot = _boot(name, options, launcher, listener, background)
+        manager = ServiceManager()  # before _boot(), which records the fds that stay open
+        boot = _boot(name, options, launcher, listener, background, manager, kept)
 
         def say(level: str, text: str) -> None:
             boot.log.write(level, text, "keeper")
@@ -56,7 +60,9 @@ def serve(options: Options, root: int, listener: Listener, notes: Sequence[str])
         if unused := [spelling for field, spelling in options.given.items() if field in MIGRATION]:
             say("debug", f"no migration is offered, so these have no effect: {', '.join(unused)}")
         give_up = partial(confine, runtime_dir.path, own, options, say)
-        return keep(name, launcher, give_up, partial(supervise, boot), notifier.notify, say)
+        run = partial(supervise, boot)
+        is_successor = kept is not None and kept.vm is not None
+        return keep(name, launcher, give_up, run, manager.report_ready, say, is_successor)
     finally:
         launcher.end()  # the launcher cleans up
 
@@ -67,11 +73,16 @@ def _boot(
     launcher: Launcher,
     listener: Listener,
     background: Background | None,
+    manager: ServiceManager,
+    kept: Kept | None,
 ) -> Boot:
     sink = SyslogSink() if options.syslog else stderr_sink
     if background and options.syslog:
         sink = background.sink(sink)
-    state, outbox = StateFile.create(), Outbox.create()
+    vm = kept.vm if kept else None
+    state = vm.state if vm else StateFile.create()
+    outbox = vm.outbox if vm else Outbox.create()
+    store = _open_store(manager, kept, state, outbox) if kept else None
     device = DeviceSegment(state.next_generation)
     keeper = os.pidfd_open(os.getpid())
 
@@ -87,11 +98,22 @@ def _boot(
         listener=listener,
         state=state,
         outbox=outbox,
+        store=store,
         device=device,
-        kept_fds=frozenset(open_fds()),
+        kept_fds=frozenset(open_fds()) - (vm.fds if vm else frozenset()),
         log=LogCollector(name, options.log_level, sink),
         report_ready=report_ready,
     )
+
+
+def _open_store(manager: ServiceManager, kept: Kept, state: StateFile, outbox: Outbox) -> FdStore:
+    """The fd store. Without a VM to go on with, what it has of an earlier VM is removed."""
+    if not kept.vm:
+        for name in kept.names:
+            manager.remove_fd(name)
+    manager.store_fd(STATE, state.fd)  # no effect if systemd has this file already
+    manager.store_fd(OUTBOX, outbox.fd)
+    return FdStore(manager, state.next_label)
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Notifies systemd that the service is ready: one datagram (sd_notify(3)), without a library."""
+"""Messages to systemd: one datagram each (sd_notify(3)), without a library."""
 
 import contextlib
 import os
+import select
 import socket
+from collections.abc import Sequence
+from typing import Final
+
+from vfsd.transport.passed_fds import encode_fds
+
+FULL_SECONDS: Final = 1.0  # how long a message waits for room in the queue of the service manager
 
 
-class ReadyNotifier:
-    """Notifies systemd that a VMM can connect. Without NOTIFY_SOCKET notify() has no effect.
+class ServiceManager:
+    """The service manager that has started this process. Without NOTIFY_SOCKET no method has an
+    effect, and the share is served even if a message cannot be sent.
 
-    The socket is connected at the start, because the keeper may not connect to a path later.
+    The socket is connected at the start, because keeper and supervisor may not connect to a path
+    later.
     """
 
     def __init__(self) -> None:
@@ -21,9 +30,39 @@ class ReadyNotifier:
             if address:
                 self._socket.connect(address)
 
-    def notify(self) -> None:
-        with contextlib.suppress(OSError):  # the share is served even if systemd is not notified
-            self._socket.send(b"READY=1")
+    def report_ready(self) -> None:
+        """A VMM can connect."""
+        self._send("READY=1")
+
+    def store_fd(self, name: str, fd: int) -> None:
+        """Have systemd keep a copy of `fd` for the next start of the service."""
+        self._send(f"FDSTORE=1\nFDPOLL=0\nFDNAME={name}", [fd])
+
+    def remove_fd(self, name: str) -> None:
+        """Have systemd close the fd that it keeps under this name. No effect if there is none."""
+        self._send(f"FDSTOREREMOVE=1\nFDNAME={name}")
+
+    def await_messages(self, seconds: float) -> None:
+        """Wait until systemd has read every message that was sent, for `seconds` at most."""
+        read, write = os.pipe2(os.O_CLOEXEC)
+        try:
+            self._send("BARRIER=1", [write])
+        finally:
+            os.close(write)
+        poll = select.poll()
+        poll.register(read, 0)  # POLLHUP: no copy of `write` is left
+        poll.poll(seconds * 1000)
+        os.close(read)
+
+    def _send(self, text: str, fds: Sequence[int] = ()) -> None:
+        with contextlib.suppress(OSError):
+            try:
+                self._socket.sendmsg([text.encode()], encode_fds(fds))
+            except BlockingIOError:  # the queue of a unix datagram socket is short
+                poll = select.poll()
+                poll.register(self._socket, select.POLLOUT)
+                poll.poll(FULL_SECONDS * 1000)
+                self._socket.sendmsg([text.encode()], encode_fds(fds))
 
     def close(self) -> None:
         self._socket.close()
