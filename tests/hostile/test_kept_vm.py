@@ -9,11 +9,10 @@ import pytest
 
 from tests.waiting import wait_until
 
-from .driver import Frontend, NoReplyError
+from .driver import GET_FEATURES, Frontend, NoReplyError
 from .fuse import ROOT, Guest
 from .service_manager import Service
 
-GET_FEATURES: Final = 1
 ROUNDS: Final = 5
 
 

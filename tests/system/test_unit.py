@@ -16,7 +16,7 @@ from typing import Any, Final
 import pytest
 
 from tests.conftest import cannot_run, require
-from tests.hostile.driver import Frontend
+from tests.hostile.driver import GET_FEATURES, Frontend
 from tests.hostile.fuse import Guest
 from tests.hostile.injector import AT_FDCWD, Injector, error_name
 from tests.waiting import wait_until
@@ -42,6 +42,7 @@ OPTIONS: Final = {
     "chroot": 'sandbox = "chroot"',
     "none": 'sandbox = "none"',
 }
+FOR_USERNS: Final = "RestrictNamespaces=user"
 NO_DEVICES: Final = ("userns", "userns, other ids")
 LOCKS_AND_XATTRS: Final = "xattr = true\nflock = true\nposix-lock = true"
 # /dev/fuse: every kernel with FUSE has its driver, and opening it has no effect.
@@ -157,6 +158,10 @@ def started(booted: Booted, name: str, options: str = "") -> Iterator[str]:
 @pytest.mark.parametrize("kind", OPTIONS, ids=lambda kind: f"sandbox={kind}")
 def test_work_is_done_in_a_share(booted: Booted, kind: str, tmp_path: Path) -> None:
     name = re.sub(r"\W+", "-", kind)
+    if kind in NO_DEVICES:
+        assert FOR_USERNS in UNIT.read_text()
+        booted.add_drop_in(f"virtiofsd@{name}.service", FOR_USERNS)
+        booted.systemctl("daemon-reload")
     with started(booted, name, OPTIONS[kind]) as unit:
         for attempt in ("first", "again"):
             (tmp_path / attempt).mkdir()
@@ -191,6 +196,24 @@ def test_the_main_process_alone_is_listened_to(booted: Booted) -> None:
         keeper = booted.show(unit, "MainPID")
         title = booted.run("cat", f"/proc/{keeper}/cmdline").stdout
         assert title.startswith("vfsd: ready keeper")
+
+
+def test_a_vm_goes_on_when_the_service_is_killed_or_restarted(booted: Booted) -> None:
+    with (
+        started(booted, "kept") as unit,
+        Frontend(str(booted.path("/run/vfsd/kept/sock"))) as frontend,
+    ):
+        frontend.setup(2)
+        for ended_by in (["kill", "--signal=KILL"], ["restart"], ["kill", "--signal=KILL"]):
+            before = booted.show(unit, "MainPID")
+            booted.systemctl(*ended_by, unit)
+            wait_until(lambda: booted.show(unit, "MainPID") not in (before, "0"))  # noqa: B023
+            wait_until(lambda: booted.show(unit, "ActiveState") == "active")
+            frontend.send(GET_FEATURES)
+            assert frontend.receive().number == GET_FEATURES
+        stored = int(booted.show(unit, "NFileDescriptorStore"))
+    assert stored > 2
+    wait_until(lambda: booted.show(unit, "NFileDescriptorStore") == "0")
 
 
 def test_a_device_of_the_guest_is_not_opened_in_the_service(booted: Booted, tmp_path: Path) -> None:
