@@ -40,7 +40,9 @@ class Service:
     """A virtiofsd that is started by a service manager. `stored`: the fds in the store, each with
     its name, in the order in which they were stored."""
 
-    def __init__(self, *options: str) -> None:
+    def __init__(self, *options: str, keeps_state: bool = True) -> None:
+        """`keeps_state`: the service manager keeps the state; otherwise a state holder does, in the
+        folder `state`."""
         self.folder = Path(tempfile.mkdtemp(prefix="vfsd-service-"))
         self.share = self.folder / "share"
         self.share.mkdir()
@@ -48,7 +50,10 @@ class Service:
         self.log = self.folder / "log"
         self.stored: list[tuple[str, int]] = []
         self.ready = 0  # how often the daemon has reported READY=1
-        self._options = options
+        self.state = self.folder / "state"
+        self.state.mkdir()
+        where = "systemd" if keeps_state else self.state
+        self._options = (f"--keep-state={where}", *options)
         self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._notify.bind(str(self.folder / "notify"))
         self._reader = threading.Thread(target=self._read)
@@ -68,7 +73,7 @@ class Service:
             process = subprocess.Popen(
                 [sys.executable, "-c", _START, ",".join(map(str, fds)), *OURS,
                  f"--socket-path={self.socket}", f"--shared-dir={self.share}",
-                 "--keep-listening", "--keep-state=systemd", *self._options],
+                 "--keep-listening", *self._options],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=fds,
                 env=os.environ | {
                     "NOTIFY_SOCKET": str(self.folder / "notify"),
@@ -103,6 +108,13 @@ class Service:
         for fd in fds:  # also that of BARRIER=1
             os.close(fd)
         self.ready += "READY" in fields
+
+    def holders(self) -> list[psutil.Process]:
+        """The state holders, which are not children of the daemon."""
+        path = str(self.state / "holder")
+        rows = [row.split() for row in Path("/proc/net/unix").read_text().splitlines()[1:]]
+        inodes = {row[6] for row in rows if row[-1] == path}
+        return [p for p in psutil.process_iter() if inodes & _sockets(p.pid)]
 
     def processes(self) -> list[psutil.Process]:
         keeper = psutil.Process(self.process.pid)
@@ -143,3 +155,14 @@ class Service:
             os.close(fd)
         print(self.log.read_text())  # shown if the test fails
         rmtree(self.folder)
+
+
+def _sockets(pid: int) -> set[str]:
+    """The inode numbers of the sockets that a process has open."""
+    found = set()
+    with suppress(OSError):
+        for path in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(OSError):
+                target = str(path.readlink())
+                found.add(target.removeprefix("socket:[").rstrip("]"))
+    return found

@@ -50,7 +50,7 @@ def test_systemd_is_notified_again_by_a_successor(
 
 
 def notify() -> None:
-    manager = ServiceManager()
+    manager = ServiceManager.of_environment()
     manager.report_ready()
     manager.close()
 

@@ -86,16 +86,20 @@ def _serve(options: Options) -> int:
 
 
 def _take_kept(options: Options) -> "Kept | None":
-    """What systemd has kept of an earlier start of this service; None without --keep-state."""
+    """What was kept of an earlier daemon; None without --keep-state."""
     if not options.keep_state:
         return None
-    from vfsd.supervisor.fd_store import returned_fds  # noqa: PLC0415 - few daemons have the option
+    # Few daemons have the option, so the others do not import these.
+    from vfsd.supervisor.fd_store import SYSTEMD, returned_fds  # noqa: PLC0415
     from vfsd.supervisor.kept_vm import Kept  # noqa: PLC0415
+    from vfsd.supervisor.state_holder import fetch_fds  # noqa: PLC0415
 
+    if options.keep_state != SYSTEMD:
+        return Kept.take(fetch_fds(options.keep_state))
     if "NOTIFY_SOCKET" not in os.environ:
         raise OperatorError(
             f"{options.given['keep_state']}: systemd did not start this process (NOTIFY_SOCKET is"
-            " not set); leave the option out, or start the service"
+            " not set); leave the option out, start the service, or name a folder"
         )
     return Kept.take(returned_fds())
 

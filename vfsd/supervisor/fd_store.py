@@ -9,6 +9,8 @@ killed. systemd keeps them: its fd store holds each fd that a service sends (FDS
 sd_notify(3)), and gives all of them to the next start of the service. The saved state (resume.py),
 which is a memfd and in the store as well, says what each fd is for.
 
+Elsewhere a process of our own keeps the fds, by the same protocol (state_holder.py).
+
 Labels. An fd is stored under a label, and the saved state maps each fd number to a label. A label
 is used once: labels are counted in the segment of the state, and a label is noted there before it
 is used, as the generation of a device is. systemd stores an open file once only, even under two
@@ -37,6 +39,7 @@ from typing import Final
 from vfsd.supervisor.systemd import ServiceManager
 from vfsd.transport.native import lib
 
+SYSTEMD: Final = "systemd"  # the value of --keep-state; any other value is a folder
 PREFIX: Final = "vfsd-"
 FIRST_PASSED: Final = 3  # the number of the first fd that systemd passes
 BARRIER_SECONDS: Final = 0.5

@@ -173,9 +173,11 @@ OPTIONS: Final = (
                  " Cloud Hypervisor disconnects at each reboot of the guest, so its guest loses"
                  " the share then"),
     Option("keep_state", {"--keep-state": None}, {},
-           "have systemd keep the VM's connection and the share's state, so that the VM goes on"
-           " when the service is restarted or killed", "systemd", read.choice("systemd"), "off",
-           "the unit needs FileDescriptorStoreMax= and NotifyAccess=all"),
+           "keep the VM's connection and the share's state outside of the daemon, so that the VM"
+           " goes on when the daemon is started again: `systemd`, or a folder",
+           "WHERE", read.state_place, "off",
+           "with `systemd` the unit needs FileDescriptorStoreMax= and NotifyAccess=all; with a"
+           " folder, a small process keeps the state, and has its sockets there"),
     Option("daemonize", {"--daemonize": True, "--no-daemonize": False, "-f": False}, {},
            "go to the background once the socket listens; -f: stay in the foreground",
            default="off",

@@ -14,10 +14,10 @@ from vfsd.supervisor.background import Background, daemonize
 from vfsd.supervisor.boot import Boot
 from vfsd.supervisor.confinement import confine, own_id
 from vfsd.supervisor.device import DeviceSegment
-from vfsd.supervisor.fd_store import FdStore
 from vfsd.supervisor.instance import instance_key, instance_name
 from vfsd.supervisor.keeper import keep
-from vfsd.supervisor.kept_vm import OUTBOX, STATE, Kept
+from vfsd.supervisor.keeping import Keeping
+from vfsd.supervisor.kept_vm import Kept
 from vfsd.supervisor.launcher import Launcher
 from vfsd.supervisor.listener import Listener
 from vfsd.supervisor.log_collector import LogCollector, SyslogSink, stderr_sink
@@ -44,13 +44,15 @@ def serve(
             pid_file.write()  # again: daemonize() has changed the pid
             held.append(pid_file.fd)
         own = own_id(runtime_dir.path, instance_key(options, listener.socket))
+        give_up = partial(confine, runtime_dir.path, own, options)
+        keeping = Keeping.start(name, options, give_up, kept) if kept else None
         launcher = Launcher.start(name, options, root, own, clean_up, held)
     except BaseException:
         clean_up()
         raise
     try:
-        manager = ServiceManager()  # before _boot(), which records the fds that stay open
-        boot = _boot(name, options, launcher, listener, background, manager, kept)
+        manager = ServiceManager.of_environment()  # before _boot(), which notes what is open
+        boot = _boot(name, options, launcher, listener, background, keeping)
 
         def say(level: str, text: str) -> None:
             boot.log.write(level, text, "keeper")
@@ -59,10 +61,10 @@ def serve(
             say("warn", note)
         if unused := [spelling for field, spelling in options.given.items() if field in MIGRATION]:
             say("debug", f"no migration is offered, so these have no effect: {', '.join(unused)}")
-        give_up = partial(confine, runtime_dir.path, own, options, say)
         run = partial(supervise, boot)
-        is_successor = kept is not None and kept.vm is not None
-        return keep(name, launcher, give_up, run, manager.report_ready, say, is_successor)
+        is_successor = keeping is not None and keeping.vm is not None
+        ready = manager.report_ready
+        return keep(name, launcher, partial(give_up, say), run, ready, say, is_successor)
     finally:
         launcher.end()  # the launcher cleans up
 
@@ -73,16 +75,14 @@ def _boot(
     launcher: Launcher,
     listener: Listener,
     background: Background | None,
-    manager: ServiceManager,
-    kept: Kept | None,
+    keeping: Keeping | None,
 ) -> Boot:
     sink = SyslogSink() if options.syslog else stderr_sink
     if background and options.syslog:
         sink = background.sink(sink)
-    vm = kept.vm if kept else None
+    vm = keeping.vm if keeping else None
     state = vm.state if vm else StateFile.create()
     outbox = vm.outbox if vm else Outbox.create()
-    store = _open_store(manager, kept, state, outbox) if kept else None
     device = DeviceSegment(state.next_generation)
     keeper = os.pidfd_open(os.getpid())
 
@@ -98,22 +98,12 @@ def _boot(
         listener=listener,
         state=state,
         outbox=outbox,
-        store=store,
+        store=keeping.store(state, outbox) if keeping else None,
         device=device,
         kept_fds=frozenset(open_fds()) - (vm.fds if vm else frozenset()),
         log=LogCollector(name, options.log_level, sink),
         report_ready=report_ready,
     )
-
-
-def _open_store(manager: ServiceManager, kept: Kept, state: StateFile, outbox: Outbox) -> FdStore:
-    """The fd store. Without a VM to go on with, what it has of an earlier VM is removed."""
-    if not kept.vm:
-        for name in kept.names:
-            manager.remove_fd(name)
-    manager.store_fd(STATE, state.fd)  # no effect if systemd has this file already
-    manager.store_fd(OUTBOX, outbox.fd)
-    return FdStore(manager, state.next_label)
 
 
 @dataclass(frozen=True)

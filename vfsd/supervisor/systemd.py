@@ -6,29 +6,35 @@ import os
 import select
 import socket
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Self
 
 from vfsd.transport.passed_fds import encode_fds
+from vfsd.transport.socket_path import addressed
 
 FULL_SECONDS: Final = 1.0  # how long a message waits for room in the queue of the service manager
 
 
 class ServiceManager:
-    """The service manager that has started this process. Without NOTIFY_SOCKET no method has an
-    effect, and the share is served even if a message cannot be sent.
+    """The service manager at a socket. Without an address no method has an effect, and the share is
+    served even if a message cannot be sent.
 
     The socket is connected at the start, because keeper and supervisor may not connect to a path
     later.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, address: str) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        address = os.environ.get("NOTIFY_SOCKET", "")
-        if address.startswith("@"):
-            address = "\0" + address[1:]
         with contextlib.suppress(OSError):
-            if address:
-                self._socket.connect(address)
+            if address.startswith("@"):
+                self._socket.connect("\0" + address[1:])
+            elif address:
+                with addressed(address) as path:
+                    self._socket.connect(path)
+
+    @classmethod
+    def of_environment(cls) -> Self:
+        """The service manager that has started this process, if one has (NOTIFY_SOCKET)."""
+        return cls(os.environ.get("NOTIFY_SOCKET", ""))
 
     def report_ready(self) -> None:
         """A VMM can connect."""
