@@ -4,6 +4,7 @@
 #include "transport/csrc/clock.h"
 #include "worker/csrc/fs/file_capability.h"
 #include "worker/csrc/fs/lending.h"
+#include "worker/csrc/fs/ops_lock.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -79,6 +80,7 @@ void fs_session_end(struct fs *fs)
 {
 	__atomic_store_n(&fs->session->ready, 0, __ATOMIC_RELEASE);
 	reclaim_quiescent(&fs->reclaim);
+	ops_lock_drop_all(fs); /* the files are closed later, after the next INIT perhaps */
 	/* The files come first: an fd that an inode borrows must be closed by the file that lent
 	 * it. */
 	file_table_reset(fs->files, &fs->reclaim);

@@ -120,14 +120,20 @@ static int try_record_lock(struct fs *fs, const struct request *r)
 	return 0;
 }
 
+static void unlock_records(const struct open_file *file)
+{
+	struct flock all = {.l_type = F_UNLCK, .l_whence = SEEK_SET};
+
+	(void)!fcntl(file->fd, F_OFD_SETLK, &all);
+}
+
 void ops_lock_drop_owner(struct fs *fs, uint64_t nodeid, uint64_t owner)
 {
 	struct open_file *file = file_table_lock_owner(fs->files, fs->slot, nodeid, owner);
-	struct flock all = {.l_type = F_UNLCK, .l_whence = SEEK_SET};
 
 	if (!file)
 		return;
-	(void)!fcntl(file->fd, F_OFD_SETLK, &all); /* unlock now, because the fd is closed later */
+	unlock_records(file); /* now, because the fd is closed later */
 	file_table_drop_lock_owner(fs->files, &fs->reclaim, file);
 	fs->gave_up_lock = true;
 }
@@ -176,6 +182,20 @@ static int try_flock(struct fs *fs, const struct fuse_lk_in *in, struct open_fil
 }
 
 /* ---- both ---- */
+
+void ops_lock_drop_all(struct fs *fs)
+{
+	struct open_file *file;
+	uint32_t at = 0;
+
+	while ((file = file_table_next(fs->files, &at, FILE_LOCK_OWNER | FILE_FLOCKED))) {
+		if (file->flags & FILE_LOCK_OWNER)
+			unlock_records(file);
+		else
+			flock(file->fd, LOCK_UN);
+	}
+	fs->gave_up_lock = true;
+}
 
 /* Try a SETLK or SETLKW without waiting. Return: 0, -EAGAIN (the lock is held), or -errno. */
 static int try_lock(struct fs *fs, struct request *r)

@@ -353,6 +353,22 @@ uint32_t file_table_slots(const struct file_table *t)
 	return __atomic_load_n(&t->next_unused, __ATOMIC_ACQUIRE);
 }
 
+struct open_file *file_table_next(struct file_table *t, uint32_t *at, uint32_t flags)
+{
+	uint32_t slot = *at < FIRST_SLOT ? FIRST_SLOT : *at;
+
+	for (; slot < file_table_slots(t); slot++) {
+		struct open_file *file = &t->files[slot];
+
+		if (!(__atomic_load_n(&file->generation, __ATOMIC_ACQUIRE) & 1) ||
+		    !(__atomic_load_n(&file->flags, __ATOMIC_RELAXED) & flags))
+			continue;
+		*at = slot + 1;
+		return file;
+	}
+	return NULL;
+}
+
 void file_table_reset(struct file_table *t, struct reclaim *reclaim)
 {
 	owner_lock(&t->lock_owners_lock, reclaim->slot);

@@ -55,6 +55,9 @@ struct open_file *file_table_get_regular(struct file_table *t, uint64_t fh, uint
 /* Any open file of this inode that has all these flags, or NULL. Valid until this worker's next
  * quiescent point. Looks at every slot that was ever used. */
 struct open_file *file_table_of_inode(struct file_table *t, uint64_t nodeid, uint32_t flags);
+/* The next open file, from slot *at on, that has any of these flags; NULL after the last one. Valid
+ * until this worker's next quiescent point. */
+struct open_file *file_table_next(struct file_table *t, uint32_t *at, uint32_t flags);
 uint64_t open_file_fh(const struct file_table *t, const struct open_file *file);
 struct open_file *file_table_at(struct file_table *t, uint32_t slot);
 uint32_t open_file_slot(const struct file_table *t, const struct open_file *file);
