@@ -216,6 +216,7 @@
 	X(madvise, P | L | T, 0, ANY, "guest_memory.c records.c",                                 \
 	  "guest memory not in core files; free()")                                               \
 	/* Processes and threads */                                                               \
+	X(pipe2, P, 0, ANY, "restoration.py", "the report of a restored session")                 \
 	X(clone, P, 0, IS(0, CLONE_FILES | SIGCHLD), "clone_process.c", "a pool is created")      \
 	X(clone, P, 0, IS(0, CLONE_SIBLING), "clone_process.c", "a worker is created")            \
 	X(clone, L | T, 0, MASKED(0, CLONE_THREAD | CLONE_NEW_ANY, CLONE_THREAD), "glibc",        \
