@@ -19,7 +19,6 @@ from typing import Any, Final
 import pytest
 
 from tests.sandbox_modes import SandboxMode, with_handles
-from tests.waiting import HANG
 
 from .conftest import OPTIONS, QUEUES, Folder
 from .daemon import Daemon, wait_until
@@ -69,7 +68,7 @@ def await_all(daemon: Daemon) -> None:
             return sorted(parents) == [False, True, True] and len(set(map(filters, found))) == 2
         return False
 
-    wait_until(are_there, HANG, "guard, broker and deputy")
+    wait_until(are_there, 30, "guard, broker and deputy")
 
 
 def filters(pid: int) -> int:

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from tests.sandbox_modes import SandboxMode, in_each_mode
-from tests.waiting import HANG
 
 from . import driver
 from .conftest import OPTIONS, QUEUES, Folder, Line
@@ -64,8 +63,8 @@ def test_a_guest_does_not_notice_that_pools_die(
     assert min(counts) >= 3, f"rounds done: {counts}"
     assert daemon.titled("worker ") == workers
     guest.call(Op.DESTROY)
-    wait_until(lambda: not shared_files(daemon), HANG, "no file stays open")
-    wait_until(lambda: open_fds(daemon) <= before, HANG, "no fd is left over")
+    wait_until(lambda: not shared_files(daemon), 30, "no file stays open")
+    wait_until(lambda: open_fds(daemon) <= before, 30, "no fd is left over")
 
 
 def test_pools_and_workers_die_during_mixed_work(
@@ -81,7 +80,7 @@ def test_pools_and_workers_die_during_mixed_work(
     assert workers.kills + killed_pools.kills >= 20
     assert min(counts) >= 2, f"rounds done: {counts}"
     guest.call(Op.DESTROY)
-    wait_until(lambda: not shared_files(daemon), HANG, "no file of the dead stays open")
+    wait_until(lambda: not shared_files(daemon), 30, "no file of the dead stays open")
 
 
 @in_each_mode
@@ -99,7 +98,7 @@ def test_a_worker_is_replaced_though_its_pool_died_with_it(sandbox_mode: Sandbox
             seconds.append(time.monotonic() - begin)
             time.sleep(LONG_LIFE)
         assert min(seconds) < 2.0  # 0.06 on an idle machine
-        wait_until(lambda: "another pool took over" in daemon.log.read_text(), HANG, "a log line")
+        wait_until(lambda: "another pool took over" in daemon.log.read_text(), 30, "a log line")
 
 
 def test_a_pool_dies_between_messages_and_replies(daemon: Daemon, guest: Guest) -> None:
@@ -121,7 +120,7 @@ def test_a_pool_dies_between_messages_and_replies(daemon: Daemon, guest: Guest) 
     spare.close()
     assert killer.kills >= 10
     assert rounds > 10
-    wait_until(lambda: open_fds(daemon) <= before, HANG, "no fd is left over")
+    wait_until(lambda: open_fds(daemon) <= before, 30, "no fd is left over")
 
 
 def test_pool_and_supervisor_die_together(daemon: Daemon, guest: Guest) -> None:
@@ -150,7 +149,7 @@ def test_pools_that_die_at_once_are_created_for_ever(sandbox_mode: SandboxMode) 
         guest = Guest(frontend.setup(1))
         guest.init()
         with Killer(lambda: pools(daemon), 0.02) as killer:
-            wait_until(lambda: killer.kills >= 12, HANG, "12 pools have died")
+            wait_until(lambda: killer.kills >= 12, 30, "12 pools have died")
             guest.getattr(ROOT)
         kill(worker_of(daemon, 1))
         guest.lookup(ROOT, b".", queue=1)

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from tests.sandbox_modes import SandboxMode, in_each_mode, in_every_mode
-from tests.waiting import HANG
 
 from .daemon import Daemon, wait_until
 from .driver import Frontend
@@ -88,7 +87,7 @@ def test_the_last_words_of_a_pool_are_logged(daemon: Daemon) -> None:
     with Injector(pool) as taken_over:
         taken_over.call("write", 2, b"*** stack smashing detected ***\n", 32)
         os.kill(pool, signal.SIGKILL)
-    wait_until(lambda: bool(relayed(daemon)), HANG, "the line")
+    wait_until(lambda: bool(relayed(daemon)), 30, "the line")
     assert relayed(daemon)[0].endswith("*** stack smashing detected ***")
 
 

@@ -56,7 +56,7 @@ class Family:
         return [pid for pid, title in self._titles().items() if title.endswith(role)]
 
     def the(self, role: str) -> int:
-        wait_until(lambda: len(self.trusted(role)) == 1, HANG, f"there is one {role}")
+        wait_until(lambda: len(self.trusted(role)) == 1, 30, f"there is one {role}")
         return self.trusted(role)[0]
 
     def _titles(self) -> dict[int, str]:
@@ -86,7 +86,7 @@ class Family:
         """Kill the keeper or supervisor; returns its pid when it is gone."""
         victim = self.the(role)
         os.kill(victim, signal.SIGKILL)
-        wait_until(lambda: victim not in self.trusted(role), HANG, f"the {role} is gone")
+        wait_until(lambda: victim not in self.trusted(role), 30, f"the {role} is gone")
         return victim
 
     def pid_in_file(self) -> int:
@@ -98,7 +98,7 @@ class Family:
         os.kill(self.the("keeper"), signal.SIGTERM)
         self.daemon.process.wait(HANG)
         assert not psutil.wait_procs(everything, HANG)[1]
-        wait_until(lambda: not Path(self.daemon.socket).exists(), HANG, "the socket is removed")
+        wait_until(lambda: not Path(self.daemon.socket).exists(), 30, "the socket is removed")
         assert not self._root.exists()
 
     def fds(self) -> int:
@@ -173,8 +173,8 @@ def test_keeper_and_supervisor_replace_each_other(family: Family, guest: Guest, 
         assert family.the(ROLES[role]) != victim
         guest.getattr(ROOT)
         assert guest.frontend.ask(GET_FEATURES).u64
-    wait_until(lambda: family.pid_in_file() == family.the("keeper"), HANG, "the pid is written")
-    wait_until(lambda: family.fds() <= before, HANG, "no fd is left over")
+    wait_until(lambda: family.pid_in_file() == family.the("keeper"), 30, "the pid is written")
+    wait_until(lambda: family.fds() <= before, 30, "no fd is left over")
     assert len(family.trusted("keeper")) == len(family.trusted("supervisor")) == 1
 
 
@@ -207,7 +207,7 @@ def test_hundreds_of_supervisors_die_while_a_guest_works(family: Family, guest: 
         _until(time.monotonic() + SECONDS, KILLS, step)
         assert guest.frontend.ask(GET_FEATURES).u64
     assert work.rounds
-    wait_until(lambda: family.fds() <= before, HANG, "no fd is left over")
+    wait_until(lambda: family.fds() <= before, 30, "no fd is left over")
 
 
 def test_keepers_and_supervisors_die_in_turn_under_load(family: Family, guest: Guest) -> None:
@@ -222,7 +222,7 @@ def test_keepers_and_supervisors_die_in_turn_under_load(family: Family, guest: G
         assert _until(time.monotonic() + SECONDS, ALTERNATIONS, step) >= 4
         assert guest.frontend.ask(GET_FEATURES).u64
     assert work.rounds
-    wait_until(lambda: family.fds() <= before, HANG, "no fd is left over")
+    wait_until(lambda: family.fds() <= before, 30, "no fd is left over")
 
 
 def test_keeper_and_supervisor_die_together(family: Family) -> None:

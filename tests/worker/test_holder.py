@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import pytest
 
-from tests.waiting import HANG, wait_until
+from tests.waiting import wait_until
 from tests.worker.pool_process import Link, PoolProcess
 from vfsd.worker.pool_memory import DEATHS, PoolMemory
 
@@ -80,7 +80,7 @@ def test_a_worker_that_dies_with_its_pool_is_replaced_at_once(
         worker.command({"command": "adopt", "generation": 0})
         time.sleep(LONG_LIFE)
     assert min(seconds) < 1.0  # 0.05 on an idle machine
-    wait_until(lambda: kinds(pool) == before, HANG, "no fd stays behind")
+    wait_until(lambda: kinds(pool) == before, 30, "no fd stays behind")
 
 
 def test_a_stopped_pool_is_replaced_when_it_is_killed(new_pool: NewPool) -> None:
@@ -93,7 +93,7 @@ def test_a_stopped_pool_is_replaced_when_it_is_killed(new_pool: NewPool) -> None
     kill(stopped)
     assert pool.await_answer(order)["pid"]
     assert pool.event("worker-died")["slot"] == 0
-    wait_until(lambda: pool.rows[0].pid != 0, HANG, "the worker is replaced")
+    wait_until(lambda: pool.rows[0].pid != 0, 30, "the worker is replaced")
 
 
 class Storm:
@@ -159,8 +159,8 @@ def test_a_pool_may_die_at_any_point_of_an_order(new_pool: NewPool, seed: int) -
     assert set(storm.adopted) <= fds.keys()
     for fd in storm.adopted:
         pool.ask("drop", fds=[fd])
-    wait_until(lambda: kinds(pool) == before, HANG, f"fds as before: {before}")
-    wait_until(lambda: len(pool.children()) == 3, HANG, "a pool and two workers")
+    wait_until(lambda: kinds(pool) == before, 30, f"fds as before: {before}")
+    wait_until(lambda: len(pool.children()) == 3, 30, "a pool and two workers")
 
 
 def test_deaths_are_found_until_they_are_acted_on() -> None:

@@ -53,7 +53,7 @@ def _prepare(job: Job, channel: FdChannel) -> Inheritance:
     if not sandbox.has_capset:
         job = _without_killpriv(job)
     if job.fds.before:
-        sandbox.notes += restore(job, sandbox, tables)
+        sandbox.notes = restore(job, sandbox, tables)  # the first sandbox has logged the others
     return Inheritance(job, sandbox, tables, channel, PoolMemory())
 
 
@@ -71,7 +71,8 @@ def _report(inherited: Inheritance) -> None:
     log = LogForward(send, inherited.job.log_level)
     for note in sandbox.notes:
         log.warn(note)
-    log.write("warn" if sandbox.handles.is_hazard else "info", sandbox.handles.line)
+    if not inherited.job.fds.before:
+        log.write("warn" if sandbox.handles.is_hazard else "info", sandbox.handles.line)
 
 
 def _without_killpriv(job: Job) -> Job:
