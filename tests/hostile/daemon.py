@@ -141,7 +141,7 @@ class Daemon:
             found[:] = [pid for pid in pids if _parent(pid) not in pids]
             return len(found) == 1
 
-        wait_until(is_there, HANG, f"there is one {' '.join(words)}")
+        wait_until(is_there, 10, f"there is one {' '.join(words)}")
         return found[0]
 
     def fd_counts(self) -> dict[int, int]:

@@ -25,7 +25,7 @@ import pytest
 from tests.conftest import require
 from tests.sandbox_modes import SANDBOX_MODES
 
-from .daemon import Daemon, wait_until
+from .daemon import Daemon
 from .driver import Frontend
 from .fuse import Guest
 from .injector import AT_FDCWD, Injector, Killed, error_name
@@ -318,7 +318,6 @@ def test_every_attempt(scene: Scene, mode: str) -> None:
 
 def try_until_killed(scene: Scene, results: dict[str, str]) -> None:
     """In one worker, make the attempts that have no result yet, as long as the worker lives."""
-    wait_until(lambda: len(scene.daemon.titled("worker 0")) == 1, 10, "the last pool ended")
     pid = scene.daemon.the("worker 0")
     with Injector(pid) as worker:
         before = worker.fds().keys()
