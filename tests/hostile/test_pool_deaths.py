@@ -58,7 +58,7 @@ def test_a_guest_does_not_notice_that_pools_die(
     counts = [0] * 8
     users = [user(folder, number, counts) for number in range(8)]
     with Killer(lambda: pools(daemon), LONG_LIFE) as killer:
-        run_users(guest, users, 22)
+        run_users(guest, users, 22, lambda: killer.kills >= 30 and min(counts) >= 3)
     assert killer.kills >= 30
     assert min(counts) >= 3, f"rounds done: {counts}"
     assert daemon.titled("worker ") == workers
@@ -76,8 +76,12 @@ def test_pools_and_workers_die_during_mixed_work(
         Killer(lambda: daemon.titled("worker ")) as workers,
         Killer(lambda: pools(daemon), 1.7 * LONG_LIFE) as killed_pools,
     ):
-        run_users(guest, users, 10)
-    assert workers.kills + killed_pools.kills >= 20
+
+        def all_kills() -> int:
+            return workers.kills + killed_pools.kills
+
+        run_users(guest, users, 10, lambda: all_kills() >= 20 and min(counts) >= 2)
+    assert all_kills() >= 20
     assert min(counts) >= 2, f"rounds done: {counts}"
     guest.call(Op.DESTROY)
     wait_until(lambda: not shared_files(daemon), 30, "no file of the dead stays open")

@@ -26,6 +26,7 @@
 #include "worker/csrc/fs/inode_fd.h"
 #include "worker/csrc/fs/label.h"
 #include "worker/csrc/fs/ops.h"
+#include "worker/csrc/fs/unknown_file.h"
 #include "worker/csrc/host/identity.h"
 #include "worker/csrc/host/mix.h"
 #include "worker/csrc/request/agreed.h"
@@ -339,7 +340,7 @@ static int list(struct fs *fs, struct request *r, const struct inode *dir)
 	int listed;
 
 	if (!file || !(file->flags & FILE_IS_DIR))
-		return -EBADF;
+		return unknown_file(fs, r->in.nodeid);
 	cache = cache_of(fs, in->fh);
 	r->reply = fs->large_reply;
 	for (;;) {

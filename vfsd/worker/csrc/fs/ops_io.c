@@ -17,6 +17,7 @@
 #include "worker/csrc/fs/file_capability.h"
 #include "worker/csrc/fs/ops.h"
 #include "worker/csrc/fs/set_id.h"
+#include "worker/csrc/fs/unknown_file.h"
 #include "worker/csrc/request/agreed.h"
 #include "worker/csrc/request/intent.h"
 
@@ -100,7 +101,7 @@ int op_read(struct fs *fs, struct request *r)
 	int done;
 
 	if (!file)
-		return -EBADF;
+		return unknown_file(fs, r->in.nodeid);
 	if (!is_offset(in->offset))
 		return -EINVAL;
 	r->data_out_count = iovec_truncate(r->data_out, r->data_out_count, size);
@@ -280,7 +281,7 @@ int op_write(struct fs *fs, struct request *r)
 	int err = 0;
 
 	if (!file)
-		return -EBADF;
+		return unknown_file(fs, r->in.nodeid);
 	r->appends = is_append(in, file);
 	if (file->flags & FILE_ONLY_GROWS && !r->appends)
 		return -EPERM; /* a write to a mapping: its offset is not the end */
@@ -323,7 +324,7 @@ int op_fsync(struct fs *fs, struct request *r)
 {
 	r->file = file_table_get(fs->files, REQUEST_ARG(r, struct fuse_fsync_in)->fh, r->in.nodeid);
 	if (!r->file)
-		return -EBADF;
+		return unknown_file(fs, r->in.nodeid);
 	r->fd = r->file->fd;
 	return request_defer(r, run_fsync);
 }
@@ -387,7 +388,7 @@ int op_fallocate(struct fs *fs, struct request *r)
 	r->file = file_table_get_regular(fs->files, REQUEST_ARG(r, struct fuse_fallocate_in)->fh,
 					 r->in.nodeid);
 	if (!r->file)
-		return -EBADF;
+		return unknown_file(fs, r->in.nodeid);
 	r->fd = r->file->fd;
 	err = file_capability_drop(fs, r->in.nodeid, r->fd);
 	if (err)
@@ -436,7 +437,7 @@ static int copy(struct fs *fs, struct request *r, int (*run)(struct request *))
 	int err;
 
 	if (!from || !to)
-		return -EBADF;
+		return unknown_file(fs, r->in.nodeid);
 	if (in->flags)
 		return -EINVAL;
 	err = credentials_fsetid(&fs->credentials, true); /* as for FALLOCATE */

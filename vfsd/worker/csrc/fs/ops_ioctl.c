@@ -10,6 +10,7 @@
  * change only those same bits.
  */
 #include "worker/csrc/fs/ops.h"
+#include "worker/csrc/fs/unknown_file.h"
 
 #include <errno.h>
 #include <linux/fs.h>
@@ -114,7 +115,7 @@ int op_ioctl(struct fs *fs, struct request *r)
 	if (err)
 		return err;
 	if (!file)
-		return -EBADF;
+		return unknown_file(fs, r->in.nodeid);
 	memset(&value, 0, sizeof(value));
 	memcpy(&value, r->payload, known->in_size);
 	err = credentials_root(&fs->credentials);

@@ -20,6 +20,7 @@
 #include "worker/csrc/fs/entry.h"
 #include "worker/csrc/fs/inode_fd.h"
 #include "worker/csrc/fs/ops.h"
+#include "worker/csrc/fs/unknown_file.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -150,7 +151,7 @@ int op_getlk(struct fs *fs, struct request *r)
 	if (err)
 		return err;
 	if (!file)
-		return -EBADF;
+		return unknown_file(fs, r->in.nodeid);
 	/* The guest's open file has no record locks, so any record lock conflicts with it. */
 	own = file_table_lock_owner(fs->files, fs->slot, r->in.nodeid, in->owner);
 	if (fcntl(own ? own->fd : file->fd, F_OFD_GETLK, &lock) < 0)
@@ -207,7 +208,7 @@ static int try_lock(struct fs *fs, struct request *r)
 	if (err)
 		return err;
 	if (!file)
-		return -EBADF;
+		return unknown_file(fs, r->in.nodeid);
 	return is_flock(in) ? try_flock(fs, in, file) : try_record_lock(fs, r);
 }
 

@@ -22,6 +22,7 @@
  * programs that write a sparse file and look for its holes get the truth.
  */
 #include "worker/csrc/fs/ops.h"
+#include "worker/csrc/fs/unknown_file.h"
 
 #include <errno.h>
 #include <sys/stat.h>
@@ -67,7 +68,7 @@ int op_lseek(struct fs *fs, struct request *r)
 	off_t offset;
 
 	if (!file)
-		return -EBADF;
+		return unknown_file(fs, r->in.nodeid);
 	if (whence > SEEK_HOLE)
 		return -EINVAL;
 	if (whence >= SEEK_DATA && fs->session->flags & FUSE_WRITEBACK_CACHE)

@@ -8,6 +8,7 @@
 #include "worker/csrc/fs/ops.h"
 #include "worker/csrc/fs/ops_lock.h"
 #include "worker/csrc/fs/silly_rename.h"
+#include "worker/csrc/fs/unknown_file.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -50,7 +51,7 @@ int op_flush(struct fs *fs, struct request *r)
 	struct open_file *file = file_table_get(fs->files, in->fh, r->in.nodeid);
 
 	if (!file)
-		return -EBADF;
+		return unknown_file(fs, r->in.nodeid);
 	if (fs->policy.posix_lock)
 		ops_lock_drop_owner(fs, r->in.nodeid, in->lock_owner);
 	if (open_file_close_is_silent(file))
