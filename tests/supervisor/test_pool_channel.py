@@ -14,7 +14,8 @@ from vfsd.supervisor.event_loop import EventLoop
 from vfsd.supervisor.launcher import Launcher
 from vfsd.supervisor.log_collector import LogCollector
 from vfsd.supervisor.patience import Patience
-from vfsd.supervisor.pool_client import PoolClient, PoolDiedError
+from vfsd.supervisor.pool_client import PoolClient
+from vfsd.supervisor.pool_errors import PoolDiedError
 from vfsd.supervisor.segments import Segments
 from vfsd.supervisor.stderr_relay import StderrRelay, stderr_pipe
 from vfsd.transport.errors import OperatorError

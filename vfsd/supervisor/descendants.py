@@ -110,3 +110,11 @@ def state_of(pid: int) -> str:
         return process_of(pid).state
     except OSError:
         return "X"
+
+
+def pid_inside(pid: int) -> int | None:
+    """The pid of a process in its innermost pid namespace; None if the process is gone."""
+    with suppress(OSError, LookupError, ValueError):
+        status = Path(f"/proc/{pid}/status").read_text(errors="replace")
+        return int(status.partition("\nNSpid:")[2].splitlines()[0].split()[-1])
+    return None

@@ -4,7 +4,7 @@
 Trust: the pool is in the sandbox, and so are the workers, which share the pool's fd table and may
 write to its channel. Every answer is checked, and text from the pool goes into the log and nowhere
 else. Anything wrong in what the pool sends becomes a PoolTakenOverError, in one place:
-_from_the_sandbox().
+from_the_sandbox().
 
 Deaths. The process that is watched is the holder, the first process of the sandbox: if the holder
 ends, the sandbox is lost. If a pool dies the holder creates another pool, which reports itself. An
@@ -15,23 +15,30 @@ with the same id; the pool carries it out once.
 import contextlib
 import os
 import signal
-import socket
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Final
 
-from vfsd.supervisor.descendants import Process, descendants, has_ended, state_of
+from vfsd.supervisor.descendants import (
+    Process,
+    descendants,
+    has_ended,
+    pid_inside,
+    state_of,
+)
 from vfsd.supervisor.event_loop import EventLoop
 from vfsd.supervisor.launcher import Launcher, LauncherGoneError
 from vfsd.supervisor.log_collector import LogCollector
 from vfsd.supervisor.options import Options
 from vfsd.supervisor.patience import Patience
+from vfsd.supervisor.pool_errors import PoolDiedError, PoolTakenOverError, from_the_sandbox
 from vfsd.supervisor.saved_state import LostPool, SavedPool
 from vfsd.supervisor.segments import Segments
 from vfsd.supervisor.stderr_relay import StderrRelay, stderr_pipe
+from vfsd.supervisor.worker_socket import listen
 from vfsd.transport.control_messages import (
     Content,
     PoolEvent,
@@ -53,14 +60,6 @@ PACKETS: Final = Rate(burst=2000, per_second=200)  # a pool sends a few for each
 FREEZE_SECONDS: Final = 1.0
 END_SECONDS: Final = 5.0
 STOPPED: Final = "TZX"  # states of a process that is stopped or has ended
-
-
-class PoolDiedError(Exception):
-    """The sandbox is gone, and with it every fd of the share."""
-
-
-class PoolTakenOverError(PoolDiedError):
-    """The pool lives, and does what a pool of ours never does."""
 
 
 @dataclass
@@ -124,7 +123,7 @@ class PoolClient:
         reports that it cannot work, PoolDiedError if it ends without a report. `lost`: a dead
         sandbox with a session that goes on."""
         ours, theirs = FdChannel.pair()
-        listeners = [_listen(Path(f"worker-{i}")) for i in range(options.workers)]
+        listeners = [listen(Path(f"worker-{i}")) for i in range(options.workers)]
         stderr, their_stderr = stderr_pipe()
         relay = StderrRelay(loop, log, stderr)
         rings = lost.segments.rings if lost else None
@@ -225,7 +224,7 @@ class PoolClient:
         while rest:
             batch, rest = rest[:MAX_FDS], rest[MAX_FDS:]
             answer = self._demand({"op": "adopt"}, batch)
-            with _from_the_sandbox():
+            with from_the_sandbox():
                 numbers = decode_fd_numbers(answer, len(batch))
             self.numbers |= zip(batch, numbers, strict=True)
 
@@ -244,7 +243,7 @@ class PoolClient:
         self.spawned.add(slot)
         if answer.get("ended") is True:
             self.ended.add(slot)
-        with _from_the_sandbox():
+        with from_the_sandbox():
             return decode_spawned(answer)
 
     def kill_worker(self, slot: int) -> None:
@@ -257,7 +256,7 @@ class PoolClient:
         """The pid of the worker of `slot` if it is in state D, which no signal ends."""
         inside = self.spawn(slot)
         for process in self._descendants():
-            if process.state == "D" and _pid_inside(process.pid) == inside:
+            if process.state == "D" and pid_inside(process.pid) == inside:
                 return process.pid
         return None
 
@@ -301,7 +300,7 @@ class PoolClient:
 
     def _receive(self) -> None:
         try:
-            with _from_the_sandbox():
+            with from_the_sandbox():
                 self._take(self.channel.receive())
         except BlockingIOError:
             return
@@ -396,44 +395,11 @@ class PoolClient:
         return pool
 
 
-@contextlib.contextmanager
-def _from_the_sandbox() -> Iterator[None]:
-    """Turn every error in what the pool sent into a PoolTakenOverError: it ends that pool, and not
-    the supervisor."""
-    try:
-        yield
-    except (ProtocolError, LookupError, TypeError, ValueError, RecursionError) as error:
-        raise PoolTakenOverError(f"the pool broke the protocol: {error}") from None
-
-
 def _refusal(answer: Content) -> str | None:
-    with _from_the_sandbox():
+    with from_the_sandbox():
         return decode_refusal(answer)
-
-
-def _pid_inside(pid: int) -> int | None:
-    """The pid of a process in its innermost pid namespace; None if the process is gone."""
-    with contextlib.suppress(OSError, LookupError, ValueError):
-        status = Path(f"/proc/{pid}/status").read_text(errors="replace")
-        return int(status.partition("\nNSpid:")[2].splitlines()[0].split()[-1])
-    return None
 
 
 def _log_event(log: LogCollector, event: PoolEvent) -> None:
     if isinstance(event, PoolLog):
         log.write(event.level, event.text, "pool")
-
-
-def _listen(path: Path) -> tuple[str, int]:
-    """A listening unix socket for one worker slot: its path and fd."""
-    path.unlink(missing_ok=True)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        try:
-            sock.bind(str(path))
-            sock.listen(8)
-        except OSError as error:
-            raise OperatorError(
-                f"cannot make the socket '{path}' for a worker: {error.strerror or error};"
-                " point TMPDIR at another folder"
-            ) from None
-        return str(path), sock.detach()

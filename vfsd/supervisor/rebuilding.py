@@ -30,7 +30,7 @@ from typing import Final
 from vfsd.supervisor.backend import Backend, BackendContext
 from vfsd.supervisor.launcher import LauncherGoneError
 from vfsd.supervisor.patience import CHECK_SECONDS
-from vfsd.supervisor.pool_client import PoolDiedError
+from vfsd.supervisor.pool_errors import PoolDiedError
 from vfsd.supervisor.restart_policy import GrowingPause, RestartPolicy
 from vfsd.supervisor.saved_state import LostPool
 from vfsd.supervisor.siblings import Siblings
