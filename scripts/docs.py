@@ -17,7 +17,8 @@ import completion
 import protocol_tables as protocol
 import security_tables as security
 
-from vfsd.supervisor.options import OPTIONS, Option, default_text, spellings
+from vfsd.supervisor.option_help import default_text, spellings
+from vfsd.supervisor.options import OPTIONS, Option
 from vfsd.supervisor.refusal import REFUSALS
 from vfsd.transport.vhost_user import Number
 

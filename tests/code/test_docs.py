@@ -12,7 +12,8 @@ import protocol_tables
 import pytest
 
 import docs
-from vfsd.supervisor.options import OPTIONS, help_text, spellings
+from vfsd.supervisor.option_help import help_text, spellings
+from vfsd.supervisor.options import OPTIONS
 from vfsd.tool.commands import COMMANDS
 
 ROOT: Final = Path(__file__).resolve().parents[2]

@@ -13,7 +13,8 @@ from typing import Final
 
 from tests.fuzz.reader import Reader
 from vfsd.supervisor.command_line import parse
-from vfsd.supervisor.options import KEYS, OPTIONS, spellings
+from vfsd.supervisor.option_help import spellings
+from vfsd.supervisor.options import KEYS, OPTIONS
 from vfsd.transport.errors import OperatorError
 
 SPELLINGS: Final = sorted(name for row in OPTIONS for name, _ in spellings(row))

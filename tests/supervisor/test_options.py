@@ -10,14 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vfsd.supervisor.command_line import parse
+from vfsd.supervisor.option_help import help_text, spellings
 from vfsd.supervisor.options import (
     KEYS,
     OPTIONS,
     Options,
     cache_timeout,
     default_request_queues,
-    help_text,
-    spellings,
 )
 from vfsd.supervisor.pool_job import filesystem
 from vfsd.transport.errors import OperatorError

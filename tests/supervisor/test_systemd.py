@@ -13,7 +13,7 @@ import pytest
 
 from tests.waiting import HANG
 from vfsd.supervisor.command_line import parse
-from vfsd.supervisor.systemd import Notifier
+from vfsd.supervisor.systemd import ServiceManager
 
 from .daemon import ROOT, Daemon, has_ended, wait_until
 
@@ -74,9 +74,9 @@ def test_systemd_is_notified_of_the_keeper_that_takes_over(
 
 
 def notify() -> None:
-    notifier = Notifier()
-    notifier.ready()
-    notifier.close()
+    manager = ServiceManager.of_environment()
+    manager.report_ready()
+    manager.close()
 
 
 def test_an_abstract_address_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from typing import Any, Final
 import pytest
 
 from tests.conftest import cannot_run, require
-from tests.hostile.driver import Frontend
+from tests.hostile.driver import GET_FEATURES, Frontend
 from tests.hostile.fuse import Guest
 from tests.hostile.injector import AT_FDCWD, Injector, error_name
 from tests.waiting import wait_until
@@ -227,6 +227,24 @@ def _replaced(booted: Booted, unit: str, role: str) -> None:
     wait_until(lambda: booted.pids(unit, role) not in ([], [old]))
     if role == "keeper":
         wait_until(lambda: booted.show(unit, "MainPID") not in ("0", main))
+
+
+def test_a_vm_goes_on_when_the_service_is_killed_or_restarted(booted: Booted) -> None:
+    with (
+        started(booted, "kept") as unit,
+        Frontend(str(booted.path("/run/vfsd/kept/sock"))) as frontend,
+    ):
+        frontend.setup(2)
+        for ended_by in (["kill", "--signal=KILL"], ["restart"], ["kill", "--signal=KILL"]):
+            before = booted.show(unit, "MainPID")
+            booted.systemctl(*ended_by, unit)
+            wait_until(lambda: booted.show(unit, "MainPID") not in (before, "0"))  # noqa: B023
+            wait_until(lambda: booted.show(unit, "ActiveState") == "active")
+            frontend.send(GET_FEATURES)
+            assert frontend.receive().number == GET_FEATURES
+        stored = int(booted.show(unit, "NFileDescriptorStore"))
+    assert stored > 2
+    wait_until(lambda: booted.show(unit, "NFileDescriptorStore") == "0")
 
 
 def test_a_device_of_the_guest_is_not_opened_in_the_service(booted: Booted, tmp_path: Path) -> None:

@@ -2,14 +2,16 @@
 """The objects that the keeper makes before it creates the first supervisor."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vfsd.supervisor.device import DeviceSegment
+from vfsd.supervisor.fd_store import FdStore
 from vfsd.supervisor.launcher import Launcher
 from vfsd.supervisor.listener import Listener
 from vfsd.supervisor.log_collector import LogCollector
 from vfsd.supervisor.options import Options
 from vfsd.supervisor.resume import Outbox, StateFile
+from vfsd.supervisor.saved_state import SavedState
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,18 @@ class Boot:
     listener: Listener
     state: StateFile
     outbox: Outbox
+    store: FdStore | None  # with --keep-state
     device: DeviceSegment
     kept_fds: frozenset[int]  # fds that outlive each keeper and each supervisor
     log: LogCollector
     report_ready: Callable[[], None]  # to be called each time that a VMM can connect
+
+    def save(self, state: SavedState) -> None:
+        """Save a state, and with --keep-state the fds of this state; see fd_store.py."""
+        if self.store is None:
+            self.state.save(state)
+            return
+        fds = state.kept_fds()
+        self.store.hold(fds)
+        self.state.save(replace(state, labels=self.store.labels))
+        self.store.release(fds)

@@ -10,14 +10,17 @@ import stat
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from vfsd import __version__
 from vfsd.supervisor.command_line import parse
 from vfsd.supervisor.listener import open_listener
-from vfsd.supervisor.options import Options, help_text
+from vfsd.supervisor.options import Options
 from vfsd.supervisor.signals import hold_signals
 from vfsd.transport.errors import OperatorError
+
+if TYPE_CHECKING:
+    from vfsd.supervisor.kept_vm import Kept
 
 # The words of libvirt. "separate-options": every option has a form without -o. The two "-mode"
 # words: --posix-acl and --security-label have modes.
@@ -46,7 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _print(action: str) -> int:
-    import json  # noqa: PLC0415 - a daemon imports json later, when its socket listens
+    # A daemon imports json later, when its socket listens, and option_help never.
+    import json  # noqa: PLC0415
+
+    from vfsd.supervisor.option_help import help_text  # noqa: PLC0415
 
     texts = {
         "help": help_text(),
@@ -59,6 +65,7 @@ def _print(action: str) -> int:
 
 def _serve(options: Options) -> int:
     _fill_standard_fds()
+    kept = _take_kept(options)  # before any other file is opened
     options = replace(options, shared_dir=check_shared_dir(options))
     root = open_shared_dir(options)
     _check_ids(options)
@@ -78,7 +85,26 @@ def _serve(options: Options) -> int:
     except BaseException:
         listener.remove()
         raise
-    return serve(options, root, listener, list(filter(None, notes)))
+    return serve(options, root, listener, kept, list(filter(None, notes)))
+
+
+def _take_kept(options: Options) -> "Kept | None":
+    """What was kept of an earlier daemon; None without --keep-state."""
+    if not options.keep_state:
+        return None
+    # Few daemons have the option, so the others do not import these.
+    from vfsd.supervisor.fd_store import SYSTEMD, returned_fds  # noqa: PLC0415
+    from vfsd.supervisor.kept_vm import Kept  # noqa: PLC0415
+    from vfsd.supervisor.state_holder import fetch_fds  # noqa: PLC0415
+
+    if options.keep_state != SYSTEMD:
+        return Kept.take(fetch_fds(options.keep_state))
+    if "NOTIFY_SOCKET" not in os.environ:
+        raise OperatorError(
+            f"{options.given['keep_state']}: systemd did not start this process (NOTIFY_SOCKET is"
+            " not set); leave the option out, start the service, or name a folder"
+        )
+    return Kept.take(returned_fds())
 
 
 def _fill_standard_fds() -> None:

@@ -123,7 +123,7 @@ def _following(name: str, rest: Iterator[str]) -> str:
 
 def _check_conflicts(options: Options) -> None:
     given = options.given
-    for first, second in (("fd", "socket_path"), ("fd", "socket_group")):
+    for first, second in (("fd", "socket_path"), ("fd", "socket_group"), ("fd", "keep_state")):
         if first in given and second in given:
             raise usage(f"{given[first]} and {given[second]} exclude each other; give one of them")
     if options.xattr is False and (needs := _needs_xattr(options)):

@@ -155,6 +155,7 @@ CALLS: Final = (
     Call("wait4", "keeper.py: os.waitpid; keeper_watch.py: os.waitpid"),
     Call("kill", "keeper.py: os.kill"),
     Call("getppid", "keeper.py: os.getppid; keeper_watch.py: os.getppid"),
+    Call("kcmp", "process.c: SYS_kcmp"),
     Call("pidfd_open", "pool_client.py: os.pidfd_open"),
     Call("pidfd_send_signal", "descendants.py: signal.pidfd_send_signal"),
     Call("tgkill", "glibc: abort"),

@@ -36,7 +36,7 @@ from vfsd.supervisor.log_collector import Say
 from vfsd.supervisor.restart_policy import RestartPolicy
 from vfsd.supervisor.resume import StateFile
 from vfsd.supervisor.signals import READY, WATCHED
-from vfsd.supervisor.systemd import Notifier
+from vfsd.supervisor.systemd import ServiceManager
 from vfsd.transport.ending_signals import ENDING
 from vfsd.transport.native import check, lib
 from vfsd.transport.process_title import setproctitle
@@ -91,20 +91,21 @@ class Keeper:
     launcher: Launcher
     state: StateFile
     supervise: Supervise
-    notifier: Notifier
+    manager: ServiceManager
     give_up_after: int
+    is_successor: bool  # the first supervisor goes on where that of an earlier daemon was
     say: Say
 
     def first(self) -> int:
         """The role of the launched process, which is confined by now; returns its exit status."""
-        return self._keep(self._create(is_successor=False))
+        return self._keep(self._create(self.is_successor))
 
     def _next(self, supervisor: int) -> int:
         """The role of a keeper that the supervisor `supervisor` has created."""
         self._set_title()
         signal.set_wakeup_fd(-1)
         check(lib.process_watch_parent(signal.SIGCHLD))
-        self.notifier.name_main()
+        self.manager.name_main()
         return self._keep(Supervisor(supervisor, is_parent=True))
 
     def _set_title(self) -> None:
@@ -145,7 +146,7 @@ class Keeper:
             left = 3600.0 if deadline is None else max(0.0, deadline - time.monotonic())
             info = signal.sigtimedwait(WATCHED, left)
             if info is not None and info.si_signo == READY:
-                self.notifier.ready()
+                self.manager.report_ready()
             if info is not None and info.si_signo in ENDING:
                 supervisor.send(info.si_signo)
                 deadline = deadline or time.monotonic() + STOP_SECONDS

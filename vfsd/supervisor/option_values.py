@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from vfsd.transport import idmap
@@ -88,6 +89,11 @@ def path(value: str) -> str:
     if not value or "\0" in value:
         raise ValueError("is not a path")
     return value
+
+
+def state_place(value: str) -> str:
+    """The value of --keep-state: "systemd", or the absolute path of a folder."""
+    return value if value == "systemd" else str(Path(path(value)).absolute())
 
 
 def tag(value: str) -> str:

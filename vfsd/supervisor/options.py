@@ -54,6 +54,7 @@ class Options(Switches):
     socket_group: str | None = None
     tag: str | None = None
     keep_listening: bool = False
+    keep_state: str = ""  # "": nowhere
     daemonize: bool = False
     request_queues: int = 0  # 0: default_request_queues()
     workers: int = 0  # 0: one per request queue
@@ -173,6 +174,12 @@ OPTIONS: Final = (
                  "without it the daemon ends with its VMM, as both peers do and as tools expect;"
                  " Cloud Hypervisor disconnects at each reboot of the guest, so its guest loses"
                  " the share then"),
+    Option("keep_state", {"--keep-state": None}, {},
+           "keep the VM's connection and the share's state outside of the daemon, so that the VM"
+           " goes on when the daemon is started again: `systemd`, or a folder",
+           "WHERE", read.state_place, "off",
+           "with `systemd` the unit needs FileDescriptorStoreMax= and NotifyAccess=all; with a"
+           " folder, a small process keeps the state, and has its sockets there"),
     Option("daemonize", {"--daemonize": True, "--no-daemonize": False, "-f": False}, {},
            "go to the background once the socket listens; -f: stay in the foreground",
            default="off",
@@ -379,36 +386,3 @@ CACHE_SECONDS: Final = {"never": 0.0, "auto": 1.0, "metadata": 86400.0, "always"
 def cache_timeout(options: Options) -> float:
     """Seconds for which the guest may trust names and attributes."""
     return CACHE_SECONDS[options.cache] if options.timeout is None else options.timeout
-
-
-def spellings(row: Option) -> list[tuple[str, str]]:
-    """Each spelling of an option, with the form of its value ("=DIR", "[=MODE]", "")."""
-    found = [*row.long.items(), *((f"-o {name}", value) for name, value in row.short_o.items())]
-    return [(name, _suffix(row, value)) for name, value in found]
-
-
-def _suffix(row: Option, value: Any) -> str:
-    if value is None:
-        return f"={row.metavar}"
-    return f"[={row.metavar}]" if isinstance(value, Bare) else ""
-
-
-def default_text(row: Option) -> str:
-    """The text about the default, which follows the help."""
-    return row.default if row.default.startswith("required") else f"default: {row.default}"
-
-
-def help_text() -> str:
-    """The text of --help, made from the table."""
-    lines = [
-        "Usage: virtiofsd --socket-path=PATH --shared-dir=DIR [OPTION]...",
-        "       virtiofsd --socket-path=PATH -o source=DIR[,OPTION]...",
-        "Share a directory with a virtual machine (virtio-fs over vhost-user).",
-        "",
-    ]
-    for row in OPTIONS:
-        default = f" ({default_text(row)})" if row.default else ""
-        lines.append("  " + ", ".join(name + suffix for name, suffix in spellings(row)))
-        lines.append(f"        {row.help}{default}")
-    lines += ["", "virtiofsd(1) says more of each."]
-    return "\n".join(lines) + "\n"

@@ -12,8 +12,9 @@ Writing. The segment begins with a SavedRecord: a supervisor that dies during sa
 state before. Behind the record is the progress: the sequence number of a state, and how far the
 effects of that state have come. The progress is written in one small call, because composing a
 whole state takes so long that the supervisor could die before the state is saved. Behind the
-progress is the last generation of the device state (device.py): next_generation() writes a
-generation before it is used.
+progress are the last generation of the device state (device.py) and the last label of an fd that is
+kept outside of the daemon (fd_store.py): next_generation() and next_label() write a number before
+it is used.
 
 The steps of a message, so that dying at any point loses nothing:
   1. peek: the message stays on the socket, its fds are duplicates;
@@ -62,7 +63,9 @@ OUTBOX_REPLY: Final = 4096  # bytes: more than any reply has
 LAYOUT: Final = 3
 _PROGRESS_AT: Final = 2 * HALF
 _GENERATION_AT: Final = _PROGRESS_AT + _PROGRESS.size
-BYTES: Final = _GENERATION_AT + _GENERATION.size
+_LABEL: Final = struct.Struct("=Q")
+_LABEL_AT: Final = _GENERATION_AT + _GENERATION.size
+BYTES: Final = _LABEL_AT + _LABEL.size
 
 
 class StateFile:
@@ -89,6 +92,12 @@ class StateFile:
         generation = (last + 2) % (1 << 32) or 2
         os.pwrite(self.fd, _GENERATION.pack(generation), _GENERATION_AT)
         return int(generation)
+
+    def next_label(self) -> int:
+        """A label that no supervisor has used."""
+        (last,) = _LABEL.unpack(os.pread(self.fd, _LABEL.size, _LABEL_AT))
+        os.pwrite(self.fd, _LABEL.pack(last + 1), _LABEL_AT)
+        return int(last) + 1
 
     def load(self) -> tuple[SavedState, int]:
         """The last saved state and its stage; the default state if no saved state can be read."""
@@ -143,7 +152,7 @@ def consume_again(sock: socket.socket, message: SavedMessage) -> None:
 def open_fds() -> set[int]:
     """The numbers in this process's fd table."""
     fds = {int(path.name) for path in Path("/proc/self/fd").iterdir()}
-    return {fd for fd in fds if _is_open(fd)}  # without the fd that iterdir() itself had open
+    return {fd for fd in fds if is_open(fd)}  # without the fd that iterdir() itself had open
 
 
 def sweep(keep: set[int]) -> list[int]:
@@ -154,7 +163,7 @@ def sweep(keep: set[int]) -> list[int]:
     return orphans
 
 
-def _is_open(fd: int) -> bool:
+def is_open(fd: int) -> bool:
     try:
         os.fstat(fd)
     except OSError:

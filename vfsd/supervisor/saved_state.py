@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from vfsd.supervisor.effects import Effect, decode_effect, encode_effect
 from vfsd.supervisor.segments import Segments
+from vfsd.supervisor.session import Session
 
 
 class SavedMessage(NamedTuple):
@@ -100,14 +101,38 @@ class SavedState:
     session: Mapping[str, Any] = field(default_factory=dict)  # Session.snapshot()
     pool: SavedPool | None = None
     lost: LostPool | None = None  # a pool that died, and in whose place another one is to come
+    labels: Mapping[int, int] = field(default_factory=dict)  # FdStore.labels
     effects: tuple[Effect, ...] = ()  # effects that have still to be carried out
     message: SavedMessage | None = None
+
+    def without_pool(self) -> LostPool | None:
+        """What is left of the session if the pool is gone, or when it will be; None if no pool has
+        had a session."""
+        pool = self.pool
+        return LostPool(pool.segments, pool.spawned, pool.ended) if pool else self.lost
+
+    def kept_fds(self) -> set[int]:
+        """The fds that the VM which is connected cannot do without."""
+        lost = self.without_pool() if self.frontend is not None else None
+        return {*self._frontend_fds(), *(lost.segments.own_fds() if lost else ())}
+
+    def fds(self) -> set[int]:
+        """Every fd that this state names."""
+        pool = self.pool.fds() if self.pool else set()
+        lost = self.lost.segments.own_fds() if self.lost else []
+        return {*pool, *lost, *self._frontend_fds()}
+
+    def _frontend_fds(self) -> set[int]:
+        if self.frontend is None:
+            return set()
+        return {self.frontend, *Session.restore(self.session).fds()}
 
     def encode(self) -> dict[str, Any]:
         """The fields as values that JSON can represent."""
         return vars(self) | {
             "pool": self.pool and self.pool.encode(),
             "lost": self.lost and self.lost.encode(),
+            "labels": list(self.labels.items()),
             "effects": [encode_effect(effect) for effect in self.effects],
             "message": self.message and self.message.encode(),
         }
@@ -119,6 +144,7 @@ class SavedState:
         changed = {
             "pool": pool and SavedPool.decode(pool),
             "lost": lost and LostPool.decode(*lost),
+            "labels": dict(content["labels"]),
             "effects": tuple(map(decode_effect, content["effects"])),
             "message": message and SavedMessage.decode(*message),
         }

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Final
 
 from vfsd.transport.native import ffi, lib
+from vfsd.transport.passed_fds import close_fds
 from vfsd.transport.shared_memory import create_segment
 
 FILE_CAPACITY: Final = 1 << 18
@@ -43,12 +44,14 @@ class Segments:
     def fds(self) -> list[int]:
         return list(asdict(self).values())
 
+    def own_fds(self) -> list[int]:
+        """The segments that belong to this pool."""
+        return [fd for fd in self.fds() if fd != self.device]
+
     def tables(self) -> list[int]:
         """The tables from which a session is restored (JobFds.before)."""
         return [self.inodes, self.files, self.workers]
 
     def close(self) -> None:
         """Close the segments that belong to this pool."""
-        for fd in self.fds():
-            if fd != self.device:
-                os.close(fd)
+        close_fds(self.own_fds())

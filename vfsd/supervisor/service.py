@@ -15,7 +15,6 @@ from typing import Final
 
 from vfsd.supervisor.backend import Backend, BackendContext, signal_error
 from vfsd.supervisor.boot import Boot
-from vfsd.supervisor.descendants import has_ended
 from vfsd.supervisor.effects import (
     Apply,
     Close,
@@ -33,9 +32,10 @@ from vfsd.supervisor.frontend_fds import check_fds, memory_hazard
 from vfsd.supervisor.frontend_gone import FrontendGoneError, disconnected, went_away
 from vfsd.supervisor.inflight_record import send_record
 from vfsd.supervisor.keeper_watch import KeeperWatch
+from vfsd.supervisor.launcher_watch import watch_launcher
 from vfsd.supervisor.log_collector import VMM
 from vfsd.supervisor.patience import Patience
-from vfsd.supervisor.pool_client import PoolDiedError, PoolTakenOverError
+from vfsd.supervisor.pool_errors import PoolDiedError, PoolTakenOverError
 from vfsd.supervisor.rebuilding import rebuild
 from vfsd.supervisor.restart_policy import GrowingPause, RestartPolicy
 from vfsd.supervisor.resume import CONSUMED, REPLIED, consume_again, open_fds, sweep
@@ -50,10 +50,6 @@ from vfsd.transport.vhost_user import Message, decode_message
 
 # Keep this text: Kata Containers reads stderr until it appears. Both peers log it at this level.
 WAITING: Final = "Waiting for vhost-user socket connection..."
-LAUNCHER_DIED: Final = (
-    "the launcher died: the share goes on until its VMM goes away, but no other VMM can be served;"
-    " start virtiofsd again"
-)
 LOST_PAUSE_MAX: Final = 1.0  # seconds
 ENDS_WITH_VMM: Final = "the share ends as well, because --keep-listening is not given"
 
@@ -87,7 +83,7 @@ class Service:
             effects = self._take_over()
         self._loop.stop_on(ENDING)
         self._keeper.start(self._loop, self._check_keeper_needed)
-        self._watch_launcher()
+        watch_launcher(self._boot.launcher, self._loop, self._log)
         if self._frontend:
             self._keeper.ready()  # the other supervisor may have died before systemd was notified
         self._loop.every_turn(self._log.report_left_out)
@@ -114,6 +110,19 @@ class Service:
         self._ended = status
         self._kill_backend()
 
+    def leave_vm(self) -> bool:
+        """With --keep-state: leave the VM to the next start of the service, and kill the pool. If
+        no VM is connected, return False."""
+        if not self._boot.store or self._frontend is None:
+            return False
+        backend, self._backend = self._backend, None
+        if backend:
+            self._lost = backend.pool.lost(self._owed)
+        self._save(self._left)
+        if backend:
+            backend.bury()
+        return True
+
     def _kill_backend(self) -> None:
         backend, self._backend = self._backend, None
         self._save()  # first: a successor must not take over a pool that is half killed
@@ -122,17 +131,6 @@ class Service:
 
     def _new_session(self) -> Session:
         return Session(self._options.request_queues + 1, self._options.tag)
-
-    def _watch_launcher(self) -> None:
-        pidfd = self._boot.launcher.pidfd
-        if has_ended(pidfd):
-            return  # an earlier supervisor has logged it
-
-        def lost() -> None:
-            self._loop.unregister(pidfd)
-            self._log.write("error", LAUNCHER_DIED)
-
-        self._loop.register(pidfd, lost)
 
     def _check_keeper_needed(self) -> None:
         """Raise StopError if the daemon ends with its keeper: a tool that has started a share for
@@ -352,7 +350,7 @@ class Service:
     def _save(self, effects: Sequence[Effect] = (), raw: RawMessage | None = None) -> None:
         self._reply_start = self._boot.outbox.start()
         message = SavedMessage(raw.header.number, raw.header.flags, raw.payload) if raw else None
-        self._boot.state.save(
+        self._boot.save(
             SavedState(
                 reply_start=self._reply_start,
                 frontend=self._frontend.fileno() if self._frontend else None,
@@ -371,6 +369,8 @@ class Service:
         """Go on where another supervisor died; returns the effects that it had not carried out."""
         saved, stage = self._boot.state.load()
         self._has_had_pool = saved.has_had_pool
+        if self._boot.store:
+            self._boot.store.resume(saved.labels, saved.kept_fds())
         if saved.pool is None:
             self._siblings.kill()
         accepted = self._sweep(saved)
@@ -386,15 +386,11 @@ class Service:
     def _sweep(self, saved: SavedState) -> int | None:
         """Close the fds that the other supervisor had open and did not save. Returns the fd of a
         connection that it had accepted and not saved, or None."""
-        keep = {0, 1, 2, *self._boot.kept_fds}
-        if saved.pool:
-            keep |= saved.pool.fds()
-        if saved.lost:
-            keep |= set(saved.lost.segments.fds())
+        keep = {0, 1, 2, *self._boot.kept_fds, *saved.fds()}
         accepted = None
-        if saved.frontend is not None:
-            keep |= {saved.frontend, *Session.restore(saved.session).fds()}
-        elif (accepted := self._boot.listener.accepted(open_fds() - keep)) is not None:
+        if saved.frontend is None:
+            accepted = self._boot.listener.accepted(open_fds() - keep)
+        if accepted is not None:
             keep.add(accepted)
         orphans = sweep(keep)
         text = f"took over from a supervisor that died; closed {len(orphans)} fds that it left open"

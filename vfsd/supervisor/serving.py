@@ -16,6 +16,8 @@ from vfsd.supervisor.confinement import confine, own_id
 from vfsd.supervisor.device import DeviceSegment
 from vfsd.supervisor.instance import instance_key, instance_name
 from vfsd.supervisor.keeper import Keeper
+from vfsd.supervisor.keeping import Keeping
+from vfsd.supervisor.kept_vm import Kept
 from vfsd.supervisor.launcher import Launcher
 from vfsd.supervisor.listener import Listener
 from vfsd.supervisor.log_collector import LogCollector, SyslogSink, stderr_sink
@@ -23,15 +25,17 @@ from vfsd.supervisor.options import MIGRATION, Options
 from vfsd.supervisor.resume import Outbox, StateFile, open_fds
 from vfsd.supervisor.signals import hold_signals
 from vfsd.supervisor.supervise import supervise
-from vfsd.supervisor.systemd import Notifier
+from vfsd.supervisor.systemd import ServiceManager
 from vfsd.transport.errors import OperatorError
 from vfsd.transport.native import check, lib
 from vfsd.transport.process_title import setproctitle
 
 
-def serve(options: Options, root: int, listener: Listener, notes: Sequence[str]) -> int:
-    """Serve the directory behind the fd `root`; returns the exit status. `notes`: warnings for the
-    log."""
+def serve(
+    options: Options, root: int, listener: Listener, kept: Kept | None, notes: Sequence[str]
+) -> int:
+    """Serve the directory behind the fd `root`; returns the exit status. `kept`: None
+    without --keep-state. `notes`: warnings for the log."""
     name = instance_name(options, listener.socket)
     runtime_dir = _make_runtime_dir(listener)
     clean_up = partial(_clean_up, listener, runtime_dir)
@@ -40,13 +44,15 @@ def serve(options: Options, root: int, listener: Listener, notes: Sequence[str])
         if pid_file := listener.pid_file:
             pid_file.write(os.getpid())  # again: daemonize() has changed the pid
         own = own_id(runtime_dir.path, instance_key(options, listener.socket))
+        give_up = partial(confine, runtime_dir.path, own, options)
+        keeping = Keeping.start(name, options, give_up, kept) if kept else None
         launcher = Launcher.start(name, options, root, own, clean_up, pid_file)
     except BaseException:
         clean_up()
         raise
     try:
-        notifier = Notifier()  # before _boot(), which records the fds that stay open
-        boot = _boot(name, options, launcher, listener, background)
+        manager = ServiceManager.of_environment()  # before _boot(), which notes what is open
+        boot = _boot(name, options, launcher, listener, background, keeping)
 
         def say(level: str, text: str) -> None:
             boot.log.write(level, text, "keeper")
@@ -60,14 +66,15 @@ def serve(options: Options, root: int, listener: Listener, notes: Sequence[str])
             launcher=launcher,
             state=boot.state,
             supervise=partial(supervise, boot),
-            notifier=notifier,
+            manager=manager,
             give_up_after=options.give_up_after,
+            is_successor=keeping is not None and keeping.vm is not None,
             say=say,
         )
         setproctitle(f"vfsd: {name} keeper")
         check(lib.process_become_subreaper())  # for the sandboxes of a launcher that dies
         hold_signals()
-        confine(runtime_dir.path, own, options, say)
+        give_up(say)
         return run(keeper.first)
     finally:
         launcher.end()  # the launcher cleans up
@@ -79,11 +86,14 @@ def _boot(
     launcher: Launcher,
     listener: Listener,
     background: Background | None,
+    keeping: Keeping | None,
 ) -> Boot:
     sink = SyslogSink() if options.syslog else stderr_sink
     if background and options.syslog:
         sink = background.sink(sink)
-    state, outbox = StateFile.create(), Outbox.create()
+    vm = keeping.vm if keeping else None
+    state = vm.state if vm else StateFile.create()
+    outbox = vm.outbox if vm else Outbox.create()
     device = DeviceSegment(state.next_generation)
     return Boot(
         name=name,
@@ -92,8 +102,9 @@ def _boot(
         listener=listener,
         state=state,
         outbox=outbox,
+        store=keeping.store(state, outbox) if keeping else None,
         device=device,
-        kept_fds=frozenset(open_fds()),
+        kept_fds=frozenset(open_fds()) - (vm.fds if vm else frozenset()),
         log=LogCollector(name, options.log_level, sink),
         report_ready=background.ready if background else lambda: None,
     )

@@ -21,6 +21,8 @@ def supervise(
     try:
         status = service.run(is_successor)
     except StopError:
+        if service.leave_vm():
+            return 0
         status = 0
     except OperatorError as error:
         boot.log.write("error", str(error))

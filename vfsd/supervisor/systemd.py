@@ -1,27 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Notifies systemd about the service: datagrams (sd_notify(3)), without a library."""
+"""Messages to systemd: one datagram each (sd_notify(3)), without a library."""
 
 import contextlib
 import os
+import select
 import socket
+from collections.abc import Sequence
+from typing import Final, Self
+
+from vfsd.transport.passed_fds import encode_fds
+from vfsd.transport.socket_path import addressed
+
+FULL_SECONDS: Final = 1.0  # how long a message waits for room in the queue of the service manager
 
 
-class Notifier:
-    """Sends messages to systemd. Without NOTIFY_SOCKET they have no effect.
+class ServiceManager:
+    """The service manager at a socket. Without an address no method has an effect, and the share is
+    served even if a message cannot be sent.
 
-    The socket is connected at the start, because the keeper may not connect to a path later.
+    The socket is connected at the start, because keeper and supervisor may not connect to a path
+    later.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, address: str) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        address = os.environ.get("NOTIFY_SOCKET", "")
-        if address.startswith("@"):
-            address = "\0" + address[1:]
         with contextlib.suppress(OSError):
-            if address:
-                self._socket.connect(address)
+            if address.startswith("@"):
+                self._socket.connect("\0" + address[1:])
+            elif address:
+                with addressed(address) as path:
+                    self._socket.connect(path)
 
-    def ready(self) -> None:
+    @classmethod
+    def of_environment(cls) -> Self:
+        """The service manager that has started this process, if one has (NOTIFY_SOCKET)."""
+        return cls(os.environ.get("NOTIFY_SOCKET", ""))
+
+    def report_ready(self) -> None:
         """A VMM can connect."""
         self._send("READY=1")
 
@@ -29,9 +44,35 @@ class Notifier:
         """This process is the main process of the service from now on."""
         self._send(f"MAINPID={os.getpid()}")
 
-    def _send(self, text: str) -> None:
-        with contextlib.suppress(OSError):  # the share is served even if systemd is not notified
-            self._socket.send(text.encode())
+    def store_fd(self, name: str, fd: int) -> None:
+        """Have systemd keep a copy of `fd` for the next start of the service."""
+        self._send(f"FDSTORE=1\nFDPOLL=0\nFDNAME={name}", [fd])
+
+    def remove_fd(self, name: str) -> None:
+        """Have systemd close the fd that it keeps under this name. No effect if there is none."""
+        self._send(f"FDSTOREREMOVE=1\nFDNAME={name}")
+
+    def await_messages(self, seconds: float) -> None:
+        """Wait until systemd has read every message that was sent, for `seconds` at most."""
+        read, write = os.pipe2(os.O_CLOEXEC)
+        try:
+            self._send("BARRIER=1", [write])
+        finally:
+            os.close(write)
+        poll = select.poll()
+        poll.register(read, 0)  # POLLHUP: no copy of `write` is left
+        poll.poll(seconds * 1000)
+        os.close(read)
+
+    def _send(self, text: str, fds: Sequence[int] = ()) -> None:
+        with contextlib.suppress(OSError):
+            try:
+                self._socket.sendmsg([text.encode()], encode_fds(fds))
+            except BlockingIOError:  # the queue of a unix datagram socket is short
+                poll = select.poll()
+                poll.register(self._socket, select.POLLOUT)
+                poll.poll(FULL_SECONDS * 1000)
+                self._socket.sendmsg([text.encode()], encode_fds(fds))
 
     def close(self) -> None:
         self._socket.close()

@@ -2,11 +2,14 @@
 #include "transport/csrc/process.h"
 
 #include <errno.h>
+#include <linux/kcmp.h>
 #include <link.h>
 #include <sched.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 enum {
 	PAGE = 4096,
@@ -25,6 +28,13 @@ int process_watch_parent(int signal)
 int process_no_new_privs(void)
 {
 	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ? -errno : 0;
+}
+
+bool process_is_same_file(int fd, int other)
+{
+	pid_t self = getpid();
+
+	return syscall(SYS_kcmp, self, self, KCMP_FILE, fd, other) == 0;
 }
 
 int process_see_whole_proc(void)

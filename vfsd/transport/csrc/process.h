@@ -24,6 +24,10 @@ int process_no_new_privs(void) must_check;
  */
 int process_see_whole_proc(void) must_check;
 
+/* Do two fds of this process belong to the same open file, as after dup(2)? False where the kernel
+ * lacks kcmp(2). */
+bool process_is_same_file(int fd, int other);
+
 /* Give back the pages of this program and its libraries that cannot have been written to. The pages
  * stay in the page cache, and each of them is mapped again when it is used. */
 void process_forget_code(void);
