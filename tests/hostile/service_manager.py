@@ -17,6 +17,7 @@ from typing import Final, Self
 
 import psutil
 
+from tests.killing import kill_family
 from tests.waiting import HANG, wait_until
 from vfsd.transport.native import lib
 
@@ -122,14 +123,8 @@ class Service:
 
     def kill(self) -> None:
         """Kill all processes of the service at once."""
-        family = self.processes()
-        for process in family:
-            process.suspend()
-        for process in [*family, *self.processes()]:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
+        kill_family(self.process.pid)
         self.process.wait(HANG)
-        assert not psutil.wait_procs(family, HANG)[1]
 
     def restart(self) -> None:
         """Start the service again after it has ended."""

@@ -25,7 +25,7 @@ from .daemon import Daemon, wait_until
 from .driver import GET_FEATURES, Frontend
 from .fuse import ROOT, Guest, Op
 
-POOLS = 7  # deaths; five were too many once
+SANDBOXES = 7  # deaths; five were too many once
 KILLS = 200  # of supervisors, with a working guest
 ALTERNATIONS = 40
 SECONDS = 120.0  # a bound for the tests with many kills
@@ -152,12 +152,12 @@ class Work(threading.Thread):
         self.join()
 
 
-def test_pools_that_die_before_a_vmm_speaks_are_replaced_for_ever(family: Family) -> None:
+def test_sandboxes_that_die_before_a_vmm_speaks_are_replaced_for_ever(family: Family) -> None:
     daemon = family.daemon
-    for _ in range(POOLS):
-        pool = psutil.Process(daemon.the("pool"))
-        os.kill(pool.pid, signal.SIGKILL)
-        assert not psutil.wait_procs([pool], HANG)[1]
+    for _ in range(SANDBOXES):
+        holder = psutil.Process(daemon.the(" holder"))
+        os.kill(holder.pid, signal.SIGKILL)
+        assert not psutil.wait_procs([holder], HANG)[1]
     with Frontend(daemon.socket) as frontend:
         guest = Guest(frontend.setup(1))
         guest.init()

@@ -5,13 +5,14 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
 import pytest
 
 from tests.conftest import require
+from tests.killing import kill_family
 from tests.waiting import HANG, wait_until
 
 from .conftest import BACKENDS, Backend, Share, serve
@@ -89,15 +90,6 @@ def test_the_same_daemon_is_mounted_again(tmp_path: Path) -> None:
             assert again.unmount() == 0
 
 
-def kill_family(process: subprocess.Popen[bytes]) -> None:
-    """Send SIGKILL to a daemon and to all processes that it started."""
-    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-    for member in family:
-        with suppress(psutil.NoSuchProcess):  # workers die with their pool
-            member.kill()
-    psutil.wait_procs(family[1:], 5)
-
-
 def test_users_get_an_error_when_the_back_end_is_killed(
     share: Share, user: list[subprocess.Popen[bytes]]
 ) -> None:
@@ -108,7 +100,7 @@ def test_users_get_an_error_when_the_back_end_is_killed(
         for _ in range(3)
     ]
     time.sleep(0.3)
-    kill_family(share.daemon.process)
+    kill_family(share.daemon.process.pid)
     assert [process.wait(HANG) for process in user] == [42] * 3
     assert_covered(share, "the back-end has closed the connection")
     assert share.mounted.unmount() == 1
@@ -129,7 +121,7 @@ def assert_covered(share: Share, why: str) -> None:
 
 
 def test_a_signal_ends_a_mount_that_has_lost_its_back_end(our_share: Share) -> None:
-    kill_family(our_share.daemon.process)
+    kill_family(our_share.daemon.process.pid)
     assert_covered(our_share, "the back-end has closed the connection")
     our_share.mounted.process.terminate()
     assert our_share.mounted.wait() == 1
@@ -139,7 +131,7 @@ def test_a_signal_ends_a_mount_that_has_lost_its_back_end(our_share: Share) -> N
 
 def test_a_daemon_that_is_restarted_is_mounted_again(our_share: Share, tmp_path: Path) -> None:
     """The operator unmounts the mount that has lost its back-end first."""
-    kill_family(our_share.daemon.process)
+    kill_family(our_share.daemon.process.pid)
     assert_covered(our_share, "the back-end has closed the connection")
     assert our_share.mounted.unmount() == 1
     with Mounted(tmp_path, "--source", str(our_share.host)) as again:

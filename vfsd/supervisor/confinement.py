@@ -121,10 +121,10 @@ CALLS: Final = (
     Call("clock_nanosleep", "pool_client.py: time.sleep"),
     Call("restart_syscall", "Linux: goes on with a waiting call after SIGSTOP"),
     # Sockets.
-    Call("socket", "pool_client.py: socket.socket", 0, _WORD, _AF_UNIX),
+    Call("socket", "worker_socket.py: socket.socket", 0, _WORD, _AF_UNIX),
     Call("socketpair", "fd_channel.py: socket.socketpair", 0, _WORD, _AF_UNIX),
-    Call("bind", "pool_client.py: bind"),
-    Call("listen", "pool_client.py: listen"),
+    Call("bind", "worker_socket.py: bind"),
+    Call("listen", "worker_socket.py: listen"),
     Call("connect", "worker_link.py: connect"),
     Call("accept", "CPython: socket.accept, on kernels without accept4"),
     Call("accept4", "service.py: accept"),
