@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import require
 from tests.system.mounted import Mounted
-from tests.waiting import HANG
+from tests.waiting import HANG, wait_until
 from vfsd.transport.vhost_user import Number
 
 from .backend import INIT, OUT_HEADER, Answer, Backend, Request, reply
@@ -177,12 +177,17 @@ LIES = {
 
 
 @pytest.mark.parametrize("lie", LIES)
-def test_a_lie_ends_the_mount_and_is_named(stack: ExitStack, tmp_path: Path, lie: str) -> None:
+def test_a_lie_ends_the_service_and_is_named(stack: ExitStack, tmp_path: Path, lie: str) -> None:
+    """The mount stays until it is unmounted, so that no program writes into the folder below."""
     answer, words = LIES[lie]
     _, mounted = served(stack, tmp_path, {GETATTR: answer})
     user = subprocess.run(["stat", mounted.path], capture_output=True, timeout=HANG, check=False)
-    assert mounted.wait() == 1
+    wait_until(lambda: "until it is unmounted" in mounted.errors())
     assert user.returncode == 1 or lie == "the same twice"
+    assert subprocess.run(["stat", mounted.path / "x"], capture_output=True, check=False).returncode
+    assert mounted.is_mounted()
+    mounted.process.terminate()
+    assert mounted.wait() == 1
     assert mounted.errors().startswith(f"vfsd: the back-end breaks the protocol: {words}")
     assert mounted.errors().count("\n") == 1
     assert not mounted.is_mounted()
