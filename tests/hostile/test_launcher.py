@@ -22,15 +22,16 @@ from tests.waiting import HANG
 from vfsd.supervisor.device import DEVICE_BYTES
 from vfsd.supervisor.launcher import (
     ANSWER,
+    CONNECT,
     KILL,
     MAKE_POOL,
     NAME_KEEPER,
     REQUEST,
     serve,
-    spawn,
 )
 from vfsd.supervisor.pool_fds import POOL_FDS, check_fds
 from vfsd.supervisor.segments import Segments
+from vfsd.supervisor.spawn import spawn
 from vfsd.transport.fd_channel import FdChannel
 from vfsd.transport.shared_memory import create_segment
 
@@ -147,6 +148,11 @@ def test_the_fds_of_a_pool_are_a_pools() -> None:
         check_fds([*fds, *fds[3:6]], WORKERS)  # with the tables of a pool that was lost
 
 
+def test_no_vmm_is_connected_to_without_the_option(line: socket.socket) -> None:
+    line.send(REQUEST.pack(CONNECT, 7))
+    assert ANSWER.unpack(line.recv(99)) == (7, errno.EINVAL)
+
+
 @in_each_mode
 def test_a_request_with_other_fds_is_refused(daemon: Daemon, line: socket.socket) -> None:
     before = _state(daemon)
@@ -158,7 +164,7 @@ def test_a_request_with_other_fds_is_refused(daemon: Daemon, line: socket.socket
 
 
 @in_each_mode
-@pytest.mark.parametrize("kind", [0, 4, 255])
+@pytest.mark.parametrize("kind", [0, CONNECT, 5, 255])
 def test_another_kind_of_request_is_refused(daemon: Daemon, line: socket.socket, kind: int) -> None:
     before = _state(daemon)
     with ExitStack() as stack:

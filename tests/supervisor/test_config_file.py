@@ -18,6 +18,8 @@ VALUES: Final[dict[str, Any]] = {
     "shared-dir": "/srv/a,b",
     "socket-path": "/run/x.sock",
     "fd": 7,
+    "connect": "/run/vmm.sock",
+    "keep-state": "/run/state",
     "socket-group": "kvm",
     "tag": "share",
     "request-queues": 3,
@@ -70,7 +72,7 @@ def has(row: Option, value: bool) -> bool:
 @pytest.mark.parametrize("key", sorted(VALUES))
 def test_each_option_with_a_value(tmp_path: Path, key: str) -> None:
     value = VALUES[key]
-    others = {"fd": ["--shared-dir=/srv"], "shared-dir": BASE[:1], "socket-path": BASE[1:]}
+    others = dict.fromkeys(("fd", "connect", "socket-path"), BASE[1:]) | {"shared-dir": BASE[:1]}
     base = others.get(key, BASE)
     from_file = parse([*base, written(tmp_path, f"{key} = {json.dumps(value)}")])
     assert from_file == parse([*base, f"--{key}={value}"])

@@ -156,6 +156,7 @@ def test_a_path_may_have_the_separators_of_options(arguments: list[str]) -> None
         (["--shared-dir=/other"], "--shared-dir and --shared-dir name different paths"),
         (["-o", "source=/other"], "--shared-dir and -o source name different paths"),
         (["--fd=3"], "--fd and --socket-path exclude each other"),
+        (["--connect=/run/vm"], "--connect and --socket-path exclude each other"),
         (
             ["--posix-acl", "-o", "no_xattr"],
             "--posix-acl needs extended attributes, but -o no_xatt",
@@ -204,7 +205,9 @@ def test_each_mistake_has_its_own_message(arguments: list[str], complaint: str) 
     ("arguments", "complaint"),
     [
         ([], "no directory to share; give --shared-dir=DIR or -o source=DIR"),
-        (["--shared-dir=/x"], "no socket; give --socket-path=PATH or --fd=N"),
+        (["--shared-dir=/x"], "no socket; give --socket-path=PATH, --fd=N or --connect=PATH"),
+        (["--connect=/y", "--socket-group=kvm", "--shared-dir=/x"], "--connect and --socket-group"),
+        (["--connect=/y", "--fd=3", "--shared-dir=/x"], "--connect and --fd exclude"),
         (["--fd=3", "--socket-group=kvm", "--shared-dir=/x"], "--fd and --socket-group exclude"),
     ],
 )

@@ -10,6 +10,7 @@ import stat
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from vfsd import __version__
@@ -66,7 +67,7 @@ def _print(action: str) -> int:
 def _serve(options: Options) -> int:
     _fill_standard_fds()
     kept = _take_kept(options)  # before any other file is opened
-    options = replace(options, shared_dir=check_shared_dir(options))
+    options = replace(options, shared_dir=check_shared_dir(options), connect=_vmm(options))
     root = open_shared_dir(options)
     _check_ids(options)
     _check_cpus(options)
@@ -134,6 +135,11 @@ def check_shared_dir(options: Options) -> str:
     if not stat.S_ISDIR(mode):
         raise OperatorError(f"{what} is not a directory; only directories can be shared")
     return os.path.realpath(path)
+
+
+def _vmm(options: Options) -> str | None:
+    """The absolute path of --connect."""
+    return str(Path(options.connect).absolute()) if options.connect else None
 
 
 def open_shared_dir(options: Options) -> int:

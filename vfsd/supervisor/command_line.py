@@ -31,6 +31,14 @@ _ITEM: Final = re.compile(r"(?:[^\\,]|\\.|\\$)+", re.DOTALL)
 _QUOTED: Final = re.compile(r"\\([0-3][0-7]{2}|.)", re.DOTALL)
 # Options that may not be given twice with different values: that is a mistake, not an override.
 _ONCE: Final = ("shared_dir", "socket_path")
+_EXCLUDE_EACH_OTHER: Final = (
+    ("fd", "socket_path"),
+    ("fd", "socket_group"),
+    ("fd", "keep_state"),
+    ("connect", "fd"),
+    ("connect", "socket_path"),
+    ("connect", "socket_group"),
+)
 
 
 def parse(arguments: Sequence[str]) -> Options:
@@ -123,7 +131,7 @@ def _following(name: str, rest: Iterator[str]) -> str:
 
 def _check_conflicts(options: Options) -> None:
     given = options.given
-    for first, second in (("fd", "socket_path"), ("fd", "socket_group"), ("fd", "keep_state")):
+    for first, second in _EXCLUDE_EACH_OTHER:
         if first in given and second in given:
             raise usage(f"{given[first]} and {given[second]} exclude each other; give one of them")
     if options.xattr is False and (needs := _needs_xattr(options)):
@@ -188,8 +196,8 @@ def _check_map(options: Options, kind: str) -> None:
 def _check_required(options: Options) -> None:
     if options.shared_dir is None:
         raise usage("no directory to share; give --shared-dir=DIR or -o source=DIR")
-    if options.socket_path is None and options.fd is None:
-        raise usage("no socket; give --socket-path=PATH or --fd=N")
+    if options.socket_path is None and options.fd is None and options.connect is None:
+        raise usage("no socket; give --socket-path=PATH, --fd=N or --connect=PATH")
 
 
 def _with_defaults(options: Options) -> Options:

@@ -16,7 +16,7 @@ _PID_NAMESPACE: Final = Path("/proc/self/ns/pid")
 _PEER: Final = struct.Struct("=iII")  # struct ucred
 
 
-def instance_name(options: Options, sock: socket.socket) -> str:
+def instance_name(options: Options, sock: socket.socket | None) -> str:
     """The name of this daemon in process titles and log lines.
 
     The name is the file name of the socket without its suffix, or the socket's folder if the file
@@ -24,15 +24,16 @@ def instance_name(options: Options, sock: socket.socket) -> str:
     (libvirt: domain-1-vm/fs0-fs.sock), in an abstract address, or in the command line of the VMM
     that is the other end (qemu -name guest=vm).
     """
-    name = _of_path(options.socket_path) if options.socket_path else _of_fd(options.fd, sock)
+    path = options.socket_path or options.connect
+    name = _of_path(path) if path else _of_fd(options.fd, sock)
     return "".join(c if c.isprintable() else "?" for c in name[:LENGTH_MAX])
 
 
-def instance_key(options: Options, sock: socket.socket) -> bytes:
+def instance_key(options: Options, sock: socket.socket | None) -> bytes:
     """A key that is the same at every start of one instance, and differs between instances that run
     at the same time. The pid namespace is part of the key, because paths in different containers
     may be equal."""
-    path = options.socket_path
+    path = options.socket_path or options.connect
     own = os.fsencode(Path(path).absolute()) if path else instance_name(options, sock).encode()
     return b"%d %b" % (_PID_NAMESPACE.stat().st_ino, own)
 
@@ -42,7 +43,8 @@ def _of_path(path: str) -> str:
     return where.parent.name if where.stem in NAMELESS else where.stem
 
 
-def _of_fd(fd: int | None, sock: socket.socket) -> str:
+def _of_fd(fd: int | None, sock: socket.socket | None) -> str:
+    assert sock
     address = os.fsdecode(sock.getsockname())
     if address.startswith("/"):
         where = Path(address)

@@ -20,11 +20,12 @@ one that was lost the tables of that one, in this order, and each is checked to 
 its name says; the answer has a pidfd of the pool's first process.
 The fd of KILL is such a pidfd: a process that has just been executed does not allow signals from
 the supervisor yet (isolation.py). The fd of NAME_KEEPER is the pidfd of a process with the user id
-of the keeper; the pid file names this process from then on. The supervisor sends no path, option or
-text; the fds of any other request are closed, and the request is refused. An answer is the number
-of the request and 0 or an errno. So a supervisor that was taken over can start pools that share
-this directory with these options, can end them, can name another process of its own user id as the
-keeper, and can do nothing else here.
+of the keeper; the pid file names this process from then on. CONNECT has no fds: the launcher
+connects to the VMM of --connect and answers with the connection. The supervisor sends no path,
+option or text; the fds of any other request are closed, and the request is refused. An answer is
+the number of the request and 0 or an errno. So a supervisor that was taken over can start pools
+that share this directory with these options, can end them, can connect to this VMM, can name
+another process of its own user id as the keeper, and can do nothing else here.
 
 Ownership. The launcher has an fd table of its own, with the standard fds, its end of the socket
 pair, the shared directory, and the pid file: the lock of that file therefore lasts until everything
@@ -49,38 +50,31 @@ import signal
 import socket
 import struct
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Final, NoReturn
 
-import vfsd
 from vfsd.supervisor.descendants import Process, descendants, has_ended, process_of
 from vfsd.supervisor.loader import copy_loader
 from vfsd.supervisor.options import Options
 from vfsd.supervisor.pid_file import PidFile
 from vfsd.supervisor.pool_fds import POOL_FDS, check_fds
 from vfsd.supervisor.pool_job import create_job
+from vfsd.supervisor.spawn import reap_by_itself, spawn
 from vfsd.transport.errors import OperatorError
 from vfsd.transport.fd_table import close_all_but
 from vfsd.transport.job import JobFds
 from vfsd.transport.native import check, lib
 from vfsd.transport.passed_fds import close_fds, decode_fds, encode_fds
 from vfsd.transport.process_title import setproctitle
+from vfsd.transport.socket_path import addressed
 
-# The pool is as isolated as with -I, which is not used because it ignores PYTHONPATH: nothing of
-# our environment is passed on, nor is the folder of the script, or the current folder, which Python
-# puts first in sys.path. -S: modules that *.pth files of an installation import would stay in the
-# memory of each worker.
-_PATHS: Final = sys.path if sys.flags.safe_path else sys.path[1:]
+# The isolation of the pool is as with -I: see spawn.py. -S: modules that *.pth files of an
+# installation import would stay in the memory of each worker.
 POOL_COMMAND: Sequence[str] = (sys.executable, "-P", "-S", "-m", "vfsd.worker")
-POOL_ENVIRONMENT: Final = {
-    "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
-    "LANG": "C.UTF-8",
-    "PYTHONPATH": ":".join([*filter(os.path.isabs, _PATHS), str(Path(vfsd.__file__).parents[1])]),
-}
-MAKE_POOL, KILL, NAME_KEEPER = 1, 2, 3
+MAKE_POOL, KILL, NAME_KEEPER, CONNECT = 1, 2, 3, 4
 REQUEST: Final = struct.Struct("=BI")  # kind, number
 ANSWER: Final = struct.Struct("=Ii")  # number, errno or 0
 ANSWER_SECONDS: Final = 120.0  # a launcher that has not answered after this time hangs
@@ -134,6 +128,11 @@ class Launcher:
         """The processes of all sandboxes; empty if the launcher is gone."""
         found = descendants(self.pid)
         return [] if has_ended(self.pidfd) else found  # alive now, so alive while we looked
+
+    def connect(self) -> int:
+        """Ask for a connection to the VMM of --connect; returns its fd, which the caller owns.
+        Raises OSError if the VMM does not accept it, and LauncherGoneError."""
+        return self._ask(CONNECT, [])[0]
 
     def kill(self, pidfd: int) -> None:
         """Send SIGKILL, also to the first process of a pool, which needs the launcher's
@@ -229,14 +228,17 @@ def _be_launcher(
         close_all_but({0, 1, 2, root, sock, *_held(pid_file)})
         setproctitle(f"vfsd: {name} launcher")
         check(lib.process_become_subreaper())
-        _reap_by_itself()
+        reap_by_itself()
         if os.geteuid() != 0:  # execve(2) gives root its capabilities again
             lib.capabilities_pass_on()  # if this fails, the pool reports what it lacks
         loader = copy_loader(POOL_COMMAND[0])
         lib.process_forget_code()
-        start_pool = partial(_start_pool, name, options, root, supervisor, loader)
-        name_keeper = partial(_name_keeper, pid_file, supervisor)
-        actions: dict[int, Action] = {MAKE_POOL: start_pool, KILL: _kill, NAME_KEEPER: name_keeper}
+        actions: dict[int, Action] = {
+            MAKE_POOL: partial(_start_pool, name, options, root, supervisor, loader),
+            KILL: _kill,
+            NAME_KEEPER: partial(_name_keeper, pid_file, supervisor),
+            CONNECT: partial(_connect, options.connect),
+        }
         serve(socket.socket(fileno=sock), actions)
         _kill_descendants()
         clean_up()
@@ -296,6 +298,17 @@ def _obey(
 
 def _refuse(_fds: Sequence[int]) -> list[int]:
     raise OSError(errno.EINVAL, "there is no such request")
+
+
+def _connect(path: str | None, fds: Sequence[int]) -> list[int]:
+    """Connect to the VMM that listens at `path`; OSError if that is not possible at once."""
+    if path is None or fds:
+        raise OSError(errno.EINVAL, "CONNECT is for --connect, and has no fds")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.setblocking(False)  # a backlog that is full must not hold up the launcher
+        with addressed(path) as address:
+            sock.connect(address)
+        return [sock.detach()]
 
 
 def _kill(fds: Sequence[int]) -> list[int]:
@@ -361,49 +374,3 @@ def _start_pool(
         return [spawn([*POOL_COMMAND, str(job)], loader, passed, stderr)]
     finally:
         os.close(job)
-
-
-def spawn(command: list[str], loader: int | None, fds: Iterable[int], stderr: int) -> int:
-    """Execute a command with these fds, and with `stderr` as fd 2. The command itself closes any
-    other fds that it inherits. Returns a pidfd of the process. `loader`: see loader.py.
-
-    SIGCHLD is not ignored in here, so a process that ends early stays a zombie until its pidfd has
-    been opened, and its pid cannot be reused before that.
-    """
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    try:
-        return os.pidfd_open(_load(command, loader, list(fds), stderr))
-    finally:
-        _reap_by_itself()
-
-
-def _reap_by_itself() -> None:
-    """Let the kernel reap children from now on. Children that have ended already are reaped
-    here."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    with suppress(ChildProcessError):
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
-
-
-def _load(command: list[str], loader: int | None, fds: list[int], stderr: int) -> int:
-    """Execute a command by the copy of the loader, if there is a copy and it may be executed."""
-    if loader is not None:
-        with suppress(PermissionError):  # denied by a security module or by vm.memfd_noexec
-            return _execute(f"/proc/self/fd/{loader}", [command[0], *command], fds, stderr)
-    return _execute(command[0], command, fds, stderr)
-
-
-def _execute(path: str, command: list[str], fds: list[int], stderr: int) -> int:
-    """Execute a command. The module subprocess would take 0.3 MiB for this one call."""
-    return os.posix_spawn(
-        path,
-        command,
-        POOL_ENVIRONMENT,
-        file_actions=[
-            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_DUP2, stderr, 2),
-            *((os.POSIX_SPAWN_DUP2, fd, fd) for fd in fds),  # dup2 to itself clears close-on-exec
-        ],
-        setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],  # Python ignores these two
-    )

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The socket that the VMM connects to: made at a path, or inherited as an fd.
+"""The socket that the VMM connects to: made at a path, or inherited as an fd. With --connect it is
+the VMM that listens (dialer.py), and a Listener has no socket.
 
 Each mistake that an operator can make here has an error message of its own.
 """
@@ -24,24 +25,25 @@ BACKLOG: Final = 1  # one VMM is served; the next VMM waits in the backlog
 
 @dataclass(frozen=True)
 class Listener:
-    """The socket. `listening` is False for an inherited socket that is already connected."""
+    """The socket. `listening`: another connection may follow, which is not so for an inherited
+    socket that is already connected."""
 
-    socket: socket.socket
+    socket: socket.socket | None  # None with --connect
     listening: bool
-    path: str | None  # the file to remove at the end; None for an inherited socket
-    inode: int | None = None  # of that file
-    pid_file: PidFile | None = None  # None for an inherited socket
+    path: str | None  # of our socket or the VMM's; None for an inherited socket
+    inode: int | None = None  # of the file at `path` if it is ours, and to be removed at the end
+    pid_file: PidFile | None = None  # None for an inherited socket and with --connect
     place: str = "the inherited socket"  # for the log: the path, and which users may connect
 
     def accepted(self, fds: Iterable[int]) -> int | None:
-        """The first of `fds` that is a connection to this socket, or None."""
+        """The first of `fds` that is a connection to this socket, or to the VMM's, or None."""
         if not self.listening:
             return None
         for fd in fds:
             if not stat.S_ISSOCK(os.fstat(fd).st_mode):
                 continue
             other = socket.socket(fileno=fd)
-            is_ours = other.getsockname() == self.socket.getsockname() and _is_connected(other)
+            is_ours = _is_connected(other) and _is_connection_of(self, other)
             other.detach()
             if is_ours:
                 return fd
@@ -49,7 +51,7 @@ class Listener:
 
     def remove(self) -> None:
         """Remove the socket file and the pid file, unless other files have taken their place."""
-        if self.path is None:
+        if self.path is None or self.inode is None:
             return
         with suppress(FileNotFoundError):
             if os.lstat(self.path).st_ino == self.inode:
@@ -68,6 +70,8 @@ def open_listener(options: Options) -> Listener:
                 " which there is no other; pass a listening socket or leave the option out"
             )
         return listener
+    if options.connect is not None:
+        return Listener(None, True, options.connect)
     assert options.socket_path is not None
     return _at_path(options.socket_path, options.socket_group)
 
@@ -88,6 +92,14 @@ def _inherited(fd: int) -> Listener:
     if not listening and not _is_connected(sock):
         raise OperatorError(f"{what} neither listens nor is connected; call listen() on it first")
     return Listener(sock, listening, None)
+
+
+def _is_connection_of(listener: Listener, connected: socket.socket) -> bool:
+    if listener.socket:
+        return bool(connected.getsockname() == listener.socket.getsockname())
+    # The VMM may have bound another path of the same file.
+    assert listener.path
+    return Path(os.fsdecode(connected.getpeername())).name == Path(listener.path).name
 
 
 def _is_connected(sock: socket.socket) -> bool:
@@ -196,7 +208,8 @@ def _give_to_group(listener: Listener, group: str) -> None:
         _change_group(listener.path, listener.inode, grp.getgrnam(group).gr_gid)
     except (KeyError, OSError) as error:
         listener.remove()
-        listener.socket.close()
+        if listener.socket:
+            listener.socket.close()
         reason = error.strerror if isinstance(error, OSError) else "there is no such group"
         raise OperatorError(f"--socket-group: '{group}': {reason}") from None
 

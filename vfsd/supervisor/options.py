@@ -51,6 +51,7 @@ class Options(Switches):
     shared_dir: str | None = None
     socket_path: str | None = None
     fd: int | None = None
+    connect: str | None = None
     socket_group: str | None = None
     tag: str | None = None
     keep_listening: bool = False
@@ -155,14 +156,19 @@ OPTIONS: Final = (
            "directory to share", "DIR", read.path, "required",
            "a file is refused; so is a symbolic link, unless a / follows its name"),
     Option("socket_path", {"--socket-path": None, "--socket": None}, {},
-           "unix socket to listen on for the VMM", "PATH", read.path, "required, or --fd",
+           "unix socket to listen on for the VMM", "PATH", read.path,
+           "required, or --fd or --connect",
            "a socket file without a listener is replaced; PATH.pid beside it has the pid of the"
            " daemon, and a lock that the daemon holds, as with the Rust virtiofsd; both files are"
            " removed at the end"),
     Option("fd", {"--fd": None}, {},
            "inherited unix socket, listening or connected, in the place of --socket-path", "N",
            read.number(0, 1 << 20),
-           hazard="not together with --socket-path or --socket-group"),
+           hazard="not together with --socket-path, --socket-group or --connect"),
+    Option("connect", {"--connect": None}, {},
+           "unix socket of a VMM that listens, in the place of --socket-path", "PATH", read.path,
+           hazard="the daemon tries again until the VMM is there, also after the VMM went away if"
+                  " --keep-listening is given; there is no pid file"),
     Option("socket_group", {"--socket-group": None}, {},
            "group that may connect to the socket", "GROUP", default="nobody but the owner",
            hazard="a process that may connect can act as the guest"),

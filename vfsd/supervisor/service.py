@@ -15,6 +15,7 @@ from typing import Final
 
 from vfsd.supervisor.backend import Backend, BackendContext, signal_error
 from vfsd.supervisor.boot import Boot
+from vfsd.supervisor.dialer import Dialer
 from vfsd.supervisor.effects import (
     Apply,
     Close,
@@ -75,6 +76,7 @@ class Service:
         self._pause = GrowingPause(LOST_PAUSE_MAX)  # between two sandboxes that are lost
         self._siblings = Siblings(boot.launcher)
         self._loop = EventLoop()
+        self._dialer = Dialer(boot.launcher, self._log, boot.listener.path or "")
 
     def run(self, is_successor: bool) -> int:
         """Serve until the share ends; returns the exit status."""
@@ -195,6 +197,8 @@ class Service:
     def _accept(self) -> socket.socket:
         listener = self._boot.listener
         self._keeper.ready()
+        if not listener.socket:
+            return socket.socket(fileno=self._dialer.dial(self._loop))
         if not listener.listening:
             return listener.socket
         self._log.write("info", f"{WAITING} on {listener.place}")
@@ -210,6 +214,7 @@ class Service:
                 signal_error(vring.err_fd)
         ended, fds, backend = self._frontend, self._session.fds(), self._backend
         is_probe = not self._has_spoken and self._boot.listener.listening
+        self._dialer.hung_up(self._has_spoken)
         self._frontend, self._session, self._has_spoken = None, self._new_session(), False
         lost, self._lost = self._lost, None
         self._left, self._applied, self._owed = [], Device(), frozenset()
