@@ -12,6 +12,10 @@ import pytest
 
 from tests.conftest import require
 from tests.waiting import HANG, wait_until
+from vfsd.supervisor.resume import BYTES, HALF, LAYOUT
+from vfsd.supervisor.saved_state import SavedState
+from vfsd.transport.saved_record import SavedRecord
+from vfsd.transport.shared_memory import create_segment
 
 from .driver import GET_FEATURES, Frontend, NoReplyError
 from .fuse import ROOT, Guest
@@ -190,3 +194,47 @@ def test_a_holder_has_no_privileges(held: Service) -> None:
 def test_the_sockets_of_a_holder_are_for_their_owner_alone(held: Service) -> None:
     for name in ("holder", "notify"):
         assert stat.S_IMODE((held.state / name).stat().st_mode) == 0o600
+
+
+def spoil(held: Service, content: bytes) -> None:
+    """Have the holder keep another state, as a supervisor that was taken over can."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.connect(str(held.state / "notify"))
+        sock.send(b"FDSTOREREMOVE=1\nFDNAME=vfsd-state")
+        fd = create_segment("vfsd-supervisor-state", BYTES)
+        os.pwrite(fd, content, 0)
+        socket.send_fds(sock, [b"FDSTORE=1\nFDNAME=vfsd-state"], [fd])
+        os.close(fd)
+
+
+def written(content: object) -> bytes:
+    """The bytes of a state with any content."""
+    memory = bytearray(2 * HALF)
+    SavedRecord(memoryview(memory), HALF).save([LAYOUT, content])
+    return bytes(memory)
+
+
+NOT_OURS: Final = {
+    "nothing": b"",
+    "no text": b"\xff" * 4096,
+    "a list": written([]),
+    "no fields": written({}),
+    "wrong types": written(SavedState().encode() | {"frontend": "3", "labels": 7}),
+    "large numbers": written(SavedState().encode() | {"frontend": 7, "labels": [[1 << 40, 1]]}),
+    "negative numbers": written(SavedState().encode() | {"frontend": 7, "labels": [[-1, 1]]}),
+    "standard fds": written(SavedState().encode() | {"frontend": 2, "labels": [[2, 1], [0, 1]]}),
+}
+
+
+@pytest.mark.parametrize("what", NOT_OURS)
+def test_a_state_that_cannot_be_is_no_state(held: Service, what: str) -> None:
+    with Frontend(held.socket) as frontend:
+        frontend.setup(1)
+        held.kill()
+        spoil(held, NOT_OURS[what])
+        held.restart()
+    with Frontend(held.socket) as frontend:
+        guest = Guest(frontend.setup(1))
+        guest.init()
+        guest.getattr(ROOT)
+    assert "cannot be taken up" in held.log.read_text()

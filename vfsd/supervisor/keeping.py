@@ -40,6 +40,16 @@ class Keeping:
         daemon = hold(place, confine, f"vfsd: {name} state")
         return cls(ServiceManager(notify_address(place)), daemon, kept.vm, stale)
 
+    @property
+    def note(self) -> tuple[str, str] | None:
+        """Level and text of a line for the log."""
+        if self.vm:
+            return "info", "goes on with the VM that an earlier daemon has left"
+        if set(self.stale) - {STATE, OUTBOX}:
+            text = "the VM that an earlier daemon has left cannot be taken up; its connection ends"
+            return "warn", text
+        return None
+
     def store(self, state: StateFile, outbox: Outbox) -> FdStore:
         """The store for the fds of the VM. It has `state` and `outbox` from here on."""
         for name in self.stale:

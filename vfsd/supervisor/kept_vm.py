@@ -3,12 +3,13 @@
 
 import fcntl
 import os
+import resource
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
 from vfsd.supervisor.fd_store import name_of
-from vfsd.supervisor.resume import CONSUMED, REPLIED, Outbox, StateFile, is_open
+from vfsd.supervisor.resume import CONSUMED, REPLIED, Outbox, StateFile, is_open, open_fds
 from vfsd.supervisor.saved_state import SavedState
 from vfsd.transport.passed_fds import close_fds
 
@@ -36,11 +37,21 @@ class Kept:
 
     @classmethod
     def take(cls, returned: Mapping[str, int]) -> "Kept":
-        """Take the VM out of the fds that systemd has given back, and close the other fds.
+        """Take the VM out of the fds that were kept, and close the other fds.
 
-        To be called before this process opens anything: the numbers must be free.
+        To be called before this process opens anything: the numbers must be free. The state is what
+        an earlier supervisor has saved. That supervisor may have been taken over, and this process
+        still has its privileges: it looks at no other fd, and a state that cannot be is no state.
         """
-        return cls(_take_vm(dict(returned)), tuple(returned))
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # as the earlier daemon had
+        foreign = open_fds() - set(returned.values())
+        try:
+            vm = _take_vm(dict(returned))
+        except (OSError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
+            vm = None
+            close_fds(open_fds() - foreign)
+        return cls(vm, tuple(returned))
 
 
 def _take_vm(fds: dict[str, int]) -> KeptVm | None:

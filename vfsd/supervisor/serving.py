@@ -59,6 +59,8 @@ def serve(
 
         for note in notes:
             say("warn", note)
+        if keeping and keeping.note:
+            say(*keeping.note)
         if unused := [spelling for field, spelling in options.given.items() if field in MIGRATION]:
             say("debug", f"no migration is offered, so these have no effect: {', '.join(unused)}")
         keeper = Keeper(
