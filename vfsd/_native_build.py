@@ -10,6 +10,7 @@ lines are the extension's source, so the compiler checks every declaration again
 Environment: VFSD_SANITIZE=address,undefined builds with those sanitizers.
 """
 
+import hashlib
 import os
 import re
 import shlex
@@ -35,6 +36,18 @@ PRIVATE = "/* PRIVATE: C only */"
 # INIT and FOPEN flags and other numbers of <linux/fuse.h>.
 FUSE_MACRO = re.compile(
     r"^#define ((?:FUSE|FOPEN)_\w+) (?:\d+|\(1(?:ULL)? << \d+\))$", re.MULTILINE
+)
+
+# What lies in segments that outlive a daemon (--keep-state), and what these structs are made of.
+KEPT_FILES = (
+    "transport/csrc/inflight.*", "transport/csrc/device_state.h", "transport/csrc/split_ring.h",
+    "worker/csrc/tables/*", "worker/csrc/loop/records.*", "worker/csrc/request/intent.*",
+)  # fmt: skip
+LAYOUT_MACRO = "VFSD_TABLES_LAYOUT"
+COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
+# A definition of a type at the beginning of a line, up to the brace that ends it, or a macro.
+DEFINITION = re.compile(
+    r"^(?:struct|union|enum)\b[^;()]*?\{.*?^\}|^#define .*?$", re.MULTILINE | re.DOTALL
 )
 
 
@@ -74,10 +87,19 @@ def preprocess(text: str, *options: str) -> str:
 
 
 def macros() -> str:
-    """The constants of the FUSE protocol that are macros, as lines of the cdef. Preprocessing drops
-    macros; the compiler fills in their values."""
+    """The constants that are macros, those of the FUSE protocol and LAYOUT_MACRO, as lines of the
+    cdef. Preprocessing drops macros; the compiler fills in their values."""
     names = FUSE_MACRO.findall(preprocess(stub(), "-dM"))
-    return "".join(f"#define {name} ...\n" for name in sorted(names))
+    return "".join(f"#define {name} ...\n" for name in [*sorted(names), LAYOUT_MACRO])
+
+
+def tables_layout(root: Path = ROOT) -> int:
+    """A number that differs if the layout of the tables that outlive a daemon does. It is made from
+    the definitions of the types and macros in KEPT_FILES, without comments and spaces."""
+    paths = sorted(path for pattern in KEPT_FILES for path in root.glob(pattern))
+    texts = (COMMENT.sub("", path.read_text()) for path in paths if path.suffix in {".c", ".h"})
+    found = [" ".join(text.split()) for part in texts for text in DEFINITION.findall(part)]
+    return int.from_bytes(hashlib.sha256("\n".join(found).encode()).digest()[:7], "big")
 
 
 def emit(path: Path) -> None:
@@ -102,7 +124,10 @@ class BuildExt(build_ext):
             extension.depends = [str(p) for p in ROOT.glob("*/csrc/**/*.h")]
             extension.include_dirs = [str(ROOT)]
             extension.libraries = list(LIBRARIES)
-            extension.define_macros = [("_GNU_SOURCE", None)]
+            extension.define_macros = [
+                ("_GNU_SOURCE", None),
+                (LAYOUT_MACRO, f"{tables_layout()}ULL"),
+            ]
             extension.extra_compile_args, extension.extra_link_args = flags()
         super().run()
         if self.inplace:

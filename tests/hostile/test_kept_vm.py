@@ -207,10 +207,10 @@ def spoil(held: Service, content: bytes) -> None:
         os.close(fd)
 
 
-def written(content: object) -> bytes:
+def written(content: object, layout: object = LAYOUT) -> bytes:
     """The bytes of a state with any content."""
     memory = bytearray(2 * HALF)
-    SavedRecord(memoryview(memory), HALF).save([LAYOUT, content])
+    SavedRecord(memoryview(memory), HALF).save([layout, content])
     return bytes(memory)
 
 
@@ -220,6 +220,7 @@ NOT_OURS: Final = {
     "a list": written([]),
     "no fields": written({}),
     "wrong types": written(SavedState().encode() | {"frontend": "3", "labels": 7}),
+    "other tables": written(SavedState().encode(), [LAYOUT[0], LAYOUT[1] + 1]),
     "large numbers": written(SavedState().encode() | {"frontend": 7, "labels": [[1 << 40, 1]]}),
     "negative numbers": written(SavedState().encode() | {"frontend": 7, "labels": [[-1, 1]]}),
     "standard fds": written(SavedState().encode() | {"frontend": 2, "labels": [[2, 1], [0, 1]]}),

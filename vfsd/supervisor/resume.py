@@ -48,7 +48,7 @@ from pathlib import Path
 from typing import Final
 
 from vfsd.supervisor.saved_state import SavedMessage, SavedState
-from vfsd.transport.native import ffi
+from vfsd.transport.native import ffi, lib
 from vfsd.transport.saved_record import SavedRecord
 from vfsd.transport.shared_memory import create_segment, map_segment
 from vfsd.transport.vhost_user import HEADER
@@ -60,7 +60,7 @@ REPLIED: Final = 2
 HALF: Final = 1 << 20
 OUTBOX_BYTES: Final = 1 << 16
 OUTBOX_REPLY: Final = 4096  # bytes: more than any reply has
-LAYOUT: Final = 3
+LAYOUT: Final = [4, lib.VFSD_TABLES_LAYOUT]  # of the state, and of the tables that it names
 _PROGRESS_AT: Final = 2 * HALF
 _GENERATION_AT: Final = _PROGRESS_AT + _PROGRESS.size
 _LABEL: Final = struct.Struct("=Q")
