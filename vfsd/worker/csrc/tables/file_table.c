@@ -61,6 +61,11 @@ struct open_file *file_table_at(struct file_table *t, uint32_t slot)
 	return &t->files[slot];
 }
 
+const struct open_file *file_table_peek(const struct file_table *t, uint32_t slot)
+{
+	return &t->files[slot];
+}
+
 uint32_t open_file_slot(const struct file_table *t, const struct open_file *file)
 {
 	return (uint32_t)(file - t->files);

@@ -172,7 +172,7 @@ static uint32_t put_files(struct sink *sink, const struct file_table *t, uint32_
 	uint32_t largest = 0;
 
 	for (uint32_t slot = 1; slot < slots; slot++) {
-		const struct open_file *file = file_table_at((struct file_table *)t, slot);
+		const struct open_file *file = file_table_peek(t, slot);
 
 		if (file->generation > largest)
 			largest = file->generation;
