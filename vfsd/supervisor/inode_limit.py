@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from vfsd.supervisor.options import MAX_INODES, Options
+from vfsd.supervisor.options import Options
+from vfsd.transport.option_types import INODES_MAX
 
 # Measured (docs/hosts.md): shared memory of the inode table, and page tables of a few workers.
 BYTES_PER_INODE: Final = 120
@@ -38,7 +39,7 @@ def inode_limit(options: Options, has_handles: bool) -> int:
     fds = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2 if has_handles else 0
     each = BYTES_PER_INODE if has_handles else BYTES_PER_INODE + BYTES_PER_FD
     fit = (left - min(fds * BYTES_PER_FD, left // 2)) // each
-    return min(options.inode_limit or MAX_INODES, MAX_INODES, max(FEWEST, fit))
+    return min(options.inode_limit or INODES_MAX, INODES_MAX, max(FEWEST, fit))
 
 
 def memory_left(options: Options) -> int:
@@ -65,7 +66,7 @@ def _of_host(meminfo: Path) -> int:
 
 def _of_groups(membership: Path, cgroups: Path) -> Iterator[int]:
     """The limits of the groups that `membership` names, and of those above them."""
-    yield MAX_INODES * BYTES_PER_INODE
+    yield INODES_MAX * BYTES_PER_INODE
     for folder in _folders(membership, cgroups):
         for group in (folder, *folder.parents):
             if group in cgroups.parents:

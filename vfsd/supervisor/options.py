@@ -22,6 +22,7 @@ from vfsd.transport.option_types import (
     CACHE_MODES,
     FAULTS_MAX,
     HANDLE_MODES,
+    INODES_MAX,
     NEGOTIATION_MODES,
     POLL_AUTO,
     REQUEST_QUEUES_MAX,
@@ -33,7 +34,6 @@ from vfsd.transport.option_types import (
 )
 
 MAX_FILES: Final = 1 << 30
-MAX_INODES: Final = (1 << 28) - 1  # what a nodeid has room for
 RLIMIT_DEFAULT: Final = -1
 DEATHS_MAX: Final = 1000
 LOCK_WAIT_SECONDS: Final = 3600.0
@@ -211,7 +211,7 @@ OPTIONS: Final = (
            " hard limit becomes that limit, with a warning; 0: leave the limit as it is"),
     Option("inode_limit", {"--inode-limit": None}, {},
            "maximum number of files that the guest may know at a time", "N",
-           read.number(0, MAX_INODES), "0: what memory allows",
+           read.number(0, INODES_MAX), "0: what memory allows",
            "the limits of control groups also bound this number, and so does the memory of the"
            " host: without the option a quarter of that memory, with it all of it; at the limit"
            " the guest gets ENFILE for files that it does not know yet"),

@@ -15,10 +15,10 @@ from typing import Annotated, Any, Final
 
 from vfsd.transport import idmap, option_types
 from vfsd.transport.control_messages import LOG_THRESHOLDS
-from vfsd.transport.option_types import IdRange, Switches
+from vfsd.transport.option_types import INODES_MAX, IdRange, Switches
 from vfsd.transport.xattrmap import parse as parse_xattrmap
 
-CAPACITY_MAX: Final = 1 << 28
+CAPACITY_MAX: Final = INODES_MAX + 1
 TABLES_BEFORE: Final = 3
 ID_RANGES_MAX: Final = 340  # user_namespaces(7)
 

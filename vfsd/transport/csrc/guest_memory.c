@@ -1,16 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "transport/csrc/guest_memory.h"
 
+#include "transport/csrc/page.h"
+
 #include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <sys/vfs.h>
-
-enum {
-	PAGE = 4096,
-};
 
 static bool same_region(const struct guest_mapping *m, const struct device_region *r)
 {

@@ -1,16 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "transport/csrc/process.h"
 
+#include "transport/csrc/page.h"
+
 #include <errno.h>
 #include <link.h>
 #include <sched.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
-
-enum {
-	PAGE = 4096,
-};
 
 int process_become_subreaper(void)
 {

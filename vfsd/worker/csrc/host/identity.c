@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "worker/csrc/host/identity.h"
 
+#include "transport/csrc/clock.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/syscall.h>
@@ -8,7 +10,6 @@
 
 enum {
 	STATX_WANTED = STATX_BASIC_STATS | STATX_BTIME | STATX_MNT_ID,
-	NS_PER_SEC = 1000 * 1000 * 1000,
 };
 
 /* AT_NO_AUTOMOUNT: a guest that looks at an automount point must not make the host mount

@@ -29,7 +29,7 @@ static bool wait_for_completions(struct worker *w, uint64_t deadline_ns)
 		return true;
 	if (now >= deadline_ns)
 		return false;
-	poll(completed, 2, (int)((deadline_ns - now) / 1000000) + 1);
+	poll(completed, 2, (int)((deadline_ns - now) / NS_PER_MS) + 1);
 	direct_io_clear(w->direct_io);
 	return true;
 }
@@ -95,7 +95,7 @@ static bool any_outstanding(const struct worker *w)
 
 static void stop_rings(struct worker *w, const struct device_state *next, uint32_t drain_ms)
 {
-	uint64_t deadline = clock_ns() + (uint64_t)drain_ms * 1000000;
+	uint64_t deadline = clock_ns() + (uint64_t)drain_ms * NS_PER_MS;
 
 	for (uint32_t i = 0; i < DEVICE_VRINGS_MAX; i++) {
 		if (!ring_must_stop(w, i, next))
@@ -142,7 +142,7 @@ static bool any_loser(struct worker *w)
  */
 static void leave_retired_memory(struct worker *w, uint32_t drain_ms)
 {
-	uint64_t deadline = clock_ns() + (uint64_t)drain_ms * 1000000;
+	uint64_t deadline = clock_ns() + (uint64_t)drain_ms * NS_PER_MS;
 	struct worker_ring *ring;
 	struct request *r;
 	uint32_t at = 0;

@@ -89,6 +89,7 @@
 #include "worker/csrc/tables/inode_layout.h"
 #include "worker/csrc/tables/inode_slots.h"
 #include "worker/csrc/tables/table_count.h"
+#include "worker/csrc/tables/tables.h"
 
 #include <sys/stat.h>
 
@@ -96,7 +97,10 @@ enum {
 	CACHE_LINE = 64,
 };
 
-#define REPORT_PAUSE_NS (UINT64_C(60) * 1000000000)
+_Static_assert((uint64_t)(INODE_CAPACITY_MAX / INODE_BLOCK + 1) * BLOCK_SLOTS <= UINT32_MAX,
+	       "each slot has a number");
+
+#define REPORT_PAUSE_NS (UINT64_C(60) * NS_PER_SEC)
 
 static uint64_t add_part(uint64_t *at, uint64_t bytes, uint64_t align)
 {
