@@ -31,7 +31,8 @@ enum landlock_access {
 
 /* The version of the kernel's interface. Return: at least 1, or -errno if there is none. */
 int landlock_abi(void);
-/* All of enum landlock_access that this kernel knows; it refuses a rule that has another access. */
+/* The part of enum landlock_access that this kernel knows. The kernel refuses a rule that names any
+ * other access. */
 uint64_t landlock_known(void);
 
 /*

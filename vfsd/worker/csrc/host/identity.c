@@ -23,7 +23,7 @@ static int stat_fd(int fd, const char *empty, struct statx *ret)
 
 int identity_stat_fd(int fd, struct statx *ret)
 {
-	static bool must_be_string; /* true before Linux 6.11; NULL is a tenth faster */
+	static bool must_be_string; /* before Linux 6.11; a NULL saves a tenth of the time */
 	int err = -EFAULT;
 
 	if (!__atomic_load_n(&must_be_string, __ATOMIC_RELAXED))

@@ -25,7 +25,8 @@ static bool wait_for_completions(struct worker *w, uint64_t deadline_ns)
 	};
 	uint64_t now = clock_ns();
 
-	if (deferred_completions(w)) /* some requests are refused without a wake-up */
+	/* No event announces a read that io_submit(2) has refused. */
+	if (deferred_completions(w))
 		return true;
 	if (now >= deadline_ns)
 		return false;
@@ -54,7 +55,7 @@ static void abandon_request(struct worker *w, struct request *r)
 
 	offload_abandon(w->offload, r);
 	ring->outstanding--;
-	if (r->ring_life == ring->life) /* else the ring broke, and started again */
+	if (r->ring_life == ring->life) /* else the ring has broken and started again since then */
 		vring_push(&ring->vring, r->chain.head, request_reply(r, -EIO));
 }
 
