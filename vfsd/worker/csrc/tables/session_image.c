@@ -2,12 +2,11 @@
 /*
  * THEORY
  *
- * Purpose. When the first process of the sandbox dies, every fd of the share is closed, and nothing
+ * Purpose. When the holder dies, every fd of the share is closed, and nothing
  * is left of the session but its tables, in memfds that the supervisor holds. The tables are full
  * of what ends with the sandbox: fds, mount ids, locks, hash chains. The image is what remains
  * true: which files the guest knows and how they can be found again, what it has open, and what was
- * agreed on. A new sandbox is built from the image (session_restore.c). Other uses of the same
- * kind, as an upgrade to another layout of the tables, are meant to use this format too.
+ * agreed on. A new sandbox is built from the image (session_restore.c).
  *
  * Format. A header, the descriptions of the sections, the descriptions of their fields, and the
  * records. All records of a section have the same size. A reader finds a section and a field by its
