@@ -359,7 +359,7 @@ def test_a_worker_dies_while_a_ring_is_stopped(daemon: Daemon, guest: Guest) -> 
 
 
 def supervisor(daemon: Daemon) -> int:
-    """The supervisor, as soon as there is one that has set its title."""
+    """The supervisor, as soon as it has set its title."""
     return daemon.the("supervisor")
 
 

@@ -273,7 +273,7 @@ OPTIONS: Final = (
     _seconds("entry-timeout", "how long the guest may trust names", "--timeout"),
     _seconds("attr-timeout", "how long the guest may trust attributes", "--timeout"),
     _seconds("negative-timeout", "how long the guest may trust that a name does not exist", "0",
-             "files that the host or another guest creates may appear that much later"),
+             "files that the host or another guest creates may appear with that delay"),
     Option("inode_file_handles", {"--inode-file-handles": None}, {"inode_file_handles": None},
            "hold inodes by file handles if there are too few fds: auto, never, signed, prefer (or"
            " fallback), mandatory",

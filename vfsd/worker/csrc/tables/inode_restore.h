@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* PRIVATE: C only */
-/* Inodes come back into a new table, by the nodeids that they had in another one (session_image.c).
+/* Inodes come back into a new table, by the nodeids that they had in the lost table
+ * (session_image.c).
  * All of this is for a process that has the new table for itself. */
 #ifndef VFSD_INODE_RESTORE_H
 #define VFSD_INODE_RESTORE_H

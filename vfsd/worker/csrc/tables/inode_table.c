@@ -59,8 +59,8 @@
  * from then on.
  *
  * `fd` changes under the stripe's lock. It changes only between -1 and a number, except where a
- * readable fd replaces another one (open_cache.c) or the reverse. An fd that is to be closed is
- * retired (reclaim.h).
+ * readable fd takes the place of an O_PATH fd (open_cache.c) or the reverse. An fd that is to be
+ * closed is retired (reclaim.h).
  *
  * An inode may have neither fd nor handle. Its fd was closed before its name was removed, on a
  * file system that renames a removed file that an fd still holds (silly_rename.c). The guest gets
