@@ -239,8 +239,9 @@ OPTIONS: Final = (
            "a fault is a death by SIGSEGV or a similar signal; after more faults, or after a"
            " forbidden system call, the queues of that worker stop until the VMM connects again"),
     Option("give_up_after", {"--give-up-after": None}, {},
-           "deaths of the supervisor, or of a pool without a VMM, within 10 seconds after which the"
-           " daemon ends", "N", read.number(1, DEATHS_MAX), "never",
+           "deaths of the supervisor, deaths of a pool without a VMM, or failed attempts to replace"
+           " a lost sandbox, within 10 seconds after which the daemon ends", "N",
+           read.number(1, DEATHS_MAX), "never",
            "without it the daemon starts them again for ever, with pauses of up to 2 seconds;"
            " give it where a service manager does better, for example on another host"),
     Option("uid_map", {"--uid-map": None}, {},
