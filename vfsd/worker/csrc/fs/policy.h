@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The operator's options as the ops use them, resolved once by Python (worker/init.py). Whether the
+ * The operator's options as the ops use them. worker/policy.py fills the struct once. Whether the
  * guest supports a feature is in struct fuse_session.
  */
 #ifndef VFSD_POLICY_H

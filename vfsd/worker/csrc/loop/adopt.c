@@ -35,7 +35,7 @@ static bool wait_for_completions(struct worker *w, uint64_t deadline_ns)
 	return true;
 }
 
-/* Give the requests of a ring that is to stop time to end, until the deadline. */
+/* A ring is to stop: wait for its requests to end, at most until the deadline. */
 static void drain(struct worker *w, struct worker_ring *ring, uint64_t deadline_ns)
 {
 	while (ring->replay_next < ring->replay_count && ring->runs && !w->cold &&

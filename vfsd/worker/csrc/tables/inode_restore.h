@@ -23,7 +23,7 @@ uint32_t inode_restore_generation(const struct inode_table *t);
 struct inode *inode_restore(struct inode_table *t, uint32_t worker, uint64_t nodeid,
 			    const struct inode *values, const struct inode *parent);
 
-/* After the last one: the inodes that are entered from now on have generations above
+/* Called after the last inode_restore(): inodes that are entered from now on have generations above
  * `generation`. */
 void inode_restore_end(struct inode_table *t, uint32_t generation);
 
