@@ -43,8 +43,9 @@ uint64_t landlock_known(void);
 int landlock_create(void) must_check;
 
 /*
- * As landlock_create(); in addition no signal reaches a process outside. `files`: deny access to
- * files. Without it only execution is denied, and LANDLOCK_REFER, which every set denies.
+ * As landlock_create(), but the rules also deny signals to processes outside. `files`: deny each
+ * access to files. If it is false, only LANDLOCK_EXECUTE is denied, and LANDLOCK_REFER, which every
+ * set of rules denies.
  */
 int landlock_create_scoped(bool files) must_check;
 
