@@ -37,6 +37,11 @@
 
 static const char magic[8] = "vfsdimg";
 
+_Static_assert((int)IMAGE_HANDLE == (int)FHANDLE_BYTES_MAX, "a node has room for each handle");
+_Static_assert(sizeof(((struct image_session *)0)->staging) ==
+		       sizeof(((struct worker_table *)0)->staging),
+	       "the whole prefix is kept");
+
 #define FIELD(type, field)                                                              \
 	{                                                                               \
 #field, offsetof(struct type, field), sizeof(((struct type *)0)->field) \
@@ -331,33 +336,37 @@ static const struct section_type *type_of(const struct image_section *section)
 	return NULL; /* a later version has it */
 }
 
+static int read_header(const void *image, uint64_t bytes, struct image_header *ret)
+{
+	if (bytes < sizeof(*ret))
+		return -EINVAL;
+	memcpy(ret, image, sizeof(*ret));
+	if (memcmp(ret->magic, magic, sizeof(magic)) || ret->version > IMAGE_VERSION ||
+	    ret->section_count > IMAGE_SECTIONS_MAX || ret->bytes > bytes ||
+	    !is_within(sizeof(*ret), ret->section_count, sizeof(struct image_section), ret->bytes))
+		return -EINVAL;
+	return 0;
+}
+
 int session_image_open(const void *image, uint64_t bytes, struct session_image *ret)
 {
 	struct image_header header;
+	int err = read_header(image, bytes, &header);
 
 	*ret = (struct session_image){0};
-	if (bytes < sizeof(header))
-		return -EINVAL;
-	memcpy(&header, image, sizeof(header));
-	if (memcmp(header.magic, magic, sizeof(magic)) || header.version > IMAGE_VERSION ||
-	    header.section_count > IMAGE_SECTIONS_MAX || header.bytes > bytes ||
-	    !is_within(sizeof(header), header.section_count, sizeof(struct image_section),
-		       header.bytes))
-		return -EINVAL;
-	for (uint32_t i = 0; i < header.section_count; i++) {
+	for (uint32_t i = 0; !err && i < header.section_count; i++) {
 		const uint8_t *at = (const uint8_t *)image + sizeof(header);
 		const struct section_type *type;
 		struct image_section section;
-		int err = 0;
 
 		memcpy(&section, at + i * sizeof(section), sizeof(section));
 		type = type_of(&section);
 		if (type)
 			err = open_section(image, header.bytes, &section, type,
 					   (void *)((uint8_t *)ret + type->view));
-		if (err)
-			return err;
 	}
+	if (err)
+		return err;
 	return ret->session.count == 1 ? 0 : -EINVAL;
 }
 
