@@ -284,7 +284,7 @@ static int open_to_enter(struct fs *fs, int dir_fd, const char *name)
 
 	if (!fd)
 		fd = entry_open_path(dir_fd, name);
-	/* The requesting user has created the file, and may not search the directory. */
+	/* The user that created the file may be unable to search the directory. */
 	if (fd == -EACCES && !credentials_root(&fs->credentials))
 		fd = entry_open_path(dir_fd, name);
 	return fd;
@@ -317,8 +317,8 @@ static int lookup_created(struct fs *fs, const struct inode *parent, int dir_fd,
 	return err;
 }
 
-/* LOOKUP of a file that the guest does not know; `st`: its attributes. No fd is opened if a handle
- * can hold the inode. */
+/* LOOKUP of a name whose file the guest does not know. The attributes of the file were read
+ * already. No fd is opened if a handle can hold the inode. */
 static int lookup_unknown(struct fs *fs, const struct inode *parent, int dir_fd, const char *name,
 			  const struct statx *st, struct fuse_entry_out *ret)
 {

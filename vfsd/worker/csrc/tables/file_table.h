@@ -60,6 +60,7 @@ struct open_file *file_table_of_inode(struct file_table *t, uint64_t nodeid, uin
 struct open_file *file_table_next(struct file_table *t, uint32_t *at, uint32_t flags);
 uint64_t open_file_fh(const struct file_table *t, const struct open_file *file);
 struct open_file *file_table_at(struct file_table *t, uint32_t slot);
+/* As file_table_at(), for a caller that only reads. */
 const struct open_file *file_table_peek(const struct file_table *t, uint32_t slot);
 uint32_t open_file_slot(const struct file_table *t, const struct open_file *file);
 
