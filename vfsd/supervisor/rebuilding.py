@@ -4,13 +4,13 @@
 THEORY
 
 Purpose. When the holder dies, every fd of the share is gone. The tables of the session are in
-segments that the supervisor holds. So another pool is started, which is given the
-old tables besides its own, and fills its own from them (vfsd/worker/restoration.py). For the VMM
-nothing happens; the guest's requests wait.
+segments that the supervisor holds. So another sandbox is started, which is given the old tables
+beside its own, and fills its own from them (vfsd/worker/restoration.py). The VMM does not notice;
+the guest's requests wait.
 
-Two sandboxes never serve at the same time. Without a pid namespace the workers outlive their pool,
-so they are killed, and nothing is started before the last of them has ended. A worker that waits
-for a file system in the kernel ends when that does.
+Two sandboxes never serve at the same time. Without a pid namespace pool and workers outlive the
+holder, so they are killed, and no sandbox is started before the last of them has ended. A worker
+that waits for a file system in the kernel ends only when the file system answers.
 
 Trust. The old tables were writable by a sandbox that may have been taken over. The supervisor does
 not look at them: it passes their fds on, and only a process inside of a sandbox reads them.
