@@ -28,6 +28,8 @@ PAGES: Final = {
 }
 LINK: Final = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)")
 FILE: Final = re.compile(r"`([\w./*@-]+\.(?:c|h|py|json))`")
+GREP: Final = re.compile(r"git log [^\n]*--grep '([^']+)'")  # the subject of a commit
+FEW_COMMITS: Final = 100  # of a shallow clone
 SPELLINGS: Final = sorted(name for row in OPTIONS for name, _ in spellings(row))
 # A long option in running text. `--migration-*` and "--no-" are not options.
 LONG: Final = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*[a-z0-9](?![\w*-])")
@@ -120,6 +122,16 @@ def test_each_file_that_a_page_names_is_in_the_repository(page: str) -> None:
     names = set(FILE.findall(PAGES[page]))
     there = {n for n in names if any(fnmatch(f, n) or fnmatch(f, f"*/{n}") for f in files)}
     assert names == there
+
+
+def test_each_commit_that_a_page_names_is_in_the_history() -> None:
+    """A source archive and a shallow clone have no history to look at."""
+    subjects = [found for text in PAGES.values() for found in GREP.findall(text)]
+    assert subjects
+    log = ("git", "-C", str(ROOT), "log", "--format=%s")
+    done = subprocess.run(log, capture_output=True, text=True, check=False)
+    history = done.stdout.splitlines()
+    assert len(history) < FEW_COMMITS or set(subjects) <= set(history)
 
 
 def test_the_walk_names_the_files_that_have_the_op() -> None:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Unikraft: one descriptor has the header and the arguments, another one the reply. FORGET goes
-through the request queue, and only a part of the structs of READ and WRITE is set.
+"""Unikraft: the first descriptor has the header and the arguments, the second has the reply.
+FORGET goes through the request queue, and only a part of the structs of READ and WRITE is set.
 """
 
 import os

@@ -62,7 +62,7 @@ NOBODY_SAID = (0xFFFFFFFF, 0xFFFFFFFF)
 KILL_SUIDGID = 4  # FUSE_WRITE_KILL_SUIDGID
 FATTR_CTIME, FATTR_KILL_SUIDGID, OPEN_KILL_SUIDGID = 1 << 10, 1 << 11, 1
 DONT_MASK, POSIX_ACL = 1 << 6, 1 << 20  # flags of INIT
-CAP_FSETID = 1 << 4  # each thread has it as its last write needed it
+CAP_FSETID = 1 << 4  # in force in a thread or not, as its last write needed
 SETID = stat.S_ISUID | stat.S_ISGID
 
 

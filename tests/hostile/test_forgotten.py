@@ -19,7 +19,7 @@ from .test_mounts_below import mount, unmount
 
 EXPORT_SUPPORT = 1 << 4
 KINDS = (b"regular", b"directory", b"link", b"fifo")
-FILES = 300  # more than are signed at a time
+FILES = 300  # more files than the broker signs at a time
 
 pytestmark = with_handles
 
@@ -33,7 +33,7 @@ def daemon(request: pytest.FixtureRequest, sandbox_mode: SandboxMode) -> Iterato
 
 @pytest.fixture
 def path(folder: Folder) -> Path:
-    """Of a folder with a file of each kind."""
+    """The path of a folder with a file of each kind."""
     (folder.path / "regular").write_text("text")
     (folder.path / "directory").mkdir()
     (folder.path / "link").symlink_to("regular")
@@ -50,7 +50,7 @@ def is_stale(guest: Guest, nodeid: int, queue: int = 1) -> bool:
 
 
 def forget(guest: Guest, *entries: Entry, count: int = 1) -> None:
-    """Until they are stale."""
+    """Forget these entries, and wait until they are stale."""
     for entry in entries:
         guest.forget(entry.nodeid, count)
     for entry in entries:
@@ -141,7 +141,7 @@ def test_nothing_else_finds_it(guest: Guest, folder: Folder, path: Path) -> None
 
 
 def test_what_is_deleted_is_stale_and_stays_so(guest: Guest, folder: Folder, path: Path) -> None:
-    """Also when its inode number is another file's, of another type."""
+    """It stays stale even if its inode number is given to a file of another type."""
     entry = look_and_forget(guest, folder, b"regular")
     (path / "regular").unlink()
     expect_stale(guest, entry)
@@ -198,7 +198,7 @@ def test_workers_die_and_it_is_found(daemon: Daemon, guest: Guest, folder: Folde
 
 
 def test_a_file_of_another_mount_is_forgotten(guest: Guest, folder: Folder, path: Path) -> None:
-    """Its mount must not be busy."""
+    """A file that is only let go would keep its mount busy."""
     mount(path / "mount")
     try:
         home = guest.lookup(folder.nodeid, b"mount")

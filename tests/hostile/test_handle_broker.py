@@ -356,7 +356,7 @@ def test_few_fds_wait_in_a_socket(daemon: Daemon, thief: Thief) -> None:
         os.kill(broker, signal.SIGCONT)
 
 
-def test_answers_for_somebody_else_are_passed_over(
+def test_answers_for_another_user_are_passed_over(
     daemon: Daemon, guest: Guest, folder: Folder
 ) -> None:
     """A worker finds answers that it has not asked for, some of them with fds."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""As many files as the guest may know, and the memory of those that it knew."""
+"""The number of files that the guest may know, and the memory that forgotten files give back."""
 
 import errno
 import os
@@ -15,7 +15,7 @@ from .fuse import LINUX_FLAGS, ROOT, Guest, Op
 EXPORT_SUPPORT = 1 << 4
 LIMIT = 100
 FILES = 15_000
-START_BYTES = 1 << 20  # of the table, when nothing is known
+START_BYTES = 1 << 20  # of the table while the guest knows no file
 
 
 def files_in(share: Path, count: int) -> None:
@@ -88,9 +88,8 @@ def test_memory_follows_what_is_known(handles: str) -> None:
     ):
         files_in(daemon.share, FILES)
         guest = Guest(frontend.setup(1))
-        guest.init(
-            flags=LINUX_FLAGS & ~EXPORT_SUPPORT
-        )  # else the latest ones stay, by their handles
+        # With EXPORT_SUPPORT the files that were forgotten last would stay in the table.
+        guest.init(flags=LINUX_FLAGS & ~EXPORT_SUPPORT)
         assert table_bytes(daemon) < START_BYTES
         first = known(guest, range(FILES))
         assert len(set(first)) == FILES

@@ -79,7 +79,7 @@ def target(guest: Guest, folder: Folder) -> Target:
 
 INVALID = (errno.EINVAL,)
 TOO_LARGE = (errno.EFBIG,)
-INVALID_OR_TOO_LONG = (errno.EINVAL, errno.EOVERFLOW)  # by the value of the sum with the length
+INVALID_OR_TOO_LONG = (errno.EINVAL, errno.EOVERFLOW)  # the second where offset + length overflows
 PUNCH = 3  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
 REQUESTS: dict[str, tuple[tuple[int, ...], Callable[[Target, int], Reply]]] = {
     "READ": (INVALID, lambda t, at: t.read(at)),

@@ -51,7 +51,7 @@ def check(daemon: Daemon, own: int, of_workers: int) -> None:
 
 @in_every_mode
 def test_a_worker_goes_first(sandbox_mode: SandboxMode) -> None:
-    """This is also true of the next worker of a slot, and of the next pool."""
+    """The next worker of a slot and the next pool have the same score as the first."""
     own = int(OWN.read_text())
     with Daemon(mode=sandbox_mode) as daemon, Frontend(daemon.socket) as frontend:
         guest = Guest(frontend.setup(2))

@@ -157,7 +157,8 @@ def test_what_is_opened_all_the_time_is_no_orphan(
         open_often(guest, nodeid)
     end = time.monotonic() + 4
     while time.monotonic() < end:
-        for worker in daemon.titled("worker", "queue 1"):  # there is none while it starts
+        # A worker that starts does not have this title yet.
+        for worker in daemon.titled("worker", "queue 1"):
             os.kill(worker, 9)
         for _ in range(300):
             one = guest.open(nodeids[0], os.O_RDONLY, 2)

@@ -134,7 +134,6 @@ def test_pool_and_supervisor_die_together(daemon: Daemon, guest: Guest) -> None:
             kill(pid)
         frontend.restart_ring(1 + turn)
         guest.lookup(ROOT, b".", queue=1 + turn)
-        time.sleep(2.6)  # a supervisor that dies often is given up
 
 
 def test_a_message_waits_for_a_stopped_pool_and_the_next_pool_obeys_it(

@@ -367,7 +367,7 @@ def test_a_worker_dies_while_a_ring_is_stopped(daemon: Daemon, guest: Guest) -> 
 
 
 def supervisor(daemon: Daemon) -> int:
-    """The supervisor, as soon as there is one that has set its title."""
+    """The supervisor, as soon as it has set its title."""
     return daemon.the("supervisor")
 
 
@@ -428,7 +428,6 @@ def test_a_file_with_the_number_of_a_closed_connection_stays_open(
         for name, fh in opened.items():
             assert guest.read(nodeids[name], fh, 0, 9) == name
             guest.release(nodeids[name], fh)
-        time.sleep(2)  # supervisors may not die more often than this
 
 
 def test_a_supervisor_dies_between_messages_and_replies(daemon: Daemon, guest: Guest) -> None:

@@ -25,13 +25,13 @@ from .daemon import Daemon, wait_until
 from .driver import GET_FEATURES, Frontend
 from .fuse import ROOT, Guest, Op
 
-SANDBOXES = 7  # deaths; five were too many once
+SANDBOXES = 7  # deaths of sandboxes before a VMM has come
 KILLS = 200  # of supervisors, with a working guest
 ALTERNATIONS = 40
 SECONDS = 120.0  # a bound for the tests with many kills
 
-# The processes that are killed, one after the other; each kill waits only until the other process
-# has noticed the one before.
+# The processes that are killed, one after the other. A kill waits only until the other process has
+# noticed the death before.
 ORDERS = {
     "keeper": "k",
     "keeper and supervisor": "ks",
@@ -226,7 +226,7 @@ def test_keepers_and_supervisors_die_in_turn_under_load(family: Family, guest: G
 
 
 def test_keeper_and_supervisor_die_together(family: Family) -> None:
-    """Nothing is left that could create them: the launcher ends what is left."""
+    """No process is left that could create them again, so the launcher ends the daemon."""
     everything = family.everything()
     for role in ("supervisor", "keeper"):
         os.kill(family.the(role), signal.SIGSTOP)

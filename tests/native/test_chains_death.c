@@ -11,14 +11,14 @@
 enum {
 	ROOMY = 20 * 1024, /* inodes, which may have twice ROWS_MIN rows */
 	CHAINED = 24,
-	STEPS_MAX = 700, /* the first stripe is done by then; there are STRIPES of them */
+	STEPS_MAX = 700, /* enough for the first of STRIPES stripes */
 };
 
 static uint32_t chained[CHAINED];
 static uint64_t chained_nodeids[CHAINED];
 static uint32_t chained_known;
 
-/* Files of one stripe, of which each more that is looked up makes a chain split. */
+/* Files of one stripe. Each file that is looked up makes a chain split. */
 static void look_up_chained(uint32_t count)
 {
 	uint32_t found = 0;
@@ -54,7 +54,7 @@ static void run_join(void)
 	inode_table_shrink(b.inodes, VICTIM);
 }
 
-/* All that says which chain of the stripe an inode is in. */
+/* The memory that decides in which chain of the stripe an inode is. */
 struct stripe_image {
 	struct inode_chains chains;
 	struct inode_resize resize;
@@ -88,7 +88,7 @@ static bool stripe_differs(const struct image *image)
 	return memcmp(&now, &then, sizeof(now));
 }
 
-/* Each is found, once, and can leave. */
+/* Each inode is in one chain, and can leave it. */
 static void check_chained(void)
 {
 	bury(VICTIM);

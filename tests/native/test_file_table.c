@@ -139,8 +139,8 @@ static void test_lock_owners_are_found_once_each(void)
 	end();
 }
 
-/* Each is found before it is added: with all of them in one list that would take minutes. Return:
- * seconds of the CPU, as the machine may be busy. */
+/* Add many lock owners, and look for each owner first: with all owners in one list that would take
+ * minutes. Return: seconds of CPU time, because the machine may be busy. */
 static double add_and_find_lock_owners(const uint64_t *owners, uint32_t count)
 {
 	clock_t started = clock();
@@ -173,7 +173,7 @@ static void test_a_quarter_of_a_million_lock_owners_cost_what_a_few_do(void)
 	CHECK(seconds < 20);
 }
 
-/* The factor that takes a multiplication with the odd `factor` back, modulo 2^64. */
+/* The inverse of the odd number `factor` modulo 2^64. */
 static uint64_t inverse(uint64_t factor)
 {
 	uint64_t found = factor;
@@ -183,7 +183,7 @@ static uint64_t inverse(uint64_t factor)
 	return found;
 }
 
-/* Owners that have one hash: of a hash that was used here and had no secret. */
+/* Owners that all had the same value of an earlier hash, which had no secret key. */
 static void test_lock_owners_of_a_guests_choice_are_not_in_one_list(void)
 {
 	const uint64_t golden = UINT64_C(0x9e3779b97f4a7c15);

@@ -28,7 +28,7 @@ static void begin(uint32_t capacity)
 		reclaim_quiescent(&b.reclaims[i]);
 }
 
-/* As in tables.h, on the mount of the share. */
+/* Like key() of tables.h, for files on the mount of the share. */
 static struct inode_key share_key(uint32_t number)
 {
 	struct inode_key ret = key(number);
@@ -57,7 +57,7 @@ static uint64_t look_up(uint32_t worker, uint32_t number)
 	return inode ? inode_nodeid(b.inodes, inode) : 0;
 }
 
-/* LOOKUP of ".". Return: is it found? */
+/* LOOKUP of "." by nodeid. Return: was the inode found? */
 static bool recall(uint32_t worker, uint64_t nodeid)
 {
 	struct inode known, *inode;
@@ -97,7 +97,7 @@ static void test_it_comes_back(void)
 		CHECK_EQUAL(inode_table_count(b.inodes), 0);
 		quiesce_all();
 		CHECK(recall(1, nodeid));
-		CHECK(!recall(1, nodeid)); /* it is not forgotten */
+		CHECK(!recall(1, nodeid)); /* the inode is not forgotten */
 		CHECK(inode_table_get(b.inodes, nodeid));
 		CHECK_EQUAL(inode_table_count(b.inodes), 1);
 	}
@@ -122,7 +122,7 @@ static void test_it_holds_no_fd(void)
 	CHECK_EQUAL(inode_table_cache_fd(b.inodes, &b.reclaims[0], inode, fd), fd);
 	forget(&b, 0, nodeid, 1);
 	CHECK_EQUAL(inode_table_held(b.inodes), 0);
-	CHECK(fd_is_open(&b, fd)); /* somebody may be using it */
+	CHECK(fd_is_open(&b, fd)); /* a worker may be using the fd */
 	quiesce_all();
 	CHECK(!fd_is_open(&b, fd));
 	CHECK(recall(0, nodeid));
@@ -139,7 +139,7 @@ static void test_an_fd_and_its_proof_bring_it_back(void)
 
 	begin(INODES);
 	proof = handle_of(5);
-	for (uint32_t i = 6; i < 9; i++) /* its place is not the first */
+	for (uint32_t i = 6; i < 9; i++) /* entries whose place is not the first */
 		forget(&b, 0, look_up(0, i), 1);
 	nodeid = look_up(0, 5);
 	forget(&b, 0, nodeid, 1);
@@ -205,7 +205,7 @@ static void test_a_handle_decides_whose_number_it_is(void)
 	bench_end(&b);
 }
 
-/* The oldest ones go; one that came back and was let go again is not old. */
+/* The oldest inodes leave the table. An inode that came back and was let go again is not old. */
 static void test_the_latest_are_kept(void)
 {
 	enum { MORE = 100 };
@@ -218,7 +218,7 @@ static void test_the_latest_are_kept(void)
 		forget(&b, 0, nodeids[i], 1);
 	}
 	CHECK(recall(0, nodeids[0]));
-	forget(&b, 0, nodeids[0], 1); /* this takes the place of its own older entry */
+	forget(&b, 0, nodeids[0], 1); /* the new entry replaces the older entry of the same inode */
 	CHECK(recall(0, nodeids[3]));
 	forget(&b, 0, nodeids[3], 1);
 	for (uint32_t i = FORGOTTEN_MAX; i < FORGOTTEN_MAX + MORE; i++) {
@@ -256,7 +256,8 @@ static void test_the_oldest_make_room(void)
 	bench_end(&b);
 }
 
-/* The guest knows none of them, so nothing is reported, and their pages can be given back. */
+/* The guest knows none of the forgotten inodes, so no fullness is reported, and their pages can be
+ * given back. */
 static void test_what_is_forgotten_does_not_fill_the_table(void)
 {
 	enum { ROOM = 4000, AT_A_TIME = 16 };
@@ -305,7 +306,7 @@ static void turn(uint32_t worker, uint64_t *random)
 	if (random_below(random, 2) || !recall(worker, nodeid))
 		CHECK_EQUAL(look_up(worker, number), nodeid);
 	inode = inode_table_get(b.inodes, nodeid);
-	CHECK(inode); /* the guest knows it */
+	CHECK(inode); /* the guest knows the inode */
 	CHECK_EQUAL(inode->ino, number);
 	if (!random_below(random, 4))
 		inode_table_cache_fd(b.inodes, &b.reclaims[worker], inode, fd_open(&b, number));

@@ -24,7 +24,7 @@ enum {
 	SLOTS_AT = 0x100000,
 	GUARD = 4096,
 	MESSAGE = 256,
-	TOO_LONG = LAYOUT_REQUEST_HEAD + (PAGES + 2) * LAYOUT_PAGE,
+	TOO_LONG = LAYOUT_REQUEST_HEAD + (PAGES + 2) * PAGE,
 	NANOSECONDS = 1000 * 1000 * 1000,
 };
 
@@ -96,12 +96,12 @@ static void test_a_chain_has_room_for_the_longest_request_and_no_more(void)
 {
 	uint32_t segments;
 
-	CHECK_EQUAL(cut(FUSE_WRITE, LAYOUT_REQUEST_HEAD + PAGES * LAYOUT_PAGE, &segments), 0);
+	CHECK_EQUAL(cut(FUSE_WRITE, LAYOUT_REQUEST_HEAD + PAGES * PAGE, &segments), 0);
 	CHECK_EQUAL(segments, LAYOUT_SEGMENTS_MAX);
 	CHECK_EQUAL(cut(FUSE_WRITE, TOO_LONG, &segments), -E2BIG);
 	CHECK_EQUAL(cut(FUSE_WRITE, UINT32_MAX, &segments), -E2BIG);
 	/* The request fits, but its reply does not. */
-	CHECK_EQUAL(cut(FUSE_IOCTL, LAYOUT_REQUEST_HEAD + PAGES * LAYOUT_PAGE, &segments), -E2BIG);
+	CHECK_EQUAL(cut(FUSE_IOCTL, LAYOUT_REQUEST_HEAD + PAGES * PAGE, &segments), -E2BIG);
 }
 
 static void test_a_request_shorter_than_its_header_is_none(void)
@@ -166,9 +166,8 @@ static void *scribble(void *arg)
 			in->opcode = any_opcode(&random);
 			break;
 		default: /* a count or a size */
-			args[random_below(&random, 8)] = random_below(&random, 2)
-								 ? next_random(&random)
-								 : PAGES * LAYOUT_PAGE;
+			args[random_below(&random, 8)] =
+				random_below(&random, 2) ? next_random(&random) : PAGES * PAGE;
 		}
 	}
 	return NULL;

@@ -26,11 +26,12 @@ static void test_readable_takes_the_place_of_a_path(void)
 	inode_table_cache_readable(b.inodes, &b.reclaims[0], inode, readable);
 	CHECK_EQUAL(inode_table_readable_fd(b.inodes, 0, inode), readable);
 	CHECK_EQUAL(inode_table_held(b.inodes), 1);
-	fd_use(&b, path, 5); /* whoever took it before may still use it */
+	fd_use(&b, path, 5); /* a worker that took the fd before may still use it */
 	quiesce(&b, 0);
 	CHECK(!fd_is_open(&b, path));
 	inode_table_cache_readable(b.inodes, &b.reclaims[0], inode, fd_open(&b, 5));
-	CHECK_EQUAL(inode_table_readable_fd(b.inodes, 0, inode), readable); /* one is enough */
+	CHECK_EQUAL(inode_table_readable_fd(b.inodes, 0, inode),
+		    readable); /* the inode has one already */
 	inode_table_drop_readable(b.inodes, &b.reclaims[0], inode_nodeid(b.inodes, inode), -1);
 	CHECK_EQUAL(inode_table_readable_fd(b.inodes, 0, inode), -1);
 	CHECK_EQUAL(inode_table_held(b.inodes), 0);
@@ -39,7 +40,7 @@ static void test_readable_takes_the_place_of_a_path(void)
 	path = fd_open(&b, 5);
 	CHECK_EQUAL(inode_table_cache_fd(b.inodes, &b.reclaims[0], inode, path), path);
 	inode_table_drop_readable(b.inodes, &b.reclaims[0], inode_nodeid(b.inodes, inode), -1);
-	CHECK_EQUAL(inode->fd, path); /* that one is not readable */
+	CHECK_EQUAL(inode->fd, path); /* that fd is not readable */
 	forget(&b, 0, inode_nodeid(b.inodes, inode), 1);
 	quiesce(&b, 0);
 	end();
@@ -61,13 +62,13 @@ static void test_a_readable_fd_holds_who_has_no_handle(void)
 	quiesce(&b, 0);
 	CHECK(!fd_is_open(&b, own));
 	inode_table_drop_readable(b.inodes, &b.reclaims[0], nodeid, -1);
-	CHECK_EQUAL(fd_of(nodeid), readable); /* it has nothing else */
+	CHECK_EQUAL(fd_of(nodeid), readable); /* the inode has no other fd */
 	path = fd_open(&b, 5);
 	inode_table_drop_readable(b.inodes, &b.reclaims[0], nodeid, path);
 	CHECK_EQUAL(fd_of(nodeid), path);
 	CHECK_EQUAL(inode_table_held(b.inodes), 1);
 	inode_table_drop_readable(b.inodes, &b.reclaims[0], nodeid, fd_open(&b, 5));
-	CHECK_EQUAL(fd_of(nodeid), path); /* that one is not readable */
+	CHECK_EQUAL(fd_of(nodeid), path); /* that fd is not readable */
 	quiesce(&b, 0);
 	CHECK(!fd_is_open(&b, readable));
 	forget(&b, 0, nodeid, 1);
@@ -77,7 +78,7 @@ static void test_a_readable_fd_holds_who_has_no_handle(void)
 
 static const struct fhandle HANDLE = {.type = 1, .len = 4, .mac = 99, .bytes = {5}};
 
-/* An inode that had an fd, and has a signed handle instead. */
+/* An inode that had an fd, and has a signed handle in its place. */
 static uint64_t demoted(int64_t btime)
 {
 	uint64_t nodeid = lookup(&b, 0, 5);
@@ -86,7 +87,8 @@ static uint64_t demoted(int64_t btime)
 
 	inode_table_give_handle(b.inodes, 0, inode, inode->generation, fd + 1, btime, &HANDLE);
 	inode_table_give_handle(b.inodes, 0, inode, inode->generation + 2, fd, btime, &HANDLE);
-	CHECK(!inode_table_drop_fd(b.inodes, &b.reclaims[0], inode)); /* seen otherwise: no */
+	CHECK(!inode_table_drop_fd(b.inodes, &b.reclaims[0],
+				   inode)); /* neither call gave a handle */
 	inode_table_give_handle(b.inodes, 0, inode, inode->generation, fd, btime, &HANDLE);
 	CHECK(inode_table_is_checked(inode));
 	CHECK(inode_table_drop_fd(b.inodes, &b.reclaims[0], inode));
@@ -111,7 +113,7 @@ static void test_what_lost_its_fd_is_found_by_its_handle(void)
 
 	begin();
 	nodeid = demoted(0);
-	CHECK(!inode_table_acquire(b.inodes, 0, key(5), 0)); /* nothing is known of its birth */
+	CHECK(!inode_table_acquire(b.inodes, 0, key(5), 0)); /* its birth time is not known */
 	CHECK(inode_table_knows(b.inodes, 0, key(5)) && !inode_table_knows(b.inodes, 0, key(6)));
 	CHECK_EQUAL(insert_with_proof(&HANDLE, &fd, &used), nodeid);
 	CHECK(used);
@@ -171,19 +173,19 @@ static void test_nothing_is_taken_for_an_inode_that_was_let_go(void)
 	CHECK(fd_of(1) >= 0); /* the root stays */
 	inode_table_give_up_fd(b.inodes, &b.reclaims[0], nodeid);
 	CHECK(fd_of(nodeid) < 0);
-	CHECK(fd_is_open(&b, old)); /* another worker may use it */
+	CHECK(fd_is_open(&b, old)); /* another worker may use the fd */
 	quiesce(&b, 0);
 	CHECK(!fd_is_open(&b, old));
 	CHECK_EQUAL(inode_table_held(b.inodes), 0);
 	CHECK(!inode_table_acquire(b.inodes, 0, key(5), 0));
 	next = insert_with_proof(NULL, &fd, &used);
 	CHECK(used && next != nodeid);
-	inode_table_give_up_fd(b.inodes, &b.reclaims[0], nodeid); /* again: there is nothing */
+	inode_table_give_up_fd(b.inodes, &b.reclaims[0], nodeid); /* a second call finds no fd */
 	CHECK_EQUAL(fd_of(next), fd);
 	fd = fd_open(&b, 5);
 	CHECK_EQUAL(inode_table_cache_fd(b.inodes, &b.reclaims[0],
 					 inode_table_get(b.inodes, nodeid), fd),
-		    fd); /* it was not removed after all */
+		    fd); /* the file was not removed after all */
 	CHECK_EQUAL(fd_of(nodeid), fd);
 	CHECK_EQUAL(inode_table_held(b.inodes), 2);
 	forget(&b, 0, nodeid, 1);

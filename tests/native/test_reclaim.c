@@ -61,7 +61,7 @@ static void collect_all(struct reclaim *r)
 	} while (r->count);
 }
 
-/* A full list makes room; it may close only what nobody can be using. */
+/* A full list makes room, and closes only fds that no worker can be using. */
 static void test_a_full_list_closes_no_pinned_fd(void)
 {
 	struct reclaim *r;
@@ -83,7 +83,8 @@ static void test_a_full_list_closes_no_pinned_fd(void)
 	end();
 }
 
-/* However much waits: neither what another worker may be reading nor what is pinned is closed. */
+/* However long the list is, an fd that another worker may be reading or that is pinned stays open.
+ */
 static void test_a_full_list_grows_while_all_of_it_is_in_use(void)
 {
 	uint64_t pinned_by = 1;
@@ -92,7 +93,7 @@ static void test_a_full_list_grows_while_all_of_it_is_in_use(void)
 
 	begin();
 	r = &b.reclaims[0];
-	reclaim_quiescent(&b.reclaims[1]); /* a batch begins that does not end */
+	reclaim_quiescent(&b.reclaims[1]); /* a batch begins, and does not end */
 	reclaim_retire(r, pinned);
 	reclaim_retire(r, read_by_other);
 	for (int i = 0; i < 3 * RECLAIM_MAX; i++)
@@ -105,11 +106,11 @@ static void test_a_full_list_grows_while_all_of_it_is_in_use(void)
 	collect_all(r);
 	CHECK(!is_open(pinned.fd));
 	CHECK(!is_open(read_by_other.fd));
-	CHECK(r->retired == r->own); /* and it is small again */
+	CHECK(r->retired == r->own); /* the list is small again */
 	end();
 }
 
-/* A request that hangs keeps its own file open, not those that were released later. */
+/* A request that hangs keeps its own file open, and no file that was released later. */
 static void test_what_is_pinned_holds_up_nothing_else(void)
 {
 	uint64_t pinned_by = 1;
@@ -130,7 +131,7 @@ static void test_what_is_pinned_holds_up_nothing_else(void)
 	end();
 }
 
-/* A lender stays in the list when it has repaid: room is made all the same. */
+/* A lender stays in the list when it has repaid, and yet room is made. */
 static void test_a_list_full_of_lenders_makes_room(void)
 {
 	struct reclaim *r;
@@ -151,7 +152,7 @@ static void test_a_list_full_of_lenders_makes_room(void)
 	end();
 }
 
-/* The pool's sweep must not close what its worker is going to close. */
+/* The pool's sweep must not close an fd that a worker is going to close. */
 static void test_what_waits_to_be_closed_is_held_by_the_worker_if_by_no_table(void)
 {
 	struct retired cached = real_fd(NULL);
@@ -163,7 +164,7 @@ static void test_what_waits_to_be_closed_is_held_by_the_worker_if_by_no_table(vo
 	b.workers->rows[0].pid = 1;
 	fh = open_file(&b, 0, 42, 7);
 	release(0, fh, 42);
-	CHECK(worker_table_held_nothing(b.workers, 0, 0)); /* the table still has it */
+	CHECK(worker_table_held_nothing(b.workers, 0, 0)); /* the table still has the fd */
 	reclaim_retire(r, cached);
 	CHECK(!worker_table_held_nothing(b.workers, 0, 0));
 	reclaim_quiescent(r);
@@ -177,7 +178,7 @@ static void test_what_waits_to_be_closed_is_held_by_the_worker_if_by_no_table(vo
 	end();
 }
 
-/* Of real fds. Worker 1 is in the middle of a turn: what it may use is not closed. */
+/* With a real fd. Worker 1 is in the middle of a turn, so an fd that it may use is not closed. */
 static void test_a_flush_closes_nothing_under_a_reader(void)
 {
 	int fd = open("/", O_PATH | O_CLOEXEC);

@@ -193,7 +193,7 @@ static void test_round_trip(void)
 	}
 }
 
-/* A version that knows a section under the same name, and one of its fields under another one. */
+/* A version that knows a section under the same name, and a field of it under another name. */
 static void test_fields_are_found_by_name(void)
 {
 	struct image_section section;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The inode table: looking up, forgetting, borrowed fds, and the next worker of a dead one. */
+/* The inode table: looking up, forgetting, borrowed fds, and the successor of a dead worker. */
 #include "small_tables.h"
 
 #include <sys/mman.h>
@@ -49,7 +49,7 @@ static void test_a_slot_is_used_again_under_another_nodeid(void)
 	CHECK_EQUAL((uint32_t)first, (uint32_t)second);
 	CHECK(first != second);
 	CHECK(!inode_table_get(b.inodes, first));
-	forget(&b, 0, first, 1); /* stale: takes nothing from the new one */
+	forget(&b, 0, first, 1); /* a stale nodeid takes nothing from the new inode */
 	CHECK(inode_table_get(b.inodes, second));
 	end();
 }
@@ -116,7 +116,7 @@ static void test_a_full_table(void)
 	for (uint32_t i = 1; i < INODES; i++)
 		CHECK((nodeids[i] = lookup(&b, 0, i)));
 	CHECK(!lookup(&b, 0, 100));
-	CHECK_EQUAL(lookup(&b, 0, 3), nodeids[3]); /* the known ones are still known */
+	CHECK_EQUAL(lookup(&b, 0, 3), nodeids[3]); /* known inodes stay known */
 	forget(&b, 0, nodeids[4], 1);
 	quiesce(&b, 0);
 	CHECK(lookup(&b, 0, 100));
@@ -124,7 +124,7 @@ static void test_a_full_table(void)
 	end();
 }
 
-/* Pages of the table that are there. */
+/* The number of pages of the table that are in memory. */
 static uint64_t pages_of(struct inode_table *t, uint32_t capacity)
 {
 	uint64_t pages = inode_table_bytes(capacity) / 4096, count = 0;
@@ -137,7 +137,7 @@ static uint64_t pages_of(struct inode_table *t, uint32_t capacity)
 	return count;
 }
 
-/* As inode_trim.c does it. */
+/* Give memory back as inode_trim.c does. */
 static void give_back(void)
 {
 	for (uint32_t block = 0; inode_table_take_mark(b.inodes, &block); block++)
@@ -152,7 +152,7 @@ static uint64_t look_up_all(uint64_t *nodeids, uint32_t count)
 	uint64_t largest = 0;
 
 	for (uint32_t i = 0; i < count; i++) {
-		nodeids[i] = lookup(&b, 0, i * 7919 + 1); /* no two are of one run of numbers */
+		nodeids[i] = lookup(&b, 0, i * 7919 + 1); /* each number is in a run of its own */
 		CHECK(nodeids[i]);
 		if (nodeids[i] > largest)
 			largest = nodeids[i];
@@ -162,7 +162,8 @@ static uint64_t look_up_all(uint64_t *nodeids, uint32_t count)
 	return largest;
 }
 
-/* More than 2^20; every page but a few is given back; and no nodeid is given out twice. */
+/* More than 2^20 inodes come and go. Nearly every page is given back, and no nodeid is given out
+ * twice. */
 static void test_a_large_table(void)
 {
 	enum {
@@ -224,7 +225,7 @@ static void test_listing_fds(void)
 	CHECK_EQUAL(inode_table_fds(b.inodes, NULL, 0), 2);
 	fh = open_file(&b, 0, nodeid, 5);
 	CHECK_EQUAL(file_table_fds(b.files, fds, ROOM), 1);
-	/* What is retired and not closed is still held. */
+	/* The tables still hold an fd that was retired and not closed. */
 	release(0, fh, nodeid);
 	forget(&b, 0, nodeid, 1);
 	CHECK_EQUAL(inode_table_fds(b.inodes, fds, ROOM), 2);
@@ -246,14 +247,14 @@ static void test_repaid_before_it_is_closed(void)
 	begin();
 	nodeid = create(5, &fh, &slot);
 	lent = fd_of(nodeid);
-	CHECK_EQUAL(inode_table_fds(b.inodes, NULL, 0), 1); /* the file lists it */
+	CHECK_EQUAL(inode_table_fds(b.inodes, NULL, 0), 1); /* the open file has the fd */
 	release(0, fh, nodeid);
-	CHECK_EQUAL(fd_of(nodeid), lent); /* not yet */
+	CHECK_EQUAL(fd_of(nodeid), lent); /* the fd is not repaid yet */
 	quiesce(&b, 0);
 	path = fd_of(nodeid);
 	CHECK(path != lent);
 	fd_use(&b, path, 5);
-	fd_use(&b, lent, 5); /* whoever took it from the inode may still use it */
+	fd_use(&b, lent, 5); /* a worker that took the fd from the inode may still use it */
 	quiesce(&b, 0);
 	CHECK(!fd_is_open(&b, lent));
 	CHECK_EQUAL(file_table_count(b.files), 0);
@@ -279,7 +280,7 @@ static void test_forgotten_before_it_is_repaid(void)
 	fd_use(&b, lent, 5);
 	quiesce(&b, 0);
 	CHECK(!fd_is_open(&b, lent));
-	CHECK_EQUAL(*b.next_fd, opened); /* nothing was opened for it */
+	CHECK_EQUAL(*b.next_fd, opened); /* no fd was opened to repay with */
 	end();
 }
 
@@ -294,7 +295,8 @@ static void test_only_the_lender_repays_and_once(void)
 	path = fd_open(&b, 5);
 	CHECK(!inode_table_repay(b.inodes, 0, nodeid, slot + 1, path));
 	CHECK(inode_table_repay(b.inodes, 0, nodeid, slot, path));
-	CHECK(!inode_table_repay(b.inodes, 0, nodeid, slot, path)); /* it owes nothing any more */
+	CHECK(!inode_table_repay(b.inodes, 0, nodeid, slot,
+				 path)); /* the inode owes nothing any more */
 	release(0, fh, nodeid);
 	quiesce(&b, 0);
 	quiesce(&b, 0);
@@ -335,7 +337,7 @@ static void test_forgotten_while_it_borrows(void)
 	lent = fd_of(nodeid);
 	forget(&b, 0, nodeid, 1);
 	quiesce(&b, 0);
-	fd_use(&b, lent, 5); /* the file's still */
+	fd_use(&b, lent, 5); /* still the fd of the file */
 	CHECK(!inode_table_repay(b.inodes, 0, nodeid, slot, fd_open(&b, 5)));
 	release(0, fh, nodeid);
 	quiesce(&b, 0);
@@ -367,7 +369,7 @@ static void test_the_next_worker_frees_what_was_retired(void)
 	fh = open_file(&b, 1, nodeid, 5);
 	release(1, fh, nodeid);
 	forget(&b, 1, nodeid, 1);
-	/* It dies; another one takes its place. */
+	/* Worker 1 dies, and another worker takes its place. */
 	inode_table_bury(b.inodes, 1);
 	file_table_bury(b.files, 1);
 	worker_table_bury(b.workers, 1);

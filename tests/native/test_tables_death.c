@@ -16,8 +16,8 @@ enum {
 
 static uint64_t shared_nodeid, shared_fh;
 
-/* The ring of forgotten inodes is large, and only its first entries are used here: what is compared
- * after each instruction ends there, and goes on behind the ring. */
+/* The ring of forgotten inodes is large, and only its first entries are used here. So the memory
+ * that is compared after each instruction leaves out the rest of the ring. */
 enum {
 	COMPARED_TO = offsetof(struct inode_table, forgotten.slots[2 * INODES]),
 	COMPARED_AGAIN = offsetof(struct inode_table, stripes),
@@ -31,7 +31,7 @@ static bool image_differs(const struct image *image)
 	       memcmp(b.files, image->files, file_table_bytes(FILES));
 }
 
-/* Else the pool's sweep closes it. */
+/* The pool's sweep closes an fd that is in no table. */
 static bool is_in_a_table(int fd)
 {
 	int32_t fds[64];
@@ -44,7 +44,7 @@ static bool is_in_a_table(int fd)
 	return false;
 }
 
-/* Nobody closes what an inode holds or borrows. */
+/* No worker closes an fd that an inode holds or borrows. */
 static void check_shared_inode(void)
 {
 	const struct inode *inode = inode_table_get(b.inodes, shared_nodeid);
@@ -59,7 +59,7 @@ static void check_shared_inode(void)
 		CHECK(fd_is_open(&b, inode->fd) && is_in_a_table(inode->fd));
 }
 
-/* Another worker needs an fd of the inode before the dead one has a successor. */
+/* Another worker needs an fd of the inode before the dead worker has a successor. */
 static void other_uses_inode(void)
 {
 	const struct inode *inode = inode_table_get(b.inodes, shared_nodeid);
@@ -109,7 +109,7 @@ static void prepare_lender(void)
 	shared_fh = file_table_publish(b.files, file, shared_nodeid, fd, FILE_LENDS);
 }
 
-/* The same, with its handle known; and one that was never open. */
+/* An inode with a handle and without an fd. */
 static void prepare_handle(void)
 {
 	struct fhandle handle = {.type = 1, .len = 4, .bytes = {4}};
@@ -145,7 +145,7 @@ static void run_drop_readable(void)
 
 static const struct fhandle SIGNED = {.type = 1, .len = 4, .mac = 99, .bytes = {4}};
 
-/* One that has an fd and no handle. */
+/* An inode with an fd and without a handle. */
 static void prepare_held(void)
 {
 	prepare_nothing();
@@ -203,7 +203,7 @@ static void run_repay_with_handle(void)
 				       &handle));
 }
 
-/* ---- what is let go when it is forgotten, and comes back ---- */
+/* ---- inodes that are let go when they are forgotten, and come back ---- */
 
 static struct inode_key share_key(void)
 {

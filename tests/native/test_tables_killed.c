@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Workers that are killed among others: at random; and one that takes over while another worker
- * uses what the dead one had begun to free, stopped after each of its instructions.
+ * Workers that are killed while other workers go on. First a worker takes over from a dead worker,
+ * and is stopped after each of its instructions; then another worker uses what the dead worker had
+ * begun to free. After that, workers are killed at random.
  */
 #include "tables_death.h"
 
@@ -14,11 +15,11 @@ enum {
 
 #ifdef __x86_64__
 
-/* ---- a worker that takes over, and another one that is faster ---- */
+/* ---- a worker that takes over, and another worker that is faster ---- */
 
 static uint64_t shared_nodeid;
 
-/* The victim died in forget when it had only said so: the inode is still there. */
+/* The victim died in a forget, after it had marked the inode and before it had removed it. */
 static void prepare_half_forgotten(void)
 {
 	struct inode *inode;
@@ -32,7 +33,7 @@ static void prepare_half_forgotten(void)
 	bench_start(&b, VICTIM);
 }
 
-/* In a child: it may have to wait for a lock that the stopped one holds. */
+/* This runs in a child, because it may wait for a lock that the stopped process holds. */
 static pid_t other_looks_up_and_forgets(void)
 {
 	pid_t pid = fork();
@@ -47,7 +48,7 @@ static pid_t other_looks_up_and_forgets(void)
 	return pid;
 }
 
-/* Only what it does first: the files are free of this, a compare-and-swap decides. */
+/* The part of taking over that is about inodes. For open files one compare-and-swap decides. */
 static void run_adopt(void)
 {
 	inode_table_adopt_retired(b.inodes, &b.reclaims[VICTIM]);
@@ -76,7 +77,7 @@ static void let_end(pid_t traced)
 	kill_child(traced);
 }
 
-/* Both must not free it. */
+/* Only one of the two workers may free the inode. */
 static void test_taking_over_among_others(void)
 {
 	uint64_t instructions = 0;
@@ -147,14 +148,14 @@ static pid_t spawn(uint32_t worker, uint64_t seed)
 	CHECK(pid >= 0);
 	if (pid)
 		return pid;
-	prctl(PR_SET_PDEATHSIG, SIGKILL); /* a check that fails leaves nobody behind */
+	prctl(PR_SET_PDEATHSIG, SIGKILL); /* a failed check leaves no process behind */
 	start(worker);
 	reclaim_quiescent(&b.reclaims[worker]);
 	for (;;)
 		worker_turn(worker, &seed);
 }
 
-/* The others go on: a lock that a dead one held does not stop them. */
+/* Every worker goes on: a lock that a dead worker held does not stop it. */
 static void wait_for_progress(void)
 {
 	for (uint32_t i = 0; i < WORKERS; i++) {
@@ -174,7 +175,7 @@ static void test_killed_at_random(void)
 	uint64_t random = 99;
 	int status;
 
-	/* A killed worker may lose a slot: room for that. */
+	/* The tables have room for a slot that is lost with each killed worker. */
 	bench_init(&b, KEYS + 2 + KILLS, KEYS + KILLS);
 	turns = make_shared(WORKERS * sizeof(*turns));
 	published = make_shared(KEYS * sizeof(*published));
@@ -186,7 +187,7 @@ static void test_killed_at_random(void)
 		usleep(500 + random_below(&random, 2000));
 		kill(pids[victim], SIGKILL);
 		CHECK(waitpid(pids[victim], &status, 0) == pids[victim]);
-		CHECK(WIFSIGNALED(status)); /* or a check has failed in it */
+		CHECK(WIFSIGNALED(status)); /* else a check has failed in the worker */
 		bury(victim);
 		pids[victim] = spawn(victim, i + 100);
 		if (i % 10 == 9)

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Several threads stand for several workers: lookups, forgets, opens, releases and reads in random
- * order on tables that are too small, while each of them checks what must always hold:
+ * order on tables that are too small. Each thread checks what must always hold:
  * - a nodeid resolves to the file it was given out for, or to nothing;
- * - while its lookups are not taken back it does resolve;
+ * - a nodeid resolves as long as its lookups are not taken back;
  * - an fd found in a table stays open, and of the same file, until the finder's quiescent point;
  * - nothing is closed twice; in the end everything is closed and nothing is in use.
  */
@@ -14,7 +14,7 @@
 
 enum {
 	KEYS = 12,
-	INODES = 10, /* not all of them at once */
+	INODES = 10, /* too few for all keys at once */
 	FILES = 6,
 	HELD = 64,
 	ROUNDS_MIN = 2000,
@@ -30,7 +30,7 @@ struct thread {
 	pthread_t thread;
 	uint32_t worker;
 	uint64_t random;
-	struct held held[HELD]; /* lookups of ours */
+	struct held held[HELD]; /* the lookups of this thread */
 	uint32_t held_count;
 	struct open_file *pinned;
 	uint32_t pinned_number;
@@ -41,7 +41,7 @@ struct thread {
 static struct bench b;
 static struct thread threads[WORKERS];
 static uint64_t published[KEYS];    /* the latest nodeid of each file */
-static uint64_t published_fh[KEYS]; /* an fh of each */
+static uint64_t published_fh[KEYS]; /* an fh of each file */
 static uint64_t fh_nodeid[KEYS];
 static uint64_t until;
 
@@ -116,7 +116,8 @@ static void do_open(struct thread *t)
 	fh = open_file(&b, t->worker, held->nodeid, held->number);
 	if (!fh)
 		return;
-	/* Only the last one of a file is seen by others; the one before it is ours to release. */
+	/* Other threads see only the latest open file of a key; this thread releases the one
+	 * before. */
 	nodeid = __atomic_exchange_n(&fh_nodeid[held->number], held->nodeid, __ATOMIC_ACQ_REL);
 	fh = __atomic_exchange_n(&published_fh[held->number], fh, __ATOMIC_ACQ_REL);
 	file = fh ? file_table_get(b.files, fh, nodeid) : NULL;
@@ -151,7 +152,7 @@ static void do_read_file(struct thread *t)
 	}
 }
 
-/* Two may release the same file. */
+/* Two threads may release the same file. */
 static void do_release(struct thread *t)
 {
 	struct open_file *file = find_file(t, below(t, KEYS));
@@ -169,8 +170,8 @@ static void unpin(struct thread *t)
 	t->pinned = NULL;
 }
 
-/* With a path for every other slot; else, as without an fd to spare, the inode keeps the lent one.
- */
+/* For every other slot an O_PATH fd takes the place of the lent fd. For the other slots no fd can
+ * be opened, and the inode keeps the lent fd. */
 static int repay_either_way(void *worker, uint32_t slot)
 {
 	struct open_file *file = file_table_at(b.files, slot);
@@ -182,7 +183,7 @@ static int repay_either_way(void *worker, uint32_t slot)
 	return file->keep_fd ? -1 : file->fd;
 }
 
-/* CREATE, the guest closes it at once. */
+/* A file is created, released and forgotten at once. */
 static void do_create(struct thread *t)
 {
 	uint32_t number = below(t, KEYS), slot;
@@ -243,7 +244,7 @@ static void *run(void *arg)
 	return NULL;
 }
 
-/* Nobody runs any more: everything can be given back. */
+/* All threads have ended, so everything can be given back. */
 static void check_the_end(void)
 {
 	int32_t fds[64];
@@ -265,10 +266,10 @@ static void check_the_end(void)
 	CHECK(!lookup(&b, 0, INODES));
 }
 
-/* ---- the order that all of it depends on ---- */
+/* ---- the order of stores and loads that reclaim.c depends on ---- */
 
-/* On an idle machine all meetings take a second. On a loaded one each may take the time slice of a
- * stranger, so the test ends with fewer after 10 seconds. */
+/* On an idle machine all meetings take a second. On a loaded machine each meeting may take the time
+ * slice of another process, so the test ends after 10 seconds with fewer meetings. */
 enum {
 	MEETINGS = 20 * 1000,
 	MEETINGS_MIN = 200,
@@ -277,16 +278,16 @@ enum {
 };
 
 static uint64_t arrived, nodeid_at_stake;
-static bool found, is_last; /* is_last: written before the second meeting of a round */
+static bool found, is_last; /* is_last is written before the second meeting of a round */
 
-/* Both go on at the same moment, as nearly as can be. */
+/* Wait for the other thread, so that both go on at nearly the same moment. */
 static void meet(uint64_t number)
 {
 	uint32_t spins = 0;
 
 	__atomic_add_fetch(&arrived, 1, __ATOMIC_SEQ_CST);
 	while (__atomic_load_n(&arrived, __ATOMIC_SEQ_CST) < 2 * number)
-		if (++spins > MEETING_SPINS) /* the other one waits for a CPU */
+		if (++spins > MEETING_SPINS) /* the other thread waits for a CPU */
 			sched_yield();
 }
 
@@ -309,8 +310,8 @@ static void *look(void *arg)
 	return NULL;
 }
 
-/* A worker that finds an inode in a later epoch than that in which it was retired would use it
- * while it is freed: the store that makes it stale comes before the look at the epoch. */
+/* An inode is made stale before the epoch is read in which it is retired. Otherwise a worker could
+ * find the inode in a later epoch, and use it while it is freed. */
 static void test_what_is_retired_is_not_found_in_a_later_epoch(void)
 {
 	struct reclaim *r;

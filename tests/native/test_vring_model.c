@@ -259,9 +259,9 @@ static void collect(struct model *m, uint32_t count)
 
 /* virtio 1.2 §2.7.7.2 in words: was entry `event` among the entries from `old` up to `new`, with
  * `old` and without `new`? */
-static bool among(uint16_t event, uint16_t old, uint16_t new)
+static bool among(uint16_t event, uint16_t old, uint16_t end)
 {
-	for (uint16_t i = old; i != new; i++)
+	for (uint16_t i = old; i != end; i++)
 		if (i == event)
 			return true;
 	return false;

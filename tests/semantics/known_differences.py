@@ -15,8 +15,8 @@ UNSETTLED: Final = object()  # any outcome is right: it may depend on when the g
 AS_THE_HOST: Final = object()
 
 BY_OTHERS: Final = (
-    "what somebody else changes loses set id bits",
-    "what somebody else changes of roots group loses set id bits",
+    "what another user changes loses set id bits",
+    "what another user changes of roots group loses set id bits",
 )
 # These requests have no flag that says that set-id bits are to be cleared. If the file has such
 # bits, the client sends a SETATTR that changes nothing before them.

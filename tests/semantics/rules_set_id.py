@@ -126,12 +126,12 @@ def what_a_supplementary_member_changes_loses_set_id_bits() -> object:
 
 
 @rule(dict.fromkeys(CHANGES, CLEARED_OF_OTHERS))
-def what_somebody_else_changes_loses_set_id_bits() -> object:
+def what_another_user_changes_loses_set_id_bits() -> object:
     return _changed_by(OTHER)
 
 
 @rule(dict.fromkeys(CHANGES, CLEARED_OF_OTHERS))
-def what_somebody_else_changes_of_roots_group_loses_set_id_bits() -> object:
+def what_another_user_changes_of_roots_group_loses_set_id_bits() -> object:
     return _changed_by(OTHER, User(1000, 0))
 
 

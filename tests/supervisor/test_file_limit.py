@@ -59,7 +59,7 @@ def test_every_process_has_the_limit(tmp_path: Path, options: tuple[str, ...], w
 
 
 def check_limits(folder: Path, options: tuple[str, ...], wanted: int) -> None:
-    """Every process of a daemon has the limit `wanted`, or a lower one that the log reports."""
+    """Every process of a daemon has the limit `wanted`, or a lower limit that the log reports."""
     with Daemon(folder, *options) as daemon:
         wait_until(lambda: daemon.find("launcher"))
         family = [daemon.process_group, *daemon.process_group.children(recursive=True)]

@@ -9,7 +9,8 @@ import pytest
 
 from vfsd.supervisor import inode_limit as of
 from vfsd.supervisor.file_limit import FEWEST, default_limit
-from vfsd.supervisor.options import MAX_INODES, Options
+from vfsd.supervisor.options import Options
+from vfsd.transport.option_types import INODES_MAX
 
 MIB = 1 << 20
 HOST = 8000 * MIB
@@ -71,7 +72,7 @@ def test_a_small_group_has_a_small_table(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_large_host_has_a_large_one(monkeypatch: pytest.MonkeyPatch) -> None:
     assert table(monkeypatch, 16 << 30) > 100_000_000
-    assert table(monkeypatch, 1 << 50) == MAX_INODES
+    assert table(monkeypatch, 1 << 50) == INODES_MAX
     assert table(monkeypatch, 16 << 30, n=5) == 5
 
 

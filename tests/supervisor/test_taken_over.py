@@ -152,7 +152,7 @@ def test_a_forged_packet_ends_the_pool_and_no_more(attacked: Attacked, name: str
 
 def test_a_worker_that_breaks_the_protocol_five_times_is_killed(tmp_path: Path) -> None:
     with Attacked(tmp_path, "--set=worker_link.PENANCE_MAX=0.05") as attacked:
-        attacked.attack("inputs")  # this attack would go on for long
+        attacked.attack("inputs")  # this worker would attack for longer than five times
         wait_until(lambda: "broke the protocol 5 times; killed" in attacked.text())
         assert attacked.is_served()
         assert attacked.outcomes("inputs") == []

@@ -90,7 +90,7 @@ def test_a_handle_of_what_is_gone_is_stale(share: Share, root: int) -> None:
     file.unlink()
     wait_until(lambda: is_stale(root, handle))
     if share.backend.name == "c":
-        return  # it gives a new file the nodeid and the generation of a file that is gone
+        return  # this peer gives a new file the nodeid and generation of a removed file
     (share.mount / "another").write_text("content of another")
     assert is_stale(root, handle)
 
@@ -108,12 +108,13 @@ def exported(request: pytest.FixtureRequest) -> Iterator[Share]:
 
 
 def forget(mount: Path) -> None:
-    """The kernel's client lets go of every inode of this mount that nobody uses."""
+    """Make the kernel's client forget every inode of this mount that no process uses."""
     subprocess.run(["mount", "-i", "-o", "remount", mount], check=True)
 
 
 def count_stale(mount: Path, handles: dict[Path, bytes]) -> int:
-    """Open each, compare what that is with the file on the host; return how many are stale."""
+    """Open the file of each handle and compare it with the file on the host; returns the number of
+    stale handles."""
     stale = 0
     root = os.open(mount, os.O_RDONLY | os.O_DIRECTORY)
     for path, handle in handles.items():
@@ -145,7 +146,7 @@ def test_handles_last_when_the_guest_has_forgotten_the_files(exported: Share) ->
     assert count_stale(mount, handles) == 0
     forget(mount)
     for name in names:
-        (mount / name).stat()  # found by their names they are the same
+        (mount / name).stat()  # the same inodes are found by their names
     forget(mount)
     moved = {host / "c" / path.relative_to(host / "a"): handle for path, handle in handles.items()}
     (host / "a").rename(host / "c")

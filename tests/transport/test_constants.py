@@ -9,6 +9,10 @@ def test_a_worker_serves_each_request_queue_that_can_be_asked_for() -> None:
     assert option_types.REQUEST_QUEUES_MAX == lib.REQUEST_QUEUES_MAX
 
 
+def test_the_inode_table_has_room_for_each_number_of_inodes_that_can_be_asked_for() -> None:
+    assert option_types.INODES_MAX + 1 == lib.INODE_CAPACITY_MAX
+
+
 def test_flags_that_an_older_header_lacks_have_the_kernels_numbers() -> None:
     """The header is transport/csrc/fuse_newer.h. The numbers here are those of the kernel's
     <linux/fuse.h> of FUSE 7.45."""

@@ -141,7 +141,7 @@ class Storm:
         self.ask("spawn", slot=self.chance.randrange(2))
 
     def kill_worker(self) -> None:
-        """The answer means that the worker is dead, unless the pool died before it was killed."""
+        """When the answer comes, the worker is dead, unless the pool died before the worker."""
         self.ask("kill", slot=self.chance.randrange(2))
 
 

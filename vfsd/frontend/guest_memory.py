@@ -8,13 +8,13 @@ back-end or a bridge that mixes them up fails at once.
 import os
 from typing import Any, Final, Self
 
-from vfsd.transport.native import ffi
+from vfsd.transport.native import ffi, lib
 from vfsd.transport.shared_memory import create_segment, map_segment, unmap_segment
 from vfsd.transport.vhost_user_payloads import Region
 
 GPA: Final = 0x1_4000_0000
 UVA: Final = 0x7D00_8000_0000
-PAGE: Final = 4096
+PAGE: Final = lib.PAGE
 
 
 class GuestMemory:

@@ -126,8 +126,9 @@ class Backend:
         return bool(new)
 
     def take_up(self, device: Device, slots: Iterable[int]) -> None:
-        """Have workers in these slots serve what a pool that died had served: vrings that stop next
-        are drained then, and a session that ends next has a worker that ends it."""
+        """Have workers in these slots serve the device that a pool that died had served. The next
+        message then finds workers as before: they drain vrings that it stops, and end the session
+        if it ends the session."""
         self.share_fds(device)
         self._publish(device)
         for slot in slots:

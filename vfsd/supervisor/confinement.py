@@ -197,8 +197,8 @@ def _free_id(key: bytes) -> int:
 
 
 def _is_taken(own: int) -> bool:
-    """Does a process have this user id? Supervisors have theirs as the real user id, which is what
-    getpriority(2) compares."""
+    """Does a process have this user id? getpriority(2) compares the real user id, and the own id of
+    a supervisor is its real user id."""
     try:
         os.getpriority(os.PRIO_USER, own)
     except OSError:

@@ -7,7 +7,7 @@ Nothing is read back. Workers hold the segment's fd, so the supervisor never dec
 content of the segment: the options say how many vrings there are, and generations are counted
 elsewhere.
 
-Who can write. The keeper makes the segment, maps it and then seals it with F_SEAL_FUTURE_WRITE.
+Writers. The keeper makes the segment, maps it and then seals it with F_SEAL_FUTURE_WRITE.
 From then on no process can map the segment writable again, and write(2) fails for every holder of
 the fd. A supervisor, and each of its successors, is cloned from the keeper and inherits the
 mapping; the pool is executed and so does not have the mapping. There is one segment for the whole

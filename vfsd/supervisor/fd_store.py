@@ -28,8 +28,8 @@ process that sent it is gone by then. So hold() waits for systemd (BARRIER=1), b
 because the VMM waits for us. The message is lost only if the service is killed after that time, and
 before systemd has read the message.
 
-Who may send. systemd looks at the sender: with NotifyAccess=all, any process of the service may
-send. Workers cannot reach the socket.
+The sender. systemd looks at the process that sends: with NotifyAccess=all, any process of the
+service may send. Workers cannot reach the socket.
 """
 
 import os

@@ -14,15 +14,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from vfsd.supervisor.options import MAX_INODES, Options
+from vfsd.supervisor.options import Options
+from vfsd.transport.option_types import INODES_MAX
 
 # Measured (docs/hosts.md): shared memory of the inode table, and page tables of a few workers.
 BYTES_PER_INODE: Final = 120
-BYTES_PER_FD: Final = 1500  # of the kernel's memory, for the file and what it keeps there
-# Memory that cannot be reclaimed, of keeper, supervisor, holder, pool, and the kernel for them …
+BYTES_PER_FD: Final = 1500  # of the kernel's memory, for an open file and its inode
+# Memory that cannot be reclaimed: of all processes but the workers, the kernel's part included.
 PROCESSES_BYTES: Final = 36 << 20
-# … and of each worker.
-WORKER_BYTES: Final = 4 << 20
+WORKER_BYTES: Final = 4 << 20  # the same of each worker
 FEWEST: Final = 16_384  # fewer are of no use
 HOST_PART: Final = 4  # the table may take the memory of the host divided by this number
 _CGROUPS: Final = Path("/sys/fs/cgroup")
@@ -30,15 +30,17 @@ _LIMIT_FILES: Final = ("memory.max", "memory.limit_in_bytes")  # version 2, vers
 
 
 def inode_limit(options: Options, has_handles: bool) -> int:
-    """How many inodes the table has room for, the root apart. `has_handles`: not each is an fd.
+    """How many inodes the table has room for, the root apart. `has_handles`: an inode can be
+    held without an fd.
 
-    After the limit of open files is set: up to half of them are cached fds of inodes.
+    Call this after the limit of open files is set, because up to half of them are cached fds of
+    inodes.
     """
     left = memory_left(options)
     fds = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2 if has_handles else 0
     each = BYTES_PER_INODE if has_handles else BYTES_PER_INODE + BYTES_PER_FD
     fit = (left - min(fds * BYTES_PER_FD, left // 2)) // each
-    return min(options.inode_limit or MAX_INODES, MAX_INODES, max(FEWEST, fit))
+    return min(options.inode_limit or INODES_MAX, INODES_MAX, max(FEWEST, fit))
 
 
 def memory_left(options: Options) -> int:
@@ -65,7 +67,7 @@ def _of_host(meminfo: Path) -> int:
 
 def _of_groups(membership: Path, cgroups: Path) -> Iterator[int]:
     """The limits of the groups that `membership` names, and of those above them."""
-    yield MAX_INODES * BYTES_PER_INODE
+    yield INODES_MAX * BYTES_PER_INODE
     for folder in _folders(membership, cgroups):
         for group in (folder, *folder.parents):
             if group in cgroups.parents:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The supervisor's eye on its keeper: creates another keeper when the keeper is gone.
 
-The first keeper is the parent of its supervisor; a keeper that was created here is a child. The
-supervisor that dies next is replaced by that keeper, and is its child then, and so on: as long as
-one of the two is alive, and has had the time to notice the death of the other, nothing is lost.
+The first keeper is the parent of its supervisor; a keeper that was created here is a child of its
+supervisor. If that supervisor dies, the keeper creates the next supervisor as its own child, and so
+on. Nothing is lost as long as one of the two is alive and has had time to notice the death of the
+other.
 """
 
 import math
@@ -87,9 +88,8 @@ class KeeperWatch:
         hold_signals()  # no signal may reach the keeper before it waits for signals
         try:
             self._keeper = create(self._role(os.getpid()), self._boot.kept_fds)
-            self._watch(
-                os.pidfd_open(self._keeper)
-            )  # a child that is not reaped: its pid is its own
+            # No other process can have the pid, because the child has not been reaped.
+            self._watch(os.pidfd_open(self._keeper))
         except OSError as error:
             self._plan(f"a keeper cannot be created ({error.strerror})")
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)

@@ -41,8 +41,8 @@ class Kept:
 
         To be called before this process opens anything: the numbers must be free. The state is what
         an earlier supervisor has saved. That supervisor may have been taken over, and this process
-        still has its privileges. So this process looks at no other fd, and a state with a mistake in it
-        counts as no state.
+        still has its privileges. So this process looks at no other fd, and a state with a mistake
+        in it counts as missing.
         """
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # as the earlier daemon had

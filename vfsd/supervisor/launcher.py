@@ -15,9 +15,9 @@ the holder from then on: every process of a sandbox is a descendant of the launc
 keepers and supervisors have come and gone.
 
 Invariants. A request has a kind, a number that comes back in the answer, and fds. The fds of
-MAKE_POOL are those named in POOL_FDS, one per worker slot, and for a pool that takes the place of
-one that was lost the tables of that one, in this order, and each is checked to be of the kind that
-its name says; the answer has a pidfd of the pool's first process.
+MAKE_POOL are, in this order, those named in POOL_FDS, one per worker slot, and the tables of a lost
+pool if the new pool takes its place. Each fd is checked to be of the kind that its name says. The
+answer has a pidfd of the pool's first process.
 The fd of KILL is such a pidfd: a process that has just been executed does not allow signals from
 the supervisor yet (isolation.py). The fd of NAME_KEEPER is the pidfd of a process with the user id
 of the keeper; the pid file names this process from then on. CONNECT has no fds: the launcher

@@ -22,6 +22,7 @@ from vfsd.transport.option_types import (
     CACHE_MODES,
     FAULTS_MAX,
     HANDLE_MODES,
+    INODES_MAX,
     NEGOTIATION_MODES,
     POLL_AUTO,
     REQUEST_QUEUES_MAX,
@@ -33,7 +34,6 @@ from vfsd.transport.option_types import (
 )
 
 MAX_FILES: Final = 1 << 30
-MAX_INODES: Final = (1 << 28) - 1  # what a nodeid has room for
 RLIMIT_DEFAULT: Final = -1
 DEATHS_MAX: Final = 1000
 LOCK_WAIT_SECONDS: Final = 3600.0
@@ -224,7 +224,7 @@ OPTIONS: Final = (
            " hard limit becomes that limit, with a warning; 0: leave the limit as it is"),
     Option("inode_limit", {"--inode-limit": None}, {},
            "maximum number of files that the guest may know at a time", "N",
-           read.number(0, MAX_INODES), "0: what memory allows",
+           read.number(0, INODES_MAX), "0: what memory allows",
            "the limits of control groups also bound this number, and so does the memory of the"
            " host: without the option a quarter of that memory, with it all of it; at the limit"
            " the guest gets ENFILE for files that it does not know yet"),
@@ -252,8 +252,9 @@ OPTIONS: Final = (
            "a fault is a death by SIGSEGV or a similar signal; after more faults, or after a"
            " forbidden system call, the queues of that worker stop until the VMM connects again"),
     Option("give_up_after", {"--give-up-after": None}, {},
-           "deaths of the supervisor, or of a pool without a VMM, within 10 seconds after which the"
-           " daemon ends", "N", read.number(1, DEATHS_MAX), "never",
+           "deaths of the supervisor, deaths of a pool without a VMM, or failed attempts to replace"
+           " a lost sandbox, within 10 seconds after which the daemon ends", "N",
+           read.number(1, DEATHS_MAX), "never",
            "without it the daemon starts them again for ever, with pauses of up to 2 seconds;"
            " give it where a service manager does better, for example on another host"),
     Option("uid_map", {"--uid-map": None}, {},
@@ -286,7 +287,7 @@ OPTIONS: Final = (
     _seconds("entry-timeout", "how long the guest may trust names", "--timeout"),
     _seconds("attr-timeout", "how long the guest may trust attributes", "--timeout"),
     _seconds("negative-timeout", "how long the guest may trust that a name does not exist", "0",
-             "files that the host or another guest creates may appear that much later"),
+             "files that the host or another guest creates may appear with that delay"),
     Option("inode_file_handles", {"--inode-file-handles": None}, {"inode_file_handles": None},
            "hold inodes by file handles if there are too few fds: auto, never, signed, prefer (or"
            " fallback), mandatory",

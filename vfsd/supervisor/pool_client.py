@@ -183,7 +183,7 @@ class PoolClient:
 
     def lost(self, owed: frozenset[int]) -> LostPool:
         """What is left of a pool that died: the caller owns its segments. `owed`: slots whose
-        worker this pool should have created and has not, maybe."""
+        worker this pool was to create, and maybe has not created."""
         return LostPool(self.segments, owed | self.spawned, frozenset(self.ended))
 
     def bury(self) -> None:
@@ -304,7 +304,7 @@ class PoolClient:
                 self._take(self.channel.receive())
         except BlockingIOError:
             return
-        except OSError as error:  # a sandbox that ended with an order unread resets its channel
+        except OSError as error:  # the sandbox ended with an order unread: the channel is reset
             raise PoolDiedError(f"the pool's channel failed: {error.strerror}") from None
 
     def _take(self, packet: Packet | None) -> None:

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds another sandbox in the place of one whose first process died, while a guest has a session.
+"""Builds another sandbox in the place of a sandbox whose holder died, while a guest has a session.
 
 THEORY
 
-Purpose. With the first process of the sandbox every fd of the share is gone. The tables of the
-session are in segments that the supervisor holds. So another pool is started, which is given the
-old tables besides its own, and fills its own from them (vfsd/worker/restoration.py). For the VMM
-nothing happens; the guest's requests wait.
+Purpose. When the holder dies, every fd of the share is gone. The tables of the session are in
+segments that the supervisor holds. So another sandbox is started, which is given the old tables
+beside its own, and fills its own from them (vfsd/worker/restoration.py). The VMM does not notice;
+the guest's requests wait.
 
-Two sandboxes never serve at the same time. Without a pid namespace the workers outlive their pool,
-so they are killed, and nothing is started before the last of them has ended. A worker that waits
-for a file system in the kernel ends when that does.
+Two sandboxes never serve at the same time. Without a pid namespace pool and workers outlive the
+holder, so they are killed, and no sandbox is started before the last of them has ended. A worker
+that waits for a file system in the kernel ends only when the file system answers.
 
 Trust. The old tables were writable by a sandbox that may have been taken over. The supervisor does
 not look at them: it passes their fds on, and only a process inside of a sandbox reads them.
@@ -44,9 +44,9 @@ FAILURE_PAUSE_MAX: Final = 30.0  # between two attempts
 def rebuild(
     context: BackendContext, lost: LostPool, siblings: Siblings, pause: GrowingPause
 ) -> Backend:
-    """Start a pool in which the session of `lost` goes on. What context.patience.give_up() raises
-    ends the attempts, and OperatorError after too many (--give-up-after). `pause`: between
-    sandboxes that are lost."""
+    """Start a pool in which the session of `lost` goes on. Attempts are repeated until one succeeds
+    or context.patience.give_up() raises; OperatorError if --give-up-after ends them. `pause` grows
+    if sandboxes are lost again and again."""
     _await_end(context, siblings)
     _rest(context, pause.next(time.monotonic()))
     policy = RestartPolicy(context.options.give_up_after)

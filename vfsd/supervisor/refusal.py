@@ -4,8 +4,8 @@
 A front-end that asked for an acknowledgement gets "failed", whatever the message is. Without a
 request for an acknowledgement there are two cases. If the running vrings remain as the front-end
 believes them to be, the message is passed over, so that one message does not end a share. If the
-front-end waits for an answer with content, or would go on with a device that is not the one that it
-set up, the connection ends: otherwise a guest would hang, or read and write the wrong memory.
+front-end waits for an answer with content, or would go on with another device than it has set up,
+the connection ends: otherwise a guest would hang, or read and write the wrong memory.
 """
 
 from dataclasses import dataclass

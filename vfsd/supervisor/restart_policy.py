@@ -13,10 +13,8 @@ from typing import Final, NamedTuple
 AT_ONCE: Final = 3  # deaths in a row without a pause
 FIRST_PAUSE: Final = 0.05  # seconds
 LONGEST_PAUSE: Final = 2.0
-QUIET_SECONDS: Final = 10.0  # without a death, after which deaths are not in a row
-GIVE_UP_SECONDS: Final = 10.0  # within which --give-up-after counts
-PAUSE_MIN_SECONDS: Final = 0.1
-CALM_SECONDS: Final = 60.0
+QUIET_SECONDS: Final = 10.0  # a row of deaths ends with this time without a death
+GIVE_UP_SECONDS: Final = 10.0  # the time within which --give-up-after counts deaths
 
 
 class Restart(NamedTuple):
@@ -28,42 +26,45 @@ class Restart(NamedTuple):
 
 
 class GrowingPause:
-    """The pause before the next attempt: none at first, longer after each death or failure up to
-    `maximum` seconds, and none again after CALM_SECONDS without any."""
+    """The pause before the next attempt. The first `at_once` failures in a row cost no pause; each
+    failure after them costs twice the pause of the one before, from `first` up to `maximum`
+    seconds. A row of failures ends with `calm` seconds without a failure."""
 
-    def __init__(self, maximum: float) -> None:
+    def __init__(
+        self, maximum: float, first: float = 0.1, at_once: int = 1, calm: float = 60.0
+    ) -> None:
         self._maximum = maximum
-        self._count = 0
+        self._first = first
+        self._at_once = at_once
+        self._calm = calm
         self._last = float("-inf")
+        self.in_a_row = 0  # failures
 
     def next(self, now: float) -> float:
-        """Record a death or failure at `now` (monotonic seconds); returns the pause in seconds."""
-        self._count = self._count + 1 if now - self._last < CALM_SECONDS else 0
+        """Record a failure at `now` (monotonic seconds); returns the pause in seconds."""
+        self.in_a_row = self.in_a_row + 1 if now - self._last < self._calm else 1
         self._last = now
-        if not self._count:
-            return 0.0
-        return min(self._maximum, PAUSE_MIN_SECONDS * 2.0 ** min(self._count - 1, 20))
+        doublings = self.in_a_row - self._at_once - 1
+        return min(self._maximum, self._first * 2.0 ** min(doublings, 20)) * (doublings >= 0)
 
 
 class RestartPolicy:
-    """The deaths of a process and its successors. `give_up_after`: the number of deaths within
-    GIVE_UP_SECONDS after which there is no successor; 0: any number."""
+    """The deaths of a process and its successors. `give_up_after`: after this number of deaths
+    within GIVE_UP_SECONDS there is no successor; 0: there always is one."""
 
     def __init__(self, give_up_after: int = 0) -> None:
         self._limit = give_up_after
-        self._times: deque[float] = deque(maxlen=give_up_after or 1)
-        self._in_a_row = 0
+        self._times: deque[float] = deque(maxlen=give_up_after)
+        self._growing = GrowingPause(LONGEST_PAUSE, FIRST_PAUSE, AT_ONCE, QUIET_SECONDS)
         self._pause = 0.0
         self._unreported = 0
 
     def after_death(self, now: float) -> Restart | None:
         """Record a death at `now` (monotonic seconds); None if there were too many deaths."""
-        quiet = bool(self._times) and now - self._times[-1] > QUIET_SECONDS
         self._times.append(now)
         if self._is_too_often(now):
             return None
-        self._in_a_row = 1 if quiet else self._in_a_row + 1
-        before, self._pause = self._pause, _pause(self._in_a_row)
+        before, self._pause = self._pause, self._growing.next(now)
         if self._pause and self._pause == before:
             self._unreported += 1
             return Restart(self._pause, None)
@@ -77,19 +78,14 @@ class RestartPolicy:
         )
 
     def _is_too_often(self, now: float) -> bool:
-        return len(self._times) == self._limit and now - self._times[0] <= GIVE_UP_SECONDS
+        is_full = 0 < self._limit == len(self._times)
+        return is_full and now - self._times[0] <= GIVE_UP_SECONDS
 
     def _note(self) -> str:
         left_out, self._unreported = self._unreported, 0
         parts = [
-            f" in {self._pause:g} s, after {self._in_a_row} deaths in a row" * bool(self._pause),
+            f" in {self._pause:g} s, after {self._growing.in_a_row} deaths in a row"
+            * bool(self._pause),
             f"; {left_out} earlier deaths were not logged" * bool(left_out),
         ]
         return "".join(parts)
-
-
-def _pause(deaths: int) -> float:
-    if deaths <= AT_ONCE:
-        return 0.0
-    doublings = min(deaths - AT_ONCE - 1, 16)
-    return float(min(LONGEST_PAUSE, FIRST_PAUSE * 2**doublings))

@@ -100,7 +100,7 @@ class SavedState:
     has_had_pool: bool = False  # a pool of this daemon was ready once
     session: Mapping[str, Any] = field(default_factory=dict)  # Session.snapshot()
     pool: SavedPool | None = None
-    lost: LostPool | None = None  # a pool that died, and in whose place another one is to come
+    lost: LostPool | None = None  # a pool that died and is to be replaced
     labels: Mapping[int, int] = field(default_factory=dict)  # FdStore.labels
     effects: tuple[Effect, ...] = ()  # effects that have still to be carried out
     message: SavedMessage | None = None

@@ -162,7 +162,7 @@ class Service:
             raise OperatorError(str(error)) from None
 
     def _rebuild(self, lost: LostPool) -> None:
-        """Have another pool take the place of one that died (rebuilding.py)."""
+        """Have another pool take the place of the pool that died (rebuilding.py)."""
         backend = rebuild(self._context(), lost, self._siblings, self._pause)
         self._backend, self._lost = backend, None
         self._save(self._left)

@@ -142,8 +142,8 @@ def _make_runtime_dir(listener: Listener) -> RuntimeDir:
 
 
 def _places(listener: Listener) -> list[Path]:
-    """The places to try: the one that systemd or the operator names (RUNTIME_DIRECTORY, TMPDIR), or
-    else temporary folders, and last the folder of the VMM's socket, where a file could be made
+    """The places to try: the folder that systemd or the operator names (RUNTIME_DIRECTORY, TMPDIR),
+    or else temporary folders, and last the folder of the VMM's socket, where a file could be made
     already. In a container /tmp may be read-only."""
     chosen = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0] or os.environ.get("TMPDIR")
     if chosen:

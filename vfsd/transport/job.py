@@ -15,10 +15,10 @@ from typing import Annotated, Any, Final
 
 from vfsd.transport import idmap, option_types
 from vfsd.transport.control_messages import LOG_THRESHOLDS
-from vfsd.transport.option_types import IdRange, Switches
+from vfsd.transport.option_types import INODES_MAX, IdRange, Switches
 from vfsd.transport.xattrmap import parse as parse_xattrmap
 
-CAPACITY_MAX: Final = 1 << 28
+CAPACITY_MAX: Final = INODES_MAX + 1
 TABLES_BEFORE: Final = 3
 ID_RANGES_MAX: Final = 340  # user_namespaces(7)
 
@@ -143,10 +143,10 @@ class Filesystem(Switches):
 @dataclass(frozen=True, eq=False, repr=False)
 class JobFds:
     """The inherited fds: the shared directory (O_PATH), the fd channel, the shared segments, one
-    listener per worker slot, and, if this sandbox takes the place of one that was lost, the inode
-    table, the file table and the worker table of that one. Isolation consumes the shared
-    directory's fd, and the restoration of the session those of the tables before; the pool keeps
-    the others."""
+    listener per worker slot, and `before`: if this sandbox takes the place of a lost sandbox, the
+    inode table, the file table and the worker table of the lost sandbox. Isolation consumes the
+    shared directory's fd, and the restoration of the session consumes `before`; the pool keeps the
+    others."""
 
     root: Annotated[int, _fd]
     channel: Annotated[int, _fd]

@@ -13,6 +13,7 @@ REQUEST_QUEUES_MAX: Final = 64
 THREADS_MAX: Final = 1024  # threads of one worker that wait for storage
 FAULTS_MAX: Final = 1_000_000
 SECONDS_MAX: Final = 10 * 365 * 86400.0
+INODES_MAX: Final = (1 << 28) - 1  # without the root
 MICROSECONDS_MAX: Final = 1_000_000
 CPU_MAX: Final = 1 << 16
 ID_MAX: Final = (1 << 32) - 2  # (uid_t)-1 is not an id

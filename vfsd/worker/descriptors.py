@@ -59,7 +59,7 @@ def outside_tables(proc_fd: int, tables: Tables) -> dict[int, str]:
     others, count = read_array(lambda ret, room: lib.descriptors_others(known, end, ret, room))
     found = {}
     for fd in others[0:count]:
-        with suppress(OSError):  # it was closed since it was found
+        with suppress(OSError):  # the fd has been closed since then
             found[fd] = os.readlink(f"self/fd/{fd}", dir_fd=proc_fd)
     return found
 
@@ -85,5 +85,5 @@ def bound_name(fd: int) -> str | bytes | None:
     except OSError:
         return None
     finally:
-        sock.detach()  # it is not ours to close
+        sock.detach()  # keep `fd` open
     return name

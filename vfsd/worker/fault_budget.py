@@ -28,8 +28,9 @@ Why a new worker does not get new addresses. Only exec gives new addresses, and 
 would have to get three things from the pool: the fd table that all workers share (an fd keeps its
 number and its file for as long as the guest has the file open), the mounts of a sandbox that no
 path leads to, and the mappings. So it would have to be a second sandbox, isolated like the first.
-That needs a way to replace a sandbox under a running guest; with such a way, the end of the budget
-would be the time to use it.
+A sandbox that was lost is replaced in this way under a running guest (the supervisor's
+rebuilding.py). That is not done for a sandbox that still serves, because some files are lost by it,
+and slots that have ended stay ended.
 """
 
 import signal

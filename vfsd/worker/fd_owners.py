@@ -40,13 +40,12 @@ class FdOwners:
         """The fds that zmq and C opened for the worker of a slot: all new fds, except those of
         another worker and a connection that another worker has just accepted."""
         ours = self._listeners[index]
-        others = [slot.private for i, slot in enumerate(self._state.slots) if i != index]
         return {
             fd: link
             for fd, link in anonymous(now).items()
             if before.get(fd) != link
             and bound_name(fd) in (None, "", ours)
-            and not any(private.get(fd) == link for private in others)
+            and not self._is_private(fd, link, index)
         }
 
     def not_in_tables(self) -> set[int]:
@@ -60,14 +59,18 @@ class FdOwners:
         """The sockets and eventfds that belong to no process: a pool died after it had received
         them, or before it had closed them. Call this while no worker starts."""
         known = self._own | self._state.adopted
-        privates = [slot.private for slot in self._state.slots]
         return {
             fd
             for fd, link in anonymous(self.open_now()).items()
             if fd not in known
-            and not any(private.get(fd) == link for private in privates)
+            and not self._is_private(fd, link)
             and bound_name(fd) not in self._listeners
         }
+
+    def _is_private(self, fd: int, link: str, but: int | None = None) -> bool:
+        """Is this the own fd of a worker, except of the worker of slot `but`?"""
+        slots = enumerate(self._state.slots)
+        return any(slot.private.get(fd) == link for index, slot in slots if index != but)
 
     def _claimed(self, index: int) -> set[int]:
         """The private fd that a worker has written into its row. A worker is not trusted, so no fd

@@ -17,7 +17,7 @@ MAJOR: Final = lib.FUSE_KERNEL_VERSION
 MINOR: Final = 45  # the newest protocol of which all requests are known
 MINOR_MIN: Final = 27
 
-PAGE: Final = 4096
+PAGE: Final = lib.PAGE
 MAX_PAGES: Final = 256  # of one request
 MAX_PAGES_OLD: Final = 32  # what a guest without MAX_PAGES uses
 MAX_BACKGROUND: Final = 256  # readahead and write-back requests under way, all queues together

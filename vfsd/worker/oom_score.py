@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which process the kernel kills when memory is short: first one that is created again.
+"""Which process the kernel kills when memory is short: first a process that is created again.
 
 THEORY
 
-Purpose. If the holder dies, the whole sandbox is lost, and the guest waits until another one is
-built; if the keeper, the supervisor or the launcher dies, more is lost than a worker; if the broker
-dies, the inodes without an fd are lost. So pool and workers, whose death the guest does not notice,
-have a higher oom_score_adj than all of these processes.
+Purpose. If the holder dies, the whole sandbox is lost, and the guest waits until another is built;
+if the keeper, the supervisor or the launcher dies, more is lost than a worker; if the broker dies,
+the inodes without an fd are lost. So pool and workers, whose death the guest does not notice, have
+a higher oom_score_adj than all of these processes.
 
 How. A process may raise its own score without privilege, and lower the score again to the value
 that a privileged process had set. A child starts with the score of its creator. So the holder

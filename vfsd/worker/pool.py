@@ -17,7 +17,6 @@ saved is carried out, and the fds that came with it the first time are found as 
 """
 
 import os
-import select
 import time
 from collections.abc import Iterable
 from typing import Final, NoReturn
@@ -28,11 +27,12 @@ from vfsd.transport.fd_channel import Packet
 from vfsd.transport.job import Job
 from vfsd.transport.process_title import setproctitle
 from vfsd.worker.fault_budget import FaultBudget
+from vfsd.worker.fd_calls import close_if_open, drain, wait_readable
 from vfsd.worker.inheritance import Inheritance
 from vfsd.worker.log_forward import LogForward
 from vfsd.worker.pool_memory import PoolMemory
 from vfsd.worker.pool_state import PoolState, Slot
-from vfsd.worker.workers import Workers, close_if_open, drain
+from vfsd.worker.workers import Workers
 
 PAUSE_SECONDS: Final = 0.1  # after an unexpected error
 EXIT_ENDED: Final = 0  # the sandbox ends as well
@@ -112,13 +112,8 @@ class Pool:
 
     def _wait(self, seconds: float | None) -> set[int]:
         """Wait up to `seconds`; returns the fds with an event."""
-        poll = select.poll()
-        poll.register(self._channel.fileno(), select.POLLIN)
-        poll.register(self._memory.reaped, select.POLLIN)
-        if self._broker >= 0:
-            poll.register(self._broker, 0)  # its end is reported, and nothing else
-        milliseconds = None if seconds is None else int(seconds * 1000) + 1
-        ready = {fd for fd, _ in poll.poll(milliseconds)}
+        broker = () if self._broker < 0 else (self._broker,)
+        ready = wait_readable((self._channel.fileno(), self._memory.reaped), seconds, broker)
         if self._broker in ready:
             self._broker = -1
             self._log.error("the broker of file handles is gone: inodes without an fd are lost")

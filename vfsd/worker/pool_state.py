@@ -25,10 +25,14 @@ class Slot:
     pause: Pause = field(default_factory=lambda: Pause(LONGEST_PAUSE, SHORT_LIFE))
     respawn_at: float | None = None  # time.monotonic, while the slot waits
     is_ended: bool = False  # no worker is created here again
-    # As descriptors.anonymous(). Until the worker has started: the fds open at its birth …
+    # Both as descriptors.anonymous(). `before`: the fds that were open when the worker was created;
+    # None once it has started. `private`: the fds that the worker has opened for itself by then.
     before: dict[int, str] | None = None
-    # … and then the fds that are the worker's own.
     private: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def is_starting(self) -> bool:
+        return bool(self.pid) and self.before is not None
 
     def note_death(self, now: float) -> None:
         self.pid = 0
@@ -57,7 +61,7 @@ class PoolState:
     slots: list[Slot]
     faults: FaultBudget
     adopted: set[int] = field(default_factory=set)  # fds of the supervisor
-    # pid -> the fds that this process closes
+    # pid of a process that closes files -> the fds that it closes
     closers: dict[int, set[int]] = field(default_factory=dict)
     # The process that is being created: its slot, or CLOSER with the fds that the process closes.
     newborn: int | None = None

@@ -3,11 +3,12 @@
 
 The tables of the lost sandbox may hold anything, and file systems are asked for many files, so a
 process of its own does the work: with the filter of a worker, in the first worker's slot, before
-there are workers. It shares the pool's fd table, so the files that it opens stay open. The pool
-gets a report of fixed size through a pipe and believes no number in it: it becomes log lines.
+there are workers. That process shares the holder's fd table, so the files that it opens stay open.
+The holder gets a report of fixed size through a pipe, makes log lines of it, and believes no number
+in it.
 
-If the process dies, the pool does not start, and the supervisor builds another sandbox from the
-same tables, which nobody has changed.
+If the process dies, the sandbox does not start, and the supervisor builds another sandbox from the
+same tables, which no process has changed.
 """
 
 import os
@@ -33,16 +34,16 @@ def restore(job: Job, sandbox: Sandbox, tables: Tables) -> list[str]:
 
     Closes the fds of those tables. IsolationError if the session cannot be restored at all.
     """
-    ours, theirs = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         pid = check(lib.clone_process())
         if pid == 0:
-            callable_ = partial(_live, job, sandbox, tables, theirs)
+            callable_ = partial(_live, job, sandbox, tables, writer)
             lib.clone_process_run(ffi.cast("void *", id(callable_)))
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        report = os.read(ours, REPORT_BYTES) if code == 0 else b""
+        report = os.read(reader, REPORT_BYTES) if code == 0 else b""
     finally:
-        for fd in (ours, theirs, *job.fds.before):
+        for fd in (reader, writer, *job.fds.before):
             os.close(fd)
     tables.bury(SLOT)
     if len(report) != REPORT_BYTES:
@@ -74,12 +75,12 @@ def _line_of(loss: Any) -> str:
     return f"lost for the guest: the file with inode {loss.ino} on device {device} {what}{why}"
 
 
-def _live(job: Job, sandbox: Sandbox, tables: Tables, theirs: int) -> NoReturn:
+def _live(job: Job, sandbox: Sandbox, tables: Tables, writer: int) -> NoReturn:
     status = 1
     try:
         setproctitle(f"vfsd: {job.name} restoring")
         seccomp.confine_worker(sandbox.worker_filter, sandbox.handles.socket_of(SLOT))
-        _restore(job, sandbox, tables, theirs)
+        _restore(job, sandbox, tables, writer)
         status = 0
     except BaseException as error:
         with suppress(BlockingIOError, BrokenPipeError):
@@ -88,7 +89,7 @@ def _live(job: Job, sandbox: Sandbox, tables: Tables, theirs: int) -> NoReturn:
         os._exit(status)
 
 
-def _restore(job: Job, sandbox: Sandbox, tables: Tables, theirs: int) -> None:
+def _restore(job: Job, sandbox: Sandbox, tables: Tables, writer: int) -> None:
     flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
     proc_self_fd = os.open("self/fd", flags, dir_fd=sandbox.proc_fd)
     config: Any = ffi.new("struct fs_config *")
@@ -98,7 +99,7 @@ def _restore(job: Job, sandbox: Sandbox, tables: Tables, theirs: int) -> None:
         check(lib.session_restore(config, _map_before(job), report))
     finally:
         os.close(proc_self_fd)
-    os.write(theirs, bytes(ffi.buffer(report)))
+    os.write(writer, bytes(ffi.buffer(report)))
 
 
 def _map_before(job: Job) -> Any:

@@ -18,7 +18,6 @@ counts as acted on when the record says so, which is saved last.
 """
 
 import os
-import select
 import signal
 import time
 from collections.abc import Callable
@@ -32,6 +31,7 @@ from vfsd.transport.native import check, ffi, lib
 from vfsd.transport.process_title import setproctitle
 from vfsd.worker import queue_worker, seccomp
 from vfsd.worker.descriptors import anonymous
+from vfsd.worker.fd_calls import close_if_open, drain, wait_readable
 from vfsd.worker.fd_owners import FdOwners
 from vfsd.worker.inheritance import Inheritance
 from vfsd.worker.log_forward import LogForward
@@ -74,7 +74,7 @@ class Workers:
         """Go on where a pool died. No worker notices it."""
         self._settle_newborn()
         for index, slot in enumerate(self._state.slots):
-            if slot.pid and slot.before is not None:
+            if slot.is_starting:
                 self._finish_start(index)
         self._sweep.begin()
         self._has_strangers = True
@@ -115,7 +115,7 @@ class Workers:
 
     def _close_strangers(self) -> None:
         """Close what another pool has left open, as soon as no worker is starting."""
-        is_starting = any(slot.pid and slot.before is not None for slot in self._state.slots)
+        is_starting = any(slot.is_starting for slot in self._state.slots)
         if self._has_strangers and not is_starting:
             self._has_strangers = False
             for fd in self._owners.strangers():
@@ -183,7 +183,8 @@ class Workers:
         while row.pid != slot.pid:
             if self._has_died(slot.pid):
                 return False
-            ready = poll((self._memory.started, self._memory.reaped), deadline - time.monotonic())
+            fds = (self._memory.started, self._memory.reaped)
+            ready = wait_readable(fds, deadline - time.monotonic())
             for fd in ready:
                 drain(fd)
             if not ready and time.monotonic() > deadline:
@@ -269,25 +270,3 @@ def _close_files(name: str, fds: set[int]) -> NoReturn:
             close_if_open(fd)
     finally:
         os._exit(0)
-
-
-def poll(fds: tuple[int, ...], timeout: float | None) -> set[int]:
-    """Wait up to `timeout` seconds; returns those of `fds` that can be read (or are closed)."""
-    poll = select.poll()
-    for fd in fds:
-        poll.register(fd, select.POLLIN)
-    milliseconds = None if timeout is None else max(0, int(timeout * 1000) + 1)
-    return {fd for fd, _ in poll.poll(milliseconds)}
-
-
-def drain(fd: int) -> None:
-    """Reset an eventfd that does not block."""
-    with suppress(BlockingIOError):
-        os.eventfd_read(fd)
-
-
-def close_if_open(fd: int) -> None:
-    try:
-        os.close(fd)
-    except OSError:
-        pass

@@ -171,7 +171,7 @@ static int sleep_until_called(struct load *l)
 
 	if (driver_ring_enable_calls(&l->ring))
 		return 0;
-	count = poll(fds, 2, (int)(l->config.silence_ns / 1000000));
+	count = poll(fds, 2, (int)(l->config.silence_ns / NS_PER_MS));
 	driver_ring_disable_calls(&l->ring);
 	if (count < 0 && errno != EINTR)
 		return load_broken(l, "poll(2) fails");

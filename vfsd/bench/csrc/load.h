@@ -56,7 +56,7 @@ struct load_program {
 	bool measured;	 /* the latency of its cycles is recorded */
 	uint32_t block;	 /* in bytes */
 	uint32_t blocks; /* number of blocks of the file */
-	uint32_t names;	 /* each cycle takes the next number below this */
+	uint32_t names;	 /* a name ends with the number of its cycle, modulo this */
 };
 
 struct load_stream {

@@ -83,7 +83,7 @@ static bool is_stamped(const struct fuse_in_header *in, const uint8_t *data)
 {
 	const struct fuse_read_in *arg = (const void *)(in + 1);
 
-	for (uint32_t i = 0; i < arg->size; i += LAYOUT_PAGE)
+	for (uint32_t i = 0; i < arg->size; i += PAGE)
 		if (*(const uint64_t *)(data + i) != arg->offset + i)
 			return false;
 	return true;

@@ -341,7 +341,7 @@ static void drop_replies(struct bridge *b)
 
 bool bridge_end_session(struct bridge *b, int timeout_ms)
 {
-	uint64_t until = clock_ns() + (uint64_t)timeout_ms * 1000000;
+	uint64_t until = clock_ns() + (uint64_t)timeout_ms * NS_PER_MS;
 	struct pollfd call = {b->config.call_fd, POLLIN, 0};
 	struct fuse_in_header destroy = {
 		.len = sizeof(destroy),

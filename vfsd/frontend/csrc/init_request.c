@@ -26,7 +26,7 @@ void init_request_mask(struct fuse_init_in *in, size_t len)
 const char *init_reply_clamp(struct fuse_out_header *reply, uint32_t len, uint32_t data_pages)
 {
 	struct fuse_init_out *out = (void *)(reply + 1);
-	uint32_t bytes = data_pages * LAYOUT_PAGE;
+	uint32_t bytes = data_pages * PAGE;
 	uint32_t pages = bytes / (uint32_t)sysconf(_SC_PAGESIZE);
 	uint32_t granted;
 

@@ -81,23 +81,23 @@ static const struct request_shape SHAPES[FUSE_OPCODE_MAX] = {
 
 /* A newer kernel may send requests that are not in the table. Every reply without file data fits a
  * page. */
-static const struct request_shape UNKNOWN = {.reply = LAYOUT_PAGE};
+static const struct request_shape UNKNOWN = {.reply = PAGE};
 
 static uint64_t whole_pages(uint64_t bytes)
 {
-	return (bytes + LAYOUT_PAGE - 1) / LAYOUT_PAGE * LAYOUT_PAGE;
+	return (bytes + PAGE - 1) / PAGE * PAGE;
 }
 
 void slot_layout_init(struct slot_layout *layout, uint32_t pages)
 {
-	uint32_t xattr_pages = XATTR_SIZE_MAX / LAYOUT_PAGE + 1; /* one page more for the name */
+	uint32_t xattr_pages = XATTR_SIZE_MAX / PAGE + 1; /* one page more for the name */
 	uint64_t table = whole_pages((uint64_t)(pages + LAYOUT_HEADS) * DRIVER_RING_DESC_BYTES);
-	uint64_t request_data = table + LAYOUT_PAGE;
+	uint64_t request_data = table + PAGE;
 
 	layout->pages = pages;
-	layout->data_bytes = (pages > xattr_pages ? pages : xattr_pages) * LAYOUT_PAGE;
+	layout->data_bytes = (pages > xattr_pages ? pages : xattr_pages) * PAGE;
 	layout->request = request_data - LAYOUT_REQUEST_HEAD;
-	layout->reply_data = request_data + layout->data_bytes + LAYOUT_PAGE;
+	layout->reply_data = request_data + layout->data_bytes + PAGE;
 	layout->bytes = layout->reply_data + layout->data_bytes;
 }
 
@@ -131,7 +131,7 @@ static int add_pages(const struct slot_layout *layout, struct request_chain *c,
 	int err = 0;
 
 	while (left && !err) {
-		uint32_t here = LAYOUT_PAGE - (uint32_t)((uintptr_t)at & (LAYOUT_PAGE - 1));
+		uint32_t here = PAGE - (uint32_t)((uintptr_t)at & (PAGE - 1));
 
 		if (here > left)
 			here = left;
@@ -195,7 +195,7 @@ static uint32_t reply_data(const struct request_shape *shape, const void *arg, u
 		*small = size ? size : shape->reply;
 		return 0;
 	case REPLY_TARGET:
-		return LAYOUT_PAGE - 1;
+		return PAGE - 1;
 	case REPLY_IOCTL:
 		return load32(&((const struct fuse_ioctl_in *)arg)->out_size);
 	default:

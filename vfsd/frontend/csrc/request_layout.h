@@ -17,10 +17,10 @@
 
 #include "transport/csrc/types.h"
 #include "transport/csrc/fuse_newer.h"
+#include "transport/csrc/page.h"
 #include "frontend/csrc/driver_ring.h"
 
 enum {
-	LAYOUT_PAGE = 4096,
 	LAYOUT_PAGES_MAX = 256, /* Linux' own limit for a request (fs.fuse.max_pages_limit) */
 	LAYOUT_HEADS = 4,	/* descriptors besides those of the pages */
 	LAYOUT_SEGMENTS_MAX = LAYOUT_PAGES_MAX + LAYOUT_HEADS,

@@ -4,7 +4,7 @@
  * is relied on: every descriptor is copied again and every address is translated again. A driver
  * that changes the chain between the two readings changes only where its error goes.
  */
-#define vring driver_vring /* the header has a struct vring of its own: the driver's view */
+#define vring driver_vring /* this header declares another struct vring, for drivers */
 #include <linux/virtio_ring.h>
 #undef vring
 

@@ -7,13 +7,18 @@
 
 #include <time.h>
 
+enum {
+	NS_PER_MS = 1000 * 1000,
+	NS_PER_SEC = 1000 * 1000 * 1000,
+};
+
 /* CLOCK_MONOTONIC, in nanoseconds. */
 static inline uint64_t clock_ns(void)
 {
 	struct timespec now;
 
 	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+	return (uint64_t)now.tv_sec * NS_PER_SEC + (uint64_t)now.tv_nsec;
 }
 
 #endif

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A raw clone instead of fork(): glibc has no function for it. What fork() does besides concerns
- * threads (there are none) and the thread id that glibc caches, which stays the parent's here.
+ * A raw clone(2), because glibc has no fork() that shares the fd table. The other work of glibc's
+ * fork() concerns threads, and there are none, and the thread id that glibc caches: in a child of a
+ * raw clone this stays the parent's id.
  * Recursive mutexes (zmq's) store this id to mark their owner; no other thread of the child can
  * have the same id while the parent lives. Robust mutexes do not work, since the kernel is given
  * the cached id as their owner; nothing here uses robust mutexes.

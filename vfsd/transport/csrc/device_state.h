@@ -22,7 +22,7 @@ enum {
 	DEVICE_VRINGS_MAX = REQUEST_QUEUES_MAX + 1, /* the request queues and the hiprio queue */
 };
 
-/* One region of guest memory (vhost-user: memory region). Bytes. */
+/* One region of guest memory (vhost-user: memory region). Size and offset are in bytes. */
 struct device_region {
 	uint64_t gpa; /* guest physical address */
 	uint64_t size;
@@ -45,7 +45,8 @@ struct device_vring {
 	uint32_t size;		  /* entries, a power of 2 */
 	uint32_t worker;	  /* slot of the worker that serves this vring */
 	uint32_t running;	  /* 1: started and enabled; 0: touch nothing */
-	uint32_t start; /* counts the starts: a ring that stopped and started is a new one */
+	uint32_t
+		start; /* number of starts, by which a worker notices a stop and start in between */
 };
 
 struct device_state {

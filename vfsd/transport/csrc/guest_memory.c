@@ -1,16 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "transport/csrc/guest_memory.h"
 
+#include "transport/csrc/page.h"
+
 #include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <sys/vfs.h>
-
-enum {
-	PAGE = 4096,
-};
 
 static bool same_region(const struct guest_mapping *m, const struct device_region *r)
 {
@@ -111,19 +109,19 @@ static int map_region(const struct device_region *r, struct guest_mapping *ret)
 }
 
 /* Insert by gpa. Return: 0 or -EINVAL when it overlaps a neighbour. */
-static int insert(struct guest_memory *memory, const struct guest_mapping *new)
+static int insert(struct guest_memory *memory, const struct guest_mapping *added)
 {
 	uint32_t at = memory->count;
 
-	while (at > 0 && memory->mappings[at - 1].gpa > new->gpa)
+	while (at > 0 && memory->mappings[at - 1].gpa > added->gpa)
 		at--;
-	if (at > 0 && memory->mappings[at - 1].gpa + memory->mappings[at - 1].size > new->gpa)
+	if (at > 0 && memory->mappings[at - 1].gpa + memory->mappings[at - 1].size > added->gpa)
 		return -EINVAL;
-	if (at<memory->count &&new->gpa + new->size> memory->mappings[at].gpa)
+	if (at < memory->count && added->gpa + added->size > memory->mappings[at].gpa)
 		return -EINVAL;
 	memmove(&memory->mappings[at + 1], &memory->mappings[at],
 		(memory->count - at) * sizeof(*memory->mappings));
-	memory->mappings[at] = *new;
+	memory->mappings[at] = *added;
 	memory->count++;
 	return 0;
 }
@@ -168,7 +166,7 @@ int guest_memory_update(struct guest_memory *memory, const struct device_region 
 	if (!err)
 		drop_unwanted(memory, regions, count);
 	for (uint32_t i = 0; !err && i < count; i++) {
-		struct guest_mapping new;
+		struct guest_mapping added;
 
 		if (mapped(memory, &regions[i]))
 			continue;
@@ -176,12 +174,12 @@ int guest_memory_update(struct guest_memory *memory, const struct device_region 
 			err = -EINVAL;
 			break;
 		}
-		err = map_region(&regions[i], &new);
+		err = map_region(&regions[i], &added);
 		if (err)
 			break;
-		err = insert(memory, &new);
+		err = insert(memory, &added);
 		if (err)
-			munmap(new.base, new.base_len);
+			munmap(added.base, added.base_len);
 	}
 	if (err)
 		guest_memory_clear(memory);

@@ -31,7 +31,8 @@ enum landlock_access {
 
 /* The version of the kernel's interface. Return: at least 1, or -errno if there is none. */
 int landlock_abi(void);
-/* All of enum landlock_access that this kernel knows; it refuses a rule that has another access. */
+/* The part of enum landlock_access that this kernel knows. The kernel refuses a rule that names any
+ * other access. */
 uint64_t landlock_known(void);
 
 /*
@@ -42,8 +43,9 @@ uint64_t landlock_known(void);
 int landlock_create(void) must_check;
 
 /*
- * As landlock_create(); in addition no signal reaches a process outside. `files`: deny access to
- * files. Without it only execution is denied, and LANDLOCK_REFER, which every set denies.
+ * As landlock_create(), but the rules also deny signals to processes outside. `files`: deny each
+ * access to files. If it is false, only LANDLOCK_EXECUTE is denied, and LANDLOCK_REFER, which every
+ * set of rules denies.
  */
 int landlock_create_scoped(bool files) must_check;
 

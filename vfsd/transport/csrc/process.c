@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "transport/csrc/process.h"
 
+#include "transport/csrc/page.h"
+
 #include <errno.h>
 #include <linux/kcmp.h>
 #include <link.h>
@@ -10,10 +12,6 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-
-enum {
-	PAGE = 4096,
-};
 
 int process_become_subreaper(void)
 {

@@ -111,7 +111,7 @@ int syscall_filter_load(enum seccomp_action action, const struct syscall_rule *r
 }
 
 /* libseccomp 2.5 writes a program only to an fd. Return: the program's size in bytes, or -errno. */
-static int export(scmp_filter_ctx filter, uint8_t *ret, uint32_t room)
+static int write_program(scmp_filter_ctx filter, uint8_t *ret, uint32_t room)
 {
 	int fd = memfd_create("vfsd-filter", MFD_CLOEXEC);
 	ssize_t size;
@@ -137,7 +137,7 @@ int syscall_filter_compile(enum seccomp_action action, const struct syscall_rule
 
 	if (result)
 		return result;
-	result = export(filter, ret, room);
+	result = write_program(filter, ret, room);
 	seccomp_release(filter);
 	return result;
 }

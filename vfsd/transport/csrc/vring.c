@@ -32,7 +32,7 @@
  * not used: cloud-hypervisor sends avail.idx there, which would skip requests, and the number of
  * every other front-end equals this sum.
  */
-#define vring driver_vring /* the header has a struct vring of its own: the driver's view */
+#define vring driver_vring /* this header declares another struct vring, for drivers */
 #include <linux/virtio_ring.h>
 #undef vring
 

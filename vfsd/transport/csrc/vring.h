@@ -15,7 +15,7 @@
 #include <sys/uio.h>
 
 enum {
-	CHAIN_SEGMENTS_MAX = 1024, /* in one direction; preadv2's IOV_MAX. 1 MiB needs 256 + 2 */
+	CHAIN_SEGMENTS_MAX = 1024, /* in one direction: IOV_MAX of preadv2(2) */
 
 	VRING_BROKEN = -1000, /* the ring itself is unusable: stop it */
 	CHAIN_BAD = -1001,    /* this chain is unusable: see bad_chain.h */

@@ -70,8 +70,8 @@ enum {
 
 /* ---- mounts ---- */
 
-/* What the kernel itself knows about an fd. No file system is asked, because the VMM may be the one
- * that serves that file system. */
+/* What the kernel itself knows about an fd. No file system is asked, because the VMM may be the
+ * server of that file system. */
 static int look(int fd, struct inode_key *ret)
 {
 	int flags = AT_EMPTY_PATH | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC;

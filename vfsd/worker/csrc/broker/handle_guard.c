@@ -15,6 +15,7 @@
  */
 #include "worker/csrc/broker/handle_guard.h"
 
+#include "transport/csrc/clock.h"
 #include "worker/csrc/broker/handle_broker.h"
 #include "worker/csrc/sandbox/seccomp.h"
 
@@ -84,7 +85,7 @@ static void end(struct watch *w, int status)
 
 static void pause_before_next(void)
 {
-	struct timespec pause = {.tv_nsec = PAUSE_MS * 1000000L};
+	struct timespec pause = {.tv_nsec = PAUSE_MS * NS_PER_MS};
 
 	nanosleep(&pause, NULL);
 }

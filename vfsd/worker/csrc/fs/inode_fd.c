@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "worker/csrc/fs/inode_fd.h"
 
+#include "transport/csrc/clock.h"
 #include "worker/csrc/host/fhandle.h"
 #include "worker/csrc/host/identity.h"
 #include "worker/csrc/host/proc_fd.h"
@@ -122,7 +123,7 @@ int inode_fd_open_path(struct fs *fs, const struct inode *inode)
 	int ms = 0, fd = open_path_once(fs, inode);
 
 	for (; fd == -ENFILE && is_worth_a_wait(fs) && ms < CLOSING_WAIT_MS; ms++) {
-		nanosleep(&(struct timespec){.tv_nsec = 1000 * 1000}, NULL);
+		nanosleep(&(struct timespec){.tv_nsec = NS_PER_MS}, NULL);
 		fd = open_path_once(fs, inode);
 	}
 	if (ms == CLOSING_WAIT_MS)

@@ -11,8 +11,8 @@
 #include <unistd.h>
 
 enum {
-	WAITS_MAX = 8,	 /* waits of one request: another program may take the file again */
-	WATCHED_MAX = 2, /* interrupted waits of one request: a rename has two files */
+	WAITS_MAX = 8,	 /* of one request; other programs may take a lease again and again */
+	WATCHED_MAX = 2, /* interrupted waits of one request; a rename concerns two files */
 };
 
 /* r->fd2 is the access mode. The working directory is /proc/self/fd. */

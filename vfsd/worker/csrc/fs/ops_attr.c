@@ -5,6 +5,7 @@
  * An inode's fd is O_PATH. A call that does not work on such an fd uses the fd's name in
  * /proc/self/fd, which is a link to that very file, not to a path: no path is resolved again.
  */
+#include "transport/csrc/clock.h"
 #include "worker/csrc/fs/entry.h"
 #include "worker/csrc/fs/file_capability.h"
 #include "worker/csrc/fs/inode_fd.h"
@@ -27,7 +28,6 @@
 #include <unistd.h>
 
 enum {
-	NS_PER_SEC = 1000 * 1000 * 1000,
 	MODE_BITS = 07777,
 	CHANGES = FATTR_MODE | FATTR_UID | FATTR_GID | FATTR_SIZE | FATTR_ATIME | FATTR_MTIME,
 };

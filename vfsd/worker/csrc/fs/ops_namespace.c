@@ -340,8 +340,8 @@ static int wait_for_renamed(struct request *r, int from_fd, int to_fd)
 			: lease_wait_name(r, from_fd, r->name);
 }
 
-/* A name has come to `dir` from another directory. The inode that it leads to may be unknown, or
- * another one by now: what is noted is a hint. */
+/* A name has come to `dir` from another directory. The guest may not know its inode, and
+ * by now the name may lead to another inode: the note is only a hint. */
 static void note_arrival(struct fs *fs, const struct inode *dir, int dir_fd, const char *name)
 {
 	struct inode *inode = NULL;

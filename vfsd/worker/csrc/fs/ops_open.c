@@ -390,7 +390,7 @@ static int create_tmpfile(struct fs *fs, struct request *r, const struct inode *
 	int fd, err;
 
 	if ((flags & O_ACCMODE) == O_RDONLY)
-		flags |= O_RDWR; /* open(2) requires it with O_TMPFILE */
+		flags |= O_RDWR; /* O_TMPFILE needs a mode that writes */
 	flags = (flags & ~O_TRUNC) | (int)(in->flags & O_EXCL);
 	fd = openat(dir_fd, ".", flags | O_TMPFILE | O_CLOEXEC, in->mode & 07777);
 	/* A kernel without O_TMPFILE fails with EISDIR, a file system without it may fail with

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The operator's options as the ops use them, resolved once by Python (worker/init.py). Whether the
+ * The operator's options as the ops use them. worker/policy.py fills the struct once. Whether the
  * guest supports a feature is in struct fuse_session.
  */
 #ifndef VFSD_POLICY_H
@@ -13,15 +13,16 @@
 enum file_handles {
 	/* An inode is held by an fd. */
 	FILE_HANDLES_NEVER,
-	/* By an fd until fds are scarce, then by a handle that the broker opens. */
+	/* An inode is held by an fd until fds are scarce, then by a handle that the broker opens.
+	 */
 	FILE_HANDLES_SIGNED,
-	/* By a handle if the file system has handles, otherwise by an fd. */
+	/* An inode is held by a handle if the file system has handles, otherwise by an fd. */
 	FILE_HANDLES_PREFER,
-	/* Always by a handle; a file without a handle cannot be looked up. */
+	/* An inode is held by a handle; a file without a handle cannot be looked up. */
 	FILE_HANDLES_MANDATORY,
 };
 
-/* As the replies of FUSE have it. */
+/* A time in the form of FUSE replies. */
 struct fs_timeout {
 	uint64_t sec;
 	uint32_t nsec;

@@ -15,10 +15,10 @@
  * root of a mount does, and so do files of some overlayfs. So if a directory still lacks an inode
  * after that, every name is opened.
  *
- * Whether it is that file. Device, inode number, type, and the birth time if both are known, of the
- * very fd that holds the inode then; and the handle, if there was one. A file that was removed
- * while the guest had it open has no name: it is lost, as is what the host has moved elsewhere. The
- * guest gets ESTALE for such a file, and goes on.
+ * Whether it is that file. Device, inode number and type are compared, and the birth time if both
+ * are known; they are those of the very fd that holds the inode then. A file that was removed while
+ * the guest had it open has no name: it is lost, as is what the host has moved elsewhere. The guest
+ * gets ESTALE for such a file, and goes on.
  *
  * Signed handles were signed with a key that is gone. Their inodes are found by name, and signed
  * again if there are not enough fds.

@@ -43,7 +43,7 @@
 enum {
 	TRIES_MAX = 500, /* tries of RMDIR, a millisecond apart */
 	NAMES_ROOM = 4096,
-	READS_MAX = 16, /* reads of a directory; they return about a thousand names .nfsXXXX */
+	READS_MAX = 16, /* reads of a directory, enough for about a thousand names .nfsXXXX */
 };
 
 static const char silly_prefix[] = ".nfs";
@@ -85,8 +85,8 @@ __attribute__((noinline, cold)) void silly_rename_prevent(struct fs *fs, uint64_
 	uint64_t nodeid = look_up(fs, dir, name, ret);
 	bool is_open = nodeid && file_table_of_inode(fs->files, nodeid, 0);
 
-	/* Closes what was released. An inode that borrowed the fd of a released file gets an fd of
-	 * its own. */
+	/* This closes the files that were released. An inode that borrowed the fd of a released
+	 * file gets an fd of its own. */
 	reclaim_flush(&fs->reclaim);
 	if (!nodeid)
 		return;

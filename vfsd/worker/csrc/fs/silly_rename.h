@@ -16,10 +16,11 @@ struct given_up {
 bool silly_rename_concerns(struct fs *fs, const struct inode *inode);
 
 /*
- * The name `name` in the directory `dir` (a nodeid), which this concerns, is about to be removed or
- * replaced. Close the fds of the file that only this daemon has open. The op must hold no pointer
- * into a table, and gets its pointers afterwards. After the op has ended with `result`,
- * silly_rename_done() gives a file that still exists its fd back. `ret`: zeroed by the caller.
+ * The name `name` in the directory `dir` (a nodeid) is about to be removed or replaced, and
+ * silly_rename_concerns() is true for `dir`. Close the fds of the file that only this daemon has
+ * open. The op must hold no pointer into a table, and gets its pointers afterwards. After the op
+ * has ended with `result`, silly_rename_done() gives a file that still exists its fd back. `ret`:
+ * zeroed by the caller.
  */
 void silly_rename_prevent(struct fs *fs, uint64_t dir, const char *name, struct given_up *ret);
 void silly_rename_done(struct fs *fs, uint64_t dir, const char *name, const struct given_up *gone,

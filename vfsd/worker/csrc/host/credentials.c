@@ -190,7 +190,7 @@ static int become_user_uid(struct credentials *c, uint32_t uid)
 	if (c->uid == uid)
 		return 0;
 	err = set_euid(uid);
-	if (!err && c->root_uid && uid) /* the kernel does it after uid 0 */
+	if (!err && c->root_uid && uid) /* the kernel empties the set if uid 0 was left */
 		err = set_all_effective(false);
 	if (err)
 		return err;

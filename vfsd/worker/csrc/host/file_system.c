@@ -10,8 +10,8 @@
  * stay valid after a copy-up. Handles of NFS are longer than FHANDLE_BYTES_MAX. ZFS no longer opens
  * a file by its handle once the file has lost its last name.
  *
- * Births. The birth time of a file of overlayfs is that of the file in its layer: after a copy-up
- * it is another one.
+ * Births. The birth time of a file of overlayfs is that of the file in its layer, and
+ * changes with a copy-up.
  *
  * close(). Network file systems and FUSE may write data back when a file is closed, and that may
  * fail.

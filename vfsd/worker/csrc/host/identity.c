@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "worker/csrc/host/identity.h"
 
+#include "transport/csrc/clock.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/syscall.h>
@@ -8,7 +10,6 @@
 
 enum {
 	STATX_WANTED = STATX_BASIC_STATS | STATX_BTIME | STATX_MNT_ID,
-	NS_PER_SEC = 1000 * 1000 * 1000,
 };
 
 /* AT_NO_AUTOMOUNT: a guest that looks at an automount point must not make the host mount
@@ -22,7 +23,7 @@ static int stat_fd(int fd, const char *empty, struct statx *ret)
 
 int identity_stat_fd(int fd, struct statx *ret)
 {
-	static bool must_be_string; /* true before Linux 6.11; NULL is a tenth faster */
+	static bool must_be_string; /* before Linux 6.11; a NULL saves a tenth of the time */
 	int err = -EFAULT;
 
 	if (!__atomic_load_n(&must_be_string, __ATOMIC_RELAXED))

@@ -25,16 +25,17 @@ static bool wait_for_completions(struct worker *w, uint64_t deadline_ns)
 	};
 	uint64_t now = clock_ns();
 
-	if (deferred_completions(w)) /* some requests are refused without a wake-up */
+	/* No event announces a read that io_submit(2) has refused. */
+	if (deferred_completions(w))
 		return true;
 	if (now >= deadline_ns)
 		return false;
-	poll(completed, 2, (int)((deadline_ns - now) / 1000000) + 1);
+	poll(completed, 2, (int)((deadline_ns - now) / NS_PER_MS) + 1);
 	direct_io_clear(w->direct_io);
 	return true;
 }
 
-/* Give the requests of a ring that is to stop time to end, until the deadline. */
+/* A ring is to stop: wait for its requests to end, at most until the deadline. */
 static void drain(struct worker *w, struct worker_ring *ring, uint64_t deadline_ns)
 {
 	while (ring->replay_next < ring->replay_count && ring->runs && !w->cold &&
@@ -54,7 +55,7 @@ static void abandon_request(struct worker *w, struct request *r)
 
 	offload_abandon(w->offload, r);
 	ring->outstanding--;
-	if (r->ring_life == ring->life) /* else the ring broke, and started again */
+	if (r->ring_life == ring->life) /* else the ring has broken and started again since then */
 		vring_push(&ring->vring, r->chain.head, request_reply(r, -EIO));
 }
 
@@ -95,7 +96,7 @@ static bool any_outstanding(const struct worker *w)
 
 static void stop_rings(struct worker *w, const struct device_state *next, uint32_t drain_ms)
 {
-	uint64_t deadline = clock_ns() + (uint64_t)drain_ms * 1000000;
+	uint64_t deadline = clock_ns() + (uint64_t)drain_ms * NS_PER_MS;
 
 	for (uint32_t i = 0; i < DEVICE_VRINGS_MAX; i++) {
 		if (!ring_must_stop(w, i, next))
@@ -142,7 +143,7 @@ static bool any_loser(struct worker *w)
  */
 static void leave_retired_memory(struct worker *w, uint32_t drain_ms)
 {
-	uint64_t deadline = clock_ns() + (uint64_t)drain_ms * 1000000;
+	uint64_t deadline = clock_ns() + (uint64_t)drain_ms * NS_PER_MS;
 	struct worker_ring *ring;
 	struct request *r;
 	uint32_t at = 0;

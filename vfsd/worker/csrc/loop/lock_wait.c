@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "worker/csrc/loop/lock_wait.h"
 
+#include "transport/csrc/clock.h"
 #include "worker/csrc/fs/ops.h"
 #include "worker/csrc/request/intent.h"
 
@@ -132,5 +133,5 @@ int lock_wait_timeout(const struct lock_waiters *waiters, const struct fs *fs)
 		return -1;
 	return waiters->retry_at_ns <= fs->now_ns
 		       ? 0
-		       : (int)((waiters->retry_at_ns - fs->now_ns) / 1000000) + 1;
+		       : (int)((waiters->retry_at_ns - fs->now_ns) / NS_PER_MS) + 1;
 }

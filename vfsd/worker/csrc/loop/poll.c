@@ -178,7 +178,7 @@ static void wait_at_most(struct poll_set *set, int ms)
 
 static int ms_until(const struct worker *w, uint64_t ns)
 {
-	return ns > w->fs.now_ns ? (int)((ns - w->fs.now_ns) / 1000000) + 1 : 0;
+	return ns > w->fs.now_ns ? (int)((ns - w->fs.now_ns) / NS_PER_MS) + 1 : 0;
 }
 
 /* Ask every ring for kicks. Return: false if a ring already has work. */

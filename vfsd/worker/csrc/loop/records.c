@@ -3,15 +3,12 @@
 
 #include "transport/csrc/device_state.h"
 #include "transport/csrc/inflight.h"
+#include "transport/csrc/page.h"
 #include "transport/csrc/vring.h"
 #include "worker/csrc/request/intent.h"
 
 #include <string.h>
 #include <sys/mman.h>
-
-enum {
-	PAGE = 4096,
-};
 
 static uint64_t intents_offset(void)
 {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "worker/csrc/loop/ring.h"
 
+#include "transport/csrc/page.h"
 #include "worker/csrc/loop/records.h"
 #include "worker/csrc/request/intent.h"
 
@@ -12,10 +13,6 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-enum {
-	PAGE = 4096,
-};
 
 static void add_own(struct worker *w, struct worker_ring *ring)
 {

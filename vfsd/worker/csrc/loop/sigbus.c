@@ -1,14 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "worker/csrc/loop/sigbus.h"
 
+#include "transport/csrc/page.h"
+
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
-
-enum {
-	PAGE = 4096,
-};
 
 static const struct guest_memory *guarded;
 

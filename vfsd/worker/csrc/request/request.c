@@ -200,7 +200,7 @@ bool request_next_label(const uint8_t **at, uint32_t *left, struct request_label
 		return false;
 	len = (len + head.size + 7) / 8 * 8;
 	if (len > *left)
-		len = *left; /* the last one may lack its padding */
+		len = *left; /* the padding of the last label may be missing */
 	*at += len;
 	*left -= len;
 	return true;

@@ -92,7 +92,7 @@ int isolate_pivot(int tree_fd)
 {
 	int err = result(fchdir(tree_fd));
 
-	/* The old root goes on top of the new one, where "." then finds it. */
+	/* The old root is then mounted on top of the new root, where "." leads to it. */
 	if (!err)
 		err = result(syscall(SYS_pivot_root, ".", "."));
 	if (!err)

@@ -33,16 +33,16 @@ int isolate_receive_mounts_only(void) must_check;
  */
 int isolate_mount_proc(bool hide_others) must_check;
 
-/* A copy of the directory `path` with all that is mounted below it, not yet attached. Return: fd.
- */
+/* Copy the mount of the directory `path`, with all that is mounted below it. The copy is not yet
+ * attached. Return: its fd. */
 int isolate_copy_tree(const char *path) must_check;
 /*
- * Restrict every mount of that copy: no device can be opened, no set-id bit or file capability has
- * an effect, and with `readonly` nothing can be changed either. A mount that the host adds later
- * does not get this. Return: also -ENOSYS (before Linux 5.12).
+ * Restrict every mount of a copy of isolate_copy_tree(): no device can be opened, no set-id bit or
+ * file capability has an effect, and with `readonly` nothing can be changed either. A mount that
+ * the host adds later does not get this. Return: also -ENOSYS (before Linux 5.12).
  */
 int isolate_restrict_tree(int tree_fd, bool readonly) must_check;
-/* Attach that copy on top of the directory `path`. */
+/* Attach a copy of isolate_copy_tree() on top of the directory `path`. */
 int isolate_attach_tree(int tree_fd, const char *path) must_check;
 
 /* Make the attached `tree_fd` the root of this process, and detach the old root. */

@@ -32,7 +32,7 @@ static const struct syscall_row TABLE[] = {VFSD_SYSCALLS(ROW)};
 
 enum {
 	ROWS = sizeof(TABLE) / sizeof(TABLE[0]),
-	ANYBODY = ROLE_POOL | ROLE_LOOP | ROLE_THREAD,
+	ROLES_OF_POOL = ROLE_POOL | ROLE_LOOP | ROLE_THREAD,
 };
 
 /* The rules for some roles, and the row that each rule comes from. */
@@ -90,7 +90,7 @@ static int confine(uint32_t roles, enum seccomp_action action, uint32_t conditio
 
 int seccomp_confine_pool(enum seccomp_action action, uint32_t conditions, int32_t *ret_row)
 {
-	return confine(ANYBODY, action, conditions, ret_row);
+	return confine(ROLES_OF_POOL, action, conditions, ret_row);
 }
 
 int seccomp_confine_guard(enum seccomp_action action, int32_t *ret_row)

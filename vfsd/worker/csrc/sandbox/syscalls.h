@@ -187,7 +187,7 @@
 	X(eventfd2, P | L, 0, ANY, "offload.c direct_io.c pool_memory.py",                        \
 	  "completions; zmq's own; deaths and starts of workers")                                 \
 	/* Waiting */                                                                             \
-	X(poll, P | L | T, 0, ANY, "poll.c adopt.c fhandle.c watchdog.c pool.py",                 \
+	X(poll, P | L | T, 0, ANY, "poll.c adopt.c fhandle.c watchdog.c fd_calls.py",             \
 	  "the loop, pool, zmq; a pause")                                                         \
 	X(ppoll, P | L | T, IF_LATER_FORMS, ANY, "glibc", "poll() where there is no other call")  \
 	X(epoll_create1, L, 0, ANY, "zmq", "epoll_t::epoll_t()")                                  \

@@ -9,6 +9,7 @@
 #define VFSD_INODE_LAYOUT_H
 
 #include "worker/csrc/tables/forgotten_ring.h"
+#include "transport/csrc/clock.h"
 #include "worker/csrc/tables/inode.h"
 #include "worker/csrc/tables/mount_table.h"
 #include "worker/csrc/tables/owner_lock.h"
@@ -18,7 +19,7 @@
 
 /* An age beyond which no other file can have the same birth time. It is longer than a tick of any
  * clock from which file systems take birth times. */
-#define YOUNG_NS INT64_C(1000000000)
+#define YOUNG_NS NS_PER_SEC
 
 enum {
 	ROOT_SLOT = 1,	  /* the first slot; the root's nodeid is the same number */
@@ -220,7 +221,7 @@ static inline bool is_young(int64_t btime)
 	struct timespec now;
 
 	clock_gettime(CLOCK_REALTIME, &now);
-	return btime > (int64_t)now.tv_sec * 1000000000 + now.tv_nsec - YOUNG_NS;
+	return btime > (int64_t)now.tv_sec * NS_PER_SEC + now.tv_nsec - YOUNG_NS;
 }
 
 #endif

@@ -37,13 +37,13 @@ static bool leave(struct inode_table *t, uint32_t worker, struct inode *inode, u
 static uint64_t take_lookups(struct inode *inode, uint64_t count)
 {
 	uint64_t old = __atomic_load_n(&inode->lookup_count, __ATOMIC_RELAXED);
-	uint64_t new;
+	uint64_t left;
 
 	do {
-		new = old > count ? old - count : 0;
-	} while (!__atomic_compare_exchange_n(&inode->lookup_count, &old, new, true,
+		left = old > count ? old - count : 0;
+	} while (!__atomic_compare_exchange_n(&inode->lookup_count, &old, left, true,
 					      __ATOMIC_ACQ_REL, __ATOMIC_RELAXED));
-	return new;
+	return left;
 }
 
 /* May the guest ask for this inode again after forgetting it (forgotten.c)? */

@@ -39,6 +39,8 @@ struct inode *inode_restore(struct inode_table *t, uint32_t worker, uint64_t nod
 			    const struct inode *values, const struct inode *parent)
 {
 	uint32_t slot = (uint32_t)nodeid, generation = (uint32_t)(nodeid >> 32);
+	uint64_t hash = hash_of(inode_key_of(values));
+	uint32_t mount_id = inode_key_mount_id(inode_key_of(values));
 	struct inode *inode;
 
 	if (slot == ROOT_SLOT || !(generation & 1) || !inode_slots_take_at(t, worker, slot))
@@ -49,17 +51,17 @@ struct inode *inode_restore(struct inode_table *t, uint32_t worker, uint64_t nod
 	inode->next = inode->lender = inode->retired_by = 0;
 	if (parent)
 		inode_table_note_parent(inode, parent);
-	if (inode_key_mount_id(inode_key_of(inode)) != t->mounts.root_id)
-		mount_table_enter(&t->mounts, worker, inode_key_mount_id(inode_key_of(inode)));
+	if (mount_id != t->mounts.root_id)
+		mount_table_enter(&t->mounts, worker, mount_id);
 	if (inode->fd >= 0) {
 		note_cached(t, inode);
 		t->held++;
 	}
 	t->in_use++;
-	owner_lock(stripe_of(t, hash_of(inode_key_of(inode))), worker);
-	inode_hash_link(t, hash_of(inode_key_of(inode)), inode);
-	inode_hash_linked(t, worker, hash_of(inode_key_of(inode)));
-	owner_unlock(stripe_of(t, hash_of(inode_key_of(inode))));
+	owner_lock(stripe_of(t, hash), worker);
+	inode_hash_link(t, hash, inode);
+	inode_hash_linked(t, worker, hash);
+	owner_unlock(stripe_of(t, hash));
 	return inode;
 }
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* PRIVATE: C only */
-/* Inodes come back into a new table, by the nodeids that they had in another one (session_image.c).
+/* Inodes come back into a new table, by the nodeids that they had in the lost table
+ * (session_image.c).
  * All of this is for a process that has the new table for itself. */
 #ifndef VFSD_INODE_RESTORE_H
 #define VFSD_INODE_RESTORE_H
@@ -22,7 +23,7 @@ uint32_t inode_restore_generation(const struct inode_table *t);
 struct inode *inode_restore(struct inode_table *t, uint32_t worker, uint64_t nodeid,
 			    const struct inode *values, const struct inode *parent);
 
-/* After the last one: the inodes that are entered from now on have generations above
+/* Called after the last inode_restore(): inodes that are entered from now on have generations above
  * `generation`. */
 void inode_restore_end(struct inode_table *t, uint32_t generation);
 

@@ -59,8 +59,8 @@
  * from then on.
  *
  * `fd` changes under the stripe's lock. It changes only between -1 and a number, except where a
- * readable fd replaces another one (open_cache.c) or the reverse. An fd that is to be closed is
- * retired (reclaim.h).
+ * readable fd takes the place of an O_PATH fd (open_cache.c) or the reverse. An fd that is to be
+ * closed is retired (reclaim.h).
  *
  * An inode may have neither fd nor handle. Its fd was closed before its name was removed, on a
  * file system that renames a removed file that an fd still holds (silly_rename.c). The guest gets
@@ -89,6 +89,7 @@
 #include "worker/csrc/tables/inode_layout.h"
 #include "worker/csrc/tables/inode_slots.h"
 #include "worker/csrc/tables/table_count.h"
+#include "worker/csrc/tables/tables.h"
 
 #include <sys/stat.h>
 
@@ -96,7 +97,10 @@ enum {
 	CACHE_LINE = 64,
 };
 
-#define REPORT_PAUSE_NS (UINT64_C(60) * 1000000000)
+_Static_assert((uint64_t)(INODE_CAPACITY_MAX / INODE_BLOCK + 1) * BLOCK_SLOTS <= UINT32_MAX,
+	       "each slot has a number");
+
+#define REPORT_PAUSE_NS (UINT64_C(60) * NS_PER_SEC)
 
 static uint64_t add_part(uint64_t *at, uint64_t bytes, uint64_t align)
 {

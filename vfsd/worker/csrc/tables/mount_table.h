@@ -58,11 +58,12 @@ void mount_table_leave(struct mount_table *t, struct reclaim *reclaim, uint32_t 
  * ownership) or by MOUNT_FD_NONE. Return: was it MOUNT_FD_UNKNOWN? */
 bool mount_table_set_fd(struct mount_table *t, uint32_t worker, uint32_t id, int fd);
 
-/* These do for mounts what the functions of the same names in inode_table.h and tables.h do. */
+/* The functions inode_table_adopt_retired, inode_table_bury and inode_table_fds call these for the
+ * mounts. */
 void mount_table_adopt_retired(struct mount_table *t, struct reclaim *reclaim);
 void mount_table_bury(struct mount_table *t, uint32_t slot);
-/* Write fds to `ret`, beginning at ret[count]. Return: `count` plus the number of fds, which may be
- * more than `room`. */
+/* Write the fds of the mounts to `ret`, beginning at ret[count]. Return: `count` plus the number of
+ * fds, which may be more than `room`. */
 uint64_t mount_table_fds(const struct mount_table *t, int32_t *ret, uint64_t room, uint64_t count);
 
 #endif

@@ -2,12 +2,11 @@
 /*
  * THEORY
  *
- * Purpose. When the first process of the sandbox dies, every fd of the share is closed, and nothing
+ * Purpose. When the holder dies, every fd of the share is closed, and nothing
  * is left of the session but its tables, in memfds that the supervisor holds. The tables are full
  * of what ends with the sandbox: fds, mount ids, locks, hash chains. The image is what remains
  * true: which files the guest knows and how they can be found again, what it has open, and what was
- * agreed on. A new sandbox is built from the image (session_restore.c). Other uses of the same
- * kind, as an upgrade to another layout of the tables, are meant to use this format too.
+ * agreed on. A new sandbox is built from the image (session_restore.c).
  *
  * Format. A header, the descriptions of the sections, the descriptions of their fields, and the
  * records. All records of a section have the same size. A reader finds a section and a field by its
@@ -37,6 +36,11 @@
 #include <string.h>
 
 static const char magic[8] = "vfsdimg";
+
+_Static_assert((int)IMAGE_HANDLE == (int)FHANDLE_BYTES_MAX, "a node has room for each handle");
+_Static_assert(sizeof(((struct image_session *)0)->staging) ==
+		       sizeof(((struct worker_table *)0)->staging),
+	       "the whole prefix is kept");
 
 #define FIELD(type, field)                                                              \
 	{                                                                               \
@@ -332,33 +336,37 @@ static const struct section_type *type_of(const struct image_section *section)
 	return NULL; /* a later version has it */
 }
 
+static int read_header(const void *image, uint64_t bytes, struct image_header *ret)
+{
+	if (bytes < sizeof(*ret))
+		return -EINVAL;
+	memcpy(ret, image, sizeof(*ret));
+	if (memcmp(ret->magic, magic, sizeof(magic)) || ret->version > IMAGE_VERSION ||
+	    ret->section_count > IMAGE_SECTIONS_MAX || ret->bytes > bytes ||
+	    !is_within(sizeof(*ret), ret->section_count, sizeof(struct image_section), ret->bytes))
+		return -EINVAL;
+	return 0;
+}
+
 int session_image_open(const void *image, uint64_t bytes, struct session_image *ret)
 {
 	struct image_header header;
+	int err = read_header(image, bytes, &header);
 
 	*ret = (struct session_image){0};
-	if (bytes < sizeof(header))
-		return -EINVAL;
-	memcpy(&header, image, sizeof(header));
-	if (memcmp(header.magic, magic, sizeof(magic)) || header.version > IMAGE_VERSION ||
-	    header.section_count > IMAGE_SECTIONS_MAX || header.bytes > bytes ||
-	    !is_within(sizeof(header), header.section_count, sizeof(struct image_section),
-		       header.bytes))
-		return -EINVAL;
-	for (uint32_t i = 0; i < header.section_count; i++) {
+	for (uint32_t i = 0; !err && i < header.section_count; i++) {
 		const uint8_t *at = (const uint8_t *)image + sizeof(header);
 		const struct section_type *type;
 		struct image_section section;
-		int err = 0;
 
 		memcpy(&section, at + i * sizeof(section), sizeof(section));
 		type = type_of(&section);
 		if (type)
 			err = open_section(image, header.bytes, &section, type,
 					   (void *)((uint8_t *)ret + type->view));
-		if (err)
-			return err;
 	}
+	if (err)
+		return err;
 	return ret->session.count == 1 ? 0 : -EINVAL;
 }
 

@@ -86,8 +86,8 @@ struct image_file {
 	int32_t open_flags; /* of open(2) */
 };
 
-/* The tables of a session, mapped. They may hold anything: the worker that was taken over before
- * the sandbox was lost wrote to them. */
+/* The tables of a session, mapped. They may hold anything: a worker of the lost sandbox may have
+ * been taken over. */
 struct image_tables {
 	const void *inodes;
 	const void *files;
@@ -96,14 +96,15 @@ struct image_tables {
 	uint32_t file_capacity;
 };
 
-/* Write the image to `ret`, which has room for `room` bytes, if that is enough. Return: the bytes
- * of the image, or -EINVAL (the tables have another layout). */
+/* Write the image to `ret` if `room` bytes are enough for it. Return: the size of the image in
+ * bytes, written or not; or -EINVAL (the tables have another layout). */
 int64_t session_image_write(const struct image_tables *from, void *ret, uint64_t room) must_check;
 
-/* The same into memory that the caller frees. Return also: -ENOMEM. */
+/* Write the image to new memory, *ret, which the caller frees. Return as above, or -ENOMEM. */
 int64_t session_image_make(const struct image_tables *from, void **ret) must_check;
 
-/* How the records of a section lie in an image, as against their structs here. */
+/* Where an image has the records of a section, and which parts of a record go to which places in
+ * the struct of this version. */
 struct image_view {
 	const uint8_t *records;
 	uint64_t count;
@@ -125,7 +126,8 @@ struct session_image {
 /* Check an image, of this version or an older one, and find its sections. Return: 0 or -EINVAL. */
 int session_image_open(const void *image, uint64_t bytes, struct session_image *ret) must_check;
 
-/* Copy a record. A field that the image does not have is zero; index: below the view's count. */
+/* Copy a record. A field that the image does not have is zero; `index` is below the
+ * `count` of the view. */
 void session_image_session(const struct session_image *image, struct image_session *ret);
 void session_image_node(const struct session_image *image, uint64_t index, struct image_node *ret);
 void session_image_file(const struct session_image *image, uint64_t index, struct image_file *ret);

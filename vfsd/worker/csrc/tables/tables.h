@@ -8,6 +8,10 @@
 
 #include "transport/csrc/types.h"
 
+enum {
+	INODE_CAPACITY_MAX = 1 << 28, /* inodes, the root included: a slot's number has 32 bits */
+};
+
 /* The size in bytes of each shared segment. The segments are memfds, and sparse. */
 uint64_t inode_table_bytes(uint32_t capacity);
 uint64_t file_table_bytes(uint32_t capacity);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * One row per worker slot, and the FUSE session that all workers serve. The table is shared by the
- * pool (which starts workers, and cleans up after dead ones), the workers, and the supervisor
- * (which reads the counters and trusts none of them).
+ * pool, which starts workers and cleans up after dead workers, and by the workers. The supervisor
+ * keeps the fd of the table for the next sandbox and does not read the table.
  *
  * Each row has one writer, the worker in that slot, so counters need no atomic read-modify-write
  * and share no cache line. A reader must expect values from different moments.
