@@ -17,9 +17,9 @@ connection and no VM is connected: a VM that goes away while there is no daemon 
 A holder that is killed is not replaced before the next start of the daemon: from then on the VM no
 longer outlives the daemon.
 
-Trust. A user that may write to the sockets may take the memory of the guest. They have mode 0600, and
-belong to the user that starts the daemon. The holder is confined as keeper and supervisor are, and
-what it stores is bounded.
+Trust. A user that may write to the sockets may take the memory of the guest. The sockets have mode
+0600, and belong to the user that starts the daemon. The holder is confined as keeper and supervisor
+are, and what it stores is bounded.
 """
 
 import os
