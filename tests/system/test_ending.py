@@ -90,12 +90,19 @@ def test_the_same_daemon_is_mounted_again(tmp_path: Path) -> None:
 
 
 def kill_family(process: subprocess.Popen[bytes]) -> None:
-    """Send SIGKILL to a daemon and to all processes that it started."""
-    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    """Send SIGKILL to a daemon and to all processes that it started. They are stopped before, since
+    a process that is left for a moment creates the process that died again."""
+    first = psutil.Process(process.pid)
+    family: list[psutil.Process] = []
+    while found := {first, *first.children(recursive=True)} - set(family):
+        for member in found:
+            with suppress(psutil.NoSuchProcess):
+                member.suspend()
+        family += found
     for member in family:
         with suppress(psutil.NoSuchProcess):  # workers die with their pool
             member.kill()
-    psutil.wait_procs(family[1:], 5)
+    psutil.wait_procs([member for member in family if member != first], HANG)
 
 
 def test_users_get_an_error_when_the_back_end_is_killed(
