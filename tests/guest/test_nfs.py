@@ -27,7 +27,7 @@ MODULES = ("nfsd", "nfsv3", "nfsv4")
 PROGRAMS = ("exportfs", "rpcbind", "rpc.mountd")
 MOUNTD_PORT = 20048
 VERSIONS = {
-    "3": "vers=3,nolock,proto=tcp,addr=127.0.0.1,mountproto=tcp,mountvers=3,"
+    "3": "vers=3,nolock,proto=tcp,port=2049,addr=127.0.0.1,mountproto=tcp,mountvers=3,"
     f"mountaddr=127.0.0.1,mountport={MOUNTD_PORT}",
     "4.2": "vers=4.2,addr=127.0.0.1,clientaddr=127.0.0.1",
 }
@@ -41,11 +41,13 @@ mount -t tmpfs export /srv
 chown {user}:{user} /srv; chmod 755 /srv
 touch /var/lib/nfs/etab /var/lib/nfs/rmtab
 echo '/srv 127.0.0.1(rw,root_squash,insecure,fsid=1,no_subtree_check)' >/etc/exports
-cp /host{programs}/* /host{root}/etc/netconfig /etc
+cp /host{programs}/* /host{root}/etc/netconfig /host{root}/etc/services /etc
+cp /host{root}/etc/protocols /host{root}/etc/rpc /etc
 ip link set lo up
 mkdir -p /run/rpcbind
 echo '_rpc:x:107:65534::/run/rpcbind:/bin/false' >>/etc/passwd
-/etc/rpcbind
+/etc/rpcbind -f >/tmp/rpcbind.log 2>&1 &
+until grep -q :006F /proc/net/tcp; do kill -0 $! || cat /tmp/rpcbind.log; sleep 0.2; done
 /etc/exportfs -a
 /etc/rpc.mountd --foreground --port {port} >/tmp/mountd.log 2>&1 &
 echo tcp 2049 >/proc/fs/nfsd/portlist
