@@ -135,9 +135,14 @@ def _places(listener: Listener) -> list[Path]:
     chosen = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0] or os.environ.get("TMPDIR")
     if chosen:
         return [Path(chosen).absolute()]
-    own = Path(listener.path).parent if listener.path else None
-    found = ("/tmp", os.environ.get("XDG_RUNTIME_DIR"), "/run", own)
+    found = ("/tmp", os.environ.get("XDG_RUNTIME_DIR"), "/run", "/dev/shm", _folder_of(listener))
     return [Path(place) for place in found if place]
+
+
+def _folder_of(listener: Listener) -> str | None:
+    """The folder of the VMM's socket, also of one that was passed as an fd; None if it has none."""
+    path = listener.path or os.fsdecode(listener.socket.getsockname())
+    return str(Path(path).parent) if path.startswith("/") else None
 
 
 def _clean_up(listener: Listener, runtime_dir: RuntimeDir) -> None:
