@@ -15,7 +15,7 @@ from .daemon import wait_until
 from .test_bad_input import VIRTIOFSD
 
 # Every mount except for that of the socket becomes read-only, as in a container with a read-only
-# root.
+# root. The folders that the environment names do not exist.
 READ_ONLY = """
 mount -t tmpfs socket "$1"
 findmnt -rno TARGET | grep -vx "$1" | while read -r mount; do
@@ -23,8 +23,8 @@ findmnt -rno TARGET | grep -vx "$1" | while read -r mount; do
 done
 cd /
 ! mkdir /tmp/writable /run/writable 2>/dev/null
-shift
-exec env -u TMPDIR -u XDG_RUNTIME_DIR -u RUNTIME_DIRECTORY "$@"
+own=$1; shift
+exec env -u XDG_RUNTIME_DIR TMPDIR="$own/none" RUNTIME_DIRECTORY="$own/gone" "$@"
 """
 
 
@@ -64,3 +64,18 @@ def test_the_folder_of_the_socket_is_enough(
         finally:
             daemon.terminate()
             assert daemon.wait(HANG) == 0
+
+
+def test_nowhere_to_put_the_workers_sockets(tmp_path: Path, requires: Callable[[str], str]) -> None:
+    requires("root")
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind("")  # an address that is not a path
+        sock.listen()
+        command = [*VIRTIOFSD, f"--fd={sock.fileno()}", "--shared-dir=/usr"]
+        done = subprocess.run(
+            ["unshare", "--mount", "sh", "-ec", READ_ONLY, "sh", str(tmp_path), *command],
+            stderr=subprocess.PIPE, text=True, pass_fds=[sock.fileno()], timeout=HANG, check=False,
+        )  # fmt: skip
+    assert done.returncode == 1
+    start = f"virtiofsd: cannot make a folder for sockets in '{tmp_path}/gone'"
+    assert done.stderr.startswith(start), done.stderr
