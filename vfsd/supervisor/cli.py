@@ -59,6 +59,8 @@ def _print(action: str) -> int:
 
 def _serve(options: Options) -> int:
     _fill_standard_fds()
+    if not os.path.isdir("/proc/self/fd"):  # noqa: PTH112 - pathlib would be imported for this
+        raise OperatorError("/proc is not mounted; try: mount -t proc proc /proc")
     options = replace(options, shared_dir=check_shared_dir(options))
     root = open_shared_dir(options)
     _check_ids(options)
