@@ -10,8 +10,6 @@ from pathlib import Path
 import pytest
 
 from tests.waiting import HANG
-from vfsd.frontend import vmm
-from vfsd.frontend.backend_process import own_backend
 from vfsd.transport.vhost_user import Number
 
 from .backend import Backend
@@ -105,14 +103,6 @@ def test_a_daemon_that_does_not_start(tmp_path: Path, target: str) -> None:
     first, last = done.stderr.splitlines()
     assert "--frobnicate" in first
     assert last == "vfsd: virtiofsd ended with status 2 before it listened"
-
-
-def test_a_daemon_of_its_own_may_be_slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The daemon's first answer waits for the start of a pool."""
-    monkeypatch.setattr(vmm, "ANSWER_SECONDS", 0.001)
-    with own_backend(str(tmp_path), ["--sandbox=none"]) as connected:
-        connected.negotiate()
-        assert connected.queues_offered > 1
 
 
 def test_more_queues_than_there_are(tmp_path: Path, target: str) -> None:

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import require
 from tests.sandbox_modes import NAMESPACE, SandboxMode, in_each_mode, in_every_mode
 
-from .daemon import Daemon, wait_until
+from .daemon import OURS, Daemon, wait_until
 from .driver import Frontend
-from .fuse import Guest
+from .fuse import ROOT, Guest
 from .injector import AT_FDCWD, Injector, Killed
 
 WORKERS = 16
@@ -40,7 +41,6 @@ ALWAYS: dict[str, Attempt] = {
     "a program": ("execve", "/bin/true", 0, 0),
     "a debugger": ("ptrace", 16, 1, 0, 0),
     "a socket": ("socket", 1, 1, 0),
-    "a real-time policy": ("sched_setscheduler", 0, SCHED_FIFO, b"\1\0\0\0"),
     "prctl": ("prctl", PR_SET_DUMPABLE, 0, 0, 0, 0),
     "executable memory": ("mmap", 0, 4096, 4, 0x22, -1, 0),
 }
@@ -106,6 +106,28 @@ def attempted(pid: int, attempt: Attempt) -> str:
             return str(worker.call(*attempt))
     except Killed as killed:
         return killed.signal.name
+
+
+def test_it_cannot_change_its_scheduling_policy() -> None:
+    """The call is answered, since zmq makes it, and not made."""
+    with Daemon() as daemon, Frontend(daemon.socket) as frontend:
+        Guest(frontend.setup(1)).init()
+        (worker,) = daemon.titled("worker")
+        policy = os.sched_getscheduler(worker)
+        assert policy != SCHED_FIFO
+        assert attempted(worker, ("sched_setscheduler", 0, SCHED_FIFO, b"\1\0\0\0")) == "0"
+        assert os.sched_getscheduler(worker) == policy
+
+
+@pytest.mark.parametrize("policy", ["--batch 0", "--fifo 1", "--reset-on-fork --rr 1"])
+def test_a_daemon_may_have_any_scheduling_policy(policy: str) -> None:
+    """As a service with CPUSchedulingPolicy= has one."""
+    program = [require("chrt"), *policy.split(), *OURS]
+    with Daemon(program=program) as daemon, Frontend(daemon.socket) as frontend:
+        guest = Guest(frontend.setup(2))
+        guest.init()
+        for queue in (1, 2):
+            guest.lookup(ROOT, b".", queue=queue)
 
 
 @in_each_mode

@@ -42,6 +42,14 @@ def test_init_in_a_loop(daemon: Daemon) -> None:
         assert daemon.log.read_text().count("the guest has mounted the share") == 1
 
 
+def test_a_guest_without_features(daemon: Daemon) -> None:
+    """Hermit offers no flag."""
+    with Frontend(daemon.socket).setup() as frontend:
+        Guest(frontend).init(minor=31, flags=0)
+        wait_until(lambda: "mounted the share: FUSE 7.31" in daemon.log.read_text(), 10, "a line")
+        assert "FUSE 7.31, no features\n" in daemon.log.read_text()
+
+
 @in_each_mode
 def test_init_and_destroy_in_a_loop(daemon: Daemon) -> None:
     with Frontend(daemon.socket).setup() as frontend:

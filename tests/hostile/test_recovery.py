@@ -437,8 +437,9 @@ def test_a_supervisor_dies_between_messages_and_replies(daemon: Daemon, guest: G
     message = frontend.region_message(Region(1 << 40, 1 << 20, 1 << 50, 0))
     rounds = 0
     with Killer(lambda: daemon.titled("supervisor"), 2.6) as killer:
-        deadline = time.monotonic() + 9
-        while time.monotonic() < deadline:
+        begin = time.monotonic()
+        while time.monotonic() < begin + 9 or killer.kills < 2 or rounds <= 10:
+            assert time.monotonic() < begin + HANG, f"{killer.kills} deaths, {rounds} rounds"
             frontend.tell(driver.ADD_MEM_REG, message, [spare.fd])
             frontend.restart_ring(1 + rounds % QUEUES)
             frontend.tell(driver.REM_MEM_REG, message)
@@ -447,9 +448,7 @@ def test_a_supervisor_dies_between_messages_and_replies(daemon: Daemon, guest: G
             guest.lookup(ROOT, b".", queue=1 + rounds % QUEUES)
             rounds += 1
     spare.close()
-    assert killer.kills >= 2
     assert frontend.ask(driver.GET_FEATURES).u64
-    assert rounds > 10
 
 
 def test_a_supervisor_dies_while_nobody_is_connected(daemon: Daemon) -> None:

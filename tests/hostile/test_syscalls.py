@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.waiting import HANG
+from tests.waiting import HANG, LOADED
 
 from .conftest import OPTIONS, Folder
 from .daemon import Daemon, wait_until
 from .fuse import FLUSH_IN, GETXATTR_IN, MKDIR_IN, Guest, Op, names, read_in
 
 COUNT = 20
+LATE = 6  # calls that close an fd, and ask the broker for the handle of another
 # Calls of the loop, not of an op: eventfds, waiting, locks, the clock.
 NOT_FS = {
     "epoll_wait", "read", "write", "poll", "ppoll", "futex", "clock_gettime", "sched_yield",
@@ -54,13 +55,24 @@ class Strace:
         return Counter({name: n for name, n in calls.items() if name not in NOT_FS})
 
 
+def await_quiet(daemon: Daemon, seconds: float = 3.0) -> None:
+    """Wait until the worker has opened and closed no fd for `seconds`: fds that are not used, and
+    those that are closed late, are closed by then."""
+    worker = daemon.the("worker", "queue 1")
+    seen: list[set[str]] = []
+    while len(seen) < 2 or seen[-1] != seen[-2]:
+        assert len(seen) < 10 * LOADED, "fds come and go"
+        time.sleep(seconds)
+        seen.append({path.name for path in Path(f"/proc/{worker}/fd").iterdir()})
+
+
 def per_op(
     daemon: Daemon, tmp_path: Path, guest: Guest, folder: Folder, action: Callable[[int], object]
 ) -> Counter[str]:
     """The calls of COUNT runs of `action`, after one run that is not counted."""
     action(-1)
     guest.lookup(folder.nodeid, b".")
-    time.sleep(0.05)  # fds that are closed late are closed by now
+    await_quiet(daemon, 0.05)
     watch = Strace(daemon, tmp_path / "strace")
     for i in range(COUNT):
         action(i)
@@ -68,7 +80,9 @@ def per_op(
 
 
 def allow(calls: Counter[str], most: float) -> None:
-    assert COUNT * most * 0.5 <= sum(calls.values()) <= COUNT * most, dict(calls)
+    """LATE more calls may be of work that is done once, after a second or two: a loaded machine is
+    that slow."""
+    assert COUNT * most * 0.5 <= sum(calls.values()) <= COUNT * most + LATE, dict(calls)
 
 
 Watch = Callable[[Callable[[int], object]], Counter[str]]
@@ -143,7 +157,9 @@ def test_creating_as_a_user_switches_ids_once(watch: Watch, guest: Guest, folder
     assert sum(calls[name] for name in ("setresuid", "setresgid", "setgroups")) <= 3, dict(calls)
 
 
-def test_listing_with_attributes(watch: Watch, guest: Guest, folder: Folder) -> None:
+def test_listing_with_attributes(
+    daemon: Daemon, watch: Watch, guest: Guest, folder: Folder
+) -> None:
     for i in range(50):
         (folder.path / str(i)).touch()
     fh = guest.open(folder.nodeid, os.O_RDONLY, op=Op.OPENDIR)
@@ -154,5 +170,5 @@ def test_listing_with_attributes(watch: Watch, guest: Guest, folder: Folder) -> 
         assert guest.call(Op.READDIRPLUS, folder.nodeid, body, room=65536)
 
     read(0)
-    time.sleep(3)  # fds that are not used are closed
+    await_quiet(daemon)
     allow(watch(read), 50 + 2)  # one call for each entry, getdents64, lseek back to the start

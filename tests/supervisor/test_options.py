@@ -33,7 +33,8 @@ def value_of(field: str, *arguments: str) -> object:
     [
         ("shared_dir", "/srv", [["-o", "source=/srv"], ["--shared-dir", "/srv"]]),
         ("cache", "never", [["--cache=never"], ["-o", "cache=none"], ["--cache", "NEVER"]]),
-        ("cache", "always", [["-ocache=always"], ["--cache=auto", "--cache=always"]]),
+        ("cache", "always", [["-ocache=always"], ["-o=cache=always", "--"],
+                             ["--cache=auto", "--cache=always"]]),
         ("timeout", 2.5, [["-o", "timeout=2.5"], ["--timeout=2.5"]]),
         ("sandbox", "chroot", [["--sandbox=chroot"], ["-o", "sandbox=chroot"]]),
         ("log_level", "debug", [["-d"], ["-o", "debug"], ["-o", "log_level=debug"],

@@ -2,13 +2,12 @@
 """The system calls of an NFS server that exports the share: it keeps file handles, and opens files
 by them."""
 
-import ctypes
 import errno
 import os
 import struct
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -16,31 +15,10 @@ import pytest
 from tests.waiting import wait_until
 
 from .conftest import Backend, Share, serve
+from .file_handles import HANDLE, handle_of, is_stale, opened
 
-HANDLE = struct.Struct("<Ii128s")  # struct file_handle: bytes, type, the handle
 FORGETTING = Path("/proc/sys/vm/drop_caches")
 FILES = 100
-
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-def handle_of(path: Path) -> bytes:
-    """The file handle that name_to_handle_at(2) returns for a path."""
-    handle = ctypes.create_string_buffer(HANDLE.pack(128, 0, b""), HANDLE.size)
-    mount = ctypes.c_int()
-    if _libc.name_to_handle_at(-100, os.fsencode(path), handle, ctypes.byref(mount), 0):
-        raise OSError(ctypes.get_errno(), "name_to_handle_at", str(path))
-    return handle.raw
-
-
-@contextmanager
-def opened(root: int, handle: bytes, flags: int = os.O_RDONLY) -> Iterator[int]:
-    """An fd of open_by_handle_at(2)."""
-    fd = _libc.open_by_handle_at(root, ctypes.create_string_buffer(handle, HANDLE.size), flags)
-    if fd < 0:
-        raise OSError(ctypes.get_errno(), "open_by_handle_at")
-    yield fd
-    os.close(fd)
 
 
 @pytest.fixture
@@ -55,15 +33,10 @@ def names(fd: int) -> list[str]:
         return [entry.name for entry in entries]
 
 
-def is_stale(root: int, handle: bytes) -> bool:
-    """Does a handle name no file any more? The guest drops its caches first, and so asks the
-    back-end."""
+def is_stale_when_forgotten(root: int, handle: bytes) -> bool:
+    """The guest drops its caches first, and so asks the back-end."""
     FORGETTING.write_text("2")
-    try:
-        with opened(root, handle):
-            return False
-    except OSError as error:
-        return error.errno == errno.ESTALE
+    return is_stale(root, handle)
 
 
 def test_a_file_is_found_by_its_handle(share: Share, root: int) -> None:
@@ -88,17 +61,19 @@ def test_a_handle_of_what_is_gone_is_stale(share: Share, root: int) -> None:
     file.write_text("content")
     handle = handle_of(file)
     file.unlink()
-    wait_until(lambda: is_stale(root, handle))
+    wait_until(lambda: is_stale_when_forgotten(root, handle))
     if share.backend.name == "c":
         return  # this peer gives a new file the nodeid and generation of a removed file
     (share.mount / "another").write_text("content of another")
-    assert is_stale(root, handle)
+    assert is_stale_when_forgotten(root, handle)
 
 
 def test_a_handle_that_never_was_is_stale(share: Share, root: int) -> None:
     size, kind, data = HANDLE.unpack(handle_of(share.mount))
     for nodeid in (12345, 1 << 62, (1 << 64) - 1):
-        assert is_stale(root, HANDLE.pack(size, kind, struct.pack("<Q", nodeid) + data[8:]))
+        assert is_stale_when_forgotten(
+            root, HANDLE.pack(size, kind, struct.pack("<Q", nodeid) + data[8:])
+        )
 
 
 @pytest.fixture(params=["auto", "prefer", "never"])

@@ -17,11 +17,13 @@ from typing import Final
 
 from vfsd.bench.load import LoadResult, LoadSession, LoadShape
 from vfsd.bench.process_tree import ProcessTree
-from vfsd.frontend.backend_process import START_SECONDS, end
+from vfsd.frontend.slow_wait import SlowWait
 from vfsd.frontend.vmm import connect
 from vfsd.transport.errors import OperatorError
 
 LISTENING: Final = "00010000"  # __SO_ACCEPTCON in /proc/net/unix
+STOP_SECONDS: Final = 5.0  # a measured back-end is killed then, which changes no figure
+STEP_SECONDS: Final = 0.002
 WARM_UP: Final = 0.2  # as a fraction of the measured time
 MEMORY: Final = Path("/dev/shm")
 
@@ -144,18 +146,26 @@ def _running(command: Sequence[str], socket: Path, log_path: Path) -> Iterator[R
         _wait_listening(process, socket, log_path)
         yield RunningBackend(socket, ProcessTree(process.pid), time.monotonic() - start)
     finally:
-        end(process)
+        _end(process)
 
 
 def _wait_listening(process: subprocess.Popen[bytes], socket: Path, log_path: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS
+    wait = SlowWait(f"the back-end, process {process.pid}, does not listen yet")
     while not _is_listening(socket):
         if (status := process.poll()) is not None:
             last = log_path.read_text(errors="replace").strip().splitlines()[-1:]
             raise OperatorError(f"a back-end ended with {status} before it listened: {last}")
-        if time.monotonic() > deadline:
-            raise OperatorError(f"a back-end does not listen after {START_SECONDS:.0f} seconds")
-        time.sleep(0.002)
+        time.sleep(wait.rest(STEP_SECONDS))
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ask a back-end to end, and kill it if it does not end."""
+    process.terminate()
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _is_listening(socket: Path) -> bool:

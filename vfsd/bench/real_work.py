@@ -11,7 +11,6 @@ contender removed.
 
 import json
 import os
-import select
 import shutil
 import signal
 import subprocess
@@ -26,17 +25,15 @@ from io import BytesIO
 from pathlib import Path
 from typing import Final
 
-from vfsd.bench.arena import Arena, Contender, Sample
+from vfsd.bench.arena import STOP_SECONDS, Arena, Contender, Sample
 from vfsd.bench.compare import Comparison, RowResult, rotated
 from vfsd.bench.rows import Row, Target
-from vfsd.frontend.backend_process import STOP_SECONDS
 from vfsd.transport.errors import OperatorError
 
 BARE: Final = "bare directory"
 FOLDERS: Final = 260
 FILES: Final = 20  # files per folder
 COMMAND_SECONDS: Final = 300.0
-MOUNT_SECONDS: Final = 30.0
 FIO_BYTES: Final = 128 << 20
 FORGET_SECONDS: Final = 1.0  # long enough for some ten thousand FORGETs
 DROP_CACHES: Final = Path("/proc/sys/vm/drop_caches")
@@ -225,10 +222,10 @@ def _place(contender: Contender | None, folder: Path) -> Iterator[Path]:
 
 
 def _wait_mounted(process: subprocess.Popen[bytes]) -> None:
+    """`vfsd mount` prints a line when the share is mounted, and says itself what it waits for."""
     assert process.stdout
-    ready, _, _ = select.select([process.stdout], [], [], MOUNT_SECONDS)
-    if not ready or not process.stdout.readline():
-        raise OperatorError("vfsd mount did not mount the share in time")
+    if not process.stdout.readline():
+        raise OperatorError("vfsd mount did not mount the share")
 
 
 def _unmount(process: subprocess.Popen[bytes], target: str) -> None:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ends a back-end, and starts a virtiofsd for `vfsd mount --source`, which listens on a temporary
-socket and ends with the mount."""
+"""Starts a virtiofsd for `vfsd mount --source`, which listens on a temporary socket and ends with
+the mount."""
 
 import subprocess
 import sys
@@ -11,11 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from vfsd.frontend.slow_wait import SlowWait
 from vfsd.frontend.vmm import Vmm, connect
 from vfsd.transport.errors import OperatorError
 
-START_SECONDS: Final = 120.0  # for a measured back-end; if it takes longer, it hangs
-STOP_SECONDS: Final = 5.0
 STEP_SECONDS: Final = 0.02
 
 
@@ -36,28 +35,40 @@ def own_backend(source: str, arguments: Sequence[str]) -> Iterator[Vmm]:
             with _connect(process, path) as vmm:
                 yield vmm
         finally:
-            end(process)
+            _end(process)
 
 
 def _connect(process: subprocess.Popen[bytes], path: str) -> Vmm:
     """Connect as soon as the process listens. While the process lives, it may take any time to
     start and to answer, since the speed of this host is not known."""
+    wait = SlowWait("virtiofsd does not listen yet")
     while True:
         try:
-            return connect(path, None)
+            return connect(path)
         except OperatorError as error:
             if not isinstance(error.__cause__, (FileNotFoundError, ConnectionRefusedError)):
                 raise
         if (status := process.poll()) is not None:
             raise OperatorError(f"virtiofsd ended with status {status} before it listened")
-        time.sleep(STEP_SECONDS)
+        time.sleep(wait.rest(STEP_SECONDS))
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
-    """Ask a back-end to end, and kill it if it does not end."""
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ask the back-end to end, and wait until it has tidied up; a signal kills it."""
     process.terminate()
+    wait = SlowWait(f"virtiofsd, process {process.pid}, has not ended; a signal kills it")
     try:
-        process.wait(STOP_SECONDS)
-    except subprocess.TimeoutExpired:
+        while not _has_ended(process, wait.rest()):
+            pass
+    except KeyboardInterrupt:
         process.kill()
         process.wait()
+        raise
+
+
+def _has_ended(process: subprocess.Popen[bytes], seconds: float) -> bool:
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return False
+    return True

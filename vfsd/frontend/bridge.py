@@ -4,19 +4,23 @@
 Owns guest memory, vrings and the C structures. Python sets them up, starts the threads and waits.
 """
 
+import math
 import os
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any, Final, Self
 
 from vfsd.frontend.guest_memory import GuestMemory, round_to_pages
+from vfsd.frontend.slow_wait import SlowWait
 from vfsd.frontend.vmm import DriverVring, Vmm
 from vfsd.transport.native import check, ffi, lib, text
 
 SLOTS_MAX: Final = 256  # requests under way per queue
-GOODBYE_MS: Final = 2000
+STEP_MS: Final = 100  # between two looks at what ends a wait
+ABANDONED_SECONDS: Final = 2.0
 HIPRIO: Final = 0
 
 
@@ -106,9 +110,21 @@ class Bridges:
         self._threads = []
 
     def end_session(self) -> None:
-        """After join(): report to the back-end that its guest is gone."""
-        if self._bridges:
-            lib.bridge_end_session(self._bridges[0], GOODBYE_MS)
+        """After join(): report to the back-end that its guest is gone, and wait for the answer.
+
+        Requests without a reply at this point have lost their users, because the connection of the
+        mount was aborted. They may hang as long as the back-end's storage, so they and what comes
+        after them are not waited for beyond ABANDONED_SECONDS.
+        """
+        is_idle = all(lib.bridge_is_drained(bridge, 0) for bridge in self._bridges)
+        if not self._bridges or not lib.bridge_end_session(self._bridges[0]):
+            return
+        until = monotonic() + (math.inf if is_idle else ABANDONED_SECONDS)
+        wait = SlowWait("the back-end has not answered FUSE_DESTROY", self._vmm.is_ending)
+        while self._vmm.is_there() and monotonic() < until:
+            wait.rest()
+            if lib.bridge_is_drained(self._bridges[0], STEP_MS):
+                break
 
     def _run(self, bridge: Any) -> None:
         kind = lib.bridge_run(bridge)

@@ -18,28 +18,28 @@ import select
 import signal
 import sys
 import threading
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, Final, Self
+from typing import Any, Self
 
 from vfsd.frontend.bridge import Bridges, Shape
 from vfsd.frontend.fuse_mount import FuseMount
+from vfsd.frontend.slow_wait import SlowWait
 from vfsd.frontend.vmm import Vmm
 from vfsd.transport.ending_signals import ENDING
 from vfsd.transport.errors import OperatorError
 from vfsd.transport.native import lib
 from vfsd.transport.passed_fds import close_fds
 
-INIT_SECONDS: Final = 120.0  # if it takes longer, the back-end hangs
-
 
 class Signals:
-    """The signals that end a mount. Until `deferred` a signal interrupts the code that runs; from
-    then on a signal makes fileno() readable."""
+    """The signals that end a mount. A signal interrupts the code that runs; within deferred() a
+    signal makes fileno() readable instead."""
 
     def __init__(self) -> None:
-        self.deferred = False
+        self._are_deferred = False
         self._fd, self._wakeup = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def __enter__(self) -> Self:
@@ -55,6 +55,14 @@ class Signals:
             signal.signal(number, handler)
         close_fds((self._fd, self._wakeup))
 
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        self._are_deferred = True
+        try:
+            yield
+        finally:
+            self._are_deferred = False
+
     def fileno(self) -> int:
         return self._fd
 
@@ -63,7 +71,7 @@ class Signals:
         return bool(os.read(self._fd, 4096))
 
     def _handle(self, _number: int, _frame: FrameType | None) -> None:
-        if not self.deferred:
+        if not self._are_deferred:
             raise KeyboardInterrupt
 
 
@@ -73,8 +81,7 @@ def mount(vmm: Vmm, signals: Signals, names: tuple[str, str], shape: Shape) -> i
     source, target = names
     with Bridges(vmm, shape) as bridges:
         vmm.start(bridges.memory, bridges.vrings)
-        signals.deferred = True
-        with FuseMount(source, target, shape.queues) as fuse:
+        with signals.deferred(), FuseMount(source, target, shape.queues) as fuse:
             ending = _Ending(vmm, bridges, fuse, signals)
             try:
                 bridges.start(fuse.fds)
@@ -112,6 +119,7 @@ class _Ending:
     """Waits for the events that end a mount."""
 
     def __init__(self, vmm: Vmm, bridges: Bridges, fuse: FuseMount, signals: Signals) -> None:
+        self._vmm = vmm
         self._bridges = bridges
         self._fuse = fuse
         self._signals = signals
@@ -131,7 +139,7 @@ class _Ending:
         self._wait_ready()
         print(line, flush=True)
         try:
-            while not self._step(None):
+            while not self._step():
                 pass
         except OperatorError as lost:
             if self._unmounting:
@@ -144,20 +152,17 @@ class _Ending:
             self._unmounting.join()
 
     def _wait_ready(self) -> None:
-        deadline = time.monotonic() + INIT_SECONDS
+        wait = SlowWait("the back-end has not answered FUSE_INIT")
         ready = False
         while not ready:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise OperatorError("the back-end does not answer FUSE_INIT")
-            fds = {fd for fd, _ in self._poll.poll(left * 1000)}
+            fds = {fd for fd, _ in self._poll.poll(wait.rest_ms())}
             ready = self._bridges.ready_fd in fds
             if not ready and self._handle(fds):
                 raise KeyboardInterrupt
         self._poll.unregister(self._bridges.ready_fd)
 
-    def _step(self, milliseconds: float | None) -> bool:
-        return self._handle({fd for fd, _ in self._poll.poll(milliseconds)})
+    def _step(self) -> bool:
+        return self._handle({fd for fd, _ in self._poll.poll()})
 
     def _handle(self, fds: set[int]) -> bool:
         """True if the mount is over."""
@@ -177,6 +182,7 @@ class _Ending:
     def _signalled(self) -> bool:
         """The first signal unmounts, which may take a while; the second signal does not wait."""
         self._signals.take()
+        self._vmm.is_ending = True
         if self._unmounting:
             return True
         self._unmounting = threading.Thread(target=self._unmount, name="unmount")

@@ -2,16 +2,20 @@
 """The VMM's half of a vhost-user session in miniature: connect, negotiate, start and stop vrings.
 
 Trust: the back-end may be any program. Everything that it says is checked here. Everything that it
-does wrong, or does not do in time, is reported to the operator in one line. This module does not
-touch requests.
+does wrong is reported to the operator in one line. A back-end that does not answer is waited for
+(slow_wait.py). This module does not touch requests.
 """
 
 import os
+import select
 import socket
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 from vfsd.frontend.guest_memory import UVA, GuestMemory, round_to_pages
+from vfsd.frontend.slow_wait import SlowWait
 from vfsd.transport.errors import OperatorError, ProtocolError
 from vfsd.transport.message_socket import MessageSocket
 from vfsd.transport.native import lib
@@ -34,12 +38,13 @@ from vfsd.transport.vhost_user_payloads import (
     VringState,
 )
 
-ANSWER_SECONDS: Final = 10.0
+STEP_SECONDS: Final = 0.05  # between two attempts to connect
 NEEDED: Final = VirtioFeature.VERSION_1 | VirtioFeature.PROTOCOL_FEATURES
 WANTED: Final = NEEDED | VirtioFeature.EVENT_IDX | VirtioFeature.INDIRECT_DESC
 PROTOCOL_WANTED: Final = ProtocolFeature.MQ | ProtocolFeature.REPLY_ACK
 QUEUES_WITHOUT_MQ: Final = 2  # the hiprio queue and one request queue, which every device has
 _EVENTFD: Final = os.EFD_NONBLOCK | os.EFD_CLOEXEC
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -89,11 +94,13 @@ class Vmm:
 
     def __init__(self, path: str, sock: socket.socket) -> None:
         self._path = path
+        sock.setblocking(False)
         self._socket = MessageSocket(sock)
         self._started: list[int] = []  # vring indexes
         self._acks = False
         self.features = VirtioFeature(0)
         self.queues_offered = QUEUES_WITHOUT_MQ  # including the hiprio queue
+        self.is_ending = False  # a signal has come: waits are brief
 
     def __enter__(self) -> Self:
         return self
@@ -105,6 +112,12 @@ class Vmm:
         """Readable when the back-end has closed the connection: it never sends without being
         asked."""
         return self._socket.fileno()
+
+    def is_there(self) -> bool:
+        """False once the back-end has closed the connection."""
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        return not poll.poll(0)
 
     def close(self) -> None:
         self._socket.close()
@@ -141,9 +154,7 @@ class Vmm:
             )
 
     def start(self, memory: GuestMemory, vrings: list[DriverVring]) -> None:
-        """Hand over the memory and start every vring. From here on each answer has a time limit,
-        since a caller may have deferred signals."""
-        self._socket.socket.settimeout(ANSWER_SECONDS)
+        """Hand over the memory and start every vring."""
         self._command(Number.SET_MEM_TABLE, MemoryTable((memory.region(),)), (memory.fd,))
         for vring in vrings:
             self._started.append(vring.index)
@@ -184,43 +195,65 @@ class Vmm:
         """Send a message and return the payload of its reply."""
         self._send(number, payload, fds)
         try:
-            reply = self._socket.receive()
+            reply = self._wait(self._socket.receive, number, select.POLLIN)
             if reply is None:
                 raise self._error(f"closed the connection at {number.name}; see its log")
             close_fds(reply.fds)
             return decode_reply(number, reply.header, reply.payload)
         except ProtocolError as error:
             raise self._error(f"breaks the vhost-user protocol: {error}") from None
-        except TimeoutError:
-            raise self._error(
-                f"does not answer {number.name}; does another VMM use it already?"
-            ) from None
-        except OSError as error:
-            raise self._error(f"is lost at {number.name}: {error.strerror}") from None
 
     def _send(self, number: Number, payload: Payload | None, fds: tuple[int, ...]) -> None:
         wants_ack = self._acks and MESSAGES[number].reply is None
-        try:
-            self._socket.send(encode_message(number, payload, wants_ack), fds)
-        except OSError as error:
-            raise self._error(f"is lost at {number.name}: {error.strerror}") from None
+        data = encode_message(number, payload, wants_ack)
+        self._wait(lambda: self._socket.send(data, fds), number, select.POLLOUT)
+
+    def _wait(self, action: Callable[[], T], number: Number, events: int) -> T:
+        """Repeat an action on the socket until it does not block. A message is smaller than what
+        the kernel queues at once, so a message that would block has not been sent in part."""
+        wait = SlowWait(
+            f"the back-end at '{self._path}' has not answered {number.name};"
+            " another VMM may use it",
+            self.is_ending,
+        )
+        poll = select.poll()
+        poll.register(self._socket, events)
+        while True:
+            try:
+                return action()
+            except BlockingIOError:
+                poll.poll(wait.rest_ms())
+            except OSError as error:
+                raise self._error(f"is lost at {number.name}: {error.strerror}") from None
 
     def _error(self, what: str) -> OperatorError:
         return OperatorError(f"the back-end at '{self._path}' {what}")
 
 
-def connect(path: str, seconds: float | None = ANSWER_SECONDS) -> Vmm:
-    """Connect to a back-end's socket. `seconds` is the time limit of each answer until
-    Vmm.start(); None: no limit."""
+def connect(path: str) -> Vmm:
+    """Connect to a back-end's socket, which must exist. While its queue of connections is full,
+    wait."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    sock.settimeout(seconds)
+    sock.setblocking(False)
     try:
-        with addressed(path) as address:
-            sock.connect(address)
+        _connect(sock, path)
     except (OSError, ValueError) as error:
         sock.close()
         raise OperatorError(_connect_text(path, error)) from error
+    except BaseException:
+        sock.close()
+        raise
     return Vmm(path, sock)
+
+
+def _connect(sock: socket.socket, path: str) -> None:
+    wait = SlowWait(f"'{path}' accepts no connection; another VMM may use it")
+    while True:
+        try:
+            with addressed(path) as address:
+                return sock.connect(address)
+        except BlockingIOError:
+            time.sleep(wait.rest(STEP_SECONDS))
 
 
 def _connect_text(path: str, error: Exception) -> str:
@@ -228,6 +261,4 @@ def _connect_text(path: str, error: Exception) -> str:
         return f"'{path}' does not exist; start virtiofsd first, or give --source DIR"
     if isinstance(error, ConnectionRefusedError):
         return f"no process listens on '{path}'; start virtiofsd on it, or give --source DIR"
-    if isinstance(error, (TimeoutError, BlockingIOError)):
-        return f"'{path}' accepts no connection; does another VMM use it already?"
     return f"cannot connect to '{path}': {getattr(error, 'strerror', None) or error}"

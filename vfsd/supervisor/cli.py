@@ -66,6 +66,8 @@ def _print(action: str) -> int:
 
 def _serve(options: Options) -> int:
     _fill_standard_fds()
+    if not os.path.isdir("/proc/self/fd"):  # noqa: PTH112 - pathlib would be imported for this
+        raise OperatorError("/proc is not mounted; try: mount -t proc proc /proc")
     kept = _take_kept(options)  # before any other file is opened
     options = replace(options, shared_dir=check_shared_dir(options), connect=_vmm(options))
     root = open_shared_dir(options)

@@ -89,8 +89,13 @@ def _settings(arguments: Sequence[str]) -> Iterator[Setting]:
     rest = iter(arguments)
     for argument in rest:
         if argument.startswith("-o"):
-            for item in _ITEM.findall(argument[2:] or _following("-o", rest)):
+            # The Rust virtiofsd takes -o=LIST as well; no item of a list begins with "=".
+            value = argument[2:].removeprefix("=") or _following("-o", rest)
+            for item in _ITEM.findall(value):
                 yield _setting(_SHORT_O, "-o ", _QUOTED.sub(_unquote, item), iter(()))
+        elif argument == "--":  # the end of the options
+            for extra in rest:
+                raise usage(f"unexpected argument '{extra}' after --")
         elif argument.startswith("-") and argument != "-":
             yield _setting(_LONG, "", argument, rest)
         else:

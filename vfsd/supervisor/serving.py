@@ -142,15 +142,22 @@ def _make_runtime_dir(listener: Listener) -> RuntimeDir:
 
 
 def _places(listener: Listener) -> list[Path]:
-    """The places to try: the folder that systemd or the operator names (RUNTIME_DIRECTORY, TMPDIR),
-    or else temporary folders, and last the folder of the VMM's socket, where a file could be made
-    already. In a container /tmp may be read-only."""
-    chosen = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0] or os.environ.get("TMPDIR")
-    if chosen:
-        return [Path(chosen).absolute()]
-    own = Path(listener.path).parent if listener.path else None
-    found = ("/tmp", os.environ.get("XDG_RUNTIME_DIR"), "/run", own)
-    return [Path(place) for place in found if place]
+    """The places to try: those that systemd or the operator names (RUNTIME_DIRECTORY, TMPDIR), then
+    temporary folders, and last the folder of the VMM's socket, where a file could be made already.
+    In a container /tmp may be read-only, and the tool that starts the daemon may pass on a TMPDIR
+    that is not there."""
+    runtime = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
+    named = (runtime, os.environ.get("TMPDIR"), "/tmp", os.environ.get("XDG_RUNTIME_DIR"))
+    found = (*named, "/run", "/dev/shm", _folder_of(listener))
+    return [Path(place).absolute() for place in found if place]
+
+
+def _folder_of(listener: Listener) -> str | None:
+    """The folder of the VMM's socket, also of one that was passed as an fd; None if it has none."""
+    path = listener.path or ""
+    if not path and listener.socket:
+        path = os.fsdecode(listener.socket.getsockname())
+    return str(Path(path).parent) if path.startswith("/") else None
 
 
 def _clean_up(listener: Listener, runtime_dir: RuntimeDir) -> None:

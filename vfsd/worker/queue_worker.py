@@ -313,7 +313,8 @@ class QueueWorker:
         """Log a mount. A guest can repeat INIT as often as it likes, so a repeated INIT is logged
         at level debug. The agreed flags are logged once for each driver, because firmware and
         kernel take turns when a guest is reset."""
-        agreed = f"FUSE {init.MAJOR}.{minor}, {' '.join(agreement.names())}"
+        features = " ".join(agreement.names()) or "no features"
+        agreed = f"FUSE {init.MAJOR}.{minor}, {features}"
         level, self._is_mounted = "debug" if self._is_mounted else "info", True
         if agreed in self._agreed:
             self._log.write(level, f"the guest has mounted the share again: FUSE 7.{minor}")

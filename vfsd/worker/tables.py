@@ -45,6 +45,7 @@ class Tables:
         lib.worker_table_init(self.workers, job.slots)
         self.workers.staging = b".vfsd-" + os.urandom(16).hex().encode()
         check(lib.inode_table_init(self.inodes, job.inode_capacity, root_fd))
+        lib.inode_table_number_from(self.inodes, int.from_bytes(os.urandom(4)))
         lib.file_table_init(self.files, job.file_capacity)
         outcome = sandbox.handles.outcome
         hint = "try --inode-file-handles=never"

@@ -339,16 +339,13 @@ static void drop_replies(struct bridge *b)
 		b->free[b->free_count++] = used.token;
 }
 
-bool bridge_end_session(struct bridge *b, int timeout_ms)
+bool bridge_end_session(struct bridge *b)
 {
-	uint64_t until = clock_ns() + (uint64_t)timeout_ms * NS_PER_MS;
-	struct pollfd call = {b->config.call_fd, POLLIN, 0};
 	struct fuse_in_header destroy = {
 		.len = sizeof(destroy),
 		.opcode = FUSE_DESTROY,
 		.unique = UINT64_C(1) << 62, /* the kernel counts up from 2 */
 	};
-	uint64_t count;
 
 	drop_replies(b);
 	if (!ring_has_room(b))
@@ -357,10 +354,20 @@ bool bridge_end_session(struct bridge *b, int timeout_ms)
 	if (offer(b, &destroy))
 		return false;
 	driver_ring_kick(&b->ring);
+	return true;
+}
+
+bool bridge_is_drained(struct bridge *b, int timeout_ms)
+{
+	uint64_t until = clock_ns() + (uint64_t)timeout_ms * NS_PER_MS;
+	struct pollfd call = {b->config.call_fd, POLLIN, 0};
+	uint64_t count;
+
+	drop_replies(b);
 	while (b->ring.outstanding && !b->ring.reason && clock_ns() < until) {
 		if (!driver_ring_enable_calls(&b->ring) && poll(&call, 1, 10) > 0)
 			(void)!read(b->config.call_fd, &count, sizeof(count));
 		drop_replies(b);
 	}
-	return !b->ring.outstanding;
+	return !b->ring.outstanding || b->ring.reason;
 }

@@ -66,8 +66,12 @@ void bridge_deinit(struct bridge *b);
 /* Carry requests until an end comes. Return: enum bridge_end. */
 int bridge_run(struct bridge *b);
 
-/* After bridge_run(): report the end of the session to the back-end (FUSE_DESTROY), and wait up to
- * `timeout_ms` for the answer. Return: false if no answer came. */
-bool bridge_end_session(struct bridge *b, int timeout_ms);
+/* After bridge_run(): report the end of the session to the back-end (FUSE_DESTROY). Return: false
+ * if the ring has no room. */
+bool bridge_end_session(struct bridge *b);
+
+/* After bridge_run(): drop replies for up to `timeout_ms`. Return: no request is left that will get
+ * a reply. */
+bool bridge_is_drained(struct bridge *b, int timeout_ms);
 
 #endif

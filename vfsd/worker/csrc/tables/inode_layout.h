@@ -85,9 +85,10 @@ struct inode_table {
 	uint64_t swept_at_ns; /* when inode_table_begin_sweep last returned true */
 	uint32_t marks;	      /* counts the times that a block was marked */
 	uint32_t root_device;
-	uint32_t rows;	    /* number of rows that stripes may grow to now */
-	uint32_t row_count; /* number of rows that the table has room for */
-	uint32_t rows_lock; /* held by the worker that changes `rows` */
+	uint32_t rows;		   /* number of rows that stripes may grow to now */
+	uint32_t row_count;	   /* number of rows that the table has room for */
+	uint32_t rows_lock;	   /* held by the worker that changes `rows` */
+	uint32_t first_generation; /* of a slot that was never taken; even */
 	struct mount_table mounts;
 	struct forgotten forgotten;
 	uint32_t stripes[STRIPES]; /* locks */

@@ -71,4 +71,5 @@ void inode_restore_end(struct inode_table *t, uint32_t generation)
 
 	for (uint32_t block = 0; block < blocks_used(t); block++)
 		block_at(t, block)->generation = even;
+	t->first_generation = even;
 }

@@ -186,6 +186,14 @@ static uint32_t take_place(struct inode_table *t)
 	return slot_in(t->lowest, place);
 }
 
+/* The generation from which a slot goes on whose page is new or was given back. */
+static uint32_t next_generation(const struct inode_table *t, uint32_t block)
+{
+	uint32_t kept = block_at(t, block)->generation;
+
+	return kept ? kept : t->first_generation;
+}
+
 struct inode *inode_slots_take(struct inode_table *t, uint32_t worker)
 {
 	struct inode *inode = NULL;
@@ -199,7 +207,7 @@ struct inode *inode_slots_take(struct inode_table *t, uint32_t worker)
 		return NULL;
 	inode = slot_at(t, slot);
 	if (!inode->generation)
-		__atomic_store_n(&inode->generation, block_at(t, block_of(slot))->generation,
+		__atomic_store_n(&inode->generation, next_generation(t, block_of(slot)),
 				 __ATOMIC_RELAXED);
 	return inode;
 }

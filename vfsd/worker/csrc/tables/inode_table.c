@@ -9,8 +9,10 @@
  * the blocks (inode_slots.c). The segment has the size of the largest table that is allowed, but
  * takes memory only for the parts that are in use. A nodeid is slot | generation << 32. The
  * generation of a slot in use is odd. It grows by one when the slot is taken and by one when the
- * slot is given up, so a stale nodeid never matches. The root is in slot 1 and always has nodeid
- * 1. Slot 0 means "none".
+ * slot is given up, so a stale nodeid never matches. The first generation is a random number: a
+ * guest that exports the share hands its nodeids out in file handles, and brings them back to a
+ * table that never gave them out. The root is in slot 1 and always has nodeid 1. Slot 0 means
+ * "none".
  *
  * Readers (inode_table_get) check that the slot is taken, compare the generation, and then use the
  * slot until their next quiescent point; reclaim.h says why that is safe. The key of a slot in use
@@ -132,6 +134,11 @@ uint64_t inode_table_bytes(uint32_t capacity)
 	return inode_table_lay_out(capacity).end;
 }
 
+enum {
+	/* Even, and at most half of the largest number: each slot can be taken 2^30 times. */
+	GENERATION_START = 0x7ffffffe,
+};
+
 int inode_table_init(void *memory, uint32_t capacity, int root_fd)
 {
 	struct inode_table *t = memory;
@@ -154,6 +161,13 @@ int inode_table_init(void *memory, uint32_t capacity, int root_fd)
 	inode_hash_link(t, hash_of(inode_key_of(root)), root);
 	mount_table_init(&t->mounts, inode_key_mount_id(inode_key_of(root)));
 	return 0;
+}
+
+void inode_table_number_from(void *memory, uint32_t random)
+{
+	struct inode_table *t = memory;
+
+	t->first_generation = random & GENERATION_START;
 }
 
 struct inode *inode_table_get(struct inode_table *t, uint64_t nodeid)

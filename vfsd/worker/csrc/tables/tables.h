@@ -21,6 +21,9 @@ uint64_t file_table_bytes(uint32_t capacity);
 int inode_table_init(void *memory, uint32_t capacity, int root_fd) must_check;
 void file_table_init(void *memory, uint32_t capacity);
 
+/* Begin the generations of nodeids at a random number. Called before the first nodeid. */
+void inode_table_number_from(void *memory, uint32_t random);
+
 /* Release the locks that a dead worker held. The pool calls these functions before it fills the
  * slot again. */
 void inode_table_bury(void *memory, uint32_t slot);
