@@ -153,7 +153,8 @@ def _places(listener: Listener) -> list[Path]:
 
 
 def _folder_of(listener: Listener) -> str | None:
-    """The folder of the VMM's socket, also of one that was passed as an fd; None if it has none."""
+    """The folder of the VMM's socket, which may have been passed as an fd; None if the socket is
+    not in a folder."""
     path = listener.path or ""
     if not path and listener.socket:
         path = os.fsdecode(listener.socket.getsockname())
