@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A daemon of its own, its mount, and what its processes hold open."""
+
+import os
+import re
+import subprocess
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from shutil import rmtree
+from typing import Final, Self
+
+from tests.hostile.daemon import OURS, listens
+from tests.system.mounted import Mounted
+from tests.waiting import HANG, wait_until
+
+from .memory_group import MemoryGroup
+from .roles import ROLES, processes
+
+OPTIONS: Final = ("-o", "xattr,flock,posix_lock", "--log-level=debug")
+TABLES: Final = ("keeper", "pool")  # one process for each table of fds
+STOP_SECONDS: Final = 30.0  # for a daemon that ends by itself
+SETTLE_SECONDS: Final = 60.0  # until the fds of dead processes have been found and closed
+_NUMBERS: Final = re.compile(r"\d+")
+
+
+class Share:
+    """A daemon, and its mount at `mount`. `host` is the shared directory.
+
+    `name` is in the title of each process of the daemon; no other daemon has the name.
+    """
+
+    def __init__(self, queues: int, options: Sequence[str] = (), group: MemoryGroup | None = None):
+        self._stack = ExitStack()
+        self.folder = Path(tempfile.mkdtemp(prefix="vfsd-chaos-"))
+        self._stack.callback(rmtree, self.folder, ignore_errors=True)
+        self.name = self.folder.name
+        self.host = self.folder / "share"
+        self.host.mkdir()
+        self.log = self.folder / "log"
+        try:
+            self._start(queues, options, group)
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self, queues: int, options: Sequence[str], group: MemoryGroup | None) -> None:
+        socket = self.folder / "sock"  # a name that says nothing: the folder names the daemon
+        argv = [*OURS, f"--socket-path={socket}", "-o", f"source={self.host}", *OPTIONS, *options]
+        with self.log.open("wb") as log:
+            self.daemon = subprocess.Popen(
+                [*group.enter(), *argv] if group else argv,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        self._stack.callback(self._end)
+        wait_until(lambda: self.daemon.poll() is not None or listens(str(socket)), 20, "it listens")
+        self.mounted = Mounted(self.folder, str(socket), "--queues", str(queues))
+        self._stack.callback(self.mounted.close)
+        self.mount = self.mounted.path
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def _end(self) -> None:
+        """End the daemon, whatever is left of it."""
+        self.daemon.terminate()
+        deadline = time.monotonic() + HANG
+        with suppress(subprocess.TimeoutExpired):
+            self.daemon.wait(STOP_SECONDS)
+        while left := processes(self.name):
+            for process in left:
+                with suppress(ProcessLookupError):
+                    os.kill(process.pid, 9)
+            assert time.monotonic() < deadline, f"processes stay behind: {left}"
+            time.sleep(0.02)
+        self.daemon.wait(HANG)
+
+    def titles(self) -> Counter[str]:
+        """The titles of the living processes."""
+        return Counter(process.title for process in processes(self.name))
+
+    def fds(self) -> Counter[str]:
+        """What the fds of the daemon refer to. Numbers are left out, because a file that was opened
+        again has another number; the shared files are left out, because the kernel's client decides
+        when it forgets a file."""
+        found: Counter[str] = Counter()
+        for table in TABLES:
+            for pid in ROLES[table].pids(self.name)[:1]:
+                found.update(f"{table}: {link}" for link in _links(pid))
+        return found
+
+    def left_over(self, fds: Counter[str], titles: Counter[str]) -> list[str]:
+        """Wait until the daemon has the fds and the processes that it had before; what differs in
+        the end."""
+        deadline = time.monotonic() + SETTLE_SECONDS
+        while left := _difference(self.fds(), fds) + _difference(self.titles(), titles):
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.2)
+        return left
+
+
+def _links(pid: int) -> list[str]:
+    links = []
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(OSError):
+            links.append(_NUMBERS.sub("N", str(path.readlink())))
+    return links
+
+
+def _difference(now: Counter[str], before: Counter[str]) -> list[str]:
+    changes = {what: now[what] - before[what] for what in {*now, *before}}
+    return [f"{change:+d} {what}" for what, change in sorted(changes.items()) if change]

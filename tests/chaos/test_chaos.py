@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A short run of scripts/chaos, and proofs that its workloads see faults."""
+
+import errno
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .killer import KILL, STOP, Event
+from .probe import Stall, longest_stalls
+from .report import Report
+from .run import Plan, run
+from .tree import Tree
+from .workload import Failure, Steps
+
+ROUNDS = 10  # of the tree: enough for each kind of operation
+
+
+@pytest.mark.parametrize("queues", [1, 4])
+def test_no_user_sees_that_workers_and_supervisors_die(
+    requires: Callable[[str], str], queues: int
+) -> None:
+    for what in ("root", "/dev/fuse", "fio", "git"):
+        requires(what)
+    # At most two deaths in a second: a request that is in flight at two deaths is answered with
+    # EIO.
+    report = run(Plan(queues, 20, seed=1, fastest=2.0, workloads=("tree", "file", "sqlite-wal")))
+    assert report.is_good, report.markdown()
+    assert report.events, "nothing was killed"
+    assert all(report.counts.values()), report.counts
+
+
+def test_an_errno_that_the_daemon_gives_is_reported(requires: Callable[[str], str]) -> None:
+    for what in ("root", "/dev/fuse"):
+        requires(what)
+    report = run(Plan(1, 3, seed=1, workloads=("tree",), options=("--readonly",)))
+    assert not report.is_good
+    assert {failure.error for failure in report.failures} == {"EROFS"}, report.markdown()
+
+
+def faulty(call: Callable[..., Any], number: int, fault: str) -> Callable[..., Any]:
+    """`call`, except that its `number`-th use that succeeds is lost, done twice, or fails."""
+    uses = 0
+
+    def changed(*args: Any, **keywords: Any) -> Any:
+        nonlocal uses
+        uses += 1
+        if uses == number and fault == "lost":
+            return None
+        if uses == number and fault == "failed":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        result = call(*args, **keywords)
+        if uses == number:
+            call(*args, **keywords)
+        return result
+
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("call", "fault"),
+    [
+        ("mkdir", "lost"),
+        ("mkdir", "twice"),
+        ("mkdir", "failed"),
+        ("rename", "lost"),
+        ("rename", "twice"),
+        ("unlink", "twice"),
+        ("link", "lost"),
+        ("symlink", "twice"),
+        ("setxattr", "failed"),
+        ("fsync", "failed"),
+        ("chmod", "lost"),
+    ],
+)
+def test_a_fault_is_seen_by_the_tree(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, fault: str
+) -> None:
+    """In each of some rounds another use of the call is faulty; at least one round must see it."""
+    seen = 0
+    for number in range(1, ROUNDS + 1):
+        home = tmp_path / str(number)
+        home.mkdir()
+        with monkeypatch.context() as patch:
+            patch.setattr(os, call, faulty(getattr(os, call), number, fault))
+            try:
+                Tree(home, random.Random(number), Steps("tree")).run(300)  # noqa: S311
+            except (AssertionError, OSError):
+                seen += 1
+    assert seen
+
+
+def test_the_tree_sees_nothing_where_nothing_is_wrong(tmp_path: Path) -> None:
+    for number in range(ROUNDS):
+        home = tmp_path / str(number)
+        home.mkdir()
+        tree = Tree(home, random.Random(number), Steps("tree"))  # noqa: S311
+        tree.run(300)
+        tree.check(home)
+
+
+def test_a_stall_is_the_fault_of_the_longest_stop_or_else_of_the_first_kill() -> None:
+    first = Event(1.0, 1.0, "worker", KILL, (2,))
+    second = Event(1.1, 1.1, "supervisor", KILL, (3,))
+    stop = Event(5.0, 7.0, "worker", STOP, (4,))
+    late = Event(5.5, 5.5, "worker", KILL, (5,))
+    stalls = [Stall(1.001, 1.2), Stall(5.0, 7.1), Stall(20.0, 20.1)]
+    longest = longest_stalls(stalls, [first, second, stop, late])
+    assert longest == {id(first): pytest.approx(0.199), id(stop): pytest.approx(2.1)}
+
+
+def test_a_report_names_the_deaths_before_a_failure() -> None:
+    report = Report(1, 7, 60.0)
+    report.events = [Event(float(at), float(at), "worker", KILL, (2,)) for at in range(6)]
+    report.failures = [Failure(3.5, "tree", "mkdir", "/a", "EIO", "text")]
+    text = report.markdown()
+    assert not report.is_good
+    assert "mkdir /a: EIO" in text
+    assert "worker (kill) at 3.000" in text
+    assert "worker (kill) at 4.000" not in text
