@@ -142,6 +142,19 @@ def test_a_file_without_a_name_is_lost_alone(daemon: Daemon, guest: Guest, folde
     assert len(lines) == 1, last
 
 
+def test_a_file_is_found_by_a_name_that_the_guest_saw_earlier(
+    daemon: Daemon, guest: Guest, folder: Folder
+) -> None:
+    """The file has two names, and the name that the guest saw last is removed."""
+    a, b = guest.mkdir(folder.nodeid, b"a"), guest.mkdir(folder.nodeid, b"b")
+    file, fh = guest.create(a.nodeid, b"name")
+    guest.write(file.nodeid, fh, 0, b"data")
+    guest.call(Op.LINK, b.nodeid, LINK_IN.pack(file.nodeid) + names(b"name"))
+    guest.call(Op.UNLINK, b.nodeid, names(b"name"))
+    lose_sandbox(daemon)
+    assert guest.read(file.nodeid, fh, 0, 9) == b"data"
+
+
 def test_another_file_in_its_place_is_not_taken_for_it(
     daemon: Daemon, guest: Guest, folder: Folder, handles: str
 ) -> None:
