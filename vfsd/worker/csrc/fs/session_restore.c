@@ -26,8 +26,9 @@
  * Open files are opened again by their inode, as OPEN does it (entry_reopen). A directory needs no
  * position: each READDIR brings the offset from which the guest goes on.
  *
- * Locks ended with the fds, and another program may have taken them by now: they are lost, and
- * counted.
+ * Locks ended with the fds. A flock is taken again, before any worker serves the guest, unless a
+ * program of the host has taken it by now. Record locks are lost, because no table has their
+ * ranges. Lost locks are counted.
  *
  * Trust. See session_image.c. Only names that a directory of the share lists are opened, one
  * component at a time, and nothing is followed: as LOOKUP does it.
@@ -47,6 +48,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 enum {
@@ -122,6 +124,17 @@ static int open_again(struct restore *r, const struct inode *inode, const struct
 	return fd < 0 ? -errno : fd;
 }
 
+static void lock_again(struct restore *r, struct open_file *file)
+{
+	bool is_shared = file->flags & FILE_FLOCK_SHARED;
+
+	if (!(file->flags & FILE_FLOCKED) ||
+	    !flock(file->fd, (is_shared ? LOCK_SH : LOCK_EX) | LOCK_NB))
+		return;
+	file->flags &= ~(uint32_t)(FILE_FLOCKED | FILE_FLOCK_SHARED);
+	r->report->lost_locks++;
+}
+
 static void restore_file(struct restore *r, const struct image_file *record)
 {
 	const struct inode *inode = inode_table_get(r->fs->inodes, record->nodeid);
@@ -129,14 +142,14 @@ static void restore_file(struct restore *r, const struct image_file *record)
 	struct open_file file = {
 		.nodeid = record->nodeid,
 		.position = record->flags & FILE_IS_DIR ? 0 : record->position,
-		.flags = record->flags & ~(uint32_t)(FILE_LENDS | FILE_FLOCKED),
+		.flags = record->flags & ~(uint32_t)FILE_LENDS,
 		.open_flags = record->open_flags,
 	};
 
-	if (record->flags & (FILE_LOCK_OWNER | FILE_FLOCKED))
+	if (record->flags & FILE_LOCK_OWNER) {
 		r->report->lost_locks++;
-	if (record->flags & FILE_LOCK_OWNER)
 		return; /* it has held nothing but locks */
+	}
 	if (!inode) {
 		r->report->lost_files++; /* the loss of its inode was noted */
 		return;
@@ -148,6 +161,7 @@ static void restore_file(struct restore *r, const struct image_file *record)
 		note_loss(r, &lost, file.fd, true);
 		return;
 	}
+	lock_again(r, &file);
 	if (file_table_restore(r->fs->files, record->fh, &file))
 		r->report->files++;
 	else
