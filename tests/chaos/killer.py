@@ -20,6 +20,8 @@ WEIGHTS: Final = {KILL: 84, PAIR: 8, STOP: 3, STOP_KILL: 3, OOM: 2}
 STOP_SECONDS: Final = (0.1, 4.0)
 RATE_SECONDS: Final = 3.0  # for which the rate stays the same
 SLOWEST: Final = 0.5  # kills in a second
+PARTNER_SECONDS: Final = 1.0  # for which the partner of a process that dies lives, at least
+OOM_ROLES: Final = ("worker", "pool")
 
 
 @dataclass
@@ -49,6 +51,7 @@ class Killer(threading.Thread):
     ) -> None:
         super().__init__()
         self.events: list[Event] = []
+        self.errors: list[str] = []
         self._daemon = name
         self._roles = [ROLES[role] for role in roles]
         self._chance = random.Random(seed)  # noqa: S311
@@ -56,6 +59,7 @@ class Killer(threading.Thread):
         self._group = group
         self._ended = threading.Event()
         self._stopped: list[Event] = []
+        self._killed: set[int] = set()  # pids, some of which may not have ended yet
         self._next: dict[str, float] = {}  # role -> the time from which it may die again
         self._rate, self._rate_until = SLOWEST, 0.0
 
@@ -72,6 +76,8 @@ class Killer(threading.Thread):
             while not self._ended.wait(self._pause()):
                 self._end_stops(time.monotonic())
                 self._strike(time.monotonic())
+        except Exception as error:  # a thread cannot raise
+            self.errors.append(f"the killer ended: {error!r}")
         finally:
             self._end_stops(float("inf"))
 
@@ -97,7 +103,7 @@ class Killer(threading.Thread):
         until = now + self._chance.uniform(*STOP_SECONDS) if stops else now
         event = Event(now, until, what, way, pids)
         for pid in pids:
-            _send(pid, signal.SIGSTOP if stops else signal.SIGKILL)
+            self._send(pid, signal.SIGSTOP if stops else signal.SIGKILL)
         self.events.append(event)
         if stops:
             self._stopped.append(event)
@@ -105,13 +111,26 @@ class Killer(threading.Thread):
     def _victim(self, now: float) -> tuple[Role, int] | None:
         """A role that may die now, and a process of this role."""
         free = [role for role in self._roles if self._next.get(role.name, 0.0) <= now]
-        stopped = {pid for event in self._stopped for pid in event.pids}
         self._chance.shuffle(free)
         for role in free:
-            if pids := sorted(set(role.pids(self._daemon)) - stopped):
-                self._next[role.name] = now + 1 / role.per_second
+            if (pids := self._alive(role)) and self._has_partner(role):
+                self._rest(role, now)
                 return role, self._chance.choice(pids)
         return None
+
+    def _alive(self, role: Role) -> list[int]:
+        """The processes of a role that are neither stopped nor killed."""
+        stopped = {pid for event in self._stopped for pid in event.pids}
+        return sorted(set(role.pids(self._daemon)) - stopped - self._killed)
+
+    def _has_partner(self, role: Role) -> bool:
+        return role.partner is None or bool(self._alive(ROLES[role.partner]))
+
+    def _rest(self, role: Role, now: float) -> None:
+        """A process of this role dies; for a while no other one does, and no partner."""
+        self._next[role.name] = now + 1 / role.per_second
+        if role.partner:
+            self._next[role.partner] = max(self._next.get(role.partner, 0.0), now + PARTNER_SECONDS)
 
     def _end_stops(self, now: float) -> None:
         for event in [
@@ -120,20 +139,26 @@ class Killer(threading.Thread):
             self._stopped.remove(event)
             event.until = time.monotonic()
             for pid in event.pids:
-                _send(pid, signal.SIGKILL if event.way == STOP_KILL else signal.SIGCONT)
+                self._send(pid, signal.SIGKILL if event.way == STOP_KILL else signal.SIGCONT)
 
     def _make_memory_short(self) -> None:
-        """The kernel chooses a worker: workers have the highest score."""
-        if self._group is None or "worker" not in (role.name for role in self._roles):
+        """The kernel chooses: workers and pool have the highest score."""
+        if self._group is None:
             return
-        before, at = set(ROLES["worker"].pids(self._daemon)), time.monotonic()
+        before, at = self._by_pid(), time.monotonic()
         self._group.oom()
-        gone = before - set(ROLES["worker"].pids(self._daemon))
+        gone = {pid: what for pid, what in before.items() if pid not in self._by_pid()}
         if gone:
-            self.events.append(Event(at, time.monotonic(), "worker", OOM, tuple(gone)))
+            what = " + ".join(sorted(gone.values()))
+            self.events.append(Event(at, time.monotonic(), what, OOM, tuple(gone)))
 
+    def _by_pid(self) -> dict[int, str]:
+        """The processes that the kernel may choose, and their roles."""
+        return {pid: role for role in OOM_ROLES for pid in self._alive(ROLES[role])}
 
-def _send(pid: int, number: signal.Signals) -> None:
-    assert pid > 1, f"{pid} is not a single process"
-    with suppress(ProcessLookupError):
-        os.kill(pid, number)
+    def _send(self, pid: int, number: signal.Signals) -> None:
+        assert pid > 1, f"{pid} is not a single process"
+        if number == signal.SIGKILL:
+            self._killed.add(pid)
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)

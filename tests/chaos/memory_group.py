@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """A cgroup in which memory can be made short, so that the kernel kills a process of the daemon."""
 
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -13,21 +14,18 @@ from tests.waiting import HANG
 
 LIMIT: Final = 384 << 20  # bytes; a daemon with four workers needs a quarter
 CGROUP: Final = Path("/sys/fs/cgroup")
-# Takes memory in the group until the kernel has killed a process, or until a quarter is left over
-# of what would be too much. The kernel spares this process (its score is -1000).
+# Takes memory in the group until the kernel has killed a process. The memory is that of a file and
+# not of this process, so the kernel finds that other processes are larger.
 HOG: Final = """
-import re, sys
+import os, re, sys
 from pathlib import Path
 group, events = Path(sys.argv[1]), Path(sys.argv[2])
-Path("/proc/self/oom_score_adj").write_text("-1000")
 (group / "cgroup.procs").write_text("0")
 def kills():
     return int(re.search(r"^oom_kill (\\d+)", events.read_text(), re.M)[1])
-before, held = kills(), []
-for _ in range(2 * int(sys.argv[3]) >> 20):
-    held.append(b"x" * (1 << 20))
-    if kills() > before:
-        break
+before, fd = kills(), os.memfd_create("hog")
+while kills() == before:
+    os.write(fd, bytes(1 << 20))
 """
 
 
@@ -45,9 +43,9 @@ class MemoryGroup:
 
     def oom(self) -> None:
         """Make memory short until the kernel has killed a process."""
-        argv = [sys.executable, "-c", HOG, str(self.folder), str(self._events), str(LIMIT)]
-        with suppress(subprocess.TimeoutExpired):
-            subprocess.run(argv, capture_output=True, timeout=HANG, check=False)
+        argv = [sys.executable, "-c", HOG, str(self.folder), str(self._events)]
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, timeout=HANG, check=False)
+        assert done.returncode in (0, -signal.SIGKILL), f"the hog ended with {done.returncode}"
 
 
 @contextmanager

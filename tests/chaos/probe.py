@@ -17,6 +17,7 @@ from .killer import Event
 PERIOD: Final = 0.001
 STALL: Final = 0.005  # seconds; a shorter look-up is a quick one
 SLACK: Final = 0.005  # a death may come this long before a look-up begins
+LATE: Final = 0.1  # a death that has an effect after this time is slow
 
 
 @dataclass(frozen=True)
@@ -75,9 +76,15 @@ class Probe:
 
 
 def cause(stall: Stall, events: list[Event]) -> Event | None:
-    """The event that explains a stall: the longest stop during the stall, else the first kill."""
-    during = [e for e in events if e.at <= stall.end and e.until >= stall.begin - SLACK]
-    return max(during, key=lambda event: (event.until - event.at, -event.at), default=None)
+    """The event that explains a stall. Of the events during the stall this is the longest stop that
+    ended during the stall, or else the death of a holder, which holds up all queues, or else the
+    first kill. Without an event during the stall it is the last one shortly before: when a holder
+    dies, the kernel needs some time to end the processes of its sandbox."""
+    during = [e for e in events if stall.begin - SLACK <= e.until <= stall.end]
+    if during:
+        return max(during, key=lambda e: (e.until - e.at, "holder" in e.what, -e.at))
+    before = [e for e in events if stall.begin - LATE <= e.until < stall.begin]
+    return max(before, key=lambda event: event.until, default=None)
 
 
 def longest_stalls(stalls: list[Stall], events: list[Event]) -> dict[int, float]:

@@ -66,16 +66,38 @@ def _inner(found: list[Titled]) -> list[int]:
     return [process.pid for process in found if process.pid not in outer]
 
 
+def _filters(pid: int) -> int:
+    """The number of filters of system calls that a process has."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    return int(status.partition("Seccomp_filters:")[2].split()[0])
+
+
+def _brokers(found: list[Titled]) -> list[int]:
+    """Guard, broker and deputy have one title; only the broker has a filter of its own besides that
+    of the guard."""
+    guards = max(map(_filters, _outer(found)), default=0)
+    return [pid for pid in _inner(found) if _filters(pid) > guards]
+
+
+def _deputies(found: list[Titled]) -> list[int]:
+    brokers = set(_brokers(found))
+    return [pid for pid in _inner(found) if pid not in brokers]
+
+
 @dataclass(frozen=True)
 class Role:
-    """What a process is for. `title`: the first word of its title. `per_second`: the most deaths of
-    this role in a second that the daemon promises to survive. `is_survived`: the role dies unless
-    --roles chooses others."""
+    """What a process is for. `title`: the first word of its title. `per_second`: the deaths of this
+    role in a second, at most; a process that is killed more often is created again after a pause.
+    `partner`: of these two roles one process must live until it has created the other one again.
+    """
 
     name: str
     title: str
     per_second: float
-    is_survived: bool
+    partner: str | None = None
     choose: Callable[[list[Titled]], list[int]] = _outer
 
     def pids(self, name: str) -> list[int]:
@@ -85,15 +107,19 @@ class Role:
 ROLES: Final = {
     role.name: role
     for role in (
-        Role("worker", "worker", 50.0, True),
-        # The keeper gives up after five deaths within ten seconds.
-        Role("supervisor", "supervisor", 0.3, True),
-        Role("pool", "pool", 5.0, False),
-        Role("holder", "holder", 1.0, False),
-        Role("keeper", "keeper", 1.0, False),
-        Role("broker", "handles", 0.1, False, _inner),
-        Role("guard", "handles", 0.1, False),
-        Role("launcher", "launcher", 1.0, False),
+        Role("worker", "worker", 50.0),
+        Role("supervisor", "supervisor", 1.0, "keeper"),
+        Role("keeper", "keeper", 0.2, "supervisor"),
+        Role("pool", "pool", 2.0),
+        Role("holder", "holder", 0.2),
+        Role("broker", "handles", 1.0, None, _brokers),
+        Role("guard", "handles", 0.5, "deputy"),
+        Role("deputy", "handles", 0.5, "guard", _deputies),
+        # Nothing creates a launcher again, and a sandbox that is lost cannot be replaced without.
+        Role("launcher", "launcher", 1.0),
     )
 }
-SURVIVED: Final = tuple(role.name for role in ROLES.values() if role.is_survived)
+# Of these processes the guest notices no death.
+UNNOTICED: Final = ("worker", "supervisor", "keeper", "pool", "broker", "guard", "deputy")
+# These processes are created again.
+SURVIVED: Final = (*UNNOTICED, "holder")

@@ -85,8 +85,9 @@ class Workload:
             content = json.loads(line)
             if "count" in content:
                 report.counts[self.name] = content["count"]
+                report.lost_files += content["lost"]
             else:
-                report.failures.append(Failure(**content))
+                report.note(Failure(**content))
         except (ValueError, TypeError):
             report.wrong.append(f"{self.name}: {line}")
 
@@ -121,15 +122,17 @@ def run(plan: Plan) -> Report:
             with killer:
                 workloads += [Workload(name, plan, share) for name in plan.workloads]
                 _wait(plan.seconds, share, report)
+            report.events = killer.events
             deadline = time.monotonic() + plan.hang
             for workload in workloads:
                 workload.finish(deadline, report)
-        report.events, report.stalls, report.looks = killer.events, probe.stalls, probe.looks
-        report.wrong += [f"the probe: {error}" for error in probe.errors]
+            report.stalls, report.looks = probe.stalls, probe.looks
+        report.wrong += killer.errors + [f"the probe: {error}" for error in probe.errors]
         if not probe.join(plan.hang):
             report.wrong.append("a look-up of the probe hangs")
         if report.is_good:
             report.wrong += [f"left over: {what}" for what in share.left_over(fds, titles)]
+            report.held_files = len(share.held())
         if not report.is_good:
             report.wrong.append(f"the log of the daemon is {_keep(share)}")
     return report
@@ -144,8 +147,8 @@ def _wait(seconds: float, share: Share, report: Report) -> None:
     """Wait; a daemon that ends is an error, and ends the wait."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        if share.daemon.poll() is not None:
-            report.wrong.append(f"virtiofsd ended with {share.daemon.returncode}")
+        if not share.is_served():
+            report.wrong.append("the daemon ended")
             return
         if share.mounted.process.poll() is not None:
             report.wrong.append(f"vfsd mount ended: {share.mounted.errors()}")

@@ -3,6 +3,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import tempfile
 import time
@@ -19,12 +20,16 @@ from tests.waiting import HANG, wait_until
 
 from .memory_group import MemoryGroup
 from .roles import ROLES, processes
+from .workloads import WORKLOADS
 
 OPTIONS: Final = ("-o", "xattr,flock,posix_lock", "--log-level=debug")
-TABLES: Final = ("keeper", "pool")  # one process for each table of fds
+# A process for each table of fds. Supervisors have the table of the keeper, workers the holder's.
+TABLES: Final = ("keeper", "holder", "launcher", "guard")
+LASTING: Final = ("keeper", "supervisor")  # one of the two lives as long as the share
 STOP_SECONDS: Final = 30.0  # for a daemon that ends by itself
 SETTLE_SECONDS: Final = 60.0  # until the fds of dead processes have been found and closed
 _NUMBERS: Final = re.compile(r"\d+")
+_SHARED: Final = re.compile(rf"/({'|'.join(WORKLOADS)})-")  # as the sandbox sees these files
 
 
 class Share:
@@ -72,17 +77,22 @@ class Share:
     def close(self) -> None:
         self._stack.close()
 
+    def is_served(self) -> bool:
+        """Is the daemon alive? The first keeper, which was launched here, may be dead."""
+        return any(process.title.split()[0] in LASTING for process in processes(self.name))
+
     def _end(self) -> None:
         """End the daemon, whatever is left of it."""
-        self.daemon.terminate()
-        deadline = time.monotonic() + HANG
-        with suppress(subprocess.TimeoutExpired):
-            self.daemon.wait(STOP_SECONDS)
+        for pid in ROLES["keeper"].pids(self.name):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+        soft, hard = time.monotonic() + STOP_SECONDS, time.monotonic() + HANG
         while left := processes(self.name):
-            for process in left:
+            now = time.monotonic()
+            for process in left if now > soft or not self.is_served() else ():
                 with suppress(ProcessLookupError):
-                    os.kill(process.pid, 9)
-            assert time.monotonic() < deadline, f"processes stay behind: {left}"
+                    os.kill(process.pid, signal.SIGKILL)
+            assert now < hard, f"processes stay behind: {left}"
             time.sleep(0.02)
         self.daemon.wait(HANG)
 
@@ -91,14 +101,22 @@ class Share:
         return Counter(process.title for process in processes(self.name))
 
     def fds(self) -> Counter[str]:
-        """What the fds of the daemon refer to. Numbers are left out, because a file that was opened
-        again has another number; the shared files are left out, because the kernel's client decides
-        when it forgets a file."""
+        """What the fds of each table refer to. Numbers are left out, because a file that was opened
+        again has another number. The files of the workloads are left out as well: held() counts
+        those that should be closed."""
         found: Counter[str] = Counter()
         for table in TABLES:
             for pid in ROLES[table].pids(self.name)[:1]:
-                found.update(f"{table}: {link}" for link in _links(pid))
+                links = [link for link in _links(pid) if not _SHARED.match(link)]
+                found.update(f"{table}: {_NUMBERS.sub('N', link)}" for link in links)
         return found
+
+    def held(self) -> list[str]:
+        """The files without a name that the sandbox has open, although each process that used them
+        has ended, and the kernel's client forgets a file without a name at once."""
+        pids = ROLES["holder"].pids(self.name)
+        links = [link for pid in pids for link in _links(pid)]
+        return [link for link in links if _SHARED.match(link) and link.endswith(" (deleted)")]
 
     def left_over(self, fds: Counter[str], titles: Counter[str]) -> list[str]:
         """Wait until the daemon has the fds and the processes that it had before; what differs in
@@ -115,7 +133,7 @@ def _links(pid: int) -> list[str]:
     links = []
     for path in Path(f"/proc/{pid}/fd").iterdir():
         with suppress(OSError):
-            links.append(_NUMBERS.sub("N", str(path.readlink())))
+            links.append(str(path.readlink()))
     return links
 
 

@@ -10,25 +10,25 @@ from typing import Any
 
 import pytest
 
-from .killer import KILL, STOP, Event
-from .probe import Stall, longest_stalls
+from .killer import KILL, STOP, Event, Killer
+from .probe import Stall, cause, longest_stalls
 from .report import Report
+from .roles import ROLES, Role
 from .run import Plan, run
 from .tree import Tree
-from .workload import Failure, Steps
+from .workload import LOST_LOCK, Failure, Steps
 
 ROUNDS = 10  # of the tree: enough for each kind of operation
 
 
 @pytest.mark.parametrize("queues", [1, 4])
-def test_no_user_sees_that_workers_and_supervisors_die(
-    requires: Callable[[str], str], queues: int
-) -> None:
+def test_no_user_sees_that_processes_die(requires: Callable[[str], str], queues: int) -> None:
     for what in ("root", "/dev/fuse", "fio", "git"):
         requires(what)
-    report = run(Plan(queues, 20, seed=1, workloads=("tree", "file", "sqlite-wal")))
+    report = run(Plan(queues, 20, seed=queues))
     assert report.is_good, report.markdown()
-    assert report.events, "nothing was killed"
+    died = {role for event in report.events for role in event.what.split(" + ")}
+    assert {"worker", "holder", "pool"} <= died, died
     assert all(report.counts.values()), report.counts
 
 
@@ -99,6 +99,59 @@ def test_the_tree_sees_nothing_where_nothing_is_wrong(tmp_path: Path) -> None:
         tree = Tree(home, random.Random(number), Steps("tree"))  # noqa: S311
         tree.run(300)
         tree.check(home)
+
+
+class Population:
+    """A daemon of which each role has one process; no process is ever created again."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.pids = {name: [1000 + number] for number, name in enumerate(ROLES)}
+        monkeypatch.setattr(Role, "pids", lambda role, _: self.pids[role.name])
+        monkeypatch.setattr(os, "kill", lambda *_: None)
+
+
+@pytest.mark.parametrize(("first", "second"), [("keeper", "supervisor"), ("deputy", "guard")])
+def test_of_two_partners_the_second_lives_until_the_first_is_there_again(
+    monkeypatch: pytest.MonkeyPatch, first: str, second: str
+) -> None:
+    population = Population(monkeypatch)
+    killer = Killer("daemon", [first, second], seed=1, fastest=50.0)
+    for now in range(1000):
+        killer._strike(100.0 * now)  # noqa: SLF001
+        killer._end_stops(float("inf"))  # noqa: SLF001
+    killed = [event for event in killer.events if event.way != STOP]
+    assert len(killed) == 1
+    assert killed[0].what in (first, second)
+    population.pids[killed[0].what] = [2000]
+    for now in range(1000, 2000):
+        killer._strike(100.0 * now)  # noqa: SLF001
+    assert len(killer.events) > 1
+
+
+def test_a_lock_may_be_lost_with_a_sandbox_only() -> None:
+    lost = Failure(2.0, "flock", "locks", "/a", LOST_LOCK, "text")
+    report = Report(1, 7, 60.0, events=[Event(1.0, 1.0, "pool", KILL, (2,))])
+    report.note(lost)
+    assert report.failures == [lost]
+    report = Report(1, 7, 60.0, events=[Event(1.0, 1.0, "holder + pool", KILL, (2, 3))])
+    report.note(lost)
+    assert report.is_good
+
+
+def test_more_must_not_be_lost_than_the_deaths_explain() -> None:
+    deaths = [Event(1.0, 1.0, "worker", KILL, (2,))]
+    assert Report(1, 7, 60.0, events=deaths, held_files=1).is_good
+    assert not Report(1, 7, 60.0, events=deaths, held_files=2).is_good
+    assert not Report(1, 7, 60.0, events=deaths, lost_files=1).is_good
+
+
+def test_a_stall_after_the_death_of_a_holder_is_its_fault() -> None:
+    worker = Event(1.0, 1.0, "worker", KILL, (2,))
+    holder = Event(1.02, 1.02, "holder", KILL, (3,))
+    assert cause(Stall(1.04, 1.5), [worker, holder]) == holder
+    assert cause(Stall(1.0, 1.5), [worker, holder]) == holder
+    assert cause(Stall(1.3, 1.5), [worker, holder]) is None
+    assert cause(Stall(1.0, 1.5), [Event(0.5, 3.0, "worker", STOP, (4,)), holder]) == holder
 
 
 def test_a_stall_is_the_fault_of_the_longest_stop_or_else_of_the_first_kill() -> None:

@@ -10,8 +10,8 @@ import errno
 import os
 import random
 import stat
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -242,13 +242,27 @@ class Tree:
         """Work on a file that is open already, or is opened now."""
         if self._open and self._chance.random() < 0.4:
             fd, node = self._chance.choice(self._open)
-            work(fd, Path(f"fd {fd}"), node)
+            with self._losing(fd, node):
+                work(fd, Path(f"fd {fd}"), node)
         elif found := self._existing(File):
             path, node = found
             fd = self._attempt(0, "open", path, os.open, path, flags)
             try:
                 work(fd, path, node)
             finally:
+                os.close(fd)
+
+    @contextmanager
+    def _losing(self, fd: int, node: File) -> Iterator[None]:
+        """A file without a name is lost when a sandbox is lost, and then gives ESTALE for ever."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno != errno.ESTALE or node.links:
+                raise
+            self._steps.lost += 1
+            self._open = [(other, file) for other, file in self._open if other != fd]
+            with suppress(OSError):
                 os.close(fd)
 
     def _write(self) -> None:
@@ -304,9 +318,11 @@ class Tree:
     def _open_file(self) -> None:
         """Keep a file open, also when its last name is removed."""
         if len(self._open) >= OPEN_MAX:
-            fd, node = self._open.pop(self._chance.randrange(OPEN_MAX))
-            self._equal("links", f"fd {fd}", os.fstat(fd).st_nlink, node.links)
-            self._attempt(0, "close", f"fd {fd}", os.close, fd)
+            fd, node = self._chance.choice(self._open)
+            with self._losing(fd, node):
+                self._equal("links", f"fd {fd}", os.fstat(fd).st_nlink, node.links)
+                self._open.remove((fd, node))
+                self._attempt(0, "close", f"fd {fd}", os.close, fd)
         elif found := self._existing(File):
             fd = self._attempt(0, "open", found[0], os.open, found[0], os.O_RDWR)
             self._open.append((fd, found[1]))

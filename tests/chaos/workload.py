@@ -6,7 +6,7 @@ each failure.
 
 A workload is a process of its own, because a process that waits for a mount that hangs cannot be
 ended. STEP is a file in which the workload names what it does at the moment. Each line of its
-output is a JSON object: a Failure, or at the end {"count": steps}.
+output is a JSON object: a Failure, or at the end {"count": steps, "lost": files}.
 """
 
 import errno
@@ -22,7 +22,12 @@ from pathlib import Path
 from typing import Final
 
 FAILURES_MAX: Final = 10
+LOST_LOCK: Final = "lock lost"
 STEP_BYTES: Final = 4096
+
+
+class LostLockError(Exception):
+    """A lock was held by two processes at a time."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,7 @@ class Failure:
     workload: str
     op: str
     path: str
-    error: str  # the name of the errno; "" if the result was wrong
+    error: str  # the name of the errno, LOST_LOCK, or "" if another result was wrong
     text: str
 
 
@@ -44,6 +49,7 @@ class Steps:
         self.workload = workload
         self.op = self.path = ""
         self.count = 0
+        self.lost = 0  # open files without a name that were lost together with a sandbox
         self._page: mmap.mmap | None = None
         if page:
             page.write_bytes(bytes(STEP_BYTES))
@@ -60,6 +66,8 @@ class Steps:
     def failure(self, error: Exception) -> Failure:
         number = error.errno if isinstance(error, OSError) else None
         name = errno.errorcode.get(number, str(number)) if number else ""
+        if isinstance(error, LostLockError):
+            name = LOST_LOCK
         text = f"{type(error).__name__}: {error}"
         if isinstance(error, subprocess.CalledProcessError):
             text = f"{error}: {error.output}"
@@ -91,8 +99,10 @@ def main(argv: list[str]) -> None:
             print(json.dumps(asdict(steps.failure(error))), flush=True)
             failures += 1
         number += 1
-    print(json.dumps({"count": steps.count}), flush=True)
+    print(json.dumps({"count": steps.count, "lost": steps.lost}), flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    from tests.chaos import workload  # not this module, but the one that workloads.py imports
+
+    workload.main(sys.argv[1:])

@@ -23,7 +23,7 @@ from tests.semantics.exerciser import Exerciser
 from tests.waiting import HANG
 
 from .tree import Tree
-from .workload import Steps
+from .workload import LostLockError, Steps
 
 # Steps, home, host, chance, and the time (monotonic) at which the round should end.
 Workload = Callable[[Steps, Path, Path, random.Random, float], None]
@@ -54,6 +54,7 @@ diff -r {library}/json out/json; diff -r {library}/email out/email
 """
 # Two processes hold a lock in turn. Each of them creates a file outside of the share while it is
 # inside, which fails if the other process is inside as well.
+TWO_INSIDE: Final = "two are inside"
 PARTNER: Final = "from tests.chaos.workloads import take_turns; take_turns()"
 
 
@@ -147,9 +148,21 @@ def locks(kind: str, steps: Steps, home: Path, host: Path, *_: object) -> None:
         )
         for mine in (0, 1)
     ]
-    outputs = [partner.communicate()[0] for partner in partners]
+    outputs = _await_partners(partners)
+    if any(TWO_INSIDE in output for output in outputs):
+        raise LostLockError(f"{kind}: two processes held the lock")
     assert not any(partner.returncode for partner in partners), outputs
     assert counter.read_text() == str(2 * turns), f"the counter is {counter.read_text()}"
+
+
+def _await_partners(partners: list[subprocess.Popen[str]]) -> list[str]:
+    """Wait for both partners; if one of them fails, the turn of the other one never comes."""
+    while None in (codes := [partner.poll() for partner in partners]):
+        if any(codes):
+            for partner in partners:
+                partner.kill()
+        time.sleep(0.02)
+    return [partner.communicate()[0] for partner in partners]
 
 
 def take_turns() -> None:
@@ -160,7 +173,10 @@ def take_turns() -> None:
     done = 0
     while done < int(turns):
         lock(fd, fcntl.LOCK_EX)
-        marker = os.open(inside, os.O_CREAT | os.O_EXCL)
+        try:
+            marker = os.open(inside, os.O_CREAT | os.O_EXCL)
+        except FileExistsError:
+            sys.exit(TWO_INSIDE)
         number = int(os.pread(fd, 20, 0))
         if number % 2 == int(mine):
             os.pwrite(fd, str(number + 1).encode(), 0)
