@@ -32,6 +32,15 @@ def test_no_user_sees_that_processes_die(requires: Callable[[str], str], queues:
     assert all(report.counts.values()), report.counts
 
 
+def test_no_user_sees_that_the_launcher_dies(requires: Callable[[str], str]) -> None:
+    for what in ("root", "/dev/fuse"):
+        requires(what)
+    roles = ("launcher", "worker", "supervisor", "keeper")
+    report = run(Plan(1, 8, seed=1, roles=roles, workloads=("tree", "file")))
+    assert report.is_good, report.markdown()
+    assert any("launcher" in event.what for event in report.events)
+
+
 def test_an_errno_that_the_daemon_gives_is_reported(requires: Callable[[str], str]) -> None:
     for what in ("root", "/dev/fuse"):
         requires(what)
