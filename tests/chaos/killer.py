@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Self
 
 from .memory_group import MemoryGroup
@@ -89,6 +90,7 @@ class Killer(threading.Thread):
         return min(self._chance.expovariate(self._rate), 3 / self._rate)
 
     def _strike(self, now: float) -> None:
+        self._killed = {pid for pid in self._killed if Path(f"/proc/{pid}").exists()}
         way = self._chance.choices([*WEIGHTS], [*WEIGHTS.values()])[0]
         count = 2 if way == PAIR else 1
         if way == OOM:

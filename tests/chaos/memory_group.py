@@ -15,11 +15,13 @@ from tests.waiting import HANG
 LIMIT: Final = 384 << 20  # bytes; a daemon with four workers needs a quarter
 CGROUP: Final = Path("/sys/fs/cgroup")
 # Takes memory in the group until the kernel has killed a process. The memory is that of a file and
-# not of this process, so the kernel finds that other processes are larger.
+# not of this process. The kernel chooses a worker or the pool, whose score is higher; this process,
+# if all of these are dead at the moment; and never a process that is not created again.
 HOG: Final = """
 import os, re, sys
 from pathlib import Path
 group, events = Path(sys.argv[1]), Path(sys.argv[2])
+Path("/proc/self/oom_score_adj").write_text("250")
 (group / "cgroup.procs").write_text("0")
 def kills():
     return int(re.search(r"^oom_kill (\\d+)", events.read_text(), re.M)[1])

@@ -117,6 +117,7 @@ class Population:
         self.pids = {name: [1000 + number] for number, name in enumerate(ROLES)}
         monkeypatch.setattr(Role, "pids", lambda role, _: self.pids[role.name])
         monkeypatch.setattr(os, "kill", lambda *_: None)
+        monkeypatch.setattr(Path, "exists", lambda _: True)  # in /proc
 
 
 @pytest.mark.parametrize(("first", "second"), [("keeper", "supervisor"), ("deputy", "guard")])
