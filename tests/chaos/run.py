@@ -113,6 +113,7 @@ def run(plan: Plan) -> Report:
         workloads: list[Workload] = []
         stack.callback(_reap, workloads)
         share = stack.enter_context(Share(plan.queues, plan.options, group))
+        stack.callback(_kill, workloads)
         with suppress(FileNotFoundError):
             (share.mount / "missing").stat()
         fds, titles = share.fds(), share.titles()
@@ -136,6 +137,12 @@ def run(plan: Plan) -> Report:
         if not report.is_good:
             report.wrong.append(f"the log of the daemon is {_keep(share)}")
     return report
+
+
+def _kill(workloads: list[Workload]) -> None:
+    """Without the mount, a workload would write into the folder below it."""
+    for workload in workloads:
+        workload.kill()
 
 
 def _reap(workloads: list[Workload]) -> None:
