@@ -246,7 +246,7 @@ static int result_of(const struct header *header)
 	fs->now_ns = r->start_ns = test_clock_ns();
 	if (result < 0)
 		return ops_error(op, result);
-	if (r->from_dead && intent_settles(r, &result)) {
+	if (r->from_dead && intent_settles(r, true, &result)) {
 		label_forsake(fs, r);
 		return result;
 	}

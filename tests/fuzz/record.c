@@ -165,7 +165,7 @@ static void run_intent(const struct intent_header *header)
 	if (header->belongs & 2)
 		intent->note_unique = r->in.unique;
 	(void)intent_noted(r, note, sizeof(note));
-	if (intent_settles(r, &result)) {
+	if (intent_settles(r, header->from_dead & 2, &result)) {
 		CHECK(result <= INTENT_REPLY_MAX);
 		CHECK(result >= -ERRNO_MAX || result == OUTCOME_NO_REPLY);
 		return;

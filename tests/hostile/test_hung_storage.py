@@ -7,6 +7,7 @@ import signal
 import struct
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -18,13 +19,16 @@ from tests.sandbox_modes import SandboxMode, in_each_mode
 from .daemon import Daemon, wait_until
 from .driver import SET_MEM_TABLE, Frontend, Region, Segment
 from .fuse import (
+    FSYNC_IN,
     IN_HEADER,
+    MKDIR_IN,
     OPEN_IN,
     RELEASE_IN,
     ROOT,
     Guest,
     Op,
     Pending,
+    names,
     parse_dirents,
     read_in,
 )
@@ -105,6 +109,56 @@ def test_a_worker_is_replaced_while_what_it_served_hangs(
             frontend.restart_ring(2)
             guest.getattr(ROOT)
         guest.lookup(slow, b"1", queue=2)
+
+
+def has_ended(pid: int) -> bool:
+    return not psutil.pid_exists(pid)
+
+
+def end_workers(daemon: Daemon, number: signal.Signals, times: int) -> None:
+    """End the worker of queue 2 again and again, each time in the middle of a request."""
+    for _ in range(times):
+        victim = daemon.the("worker", "queue 2")
+        wait_until(partial(waits_for_a_server, victim), 5, "a request is under way")
+        os.kill(victim, number)
+        wait_until(partial(has_ended, victim), 5, "the worker's death")
+
+
+def test_a_request_that_is_under_way_at_many_kills_is_done_once(
+    share: HungMount, tmp_path: Path
+) -> None:
+    with (
+        Daemon("--inode-file-handles=never", share=tmp_path / "share") as daemon,
+        Frontend(daemon.socket) as frontend,
+    ):
+        guest = Guest(frontend.setup(2))
+        guest.init()
+        slow = guest.lookup(ROOT, b"mnt").nodeid
+        body = MKDIR_IN.pack(0o755, 0) + names(b"made")
+        with share.hanging():
+            waiting = guest.submit(Op.MKDIR, slow, body, room=128, queue=2)
+            end_workers(daemon, signal.SIGKILL, 4)
+        assert guest.finish(waiting).error == 0
+    assert [path.name for path in (tmp_path / "source").iterdir()] == ["made"]
+
+
+def test_a_request_that_is_under_way_at_two_faults_gets_eio(
+    share: HungMount, tmp_path: Path
+) -> None:
+    """A thread waits for the file system; the main thread takes the signal."""
+    (tmp_path / "source" / "file").touch()
+    with (
+        Daemon("--inode-file-handles=never", share=tmp_path / "share") as daemon,
+        Frontend(daemon.socket) as frontend,
+    ):
+        guest = Guest(frontend.setup(2))
+        guest.init()
+        slow = guest.lookup(guest.lookup(ROOT, b"mnt").nodeid, b"file").nodeid
+        body = FSYNC_IN.pack(guest.open(slow, os.O_RDWR), 0, 0)
+        with share.hanging():
+            waiting = guest.submit(Op.FSYNC, slow, body, queue=2)
+            end_workers(daemon, signal.SIGABRT, 2)
+            assert guest.finish(waiting).error == errno.EIO
 
 
 # There is no fd left, as each close hangs.

@@ -51,7 +51,7 @@ from .fuse import (
     write_in,
 )
 
-KILL_EVERY = 0.25  # seconds; a request that was in flight at two deaths may get EIO
+KILL_EVERY = 0.25  # seconds
 
 
 @pytest.fixture

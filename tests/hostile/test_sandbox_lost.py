@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, flock
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -29,6 +30,7 @@ from .daemon import Daemon, wait_until
 from .driver import Frontend
 from .fuse import LINK_IN, RENAME_IN, ROOT, Dirent, Entry, Guest, Op, expect, names, write_in
 from .test_forgotten import is_stale
+from .test_ops_files import F_RDLCK, F_UNLCK, F_WRLCK, expect_success, lock
 from .test_recovery import run_users, user
 
 GOES_ON = "the guest's session goes on: "
@@ -139,6 +141,39 @@ def test_a_file_without_a_name_is_lost_alone(daemon: Daemon, guest: Guest, folde
     last = log_of(daemon).rpartition(GOES_ON)[2]
     lines = [line for line in last.splitlines() if f"inode {gone.attr.ino} " in line]
     assert len(lines) == 1, last
+
+
+def test_a_file_is_found_by_a_name_that_the_guest_saw_earlier(
+    daemon: Daemon, guest: Guest, folder: Folder
+) -> None:
+    """The file has two names, and the name that the guest saw last is removed."""
+    a, b = guest.mkdir(folder.nodeid, b"a"), guest.mkdir(folder.nodeid, b"b")
+    file, fh = guest.create(a.nodeid, b"name")
+    guest.write(file.nodeid, fh, 0, b"data")
+    guest.call(Op.LINK, b.nodeid, LINK_IN.pack(file.nodeid) + names(b"name"))
+    guest.call(Op.UNLINK, b.nodeid, names(b"name"))
+    lose_sandbox(daemon)
+    assert guest.read(file.nodeid, fh, 0, 9) == b"data"
+
+
+@pytest.mark.parametrize("kind", [F_RDLCK, F_WRLCK])
+def test_a_flock_is_held_again(kind: int, daemon: Daemon, guest: Guest, folder: Folder) -> None:
+    file, fh = guest.create(folder.nodeid, b"file")
+    with (folder.path / "file").open() as other:
+        for operation in (LOCK_SH, LOCK_EX):
+            expect_success(lock(guest, Op.SETLK, file.nodeid, fh, 1, kind, flock=True))
+            lose_sandbox(daemon)
+            guest.getattr(ROOT)  # the session goes on
+            if kind == F_RDLCK and operation == LOCK_SH:
+                flock(other, LOCK_SH | LOCK_NB)
+            else:
+                with pytest.raises(BlockingIOError):
+                    flock(other, operation | LOCK_NB)
+            flock(other, LOCK_UN)
+        expect_success(lock(guest, Op.SETLK, file.nodeid, fh, 1, F_UNLCK, flock=True))
+        lose_sandbox(daemon)
+        guest.getattr(ROOT)
+        flock(other, LOCK_EX | LOCK_NB)
 
 
 def test_another_file_in_its_place_is_not_taken_for_it(

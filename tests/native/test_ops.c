@@ -297,11 +297,11 @@ static void test_an_op_that_had_happened_is_not_done_twice(void)
 	CHECK(ask_name(FUSE_MKDIR, FUSE_ROOT_ID, &in, sizeof(in), "once") > 0);
 	/* The reply was recorded, and the worker died before the guest received it. */
 	a.r.from_dead = true;
-	CHECK(intent_settles(&a.r, &result));
+	CHECK(intent_settles(&a.r, true, &result));
 	CHECK_EQUAL(result, sizeof(struct fuse_entry_out));
 	/* The worker died before the reply was recorded. */
 	a.intent.state = INTENT_BEGUN;
-	CHECK(!intent_settles(&a.r, &result) && a.r.replayed);
+	CHECK(!intent_settles(&a.r, true, &result) && a.r.replayed);
 	CHECK_EQUAL(ops_run(&fs, &a.r), sizeof(struct fuse_entry_out));
 	a.r.from_dead = false;
 	CHECK_EQUAL(ask_name(FUSE_MKDIR, FUSE_ROOT_ID, &in, sizeof(in), "once"), -EEXIST);

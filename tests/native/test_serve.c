@@ -25,6 +25,7 @@ struct story {
 	uint32_t replays; /* runs that were marked as replayed */
 	uint32_t deaths;  /* runs that are still to die before the op has its result */
 	uint32_t nap_us;  /* how long an op takes */
+	int signal;	  /* that ends a worker */
 };
 
 static struct driver d;
@@ -38,10 +39,10 @@ __attribute__((used)) int test_op(struct fs *fs, struct request *r)
 	if (r->replayed)
 		__atomic_add_fetch(&story->replays, 1, __ATOMIC_SEQ_CST);
 	if (story->runs == die_at)
-		raise(SIGKILL);
+		raise(story->signal);
 	if (story->deaths) {
 		story->deaths--;
-		raise(SIGKILL);
+		raise(story->signal);
 	}
 	if (story->nap_us)
 		usleep(story->nap_us);
@@ -59,7 +60,7 @@ int lending_repay(void *context, uint32_t slot)
 	return -1;
 }
 
-/* In this test no guest locks a file. */
+/* In this test no session ends, and no guest locks a file. */
 void ops_lock_drop_all(struct fs *fs)
 {
 	(void)fs;
@@ -76,6 +77,7 @@ static void begin(void)
 {
 	driver_init(&d, SIZE);
 	story = make_shared(sizeof(*story));
+	story->signal = SIGKILL;
 	setup_worker(&d, "/tmp", INODES, FILES, &config);
 	config.fs.workers->session.ready = 1;
 }
@@ -118,7 +120,9 @@ static void bury(pid_t pid)
 	int status;
 
 	CHECK(waitpid(pid, &status, 0) == pid);
-	CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+	CHECK(WIFSIGNALED(status));
+	CHECK(WTERMSIG(status) == SIGKILL || WTERMSIG(status) == story->signal);
+	config.fs.workers->rows[0].faulted = WTERMSIG(status) != SIGKILL;
 	inode_table_bury(config.fs.inodes, 0);
 	file_table_bury(config.fs.files, 0);
 	worker_table_bury(config.fs.workers, 0);
@@ -196,6 +200,7 @@ static void test_a_deadly_request_is_given_up(void)
 
 	begin();
 	story->deaths = 100;
+	story->signal = SIGABRT;
 	send_mkdir(0, 10);
 	pid = spawn();
 	bury(pid);
@@ -204,6 +209,47 @@ static void test_a_deadly_request_is_given_up(void)
 	pid = spawn();
 	expect_reply(0, 10, -EIO);
 	CHECK_EQUAL(story->runs, 2);
+	stop(pid);
+	end();
+}
+
+/* A kill -9 comes from outside. */
+static void test_a_request_is_not_given_up_for_kills(void)
+{
+	pid_t pid;
+
+	begin();
+	story->deaths = 5;
+	send_mkdir(0, 10);
+	for (uint32_t i = 0; i < 5; i++) {
+		pid = spawn();
+		bury(pid);
+	}
+	pid = spawn();
+	expect_reply(0, 10, 0);
+	CHECK_EQUAL(story->runs, 6);
+	CHECK_EQUAL(story->replays, 5);
+	stop(pid);
+	end();
+}
+
+/* The request faults, is killed, and faults again. */
+static void test_a_kill_between_two_faults_clears_no_request(void)
+{
+	const int signals[] = {SIGABRT, SIGKILL, SIGABRT};
+	pid_t pid;
+
+	begin();
+	story->deaths = 100;
+	send_mkdir(0, 10);
+	for (uint32_t i = 0; i < 3; i++) {
+		story->signal = signals[i];
+		pid = spawn();
+		bury(pid);
+	}
+	pid = spawn();
+	expect_reply(0, 10, -EIO);
+	CHECK_EQUAL(story->runs, 3);
 	stop(pid);
 	end();
 }
@@ -325,6 +371,8 @@ int main(void)
 {
 	RUN(test_a_request_is_finished_by_the_next_worker);
 	RUN(test_a_deadly_request_is_given_up);
+	RUN(test_a_request_is_not_given_up_for_kills);
+	RUN(test_a_kill_between_two_faults_clears_no_request);
 	RUN(test_what_is_done_is_not_done_again);
 	RUN(test_deaths_are_counted_for_the_request_not_its_head);
 	RUN(test_no_reply_waits_for_a_slow_request);

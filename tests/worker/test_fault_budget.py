@@ -3,7 +3,7 @@ import signal
 
 import pytest
 
-from vfsd.worker.fault_budget import FAULTS, WINDOW_SECONDS, FaultBudget
+from vfsd.worker.fault_budget import GUESSES, WINDOW_SECONDS, FaultBudget, is_fault
 
 SEGV = -signal.SIGSEGV
 
@@ -36,7 +36,7 @@ def test_what_is_no_fault_is_not_counted(code: int) -> None:
     assert budget.why_not_again(SEGV, 0.0) is None
 
 
-@pytest.mark.parametrize("fault", sorted(FAULTS))
+@pytest.mark.parametrize("fault", sorted(GUESSES))
 def test_each_fault_counts(fault: signal.Signals) -> None:
     budget = FaultBudget(1)
     assert budget.why_not_again(-fault, 0.0) is None
@@ -46,3 +46,13 @@ def test_each_fault_counts(fault: signal.Signals) -> None:
 @pytest.mark.parametrize("limit", [0, 1, 1000])
 def test_one_forbidden_call_is_enough(limit: int) -> None:
     assert "SIGSYS" in (FaultBudget(limit).why_not_again(-signal.SIGSYS, 0.0) or "")
+
+
+@pytest.mark.parametrize("code", [*(-number for number in GUESSES), -signal.SIGSYS, 1, 3])
+def test_a_request_is_blamed_for_what_it_can_have_caused(code: int) -> None:
+    assert is_fault(code)
+
+
+@pytest.mark.parametrize("code", [-signal.SIGKILL, -signal.SIGTERM, 0])
+def test_no_request_is_blamed_for_what_comes_from_outside(code: int) -> None:
+    assert not is_fault(code)

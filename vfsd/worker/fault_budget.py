@@ -8,7 +8,7 @@ addresses. A worker that dies is replaced by a clone of the same pool, with the 
 each death is a guess, and without a limit a guest can guess as fast as workers are created. The
 pools of a sandbox are clones of its holder and have the same addresses too, so they share a budget.
 
-What is counted. Deaths by the signals of FAULTS, in all slots together, since all workers have the
+What is counted. Deaths by the signals of GUESSES, in all slots together, since all workers have the
 addresses of the pool. Not counted: SIGKILL, which the operator sends, or the kernel when memory is
 short, and exits with a status, which come from Python exceptions. A single death by SIGSYS is
 enough: an honest worker makes no forbidden call, so a worker that makes one has been taken over.
@@ -31,6 +31,26 @@ path leads to, and the mappings. So it would have to be a second sandbox, isolat
 A sandbox that was lost is replaced in this way under a running guest (the supervisor's
 rebuilding.py). That is not done for a sandbox that still serves, because some files are lost by it,
 and slots that have ended stay ended.
+
+Requests. A request that was in flight at two faults is answered with EIO (intent.h), so a request
+that crashes its worker makes two guesses and not all of them. For this purpose more ends of a
+worker are faults (is_fault): an exit with a status, and a kill on the supervisor's order, which
+follows if a worker hangs. SIGKILL and SIGTERM come from outside. A request is innocent of them, and
+runs again each time.
+
+Where the reason of a death is known. The holder reaps the worker and keeps its wait status
+(pool_memory.py), so the reason outlives the pool. The pool writes the reason into the worker table
+before it fills the slot again. When a whole sandbox is lost, the kernel has killed its workers
+together with the holder, and how a worker would have ended is not known: no request is blamed. The
+other choice would fail innocent requests whenever a sandbox is lost twice in a row.
+
+A request by which the kernel kills the worker because memory is short. This budget does not limit
+the request, since such a death shows nothing about addresses. No count of deaths limits the request
+either, since nothing distinguishes it from an innocent request. The limit is the pause of the slot
+(pool_state.py): a worker that lives for less than SHORT_LIFE is followed after a pause, which grows
+up to LONGEST_PAUSE. So the request runs about once in a second, and never more than twice. The
+guest gains nothing by that: it can send the request again as often, without any death. If the
+kernel kills the holder instead, the pause between two sandboxes is the limit (rebuilding.py).
 """
 
 import signal
@@ -38,7 +58,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Final
 
-FAULTS: Final = frozenset(
+GUESSES: Final = frozenset(
     {
         signal.SIGSEGV,
         signal.SIGBUS,
@@ -48,7 +68,14 @@ FAULTS: Final = frozenset(
         signal.SIGTRAP,
     }
 )
+OUTSIDE: Final = frozenset({signal.SIGKILL, signal.SIGTERM})
 WINDOW_SECONDS: Final = 3600.0
+
+
+def is_fault(code: int) -> bool:
+    """A worker that served ended with `code` (negative: by that signal). May a request have caused
+    that?"""
+    return code != 0 and -code not in OUTSIDE
 
 
 class FaultBudget:
@@ -64,7 +91,7 @@ class FaultBudget:
         the reason why the worker must not be created again, or None if it may."""
         if -code == signal.SIGSYS:
             return "it made a system call that workers never make (SIGSYS)"
-        if -code not in FAULTS:
+        if -code not in GUESSES:
             return None
         while self.times and now - self.times[0] >= WINDOW_SECONDS:
             self.times.popleft()

@@ -25,6 +25,7 @@ class Slot:
     pause: Pause = field(default_factory=lambda: Pause(LONGEST_PAUSE, SHORT_LIFE))
     respawn_at: float | None = None  # time.monotonic, while the slot waits
     is_ended: bool = False  # no worker is created here again
+    is_condemned: bool = False  # the worker was killed because it did not do its work
     # Both as descriptors.anonymous(). `before`: the fds that were open when the worker was created;
     # None once it has started. `private`: the fds that the worker has opened for itself by then.
     before: dict[int, str] | None = None
@@ -35,7 +36,7 @@ class Slot:
         return bool(self.pid) and self.before is not None
 
     def note_death(self, now: float) -> None:
-        self.pid = 0
+        self.pid, self.is_condemned = 0, False
         self.pause.note_life(now - self.born)
 
     def encode(self) -> list[Any]:
@@ -43,15 +44,17 @@ class Slot:
         before = None if self.before is None else list(self.before.items())
         private = list(self.private.items())
         lives = self.pause.short_lives
-        return [self.pid, self.born, lives, self.respawn_at, self.is_ended, before, private]
+        states = [self.is_ended, self.is_condemned]
+        return [self.pid, self.born, lives, self.respawn_at, *states, before, private]
 
     @classmethod
     def decode(cls, content: list[Any]) -> "Slot":
         """Make the object again from what encode() returned."""
-        pid, born, lives, respawn_at, is_ended, before, private = content
+        pid, born, lives, respawn_at, is_ended, is_condemned, before, private = content
         pause = Pause(LONGEST_PAUSE, SHORT_LIFE, lives)
         before = None if before is None else dict(before)
-        return cls(pid, born, pause, respawn_at, is_ended, before, dict(private))
+        private = dict(private)
+        return cls(pid, born, pause, respawn_at, is_ended, is_condemned, before, private)
 
 
 @dataclass

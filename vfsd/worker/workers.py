@@ -31,6 +31,7 @@ from vfsd.transport.native import check, ffi, lib
 from vfsd.transport.process_title import setproctitle
 from vfsd.worker import queue_worker, seccomp
 from vfsd.worker.descriptors import anonymous
+from vfsd.worker.fault_budget import is_fault
 from vfsd.worker.fd_calls import close_if_open, drain, wait_readable
 from vfsd.worker.fd_owners import FdOwners
 from vfsd.worker.inheritance import Inheritance
@@ -135,9 +136,12 @@ class Workers:
 
     def kill(self, index: int) -> None:
         """Kill the worker of a slot; that worker is then replaced like any other dead worker."""
-        if pid := self._state.slots[index].pid:
+        slot = self._state.slots[index]
+        if slot.pid:
+            slot.is_condemned = True
+            self._save()
             with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+                os.kill(slot.pid, signal.SIGKILL)
 
     # Creation.
 
@@ -220,6 +224,9 @@ class Workers:
     def _bury(self, index: int, slot: Slot, code: int) -> None:
         """A worker died: release what it held, and have its slot filled again."""
         pid = slot.pid
+        if slot.before is None:  # else the worker has not begun to serve
+            may_be_deadly = slot.is_condemned or is_fault(code)
+            self._tables.workers.rows[index].faulted = may_be_deadly
         slot.note_death(time.monotonic())
         why_not_again = self._state.faults.why_not_again(code, time.monotonic())
         slot.is_ended = why_not_again is not None

@@ -25,7 +25,7 @@
  * Death. The successor runs the request again, since its head is in flight. If the dead worker left
  * a file under the staged name, making that name fails with EEXIST; the successor then removes the
  * file and starts over. If the rename had already happened, the final name exists, which every
- * creating op handles (request.replayed). A request that is answered with EIO after two deaths is
+ * creating op handles (request.replayed). A request that is answered with EIO after two faults is
  * not run again: label_forsake removes its file.
  *
  * What remains possible. A process of the host, or a guest of another daemon, that lists the

@@ -167,6 +167,21 @@ int op_getlk(struct fs *fs, struct request *r)
 
 /* ---- flock ---- */
 
+/* If the sandbox is lost, the next one takes this lock again (session_restore.c). If the worker
+ * dies before this, the request is in flight, and is run again. */
+static void note_flock(struct open_file *file, int operation)
+{
+	const uint32_t all = FILE_FLOCKED | FILE_FLOCK_SHARED;
+	uint32_t set = operation == LOCK_UN   ? 0
+		       : operation == LOCK_SH ? FILE_FLOCKED | FILE_FLOCK_SHARED
+					      : FILE_FLOCKED;
+	uint32_t old = __atomic_load_n(&file->flags, __ATOMIC_RELAXED);
+
+	while (!__atomic_compare_exchange_n(&file->flags, &old, (old & ~all) | set, true,
+					    __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+		continue;
+}
+
 static int try_flock(struct fs *fs, const struct fuse_lk_in *in, struct open_file *file)
 {
 	int operation = in->lk.type == F_RDLCK	 ? LOCK_SH
@@ -177,8 +192,7 @@ static int try_flock(struct fs *fs, const struct fuse_lk_in *in, struct open_fil
 		return errno == EWOULDBLOCK ? -EAGAIN : -errno;
 	if (operation == LOCK_UN)
 		fs->gave_up_lock = true;
-	else
-		__atomic_or_fetch(&file->flags, FILE_FLOCKED, __ATOMIC_RELAXED);
+	note_flock(file, operation);
 	return 0;
 }
 
@@ -192,8 +206,8 @@ void ops_lock_drop_all(struct fs *fs)
 	while ((file = file_table_next(fs->files, &at, FILE_LOCK_OWNER | FILE_FLOCKED))) {
 		if (file->flags & FILE_LOCK_OWNER)
 			unlock_records(file);
-		else
-			flock(file->fd, LOCK_UN);
+		else if (!flock(file->fd, LOCK_UN))
+			note_flock(file, LOCK_UN);
 	}
 	fs->gave_up_lock = true;
 }

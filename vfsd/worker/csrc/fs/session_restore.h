@@ -24,7 +24,7 @@ struct restore_report {
 	uint64_t files; /* open again */
 	uint64_t lost_nodes;
 	uint64_t lost_files;
-	uint64_t lost_locks; /* open files with flocks, and owners of record locks */
+	uint64_t lost_locks; /* owners of record locks, and flocks that others have now */
 	uint32_t loss_count;
 	struct restore_loss losses[LOSSES_NAMED]; /* the first ones */
 };

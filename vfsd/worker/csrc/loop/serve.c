@@ -23,7 +23,8 @@
  * Death. From pop to publish a head is marked in flight (vring.c). The worker that takes over
  * (attach) runs every in-flight head again, unless the head's intent (intent.h) holds the result;
  * request.replayed shows the op that it may have happened already. A request that was in flight at
- * two deaths is answered with EIO.
+ * two deaths is answered with EIO, if a request can have caused these deaths (worker_row.faulted).
+ * A request is not blamed for a kill -9, however often it was in flight.
  *
  * Quiescence (reclaim.h). Between two turns this worker holds no pointer into a shared table; off
  * the loop (Python, poll(2)) it is offline. Requests off the loop pin their open files.

@@ -46,7 +46,7 @@ static void serve_request(struct worker *w, struct request *r)
 		requests_finish(w, r, ops_error(fuse_op(r->in.opcode), result));
 		return;
 	}
-	if (r->from_dead && intent_settles(r, &result)) {
+	if (r->from_dead && intent_settles(r, w->row->faulted, &result)) {
 		label_forsake(&w->fs, r);
 		requests_finish(w, r, result);
 		return;

@@ -85,7 +85,7 @@ static int recorded_result(struct request *r)
 	return error ? error : (int)len;
 }
 
-bool intent_settles(struct request *r, int *ret_result)
+bool intent_settles(struct request *r, bool may_be_deadly, int *ret_result)
 {
 	struct intent *intent = r->intent;
 
@@ -94,7 +94,7 @@ bool intent_settles(struct request *r, int *ret_result)
 		*ret_result = recorded_result(r);
 		return true;
 	}
-	if (++intent->tries >= DEADLY_TRIES) {
+	if (may_be_deadly && ++intent->tries >= DEADLY_TRIES) {
 		*ret_result = -EIO;
 		return true;
 	}

@@ -32,7 +32,7 @@ struct intent {
 	uint32_t session;
 	uint32_t opcode;
 	uint16_t state; /* enum intent_state */
-	uint16_t tries; /* how often a worker died with this request */
+	uint16_t tries; /* how often a worker faulted with this request (worker_row.faulted) */
 	int32_t error;
 	uint32_t reply_len;
 	uint32_t pad;
@@ -46,11 +46,12 @@ void intent_begin(struct request *r);
 void intent_done(struct request *r, int result);
 
 /*
- * For a request that was in flight when a worker died. Return: true if *ret_result is its result
- * and it must not run again; else run the request again; r->replayed says whether its op may have
- * happened already.
+ * For a request that was in flight when a worker died. `may_be_deadly`: the request may have caused
+ * that death. Return: true if *ret_result is its result and it must not run again, which is so
+ * after two deaths that the request may have caused; else run the request again; r->replayed says
+ * whether its op may have happened already.
  */
-bool intent_settles(struct request *r, int *ret_result);
+bool intent_settles(struct request *r, bool may_be_deadly, int *ret_result);
 
 /* The request only waits from now on: if the worker dies, the request did not cause that death. */
 void intent_waits(struct request *r);

@@ -24,9 +24,10 @@ enum open_file_flag {
 	FILE_ONLY_GROWS = 1024, /* O_APPEND, for a file that opens only with it (chattr +a) */
 	FILE_LOCK_OWNER = 512,	/* not opened by the guest: fd holds the record locks of `owner` */
 	FILE_APPENDS = 2048,	/* opened with O_APPEND: see is_append() of ops_io.c */
-	FILE_WIDE_OFFSETS = 4096, /* a directory with offsets of 64 bits (ops_dir.c) */
-	FILE_MAPPABLE = 8192,	  /* the guest has the file open for reading and writing */
-	FILE_WAS_READ = 16384,	  /* the inode has INODE_WAS_READ already */
+	FILE_WIDE_OFFSETS = 4096,  /* a directory with offsets of 64 bits (ops_dir.c) */
+	FILE_MAPPABLE = 8192,	   /* the guest has the file open for reading and writing */
+	FILE_WAS_READ = 16384,	   /* the inode has INODE_WAS_READ already */
+	FILE_FLOCK_SHARED = 32768, /* with FILE_FLOCKED: the lock is shared */
 };
 
 struct open_file {

@@ -49,7 +49,9 @@ struct worker_row {
 	uint32_t private_fd_count;
 	uint32_t loose_fds;  /* atomic: fds in no table that this worker will close itself */
 	uint32_t closed_fds; /* atomic: loose fds closed by the workers of this slot */
-	uint32_t pad;
+	/* 1: a request may have caused the death of the last worker that served here. The pool
+	 * writes this before it creates the next worker (fault_budget.py). */
+	uint32_t faulted;
 	struct op_counter ops[FUSE_OPCODE_MAX];
 	uint64_t guard[8]; /* keeps the first cache line of the next row apart */
 };

@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "worker/csrc/fs/session_inodes.h"
+
+#include "worker/csrc/fs/inode_fd.h"
+#include "worker/csrc/fs/mount_handles.h"
+#include "worker/csrc/host/identity.h"
+#include "worker/csrc/tables/inode_restore.h"
+
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+static struct fhandle handle_of(const struct image_node *node)
+{
+	struct fhandle handle = {.type = node->handle_type, .len = node->handle_len};
+
+	memcpy(handle.bytes, node->handle, sizeof(handle.bytes));
+	return handle;
+}
+
+static struct inode values_of(const struct image_node *node, struct inode_key key)
+{
+	return (struct inode){
+		.ino = key.ino,
+		.mnt_id = key.mnt_id,
+		.mode = (uint16_t)key.type,
+		.fd = -1,
+		.btime = node->btime,
+		.is_young = node->state & IMAGE_IS_YOUNG,
+		.marks.past = node->past,
+		.lookup_count = node->lookups ? node->lookups : 1,
+	};
+}
+
+static void will_list(struct restore *r, const struct inode *inode)
+{
+	if (S_ISDIR(inode->mode))
+		r->directories[r->directory_count++] = inode_nodeid(r->fs->inodes, inode);
+}
+
+/* Return: false if the table does not take it. */
+static bool enter(struct restore *r, const struct image_node *node, const struct inode *values,
+		  const struct inode *parent)
+{
+	struct inode *inode =
+		inode_restore(r->fs->inodes, r->fs->slot, node->nodeid, values, parent);
+
+	if (!inode)
+		return false;
+	r->found++;
+	will_list(r, inode);
+	return true;
+}
+
+bool session_inode_by_handle(struct restore *r, const struct image_node *node)
+{
+	const struct inode *root = inode_table_get(r->fs->inodes, FUSE_ROOT_ID);
+	struct inode_key key = {.ino = node->ino, .mnt_id = root->mnt_id, .type = node->type};
+	struct inode values = values_of(node, key);
+
+	if (!node->handle_len || node->device != r->fs->root_device ||
+	    node->mount != r->session.root_mount || !inode_fd_uses_handles(r->fs, root->mnt_id))
+		return false;
+	values.handle = handle_of(node);
+	values.to_parent = node->parent ? node->parent - (uint32_t)node->nodeid : 0;
+	return enter(r, node, &values, NULL);
+}
+
+/* Give the inode the handle of `fd`, where handles hold inodes. Return: may fd be closed then? */
+static bool take_handle(struct restore *r, int fd, struct inode *values)
+{
+	struct handle_signature signature;
+	struct fs *fs = r->fs;
+	int mount_fd = inode_table_mount_fd(fs->inodes, values->mnt_id);
+
+	if (inode_fd_uses_handles(fs, values->mnt_id)) {
+		if (fhandle_get(fd, "", &values->handle))
+			return false;
+		values->marks.is_checked = 1;
+		return !S_ISDIR(values->mode) || inode_fd_is_scarce(fs);
+	}
+	if (!inode_fd_can_be_signed(fs, values->mnt_id) || !inode_fd_is_scarce(fs) ||
+	    handle_client_sign(&fs->handles, mount_fd, &fd, 1, &signature) || signature.error)
+		return false;
+	values->handle = handle_of_signature(&signature);
+	values->marks.is_checked = 1;
+	return true;
+}
+
+int session_inode_by_fd(struct restore *r, const struct image_node *node, int fd,
+			const struct statx *st, const struct inode *parent)
+{
+	struct inode values = values_of(node, identity_key(st));
+	bool is_new_mount =
+		S_ISDIR(st->stx_mode) && mount_handles_are_unknown(r->fs, identity_key(st).mnt_id);
+
+	values.btime = identity_birth_time(st);
+	values.fd = !is_new_mount && take_handle(r, fd, &values) ? -1 : fd;
+	if (values.fd >= 0 && !inode_fd_has_budget(r->fs)) {
+		close(fd);
+		return -ENFILE;
+	}
+	if (!enter(r, node, &values, parent)) {
+		close(fd);
+		return -EINVAL;
+	}
+	if (values.fd < 0)
+		close(fd);
+	if (is_new_mount)
+		mount_handles_find_out(r->fs, values.mnt_id, fd);
+	return 0;
+}

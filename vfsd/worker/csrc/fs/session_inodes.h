@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* PRIVATE: C only */
+/* The state of a restoration, and how an inode of the image comes into the table. The theory is in
+ * session_restore.c. */
+#ifndef VFSD_SESSION_INODES_H
+#define VFSD_SESSION_INODES_H
+
+#include "worker/csrc/fs/fs.h"
+#include "worker/csrc/tables/session_image.h"
+
+struct restore_report;
+struct statx;
+
+/* A node of the image that is looked for by its directory. They are sorted by directory and inode
+ * number. */
+struct wanted {
+	uint64_t ino;
+	uint32_t parent; /* slot */
+	uint32_t index;	 /* in the image */
+	bool is_found;
+};
+
+struct restore {
+	struct fs *fs;
+	struct session_image image;
+	struct image_session session;
+	struct restore_report *report;
+	uint64_t found; /* inodes */
+	struct wanted *wanted;
+	uint64_t wanted_count;
+	uint64_t *directories; /* nodeids of directories that are to be listed: a queue */
+	uint64_t directory_count;
+	uint8_t *buffer; /* DIR_BUFFER bytes */
+};
+
+/* Enter an inode whose handle is all that is needed. Return: false if it must be looked for. */
+bool session_inode_by_handle(struct restore *r, const struct image_node *node);
+/* `fd` is this node's file: it becomes the inode's or is closed. Return: 0 or -errno. */
+int session_inode_by_fd(struct restore *r, const struct image_node *node, int fd,
+			const struct statx *st, const struct inode *parent) must_check;
+
+#endif
