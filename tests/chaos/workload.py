@@ -103,6 +103,6 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    from tests.chaos import workload  # not this module, but the one that workloads.py imports
+    from tests.chaos import workload  # not this module: workloads.py imports the other
 
     workload.main(sys.argv[1:])
