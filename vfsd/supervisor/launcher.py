@@ -69,7 +69,6 @@ from vfsd.transport.job import JobFds
 from vfsd.transport.native import check, lib
 from vfsd.transport.passed_fds import close_fds, decode_fds, encode_fds
 from vfsd.transport.process_title import setproctitle
-from vfsd.transport.socket_path import addressed
 
 # The isolation of the pool is as with -I: see spawn.py. -S: modules that *.pth files of an
 # installation import would stay in the memory of each worker.
@@ -301,13 +300,18 @@ def _refuse(_fds: Sequence[int]) -> list[int]:
 
 
 def _connect(path: str | None, fds: Sequence[int]) -> list[int]:
-    """Connect to the VMM that listens at `path`; OSError if that is not possible at once."""
+    """Connect to the VMM that listens at `path`; OSError if that is not possible at once. A
+    symbolic link is not followed: whoever may write to the VMM's folder could have the launcher,
+    which may be root, connect to any socket of the host."""
     if path is None or fds:
         raise OSError(errno.EINVAL, "CONNECT is for --connect, and has no fds")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.setblocking(False)  # a backlog that is full must not hold up the launcher
-        with addressed(path) as address:
-            sock.connect(address)
+        place = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            sock.connect(f"/proc/self/fd/{place}")
+        finally:
+            os.close(place)
         return [sock.detach()]
 
 
