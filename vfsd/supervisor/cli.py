@@ -96,10 +96,11 @@ def _take_kept(options: Options) -> "Kept | None":
     # Few daemons have the option, so the others do not import these.
     from vfsd.supervisor.fd_store import SYSTEMD, returned_fds  # noqa: PLC0415
     from vfsd.supervisor.kept_vm import Kept  # noqa: PLC0415
-    from vfsd.supervisor.state_holder import fetch_fds  # noqa: PLC0415
+    from vfsd.supervisor.state_holder import claim, fetch_fds  # noqa: PLC0415
 
     if options.keep_state != SYSTEMD:
-        return Kept.take(fetch_fds(options.keep_state))
+        lock = claim(options.keep_state)
+        return replace(Kept.take(dict(fetch_fds(options.keep_state))), lock=lock)
     if "NOTIFY_SOCKET" not in os.environ:
         raise OperatorError(
             f"{options.given['keep_state']}: systemd did not start this process (NOTIFY_SOCKET is"

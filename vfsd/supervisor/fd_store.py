@@ -41,6 +41,7 @@ from vfsd.transport.native import lib
 
 SYSTEMD: Final = "systemd"  # the value of --keep-state; any other value is a folder
 PREFIX: Final = "vfsd-"
+FDS_MAX: Final = 2048  # in a store, as in the unit
 FIRST_PASSED: Final = 3  # the number of the first fd that systemd passes
 BARRIER_SECONDS: Final = 0.5
 

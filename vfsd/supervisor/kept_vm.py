@@ -30,10 +30,12 @@ class KeptVm:
 @dataclass(frozen=True)
 class Kept:
     """What systemd has kept. `vm`: None if no VM was connected, or if an fd of the VM is missing.
-    `names`: the names under which systemd keeps fds."""
+    `names`: the names under which systemd keeps fds. `lock`: the fd of the lock of a folder; see
+    claim() in state_holder.py."""
 
     vm: KeptVm | None
     names: tuple[str, ...]
+    lock: int | None = None
 
     @classmethod
     def take(cls, returned: Mapping[str, int]) -> "Kept":
