@@ -6,15 +6,18 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from time import monotonic
 
 import pytest
 
 from tests.conftest import require
-from tests.waiting import HANG
+from tests.waiting import HANG, LOADED
 
 from .daemon import OURS
 from .driver import GET_FEATURES, Frontend
 from .service_manager import Service
+
+MESSAGES = 100  # each would take a second or more
 
 
 @pytest.fixture
@@ -81,6 +84,18 @@ def test_a_folder_that_is_not_ours_is_refused(tmp_path: Path, what: str) -> None
     assert said.count("\n") == 1, said
     assert f"'{state}" in said
     assert sorted(path.name for path in tmp_path.iterdir() if path != state) == ["share"]
+
+
+def test_a_holder_that_does_not_answer_does_not_hold_up_a_vm(held: Service) -> None:
+    with Frontend(held.socket) as frontend:
+        (holder,) = held.holders()
+        holder.suspend()
+        begun = monotonic()
+        frontend.setup(2)
+        for _ in range(MESSAGES):
+            frontend.set_memory()
+        assert monotonic() - begun < 5 * LOADED
+        holder.resume()
 
 
 def test_a_holder_that_does_not_answer_is_named(held: Service) -> None:
