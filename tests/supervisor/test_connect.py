@@ -112,7 +112,7 @@ def test_a_signal_ends_a_daemon_that_waits_for_its_vmm(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", ["missing/vm.sock", "a file", "a link"])
 def test_a_path_that_is_no_socket_is_tried_again(tmp_path: Path, path: str) -> None:
-    """Through a link, whoever may write to the folder would choose any socket of the host."""
+    """Through a link, a VMM could have the launcher connect to any socket of the host."""
     (tmp_path / "a file").touch()
     (tmp_path / "a link").symlink_to("vm001.sock")
     with (

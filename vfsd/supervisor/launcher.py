@@ -303,7 +303,7 @@ def _refuse(_fds: Sequence[int]) -> list[int]:
 
 def _connect(path: str | None, fds: Sequence[int]) -> list[int]:
     """Connect to the VMM that listens at `path`; OSError if that is not possible at once. A
-    symbolic link is not followed: whoever may write to the VMM's folder could have the launcher,
+    symbolic link is not followed: a user with access to the VMM's folder could have the launcher,
     which may be root, connect to any socket of the host."""
     if path is None or fds:
         raise OSError(errno.EINVAL, "CONNECT is for --connect, and has no fds")
