@@ -4,6 +4,7 @@
 import os
 import socket
 import stat
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -12,12 +13,14 @@ import pytest
 
 from tests.conftest import require
 from tests.waiting import HANG, wait_until
-from vfsd.supervisor.resume import BYTES, HALF, LAYOUT
+from vfsd.supervisor.kept_vm import STATE
+from vfsd.supervisor.resume import BYTES, CONSUMED, HALF, LAYOUT
 from vfsd.supervisor.saved_state import SavedState
+from vfsd.supervisor.state_holder import fetch_fds
 from vfsd.transport.saved_record import SavedRecord
 from vfsd.transport.shared_memory import create_segment
 
-from .driver import GET_FEATURES, Frontend, NoReplyError
+from .driver import GET_FEATURES, GET_PROTOCOL_FEATURES, Frontend, NoReplyError
 from .fuse import ROOT, Guest
 from .service_manager import Service
 
@@ -34,6 +37,12 @@ def service(request: pytest.FixtureRequest) -> Iterator[Service]:
 @pytest.fixture
 def systemd() -> Iterator[Service]:
     with Service() as running:
+        yield running
+
+
+@pytest.fixture
+def held() -> Iterator[Service]:
+    with Service(keeps_state=False) as running:
         yield running
 
 
@@ -54,6 +63,22 @@ def test_a_message_is_answered_by_the_next_daemon(service: Service) -> None:
         frontend.send(GET_FEATURES)
         service.restart()
         assert frontend.receive().number == GET_FEATURES
+
+
+def test_a_reply_is_not_sent_again(held: Service) -> None:
+    """All processes die when the reply has been sent, and that has not been noted yet."""
+    with Frontend(held.socket) as frontend:
+        frontend.setup(1)
+        frontend.send(GET_FEATURES)
+        frontend.receive()
+        held.kill()
+        for name, fd in fetch_fds(str(held.state)):
+            if name == STATE:
+                os.pwrite(fd, struct.pack("=Q", CONSUMED), 2 * HALF + 8)  # the stage
+            os.close(fd)
+        held.restart()
+        frontend.send(GET_PROTOCOL_FEATURES)
+        assert frontend.receive().number == GET_PROTOCOL_FEATURES
 
 
 def test_a_service_that_is_stopped_leaves_the_vm_in_the_store(service: Service) -> None:
@@ -114,12 +139,6 @@ def test_a_vm_of_which_an_fd_is_missing_is_given_up(systemd: Service) -> None:
 
 
 # The state holder.
-
-
-@pytest.fixture
-def held() -> Iterator[Service]:
-    with Service(keeps_state=False) as running:
-        yield running
 
 
 def test_there_is_one_holder_for_all_daemons(held: Service) -> None:

@@ -110,9 +110,14 @@ def test_a_signal_ends_a_daemon_that_waits_for_its_vmm(tmp_path: Path) -> None:
         assert time.monotonic() - begun < LOADED
 
 
-@pytest.mark.parametrize("path", ["missing/vm.sock", "a file"])
+@pytest.mark.parametrize("path", ["missing/vm.sock", "a file", "a link"])
 def test_a_path_that_is_no_socket_is_tried_again(tmp_path: Path, path: str) -> None:
+    """Through a link, a VMM could have the launcher connect to any socket of the host."""
     (tmp_path / "a file").touch()
-    with Daemon(tmp_path, f"--connect={tmp_path}/{path}", pass_fds=()) as daemon:
+    (tmp_path / "a link").symlink_to("vm001.sock")
+    with (
+        listening(tmp_path),
+        Daemon(tmp_path, f"--connect={tmp_path}/{path}", pass_fds=()) as daemon,
+    ):
         wait_until(lambda: "the VMM does not listen" in daemon.text())
         assert daemon.process.poll() is None

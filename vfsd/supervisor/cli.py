@@ -97,17 +97,19 @@ def _take_kept(options: Options) -> "Kept | None":
         return None
     # Few daemons have the option, so the others do not import these.
     from vfsd.supervisor.fd_store import SYSTEMD, returned_fds  # noqa: PLC0415
-    from vfsd.supervisor.kept_vm import Kept  # noqa: PLC0415
-    from vfsd.supervisor.state_holder import fetch_fds  # noqa: PLC0415
+    from vfsd.supervisor.kept_vm import Kept, allow_fds  # noqa: PLC0415
+    from vfsd.supervisor.state_holder import claim, fetch_fds  # noqa: PLC0415
 
+    allow_fds()
     if options.keep_state != SYSTEMD:
-        return Kept.take(fetch_fds(options.keep_state))
+        lock = claim(options.keep_state)
+        return replace(Kept.take(fetch_fds(options.keep_state), options), lock=lock)
     if "NOTIFY_SOCKET" not in os.environ:
         raise OperatorError(
             f"{options.given['keep_state']}: systemd did not start this process (NOTIFY_SOCKET is"
             " not set); leave the option out, start the service, or name a folder"
         )
-    return Kept.take(returned_fds())
+    return Kept.take(returned_fds(), options)
 
 
 def _fill_standard_fds() -> None:

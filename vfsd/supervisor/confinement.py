@@ -97,7 +97,7 @@ CALLS: Final = (
     Call("pwrite64", "resume.py: os.pwrite"),
     Call("sendfile", "resume.py: os.sendfile"),
     Call("statx", "shared_memory.c: statx"),
-    Call("newfstatat", "CPython: files; resume.py: os.fstat"),
+    Call("newfstatat", "CPython: files; listener.py: os.fstat"),
     Call("fstat", "CPython: files, on glibc before 2.33"),
     Call("getdents64", "resume.py: iterdir"),
     Call("readlink", "frontend_fds.py: readlink"),

@@ -33,7 +33,7 @@ service may send. Workers cannot reach the socket.
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from vfsd.supervisor.systemd import ServiceManager
@@ -41,8 +41,10 @@ from vfsd.transport.native import lib
 
 SYSTEMD: Final = "systemd"  # the value of --keep-state; any other value is a folder
 PREFIX: Final = "vfsd-"
+FDS_MAX: Final = 2048  # in a store, as in the unit
 FIRST_PASSED: Final = 3  # the number of the first fd that systemd passes
 BARRIER_SECONDS: Final = 0.5
+RECENT: Final = 1024  # labels: more than are given between two saved states
 
 
 class FdStore:
@@ -72,7 +74,8 @@ class FdStore:
         """Go on where another supervisor died; the last state that it saved has these labels, and
         it names `fds`."""
         self.labels = dict(labels)
-        for label in range(max(labels.values(), default=0) + 1, self._next_label()):
+        end = self._next_label()
+        for label in range(max([0, end - RECENT, *labels.values()]) + 1, end):
             self._manager.remove_fd(name_of(label))
         self.release(fds)
 
@@ -94,13 +97,13 @@ def name_of(label: int | str) -> str:
     return f"{PREFIX}{label}"
 
 
-def returned_fds() -> dict[str, int]:
-    """Those of our names among the fds that this process was started with (sd_listen_fds(3))."""
+def returned_fds() -> Sequence[tuple[str, int]]:
+    """Those with our names among the fds that this process was started with (sd_listen_fds(3))."""
     if os.environ.get("LISTEN_PID") != str(os.getpid()):
-        return {}
+        return ()
     names = os.environ.get("LISTEN_FDNAMES", "").split(":")
     passed = zip(names, range(FIRST_PASSED, FIRST_PASSED + len(names)), strict=True)
-    fds = {name: fd for name, fd in passed if name.startswith(PREFIX)}
-    for fd in fds.values():
+    fds = [(name, fd) for name, fd in passed if name.startswith(PREFIX)]
+    for _, fd in fds:
         os.set_inheritable(fd, False)
     return fds

@@ -14,9 +14,10 @@ warned of such memory. With a memfd, tmpfs or hugetlbfs there are no files to re
 
 import fcntl
 import os
+import socket
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from vfsd.transport.errors import ProtocolError
@@ -59,6 +60,20 @@ def _check(message: Message) -> None:
     elif isinstance(payload, MemoryRegion):
         for fd in message.fds:
             _check_size(message, fd, payload.region.offset + payload.region.size)
+
+
+def is_frontend(fd: int) -> bool:
+    """Is it a connected Unix stream socket, as that of a front-end is?"""
+    if not stat.S_ISSOCK(_look(fd)[0]):
+        return False
+    sock = socket.socket(fileno=fd)
+    is_connected = False
+    with suppress(OSError):
+        sock.getpeername()  # also of a front-end that has closed its end
+        is_connected = True
+    kind = sock.family, sock.type
+    sock.detach()
+    return is_connected and kind == (socket.AF_UNIX, socket.SOCK_STREAM)
 
 
 def memory_hazard(message: Message) -> str | None:

@@ -32,13 +32,12 @@ class Keeping:
     ) -> "Keeping":
         """Reach systemd, or the state holder, which is started if there is none. `give_up`: what
         gives up the privileges of a process."""
-        stale = () if kept.vm else kept.names
         place = options.keep_state
         if place == SYSTEMD:
-            return cls(ServiceManager.of_environment(), None, kept.vm, stale)
+            return cls(ServiceManager.of_environment(), None, kept.vm, kept.stale)
         confine = partial(give_up, partial(_say, name))
         daemon = hold(place, confine, f"vfsd: {name} state")
-        return cls(ServiceManager(notify_address(place)), daemon, kept.vm, stale)
+        return cls(ServiceManager(notify_address(place)), daemon, kept.vm, kept.stale)
 
     @property
     def note(self) -> tuple[str, str] | None:

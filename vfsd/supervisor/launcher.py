@@ -28,9 +28,10 @@ that share this directory with these options, can end them, can connect to this 
 another process of its own user id as the keeper, and can do nothing else here.
 
 Ownership. The launcher has an fd table of its own, with the standard fds, its end of the socket
-pair, the shared directory, and the pid file: the lock of that file therefore lasts until everything
-has been cleaned up. The fds of a request are closed when the pool has been started. The other end
-of the socket pair is in the fd table of keeper and supervisor, so it is closed when both are gone.
+pair, the shared directory, the pid file, and the lock of --keep-state=DIR: these locks therefore
+last until everything has been cleaned up. The fds of a request are closed when the pool has been
+started. The other end of the socket pair is in the fd table of keeper and supervisor, so it is
+closed when both are gone.
 
 Death. When the other end of the socket pair is closed, the share has ended: the launcher kills what
 is left of the sandboxes, removes the socket file and the runtime folder, which no other process may
@@ -50,7 +51,7 @@ import signal
 import socket
 import struct
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -69,7 +70,6 @@ from vfsd.transport.job import JobFds
 from vfsd.transport.native import check, lib
 from vfsd.transport.passed_fds import close_fds, decode_fds, encode_fds
 from vfsd.transport.process_title import setproctitle
-from vfsd.transport.socket_path import addressed
 
 # The isolation of the pool is as with -I: see spawn.py. -S: modules that *.pth files of an
 # installation import would stay in the memory of each worker.
@@ -104,15 +104,19 @@ class Launcher:
         supervisor: int,
         clean_up: Callable[[], None],
         pid_file: PidFile | None,
+        locks: Sequence[int],
     ) -> "Launcher":
-        """Fork the launcher. It owns `root` and the pid file from here on, and calls `clean_up` at
-        its end. `supervisor`: the user id that keeper and supervisor will have."""
+        """Fork the launcher. It owns `root` and `locks` from here on, and calls `clean_up` at its
+        end. `supervisor`: the user id that keeper and supervisor will have. `locks`: the fds of the
+        pid file and of the folder of --keep-state."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         pid = os.fork()
         if pid == 0:
-            _be_launcher(name, options, root, supervisor, theirs.detach(), clean_up, pid_file)
+            kept = {root, theirs.fileno(), *locks}
+            end = theirs.detach()
+            _be_launcher(name, options, root, supervisor, end, clean_up, pid_file, kept)
         theirs.close()
-        close_fds([root, *_held(pid_file)])
+        close_fds([root, *locks])
         return cls(pid, os.pidfd_open(pid), ours.detach())
 
     def start_pool(self, fds: Sequence[int]) -> int:
@@ -208,10 +212,6 @@ def _await_answer(sock: socket.socket, number: int) -> tuple[int, list[int]]:
         close_fds(fds)  # the answer to a supervisor that died
 
 
-def _held(pid_file: PidFile | None) -> list[int]:
-    return [pid_file.fd] if pid_file else []
-
-
 # In the launcher.
 
 
@@ -223,9 +223,10 @@ def _be_launcher(
     sock: int,
     clean_up: Callable[[], None],
     pid_file: PidFile | None,
+    kept: Collection[int],
 ) -> NoReturn:
     try:
-        close_all_but({0, 1, 2, root, sock, *_held(pid_file)})
+        close_all_but({0, 1, 2, *kept})
         setproctitle(f"vfsd: {name} launcher")
         check(lib.process_become_subreaper())
         reap_by_itself()
@@ -301,13 +302,18 @@ def _refuse(_fds: Sequence[int]) -> list[int]:
 
 
 def _connect(path: str | None, fds: Sequence[int]) -> list[int]:
-    """Connect to the VMM that listens at `path`; OSError if that is not possible at once."""
+    """Connect to the VMM that listens at `path`; OSError if that is not possible at once. A
+    symbolic link is not followed: a user with access to the VMM's folder could have the launcher,
+    which may be root, connect to any socket of the host."""
     if path is None or fds:
         raise OSError(errno.EINVAL, "CONNECT is for --connect, and has no fds")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.setblocking(False)  # a backlog that is full must not hold up the launcher
-        with addressed(path) as address:
-            sock.connect(address)
+        place = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            sock.connect(f"/proc/self/fd/{place}")
+        finally:
+            os.close(place)
         return [sock.detach()]
 
 

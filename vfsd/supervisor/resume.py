@@ -14,7 +14,7 @@ effects of that state have come. The progress is written in one small call, beca
 whole state takes so long that the supervisor could die before the state is saved. Behind the
 progress are the last generation of the device state (device.py) and the last label of an fd that is
 kept outside of the daemon (fd_store.py): next_generation() and next_label() write a number before
-it is used.
+it is used. The last byte says whether the VM was taken from an earlier daemon (kept_vm.py).
 
 The steps of a message, so that dying at any point loses nothing:
   1. peek: the message stays on the socket, its fds are duplicates;
@@ -41,6 +41,7 @@ an fd and its number was not saved, the fd stays open in the pool. A connection 
 and not yet saved is not lost: the successor recognises it by its address (Listener.accepted).
 """
 
+import fcntl
 import os
 import socket
 import struct
@@ -65,7 +66,9 @@ _PROGRESS_AT: Final = 2 * HALF
 _GENERATION_AT: Final = _PROGRESS_AT + _PROGRESS.size
 _LABEL: Final = struct.Struct("=Q")
 _LABEL_AT: Final = _GENERATION_AT + _GENERATION.size
-BYTES: Final = _LABEL_AT + _LABEL.size
+_TAKEN: Final = struct.Struct("=?")
+_TAKEN_AT: Final = _LABEL_AT + _LABEL.size
+BYTES: Final = _TAKEN_AT + _TAKEN.size
 
 
 class StateFile:
@@ -73,7 +76,7 @@ class StateFile:
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
-        self._record = SavedRecord(ffi.buffer(map_segment(fd, 2 * HALF), 2 * HALF), HALF)
+        self._record = SavedRecord(ffi.buffer(map_segment(fd, BYTES), 2 * HALF), HALF)
 
     @classmethod
     def create(cls) -> "StateFile":
@@ -96,8 +99,17 @@ class StateFile:
     def next_label(self) -> int:
         """A label that no supervisor has used."""
         (last,) = _LABEL.unpack(os.pread(self.fd, _LABEL.size, _LABEL_AT))
-        os.pwrite(self.fd, _LABEL.pack(last + 1), _LABEL_AT)
-        return int(last) + 1
+        label = int(last + 1) % (1 << 64) or 1
+        os.pwrite(self.fd, _LABEL.pack(label), _LABEL_AT)
+        return label
+
+    def note_taken(self, taken: bool) -> None:
+        """Note that the VM was taken from an earlier daemon, and is not served yet; or that it
+        is."""
+        os.pwrite(self.fd, _TAKEN.pack(taken), _TAKEN_AT)
+
+    def is_taken(self) -> bool:
+        return bool(_TAKEN.unpack(os.pread(self.fd, _TAKEN.size, _TAKEN_AT))[0])
 
     def load(self) -> tuple[SavedState, int]:
         """The last saved state and its stage; the default state if no saved state can be read."""
@@ -164,8 +176,9 @@ def sweep(keep: set[int]) -> list[int]:
 
 
 def is_open(fd: int) -> bool:
+    """Asks no file system, because the front-end may serve the file system of the fd."""
     try:
-        os.fstat(fd)
+        fcntl.fcntl(fd, fcntl.F_GETFD)
     except OSError:
         return False
     return True

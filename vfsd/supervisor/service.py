@@ -99,6 +99,7 @@ class Service:
                     self._carry_out(backend, frontend, left)
                     self._boot.state.mark(REPLIED)
                     self._save()
+                    self._boot.state.note_taken(False)
                 self._talk(backend, frontend)
             except FrontendGoneError as gone:
                 effects = []
@@ -174,10 +175,8 @@ class Service:
     def _context(self) -> BackendContext:
         patience = Patience(self._loop, self._log)
         patience.give_up = self._check_frontend
-        boot = self._boot
-        return BackendContext(
-            self._loop, boot.launcher, boot.options, boot.device, self._log, patience
-        )
+        boot, loop = self._boot, self._loop
+        return BackendContext(loop, boot.launcher, boot.options, boot.device, self._log, patience)
 
     def _check_frontend(self) -> None:
         """Raise FrontendGoneError if the VMM closed its end, even if messages are still unread."""
@@ -353,7 +352,8 @@ class Service:
     # Handing over to another supervisor; see resume.py.
 
     def _save(self, effects: Sequence[Effect] = (), raw: RawMessage | None = None) -> None:
-        self._reply_start = self._boot.outbox.start()
+        if raw or not effects:  # otherwise the reply may have been sent, in part or as a whole
+            self._reply_start = self._boot.outbox.start()
         message = SavedMessage(raw.header.number, raw.header.flags, raw.payload) if raw else None
         self._boot.save(
             SavedState(
@@ -411,7 +411,8 @@ class Service:
         if saved.message and stage < CONSUMED:
             consume_again(self._frontend.socket, saved.message)
         rest = saved.effects if stage < REPLIED else ()
-        return [Apply(), *(effect for effect in rest if not isinstance(effect, Close | Apply))]
+        self._left = [Apply(), *(one for one in rest if not isinstance(one, Close | Apply))]
+        return self._left
 
 
 def _unblocking(connection: socket.socket) -> MessageSocket:

@@ -46,7 +46,10 @@ def serve(
         own = own_id(runtime_dir.path, instance_key(options, listener.socket))
         give_up = partial(confine, runtime_dir.path, own, options)
         keeping = Keeping.start(name, options, give_up, kept) if kept else None
-        launcher = Launcher.start(name, options, root, own, clean_up, pid_file)
+        locks = [pid_file.fd] if pid_file else []
+        if kept and kept.lock is not None:
+            locks.append(kept.lock)
+        launcher = Launcher.start(name, options, root, own, clean_up, pid_file, locks)
     except BaseException:
         clean_up()
         raise

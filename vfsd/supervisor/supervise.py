@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The supervisor process, from its beginning to its exit status."""
 
+import os
 from collections.abc import Callable
 
 from vfsd.supervisor.boot import Boot
@@ -8,6 +9,7 @@ from vfsd.supervisor.clones import Role
 from vfsd.supervisor.event_loop import StopError
 from vfsd.supervisor.keeper import STATUS_CRASHED
 from vfsd.supervisor.keeper_watch import KeeperWatch
+from vfsd.supervisor.saved_state import SavedState
 from vfsd.supervisor.service import Service
 from vfsd.transport.errors import OperatorError, describe
 
@@ -30,6 +32,19 @@ def supervise(
     except Exception as error:
         # An error of ours: leave everything as it is, so that the next supervisor can go on.
         boot.log.write("error", f"the supervisor failed: {describe(error)}")
+        if boot.state.is_taken():
+            _give_up_vm(boot)
         return STATUS_CRASHED
     service.end(status)
     return status
+
+
+def _give_up_vm(boot: Boot) -> None:
+    """Leave no VM to the next supervisor. Nothing else would end the failures, since the state of
+    a VM that an earlier daemon had served outlives every restart of the service."""
+    boot.log.write("warn", "the VM that an earlier daemon has left is given up")
+    frontend = boot.state.load()[0].frontend
+    boot.save(SavedState())
+    boot.state.note_taken(False)
+    if frontend is not None:
+        os.close(frontend)  # the next supervisor would take it for a VMM that has just connected

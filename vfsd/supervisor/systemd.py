@@ -6,12 +6,14 @@ import os
 import select
 import socket
 from collections.abc import Sequence
+from time import monotonic
 from typing import Final, Self
 
 from vfsd.transport.passed_fds import encode_fds
 from vfsd.transport.socket_path import addressed
 
 FULL_SECONDS: Final = 1.0  # how long a message waits for room in the queue of the service manager
+PATIENCE_SECONDS: Final = 30.0  # after a wait in vain, in which nothing waits for the manager
 
 
 class ServiceManager:
@@ -20,9 +22,13 @@ class ServiceManager:
 
     The socket is connected at the start, because keeper and supervisor may not connect to a path
     later.
+
+    The VMM, and with it the guest, waits for a supervisor that waits here. So if the service
+    manager does not read its messages (SIGSTOP), only one message in PATIENCE_SECONDS waits.
     """
 
     def __init__(self, address: str) -> None:
+        self._impatient_until = 0.0  # monotonic seconds
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         with contextlib.suppress(OSError):
             if address.startswith("@"):
@@ -59,9 +65,7 @@ class ServiceManager:
             self._send("BARRIER=1", [write])
         finally:
             os.close(write)
-        poll = select.poll()
-        poll.register(read, 0)  # POLLHUP: no copy of `write` is left
-        poll.poll(seconds * 1000)
+        self._wait(read, 0, seconds)  # POLLHUP: no copy of `write` is left
         os.close(read)
 
     def _send(self, text: str, fds: Sequence[int] = ()) -> None:
@@ -69,10 +73,17 @@ class ServiceManager:
             try:
                 self._socket.sendmsg([text.encode()], encode_fds(fds))
             except BlockingIOError:  # the queue of a unix datagram socket is short
-                poll = select.poll()
-                poll.register(self._socket, select.POLLOUT)
-                poll.poll(FULL_SECONDS * 1000)
+                self._wait(self._socket.fileno(), select.POLLOUT, FULL_SECONDS)
                 self._socket.sendmsg([text.encode()], encode_fds(fds))
+
+    def _wait(self, fd: int, event: int, seconds: float) -> None:
+        """Wait for an event of `fd`, unless a wait was in vain lately."""
+        if monotonic() < self._impatient_until:
+            return
+        poll = select.poll()
+        poll.register(fd, event)
+        if not poll.poll(seconds * 1000):
+            self._impatient_until = monotonic() + PATIENCE_SECONDS
 
     def close(self) -> None:
         self._socket.close()
