@@ -11,7 +11,7 @@ from time import monotonic
 import pytest
 
 from tests.conftest import require
-from tests.waiting import HANG, LOADED
+from tests.waiting import HANG, LOADED, wait_until
 
 from .daemon import OURS
 from .driver import GET_FEATURES, Frontend
@@ -118,3 +118,20 @@ def test_a_holder_ends_at_a_signal(held: Service) -> None:
     (holder,) = held.holders()
     holder.terminate()
     holder.wait(HANG)
+
+
+def test_few_files_may_be_open(tmp_path: Path) -> None:
+    """The hard limit is smaller than the number that the lock has otherwise."""
+    (tmp_path / "state").mkdir(mode=0o700)
+    options = (
+        f"--socket-path={tmp_path}/sock",
+        f"--shared-dir={tmp_path}",
+        f"--keep-state={tmp_path}/state",
+    )
+    limited = ["sh", "-c", 'ulimit -n 512; exec "$@"', "sh", *OURS, *options]
+    with subprocess.Popen(limited, stderr=subprocess.DEVNULL) as daemon:
+        try:
+            wait_until((tmp_path / "sock").exists)
+        finally:
+            daemon.terminate()
+    assert daemon.returncode == 0

@@ -32,6 +32,7 @@ has no room for: a start must not fail because of what is kept.
 import errno
 import fcntl
 import os
+import resource
 import select
 import signal
 import socket
@@ -78,11 +79,12 @@ def claim(folder: str) -> int:
 
 def _locked(path: str) -> int:
     """A number above those of the VM's fds, which must be free: see kept_vm.py."""
+    lowest = min(FDS_MAX, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 1)
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     fd = os.open(path, flags, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, FDS_MAX)
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, lowest)
     finally:
         os.close(fd)
 
