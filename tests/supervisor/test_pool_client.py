@@ -5,12 +5,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.waiting import HANG, wait_until
-from vfsd.supervisor.descendants import Process, descendants, process_of
+from vfsd.supervisor.descendants import descendants, process_of
 from vfsd.supervisor.device import DEVICE_BYTES
 from vfsd.supervisor.event_loop import EventLoop
 from vfsd.supervisor.launcher import Launcher
@@ -84,7 +85,7 @@ def test_a_process_that_has_the_pid_of_another_is_not_killed(
     process, child = parent
     (found,) = descendants(process.pid)
     assert found.pid == child
-    Process(found.pid, found.name, found.state, found.parent, found.started - 1).kill()
+    replace(found, started=found.started - 1).kill()
     assert [p.pid for p in descendants(process.pid) if p.state != "Z"] == [child]
     found.kill()
     assert process.poll() is None

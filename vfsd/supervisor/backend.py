@@ -6,7 +6,7 @@ device, collects the acknowledgements of the workers, and drops the fds that are
 
 An fd is dropped only when no worker can use the fd any more: each worker has acknowledged a device
 without the fd, or was killed. A worker that does not acknowledge in time is killed, and its
-successor is asked. A worker that no signal can end (state D: its file system hangs) is waited for.
+successor is asked. A worker that cannot answer at the moment is waited for (is_held_up).
 """
 
 import os
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Final
 
+from vfsd.supervisor.descendants import Process
 from vfsd.supervisor.device import DeviceSegment
 from vfsd.supervisor.effects import Device, DeviceVring
 from vfsd.supervisor.event_loop import EventLoop
@@ -39,6 +40,7 @@ from vfsd.transport.control_messages import (
     WorkerDied,
 )
 
+ANSWER_TICKS: Final = os.sysconf("SC_CLK_TCK")  # a second of CPU time: more than an answer needs
 KILLS: Final = 3  # how often workers that do not acknowledge are killed before they are left out
 
 
@@ -161,12 +163,13 @@ class Backend:
         """Have the workers of `slots`, or their successors, acknowledge the published device."""
         adopted: dict[int, Adopted] = {}
         late, kills, start = self._may_answer(slots), 0, monotonic()
+        cpu: dict[int, int] = {}  # of the late workers when they were seen first
         while late and kills <= KILLS:
             answers, late = self._links.adopt(self._generation, late, ends_session)
             adopted |= answers
             self._patience.give_up()
             late = self._may_answer(late)
-            killed = [slot for slot in late if self._prod(slot, monotonic() - start)]
+            killed = [slot for slot in late if self._prod(slot, monotonic() - start, cpu)]
             kills += bool(killed)
             late = self._may_answer(late)
         for slot in late:
@@ -177,12 +180,13 @@ class Backend:
     def _may_answer(self, slots: list[int]) -> list[int]:
         return [slot for slot in slots if slot not in self.pool.ended]
 
-    def _prod(self, slot: int, seconds: float) -> bool:
-        """Kill a worker that did not answer for `seconds`, if a signal can end the worker; True if
-        the worker was killed."""
-        if (stuck := self.pool.is_stuck(slot)) is not None:
+    def _prod(self, slot: int, seconds: float, cpu: dict[int, int]) -> bool:
+        """Kill a worker that did not answer for `seconds` although it could; True if the worker was
+        killed. `cpu`: the CPU time of each process when it was late for the first time."""
+        worker = self.pool.worker(slot)
+        if worker and is_held_up(worker, cpu.setdefault(worker.pid, worker.cpu)):
             what = f"worker {slot}'s acknowledgement of a change of the device"
-            self._patience.report(what, stuck, seconds)
+            self._patience.report(what, worker.pid, seconds)
             return False
         if slot in self.pool.ended:
             return False
@@ -245,6 +249,14 @@ class Backend:
                 text = f"queue {vring.index} is stopped until the VMM connects again"
                 self._log.write("error", text, f"worker {slot}")
                 signal_error(vring.err_fd)
+
+
+def is_held_up(worker: Process, cpu_before: int) -> bool:
+    """Can this worker not answer at the moment? In state D it waits for a file system, and no
+    signal ends it. A worker that may run (R) and has used little CPU time since it was late waits
+    for a CPU: its successor would have to wait for longer."""
+    is_starved = worker.state == "R" and worker.cpu - cpu_before < ANSWER_TICKS
+    return worker.state == "D" or is_starved
 
 
 def signal_error(err_fd: int | None) -> None:

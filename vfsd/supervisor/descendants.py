@@ -31,6 +31,7 @@ class Process:
     state: str  # proc(5): "D" waits for a device or file system and takes no signal, "Z" has ended
     parent: int
     started: int  # clock ticks after boot
+    cpu: int  # clock ticks of CPU time
 
     def kill(self, send: Callable[[int], None] = _kill) -> None:
         """Kill this process: call `send` with its pidfd. No effect if the process is gone."""
@@ -95,13 +96,20 @@ def has_ended(pidfd: int, seconds: float = 0.0) -> bool:
 def process_of(pid: int) -> Process:
     """The process that has this pid now; FileNotFoundError or ProcessLookupError if there is none.
 
-    The fields are those of proc(5): pid, name in parentheses, state, parent; the 22nd field is the
-    time of the start.
+    The fields are those of proc(5): pid, name in parentheses, state, parent; the 14th and the 15th
+    are the CPU time in user space and in the kernel, the 22nd is the time of the start.
     """
     stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     head, _, rest = stat.rpartition(")")
     fields = rest.split()
-    return Process(pid, head.partition("(")[2], fields[0], int(fields[1]), int(fields[19]))
+    return Process(
+        pid=pid,
+        name=head.partition("(")[2],
+        state=fields[0],
+        parent=int(fields[1]),
+        started=int(fields[19]),
+        cpu=int(fields[11]) + int(fields[12]),
+    )
 
 
 def state_of(pid: int) -> str:

@@ -252,13 +252,11 @@ class PoolClient:
         with contextlib.suppress(BlockingIOError):  # the pool hangs, and cannot kill the worker
             self._send({"id": next(self._ids), "op": "kill", "slot": slot})
 
-    def is_stuck(self, slot: int) -> int | None:
-        """The pid of the worker of `slot` if it is in state D, which no signal ends."""
+    def worker(self, slot: int) -> Process | None:
+        """The process of the worker of `slot`; None if there is no worker at the moment."""
         inside = self.spawn(slot)
-        for process in self._descendants():
-            if process.state == "D" and pid_inside(process.pid) == inside:
-                return process.pid
-        return None
+        found = (p for p in self._descendants() if pid_inside(p.pid) == inside)
+        return next(found, None)
 
     def _demand(self, content: Content, fds: list[int] | None = None) -> Content:
         """Send an order that a pool of ours never refuses; PoolDiedError if it is refused."""
