@@ -14,11 +14,13 @@ from tests.sandbox_modes import SandboxMode, with_handles
 
 from .conftest import OPTIONS, QUEUES, Folder
 from .daemon import Daemon, wait_until
-from .fuse import LINUX_FLAGS, MKNOD_IN, READ_IN, ROOT, Entry, Guest, Op, expect, names
+from .fuse import FORGET_IN, LINUX_FLAGS, MKNOD_IN, READ_IN, ROOT, Entry, Guest, Op, expect, names
 from .test_mounts_below import mount, unmount
 
 EXPORT_SUPPORT = 1 << 4
 KINDS = (b"regular", b"directory", b"link", b"fifo")
+MEETINGS = 10
+TOGETHER = 100  # files
 FILES = 300  # more files than the broker signs at a time
 
 pytestmark = with_handles
@@ -82,6 +84,31 @@ def test_it_is_found_again(
     assert guest.lookup(entry.nodeid, b".").nodeid == entry.nodeid
     forget(guest, entry, count=2)
     assert guest.lookup(entry.nodeid, b".", queue) == entry
+
+
+def test_they_are_found_while_they_are_forgotten(guest: Guest, folder: Folder) -> None:
+    """The FORGETs of one queue meet the LOOKUPs of another queue. The first FORGET of a file makes
+    its handle."""
+    for turn in range(MEETINGS):
+        made = [folder.path / f"{turn} {number}" for number in range(TOGETHER)]
+        for path in made:
+            path.touch()
+        entries = [guest.lookup(folder.nodeid, path.name.encode()) for path in made]
+        for _ in range(3):
+            forgetting = [
+                guest.submit(Op.FORGET, entry.nodeid, FORGET_IN.pack(1), queue=0)
+                for entry in entries
+            ]
+            looking = [
+                guest.submit(Op.LOOKUP, entry.nodeid, names(b"."), room=128, queue=QUEUES)
+                for entry in entries
+            ]
+            for pending in forgetting:
+                guest.finish(pending)
+            for pending, entry in zip(looking, entries, strict=True):
+                reply = guest.finish(pending)
+                assert not reply.error, f"turn {turn}: {errno.errorcode[reply.error]}"
+                assert Entry.parse(reply.data).nodeid == entry.nodeid
 
 
 def test_it_can_be_used_again(guest: Guest, folder: Folder, path: Path) -> None:

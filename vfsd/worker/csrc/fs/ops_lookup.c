@@ -13,6 +13,7 @@
 
 enum {
 	DEPTH_MAX = 4096, /* at most this number of directories between a file and the root */
+	LOOKS_MAX = 4, /* for an inode that leaves the table and comes back while it is looked up */
 };
 
 /*
@@ -99,19 +100,38 @@ lookup(struct fs *fs, const struct inode *parent, const char *name, struct fuse_
 
 /* LOOKUP of "." or ".." of an inode that the guest has forgotten: a guest that exports the share by
  * NFS asks for that. The inode itself comes back with ".". */
-static __attribute__((noinline, cold)) int
-lookup_forgotten(struct fs *fs, uint64_t nodeid, const char *name, struct fuse_entry_out *ret)
+static int lookup_forgotten(struct fs *fs, uint64_t nodeid, const char *name,
+			    struct fuse_entry_out *ret)
 {
 	const struct inode *inode;
 	int err;
 
-	if (strcmp(name, ".") && strcmp(name, ".."))
-		return -ESTALE;
 	err = inode_recall(fs, nodeid, &inode);
 	if (err)
 		return err;
 	err = lookup(fs, inode, name, ret);
 	inode_table_forget(fs->inodes, &fs->reclaim, nodeid, 1);
+	return err;
+}
+
+/*
+ * LOOKUP of an inode that was not there, or that left the table in the meantime. The guest may ask
+ * for "." while its FORGET of the same inode is served by another worker: then the inode is in use
+ * for one look, and let go for the next look, or the reverse.
+ */
+static __attribute__((noinline, cold)) int
+lookup_stale(struct fs *fs, uint64_t nodeid, const char *name, struct fuse_entry_out *ret)
+{
+	int err = -ESTALE;
+
+	if (strcmp(name, ".") && strcmp(name, ".."))
+		return -ESTALE;
+	for (int looks = 0; err == -ESTALE && looks < LOOKS_MAX; looks++) {
+		const struct inode *inode = inode_table_get(fs->inodes, nodeid);
+
+		err = inode ? lookup(fs, inode, name, ret)
+			    : lookup_forgotten(fs, nodeid, name, ret);
+	}
 	return err;
 }
 
@@ -141,8 +161,9 @@ int op_lookup(struct fs *fs, struct request *r)
 	if (!err)
 		err = credentials_root(&fs->credentials);
 	if (!err)
-		err = parent ? lookup(fs, parent, r->payload, ret)
-			     : lookup_forgotten(fs, r->in.nodeid, r->payload, ret);
+		err = parent ? lookup(fs, parent, r->payload, ret) : -ESTALE;
+	if (err == -ESTALE)
+		err = lookup_stale(fs, r->in.nodeid, r->payload, ret);
 	if (err == -ENOENT && reports_absence(fs, r->payload)) {
 		negative_entry(fs, ret);
 		err = 0;
