@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A cgroup in which memory can be made short, so that the kernel kills a process of the daemon."""
 
+import errno
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from tests.waiting import HANG
+from tests.waiting import HANG, wait_until
 
 LIMIT: Final = 384 << 20  # bytes; a daemon with four workers needs a quarter
 CGROUP: Final = Path("/sys/fs/cgroup")
@@ -58,7 +59,18 @@ def memory_group() -> Iterator[MemoryGroup | str]:
         yield made
     finally:
         if isinstance(made, MemoryGroup):
-            made.folder.rmdir()
+            wait_until(lambda: _is_removed(made.folder), 5, "the group is empty")
+
+
+def _is_removed(folder: Path) -> bool:
+    """Remove a group; False if it still has a process, which was killed and has not ended yet."""
+    try:
+        folder.rmdir()
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        return False
+    return True
 
 
 def _create() -> MemoryGroup | str:

@@ -53,7 +53,7 @@ until grep -q :006F /proc/net/tcp; do kill -0 $! || cat /tmp/rpcbind.log; sleep 
 echo tcp 2049 >/proc/fs/nfsd/portlist
 echo 4 >/proc/fs/nfsd/threads
 echo Y >/proc/fs/nfsd/v4_end_grace
-for name in tmp run mnt; do mount -t tmpfs $name /host/$name; done
+for name in run mnt; do mount -t tmpfs $name /host/$name; done
 for name in proc sys dev; do mount --rbind /$name /host/$name; done
 """
 SHARE = """
@@ -66,8 +66,8 @@ done
 grep -q "/nfs{version} nfs{kind} .*vers={version}" /proc/mounts
 log=/tmp/daemon{version}.log
 arguments="--shared-dir=/mnt/nfs{version} --socket-path=/run/{version}"
-chroot /host {bin}/virtiofsd $arguments >$log 2>&1 &
-until grep -q pool: $log; do sleep 0.2; done
+TMPDIR=/run chroot /host {bin}/virtiofsd $arguments >$log 2>&1 &
+until grep -q pool: $log; do kill -0 $! || cat $log; sleep 0.2; done
 log=/tmp/mount{version}.log
 chroot /host {bin}/vfsd mount /run/{version} /mnt/{version} --queues 2 >$log 2>&1 &
 until grep -q ^mounted $log; do kill -0 $!; sleep 0.2; done
