@@ -18,11 +18,11 @@ TEXT = {".c", ".h", ".md", ".py", ".pyi", ".service", ".sh", ".socket", ".toml",
 FOLDERS = ("vfsd", "tests", "contrib", "docs", "scripts", ".ci")
 
 # What has no noun before it: "who" and "whose" at the beginning of a clause. A question may begin
-# with "who", also as a heading that ends with "what", and a clause after a comma with "whose".
+# with "who", and a clause after a comma with "whose".
 _NO_NOUN = (
     r"(?:^|[.;:(\"] ?|, (?!whose)"
     r"|\b(?:and|as|but|by|for|from|if|is|of|or|than|that|to|was|with|when) )"
-    r"(?:who|whoever|whose|whom) (?![=+{}]|(?:is|has|may|can|owns|called) [^?]*(?:\?|what$))"
+    r"(?:who|whoever|whose|whom) (?![=+{}]|(?:is|has|may|can|owns|called) [^?]*\?)"
 )
 _QUOTED = re.compile(r"(?<!\*)\*[a-z ]+\*(?!\*)")
 # A process, which is a thing: "the worker who".
