@@ -6,7 +6,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,8 @@ RATE_SECONDS: Final = 3.0  # for which the rate stays the same
 SLOWEST: Final = 0.5  # kills in a second
 PARTNER_SECONDS: Final = 1.0  # for which the partner of a process that dies lives, at least
 OOM_ROLES: Final = ("worker", "pool")
+ALL: Final = "holder and all others"
+END_SECONDS: Final = (2.0, 12.0)  # between two deaths of all processes
 
 
 @dataclass
@@ -40,7 +42,8 @@ class Event:
 
 
 class Killer(threading.Thread):
-    """Kills until the block ends. `fastest`: kills in a second."""
+    """Kills until the block ends. `fastest`: kills in a second. `ends`: ways in which all
+    processes end at once and are created again; each returns when they are there again."""
 
     def __init__(
         self,
@@ -49,6 +52,7 @@ class Killer(threading.Thread):
         seed: int,
         fastest: float,
         group: MemoryGroup | None = None,
+        ends: Mapping[str, Callable[[], None]] | None = None,
     ) -> None:
         super().__init__()
         self.events: list[Event] = []
@@ -58,6 +62,8 @@ class Killer(threading.Thread):
         self._chance = random.Random(seed)  # noqa: S311
         self._fastest = fastest
         self._group = group
+        self._ends = dict(ends or {})
+        self._next_end = time.monotonic() + self._chance.uniform(*END_SECONDS)
         self._ended = threading.Event()
         self._stopped: list[Event] = []
         self._killed: set[int] = set()  # pids, some of which may not have ended yet
@@ -76,7 +82,10 @@ class Killer(threading.Thread):
         try:
             while not self._ended.wait(self._pause()):
                 self._end_stops(time.monotonic())
-                self._strike(time.monotonic())
+                if self._ends and time.monotonic() > self._next_end:
+                    self._end_all()
+                else:
+                    self._strike(time.monotonic())
         except Exception as error:  # a thread cannot raise
             self.errors.append(f"the killer ended: {error!r}")
         finally:
@@ -142,6 +151,13 @@ class Killer(threading.Thread):
             event.until = time.monotonic()
             for pid in event.pids:
                 self._send(pid, signal.SIGKILL if event.way == STOP_KILL else signal.SIGCONT)
+
+    def _end_all(self) -> None:
+        way = self._chance.choice(sorted(self._ends))
+        event = Event(time.monotonic(), time.monotonic(), ALL, way, ())
+        self.events.append(event)
+        self._ends[way]()
+        self._next_end = time.monotonic() + self._chance.uniform(*END_SECONDS)
 
     def _make_memory_short(self) -> None:
         """The kernel chooses: workers and pool have the highest score."""

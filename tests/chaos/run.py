@@ -27,6 +27,7 @@ from .memory_group import MemoryGroup, memory_group
 from .probe import Probe
 from .report import Report
 from .roles import ROLES, SURVIVED
+from .service import ServiceShare
 from .share import Share
 from .workload import Failure, step_of
 from .workloads import WORKLOADS
@@ -48,6 +49,7 @@ class Plan:
     fastest: float = FASTEST
     options: Sequence[str] = ()
     hang: float = HANG
+    is_service: bool = False  # of a real systemd
 
 
 class Workload:
@@ -106,19 +108,17 @@ def run(plan: Plan) -> Report:
     """Carry out a plan. Leaves no process and no mount behind, also when it is interrupted."""
     report = Report(plan.queues, plan.seed, plan.seconds)
     with ExitStack() as stack:
-        made = stack.enter_context(memory_group())
-        group = made if isinstance(made, MemoryGroup) else None
-        if isinstance(made, str):
-            report.notes.append(f"not out of memory: {made}")
+        group = None if plan.is_service else _memory_group(stack, report)
         workloads: list[Workload] = []
         stack.callback(_reap, workloads)
-        share = stack.enter_context(Share(plan.queues, plan.options, group))
+        kind = ServiceShare if plan.is_service else Share
+        share = stack.enter_context(kind(plan.queues, plan.options, group))
         stack.callback(_kill, workloads)
         with suppress(FileNotFoundError):
             (share.mount / "missing").stat()
         fds, titles = share.fds(), share.titles()
         probe = Probe(share.mount, plan.queues)
-        killer = Killer(share.name, plan.roles, plan.seed, plan.fastest, group)
+        killer = Killer(share.name, plan.roles, plan.seed, plan.fastest, group, share.ends)
         with probe:
             with killer:
                 workloads += [Workload(name, plan, share) for name in plan.workloads]
@@ -137,6 +137,14 @@ def run(plan: Plan) -> Report:
         if not report.is_good:
             report.wrong.append(f"the log of the daemon is {_keep(share)}")
     return report
+
+
+def _memory_group(stack: ExitStack, report: Report) -> MemoryGroup | None:
+    made = stack.enter_context(memory_group())
+    if isinstance(made, MemoryGroup):
+        return made
+    report.notes.append(f"not out of memory: {made}")
+    return None
 
 
 def _kill(workloads: list[Workload]) -> None:
@@ -167,7 +175,7 @@ def _keep(share: Share) -> Path:
     """Keep the log of the daemon."""
     kept = ROOT / "build" / "chaos" / f"{share.name}.log"
     kept.parent.mkdir(parents=True, exist_ok=True)
-    kept.write_bytes(share.log.read_bytes())
+    kept.write_bytes(share.output())
     return kept
 
 
@@ -184,6 +192,7 @@ def main(argv: list[str]) -> int:
             args.workloads,
             args.fastest,
             args.option,
+            is_service=args.service,
         )
         report = run(plan)
         is_good = is_good and report.is_good
@@ -202,7 +211,13 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--queues", type=lambda t: [int(n) for n in t.split(",")], default=QUEUES)
     parser.add_argument("--fastest", type=float, default=FASTEST, help="kills in a second")
     parser.add_argument("--option", action="append", default=[], help="of virtiofsd")
-    return parser.parse_args(argv)
+    parser.add_argument(
+        "--service", action="store_true", help="a service of systemd, killed as a whole as well"
+    )
+    args = parser.parse_args(argv)
+    if args.service and args.option:
+        parser.error("--option: the options of a service are in its file")
+    return args
 
 
 def _names(table: Mapping[str, object]) -> Callable[[str], list[str]]:

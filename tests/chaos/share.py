@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from shutil import rmtree
@@ -54,6 +54,13 @@ class Share:
             raise
 
     def _start(self, queues: int, options: Sequence[str], group: MemoryGroup | None) -> None:
+        socket = self._launch(options, group)
+        self.mounted = Mounted(self.folder, str(socket), "--queues", str(queues))
+        self._stack.callback(self.mounted.close)
+        self.mount = self.mounted.path
+
+    def _launch(self, options: Sequence[str], group: MemoryGroup | None) -> Path:
+        """Start the daemon; returns the path of its socket."""
         socket = self.folder / "sock"  # a name that says nothing: the folder names the daemon
         argv = [*OURS, f"--socket-path={socket}", "-o", f"source={self.host}", *OPTIONS, *options]
         with self.log.open("wb") as log:
@@ -65,9 +72,16 @@ class Share:
             )
         self._stack.callback(self._end)
         wait_until(lambda: self.daemon.poll() is not None or listens(str(socket)), 20, "it listens")
-        self.mounted = Mounted(self.folder, str(socket), "--queues", str(queues))
-        self._stack.callback(self.mounted.close)
-        self.mount = self.mounted.path
+        return socket
+
+    @property
+    def ends(self) -> Mapping[str, Callable[[], None]]:
+        """The ways in which all processes end at once while the guest goes on."""
+        return {}
+
+    def output(self) -> bytes:
+        """What the daemon has written to its log."""
+        return self.log.read_bytes()
 
     def __enter__(self) -> Self:
         return self

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from .killer import KILL, STOP, Event, Killer
+from .killer import ALL, KILL, STOP, Event, Killer
 from .probe import Stall, cause, longest_stalls
 from .report import Report
 from .roles import ROLES, Role
@@ -29,6 +29,17 @@ def test_no_user_sees_that_processes_die(requires: Callable[[str], str], queues:
     assert report.is_good, report.markdown()
     died = {role for event in report.events for role in event.what.split(" + ")}
     assert {"worker", "holder", "pool"} <= died, died
+    assert all(report.counts.values()), report.counts
+
+
+def test_no_user_sees_that_a_service_ends_and_starts_again(
+    requires: Callable[[str], str],
+) -> None:
+    for what in ("root", "/dev/fuse", "git"):
+        requires(what)
+    report = run(Plan(2, 20, seed=3, workloads=("tree", "file", "git"), is_service=True))
+    assert report.is_good, report.markdown()
+    assert any(event.what == ALL for event in report.events), report.markdown()
     assert all(report.counts.values()), report.counts
 
 

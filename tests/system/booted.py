@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -24,6 +25,9 @@ SYSTEMD: Final = "/lib/systemd/systemd"
 SHIPPED: Final = Path("/lib/systemd/system")
 JOURNAL: Final = ("systemd-journald.service", "systemd-journald.socket")
 START_SECONDS: Final = 30.0
+ROOT: Final = Path(__file__).resolve().parents[2]
+UNIT: Final = ROOT / "contrib/systemd/virtiofsd@.service"
+PROGRAM: Final = Path(sys.executable).with_name("virtiofsd")
 _TARGET: Final = "[Unit]\nDescription={0}\nDefaultDependencies=no\n"
 _BOOTED: Final = "Requires=systemd-journald.service\nAfter=systemd-journald.service\n"
 _JOURNAL: Final = "[Journal]\nStorage=volatile\nReadKMsg=no\n"
@@ -113,6 +117,14 @@ class Booted:
     def add_program(self, program: Path) -> None:
         """Put a program into the PATH of services."""
         (self.folder / "sbin" / program.name).symlink_to(program)
+
+    def install(self) -> None:
+        """Install the program of this environment with its unit, as it is shipped."""
+        self.add_unit(UNIT)
+        self.add_program(PROGRAM)
+        # Python's files may be in a home folder on this machine, which the unit hides.
+        self.add_drop_in("virtiofsd@.service", f"BindReadOnlyPaths={ROOT} {sys.base_prefix}")
+        (self.etc / "vfsd").mkdir(exist_ok=True)
 
     def run(self, *command: str) -> "subprocess.CompletedProcess[str]":
         """Run a command beside systemd, in all of its namespaces."""

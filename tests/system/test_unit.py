@@ -8,7 +8,6 @@ import signal
 import socket
 import stat
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,12 +23,9 @@ from tests.waiting import wait_until
 from vfsd.supervisor.confinement import CALLS
 from vfsd.worker import capabilities, seccomp
 
-from .booted import Booted
+from .booted import PROGRAM, UNIT, Booted
 from .mounted import Mounted, run
 
-ROOT: Final = Path(__file__).resolve().parents[2]
-UNIT: Final = ROOT / "contrib/systemd/virtiofsd@.service"
-PROGRAM: Final = Path(sys.executable).with_name("virtiofsd")
 EXPOSURE_MAX: Final = 3.0
 # System calls of the daemon that the unit's filter refuses, and why the refusal does no harm.
 REFUSED: Final = {
@@ -118,11 +114,7 @@ def test_every_call_of_the_daemon_is_allowed() -> None:
 @pytest.fixture(scope="module")
 def booted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Booted]:
     with Booted(tmp_path_factory.mktemp("booted")) as system:
-        system.add_unit(UNIT)
-        system.add_program(PROGRAM)
-        # Python's files may be in a home folder on this machine, which the unit hides.
-        system.add_drop_in("virtiofsd@.service", f"BindReadOnlyPaths={ROOT} {sys.base_prefix}")
-        (system.etc / "vfsd").mkdir(exist_ok=True)
+        system.install()
         yield system
 
 
