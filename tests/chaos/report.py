@@ -76,11 +76,12 @@ class Report:
 
     def _rows(self) -> list[str]:
         longest = longest_stalls(self.stalls, self.events)
+        show = _milliseconds if self.looks else _not_measured
         groups: dict[tuple[str, str], list[float]] = defaultdict(list)
         for event in self.events:
             groups[_kind(event)].append(longest.get(id(event), 0.0))
         return [
-            f"| {what} | {way} | {len(stalls)} | {' | '.join(_milliseconds(stalls))} |"
+            f"| {what} | {way} | {len(stalls)} | {' | '.join(show(stalls))} |"
             for (what, way), stalls in sorted(groups.items())
         ]
 
@@ -107,3 +108,7 @@ def _milliseconds(seconds: list[float]) -> list[str]:
     ordered = sorted(seconds)
     chosen = [ordered[max(0, ceil(part * len(ordered)) - 1)] for part in (0.5, 0.99, 1.0)]
     return [f"{1000 * value:.0f} ms" if value else "< 5 ms" for value in chosen]
+
+
+def _not_measured(_: list[float]) -> list[str]:
+    return ["not measured"] * 3

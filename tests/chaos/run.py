@@ -7,21 +7,19 @@ then the fds and processes of the daemon must be those from before.
 """
 
 import argparse
-import json
-import os
 import random
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from tests.waiting import HANG
 
+from .guest import IN_GUEST, GuestShare
 from .killer import Killer
 from .memory_group import MemoryGroup, memory_group
 from .probe import Probe
@@ -29,7 +27,7 @@ from .report import Report
 from .roles import ROLES, SURVIVED
 from .service import ServiceShare
 from .share import Share
-from .workload import Failure, step_of
+from .users import User
 from .workloads import WORKLOADS
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -49,84 +47,29 @@ class Plan:
     fastest: float = FASTEST
     options: Sequence[str] = ()
     hang: float = HANG
-    is_service: bool = False  # of a real systemd
-
-
-class Workload:
-    """A running workload."""
-
-    def __init__(self, name: str, plan: Plan, share: Share) -> None:
-        self.name = name
-        self._step = share.folder / f"{name}.step"
-        self._output = share.folder / f"{name}.out"
-        arguments = [name, share.mount, share.host, plan.seed, plan.seconds, self._step]
-        with self._output.open("wb") as output:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.chaos.workload", *map(str, arguments)],
-                cwd=ROOT,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
-
-    def finish(self, deadline: float, report: Report) -> None:
-        """Wait for the end, and add the result to the report."""
-        try:
-            self._process.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            report.wrong.append(f"{self.name} hangs in: {step_of(self._step)}")
-            self.kill()
-        for line in self._output.read_text(errors="replace").splitlines():
-            self._note(line, report)
-        if self.name not in report.counts and self._process.returncode >= 0:
-            report.wrong.append(f"{self.name} ended with {self._process.returncode}")
-
-    def _note(self, line: str, report: Report) -> None:
-        try:
-            content = json.loads(line)
-            if "count" in content:
-                report.counts[self.name] = content["count"]
-                report.lost_files += content["lost"]
-            else:
-                report.note(Failure(**content))
-        except (ValueError, TypeError):
-            report.wrong.append(f"{self.name}: {line}")
-
-    def kill(self) -> None:
-        """Kill the workload and its processes. A process that waits for the mount ends when the
-        mount has ended."""
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-
-    def reap(self) -> None:
-        self.kill()
-        self._process.wait(HANG)
+    kind: type[Share] = Share
 
 
 def run(plan: Plan) -> Report:
     """Carry out a plan. Leaves no process and no mount behind, also when it is interrupted."""
     report = Report(plan.queues, plan.seed, plan.seconds)
     with ExitStack() as stack:
-        group = None if plan.is_service else _memory_group(stack, report)
-        workloads: list[Workload] = []
-        stack.callback(_reap, workloads)
-        kind = ServiceShare if plan.is_service else Share
-        share = stack.enter_context(kind(plan.queues, plan.options, group))
-        stack.callback(_kill, workloads)
-        with suppress(FileNotFoundError):
-            (share.mount / "missing").stat()
+        group = _memory_group(stack, report) if plan.kind is not ServiceShare else None
+        users: list[User] = []
+        stack.callback(_reap, users)
+        share = stack.enter_context(plan.kind(plan.queues, plan.options, group))
+        stack.callback(_kill, users)
         fds, titles = share.fds(), share.titles()
-        probe = Probe(share.mount, plan.queues)
+        probe = Probe(share.mount, share.looks)
         killer = Killer(share.name, plan.roles, plan.seed, plan.fastest, group, share.ends)
         with probe:
             with killer:
-                workloads += [Workload(name, plan, share) for name in plan.workloads]
+                users += share.work(plan.workloads, plan.seed, plan.seconds)
                 _wait(plan.seconds, share, report)
             report.events = killer.events
             deadline = time.monotonic() + plan.hang
-            for workload in workloads:
-                workload.finish(deadline, report)
+            for user in users:
+                user.finish(deadline, report)
             report.stalls, report.looks = probe.stalls, probe.looks
         report.wrong += killer.errors + [f"the probe: {error}" for error in probe.errors]
         if not probe.join(plan.hang):
@@ -147,26 +90,23 @@ def _memory_group(stack: ExitStack, report: Report) -> MemoryGroup | None:
     return None
 
 
-def _kill(workloads: list[Workload]) -> None:
+def _kill(users: list[User]) -> None:
     """Without the mount, a workload would write into the folder below it."""
-    for workload in workloads:
-        workload.kill()
+    for user in users:
+        user.kill()
 
 
-def _reap(workloads: list[Workload]) -> None:
-    for workload in workloads:
-        workload.reap()
+def _reap(users: list[User]) -> None:
+    for user in users:
+        user.reap()
 
 
 def _wait(seconds: float, share: Share, report: Report) -> None:
     """Wait; a daemon that ends is an error, and ends the wait."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        if not share.is_served():
-            report.wrong.append("the daemon ended")
-            return
-        if share.mounted.process.poll() is not None:
-            report.wrong.append(f"vfsd mount ended: {share.mounted.errors()}")
+        if problem := share.problem():
+            report.wrong.append(problem)
             return
         time.sleep(0.05)
 
@@ -192,7 +132,7 @@ def main(argv: list[str]) -> int:
             args.workloads,
             args.fastest,
             args.option,
-            is_service=args.service,
+            kind=args.kind,
         )
         report = run(plan)
         is_good = is_good and report.is_good
@@ -211,12 +151,20 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--queues", type=lambda t: [int(n) for n in t.split(",")], default=QUEUES)
     parser.add_argument("--fastest", type=float, default=FASTEST, help="kills in a second")
     parser.add_argument("--option", action="append", default=[], help="of virtiofsd")
-    parser.add_argument(
-        "--service", action="store_true", help="a service of systemd, killed as a whole as well"
-    )
+    kinds = parser.add_mutually_exclusive_group()
+    kinds.add_argument(
+        "--service", dest="kind", action="store_const", const=ServiceShare, default=Share,
+        help="the daemon is a service of systemd, which is also killed as a whole",
+    )  # fmt: skip
+    kinds.add_argument(
+        "--guest", dest="kind", action="store_const", const=GuestShare,
+        help="the users are in a guest of QEMU",
+    )  # fmt: skip
     args = parser.parse_args(argv)
-    if args.service and args.option:
+    if args.kind is ServiceShare and args.option:
         parser.error("--option: the options of a service are in its file")
+    if args.kind is GuestShare:
+        args.workloads = [name for name in args.workloads if name in IN_GUEST]
     return args
 
 

@@ -20,6 +20,7 @@ from tests.waiting import HANG, wait_until
 
 from .memory_group import MemoryGroup
 from .roles import ROLES, processes
+from .users import User, Workload
 from .workloads import WORKLOADS
 
 OPTIONS: Final = ("-o", "xattr,flock,posix_lock", "--log-level=debug")
@@ -36,7 +37,8 @@ _SHARED: Final = re.compile(rf"/({'|'.join(WORKLOADS)})-")  # as the sandbox see
 class Share:
     """A daemon, and its mount at `mount`. `host` is the shared directory.
 
-    `name` is in the title of each process of the daemon; no other daemon has the name.
+    `name` is in the title of each process of the daemon; no other daemon has the name. `looks`: how
+    many look-ups a probe may have in flight in the mount.
     """
 
     def __init__(self, queues: int, options: Sequence[str] = (), group: MemoryGroup | None = None):
@@ -54,10 +56,28 @@ class Share:
             raise
 
     def _start(self, queues: int, options: Sequence[str], group: MemoryGroup | None) -> None:
-        socket = self._launch(options, group)
-        self.mounted = Mounted(self.folder, str(socket), "--queues", str(queues))
-        self._stack.callback(self.mounted.close)
-        self.mount = self.mounted.path
+        self._attach(queues, self._launch(options, group))
+
+    def _attach(self, queues: int, socket: Path) -> None:
+        """Mount the share whose daemon listens on `socket`."""
+        self._mounted = Mounted(self.folder, str(socket), "--queues", str(queues))
+        self._stack.callback(self._mounted.close)
+        self.mount, self.looks = self._mounted.path, queues
+        with suppress(FileNotFoundError):
+            (self.mount / "missing").stat()
+
+    def work(self, names: Sequence[str], seed: int, seconds: float) -> Sequence[User]:
+        """Start workloads in the mount."""
+        places = (self.folder, self.mount, self.host)
+        return [Workload(name, *places, seed, seconds) for name in names]
+
+    def problem(self) -> str:
+        """What has ended and should not have ended; "" if nothing has."""
+        if not self.is_served():
+            return "the daemon ended"
+        if self._mounted.process.poll() is not None:
+            return f"vfsd mount ended: {self._mounted.errors()}"
+        return ""
 
     def _launch(self, options: Sequence[str], group: MemoryGroup | None) -> Path:
         """Start the daemon; returns the path of its socket."""
@@ -98,6 +118,8 @@ class Share:
 
     def _end(self) -> None:
         """End the daemon, whatever is left of it."""
+        if self.daemon.poll() is None:
+            self.daemon.terminate()  # it may not have its title yet
         for pid in ROLES["keeper"].pids(self.name):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)

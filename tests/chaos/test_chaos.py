@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
+from .guest import IN_GUEST, GuestShare
 from .killer import ALL, KILL, STOP, Event, Killer
 from .probe import Stall, cause, longest_stalls
 from .report import Report
 from .roles import ROLES, Role
 from .run import Plan, run
+from .service import ServiceShare
 from .tree import Tree
 from .workload import LOST_LOCK, Failure, Steps
 
@@ -37,10 +39,19 @@ def test_no_user_sees_that_a_service_ends_and_starts_again(
 ) -> None:
     for what in ("root", "/dev/fuse", "git"):
         requires(what)
-    report = run(Plan(2, 20, seed=3, workloads=("tree", "file", "git"), is_service=True))
+    report = run(Plan(2, 20, seed=3, workloads=("tree", "file", "git"), kind=ServiceShare))
     assert report.is_good, report.markdown()
     assert any(event.what == ALL for event in report.events), report.markdown()
     assert all(report.counts.values()), report.counts
+
+
+@pytest.mark.guest
+def test_no_user_in_a_guest_sees_that_processes_die(requires: Callable[[str], str]) -> None:
+    requires("root")
+    report = run(Plan(2, 15, seed=4, workloads=IN_GUEST, kind=GuestShare))
+    assert report.is_good, report.markdown()
+    assert report.events
+    assert all(report.counts[name] for name in IN_GUEST), report.counts
 
 
 def test_no_user_sees_that_the_launcher_dies(requires: Callable[[str], str]) -> None:

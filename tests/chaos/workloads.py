@@ -8,7 +8,6 @@ is an exception.
 import fcntl
 import os
 import random
-import sqlite3
 import subprocess
 import sys
 import sysconfig
@@ -17,13 +16,16 @@ from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from tests.semantics.exerciser import Exerciser
 from tests.waiting import HANG
 
 from .tree import Tree
 from .workload import LostLockError, Steps
+
+if TYPE_CHECKING:
+    import sqlite3
 
 # Steps, home, host, chance, and the time (monotonic) at which the round should end.
 Workload = Callable[[Steps, Path, Path, random.Random, float], None]
@@ -107,11 +109,13 @@ def sqlite(
     _audit(steps, path, committed)
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def _connect(path: Path) -> "sqlite3.Connection":
+    import sqlite3  # noqa: PLC0415 - the Python of a guest lacks it
+
     return sqlite3.connect(path, timeout=HANG, isolation_level=None)
 
 
-def _transfer(base: sqlite3.Connection, chance: random.Random, number: int) -> None:
+def _transfer(base: "sqlite3.Connection", chance: random.Random, number: int) -> None:
     payer, payee = chance.sample(range(ACCOUNTS), 2)
     amount = chance.randint(1, 100)
     base.execute("BEGIN IMMEDIATE")
