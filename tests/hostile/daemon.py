@@ -48,7 +48,7 @@ def listens(path: str) -> bool:
 
 
 class Daemon:
-    """A virtiofsd that serves a new directory, or `share`, until close().
+    """A virtiofsd called `name` that serves a new directory, or `share`, until close().
 
     `mode`: its sandbox, and the user that starts the daemon. `is_shared_mount`: the directory is a
     mount point from which mounts spread, as / is on a host with systemd.
@@ -61,6 +61,7 @@ class Daemon:
         mode: SandboxMode = NAMESPACE,
         is_shared_mount: bool = False,
         share: Path | None = None,
+        name: str = "socket",
     ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="vfsd-hostile-"))
         self.folder.chmod(0o755)
@@ -70,7 +71,7 @@ class Daemon:
         if is_shared_mount:
             subprocess.run(["mount", "--bind", self.share, self.share], check=True)
             subprocess.run(["mount", "--make-shared", self.share], check=True)
-        self.socket = str(self.folder / "socket")
+        self.socket = str(self.folder / name)
         self.log = self.folder / "log"
         self.mode = mode
         if mode.uid is not None:

@@ -377,6 +377,14 @@ def _start_pool(
     job = create_job(name, options, supervisor, job_fds)
     try:
         passed = [job, root, *(fd for fd in fds if fd != stderr)]
-        return [spawn([*POOL_COMMAND, str(job)], loader, passed, stderr)]
+        command = [*POOL_COMMAND, str(job), _room_for_title(name, options.request_queues)]
+        return [spawn(command, loader, passed, stderr)]
     finally:
         os.close(job)
+
+
+def _room_for_title(name: str, queues: int) -> str:
+    """An argument that takes as much room as the title of a worker which serves all queues. A
+    title overwrites the arguments. Behind the arguments of the loader, which stay, the kernel shows
+    no title that is longer than the arguments were."""
+    return " " * len(f"vfsd: {name} worker {queues} (hiprio{', queue 99' * queues})".encode())
