@@ -87,7 +87,7 @@ class Workload:
                 report.counts[self.name] = content["count"]
                 report.lost_files += content["lost"]
             else:
-                report.note(Failure(**content))
+                report.failures.append(Failure(**content))
         except (ValueError, TypeError):
             report.wrong.append(f"{self.name}: {line}")
 
