@@ -8,7 +8,7 @@ from typing import Final
 
 from .killer import PAIR, Event
 from .probe import Stall, longest_stalls
-from .workload import LOST_LOCK, Failure
+from .workload import Failure
 
 EVENTS_SHOWN: Final = 4  # the last events before a failure
 FAILURES_SHOWN: Final = 12
@@ -27,15 +27,9 @@ class Report:
     counts: dict[str, int] = field(default_factory=dict)  # workload -> steps
     failures: list[Failure] = field(default_factory=list)
     lost_files: int = 0  # without a name, when a sandbox was lost
-    lost_locks: list[Failure] = field(default_factory=list)  # when a sandbox was lost
     held_files: int = 0  # without a name, which stay open until the guest unmounts
     wrong: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  # what could not be done here
-
-    def note(self, failure: Failure) -> None:
-        """Record a failure; the locks of a sandbox that is lost are lost with it."""
-        known = failure.error == LOST_LOCK and self._sandboxes_lost()
-        (self.lost_locks if known else self.failures).append(failure)
 
     def _sandboxes_lost(self) -> int:
         return sum("holder" in event.what for event in self.events)
@@ -69,9 +63,8 @@ class Report:
 
     def _lost(self) -> str:
         return (
-            f"Lost with a sandbox: {self.lost_files} open files without a name,"
-            f" {len(self.lost_locks)} locks. Held until the guest unmounts: {self.held_files} files"
-            " without a name."
+            f"Lost with a sandbox: {self.lost_files} open files without a name. Held until the"
+            f" guest unmounts: {self.held_files} files without a name."
         )
 
     def _rows(self) -> list[str]:

@@ -41,7 +41,7 @@ def note(line: str, name: str, report: Report) -> None:
             report.counts[name] = content["count"]
             report.lost_files += content["lost"]
         else:
-            report.note(Failure(**content))
+            report.failures.append(Failure(**content))
     except (ValueError, TypeError):
         report.wrong.append(f"{name}: {line}")
 

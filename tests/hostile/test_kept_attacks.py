@@ -3,20 +3,23 @@
 from starting and serving."""
 
 import os
+import signal
 import socket
 import struct
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, Final
 
+import psutil
 import pytest
 
 from tests.waiting import wait_until
 from vfsd.supervisor.fd_store import name_of
 from vfsd.supervisor.kept_vm import OUTBOX, STATE
-from vfsd.supervisor.resume import BYTES, HALF, OUTBOX_BYTES
+from vfsd.supervisor.resume import BYTES, HALF, OUTBOX_BYTES, StateFile
 from vfsd.supervisor.state_holder import fetch_fds
+from vfsd.supervisor.supervise import TRIES
 from vfsd.transport.passed_fds import close_fds
 from vfsd.transport.saved_record import SavedRecord
 from vfsd.transport.shared_memory import create_segment
@@ -161,6 +164,54 @@ def test_values_that_cannot_be(held: Service, change: Callable[[Content], None])
         record.save([layout, state])
         store_bytes(held, STATE, bytes(content))
         held.restart()
+        serves_another_vm(held)
+        with pytest.raises(NoReplyError):
+            frontend.receive()
+
+
+def titled(held: Service, role: str) -> list[psutil.Process]:
+    found = []
+    for process in held.processes():
+        with suppress(psutil.NoSuchProcess):
+            title = " ".join(process.cmdline())
+            if title.startswith("vfsd:") and role in title:
+                found.append(process)
+    return found
+
+
+def restart_without_sandbox(held: Service, state: StateFile) -> psutil.Process:
+    """Start the daemon again, and stop its launcher before the sandbox is built. Return: the
+    launcher."""
+    while True:
+        held.kill()
+        held.restart()
+        (launcher,) = titled(held, "launcher")
+        launcher.suspend()
+        if state.tries():
+            return launcher
+
+
+def test_a_vm_that_ends_each_supervisor_is_given_up(held: Service) -> None:
+    """By a signal, after which no supervisor can say why it ended."""
+    with Frontend(held.socket) as frontend, ExitStack() as stack:
+        frontend.setup(1)
+        held.kill()
+        with kept(held) as fds:
+            state = StateFile(os.dup(fds[STATE]))
+        stack.callback(os.close, state.fd)
+        held.restart()
+        launcher = restart_without_sandbox(held, state)
+        while (tries := state.tries()) <= TRIES:
+            for victim in titled(held, "supervisor"):
+                with suppress(psutil.NoSuchProcess):
+                    victim.send_signal(signal.SIGSEGV)
+            wait_until(lambda before=tries: state.tries() > before, 10, "the next one tries")
+        for victim in titled(held, "supervisor"):
+            with suppress(psutil.NoSuchProcess):
+                victim.send_signal(signal.SIGSEGV)
+        wait_until(lambda: state.tries() == 0, 10, "the VM is given up")
+        launcher.resume()
+        assert "the VM that an earlier daemon has left is given up" in held.log.read_text()
         serves_another_vm(held)
         with pytest.raises(NoReplyError):
             frontend.receive()

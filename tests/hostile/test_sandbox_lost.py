@@ -10,11 +10,12 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, flock
+from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, flock, lockf
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -27,8 +28,22 @@ from tests.waiting import HANG
 
 from .conftest import OPTIONS, QUEUES, Folder
 from .daemon import Daemon, wait_until
-from .driver import Frontend
-from .fuse import LINK_IN, RENAME_IN, ROOT, Dirent, Entry, Guest, Op, expect, names, write_in
+from .driver import Frontend, NoReplyError
+from .fuse import (
+    FLUSH_IN,
+    LINK_IN,
+    LK_IN,
+    RENAME_IN,
+    ROOT,
+    Dirent,
+    Entry,
+    Guest,
+    Op,
+    Reply,
+    expect,
+    names,
+    write_in,
+)
 from .test_forgotten import is_stale
 from .test_ops_files import F_RDLCK, F_UNLCK, F_WRLCK, expect_success, lock
 from .test_recovery import run_users, user
@@ -36,6 +51,8 @@ from .test_recovery import run_users, user
 GOES_ON = "the guest's session goes on: "
 LOST = "is not where the guest saw it last"
 NAMES = 300
+END = (1 << 63) - 1  # of a range that goes to the end of the file
+Range = tuple[int, int, int]  # start, end, type
 
 
 def kill(pid: int) -> None:
@@ -174,6 +191,105 @@ def test_a_flock_is_held_again(kind: int, daemon: Daemon, guest: Guest, folder: 
         lose_sandbox(daemon)
         guest.getattr(ROOT)
         flock(other, LOCK_EX | LOCK_NB)
+
+
+def record_lock(guest: Guest, nodeid: int, fh: int, owner: int, lock: Range) -> Reply:
+    body = LK_IN.pack(fh, owner, *lock, os.getpid(), 0, 0)
+    return guest.ask(Op.SETLK, nodeid, body, queue=1 + owner % QUEUES)
+
+
+def test_record_locks_are_held_again(daemon: Daemon, guest: Guest, folder: Folder) -> None:
+    file, fh = guest.create(folder.nodeid, b"file")
+    take = partial(record_lock, guest, file.nodeid, fh)
+    expect_success(take(1, (0, 9, F_WRLCK)))
+    expect_success(take(1, (20, END, F_RDLCK)))
+    expect_success(take(2, (25, 29, F_RDLCK)))
+    with (folder.path / "file").open("r+") as other:
+        lose_sandbox(daemon)
+        expect(errno.EAGAIN, take(2, (9, 9, F_RDLCK)))
+        expect(errno.EAGAIN, take(1, (25, 25, F_WRLCK)))
+        for start in (0, 9, 20, 10**9):
+            with pytest.raises(BlockingIOError):
+                lockf(other, LOCK_EX | LOCK_NB, 1, start)
+        lockf(other, LOCK_EX | LOCK_NB, 10, 10)
+        lockf(other, LOCK_UN)
+        expect_success(take(1, (0, 5, F_UNLCK)))
+        lose_sandbox(daemon)
+        expect_success(take(2, (0, 5, F_WRLCK)))
+        expect(errno.EAGAIN, take(2, (6, 6, F_RDLCK)))
+        for owner in (1, 2):
+            guest.call(Op.FLUSH, file.nodeid, FLUSH_IN.pack(fh, 0, 0, owner))
+        lose_sandbox(daemon)
+        guest.getattr(ROOT)
+        lockf(other, LOCK_EX | LOCK_NB)
+
+
+WAITER = """
+import fcntl, sys
+file = open(sys.argv[1], "r+")
+print(flush=True)
+{"lockf": fcntl.lockf, "flock": fcntl.flock}[sys.argv[2]](file, fcntl.LOCK_EX)
+print(flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("kind", ["lockf", "flock"])
+def test_a_lock_that_a_program_of_the_host_waited_for_is_lost(
+    kind: str, daemon: Daemon, guest: Guest, folder: Folder
+) -> None:
+    file, fh = guest.create(folder.nodeid, b"file")
+    is_flock = kind == "flock"
+    expect_success(lock(guest, Op.SETLK, file.nodeid, fh, 1, F_WRLCK, flock=is_flock))
+    argv = [sys.executable, "-c", WAITER, str(folder.path / "file"), kind]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as waiter:
+        assert waiter.stdin
+        assert waiter.stdout
+        waiter.stdout.readline()
+        try:
+            wait_until(lambda: waits_for_lock(waiter.pid), 5, "the program waits for the lock")
+            lose_sandbox(daemon)
+            waiter.stdout.readline()  # the kernel gave the lock to the program
+            reply = lock(guest, Op.SETLK, file.nodeid, fh, 1, F_WRLCK, flock=is_flock)
+            expect(errno.EAGAIN, reply)
+        finally:
+            waiter.kill()
+    last = log_of(daemon).rpartition(GOES_ON)[2]
+    wanted = f"a lock on the file with inode {file.attr.ino} "
+    assert len([line for line in last.splitlines() if wanted in line]) == 1, last
+
+
+def waits_for_lock(pid: int) -> bool:
+    lines = Path("/proc/locks").read_text().splitlines()
+    return any("->" in line and f" {pid} " in line for line in lines)
+
+
+@pytest.mark.parametrize("flock", [False, True])
+@pytest.mark.parametrize("victim", ["holder", "worker"])
+def test_waiters_keep_their_place(
+    victim: str, flock: bool, daemon: Daemon, guest: Guest, folder: Folder
+) -> None:
+    """Two requests on one queue wait for a lock; the first one gets the lock first."""
+    file, fh = guest.create(folder.nodeid, b"file")
+    fhs = {owner: guest.open(file.nodeid) for owner in (2, 2 + QUEUES)}
+    expect_success(lock(guest, Op.SETLK, file.nodeid, fh, 1, F_WRLCK, flock=flock))
+    waiting = []
+    for owner, own in fhs.items():
+        body = LK_IN.pack(own, owner, 0, END, F_WRLCK, 1, int(flock), 0)
+        waiting.append(guest.submit(Op.SETLKW, file.nodeid, body, queue=1 + 2 % QUEUES))
+        with pytest.raises(NoReplyError):
+            guest.finish(waiting[-1], 0.1)
+    if victim == "holder":
+        lose_sandbox(daemon)
+    else:
+        kill(daemon.the("worker", f"queue {1 + 2 % QUEUES}"))
+    guest.getattr(ROOT)
+    for owner, pending in zip(fhs, waiting, strict=True):
+        with pytest.raises(NoReplyError):
+            guest.finish(pending, 0.2)
+        held = (fh, 1) if owner == 2 else (fhs[2], 2)
+        expect_success(lock(guest, Op.SETLK, file.nodeid, *held, F_UNLCK, flock=flock))
+        expect_success(guest.finish(pending))
 
 
 def test_another_file_in_its_place_is_not_taken_for_it(

@@ -15,7 +15,7 @@
 
 enum {
 	INODES = 6,
-	FILES = 6,
+	FILES = 8,
 	VICTIM = 1,
 	OTHER = 2,
 };

@@ -52,6 +52,7 @@ TABLES = (
     "worker/broker/handle_client",
     "worker/broker/handle_protocol",
     "worker/tables/file_table",
+    "worker/tables/lock_notes",
     "worker/tables/reclaim",
     "worker/host/siphash",
     "worker/tables/session_image",
@@ -159,6 +160,7 @@ PROGRAMS = (
     Program("tables", TABLES),
     Program("inode_cache", TABLES),
     Program("file_table", TABLES),
+    Program("lock_notes", TABLES, UNDEFINED),
     Program("reclaim", TABLES),
     Program("session_image", TABLES),
     Program("forgotten", TABLES),
@@ -177,6 +179,7 @@ PROGRAMS = (
     Program("watchdog", WATCHDOG),
     Program("watchdog", WATCHDOG, THREAD),
     Program("ops", OPS),
+    Program("record_locks", OPS, UNDEFINED),
     Program("serve", WORKER),
     Program("fuse_bridge", BRIDGE),
 )

@@ -7,6 +7,7 @@
 
 #include "worker/csrc/tables/inode_layout.h"
 #include "worker/csrc/tables/inode_restore.h"
+#include "worker/csrc/tables/lock_notes.h"
 #include "worker/csrc/tables/session_image.h"
 
 enum {
@@ -15,6 +16,7 @@ enum {
 	STEPS = 6000,
 	KEYS = 1500,
 	TRIES = 300,
+	OWNERS = 5,
 };
 
 static struct bench b, other;
@@ -43,6 +45,35 @@ static void write_image(void)
 	CHECK(!session_image_open(image, (uint64_t)image_bytes, &view));
 }
 
+/* Lock owners with a range each. */
+static void add_locks(void)
+{
+	struct lock_notes *notes = file_table_lock_notes(b.files);
+	struct open_file *file;
+	bool added;
+
+	for (uint64_t owner = 1; owner <= OWNERS; owner++) {
+		file = file_table_reserve(b.files, 0);
+		CHECK(file);
+		file_table_add_lock_owner(b.files, 0, file, 2, owner, fd_open(&b, 2), &added);
+		CHECK(added);
+		lock_notes_try(notes, file->notes, owner, 2 * owner, 1);
+		CHECK(lock_notes_change(notes, 0, file->notes));
+	}
+}
+
+static void check_locks(void)
+{
+	CHECK_EQUAL(view.locks.count, OWNERS);
+	for (uint64_t i = 0; i < OWNERS; i++) {
+		struct image_lock lock;
+
+		session_image_lock(&view, i, &lock);
+		CHECK(lock.nodeid == 2 && lock.owner && lock.state == IMAGE_LOCK_HELD);
+		CHECK(lock.type == 1 && lock.start == lock.owner && lock.end == 2 * lock.owner);
+	}
+}
+
 /* Inodes that come and go, in directories, some by handles; files that are opened and released. */
 static void fill(uint32_t seed)
 {
@@ -53,6 +84,7 @@ static void fill(uint32_t seed)
 	srandom(seed);
 	bench_init(&b, INODES, FILES);
 	reclaim_quiescent(&b.reclaims[0]);
+	add_locks();
 	for (int i = 0; i < STEPS; i++) {
 		uint32_t number = (uint32_t)random() % KEYS, at = (uint32_t)random() % FILES;
 		struct inode *inode, *parent;
@@ -168,10 +200,12 @@ static void check_same(void)
 		struct open_file *file = file_table_at(b.files, slot);
 		uint64_t fh = open_file_fh(b.files, file);
 
+		if (file->flags & FILE_LOCK_OWNER)
+			continue;
 		CHECK(!file_table_get(b.files, fh, file->nodeid) ==
 		      !file_table_get(other.files, fh, file->nodeid));
 	}
-	CHECK_EQUAL(file_table_count(other.files), file_table_count(b.files));
+	CHECK_EQUAL(file_table_count(other.files), file_table_count(b.files) - OWNERS);
 	for (uint32_t number = KEYS + 1; number < KEYS + 500; number++) {
 		uint64_t nodeid = lookup(&other, 0, number);
 
@@ -185,6 +219,7 @@ static void test_round_trip(void)
 		fill(seed);
 		write_image();
 		CHECK(view.nodes.count > 100 && view.files.count > 10);
+		check_locks();
 		restore();
 		check_same();
 		bench_end(&b);
@@ -230,8 +265,12 @@ static void read_everything(void)
 	struct image_session session;
 	struct image_node node;
 	struct image_file file;
+	struct image_lock lock;
 
 	session_image_session(&view, &session);
+	CHECK(view.locks.count <= 2 * FILES + FILES);
+	for (uint64_t i = 0; i < view.locks.count; i++)
+		session_image_lock(&view, i, &lock);
 	for (uint64_t i = 0; i < view.nodes.count; i++)
 		session_image_node(&view, i, &node);
 	for (uint64_t i = 0; i < view.files.count; i++)
@@ -241,7 +280,7 @@ static void read_everything(void)
 /* In memory of exactly its size, so that the sanitizer sees each byte too many. */
 static void test_random_bytes_in_an_image(void)
 {
-	uint32_t head = sizeof(struct image_header) + 3 * sizeof(struct image_section) +
+	uint32_t head = sizeof(struct image_header) + 4 * sizeof(struct image_section) +
 			30 * sizeof(struct image_field);
 	uint32_t opened = 0;
 	uint8_t *whole;

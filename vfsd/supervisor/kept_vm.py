@@ -7,7 +7,8 @@ maps nor reads any other fd, and asks no file system. An fd is taken only for wh
 file can be. Whatever is wrong with the state, the daemon starts: without the VM.
 
 What is wrong with the values in the state (the size of a ring, for example) is not looked for here.
-A supervisor that fails with them gives the VM up (supervise.py).
+A supervisor that fails with them gives the VM up, and so does the next one after a few supervisors
+have died of them (supervise.py).
 """
 
 import fcntl
@@ -109,7 +110,7 @@ def _take_vm(fds: dict[str, int], options: Options) -> KeptVm | None:
         return None
     state.load()  # which continues the sequence of its numbers
     state.save(saved)
-    state.note_taken(True)
+    state.note_taken(1)
     names = {STATE, OUTBOX, *map(name_of, saved.labels.values())}
     return KeptVm(state, outbox, frozenset(placed), frozenset(names))
 

@@ -66,7 +66,7 @@ _PROGRESS_AT: Final = 2 * HALF
 _GENERATION_AT: Final = _PROGRESS_AT + _PROGRESS.size
 _LABEL: Final = struct.Struct("=Q")
 _LABEL_AT: Final = _GENERATION_AT + _GENERATION.size
-_TAKEN: Final = struct.Struct("=?")
+_TAKEN: Final = struct.Struct("=B")
 _TAKEN_AT: Final = _LABEL_AT + _LABEL.size
 BYTES: Final = _TAKEN_AT + _TAKEN.size
 
@@ -103,13 +103,14 @@ class StateFile:
         os.pwrite(self.fd, _LABEL.pack(label), _LABEL_AT)
         return label
 
-    def note_taken(self, taken: bool) -> None:
-        """Note that the VM was taken from an earlier daemon, and is not served yet; or that it
-        is."""
-        os.pwrite(self.fd, _TAKEN.pack(taken), _TAKEN_AT)
+    def note_taken(self, tries: int) -> None:
+        """Note that the VM was taken from an earlier daemon, and how many supervisors have tried to
+        serve it; 0: the VM is served."""
+        os.pwrite(self.fd, _TAKEN.pack(tries), _TAKEN_AT)
 
-    def is_taken(self) -> bool:
-        return bool(_TAKEN.unpack(os.pread(self.fd, _TAKEN.size, _TAKEN_AT))[0])
+    def tries(self) -> int:
+        """What note_taken() has noted last."""
+        return int(_TAKEN.unpack(os.pread(self.fd, _TAKEN.size, _TAKEN_AT))[0])
 
     def load(self) -> tuple[SavedState, int]:
         """The last saved state and its stage; the default state if no saved state can be read."""

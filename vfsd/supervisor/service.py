@@ -99,7 +99,7 @@ class Service:
                     self._carry_out(backend, frontend, left)
                     self._boot.state.mark(REPLIED)
                     self._save()
-                    self._boot.state.note_taken(False)
+                self._boot.state.note_taken(0)
                 self._talk(backend, frontend)
             except FrontendGoneError as gone:
                 effects = []

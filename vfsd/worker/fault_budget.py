@@ -48,8 +48,9 @@ A request by which the kernel kills the worker because memory is short. This bud
 the request, since such a death shows nothing about addresses. No count of deaths limits the request
 either, since nothing distinguishes it from an innocent request. The limit is the pause of the slot
 (pool_state.py): a worker that lives for less than SHORT_LIFE is followed after a pause, which grows
-up to LONGEST_PAUSE. So the request runs about once in a second, and never more than twice. The
-guest gains nothing by that: it can send the request again as often, without any death. If the
+up to LONGEST_PAUSE, or to 40 ms if the worker has finished another request. So the request runs
+about once in a second, and 25 times in a second at most. The guest gains nothing by that: it can
+send the request again as often, without any death. If the
 kernel kills the holder instead, the pause between two sandboxes is the limit (rebuilding.py).
 """
 

@@ -22,6 +22,7 @@ class Slot:
 
     pid: int = 0  # 0: the slot is empty
     born: float = 0.0  # time.monotonic
+    served: int = 0  # requests of the workers of this slot before this worker
     pause: Pause = field(default_factory=lambda: Pause(LONGEST_PAUSE, SHORT_LIFE))
     respawn_at: float | None = None  # time.monotonic, while the slot waits
     is_ended: bool = False  # no worker is created here again
@@ -35,26 +36,29 @@ class Slot:
     def is_starting(self) -> bool:
         return bool(self.pid) and self.before is not None
 
-    def note_death(self, now: float) -> None:
+    def note_death(self, now: float, served: int, may_be_deadly: bool) -> None:
+        """`served`: the requests of this slot's workers by now. `may_be_deadly`: a request may
+        have caused the death."""
         self.pid, self.is_condemned = 0, False
-        self.pause.note_life(now - self.born)
+        self.pause.note_life(now - self.born, served > self.served and not may_be_deadly)
 
     def encode(self) -> list[Any]:
         """The fields as values that JSON can represent."""
         before = None if self.before is None else list(self.before.items())
         private = list(self.private.items())
         lives = self.pause.short_lives
+        times = [self.born, self.respawn_at]
         states = [self.is_ended, self.is_condemned]
-        return [self.pid, self.born, lives, self.respawn_at, *states, before, private]
+        return [self.pid, *times, self.served, lives, *states, before, private]
 
     @classmethod
     def decode(cls, content: list[Any]) -> "Slot":
         """Make the object again from what encode() returned."""
-        pid, born, lives, respawn_at, is_ended, is_condemned, before, private = content
+        pid, born, respawn_at, served, lives, is_ended, is_condemned, before, private = content
         pause = Pause(LONGEST_PAUSE, SHORT_LIFE, lives)
         before = None if before is None else dict(before)
         private = dict(private)
-        return cls(pid, born, pause, respawn_at, is_ended, is_condemned, before, private)
+        return cls(pid, born, served, pause, respawn_at, is_ended, is_condemned, before, private)
 
 
 @dataclass

@@ -57,22 +57,28 @@ def describe_report(data: bytes) -> list[str]:
     """The lines for a struct restore_report."""
     report: Any = ffi.new("struct restore_report *")
     ffi.buffer(report)[:] = data
-    lost = report.lost_nodes + report.lost_files
+    lost = report.lost[lib.LOSS_NODE] + report.lost[lib.LOSS_FILE]
     summary = (
         f"the guest's session goes on: {report.nodes} files are known again, {report.files} are"
         f" open again; {lost} are lost"
     )
-    if report.lost_locks:
-        summary += f"; {report.lost_locks} files had locks, which are lost as well"
+    if report.lost[lib.LOSS_LOCK]:
+        summary += f"; locks are lost on {report.lost[lib.LOSS_LOCK]} files"
     count = min(report.loss_count, lib.LOSSES_NAMED)
     return [summary] + [_line_of(loss) for loss in report.losses[0:count]]
 
 
 def _line_of(loss: Any) -> str:
     device = f"{loss.device >> 20}:{loss.device & 0xFFFFF}"
-    what = "cannot be opened again" if loss.was_open else "is not where the guest saw it last"
-    why = f" ({os.strerror(-loss.error)})" if loss.was_open and loss.error < 0 else ""
-    return f"lost for the guest: the file with inode {loss.ino} on device {device} {what}{why}"
+    file = f"the file with inode {loss.ino} on device {device}"
+    if loss.kind == lib.LOSS_LOCK:
+        return f"lost for the guest: a lock on {file} cannot be taken again"
+    what = "is not where the guest saw it last"
+    if loss.kind == lib.LOSS_FILE:
+        what = "cannot be opened again"
+        if loss.error < 0:
+            what += f" ({os.strerror(-loss.error)})"
+    return f"lost for the guest: {file} {what}"
 
 
 def _live(job: Job, sandbox: Sandbox, tables: Tables, writer: int) -> NoReturn:

@@ -3,7 +3,8 @@
 
 A worker that dies is replaced at once: its locks are released, its own sockets and eventfds are
 closed, so that zmq's peer notices the death, and its slot is filled again. If workers of a slot die
-again and again soon after their start, the slot waits longer each time. After too many faults, or a
+again and again soon after their start, the slot waits longer each time, but not long if they serve
+requests and are killed from outside. After too many faults, or a
 forbidden system call, the slot stays empty (fault_budget.py).
 
 Workers, and the processes that close files, are children of the holder, whichever pool creates
@@ -149,6 +150,7 @@ class Workers:
         """Create the worker of a slot and wait until it has started (or died)."""
         slot = self._state.slots[index]
         slot.before, slot.private = anonymous(self._owners.open_now()), {}
+        slot.served = self._served(index)
         drain(self._memory.started)
         inherited = self._inherited
         started = self._memory.started
@@ -215,6 +217,10 @@ class Workers:
 
     # Death.
 
+    def _served(self, index: int) -> int:
+        """The number of requests that all workers of a slot have finished."""
+        return sum(op.count for op in self._tables.workers.rows[index].ops)
+
     def _act_on_death(self, pid: int, status: int) -> None:
         self._state.closers.pop(pid, None)
         for index, slot in enumerate(self._state.slots):
@@ -224,10 +230,10 @@ class Workers:
     def _bury(self, index: int, slot: Slot, code: int) -> None:
         """A worker died: release what it held, and have its slot filled again."""
         pid = slot.pid
+        may_be_deadly = slot.is_condemned or is_fault(code)
         if slot.before is None:  # else the worker has not begun to serve
-            may_be_deadly = slot.is_condemned or is_fault(code)
             self._tables.workers.rows[index].faulted = may_be_deadly
-        slot.note_death(time.monotonic())
+        slot.note_death(time.monotonic(), self._served(index), may_be_deadly)
         why_not_again = self._state.faults.why_not_again(code, time.monotonic())
         slot.is_ended = why_not_again is not None
         again = code != queue_worker.EXIT_STOPPED and not slot.is_ended

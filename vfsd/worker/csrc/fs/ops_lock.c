@@ -7,26 +7,23 @@
  * flock: taken on the guest's own open file. The fd of an open file is one open file description,
  * as flock requires.
  *
- * Record locks: a record lock of the guest belongs to a process (the lock owner), a record lock of
- * the host (OFD lock) to an open file description. So each pair of inode and lock owner that has
- * record locks gets an open file of its own. That file is opened for reading and writing, whatever
- * the mode of the guest's file, since the guest's kernel has checked what the owner may lock. On a
- * read-only share nothing is opened for writing, because that would keep the host from executing
- * the file. When the owner closes the file (FLUSH), its private open file is closed, and all its
- * locks are released.
+ * Record locks: see record_lock.c. When the owner closes the file (FLUSH), its private open file is
+ * closed, and all its locks are released.
  */
 #include "worker/csrc/fs/ops_lock.h"
 
-#include "worker/csrc/fs/entry.h"
-#include "worker/csrc/fs/inode_fd.h"
 #include "worker/csrc/fs/ops.h"
+#include "worker/csrc/fs/record_lock.h"
 #include "worker/csrc/fs/unknown_file.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
 #include <sys/file.h>
-#include <unistd.h>
+
+enum {
+	FLOCK_NOTE = FILE_FLOCKED | FILE_FLOCK_SHARED,
+};
 
 static bool is_flock(const struct fuse_lk_in *in)
 {
@@ -45,87 +42,18 @@ static int check_wanted(const struct fs *fs, const struct fuse_lk_in *in)
 
 /* ---- record locks ---- */
 
-static struct flock host_lock(const struct fuse_lk_in *in)
-{
-	return (struct flock){
-		.l_type = (short)in->lk.type,
-		.l_whence = SEEK_SET,
-		.l_start = (off_t)in->lk.start,
-		.l_len = in->lk.end == INT64_MAX ? 0 : (off_t)(in->lk.end - in->lk.start + 1),
-	};
-}
-
-static int open_for_locks(struct fs *fs, const struct inode *inode)
-{
-	int fd = entry_reopen(fs, inode, fs->policy.readonly ? O_RDONLY : O_RDWR);
-
-	if (fd == -EPERM) /* chattr +a or +i */
-		fd = entry_reopen(fs, inode, O_RDWR | O_APPEND);
-	if (fd == -EROFS || fd == -ETXTBSY || fd == -EACCES || fd == -EPERM)
-		fd = entry_reopen(fs, inode, O_RDONLY);
-	return fd;
-}
-
-/* Get the open file that holds the locks of this owner; make it if necessary. Return: 0 or
- * -errno. */
-static int lock_owner_file(struct fs *fs, const struct request *r, struct open_file **ret)
-{
-	const struct fuse_lk_in *in = REQUEST_ARG(r, struct fuse_lk_in);
-	const struct inode *inode = inode_table_get(fs->inodes, r->in.nodeid);
-	struct open_file *file;
-	bool added;
-	int fd, err;
-
-	*ret = file_table_lock_owner(fs->files, fs->slot, r->in.nodeid, in->owner);
-	if (*ret || in->lk.type == F_UNLCK)
-		return 0;
-	if (!inode)
-		return -ESTALE;
-	if (!S_ISREG(inode->mode))
-		return -EINVAL;
-	err = inode_fd_budget(fs);
-	if (!err)
-		err = credentials_root(&fs->credentials);
-	if (err)
-		return err;
-	file = file_table_reserve(fs->files, fs->slot);
-	if (!file)
-		return -ENFILE;
-	fd = open_for_locks(fs, inode);
-	if (fd < 0) {
-		file_table_abandon(fs->files, fs->slot, file);
-		return fd;
-	}
-	*ret = file_table_add_lock_owner(fs->files, fs->slot, file, r->in.nodeid, in->owner, fd,
-					 &added);
-	if (!added) {
-		close(fd);
-		file_table_abandon(fs->files, fs->slot, file);
-	}
-	return 0;
-}
-
 static int try_record_lock(struct fs *fs, const struct request *r)
 {
 	const struct fuse_lk_in *in = REQUEST_ARG(r, struct fuse_lk_in);
-	struct flock lock = host_lock(in);
-	struct open_file *file;
-	int err = lock_owner_file(fs, r, &file);
+	struct record_lock lock = {(int)in->lk.type, in->lk.start, in->lk.end};
+	struct open_file *file = NULL;
+	int err;
 
-	if (err || !file) /* without a file there is nothing to unlock */
+	if (in->lk.type == F_UNLCK) /* without a file there is nothing to unlock */
+		file = file_table_lock_owner(fs->files, fs->slot, r->in.nodeid, in->owner);
+	else if ((err = record_lock_owner(fs, r->in.nodeid, in->owner, &file)))
 		return err;
-	if (fcntl(file->fd, F_OFD_SETLK, &lock) < 0)
-		return errno == EACCES ? -EAGAIN : -errno;
-	if (in->lk.type == F_UNLCK)
-		fs->gave_up_lock = true;
-	return 0;
-}
-
-static void unlock_records(const struct open_file *file)
-{
-	struct flock all = {.l_type = F_UNLCK, .l_whence = SEEK_SET};
-
-	(void)!fcntl(file->fd, F_OFD_SETLK, &all);
+	return file ? record_lock_set(fs, file, &lock) : 0;
 }
 
 void ops_lock_drop_owner(struct fs *fs, uint64_t nodeid, uint64_t owner)
@@ -134,9 +62,8 @@ void ops_lock_drop_owner(struct fs *fs, uint64_t nodeid, uint64_t owner)
 
 	if (!file)
 		return;
-	unlock_records(file); /* now, because the fd is closed later */
+	record_lock_drop(fs, file); /* now, because the fd is closed later */
 	file_table_drop_lock_owner(fs->files, &fs->reclaim, file);
-	fs->gave_up_lock = true;
 }
 
 int op_getlk(struct fs *fs, struct request *r)
@@ -145,7 +72,8 @@ int op_getlk(struct fs *fs, struct request *r)
 	const struct open_file *file = file_table_get(fs->files, in->fh, r->in.nodeid);
 	struct fuse_lk_out *ret = REQUEST_REPLY(r, struct fuse_lk_out);
 	const struct open_file *own;
-	struct flock lock = host_lock(in);
+	struct flock lock = record_lock_of_host(
+		&(struct record_lock){(int)in->lk.type, in->lk.start, in->lk.end});
 	int err = check_wanted(fs, in);
 
 	if (err)
@@ -169,31 +97,50 @@ int op_getlk(struct fs *fs, struct request *r)
 
 /* If the sandbox is lost, the next one takes this lock again (session_restore.c). If the worker
  * dies before this, the request is in flight, and is run again. */
-static void note_flock(struct open_file *file, int operation)
+static void note_flock(struct open_file *file, uint32_t noted)
 {
-	const uint32_t all = FILE_FLOCKED | FILE_FLOCK_SHARED;
-	uint32_t set = operation == LOCK_UN   ? 0
-		       : operation == LOCK_SH ? FILE_FLOCKED | FILE_FLOCK_SHARED
-					      : FILE_FLOCKED;
 	uint32_t old = __atomic_load_n(&file->flags, __ATOMIC_RELAXED);
 
-	while (!__atomic_compare_exchange_n(&file->flags, &old, (old & ~all) | set, true,
+	while (!__atomic_compare_exchange_n(&file->flags, &old,
+					    (old & ~(uint32_t)FLOCK_NOTE) | noted, true,
 					    __ATOMIC_RELAXED, __ATOMIC_RELAXED))
 		continue;
 }
 
+static uint32_t flock_note_of(uint32_t type)
+{
+	return type == F_UNLCK	 ? 0
+	       : type == F_RDLCK ? FILE_FLOCKED | FILE_FLOCK_SHARED
+				 : FILE_FLOCKED;
+}
+
+/* What is given up is noted before, because others may take it at once; what is taken is noted
+ * afterwards. */
 static int try_flock(struct fs *fs, const struct fuse_lk_in *in, struct open_file *file)
 {
 	int operation = in->lk.type == F_RDLCK	 ? LOCK_SH
 			: in->lk.type == F_WRLCK ? LOCK_EX
 						 : LOCK_UN;
+	uint32_t held = file->flags & FLOCK_NOTE, wanted = flock_note_of(in->lk.type);
 
-	if (flock(file->fd, operation | LOCK_NB) < 0)
+	if (!wanted || held == FILE_FLOCKED)
+		note_flock(file, wanted);
+	if (flock(file->fd, operation | LOCK_NB) < 0) {
+		if (held != wanted)
+			note_flock(file, 0); /* Linux has released the lock that was to change */
 		return errno == EWOULDBLOCK ? -EAGAIN : -errno;
+	}
 	if (operation == LOCK_UN)
 		fs->gave_up_lock = true;
-	note_flock(file, operation);
+	note_flock(file, wanted);
 	return 0;
+}
+
+void ops_lock_drop_flock(struct fs *fs, struct open_file *file)
+{
+	note_flock(file, 0);
+	flock(file->fd, LOCK_UN);
+	fs->gave_up_lock = true;
 }
 
 /* ---- both ---- */
@@ -205,9 +152,9 @@ void ops_lock_drop_all(struct fs *fs)
 
 	while ((file = file_table_next(fs->files, &at, FILE_LOCK_OWNER | FILE_FLOCKED))) {
 		if (file->flags & FILE_LOCK_OWNER)
-			unlock_records(file);
-		else if (!flock(file->fd, LOCK_UN))
-			note_flock(file, LOCK_UN);
+			record_lock_drop(fs, file);
+		else
+			ops_lock_drop_flock(fs, file);
 	}
 	fs->gave_up_lock = true;
 }

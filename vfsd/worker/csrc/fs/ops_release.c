@@ -12,7 +12,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <sys/file.h>
 #include <unistd.h>
 
 int op_release(struct fs *fs, struct request *r)
@@ -23,10 +22,8 @@ int op_release(struct fs *fs, struct request *r)
 
 	if (!file || file->flags & FILE_LOCK_OWNER)
 		return 0;
-	if (file->flags & FILE_FLOCKED) {
-		flock(file->fd, LOCK_UN);
-		fs->gave_up_lock = true;
-	}
+	if (file->flags & FILE_FLOCKED)
+		ops_lock_drop_flock(fs, file);
 	is_silly = !(file->flags & (FILE_NO_FLUSH | FILE_IS_DIR)) &&
 		   silly_rename_happened(fs, r->in.nodeid, file->fd);
 	file_table_release(fs->files, &fs->reclaim, file);

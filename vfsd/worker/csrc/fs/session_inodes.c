@@ -10,6 +10,29 @@
 #include <string.h>
 #include <unistd.h>
 
+void session_note_loss(struct restore *r, const struct restore_loss *loss)
+{
+	struct restore_report *report = r->report;
+
+	report->lost[loss->kind]++;
+	if (report->loss_count < LOSSES_NAMED)
+		report->losses[report->loss_count++] = *loss;
+}
+
+void session_note_loss_of(struct restore *r, const struct inode *inode, enum loss_kind kind,
+			  int error)
+{
+	struct restore_loss loss = {.kind = kind, .error = error};
+
+	if (!inode) {
+		r->report->lost[kind]++;
+		return;
+	}
+	loss.ino = inode->ino;
+	loss.device = inode_key_device(inode_key_of(inode));
+	session_note_loss(r, &loss);
+}
+
 static struct fhandle handle_of(const struct image_node *node)
 {
 	struct fhandle handle = {.type = node->handle_type, .len = node->handle_len};

@@ -6,9 +6,9 @@
 #define VFSD_SESSION_INODES_H
 
 #include "worker/csrc/fs/fs.h"
+#include "worker/csrc/fs/restore_report.h"
 #include "worker/csrc/tables/session_image.h"
 
-struct restore_report;
 struct statx;
 
 /* A node of the image that is looked for by its directory. They are sorted by directory and inode
@@ -32,6 +32,13 @@ struct restore {
 	uint64_t directory_count;
 	uint8_t *buffer; /* DIR_BUFFER bytes */
 };
+
+/* Count a loss, and name the first ones. */
+void session_note_loss(struct restore *r, const struct restore_loss *loss);
+/* The same for an inode that is in the table. NULL: the loss of the inode was noted, and this loss
+ * is only counted. `error`: -errno. */
+void session_note_loss_of(struct restore *r, const struct inode *inode, enum loss_kind kind,
+			  int error);
 
 /* Enter an inode whose handle is all that is needed. Return: false if it must be looked for. */
 bool session_inode_by_handle(struct restore *r, const struct image_node *node);

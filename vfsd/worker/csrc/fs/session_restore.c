@@ -26,9 +26,7 @@
  * Open files are opened again by their inode, as OPEN does it (entry_reopen). A directory needs no
  * position: each READDIR brings the offset from which the guest goes on.
  *
- * Locks ended with the fds. A flock is taken again, before any worker serves the guest, unless a
- * program of the host has taken it by now. Record locks are lost, because no table has their
- * ranges. Lost locks are counted.
+ * Locks ended with the fds. They are taken again (session_locks.c).
  *
  * Trust. See session_image.c. Only names that a directory of the share lists are opened, one
  * component at a time, and nothing is followed: as LOOKUP does it.
@@ -41,6 +39,7 @@
 #include "worker/csrc/fs/entry.h"
 #include "worker/csrc/fs/fs_init.h"
 #include "worker/csrc/fs/inode_fd.h"
+#include "worker/csrc/fs/session_locks.h"
 #include "worker/csrc/fs/session_search.h"
 #include "worker/csrc/tables/inode_restore.h"
 
@@ -48,27 +47,11 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <unistd.h>
 
 enum {
 	FLAGS_AGAIN = O_ACCMODE | O_APPEND | O_SYNC | O_DSYNC | O_DIRECT | O_NOATIME,
 };
-
-static void note_loss(struct restore *r, const struct image_node *node, int error, bool was_open)
-{
-	uint64_t *count = was_open ? &r->report->lost_files : &r->report->lost_nodes;
-	struct restore_report *report = r->report;
-
-	++*count;
-	if (report->loss_count < LOSSES_NAMED)
-		report->losses[report->loss_count++] = (struct restore_loss){
-			.ino = node->ino,
-			.device = node->device,
-			.error = error,
-			.was_open = was_open,
-		};
-}
 
 /* ---- inodes ---- */
 
@@ -90,7 +73,9 @@ static void restore_nodes(struct restore *r)
 
 		session_image_node(&r->image, r->wanted[i].index, &node);
 		if (!r->wanted[i].is_found)
-			note_loss(r, &node, -ESTALE, false);
+			session_note_loss(r, &(struct restore_loss){.ino = node.ino,
+								    .device = node.device,
+								    .kind = LOSS_NODE});
 	}
 }
 
@@ -124,21 +109,9 @@ static int open_again(struct restore *r, const struct inode *inode, const struct
 	return fd < 0 ? -errno : fd;
 }
 
-static void lock_again(struct restore *r, struct open_file *file)
-{
-	bool is_shared = file->flags & FILE_FLOCK_SHARED;
-
-	if (!(file->flags & FILE_FLOCKED) ||
-	    !flock(file->fd, (is_shared ? LOCK_SH : LOCK_EX) | LOCK_NB))
-		return;
-	file->flags &= ~(uint32_t)(FILE_FLOCKED | FILE_FLOCK_SHARED);
-	r->report->lost_locks++;
-}
-
 static void restore_file(struct restore *r, const struct image_file *record)
 {
 	const struct inode *inode = inode_table_get(r->fs->inodes, record->nodeid);
-	struct image_node lost;
 	struct open_file file = {
 		.nodeid = record->nodeid,
 		.position = record->flags & FILE_IS_DIR ? 0 : record->position,
@@ -146,22 +119,12 @@ static void restore_file(struct restore *r, const struct image_file *record)
 		.open_flags = record->open_flags,
 	};
 
-	if (record->flags & FILE_LOCK_OWNER) {
-		r->report->lost_locks++;
-		return; /* it has held nothing but locks */
-	}
-	if (!inode) {
-		r->report->lost_files++; /* the loss of its inode was noted */
-		return;
-	}
-	lost = (struct image_node){.ino = inode->ino,
-				   .device = inode_key_device(inode_key_of(inode))};
-	file.fd = open_again(r, inode, record);
+	file.fd = inode ? open_again(r, inode, record) : -ESTALE;
 	if (file.fd < 0) {
-		note_loss(r, &lost, file.fd, true);
+		session_note_loss_of(r, inode, LOSS_FILE, file.fd);
 		return;
 	}
-	lock_again(r, &file);
+	session_flock(r, &file);
 	if (file_table_restore(r->fs->files, record->fh, &file))
 		r->report->files++;
 	else
@@ -205,6 +168,7 @@ static int restore_all(struct restore *r)
 		restore_file(r, &file);
 	}
 	file_table_restore_end(r->fs->files, r->session.file_slots, r->session.file_gen);
+	session_record_locks(r);
 	let_go(r);
 	reclaim_offline(&r->fs->reclaim);
 	__atomic_store_n(&r->fs->session->ready, r->session.ready, __ATOMIC_RELEASE);

@@ -5,29 +5,8 @@
 
 #include "transport/csrc/types.h"
 #include "worker/csrc/fs/fs_config.h"
+#include "worker/csrc/fs/restore_report.h"
 #include "worker/csrc/tables/session_image.h"
-
-enum {
-	LOSSES_NAMED = 20,
-};
-
-/* A file that was not found again, or could not be opened again. */
-struct restore_loss {
-	uint64_t ino;
-	uint32_t device; /* inode_key_device() */
-	int32_t error;	 /* -errno */
-	bool was_open;
-};
-
-struct restore_report {
-	uint64_t nodes; /* found again */
-	uint64_t files; /* open again */
-	uint64_t lost_nodes;
-	uint64_t lost_files;
-	uint64_t lost_locks; /* owners of record locks, and flocks that others have now */
-	uint32_t loss_count;
-	struct restore_loss losses[LOSSES_NAMED]; /* the first ones */
-};
 
 /*
  * Bring the session in the tables `from` back into the tables of `config`, which were laid out and

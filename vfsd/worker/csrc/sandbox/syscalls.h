@@ -143,10 +143,11 @@
 	X(copy_file_range, L | T, IF_WRITABLE, ANY, "ops_io.c", "COPY_FILE_RANGE")                \
 	X(fstatfs, L, 0, ANY, "ops_attr.c file_system.c guest_memory.c",                          \
 	  "STATFS; what kind of file system a file is on")                                        \
-	X(flock, L, IF_FLOCK, ANY, "ops_lock.c ops_release.c session_restore.c",                  \
+	X(flock, L, IF_FLOCK, ANY, "ops_lock.c session_locks.c",                                  \
 	  "SETLK, SETLKW; RELEASE; restoration")                                                  \
 	X(fcntl, L, IF_POSIX_LOCK, IS(1, F_OFD_GETLK), "ops_lock.c", "GETLK")                     \
-	X(fcntl, L, IF_POSIX_LOCK, IS(1, F_OFD_SETLK), "ops_lock.c", "SETLK, SETLKW")             \
+	X(fcntl, L, IF_POSIX_LOCK, IS(1, F_OFD_SETLK), "record_lock.c",                           \
+	  "SETLK, SETLKW, FLUSH; restoration")                                                    \
 	X(fcntl, P | L, 0, IS(1, F_DUPFD_CLOEXEC), "ops_release.c open_cache.c sweep.py",         \
 	  "OPEN of a file that is already open, FLUSH; listing /proc/self/fd")                    \
 	X(fcntl, P | L | T, 0, IS(1, F_GETFL), "ring.c", "eventfds of the VMM")                   \

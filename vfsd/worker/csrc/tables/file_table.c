@@ -14,6 +14,7 @@
 #include "worker/csrc/tables/file_table.h"
 
 #include "worker/csrc/host/siphash.h"
+#include "worker/csrc/tables/lock_notes.h"
 #include "worker/csrc/tables/owner_lock.h"
 #include "worker/csrc/tables/table_count.h"
 
@@ -37,12 +38,27 @@ struct file_table {
 	struct siphash_key lock_owner_key; /* random, so that a guest cannot predict the lists */
 	uint64_t pad2[2];
 	uint32_t lock_owners[1 << LOCK_OWNER_BITS]; /* the first slot of each list */
-	struct open_file files[];
+	struct open_file files[];		    /* struct lock_notes follows the last one */
 };
+
+static uint64_t notes_offset(uint32_t capacity)
+{
+	return sizeof(struct file_table) + (uint64_t)capacity * sizeof(struct open_file);
+}
 
 uint64_t file_table_bytes(uint32_t capacity)
 {
-	return sizeof(struct file_table) + (uint64_t)capacity * sizeof(struct open_file);
+	return notes_offset(capacity) + lock_notes_bytes(capacity);
+}
+
+const struct lock_notes *file_table_peek_lock_notes(const struct file_table *t, uint32_t capacity)
+{
+	return (const void *)((const uint8_t *)t + notes_offset(capacity));
+}
+
+struct lock_notes *file_table_lock_notes(struct file_table *t)
+{
+	return (void *)((uint8_t *)t + notes_offset(t->capacity));
 }
 
 void file_table_init(void *memory, uint32_t capacity)
@@ -54,6 +70,7 @@ void file_table_init(void *memory, uint32_t capacity)
 		abort(); /* cannot happen: getrandom(2) does not fail for 256 bytes or less */
 	t->capacity = capacity;
 	t->next_unused = FIRST_SLOT;
+	lock_notes_init(file_table_lock_notes(t), capacity);
 }
 
 struct open_file *file_table_at(struct file_table *t, uint32_t slot)
@@ -165,6 +182,8 @@ static void free_slot(void *table, struct reclaim *reclaim, uint32_t slot)
 	struct file_table *t = table;
 	struct open_file *file = &t->files[slot];
 
+	if (file->flags & FILE_LOCK_OWNER)
+		lock_notes_end(file_table_lock_notes(t), reclaim->slot, &file->notes);
 	file->fd = -1;
 	file->retired_by = 0;
 	push_free(t, reclaim->slot, file);
@@ -291,7 +310,9 @@ struct open_file *file_table_add_lock_owner(struct file_table *t, uint32_t worke
 	other = find_lock_owner(t, nodeid, owner);
 	*ret_added = !other;
 	if (!other) {
-		file_table_publish(t, file, nodeid, fd, FILE_LOCK_OWNER);
+		file->notes = lock_notes_begin(file_table_lock_notes(t), worker);
+		file_table_publish(t, file, nodeid, fd,
+				   FILE_LOCK_OWNER | (file->notes ? 0 : FILE_LOCKS_MISSED));
 		file->owner = owner;
 		file->next = *first;
 		__atomic_store_n(&t->any_lock_owners, 1, __ATOMIC_RELEASE);
@@ -405,6 +426,7 @@ void file_table_bury(void *memory, uint32_t slot)
 
 	owner_lock_bury(&t->free_lock, slot);
 	owner_lock_bury(&t->lock_owners_lock, slot);
+	lock_notes_bury(file_table_lock_notes(t), slot);
 	for (uint32_t i = FIRST_SLOT; i < t->next_unused; i++) {
 		owner_lock_bury(&t->files[i].lock, slot);
 		__atomic_and_fetch(&t->files[i].pinned_by, ~(UINT64_C(1) << slot),

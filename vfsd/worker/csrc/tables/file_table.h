@@ -28,6 +28,7 @@ enum open_file_flag {
 	FILE_MAPPABLE = 8192,	   /* the guest has the file open for reading and writing */
 	FILE_WAS_READ = 16384,	   /* the inode has INODE_WAS_READ already */
 	FILE_FLOCK_SHARED = 32768, /* with FILE_FLOCKED: the lock is shared */
+	FILE_LOCKS_MISSED = 65536, /* with FILE_LOCK_OWNER: not all of its locks are noted */
 };
 
 struct open_file {
@@ -43,10 +44,14 @@ struct open_file {
 	uint16_t retired_by; /* slot + 1 of the worker that is to free it */
 	uint16_t keep_fd;    /* 1: the inode owns fd, do not close it */
 	int32_t open_flags;  /* flags of open(2) by which fd can be opened again */
-	uint32_t reads;	     /* a directory's: counts how often fd was read or moved */
+	union {
+		uint32_t reads; /* a directory's: counts how often fd was read or moved */
+		uint32_t notes; /* of FILE_LOCK_OWNER: head of its lock notes; 0: it has none */
+	};
 };
 
 struct file_table;
+struct lock_notes;
 
 /* The open file of `fh` if it belongs to `nodeid`; NULL otherwise. Valid until this worker's next
  * quiescent point. */
@@ -117,6 +122,9 @@ struct open_file *file_table_add_lock_owner(struct file_table *t, uint32_t worke
 					    int fd, bool *ret_added);
 void file_table_drop_lock_owner(struct file_table *t, struct reclaim *reclaim,
 				struct open_file *file);
+/* The notes of which ranges the lock owners hold. */
+struct lock_notes *file_table_lock_notes(struct file_table *t);
+const struct lock_notes *file_table_peek_lock_notes(const struct file_table *t, uint32_t capacity);
 
 /* Free the files that the former worker of this slot had retired when it died. */
 void file_table_adopt_retired(struct file_table *t, struct reclaim *reclaim);

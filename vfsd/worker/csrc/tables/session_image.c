@@ -29,6 +29,7 @@
 #include "worker/csrc/tables/inode_layout.h"
 #include "worker/csrc/tables/inode_restore.h"
 #include "worker/csrc/tables/inode_slots.h"
+#include "worker/csrc/tables/lock_notes.h"
 #include "worker/csrc/tables/worker_table.h"
 
 #include <errno.h>
@@ -66,8 +67,13 @@ static const struct image_field node_fields[] = {
 };
 
 static const struct image_field file_fields[] = {
-	FIELD(image_file, fh),	     FIELD(image_file, nodeid), FIELD(image_file, owner),
-	FIELD(image_file, position), FIELD(image_file, flags),	FIELD(image_file, open_flags),
+	FIELD(image_file, fh),	  FIELD(image_file, nodeid),	 FIELD(image_file, position),
+	FIELD(image_file, flags), FIELD(image_file, open_flags),
+};
+
+static const struct image_field lock_fields[] = {
+	FIELD(image_lock, nodeid), FIELD(image_lock, owner), FIELD(image_lock, start),
+	FIELD(image_lock, end),	   FIELD(image_lock, type),  FIELD(image_lock, state),
 };
 
 struct section_type {
@@ -82,6 +88,7 @@ enum {
 	SESSION,
 	NODES,
 	FILES,
+	LOCKS,
 	SECTIONS,
 };
 
@@ -92,6 +99,8 @@ static const struct section_type sections[SECTIONS] = {
 		   offsetof(struct session_image, nodes)},
 	[FILES] = {"files", file_fields, COUNT(file_fields), sizeof(struct image_file),
 		   offsetof(struct session_image, files)},
+	[LOCKS] = {"locks", lock_fields, COUNT(lock_fields), sizeof(struct image_lock),
+		   offsetof(struct session_image, locks)},
 };
 
 /* ---- writing ---- */
@@ -155,18 +164,22 @@ static void put_nodes(struct sink *sink, const struct inode_table *t)
 		put_node(sink, slot_at(t, slot), slot);
 }
 
+static bool is_open(const struct open_file *file)
+{
+	return file->generation & 1 && file->nodeid;
+}
+
 static void put_file(struct sink *sink, const struct file_table *t, const struct open_file *file)
 {
 	struct image_file record = {
 		.fh = open_file_fh(t, file),
 		.nodeid = file->nodeid,
-		.owner = file->owner,
 		.position = file->position,
 		.flags = file->flags,
 		.open_flags = file->open_flags,
 	};
 
-	if (file->generation & 1 && file->nodeid)
+	if (is_open(file) && !(file->flags & FILE_LOCK_OWNER))
 		put(sink, FILES, &record);
 }
 
@@ -183,6 +196,53 @@ static uint32_t put_files(struct sink *sink, const struct file_table *t, uint32_
 		put_file(sink, t, file);
 	}
 	return largest;
+}
+
+static void put_lock(struct sink *sink, const struct open_file *file, const struct lock_note *note,
+		     enum image_lock_state state)
+{
+	struct image_lock record = {
+		.nodeid = file->nodeid,
+		.owner = file->owner,
+		.start = note->start,
+		.end = note->end,
+		.type = note->type,
+		.state = state,
+	};
+
+	put(sink, LOCKS, &record);
+}
+
+/* `left`: how many notes there may be, since a list may be a circle. */
+static void put_owner(struct sink *sink, const struct image_tables *from,
+		      const struct open_file *file, uint32_t *left)
+{
+	uint32_t room = from->file_capacity;
+	const struct lock_notes *notes = file_table_peek_lock_notes(from->files, room);
+	const struct lock_note *head = lock_notes_peek(notes, file->notes, room), *range = head;
+
+	while (range && (range = lock_notes_peek(notes, range->next, room)) && *left) {
+		--*left;
+		put_lock(sink, file, range, IMAGE_LOCK_HELD);
+	}
+	if (head && head->state == LOCK_NOTES_TRIED)
+		put_lock(sink, file, head, IMAGE_LOCK_TRIED);
+	if (head && head->state == LOCK_NOTES_CHANGED)
+		put_lock(sink, file, head, IMAGE_LOCK_CHANGED);
+	if (file->flags & FILE_LOCKS_MISSED)
+		put_lock(sink, file, &(struct lock_note){0}, IMAGE_LOCK_MISSED);
+}
+
+static void put_locks(struct sink *sink, const struct image_tables *from, uint32_t slots)
+{
+	uint32_t left = from->file_capacity;
+
+	for (uint32_t slot = 1; slot < slots; slot++) {
+		const struct open_file *file = file_table_peek(from->files, slot);
+
+		if (is_open(file) && file->flags & FILE_LOCK_OWNER)
+			put_owner(sink, from, file, &left);
+	}
 }
 
 static void put_all(struct sink *sink, const struct image_tables *from)
@@ -207,6 +267,7 @@ static void put_all(struct sink *sink, const struct image_tables *from)
 	record.node_gen = inode_restore_generation(from->inodes);
 	put_nodes(sink, from->inodes);
 	record.file_gen = put_files(sink, from->files, record.file_slots);
+	put_locks(sink, from, record.file_slots);
 	put(sink, SESSION, &record);
 }
 
@@ -393,4 +454,9 @@ void session_image_node(const struct session_image *image, uint64_t index, struc
 void session_image_file(const struct session_image *image, uint64_t index, struct image_file *ret)
 {
 	read_record(&image->files, index, ret, sizeof(*ret));
+}
+
+void session_image_lock(const struct session_image *image, uint64_t index, struct image_lock *ret)
+{
+	read_record(&image->locks, index, ret, sizeof(*ret));
 }

@@ -80,10 +80,26 @@ struct image_node {
 struct image_file {
 	uint64_t fh;
 	uint64_t nodeid;
-	uint64_t owner;	    /* of FILE_LOCK_OWNER */
 	uint64_t position;  /* of LSEEK; a directory's comes with each READDIR */
 	uint32_t flags;	    /* enum open_file_flag */
 	int32_t open_flags; /* of open(2) */
+};
+
+enum image_lock_state {
+	IMAGE_LOCK_HELD = 1,
+	IMAGE_LOCK_TRIED, /* a change under way: it has happened, or the ranges are as they were */
+	IMAGE_LOCK_CHANGED, /* a change that has happened, in place of what the ranges say */
+	IMAGE_LOCK_MISSED,  /* the owner has locks that were not noted */
+};
+
+/* Section "locks": the record locks (fcntl). The records of an owner follow each other, ranges that
+ * are held first. */
+struct image_lock {
+	uint64_t nodeid;
+	uint64_t owner;
+	uint64_t start, end;
+	int32_t type;	/* F_RDLCK, F_WRLCK; of a change F_UNLCK as well */
+	uint32_t state; /* enum image_lock_state */
 };
 
 /* The tables of a session, mapped. They may hold anything: a worker of the lost sandbox may have
@@ -121,6 +137,7 @@ struct session_image {
 	struct image_view session;
 	struct image_view nodes;
 	struct image_view files;
+	struct image_view locks;
 };
 
 /* Check an image, of this version or an older one, and find its sections. Return: 0 or -EINVAL. */
@@ -131,5 +148,6 @@ int session_image_open(const void *image, uint64_t bytes, struct session_image *
 void session_image_session(const struct session_image *image, struct image_session *ret);
 void session_image_node(const struct session_image *image, uint64_t index, struct image_node *ret);
 void session_image_file(const struct session_image *image, uint64_t index, struct image_file *ret);
+void session_image_lock(const struct session_image *image, uint64_t index, struct image_lock *ret);
 
 #endif
