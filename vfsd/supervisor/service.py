@@ -32,6 +32,7 @@ from vfsd.supervisor.event_loop import EventLoop, StopError
 from vfsd.supervisor.frontend_fds import check_fds, memory_hazard
 from vfsd.supervisor.frontend_gone import FrontendGoneError, disconnected, went_away
 from vfsd.supervisor.inflight_record import send_record
+from vfsd.supervisor.inheritance_sweep import sweep_after
 from vfsd.supervisor.keeper_watch import KeeperWatch
 from vfsd.supervisor.launcher_watch import watch_launcher
 from vfsd.supervisor.log_collector import VMM
@@ -39,7 +40,7 @@ from vfsd.supervisor.patience import Patience
 from vfsd.supervisor.pool_errors import PoolDiedError, PoolTakenOverError
 from vfsd.supervisor.rebuilding import rebuild
 from vfsd.supervisor.restart_policy import GrowingPause, RestartPolicy
-from vfsd.supervisor.resume import CONSUMED, REPLIED, consume_again, open_fds, sweep
+from vfsd.supervisor.resume import CONSUMED, REPLIED, consume_again
 from vfsd.supervisor.saved_state import LostPool, SavedMessage, SavedState
 from vfsd.supervisor.session import Session
 from vfsd.supervisor.siblings import Siblings
@@ -378,7 +379,7 @@ class Service:
             self._boot.store.resume(saved.labels, saved.kept_fds())
         if saved.pool is None:
             self._siblings.kill()
-        accepted = self._sweep(saved)
+        accepted = sweep_after(self._boot, saved)
         self._lost = saved.lost
         if saved.pool:
             self._backend = Backend.restore(self._context(), saved.pool)
@@ -387,20 +388,6 @@ class Service:
         if accepted is not None:
             self._frontend = _unblocking(socket.socket(fileno=accepted))
         return []
-
-    def _sweep(self, saved: SavedState) -> int | None:
-        """Close the fds that the other supervisor had open and did not save. Returns the fd of a
-        connection that it had accepted and not saved, or None."""
-        keep = {0, 1, 2, *self._boot.kept_fds, *saved.fds()}
-        accepted = None
-        if saved.frontend is None:
-            accepted = self._boot.listener.accepted(open_fds() - keep)
-        if accepted is not None:
-            keep.add(accepted)
-        orphans = sweep(keep)
-        text = f"took over from a supervisor that died; closed {len(orphans)} fds that it left open"
-        self._log.write("warn", text)
-        return accepted
 
     def _resume_session(self, saved: SavedState, frontend: int, stage: int) -> list[Effect]:
         self._session = Session.restore(saved.session)
