@@ -15,6 +15,8 @@ from typing import Final
 
 from vfsd.supervisor.backend import Backend, BackendContext, signal_error
 from vfsd.supervisor.boot import Boot
+from vfsd.supervisor.control_facts import View
+from vfsd.supervisor.control_plane import ControlPlane
 from vfsd.supervisor.dialer import Dialer
 from vfsd.supervisor.effects import (
     Apply,
@@ -77,6 +79,7 @@ class Service:
         self._pause = GrowingPause(LOST_PAUSE_MAX)  # between two sandboxes that are lost
         self._siblings = Siblings(boot.launcher)
         self._loop = EventLoop()
+        self._control = ControlPlane(boot, keeper, self._loop, self._view)
         self._dialer = Dialer(boot.launcher, self._log, boot.listener.path or "")
 
     def run(self, is_successor: bool) -> int:
@@ -86,6 +89,7 @@ class Service:
             effects = self._take_over()
         self._loop.stop_on(ENDING)
         self._keeper.start(self._loop, self._check_keeper_needed)
+        self._control.start()
         watch_launcher(self._boot.launcher, self._loop, self._log)
         if self._frontend:
             self._keeper.ready()  # the other supervisor may have died before systemd was notified
@@ -132,6 +136,11 @@ class Service:
         self._save()  # first: a successor must not take over a pool that is half killed
         if backend:
             backend.kill()
+
+    def _view(self) -> View:
+        """For operators."""
+        frontend = self._frontend.fileno() if self._frontend else None
+        return View(self._backend, frontend, self._session.device)
 
     def _new_session(self) -> Session:
         return Session(self._options.request_queues + 1, self._options.tag)
@@ -239,6 +248,7 @@ class Service:
     def _lose_pool(self, reason: PoolDiedError, policy: RestartPolicy) -> list[Effect]:
         """Prepare to start another pool; OperatorError if another pool would not help. Returns the
         effects that are to be carried out with that pool."""
+        self._boot.control_record.note_lost()
         if self._has_spoken and isinstance(reason, PoolTakenOverError):
             raise OperatorError(f"{reason}; so it was taken over, and the share ends")
         if self._has_spoken:
