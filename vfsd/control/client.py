@@ -7,7 +7,9 @@ supervisor or of its control process does not show. A request that changes somet
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import count
+from pathlib import Path
 from typing import Any, Final, Self
 
 import zmq
@@ -19,8 +21,9 @@ from vfsd.transport.errors import OperatorError, ProtocolError
 from vfsd.transport.operator_protocol import LOG_TOPIC, REPLY_MAX, VERSION, encode_request
 
 TIMEOUT: Final = 10.0  # seconds
-REPEAT_SECONDS: Final = 1.0
+REPEAT_SECONDS: Final = 2.0
 _QUEUE: Final = 1000  # messages
+_LOOK_MS: Final = 1000  # between two looks at whether the daemon is still there
 
 
 class Client:
@@ -63,14 +66,15 @@ class Client:
         return [decode(LogRecord, line) for line in lines]
 
     def follow_log(self) -> Iterator[LogRecord]:
-        """The lines that are logged from now on, without end. Lines are lost if they are not taken
-        in time, and while the supervisor is replaced."""
+        """The lines that are logged from now on, until the daemon has ended. Lines are lost if they
+        are not taken in time, and while the supervisor is replaced."""
         socket = self._connect(zmq.SUB)
         try:
             socket.setsockopt(zmq.SUBSCRIBE, LOG_TOPIC)
-            while True:
-                _, _, content = socket.recv().partition(b" ")
-                yield decode(LogRecord, decode_object(content))
+            while socket.poll(_LOOK_MS) or Path(self._path).is_socket():
+                with suppress(zmq.Again):
+                    _, _, content = socket.recv(zmq.DONTWAIT).partition(b" ")
+                    yield decode(LogRecord, decode_object(content))
         finally:
             socket.close()
 
@@ -103,23 +107,27 @@ class Client:
         deadline = time.monotonic() + self._timeout
         while (left := deadline - time.monotonic()) > 0:
             number = self._send(request, {})
-            reply = self._reply(number, min(left, REPEAT_SECONDS))
+            reply = self._reply(number, min(left, REPEAT_SECONDS)) if number else None
             if reply is not None:
                 return reply.get("result")
+            # zmq does not connect again by itself after an error in what the other end has sent.
+            self._socket.close()
+            self._socket = self._connect(zmq.DEALER)
         raise self._no_answer()
 
     def _order(self, request: str, **arguments: Any) -> None:
         """Send a request that changes something, once."""
         number = self._send(request, arguments)
-        if self._reply(number, self._timeout) is None:
+        if not number or self._reply(number, self._timeout) is None:
             raise self._no_answer()
 
     def _send(self, request: str, arguments: dict[str, Any]) -> int:
+        """Send a request; returns its id, 0 if zmq has given the connection up."""
         number = next(self._numbers)
         try:
             self._socket.send(encode_request(number, request, arguments), zmq.DONTWAIT)
         except zmq.Again:
-            raise self._no_answer() from None
+            return 0
         return number
 
     def _reply(self, number: int, seconds: float) -> dict[str, Any] | None:

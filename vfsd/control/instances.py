@@ -18,8 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from vfsd.transport.control_messages import printable
 from vfsd.transport.errors import OperatorError
 from vfsd.transport.operator_protocol import SOCKET_NAME
+from vfsd.transport.socket_path import ADDRESS_MAX
 
 _TITLE: Final = re.compile(r"vfsd: (.*) (keeper|supervisor)")
 
@@ -45,8 +47,18 @@ def instances() -> list[Instance]:
             if stat.S_ISSOCK(info.st_mode):
                 key = info.st_dev, info.st_ino
                 if role == "keeper" or key not in found:
-                    found[key] = Instance(name, pid, info.st_uid, path)
+                    found[key] = Instance(name, pid, info.st_uid, _lasting(path, key))
     return sorted(found.values())
+
+
+def _lasting(path: str, key: tuple[int, int]) -> str:
+    """A path of the same socket that does not end with the keeper, where there is such a path."""
+    with suppress(OSError):
+        real = str(Path(path).parent.readlink() / SOCKET_NAME)
+        info = os.stat(real, follow_symlinks=False)  # noqa: PTH116 - as above
+        if (info.st_dev, info.st_ino) == key and len(os.fsencode(real)) <= ADDRESS_MAX:
+            return real
+    return path
 
 
 def instance_of(name: str) -> Instance:
@@ -76,4 +88,4 @@ def _titled() -> Iterator[tuple[int, str, str]]:
             with suppress(OSError):
                 title = (entry / "cmdline").read_text(errors="replace").strip("\0 ")
                 if match := _TITLE.fullmatch(title):
-                    yield int(entry.name), match[1], match[2]
+                    yield int(entry.name), printable(match[1]), match[2]

@@ -47,7 +47,7 @@ from vfsd.supervisor.log_collector import RecentLine
 from vfsd.supervisor.signals import hold_signals
 from vfsd.transport.control_messages import LOG_THRESHOLDS, Content, number
 from vfsd.transport.ending_signals import ENDING
-from vfsd.transport.errors import OperatorError, ProtocolError
+from vfsd.transport.errors import OperatorError, ProtocolError, describe
 from vfsd.transport.fd_channel import FdChannel, Packet
 from vfsd.transport.passed_fds import close_fds
 from vfsd.transport.rate_limit import Bucket, Rate
@@ -153,8 +153,9 @@ class ControlPlane:
             self._obey(packet)
         except BlockingIOError:
             return
-        except (OSError, ProtocolError) as error:
-            self._boot.log.write("warn", f"the control process is killed: {error}")
+        except Exception as error:  # also an error of ours: the share must not notice
+            why = error if isinstance(error, OSError | ProtocolError) else describe(error)
+            self._boot.log.write("warn", f"the control process is killed: {why}")
             self._hang_up()
 
     def _obey(self, packet: Packet) -> None:
@@ -220,9 +221,9 @@ class ControlPlane:
 
     def _restart_worker(self, order: Content) -> Answer:
         backend, slot = self._view().backend, order.get("slot")
-        if backend is None or slot not in backend.pool.spawned - backend.pool.ended:
+        alive = backend.pool.spawned - backend.pool.ended if backend else set()
+        if backend is None or type(slot) is not int or slot not in alive:
             raise OperatorError("there is no such worker; vfsd status names the workers")
-        assert isinstance(slot, int)
         self._boot.log.write("info", f"an operator has worker {slot} created again")
         backend.pool.kill_worker(slot)
         return None, []

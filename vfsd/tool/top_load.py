@@ -116,8 +116,10 @@ def _more(old: int, new: int) -> int:
 
 
 def _rate(old: Counted | None, new: Counted, seconds: float) -> Load:
-    count = _more(old.count if old else 0, new.count)
-    buckets = old.latency if old and new.count >= old.count else [0] * len(new.latency)
+    if old and new.count < old.count:
+        old = None
+    count = new.count - (old.count if old else 0)
+    buckets = old.latency if old else [0] * len(new.latency)
     latency = [_more(*pair) for pair in zip(buckets, new.latency, strict=False)]
     return Load(
         rate=count / seconds,
