@@ -12,6 +12,11 @@ from pathlib import Path
 from . import check, daemon, machine, packages
 
 TAG = "share"
+WORK = """\
+mkdir shown
+for i in $(seq 50); do head -c 65536 /dev/urandom > shown/$i; done
+cat shown/* | sha256sum
+rm -r shown"""
 
 
 def arguments(argv: list[str]) -> argparse.Namespace:
@@ -83,13 +88,13 @@ def run_check(chosen: argparse.Namespace, back_end: daemon.Daemon, shared: Path)
 
 
 def show_share(back_end: daemon.Daemon, session: check.Session) -> None:
-    """Show what vfsd says of the share, and of the guest while it reads the tree."""
+    """Show what vfsd says of the share, and of the guest while it works."""
     vfsd, name = str(daemon.PROJECT / ".venv/bin/vfsd"), str(back_end.process.pid)
     subprocess.run([vfsd, "status", name], check=True)
     top = [vfsd, "top", "--once", "--interval", "2", name]
     with subprocess.Popen(top) as shown:
         while shown.poll() is None:
-            session.run("find tree -type f | head -n 200 | xargs -d '\\n' cat > /dev/null")
+            session.run(WORK)
     if shown.returncode:
         raise daemon.DaemonError(f"vfsd top ended with status {shown.returncode}")
 
