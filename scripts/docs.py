@@ -124,7 +124,16 @@ MADE: Final[tuple[Made, ...]] = (
             ("virtiofsd", "values", completion.values),
             ("virtiofsd", "options", completion.options),
             ("vfsd", "commands", completion.commands),
+            ("vfsd", "words", completion.words),
+            ("zsh/_vfsd", "commands", completion.commands),
+            ("zsh/_vfsd", "words", completion.words),
         )
+    ),
+    (
+        "contrib/completion/fish/vfsd.fish",
+        "# commands: scripts/docs.py",
+        "# end",
+        completion.fish,
     ),
     ("contrib/man/virtiofsd.1", '.\\" options: scripts/docs.py', '.\\" end', manual),
     (

@@ -181,6 +181,12 @@ ATTACKS: Final = (
         ("hostile/test_launcher.py",),
     ),
     Attack(
+        "an operator's program or the control process sends anything, other users connect",
+        "the connection or the control process ends; supervisor and guest do not notice",
+        ("control/test_hostile_clients.py",),
+        alike="no process of the sandbox takes part in it",
+    ),
+    Attack(
         "a host user moves a folder on the way to the share",
         "the share stays the directory that was opened at the start",
         ("hostile/test_shared_dir.py",),

@@ -3,6 +3,7 @@
 
 import argparse
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -11,6 +12,11 @@ from pathlib import Path
 from . import check, daemon, machine, packages
 
 TAG = "share"
+WORK = """\
+mkdir shown
+for i in $(seq 50); do head -c 65536 /dev/urandom > shown/$i; done
+cat shown/* | sha256sum
+rm -r shown"""
 
 
 def arguments(argv: list[str]) -> argparse.Namespace:
@@ -73,15 +79,32 @@ def run_check(chosen: argparse.Namespace, back_end: daemon.Daemon, shared: Path)
                 guest, host, f"/mnt/{host.name}", tree, chosen.queues, chosen.cpus
             )
             failed = check.run_steps(session)
+            if not chosen.virtiofsd:
+                show_share(back_end, session)
             guest.power_off()
     finally:
         shutil.rmtree(host)
     return failed == 0
 
 
+def show_share(back_end: daemon.Daemon, session: check.Session) -> None:
+    """Show what vfsd says of the share, and of the guest while it works."""
+    vfsd, name = str(daemon.PROJECT / ".venv/bin/vfsd"), str(back_end.process.pid)
+    subprocess.run([vfsd, "status", name], check=True)
+    top = [vfsd, "top", "--once", "--interval", "2", name]
+    with subprocess.Popen(top) as shown:
+        while shown.poll() is None:
+            session.run(WORK)
+    if shown.returncode:
+        raise daemon.DaemonError(f"vfsd top ended with status {shown.returncode}")
+
+
 def run_shell(chosen: argparse.Namespace, back_end: daemon.Daemon, shared: Path) -> bool:
     """Give the terminal a shell in the guest."""
     print(f"{shared} is /mnt in the guest; {back_end.log_path} is the log of virtiofsd")
+    if not chosen.virtiofsd:
+        vfsd = daemon.PROJECT / ".venv/bin/vfsd"
+        print(f"in another terminal, {vfsd} top {back_end.process.pid} shows its requests")
     print('leave with "exit" (or, if the guest hangs, with Ctrl-a x)', flush=True)
     return machine.boot_shell(*wanted(chosen, back_end)) == 0
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Completion in bash: the words that are offered for an unfinished command line."""
 
+import os
 import subprocess
 from pathlib import Path
 from typing import Final
@@ -44,6 +45,10 @@ def completed(*words: str, cwd: Path = FOLDER.parent) -> list[str]:
         (["virtiofsd", "", "--cac"], ["--cache="]),
         (["vfsd", "", "--so"], []),
         (["vfsd", "mo"], ["mount"]),
+        (["vfsd", "status", "--js"], ["--json"]),
+        (["vfsd", "set", "vm1", "log-l"], ["log-level"]),
+        (["vfsd", "set", "vm1", "log-level", "deb"], ["debug"]),
+        (["vfsd", "worker", "rest"], ["restart"]),
         (["vfsd", "--ver"], ["--version"]),
         (["vfsd", "mount", "--so"], ["--source"]),
         (["vfsd", "bench", "--so"], []),
@@ -52,6 +57,18 @@ def completed(*words: str, cwd: Path = FOLDER.parent) -> list[str]:
 )
 def test_completion(words: list[str], offered: list[str]) -> None:
     assert completed(*words) == offered
+
+
+def test_the_names_of_instances_are_offered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = tmp_path / "vfsd"
+    tool.write_text("#!/bin/sh\n[ \"$*\" = 'list --names' ] && printf 'web1\\nweb2\\ndb\\n'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert completed("vfsd", "status", "we") == ["web1", "web2"]
+    assert completed("vfsd", "stop", "d") == ["db"]
+    assert completed("vfsd", "mount", "we") == []
 
 
 def test_a_folder_whose_name_has_a_space_is_one_offer(tmp_path: Path) -> None:

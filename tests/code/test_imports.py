@@ -19,7 +19,8 @@ ALLOWED = {
     "supervisor": {"supervisor", "transport"},
     "frontend": {"frontend", "transport"},
     "bench": {"bench", "frontend", "transport"},
-    "tool": {"tool", "bench", "frontend", "transport"},
+    "control": {"control", "transport"},
+    "tool": {"tool", "bench", "control", "frontend", "transport"},
     "virtiofsd.py": {"supervisor"},
 }
 # The storeys of worker/csrc: folder -> the folders whose headers it may include. An op (fs) sees no
@@ -49,7 +50,7 @@ FOR_FEW = {
 ONLY_IN = {
     "psutil": {"bench/process_tree.py"},
     "setproctitle": {"transport/process_title.py"},
-    "zmq": {"transport/channel.py"},
+    "zmq": {"transport/channel.py", "control/client.py"},
     "vfsd._native": {"transport/native.py", "_native_build.py"},
 }
 

@@ -32,6 +32,8 @@ DATA: Final = {
     "share/man/man1/virtiofsd.1",
     "share/bash-completion/completions/vfsd",
     "share/bash-completion/completions/virtiofsd",
+    "share/zsh/site-functions/_vfsd",
+    "share/fish/vendor_completions.d/vfsd.fish",
     "lib/systemd/system/virtiofsd@.service",
 }
 

@@ -45,7 +45,7 @@ from .injector import AT_FDCWD, Injector, Killed
 NOBODY: Final = 65534
 ROLES: Final = ("keeper", "supervisor")
 PACKAGE: Final = Path(confinement.__file__).parents[1]
-CLONE_NEWUSER, CLONE_FILES = 0x10000000, 0x400
+CLONE_NEWUSER, CLONE_FILES, CLONE_VM = 0x10000000, 0x400, 0x100
 DENIED: Final = errno.EACCES
 KILLED: Final = "killed"
 
@@ -86,7 +86,7 @@ ATTEMPTS: Final[dict[str, tuple[Any, ...]]] = {
     "become root": (KILLED, "setresuid", 0, 0, 0),
     "files as root": (KILLED, "setfsuid", 0),
     "take capabilities": (KILLED, "capset", bytes(8), bytes(24)),
-    "a process of its own": (KILLED, "clone", signal.SIGCHLD, 0, 0, 0, 0),
+    "a process with this memory": (KILLED, "clone", CLONE_VM | signal.SIGCHLD, 0, 0, 0, 0),
     "a process in a namespace": (KILLED, "clone", CLONE_NEWUSER | signal.SIGCHLD, 0, 0, 0, 0),
     "fork": (KILLED, "fork"),
     "executable memory": (KILLED, "mmap", 0, 4096, 7, 0x22, -1, 0),

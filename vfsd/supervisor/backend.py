@@ -62,6 +62,7 @@ class Backend:
     def __init__(self, context: BackendContext, pool: PoolClient) -> None:
         self.pool = pool
         self._slots = context.options.workers
+        self._level = context.options.log_level  # pool and workers begin with it
         self._vring_count = context.options.request_queues + 1
         self._log = context.log
         self._segment = context.device
@@ -70,6 +71,8 @@ class Backend:
         self._vrings: tuple[DeviceVring, ...] = ()  # the vrings that run
         self._generation = 0  # the generation of the device that was published last
         pool.on_event = self._on_pool_event
+        if self._log.level != self._level:
+            pool.set_log_level(self._log.level)
 
     @classmethod
     def start(cls, context: BackendContext, lost: LostPool | None = None) -> "Backend":
@@ -202,6 +205,12 @@ class Backend:
                 if self.slot_of(index) == slot:
                     self._log.write("warn", f"queue {index}: {reason}", f"worker {slot}")
 
+    def show_log_level(self) -> None:
+        """Have pool and workers log from the level up that the supervisor logs from."""
+        self.pool.set_log_level(self._log.level)
+        for slot in self.pool.spawned:
+            self._links.set_log_level(slot, self._log.level)
+
     def _connect(self, slot: int) -> None:
         self._links.connect(slot, self.pool.listeners[slot][0])
 
@@ -216,6 +225,8 @@ class Backend:
             self._log.write("error", text, source)
         elif isinstance(event, Hello):
             self._log.write("debug", f"serves (pid {event.pid} in the sandbox)", source)
+            if self._log.level != self._level:
+                self._links.set_log_level(slot, self._log.level)
 
     def on_violation(self, slot: int, error: str, count: int) -> None:
         """A worker broke the protocol: it has been taken over, since our code never does that."""
@@ -231,6 +242,7 @@ class Backend:
             self._log.write(event.level, event.text, "pool")
         elif isinstance(event, PoolReplaced):
             self._log.write("error", f"the pool died ({event.how}); another pool took over")
+            self.pool.set_log_level(self._log.level)
         elif isinstance(event, WorkerDied):
             after = "created again" if event.respawned else "not created again"
             # The pool is not the source of this line. A process that sends log lines in the pool's

@@ -4,6 +4,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from vfsd.supervisor.control_record import ControlRecord
+from vfsd.supervisor.control_socket import ControlSocket
 from vfsd.supervisor.device import DeviceSegment
 from vfsd.supervisor.fd_store import FdStore
 from vfsd.supervisor.launcher import Launcher
@@ -28,6 +30,8 @@ class Boot:
     device: DeviceSegment
     kept_fds: frozenset[int]  # fds that outlive each keeper and each supervisor
     log: LogCollector
+    control: ControlSocket | None  # None if no socket could be made
+    control_record: ControlRecord
     report_ready: Callable[[], None]  # to be called each time that a VMM can connect
 
     def save(self, state: SavedState) -> None:

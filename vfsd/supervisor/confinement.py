@@ -151,6 +151,7 @@ CALLS: Final = (
     Call("getpid", "log_collector.py: os.getpid"),
     Call("gettid", "glibc: abort"),
     Call("clone", "clones.py: clone_process", 0, _ALL, _CLONE_FILES | signal.SIGCHLD),
+    Call("clone", "clones.py: clone_apart", 0, _ALL, signal.SIGCHLD),
     Call("prctl", "process.c: process_watch_parent", 0, _WORD, _PR_SET_PDEATHSIG),
     Call("wait4", "keeper.py: os.waitpid; keeper_watch.py: os.waitpid"),
     Call("kill", "keeper.py: os.kill"),

@@ -37,6 +37,20 @@ class KeeperWatch:
         self._is_ready = False  # a VMM can connect
         self._is_needed: Callable[[], None] = lambda: None
 
+    @property
+    def pid(self) -> int:
+        """The pid of the keeper, which may have died."""
+        return self._keeper
+
+    def end_share(self) -> bool:
+        """Have the keeper end the share, as SIGTERM does; False if there is no keeper now."""
+        if self._pidfd is None:
+            return False
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, signal.SIGTERM)
+            return True
+        return False
+
     def start(self, loop: EventLoop, is_needed: Callable[[], None]) -> None:
         """Watch the keeper that has created this supervisor. The keeper may be gone by now."""
         self._loop, self._is_needed = loop, is_needed

@@ -17,8 +17,9 @@ import os
 import select
 import socket
 import time
+from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 from vfsd.transport.control_messages import is_logged
 from vfsd.transport.rate_limit import BYTES, GENEROUS, LINES, Bucket, LineLimit
@@ -34,26 +35,48 @@ _OWN: Final = ("", "keeper")  # sources of lines about the daemon itself
 REPORT_SECONDS: Final = 60.0
 _TOGETHER: Final = 2  # sandbox and VMM together may write this many times the limit of one source
 
+RECENT: Final = 100  # lines that are kept for operators
+
 Sink = Callable[[str, bytes], bool]  # level, line -> False if it was dropped
 Say = Callable[[str, str], None]  # level, text: LogCollector.write() with its source
 
 
+class RecentLine(NamedTuple):
+    """A line that was logged. `time`: in seconds since 1970."""
+
+    time: float
+    level: str
+    source: str
+    text: str
+
+    def encode(self) -> dict[str, str | float]:
+        """The fields as values that JSON can represent."""
+        return self._asdict()
+
+
 class LogCollector:
-    """Writes the lines that are at least as urgent as `level`, each with its source."""
+    """Writes the lines that are at least as urgent as `level`, each with its source. `recent` has
+    the lines that this process has written last, and `follow` is called with each line."""
 
     def __init__(
         self, name: str, level: str, sink: Sink, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.name = name
-        self.level = level
+        self.recent: deque[RecentLine] = deque(maxlen=RECENT)
+        self.follow: Callable[[RecentLine], None] = lambda _: None
         self._sink = sink
         self._lost = 0
         self._clock = clock
+        self._has_left_out = False
+        self._report_at = 0.0
+        self.set_level(level)
+
+    def set_level(self, level: str) -> None:
+        """Log lines from this level up; the limits begin again."""
+        self.level = level
         self._factor = GENEROUS if level == "debug" else 1
         self._foreign = Bucket(BYTES.times(_TOGETHER * self._factor))
         self._limits: dict[str, LineLimit] = {}  # by source
-        self._has_left_out = False
-        self._report_at = 0.0
 
     def write(self, level: str, text: str, source: str = "") -> None:
         """Log `text`, unless its source has reached its limit. `source` is the process that wrote
@@ -94,6 +117,8 @@ class LogCollector:
             self._lost = 0
         if not self._line(level, text, source):
             self._lost += 1
+        self.recent.append(RecentLine(time.time(), level, source, text[:MAX_LINE]))
+        self.follow(self.recent[-1])
 
     def _line(self, level: str, text: str, source: str) -> bool:
         origin = f"{self.name}: {source}: " if source else f"{self.name}: "

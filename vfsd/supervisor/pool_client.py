@@ -247,10 +247,18 @@ class PoolClient:
             return decode_spawned(answer)
 
     def kill_worker(self, slot: int) -> None:
-        """Have the worker of `slot` killed, and created again. This does not wait for the answer,
-        so callbacks of the event loop may call it."""
-        with contextlib.suppress(BlockingIOError):  # the pool hangs, and cannot kill the worker
-            self._send({"id": next(self._ids), "op": "kill", "slot": slot})
+        """Have the worker of `slot` killed, and created again."""
+        self._order({"op": "kill", "slot": slot})
+
+    def set_log_level(self, level: str) -> None:
+        """Have the pool log from this level up."""
+        self._order({"op": "log-level", "level": level})
+
+    def _order(self, content: Content) -> None:
+        """Send an order and do not wait for the answer, so that callbacks of the event loop may
+        call this."""
+        with contextlib.suppress(BlockingIOError):  # the pool hangs, and cannot carry it out
+            self._send({"id": next(self._ids), **content})
 
     def worker(self, slot: int) -> Process | None:
         """The process of the worker of `slot`; None if there is no worker at the moment."""

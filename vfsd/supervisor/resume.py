@@ -51,7 +51,7 @@ from typing import Final
 from vfsd.supervisor.saved_state import SavedMessage, SavedState
 from vfsd.transport.native import ffi, lib
 from vfsd.transport.saved_record import SavedRecord
-from vfsd.transport.shared_memory import create_segment, map_segment
+from vfsd.transport.shared_memory import create_segment, map_segment, unmap_segment
 from vfsd.transport.vhost_user import HEADER
 
 _PROGRESS: Final = struct.Struct("=QQ")  # sequence, stage
@@ -76,7 +76,12 @@ class StateFile:
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
-        self._record = SavedRecord(ffi.buffer(map_segment(fd, BYTES), 2 * HALF), HALF)
+        self._addr = map_segment(fd, BYTES)
+        self._record = SavedRecord(ffi.buffer(self._addr, 2 * HALF), HALF)
+
+    def close(self) -> None:
+        """Unmap the segment, in a process that has no use for it."""
+        unmap_segment(self._addr, BYTES)
 
     @classmethod
     def create(cls) -> "StateFile":

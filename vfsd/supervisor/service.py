@@ -15,6 +15,8 @@ from typing import Final
 
 from vfsd.supervisor.backend import Backend, BackendContext, signal_error
 from vfsd.supervisor.boot import Boot
+from vfsd.supervisor.control_facts import View
+from vfsd.supervisor.control_plane import ControlPlane
 from vfsd.supervisor.dialer import Dialer
 from vfsd.supervisor.effects import (
     Apply,
@@ -32,6 +34,7 @@ from vfsd.supervisor.event_loop import EventLoop, StopError
 from vfsd.supervisor.frontend_fds import check_fds, memory_hazard
 from vfsd.supervisor.frontend_gone import FrontendGoneError, disconnected, went_away
 from vfsd.supervisor.inflight_record import send_record
+from vfsd.supervisor.inheritance_sweep import sweep_after
 from vfsd.supervisor.keeper_watch import KeeperWatch
 from vfsd.supervisor.launcher_watch import watch_launcher
 from vfsd.supervisor.log_collector import VMM
@@ -39,7 +42,7 @@ from vfsd.supervisor.patience import Patience
 from vfsd.supervisor.pool_errors import PoolDiedError, PoolTakenOverError
 from vfsd.supervisor.rebuilding import rebuild
 from vfsd.supervisor.restart_policy import GrowingPause, RestartPolicy
-from vfsd.supervisor.resume import CONSUMED, REPLIED, consume_again, open_fds, sweep
+from vfsd.supervisor.resume import CONSUMED, REPLIED, consume_again
 from vfsd.supervisor.saved_state import LostPool, SavedMessage, SavedState
 from vfsd.supervisor.session import Session
 from vfsd.supervisor.siblings import Siblings
@@ -76,6 +79,7 @@ class Service:
         self._pause = GrowingPause(LOST_PAUSE_MAX)  # between two sandboxes that are lost
         self._siblings = Siblings(boot.launcher)
         self._loop = EventLoop()
+        self._control = ControlPlane(boot, keeper, self._loop, self._view)
         self._dialer = Dialer(boot.launcher, self._log, boot.listener.path or "")
 
     def run(self, is_successor: bool) -> int:
@@ -85,6 +89,7 @@ class Service:
             effects = self._take_over()
         self._loop.stop_on(ENDING)
         self._keeper.start(self._loop, self._check_keeper_needed)
+        self._control.start()
         watch_launcher(self._boot.launcher, self._loop, self._log)
         if self._frontend:
             self._keeper.ready()  # the other supervisor may have died before systemd was notified
@@ -131,6 +136,11 @@ class Service:
         self._save()  # first: a successor must not take over a pool that is half killed
         if backend:
             backend.kill()
+
+    def _view(self) -> View:
+        """For operators."""
+        frontend = self._frontend.fileno() if self._frontend else None
+        return View(self._backend, frontend, self._session.device)
 
     def _new_session(self) -> Session:
         return Session(self._options.request_queues + 1, self._options.tag)
@@ -238,6 +248,7 @@ class Service:
     def _lose_pool(self, reason: PoolDiedError, policy: RestartPolicy) -> list[Effect]:
         """Prepare to start another pool; OperatorError if another pool would not help. Returns the
         effects that are to be carried out with that pool."""
+        self._boot.control_record.note_lost()
         if self._has_spoken and isinstance(reason, PoolTakenOverError):
             raise OperatorError(f"{reason}; so it was taken over, and the share ends")
         if self._has_spoken:
@@ -378,7 +389,7 @@ class Service:
             self._boot.store.resume(saved.labels, saved.kept_fds())
         if saved.pool is None:
             self._siblings.kill()
-        accepted = self._sweep(saved)
+        accepted = sweep_after(self._boot, saved)
         self._lost = saved.lost
         if saved.pool:
             self._backend = Backend.restore(self._context(), saved.pool)
@@ -387,20 +398,6 @@ class Service:
         if accepted is not None:
             self._frontend = _unblocking(socket.socket(fileno=accepted))
         return []
-
-    def _sweep(self, saved: SavedState) -> int | None:
-        """Close the fds that the other supervisor had open and did not save. Returns the fd of a
-        connection that it had accepted and not saved, or None."""
-        keep = {0, 1, 2, *self._boot.kept_fds, *saved.fds()}
-        accepted = None
-        if saved.frontend is None:
-            accepted = self._boot.listener.accepted(open_fds() - keep)
-        if accepted is not None:
-            keep.add(accepted)
-        orphans = sweep(keep)
-        text = f"took over from a supervisor that died; closed {len(orphans)} fds that it left open"
-        self._log.write("warn", text)
-        return accepted
 
     def _resume_session(self, saved: SavedState, frontend: int, stage: int) -> list[Effect]:
         self._session = Session.restore(saved.session)

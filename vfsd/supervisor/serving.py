@@ -13,6 +13,8 @@ from vfsd.supervisor.background import Background, daemonize
 from vfsd.supervisor.boot import Boot
 from vfsd.supervisor.clones import run
 from vfsd.supervisor.confinement import confine, own_id
+from vfsd.supervisor.control_record import ControlRecord
+from vfsd.supervisor.control_socket import ControlSocket
 from vfsd.supervisor.device import DeviceSegment
 from vfsd.supervisor.instance import instance_key, instance_name
 from vfsd.supervisor.keeper import Keeper
@@ -43,6 +45,7 @@ def serve(
         background = daemonize(not options.syslog) if options.daemonize else None
         if pid_file := listener.pid_file:
             pid_file.write(os.getpid())  # again: daemonize() has changed the pid
+        control = _control(runtime_dir)
         own = own_id(runtime_dir.path, instance_key(options, listener.socket))
         give_up = partial(confine, runtime_dir.path, own, options)
         keeping = Keeping.start(name, options, give_up, kept) if kept else None
@@ -55,13 +58,15 @@ def serve(
         raise
     try:
         manager = ServiceManager.of_environment()  # before _boot(), which notes what is open
-        boot = _boot(name, options, launcher, listener, background, keeping)
+        boot = _boot(name, options, launcher, listener, background, keeping, control)
 
         def say(level: str, text: str) -> None:
             boot.log.write(level, text, "keeper")
 
         for note in notes:
             say("warn", note)
+        if control is None:
+            say("warn", "no socket for operators can be made; vfsd status will not work")
         if keeping and keeping.note:
             say(*keeping.note)
         if unused := [spelling for field, spelling in options.given.items() if field in MIGRATION]:
@@ -92,6 +97,7 @@ def _boot(
     listener: Listener,
     background: Background | None,
     keeping: Keeping | None,
+    control: ControlSocket | None,
 ) -> Boot:
     sink = SyslogSink() if options.syslog else stderr_sink
     if background and options.syslog:
@@ -100,6 +106,7 @@ def _boot(
     state = vm.state if vm else StateFile.create()
     outbox = vm.outbox if vm else Outbox.create()
     device = DeviceSegment(state.next_generation)
+    record = ControlRecord(options.log_level)
     return Boot(
         name=name,
         options=options,
@@ -111,8 +118,17 @@ def _boot(
         device=device,
         kept_fds=frozenset(open_fds()) - (vm.fds if vm else frozenset()),
         log=LogCollector(name, options.log_level, sink),
+        control=control,
+        control_record=record,
         report_ready=background.ready if background else lambda: None,
     )
+
+
+def _control(runtime_dir: "RuntimeDir") -> ControlSocket | None:
+    """The socket for operators. A share is served without it where it cannot be made."""
+    with suppress(OSError):
+        return ControlSocket.create(runtime_dir.path)
+    return None
 
 
 @dataclass(frozen=True)

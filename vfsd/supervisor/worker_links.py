@@ -25,6 +25,7 @@ from vfsd.transport.control_messages import (
     adopt,
     decode_adopted,
     decode_worker_event,
+    log_level,
 )
 from vfsd.transport.errors import ProtocolError
 
@@ -57,6 +58,7 @@ class WorkerLinks:
         self._waiting: dict[int, tuple[int, int]] = {}  # request id -> slot, generation
         self._adopted: dict[int, Adopted] = {}  # slot -> its answer
         self._late: list[int] = []
+        self._unheeded: set[int] = set()  # ids of commands whose answer has no content
         loop.every_turn(self._tick)
 
     def connect(self, slot: int, path: str) -> None:
@@ -95,6 +97,13 @@ class WorkerLinks:
         self._loop.wait(lambda: not self._waiting)
         return self._adopted, self._late
 
+    def set_log_level(self, slot: int, level: str) -> None:
+        """Have the worker of `slot` log from this level up. The answer is not waited for."""
+        if slot in self._links:
+            request_id = next(self._ids)
+            self._unheeded.add(request_id)
+            self._links[slot].command(request_id, log_level(level), ADOPT_SECONDS)
+
     def forgive(self, slot: int) -> None:
         """Reset the violations of `slot`: another worker will be there from now on."""
         self._links[slot].violations = 0
@@ -104,7 +113,9 @@ class WorkerLinks:
         soon = math.inf
         for slot, link in self._links.items():
             late = link.expired()
-            self._late += [self._waiting.pop(request_id)[0] for request_id in late]
+            self._unheeded -= set(late)
+            waited = [request_id for request_id in late if request_id in self._waiting]
+            self._late += [self._waiting.pop(request_id)[0] for request_id in waited]
             if link.tick():
                 self._take(slot, link)
             soon = 0.0 if late else min(soon, link.wake_at() - time.monotonic())
@@ -131,6 +142,10 @@ class WorkerLinks:
         request_id = content["id"]
         if not link.is_pending(request_id):
             return  # a second answer to a repeated command, or one for an earlier supervisor
+        if request_id in self._unheeded:
+            self._unheeded.remove(request_id)
+            link.end(request_id)
+            return
         _, generation = self._waiting[request_id]
         self._adopted[slot] = decode_adopted(content, generation, self._vring_count)
         self._end(slot, request_id)

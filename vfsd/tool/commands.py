@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from typing import Final, NoReturn
 
 from vfsd import __version__
-from vfsd.tool import bench_command, mount_command
+from vfsd.tool import (
+    bench_command,
+    list_command,
+    logs_command,
+    mount_command,
+    status_command,
+    top_command,
+)
+from vfsd.tool import change_commands as change
 from vfsd.transport.errors import OperatorError
 
 INTERRUPTED: Final = 130  # the status by which a shell reports "ended by SIGINT"
@@ -28,6 +36,13 @@ class Command:
 COMMANDS: Final = {
     command.name: command
     for command in (
+        Command("list", list_command.SUMMARY, list_command.add_options, list_command.run),
+        Command("status", status_command.SUMMARY, status_command.add_options, status_command.run),
+        Command("top", top_command.SUMMARY, top_command.add_options, top_command.run),
+        Command("logs", logs_command.SUMMARY, logs_command.add_options, logs_command.run),
+        Command("set", change.SET_SUMMARY, change.add_set_options, change.set_),
+        Command("worker", change.WORKER_SUMMARY, change.add_worker_options, change.worker),
+        Command("stop", change.STOP_SUMMARY, change.add_stop_options, change.stop),
         Command("mount", mount_command.SUMMARY, mount_command.add_options, mount_command.run),
         Command("bench", bench_command.SUMMARY, bench_command.add_options, bench_command.run),
     )

@@ -5,13 +5,16 @@ THEORY
 
 Purpose. The other half is libzmq in a worker, and that worker may have been taken over by its
 guest. So the code that reads the worker's bytes is written in a memory-safe language, is small, and
-accepts only what one of our workers sends; everything else is a ProtocolError.
+accepts only what one of our workers sends; everything else is a ProtocolError. The process that
+answers operators (supervisor/control_server.py) reads its clients with the same code.
 
-What is accepted (RFC 23 and 37: DEALER, NULL mechanism), in this order: a greeting; one READY
-command with Socket-Type DEALER; then messages of one frame each, of at most MAX_MESSAGE bytes, in
-the shorter of the two encodings of their length. Messages of several parts (the MORE flag), every
-other command (our workers send no heartbeats: ZMQ_HEARTBEAT_IVL is not set), subscriptions, other
-mechanisms and unknown flags are refused.
+What is accepted (RFC 23 and 37: NULL mechanism), in this order: a greeting; one READY command with
+a Socket-Type that the caller accepts (DEALER from a worker; DEALER or SUB from a client of an
+operator); then messages of one frame each, of at most MAX_MESSAGE bytes, in the shorter of the two
+encodings of their length. Messages of several parts (the MORE flag), every other command (our
+workers and clients send no heartbeats: ZMQ_HEARTBEAT_IVL is not set), other mechanisms and unknown
+flags are refused. A subscription is a message in ZMTP 3.0, and a command in ZMTP 3.1, so a SUB must
+be greeted with greeting(0).
 
 Memory. The caller takes every complete message before it feeds more bytes. After that the buffer
 holds at most one incomplete frame, so a connection never holds more than FRAME_BYTES plus the bytes
@@ -19,6 +22,7 @@ that are fed at once.
 """
 
 import struct
+from collections.abc import Collection
 from typing import Final
 
 from vfsd.transport.control_messages import MAX_MESSAGE
@@ -33,35 +37,47 @@ _MORE, _LONG_FLAG, _COMMAND = 1, 2, 4
 _SHORT_BYTES: Final = 255  # the longest body whose length is encoded in one byte
 FRAME_BYTES: Final = _LONG.size + MAX_MESSAGE
 _SOCKET_TYPE: Final = b"Socket-Type"
+DEALER: Final = b"DEALER"
 
 
-def encode_message(body: bytes) -> bytes:
-    """A message of one frame; ValueError if `body` has more than MAX_MESSAGE bytes."""
-    if len(body) > MAX_MESSAGE:
-        raise ValueError(f"a message has {len(body)} bytes; {MAX_MESSAGE} are allowed")
+def encode_message(body: bytes, most: int = MAX_MESSAGE) -> bytes:
+    """A message of one frame; ValueError if `body` has more than `most` bytes."""
+    if len(body) > most:
+        raise ValueError(f"a message has {len(body)} bytes; {most} are allowed")
     if len(body) > _SHORT_BYTES:
         return _LONG.pack(_LONG_FLAG, len(body)) + body
     return bytes((0, len(body))) + body
 
 
-def _encode_opening() -> bytes:
-    greeting = _GREETING.pack(0xFF, b"", 0x7F, _MAJOR, 1, _MECHANISM, 0, b"")
-    value = b"DEALER"
-    ready = b"\x05READY" + bytes((len(_SOCKET_TYPE),)) + _SOCKET_TYPE
-    ready += struct.pack(">I", len(value)) + value
-    return greeting + bytes((_COMMAND, len(ready))) + ready
+def greeting(minor: int) -> bytes:
+    """The first bytes of a connection, in ZMTP 3.`minor`."""
+    return _GREETING.pack(0xFF, b"", 0x7F, _MAJOR, minor, _MECHANISM, 0, b"")
 
 
-OPENING: Final = _encode_opening()  # the first bytes of a connection: greeting and READY
+def ready(socket_type: bytes) -> bytes:
+    """The command READY of a socket of this type."""
+    body = b"\x05READY" + bytes((len(_SOCKET_TYPE),)) + _SOCKET_TYPE
+    body += struct.pack(">I", len(socket_type)) + socket_type
+    return bytes((_COMMAND, len(body))) + body
+
+
+OPENING: Final = greeting(1) + ready(DEALER)  # the first bytes of a connection to a worker
 
 
 class ZmtpPeer:
-    """The bytes that one connection has received. Must not be used after a ProtocolError."""
+    """The bytes that one connection has received. Must not be used after a ProtocolError.
+    `accepted`: the socket types that the peer may have."""
 
-    def __init__(self) -> None:
-        self.is_ready = False  # greeting and READY have been received
+    def __init__(self, accepted: Collection[bytes] = (DEALER,)) -> None:
+        self.socket_type = b""  # as in the READY of the peer
+        self._accepted = accepted
         self._received = bytearray()
         self._has_greeting = False
+
+    @property
+    def is_ready(self) -> bool:
+        """Have greeting and READY been received?"""
+        return bool(self.socket_type)
 
     def feed(self, data: bytes) -> None:
         """Add received bytes; the last call of next_message() must have returned None."""
@@ -94,9 +110,10 @@ class ZmtpPeer:
             return False
         if body[:6] != b"\x05READY":
             raise ProtocolError("ZMTP: the first command is not READY")
-        if _decode_metadata(body[6:]).get(_SOCKET_TYPE) != b"DEALER":
-            raise ProtocolError("ZMTP: the socket type of the peer is not DEALER")
-        self.is_ready = True
+        socket_type = _decode_metadata(body[6:]).get(_SOCKET_TYPE, b"")
+        if socket_type not in self._accepted:
+            raise ProtocolError("ZMTP: the socket type of the peer is not served")
+        self.socket_type = socket_type
         return True
 
     def _take_frame(self, kind: int) -> bytes | None:

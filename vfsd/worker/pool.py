@@ -4,8 +4,9 @@ workers.
 
 The pool reads no guest memory, starts no thread, waits for no process except a worker that starts,
 and never calls a file system of the share (a file system that hangs would hold up every queue). It
-takes orders only from the fd channel: adopt fds, drop fds, spawn or kill a worker. When that
-channel closes, keeper and supervisor are both dead, and the pool ends, and the sandbox with it.
+takes orders only from the fd channel: adopt fds, drop fds, spawn or kill a worker, log from another
+level up. When that channel closes, keeper and supervisor are both dead, and the pool ends, and the
+sandbox with it.
 
 Death. The holder creates another pool, and workers serve all the time (holder.py). The next pool
 finds in the record (pool_state.py) what this pool knew. An order is answered in four steps: carry
@@ -166,7 +167,16 @@ class Pool:
             case "kill":
                 self._workers.kill(number(content, "slot", slots - 1))
                 return {}, packet.fds
+            case "log-level":
+                self._set_log_level(content)
+                return {}, packet.fds
         raise ProtocolError(f"unknown op {content.get('op')!r}")
+
+    def _set_log_level(self, content: Content) -> None:
+        try:
+            self._log.set_level(str(content.get("level")))
+        except ValueError:
+            raise ProtocolError("the order names no log level") from None
 
     def _release(self, fds: list[int]) -> set[int]:
         """Forget adopted fds, which the caller then closes."""

@@ -32,7 +32,7 @@ static int clone_python(unsigned long flags, int32_t *parent_tid)
 	int err;
 
 	PyOS_BeforeFork();
-	pid = syscall(SYS_clone, CLONE_FILES | SIGCHLD | flags, 0, parent_tid, 0, 0);
+	pid = syscall(SYS_clone, SIGCHLD | flags, 0, parent_tid, 0, 0);
 	err = errno;
 	if (pid == 0)
 		PyOS_AfterFork_Child();
@@ -44,12 +44,17 @@ static int clone_python(unsigned long flags, int32_t *parent_tid)
 
 int clone_process(void)
 {
+	return clone_python(CLONE_FILES, NULL);
+}
+
+int clone_apart(void)
+{
 	return clone_python(0, NULL);
 }
 
 int clone_sibling(int32_t *ret_pid)
 {
-	return clone_python(CLONE_PARENT | CLONE_PARENT_SETTID, ret_pid);
+	return clone_python(CLONE_FILES | CLONE_PARENT | CLONE_PARENT_SETTID, ret_pid);
 }
 
 /*

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Processes that share one fd table. */
+/* Clones of a Python process, most of which share its fd table. */
 #ifndef VFSD_CLONE_PROCESS_H
 #define VFSD_CLONE_PROCESS_H
 
@@ -12,6 +12,9 @@
  * Return: the child's pid, 0 in the child, or -errno.
  */
 int clone_process(void);
+
+/* As clone_process(), but the child has an fd table of its own, with the same fds. */
+int clone_apart(void);
 
 /*
  * As clone_process(), but the new process is a child of the calling process's parent. The kernel

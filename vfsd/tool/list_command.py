@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`vfsd list`: the daemons of this host."""
+
+import argparse
+import pwd
+from dataclasses import asdict
+from typing import Final
+
+from vfsd.control.instances import instances
+from vfsd.tool.instance_options import add_json, columns, print_json
+
+SUMMARY: Final = "list the running virtio-fs daemons of this host"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    add_json(parser)
+    parser.add_argument("--names", action="store_true", help="write the names alone")
+
+
+def run(options: argparse.Namespace) -> int:
+    """List; 0 also if there are none."""
+    found = instances()
+    if options.json:
+        print_json([asdict(one) for one in found])
+    elif options.names:
+        print(*(one.name for one in found), sep="\n", end="\n" if found else "")
+    elif found:
+        rows = [(one.name, str(one.pid), user_name(one.uid)) for one in found]
+        print(*columns([("NAME", "PID", "USER"), *rows], 1), sep="\n")
+    return 0
+
+
+def user_name(uid: int) -> str:
+    """The name of a user, or the number of a user without a name."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
