@@ -160,7 +160,7 @@ static void put_file(struct sink *sink, const struct file_table *t, const struct
 	struct image_file record = {
 		.fh = open_file_fh(t, file),
 		.nodeid = file->nodeid,
-		.owner = file->owner,
+		.owner = file->flags & FILE_LOCK_OWNER ? file->owner : 0,
 		.position = file->position,
 		.flags = file->flags,
 		.open_flags = file->open_flags,
