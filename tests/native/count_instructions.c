@@ -333,7 +333,7 @@ static void make_worker(const char *path)
 	folder = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	CHECK(folder >= 0);
 	setup_worker(&d, path, TABLE, TABLE, &config);
-	config.fs.policy.xattr = true;
+	config.fs.policy.xattr = config.fs.policy.keeps_unchanged = true;
 	config.fs.policy.file_handles = FILE_HANDLES_PREFER;
 	CHECK(mount_handles_try(config.fs.inodes, config.fs.root_fd));
 	worker = worker_create(&config);

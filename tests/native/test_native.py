@@ -94,6 +94,8 @@ WORKER = (
     "worker/fs/inode_forget",
     "worker/fs/inode_trim",
     "worker/request/intent",
+    "worker/fs/keep_cache",
+    "worker/host/page_state",
     "worker/fs/label",
     "worker/fs/mount_facts",
     "worker/fs/ops",

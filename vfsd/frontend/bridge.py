@@ -7,6 +7,7 @@ Owns guest memory, vrings and the C structures. Python sets them up, starts the 
 import math
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -109,6 +110,16 @@ class Bridges:
             thread.join()
         self._threads = []
 
+    def sent(self) -> Counter[str]:
+        """The requests that the bridges have sent so far, by the name of the opcode. FORGET and
+        INTERRUPT are not counted: they go another way."""
+        total: Counter[str] = Counter()
+        for bridge in self._bridges:
+            for opcode in range(lib.BRIDGE_OPCODES):
+                if count := bridge.sent[opcode]:
+                    total[_opcode_name(opcode)] += count
+        return total
+
     def end_session(self) -> None:
         """After join(): report to the back-end that its guest is gone, and wait for the answer.
 
@@ -181,5 +192,9 @@ def _describe(kind: int, bridge: Any) -> str:
 def _reason(bridge: Any) -> str:
     if not bridge.opcode:
         return str(text(bridge.reason))
-    op: Any = lib.fuse_op(bridge.opcode)
-    return f"{text(bridge.reason)} ({text(op.name) or bridge.opcode})"
+    return f"{text(bridge.reason)} ({_opcode_name(bridge.opcode)})"
+
+
+def _opcode_name(opcode: int) -> str:
+    op: Any = lib.fuse_op(opcode)
+    return text(op.name) or str(opcode)

@@ -18,7 +18,7 @@ from vfsd.supervisor.options import Options
 from vfsd.transport.option_types import INODES_MAX
 
 # Measured (docs/hosts.md): shared memory of the inode table, and page tables of a few workers.
-BYTES_PER_INODE: Final = 120
+BYTES_PER_INODE: Final = 128
 BYTES_PER_FD: Final = 1500  # of the kernel's memory, for an open file and its inode
 # Memory that cannot be reclaimed: of all processes but the workers, the kernel's part included.
 PROCESSES_BYTES: Final = 36 << 20

@@ -72,6 +72,7 @@ def fill(policy: Any, fs: Filesystem, outcome: Outcome) -> None:
     _fill_timeout(policy.negative_timeout, fs.negative_timeout)
     policy.lock_wait_ns = FOR_EVER if fs.lock_wait is None else int(fs.lock_wait * 1e9)
     policy.file_open_flags, policy.dir_open_flags = OPEN_FLAGS[fs.cache]
+    policy.keeps_unchanged = fs.cache == "auto"
     policy.holds_back = _holds_back(fs)
     for name in SWITCHES:
         setattr(policy, name, getattr(fs, name))

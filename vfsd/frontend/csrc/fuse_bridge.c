@@ -207,6 +207,8 @@ static int offer(struct bridge *b, const struct fuse_in_header *in)
 		return refuse(b, in, EIO); /* the caller has checked ring_has_room() */
 	b->free_count--;
 	b->requests++;
+	if (in->opcode < BRIDGE_OPCODES)
+		__atomic_add_fetch(&b->sent[in->opcode], 1, __ATOMIC_RELAXED);
 	return 0;
 }
 

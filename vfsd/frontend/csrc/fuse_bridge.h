@@ -14,6 +14,7 @@ enum bridge_limit {
 	BRIDGE_PAGES_MAX = 256, /* data pages of one request */
 	BRIDGE_HEADS = 4,	/* descriptors of a chain besides those of the pages */
 	BRIDGE_SPIN_AUTO = -1,
+	BRIDGE_OPCODES = 64, /* requests are counted for each opcode below */
 };
 
 /* Why bridge_run() returned. */
@@ -50,6 +51,7 @@ struct bridge {
 	uint32_t free_count;
 	int epoll_fd;
 	uint64_t requests; /* number sent so far */
+	uint64_t sent[BRIDGE_OPCODES];
 	uint64_t reply_ns; /* mean time until a reply came, over waits for a reply */
 	const char *reason;
 	uint32_t opcode;

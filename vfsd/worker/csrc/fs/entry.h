@@ -72,6 +72,9 @@ int entry_refresh(struct fs *fs, const struct inode *inode, struct fuse_entry_ou
  * -ESTALE (the file is of another type than the inode); or -errno (-ENFILE if no fd is free).
  */
 int entry_reopen(struct fs *fs, const struct inode *inode, int flags) must_check;
+/* The same; *ret has the attributes of the file since it is open. */
+int entry_reopen_stat(struct fs *fs, const struct inode *inode, int flags,
+		      struct stat *ret) must_check;
 
 /* Open dir/name with O_PATH; a symbolic link is not followed. Return: the fd, or -errno (-ENFILE if
  * no fd is free). */

@@ -39,22 +39,27 @@ static int reopen(struct fs *fs, const struct inode *inode, int flags)
 	return fd_or_error(openat(fs->proc_self_fd, proc_fd_name(fd, name), flags));
 }
 
-static bool is_of_type(int fd, uint32_t type)
+static bool is_of_type(int fd, uint32_t type, struct stat *ret)
 {
-	struct stat st;
-
-	return !fstat(fd, &st) && (st.st_mode & S_IFMT) == type;
+	return !fstat(fd, ret) && (ret->st_mode & S_IFMT) == type;
 }
 
-int entry_reopen(struct fs *fs, const struct inode *inode, int flags)
+int entry_reopen_stat(struct fs *fs, const struct inode *inode, int flags, struct stat *ret)
 {
 	int fd;
 
 	if (!S_ISREG(inode->mode) && !S_ISDIR(inode->mode))
 		return -ENXIO;
 	fd = reopen(fs, inode, flags | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
-	if (fd < 0 || is_of_type(fd, inode->mode))
+	if (fd < 0 || is_of_type(fd, inode->mode, ret))
 		return fd;
 	close(fd);
 	return -ESTALE;
+}
+
+int entry_reopen(struct fs *fs, const struct inode *inode, int flags)
+{
+	struct stat st;
+
+	return entry_reopen_stat(fs, inode, flags, &st);
 }

@@ -52,6 +52,7 @@ struct mount_fact {
 	bool in_memory;	     /* reading never waits for storage */
 	bool judges_users;   /* its server may allow root less than other users */
 	bool silly_renames;  /* see silly_rename.c */
+	bool honest_ctime;   /* see keep_cache.c */
 };
 
 /* A remapped security.capability (file_capability.c). */

@@ -24,7 +24,8 @@ static void learn(struct fs *fs, const struct inode *inode, uint32_t departures,
 				   .needs_flush = !(facts & FS_SILENT_CLOSE),
 				   .in_memory = facts & FS_IN_MEMORY,
 				   .judges_users = facts & FS_JUDGES_USERS,
-				   .silly_renames = facts & FS_SILLY_RENAMES};
+				   .silly_renames = facts & FS_SILLY_RENAMES,
+				   .honest_ctime = facts & FS_HONEST_CTIME};
 }
 
 static __attribute__((noinline)) const struct mount_fact *find(struct fs *fs,

@@ -15,6 +15,7 @@
  */
 #include "worker/csrc/fs/entry.h"
 #include "worker/csrc/fs/file_capability.h"
+#include "worker/csrc/fs/keep_cache.h"
 #include "worker/csrc/fs/ops.h"
 #include "worker/csrc/fs/set_id.h"
 #include "worker/csrc/fs/unknown_file.h"
@@ -88,8 +89,10 @@ static __attribute__((noinline, cold)) void note_read(struct fs *fs, struct open
 {
 	const struct inode *inode = inode_table_get(fs->inodes, file->nodeid);
 
-	if (inode)
+	if (inode) {
 		inode_table_note(inode, INODE_WAS_READ);
+		keep_cache_at_read(inode, file);
+	}
 	__atomic_or_fetch(&file->flags, FILE_WAS_READ, __ATOMIC_RELAXED);
 }
 
@@ -274,7 +277,7 @@ static int write_cached(struct fs *fs, struct request *r)
 	return r->fd < 0 ? r->fd : request_defer(r, run_write_and_close);
 }
 
-int op_write(struct fs *fs, struct request *r)
+static int write_to_file(struct fs *fs, struct request *r)
 {
 	const struct fuse_write_in *in = REQUEST_ARG(r, struct fuse_write_in);
 	struct open_file *file = file_table_get_regular(fs->files, in->fh, r->in.nodeid);
@@ -309,6 +312,17 @@ int op_write(struct fs *fs, struct request *r)
 	if (file->flags & (FILE_DIRECT | FILE_SYNC))
 		return request_defer(r, do_write);
 	return do_write(r);
+}
+
+/* A write that leaves the loop may fail there. */
+int op_write(struct fs *fs, struct request *r)
+{
+	int result = write_to_file(fs, r);
+
+	if (result < 0 || REQUEST_REPLY(r, struct fuse_write_out)->size <
+				  REQUEST_ARG(r, struct fuse_write_in)->size)
+		keep_cache_never(fs, r->in.nodeid);
+	return result;
 }
 
 /* ---- FSYNC, FSYNCDIR, SYNCFS ---- */

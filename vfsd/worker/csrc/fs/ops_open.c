@@ -16,6 +16,7 @@
 #include "worker/csrc/fs/entry.h"
 #include "worker/csrc/fs/file_capability.h"
 #include "worker/csrc/fs/inode_fd.h"
+#include "worker/csrc/fs/keep_cache.h"
 #include "worker/csrc/fs/label.h"
 #include "worker/csrc/fs/lease.h"
 #include "worker/csrc/fs/mount_facts.h"
@@ -100,11 +101,11 @@ static void fill_open(const struct fs *fs, uint64_t fh, uint32_t open_flags,
  * writes back, and fsync and msync report errors.
  */
 static void fill_open_file(const struct fs *fs, const struct open_file *file, uint64_t fh,
-			   struct fuse_open_out *ret)
+			   uint32_t keep, struct fuse_open_out *ret)
 {
 	bool no_flush = open_file_close_is_silent(file) && !fs->policy.posix_lock;
 
-	fill_open(fs, fh, fs->policy.file_open_flags | (no_flush ? FOPEN_NOFLUSH : 0), ret);
+	fill_open(fs, fh, fs->policy.file_open_flags | keep | (no_flush ? FOPEN_NOFLUSH : 0), ret);
 }
 
 /* Does the guest say that truncating is to remove set-id bits? */
@@ -126,7 +127,7 @@ static int prepare_truncate(struct fs *fs, const struct request *r, const struct
 }
 
 static int open_regular(struct fs *fs, const struct request *r, const struct inode *inode,
-			int flags)
+			int flags, struct stat *ret)
 {
 	int err;
 
@@ -139,8 +140,14 @@ static int open_regular(struct fs *fs, const struct request *r, const struct ino
 	if (!S_ISREG(inode->mode))
 		return -ENXIO;
 	err = flags & O_TRUNC ? prepare_truncate(fs, r, inode) : 0;
-	return err ? err : entry_reopen(fs, inode, flags);
+	return err ? err : entry_reopen_stat(fs, inode, flags, ret);
 }
+
+/* What else OPEN finds out. */
+struct opened {
+	uint32_t file_flags; /* enum open_file_flag, in addition to file_flags() */
+	struct stat st;	     /* of the open file; st_mode 0: not read */
+};
 
 /*
  * A file that may only grow (chattr +a) can be opened for writing only with O_APPEND. The open file
@@ -148,16 +155,15 @@ static int open_regular(struct fs *fs, const struct request *r, const struct ino
  * because written-back data has its own offsets.
  */
 static int open_guests(struct fs *fs, const struct request *r, const struct inode *inode, int flags,
-		       uint32_t *ret_file_flags)
+		       struct opened *ret)
 {
 	uint32_t guest = REQUEST_ARG(r, struct fuse_open_in)->flags;
-	int fd = open_regular(fs, r, inode, flags);
+	int fd = open_regular(fs, r, inode, flags, &ret->st);
 
-	*ret_file_flags = 0;
 	if (fd != -EPERM || !(guest & O_APPEND) || flags & O_TRUNC || has_writeback(fs))
 		return fd;
-	*ret_file_flags = FILE_ONLY_GROWS;
-	return open_regular(fs, r, inode, flags | O_APPEND);
+	ret->file_flags = FILE_ONLY_GROWS;
+	return open_regular(fs, r, inode, flags | O_APPEND, &ret->st);
 }
 
 /* The access that an open with `flags` needs to a file under a lease (lease.h). */
@@ -167,15 +173,16 @@ static int access_wanted(int flags)
 }
 
 static int open_or_share(struct fs *fs, const struct request *r, const struct inode *inode,
-			 int flags, uint32_t *ret_file_flags)
+			 int flags, struct opened *ret)
 {
 	bool may_share = open_cache_may_share(fs, inode, flags);
 	int fd = may_share ? open_cache_get(fs, inode) : -1;
 
-	*ret_file_flags = 0;
+	ret->file_flags = 0;
+	ret->st.st_mode = 0;
 	if (fd >= 0)
 		return fd;
-	fd = open_guests(fs, r, inode, flags, ret_file_flags);
+	fd = open_guests(fs, r, inode, flags, ret);
 	if (fd >= 0 && may_share)
 		open_cache_note_opened(fs, inode, fd);
 	return fd;
@@ -191,9 +198,9 @@ static int wait_for_lease(struct fs *fs, struct request *r, const struct inode *
 
 /* Return: an fd, -errno, or OUTCOME_DEFER, which is also negative. */
 static int open_waiting(struct fs *fs, struct request *r, const struct inode *inode, int flags,
-			uint32_t *ret_file_flags)
+			struct opened *ret)
 {
-	int fd = open_or_share(fs, r, inode, flags, ret_file_flags);
+	int fd = open_or_share(fs, r, inode, flags, ret);
 
 	return fd == -EAGAIN ? wait_for_lease(fs, r, inode, flags) : fd;
 }
@@ -214,7 +221,8 @@ int op_open(struct fs *fs, struct request *r)
 	const struct inode *inode = inode_table_get(fs->inodes, r->in.nodeid);
 	int flags = host_flags(fs, in->flags);
 	struct open_file *file;
-	uint32_t more;
+	struct opened opened;
+	uint32_t keep;
 	uint64_t fh;
 	int fd, err;
 
@@ -228,15 +236,16 @@ int op_open(struct fs *fs, struct request *r)
 	file = file_table_reserve(fs->files, fs->slot);
 	if (!file)
 		return -ENFILE;
-	fd = open_waiting(fs, r, inode, flags, &more);
+	fd = open_waiting(fs, r, inode, flags, &opened);
 	if (fd < 0) {
 		file_table_abandon(fs->files, fs->slot, file);
 		return fd;
 	}
-	file->open_flags = flags | (more & FILE_ONLY_GROWS ? O_APPEND : 0);
+	file->open_flags = flags | (opened.file_flags & FILE_ONLY_GROWS ? O_APPEND : 0);
 	fh = file_table_publish(fs->files, file, r->in.nodeid, fd,
-				file_flags(fs, inode, flags, in->flags) | more);
-	fill_open_file(fs, file, fh, REQUEST_REPLY(r, struct fuse_open_out));
+				file_flags(fs, inode, flags, in->flags) | opened.file_flags);
+	keep = keep_cache_at_open(fs, inode, file, &opened.st);
+	fill_open_file(fs, file, fh, keep, REQUEST_REPLY(r, struct fuse_open_out));
 	return (int)sizeof(struct fuse_open_out);
 }
 
@@ -311,7 +320,7 @@ static int reply_create(struct fs *fs, struct request *r, const struct inode *pa
 	file->open_flags = flags;
 	file->flags |= file_flags(fs, inode, flags, in->flags);
 	__atomic_store_n(&file->nodeid, ret->entry.nodeid, __ATOMIC_RELEASE);
-	fill_open_file(fs, file, fh, &ret->open);
+	fill_open_file(fs, file, fh, 0, &ret->open);
 	return (int)sizeof(*ret);
 }
 
@@ -323,6 +332,7 @@ static int open_existing(struct fs *fs, struct request *r, const struct inode *p
 	const struct fuse_create_in *in = REQUEST_ARG(r, struct fuse_create_in);
 	struct create_reply *ret = REQUEST_REPLY(r, struct create_reply);
 	const struct inode *inode;
+	struct stat st;
 	uint64_t fh;
 	int fd, err;
 
@@ -332,7 +342,7 @@ static int open_existing(struct fs *fs, struct request *r, const struct inode *p
 	if (err)
 		return err;
 	inode = inode_table_get(fs->inodes, ret->entry.nodeid);
-	fd = inode ? open_regular(fs, r, inode, flags) : -ESTALE;
+	fd = inode ? open_regular(fs, r, inode, flags, &st) : -ESTALE;
 	if (fd == -EAGAIN)
 		fd = wait_for_lease(fs, r, inode, flags);
 	/* The attributes are older than the open, which may have truncated the file. */
@@ -346,7 +356,7 @@ static int open_existing(struct fs *fs, struct request *r, const struct inode *p
 	file->open_flags = flags;
 	fh = file_table_publish(fs->files, file, ret->entry.nodeid, fd,
 				file_flags(fs, inode, flags, in->flags));
-	fill_open_file(fs, file, fh, &ret->open);
+	fill_open_file(fs, file, fh, 0, &ret->open);
 	return (int)sizeof(*ret);
 }
 

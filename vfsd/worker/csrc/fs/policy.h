@@ -37,6 +37,7 @@ struct fs_policy {
 	uint64_t lock_wait_ns;	  /* how long SETLKW may wait; UINT64_MAX: for ever */
 	uint32_t file_open_flags; /* FOPEN_* in every reply to OPEN and CREATE */
 	uint32_t dir_open_flags;  /* FOPEN_* in every reply to OPENDIR */
+	bool keeps_unchanged;	  /* the guest keeps pages while the file is unchanged */
 	bool readonly;
 	bool forbid_symlinks; /* SYMLINK fails with EPERM */
 	bool holds_back;      /* the guest may hold data of a file that it writes later */

@@ -18,6 +18,12 @@
  *
  * Users. The server of a network file system, or of FUSE, may allow root less than the owner of a
  * file (root_squash of NFS).
+ *
+ * Change times. A ctime is honest if the kernel sets it before or while data changes, by its own
+ * clock, also when a mapping stores into a clean page, and if cachestat(2) shows the dirty pages.
+ * tmpfs knows no clean pages: a mapping stores as often as it likes under one ctime. In
+ * overlayfs a file that was opened before a copy-up stays the old file, and its pages belong to
+ * another inode. The ctime of a network file system comes from the clock of its server.
  */
 #include "worker/csrc/host/file_system.h"
 
@@ -43,17 +49,18 @@ struct file_system {
 };
 
 static const struct file_system known[] = {
-	{EXT4_SUPER_MAGIC, FS_LASTING_HANDLES | FS_SILENT_CLOSE}, /* also ext2 and ext3 */
-	{XFS_MAGIC, FS_LASTING_HANDLES | FS_SILENT_CLOSE},
-	{BTRFS_SUPER_MAGIC, FS_LASTING_HANDLES | FS_SILENT_CLOSE},
+	{EXT4_SUPER_MAGIC,
+	 FS_LASTING_HANDLES | FS_SILENT_CLOSE | FS_HONEST_CTIME}, /* also ext2 and ext3 */
+	{XFS_MAGIC, FS_LASTING_HANDLES | FS_SILENT_CLOSE | FS_HONEST_CTIME},
+	{BTRFS_SUPER_MAGIC, FS_LASTING_HANDLES | FS_SILENT_CLOSE | FS_HONEST_CTIME},
 	{F2FS_SUPER_MAGIC, FS_LASTING_HANDLES | FS_SILENT_CLOSE},
 	{BCACHEFS_MAGIC, FS_LASTING_HANDLES | FS_SILENT_CLOSE},
 	{ZFS_MAGIC, FS_LASTING_HANDLES | FS_SILENT_CLOSE},
 	{TMPFS_MAGIC, FS_LASTING_HANDLES | FS_SILENT_CLOSE | FS_IN_MEMORY},
 	{RAMFS_MAGIC, FS_SILENT_CLOSE | FS_IN_MEMORY},
-	{ISOFS_SUPER_MAGIC, FS_LASTING_HANDLES | FS_SILENT_CLOSE},
-	{SQUASHFS_MAGIC, FS_LASTING_HANDLES | FS_SILENT_CLOSE},
-	{EROFS_SUPER_MAGIC_V1, FS_LASTING_HANDLES | FS_SILENT_CLOSE},
+	{ISOFS_SUPER_MAGIC, FS_LASTING_HANDLES | FS_SILENT_CLOSE | FS_HONEST_CTIME},
+	{SQUASHFS_MAGIC, FS_LASTING_HANDLES | FS_SILENT_CLOSE | FS_HONEST_CTIME},
+	{EROFS_SUPER_MAGIC_V1, FS_LASTING_HANDLES | FS_SILENT_CLOSE | FS_HONEST_CTIME},
 	{UDF_MAGIC, FS_LASTING_HANDLES},
 	{JFS_MAGIC, FS_LASTING_HANDLES},
 	{NILFS_SUPER_MAGIC, FS_LASTING_HANDLES},

@@ -11,6 +11,7 @@ enum file_system_fact {
 	FS_IN_MEMORY = 4,	/* reading never waits for storage */
 	FS_JUDGES_USERS = 8,	/* a server decides what each user may do, root included */
 	FS_NEW_BIRTHS = 32,	/* the birth time of a file may change */
+	FS_HONEST_CTIME = 64,	/* each change of a file gives it a new ctime by the host's clock */
 	FS_SILLY_RENAMES = 16,	/* a file that is removed while an fd holds it is renamed instead */
 };
 

@@ -3,6 +3,7 @@
 
 #include "transport/csrc/bad_chain.h"
 #include "transport/csrc/clock.h"
+#include "worker/csrc/fs/keep_cache.h"
 #include "worker/csrc/fs/label.h"
 #include "worker/csrc/loop/deferred.h"
 #include "worker/csrc/loop/direct_io.h"
@@ -48,6 +49,7 @@ static void serve_request(struct worker *w, struct request *r)
 	}
 	if (r->from_dead && intent_settles(r, w->row->faulted, &result)) {
 		label_forsake(&w->fs, r);
+		keep_cache_forsake(&w->fs, r);
 		requests_finish(w, r, result);
 		return;
 	}

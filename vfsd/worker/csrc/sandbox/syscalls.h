@@ -141,6 +141,7 @@
 	X(fdatasync, L | T, 0, ANY, "ops_io.c", "FSYNC of data only")                             \
 	X(syncfs, L | T, 0, ANY, "ops_io.c", "SYNCFS")                                            \
 	X(copy_file_range, L | T, IF_WRITABLE, ANY, "ops_io.c", "COPY_FILE_RANGE")                \
+	X(cachestat, L, 0, ANY, "page_state.c", "OPEN: are pages of the file dirty?")             \
 	X(fstatfs, L, 0, ANY, "ops_attr.c file_system.c guest_memory.c",                          \
 	  "STATFS; what kind of file system a file is on")                                        \
 	X(flock, L, IF_FLOCK, ANY, "ops_lock.c session_locks.c",                                  \

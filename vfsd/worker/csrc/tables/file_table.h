@@ -39,8 +39,11 @@ struct open_file {
 	uint32_t flags;	    /* enum open_file_flag */
 	uint32_t lock;	    /* owner_lock; for directory reads, and for the release of FILE_LENDS */
 	uint64_t pinned_by; /* one bit per worker that has requests off its loop that use fd */
-	uint64_t owner;	    /* for FILE_LOCK_OWNER: the guest's lock owner */
-	uint32_t next;	    /* in the free list, or in the list of a FILE_LOCK_OWNER */
+	union {
+		uint64_t owner;		/* for FILE_LOCK_OWNER: the guest's lock owner */
+		uint64_t settled_ctime; /* for a file that OPEN opened: keep_cache.c; or 0 */
+	};
+	uint32_t next;	     /* in the free list, or in the list of a FILE_LOCK_OWNER */
 	uint16_t retired_by; /* slot + 1 of the worker that is to free it */
 	uint16_t keep_fd;    /* 1: the inode owns fd, do not close it */
 	int32_t open_flags;  /* flags of open(2) by which fd can be opened again */

@@ -10,7 +10,7 @@
 
 enum {
 	SLOT_BYTES = 8,	    /* a slot's number is its offset in units of this many bytes */
-	INODE_BLOCK = 36,   /* slots in a block: the number that fits into a page of 4 KiB */
+	INODE_BLOCK = 34,   /* slots in a block: the number that fits into a page of 4 KiB */
 	LET_GO = UINT8_MAX, /* value of inode.retired_by that stands for no worker: forgotten.c */
 };
 
@@ -19,6 +19,7 @@ enum inode_past {
 	INODE_WAS_OPENED = 1,	/* the guest opened the file for reading only */
 	INODE_WAS_MAPPABLE = 2, /* opened for reading and writing: stores to a mapping need both */
 	INODE_WAS_READ = 4,	/* pages of the file may be in the guest's page cache */
+	INODE_LOST_A_WRITE = 8, /* a WRITE failed: the page cache may have what the file lacks */
 };
 
 /* What workers note about an inode while they serve requests. Everything else in an inode stays the
@@ -50,6 +51,7 @@ struct inode {
 	/* Slots from this inode to the directory where the guest saw it last; 0: not known. */
 	uint32_t to_parent;
 	uint32_t pad;
+	uint64_t cached_ctime; /* keep_cache.c; 0: the guest's pages may be of any time */
 };
 
 struct inode_table; /* the head of the mapping */

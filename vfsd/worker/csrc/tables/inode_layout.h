@@ -23,7 +23,7 @@
 
 enum {
 	ROOT_SLOT = 1,	  /* the first slot; the root's nodeid is the same number */
-	SLOTS_APART = 14, /* in units of SLOT_BYTES: from one slot to the next */
+	SLOTS_APART = 15, /* in units of SLOT_BYTES: from one slot to the next */
 	RUN_BITS = 10,	  /* 2^RUN_BITS consecutive inode numbers lie in neighbouring chains */
 	STRIPE_BITS = 10,
 	STRIPES = 1 << STRIPE_BITS,

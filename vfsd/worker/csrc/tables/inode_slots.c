@@ -26,7 +26,7 @@
  * for the memory.
  *
  * Death of a worker at any store. A place whose bit is set, but in which no inode was entered, is
- * lost (112 bytes, and its page is never given back). A block that is closed is opened by the next
+ * lost (120 bytes, and its page is never given back). A block that is closed is opened by the next
  * worker in that slot of the worker table, and marked, so that it is visited again.
  */
 #include "worker/csrc/tables/inode_slots.h"

@@ -71,7 +71,7 @@
  * Death of a worker at any store:
  * - insert: the slot is filled, and then published by one store to the head of its chain. A worker
  *   that dies before that store leaks the slot and the fd. The pool's sweep finds the fd; the slot
- *   is lost (112 bytes).
+ *   is lost (120 bytes).
  * - forget: one store sets retired_by, the next takes the slot out of its chain, and the last
  *   makes the generation even. The next worker in that slot of the worker table finds the inodes
  *   that were retired and not freed (inode_table_adopt_retired).
@@ -242,6 +242,7 @@ static struct inode *enter(struct inode_table *t, uint32_t worker, uint64_t hash
 	inode->is_young = values->is_young;
 	inode->marks = (struct inode_marks){0};
 	inode->to_parent = 0;
+	inode->cached_ctime = 0;
 	inode->is_readable = 0;
 	inode->lookup_count = 1;
 	inode->retired_by = 0;

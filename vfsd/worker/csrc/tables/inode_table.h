@@ -148,6 +148,19 @@ static inline void inode_table_note(const struct inode *inode, enum inode_past p
 		__atomic_or_fetch(&inode_marks(inode)->past, (uint8_t)past, __ATOMIC_RELEASE);
 }
 
+static inline uint64_t inode_table_cached_ctime(const struct inode *inode)
+{
+	return __atomic_load_n(&inode->cached_ctime, __ATOMIC_RELAXED);
+}
+
+/* A note, as inode_marks are. */
+static inline void inode_table_note_cached_ctime(const struct inode *inode, uint64_t ctime)
+{
+	uintptr_t at = (uintptr_t)inode + offsetof(struct inode, cached_ctime);
+
+	__atomic_store_n((uint64_t *)at, ctime, __ATOMIC_RELAXED);
+}
+
 /* The guest has just seen the inode in this directory. */
 static inline void inode_table_note_parent(struct inode *inode, const struct inode *parent)
 {
