@@ -46,11 +46,11 @@ def test_its_processes_and_what_confines_them(operated: Operated) -> None:
     processes = {process.pid: process for process in status.processes}
     roles = ("keeper", "supervisor", "launcher", "holder", "pool", "worker 0", "worker 1")
     for role in roles:
-        process = processes[operated.daemon.the(role)]
+        process = processes[operated.daemon.the(f"socket {role}")]
         assert process.role.startswith(role)
         assert process.seccomp == (role != "launcher")
-    assert processes[operated.daemon.the("supervisor")].capabilities == 0
-    assert processes[operated.daemon.the("launcher")].capabilities != 0
+    assert processes[operated.daemon.the("socket supervisor")].capabilities == 0
+    assert processes[operated.daemon.the("socket launcher")].capabilities != 0
     (own,) = operated.daemon.titled("socket control")
     assert own not in processes
 
@@ -90,7 +90,7 @@ def test_the_tool_shows_it(operated: Operated) -> None:
     assert found["instance"]["pid"] == operated.daemon.process.pid
     assert found["features"]
     memory = {row["pid"]: row["pss_kib"] for row in found["processes"]}
-    assert memory[operated.daemon.the("supervisor")] > 1000
+    assert memory[operated.daemon.the("socket supervisor")] > 1000
     text = operated.tool("status", operated.name)
     assert max(map(len, text.splitlines())) <= 90
     assert "worker 1: queue 2 (128 entries)" in " ".join(text.split())
