@@ -4,6 +4,9 @@
 import json
 import os
 import re
+import signal
+import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -18,7 +21,7 @@ from vfsd.transport.errors import OperatorError
 from vfsd.transport.fuse_features import NAMES
 from vfsd.worker.init import FEATURES
 
-from .conftest import Operated, run_tool
+from .conftest import VFSD, Operated, run_tool
 
 
 def test_the_share_and_its_guest(operated: Operated) -> None:
@@ -106,6 +109,29 @@ def test_top_shows_one_interval_in_80_columns(operated: Operated) -> None:
     assert text.startswith("socket: ")
     loads = operated.json("top", "--once", "--interval", "0.1", operated.name)
     assert [queue["index"] for queue in loads["queues"]] == [0, 1, 2]
+
+
+def test_top_refreshes_a_terminal_and_gives_it_back(operated: Operated) -> None:
+    ours, theirs = os.openpty()
+    command = [VFSD, "top", "--interval", "0.1", operated.name]
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs) as tool:
+        os.close(theirs)
+        shown = b""
+        try:
+            while shown.count(b"ops/s") < 3:
+                operated.guest.getattr(ROOT)
+                shown += os.read(ours, 4096)
+            tool.send_signal(signal.SIGINT)
+            with suppress(OSError):  # EIO: the tool has closed its end
+                while data := os.read(ours, 4096):
+                    shown += data
+            assert tool.wait(HANG) == 0
+        finally:
+            tool.kill()
+            os.close(ours)
+    assert shown.startswith(b"\x1b[?1049h")
+    assert shown.endswith(b"\x1b[?1049l")
+    assert b"GETATTR" in shown
 
 
 def test_the_log(operated: Operated) -> None:
