@@ -91,7 +91,7 @@ def show_share(back_end: daemon.Daemon, session: check.Session) -> None:
     """Show what vfsd says of the share, and of the guest while it works."""
     vfsd, name = str(daemon.PROJECT / ".venv/bin/vfsd"), str(back_end.process.pid)
     subprocess.run([vfsd, "status", name], check=True)
-    top = [vfsd, "top", "--once", "--interval", "2", name]
+    top = [vfsd, "top", "--once", "--interval", "1", name]
     with subprocess.Popen(top) as shown:
         while shown.poll() is None:
             session.run(WORK)

@@ -207,7 +207,7 @@ def test_a_control_process_that_was_taken_over_is_killed(operated: Operated, wha
     with operated.client() as client:
         client.status()
         (control,) = operated.daemon.titled("socket control")
-        with suppress(Killed), Injector(control) as process:
+        with suppress(Killed, ProcessLookupError), Injector(control) as process:
             for fd in _sockets(control):
                 process.call("sendto", fd, SENT[what], len(SENT[what]), 0x40, None, 0)
         wait_until(lambda: not psutil.pid_exists(control), 20, "it is killed")
@@ -221,7 +221,7 @@ def test_orders_without_end_end_the_control_process(operated: Operated) -> None:
     with operated.client() as client:
         client.status()
         (control,) = operated.daemon.titled("socket control")
-        with suppress(Killed), Injector(control) as process:
+        with suppress(Killed, ProcessLookupError), Injector(control) as process:
             for _ in range(20000):
                 for fd in _sockets(control):
                     if process.call("sendto", fd, order, len(order), 0x40, None, 0) < 0:

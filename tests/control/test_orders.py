@@ -21,12 +21,14 @@ from .conftest import VFSD, Operated, run_tool
 
 def restarted(operated: Operated, slot: int, restart: Callable[[], object]) -> None:
     """Have a worker replaced, and wait until the next worker serves."""
-    before = operated.daemon.the(f"worker {slot}")
+    before = operated.daemon.the(f"socket worker {slot}")
     restart()
     wait_until(
-        lambda: operated.daemon.titled(f"worker {slot}") not in ([], [before]), 20, "a worker"
+        lambda: operated.daemon.titled(f"socket worker {slot}") not in ([], [before]),
+        20,
+        "a worker",
     )
-    operated.daemon.the(f"worker {slot}")
+    operated.daemon.the(f"socket worker {slot}")
 
 
 def test_a_worker_is_restarted_and_its_guest_served(operated: Operated) -> None:
@@ -54,20 +56,22 @@ def test_the_log_level_reaches_each_process_and_outlives_deaths(operated: Operat
     def lines() -> int:
         return log.read_text().count("worker 0: debug: serves")
 
-    kill = daemon.the("worker 0")
+    kill = daemon.the("socket worker 0")
     os.kill(kill, signal.SIGKILL)
     wait_until(lambda: lines() == 1, 20, "the next worker logs at this level")
-    victim = daemon.the("supervisor")
+    victim = daemon.the("socket supervisor")
     os.kill(victim, signal.SIGKILL)
-    wait_until(lambda: daemon.titled("supervisor") not in ([], [victim]), 20, "a supervisor")
+    wait_until(lambda: daemon.titled("socket supervisor") not in ([], [victim]), 20, "a supervisor")
     with operated.client() as client:
         assert client.status().settings.log_level == "debug"
-        os.kill(daemon.the("worker 0"), signal.SIGKILL)
+        os.kill(daemon.the("socket worker 0"), signal.SIGKILL)
         wait_until(lambda: lines() == 2, 20, "the level is still set")
+        os.kill(daemon.the("socket holder"), signal.SIGKILL)
+        wait_until(lambda: lines() == 3, 20, "the next sandbox has the level as well")
         client.set_log_level("off")
         size = log.stat().st_size
-        os.kill(daemon.the("worker 0"), signal.SIGKILL)
-        wait_until(lambda: client.status().workers[0].starts == 4, 20, "the next worker")
+        os.kill(daemon.the("socket worker 0"), signal.SIGKILL)
+        wait_until(lambda: client.status().workers[0].starts == 2, 20, "the next worker")
     assert log.stat().st_size == size
 
 

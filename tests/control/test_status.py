@@ -4,6 +4,9 @@
 import json
 import os
 import re
+import signal
+import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -18,7 +21,7 @@ from vfsd.transport.errors import OperatorError
 from vfsd.transport.fuse_features import NAMES
 from vfsd.worker.init import FEATURES
 
-from .conftest import Operated, run_tool
+from .conftest import VFSD, Operated, run_tool
 
 
 def test_the_share_and_its_guest(operated: Operated) -> None:
@@ -46,11 +49,11 @@ def test_its_processes_and_what_confines_them(operated: Operated) -> None:
     processes = {process.pid: process for process in status.processes}
     roles = ("keeper", "supervisor", "launcher", "holder", "pool", "worker 0", "worker 1")
     for role in roles:
-        process = processes[operated.daemon.the(role)]
+        process = processes[operated.daemon.the(f"socket {role}")]
         assert process.role.startswith(role)
         assert process.seccomp == (role != "launcher")
-    assert processes[operated.daemon.the("supervisor")].capabilities == 0
-    assert processes[operated.daemon.the("launcher")].capabilities != 0
+    assert processes[operated.daemon.the("socket supervisor")].capabilities == 0
+    assert processes[operated.daemon.the("socket launcher")].capabilities != 0
     (own,) = operated.daemon.titled("socket control")
     assert own not in processes
 
@@ -90,7 +93,7 @@ def test_the_tool_shows_it(operated: Operated) -> None:
     assert found["instance"]["pid"] == operated.daemon.process.pid
     assert found["features"]
     memory = {row["pid"]: row["pss_kib"] for row in found["processes"]}
-    assert memory[operated.daemon.the("supervisor")] > 1000
+    assert memory[operated.daemon.the("socket supervisor")] > 1000
     text = operated.tool("status", operated.name)
     assert max(map(len, text.splitlines())) <= 90
     assert "worker 1: queue 2 (128 entries)" in " ".join(text.split())
@@ -106,6 +109,29 @@ def test_top_shows_one_interval_in_80_columns(operated: Operated) -> None:
     assert text.startswith("socket: ")
     loads = operated.json("top", "--once", "--interval", "0.1", operated.name)
     assert [queue["index"] for queue in loads["queues"]] == [0, 1, 2]
+
+
+def test_top_refreshes_a_terminal_and_gives_it_back(operated: Operated) -> None:
+    ours, theirs = os.openpty()
+    command = [VFSD, "top", "--interval", "0.1", operated.name]
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs) as tool:
+        os.close(theirs)
+        shown = b""
+        try:
+            while shown.count(b"ops/s") < 3:
+                operated.guest.getattr(ROOT)
+                shown += os.read(ours, 4096)
+            tool.send_signal(signal.SIGINT)
+            with suppress(OSError):  # EIO: the tool has closed its end
+                while data := os.read(ours, 4096):
+                    shown += data
+            assert tool.wait(HANG) == 0
+        finally:
+            tool.kill()
+            os.close(ours)
+    assert shown.startswith(b"\x1b[?1049h")
+    assert shown.endswith(b"\x1b[?1049l")
+    assert b"GETATTR" in shown
 
 
 def test_the_log(operated: Operated) -> None:

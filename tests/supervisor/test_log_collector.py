@@ -1,12 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """Log lines: their form, their level, and what happens when no process reads them."""
 
+import json
 import os
 import socket
 from collections.abc import Sequence
 from pathlib import Path
 
-from vfsd.supervisor.log_collector import MAX_LINE, VMM, LogCollector, SyslogSink, stderr_sink
+from vfsd.supervisor.control_facts import latest
+from vfsd.supervisor.log_collector import (
+    MAX_LINE,
+    RECENT,
+    VMM,
+    LogCollector,
+    RecentLine,
+    SyslogSink,
+    stderr_sink,
+)
 
 
 def test_lines_name_instance_source_and_urgency() -> None:
@@ -164,3 +174,40 @@ def test_a_line_of_the_daemon_in_a_loop_is_held_back() -> None:
     log.write("error", "worker 1 died (signal 11); created again")
     assert lines[-1].endswith(b"created again (1 lines like this were left out)")
     assert log.report_left_out() == float("inf")
+
+
+def test_the_latest_lines_are_kept_and_followed() -> None:
+    log = LogCollector("vm001", "info", lambda _level, _line: True)
+    followed: list[RecentLine] = []
+    log.follow = followed.append
+    for number in range(RECENT + 5):
+        log.write("warn", f"{'x' * number} happened")
+    log.write("debug", "not logged")
+    assert [line.text for line in log.recent] == [line.text for line in followed[-RECENT:]]
+    assert len(followed) <= RECENT + 5
+    assert {line.level for line in followed} == {"warn"}
+
+
+def test_another_level_is_in_force_at_once() -> None:
+    lines: list[bytes] = []
+
+    def sink(_level: str, line: bytes) -> bool:
+        lines.append(line)
+        return True
+
+    log = LogCollector("vm001", "error", sink)
+    log.write("debug", "one")
+    log.set_level("debug")
+    log.write("debug", "two")
+    log.set_level("off")
+    log.write("error", "three")
+    assert lines == [b"vm001: debug: two"]
+
+
+def test_lines_that_do_not_fit_a_packet_are_left_out() -> None:
+    lines = [RecentLine(1.0, "warn", "", "\U0001f600" * 100 * n) for n in range(1, 30)]
+    found = latest(lines, 60000)
+    assert [content["text"] for content in found] == [line.text for line in lines[-len(found) :]]
+    assert 0 < len(found) < len(lines)
+    assert len(json.dumps(found)) <= 60000
+    assert latest(lines, 100) == []

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from vfsd.transport.control_messages import MAX_MESSAGE
 from vfsd.transport.errors import ProtocolError
-from vfsd.transport.zmtp import FRAME_BYTES, OPENING, ZmtpPeer, encode_message
+from vfsd.transport.zmtp import FRAME_BYTES, OPENING, ZmtpPeer, encode_message, greeting
 
 GREETING, READY = OPENING[:64], OPENING[64:]
 # GREETING and READY as libzmq 4.3.5 sends them: its signature has a length where ours has padding,
@@ -103,3 +103,24 @@ def test_what_never_ends_is_never_held() -> None:
     for _ in range(50):
         take_all(peer, bytes(4096) if size_held(peer) + 4096 <= FRAME_BYTES else b"\0")
         assert size_held(peer) <= FRAME_BYTES + 4096
+
+
+SUBSCRIBER = LIBZMQ.replace(b"\x29\x05READY", b"\x26\x05READY").replace(b"\x06DEALER", b"\x03SUB")
+
+
+def test_a_subscriber_is_accepted_where_the_caller_says_so() -> None:
+    peer = ZmtpPeer((b"DEALER", b"SUB"))
+    assert take_all(peer, SUBSCRIBER + encode_message(b"\x01log")) == [b"\x01log"]
+    assert peer.socket_type == b"SUB"
+    with pytest.raises(ProtocolError, match="socket type"):
+        take_all(ZmtpPeer(), SUBSCRIBER)
+
+
+def test_the_older_greeting_differs_in_its_version_alone() -> None:
+    assert greeting(1) == GREETING
+    assert greeting(0) == GREETING[:11] + b"\0" + GREETING[12:]
+
+
+def test_a_longer_message_can_be_sent_where_the_reader_allows_it() -> None:
+    body = b"x" * (MAX_MESSAGE + 1)
+    assert encode_message(body, MAX_MESSAGE + 1).endswith(body)

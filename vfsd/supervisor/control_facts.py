@@ -4,7 +4,7 @@
 import os
 import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -13,9 +13,14 @@ from vfsd.supervisor.backend import Backend
 from vfsd.supervisor.boot import Boot
 from vfsd.supervisor.effects import Device
 from vfsd.supervisor.log_collector import RecentLine
+from vfsd.transport.control_messages import encode_object
+from vfsd.transport.errors import OperatorError
 from vfsd.transport.option_types import POLL_AUTO
+from vfsd.transport.passed_fds import close_fds
 
 WARNINGS: Final = 10  # of the latest warnings and errors
+WARNINGS_BYTES: Final = 8192  # of a packet, which has 64 KiB for everything; paths may take most
+TEXT_MAX: Final = 500  # characters of a warning
 _PEER: Final = struct.Struct("=iII")  # struct ucred
 
 
@@ -60,8 +65,20 @@ def facts(boot: Boot, view: View, keeper: int) -> dict[str, Any]:
             "supervisor": boot.control_record.supervisors - 1,
             "sandbox": boot.control_record.lost,
         },
-        "warnings": [line.encode() for line in _warnings(boot)],
+        "warnings": _warnings(boot.log.recent),
     }
+
+
+def latest(lines: Sequence[RecentLine], room: int) -> list[dict[str, Any]]:
+    """The latest lines that fit into `room` bytes as JSON, as values that JSON can represent."""
+    found: list[dict[str, Any]] = []
+    for line in reversed(lines):
+        content = line.encode()
+        room -= len(encode_object(content)) + 1
+        if room < 0:
+            break
+        found.insert(0, content)
+    return found
 
 
 def tables(view: View) -> list[int]:
@@ -70,11 +87,17 @@ def tables(view: View) -> list[int]:
     if view.backend is None:
         return []
     segments = view.backend.pool.segments
-    flags = os.O_RDONLY | os.O_CLOEXEC
-    return [
-        os.open(f"/proc/self/fd/{fd}", flags)
-        for fd in (segments.workers, segments.inodes, segments.files)
-    ]
+    opened: list[int] = []
+    try:
+        # After an error the list has those that were opened before it.
+        opened.extend(
+            os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+            for fd in (segments.workers, segments.inodes, segments.files)
+        )
+    except OSError as error:
+        close_fds(opened)
+        raise OperatorError(f"the tables cannot be opened: {error.strerror}") from None
+    return opened
 
 
 def _vmm(frontend: int | None) -> Mapping[str, int] | None:
@@ -99,5 +122,7 @@ def _queues(view: View) -> list[dict[str, int]]:
     ]
 
 
-def _warnings(boot: Boot) -> list[RecentLine]:
-    return [line for line in boot.log.recent if line.level in ("error", "warn")][-WARNINGS:]
+def _warnings(recent: Iterable[RecentLine]) -> list[dict[str, Any]]:
+    urgent = [line for line in recent if line.level in ("error", "warn")]
+    cut = [line._replace(text=line.text[:TEXT_MAX]) for line in urgent[-WARNINGS:]]
+    return latest(cut, WARNINGS_BYTES)

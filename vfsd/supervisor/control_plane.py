@@ -39,7 +39,7 @@ from typing import Any, Final
 
 from vfsd.supervisor.boot import Boot
 from vfsd.supervisor.clones import create_apart
-from vfsd.supervisor.control_facts import View, facts, tables
+from vfsd.supervisor.control_facts import View, facts, latest, tables
 from vfsd.supervisor.control_process import ControlProcess
 from vfsd.supervisor.event_loop import EventLoop
 from vfsd.supervisor.keeper_watch import KeeperWatch
@@ -48,7 +48,7 @@ from vfsd.supervisor.signals import hold_signals
 from vfsd.transport.control_messages import LOG_THRESHOLDS, Content, number
 from vfsd.transport.ending_signals import ENDING
 from vfsd.transport.errors import OperatorError, ProtocolError, describe
-from vfsd.transport.fd_channel import FdChannel, Packet
+from vfsd.transport.fd_channel import MAX_PACKET, FdChannel, Packet
 from vfsd.transport.passed_fds import close_fds
 from vfsd.transport.rate_limit import Bucket, Rate
 
@@ -189,14 +189,7 @@ class ControlPlane:
 
     def _recent_log(self, _order: Content) -> Answer:
         """As many of the latest lines as a packet has room for."""
-        lines: list[Any] = []
-        room = 32768
-        for line in reversed(self._boot.log.recent):
-            room -= 4 * len(line.text) + 200
-            if room < 0:
-                break
-            lines.insert(0, line.encode())
-        return lines, []
+        return latest(self._boot.log.recent, MAX_PACKET - 1024), []
 
     def _follow(self, order: Content) -> Answer:
         self._boot.log.follow = self._pass_on if order.get("on") is True else lambda _: None

@@ -6,7 +6,7 @@ import signal
 from typing import NoReturn
 
 from vfsd.supervisor.boot import Boot
-from vfsd.supervisor.control_server import ControlServer
+from vfsd.supervisor.control_server import ControlServer, HungUpError
 from vfsd.supervisor.resume import sweep
 from vfsd.transport.ending_signals import ENDING
 from vfsd.transport.errors import describe
@@ -30,6 +30,8 @@ class ControlProcess:
             self._part()
             assert self._boot.control
             ControlServer(self._boot.control, self._channel).run()
+            status = 0
+        except HungUpError:
             status = 0
         except BaseException as error:
             os.write(2, f"vfsd: {self._boot.name}: control: {describe(error)}\n".encode())

@@ -45,6 +45,10 @@ _FOR_TYPE: Final = {b"DEALER": b"ROUTER", b"SUB": b"PUB"}
 _SUBSCRIBE, _CANCEL = 1, 0  # the first byte of a message from a SUB socket
 
 
+class HungUpError(Exception):
+    """The supervisor has closed the channel."""
+
+
 class Caller:
     """One connection. `topics`: what a SUB socket has subscribed to."""
 
@@ -122,6 +126,7 @@ class ControlServer:
             for fd in [fd for fd in ready if fd in self._clients]:
                 self._serve(fd)
             self._cut_off_stalled()
+            self._follow()
             if self._clients:
                 idle_since = time.monotonic()
 
@@ -149,7 +154,6 @@ class ControlServer:
 
     def _close(self, fd: int) -> None:
         self._clients.pop(fd).socket.close()
-        self._follow()
 
     def _cut_off_stalled(self) -> None:
         late = time.monotonic() - STALL_SECONDS
@@ -191,14 +195,14 @@ class ControlServer:
             client.topics.discard(topic[:64])
         else:
             raise ProtocolError("a SUB socket has sent what is not a subscription")
-        self._follow()
 
     def _follow(self) -> None:
         """Have the supervisor pass its log on while a client wants it."""
         wanted = any(client.wants(LOG_TOPIC) for client in self._clients.values())
         if wanted != self._is_following:
             self._is_following = wanted
-            self._order("follow", on=wanted)
+            with suppress(OperatorError):  # the supervisor is slow, and will read the order later
+                self._order("follow", on=wanted)
 
     def _answer(self, request: str, arguments: dict[str, Any]) -> Any:
         if request not in ("status", "counters"):
@@ -234,7 +238,7 @@ class ControlServer:
     def _receive(self) -> Packet:
         packet = self._channel.receive()
         if packet is None:
-            raise SystemExit  # the supervisor has hung up
+            raise HungUpError
         return packet
 
     def _pushed(self, packet: Packet) -> None:
