@@ -205,7 +205,7 @@ def test_a_vm_that_ends_each_supervisor_is_given_up(held: Service) -> None:
             for victim in titled(held, "supervisor"):
                 with suppress(psutil.NoSuchProcess):
                     victim.send_signal(signal.SIGSEGV)
-            wait_until(lambda before=tries: state.tries() > before, 10, "the next one tries")
+            wait_until(lambda: state.tries() > tries, 10, "the next one tries")  # noqa: B023
         for victim in titled(held, "supervisor"):
             with suppress(psutil.NoSuchProcess):
                 victim.send_signal(signal.SIGSEGV)
