@@ -121,6 +121,16 @@ class Service:
         keeper = psutil.Process(self.process.pid)
         return [keeper, *keeper.children(recursive=True)]
 
+    def titled(self, role: str) -> list[psutil.Process]:
+        """The processes of this role."""
+        found = []
+        for process in self.processes():
+            with suppress(psutil.NoSuchProcess):
+                title = " ".join(process.cmdline())
+                if title.startswith("vfsd:") and role in title:
+                    found.append(process)
+        return found
+
     def kill(self) -> None:
         """Kill all processes of the service at once."""
         kill_family(self.process.pid)
