@@ -109,6 +109,18 @@ def test_a_service_that_is_stopped_leaves_the_vm_in_the_store(service: Service) 
         assert frontend.receive().number == GET_FEATURES
 
 
+def test_an_fd_of_another_name_is_left_in_the_store_and_named(systemd: Service) -> None:
+    with Frontend(systemd.socket) as frontend:
+        frontend.setup(1)
+        systemd.kill()
+        systemd.stored.append(("other", os.eventfd(0)))
+        systemd.restart()
+        frontend.send(GET_FEATURES)
+        assert frontend.receive().number == GET_FEATURES
+        assert "left in its fd store: ['other']" in systemd.log.read_text()
+        assert "other" in dict(systemd.stored)
+
+
 def test_without_a_vm_nothing_is_kept(service: Service) -> None:
     service.kill()
     service.restart()
