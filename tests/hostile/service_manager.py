@@ -21,7 +21,7 @@ from tests.killing import kill_family
 from tests.waiting import HANG, wait_until
 from vfsd.transport.native import lib
 
-from .daemon import OURS, listens
+from .daemon import OURS, as_user, listens
 
 ROOM: Final = socket.CMSG_SPACE(253 * 4)
 # Executes a command with the fds argv[1] ("7,9") as fds 3, 4, and so on, as systemd does.
@@ -41,9 +41,9 @@ class Service:
     """A virtiofsd that is started by a service manager. `stored`: the fds in the store, each with
     its name, in the order in which they were stored."""
 
-    def __init__(self, *options: str, keeps_state: bool = True) -> None:
+    def __init__(self, *options: str, keeps_state: bool = True, uid: int | None = None) -> None:
         """`keeps_state`: the service manager keeps the state; otherwise a state holder does, in the
-        folder `state`."""
+        folder `state`. `uid`: the user of the service; None: root."""
         self.folder = Path(tempfile.mkdtemp(prefix="vfsd-service-"))
         self.share = self.folder / "share"
         self.share.mkdir()
@@ -57,6 +57,10 @@ class Service:
         self._options = (f"--keep-state={where}", *options)
         self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._notify.bind(str(self.folder / "notify"))
+        self._as_user = [] if uid is None else as_user(uid)
+        if uid is not None:
+            for path in (self.folder, *self.folder.iterdir()):
+                os.chown(path, uid, uid)
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
         self.process = self._start()
@@ -72,7 +76,7 @@ class Service:
         before = self.ready
         with self.log.open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-c", _START, ",".join(map(str, fds)), *OURS,
+                [*self._as_user, sys.executable, "-c", _START, ",".join(map(str, fds)), *OURS,
                  f"--socket-path={self.socket}", f"--shared-dir={self.share}",
                  "--keep-listening", *self._options],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=fds,
@@ -120,6 +124,16 @@ class Service:
     def processes(self) -> list[psutil.Process]:
         keeper = psutil.Process(self.process.pid)
         return [keeper, *keeper.children(recursive=True)]
+
+    def titled(self, role: str) -> list[psutil.Process]:
+        """The processes of this role."""
+        found = []
+        for process in self.processes():
+            with suppress(psutil.NoSuchProcess):
+                title = " ".join(process.cmdline())
+                if title.startswith("vfsd:") and role in title:
+                    found.append(process)
+        return found
 
     def kill(self) -> None:
         """Kill all processes of the service at once."""

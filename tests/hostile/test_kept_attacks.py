@@ -9,6 +9,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from typing import Any, Final
 
 import psutil
@@ -169,26 +170,20 @@ def test_values_that_cannot_be(held: Service, change: Callable[[Content], None])
             frontend.receive()
 
 
-def titled(held: Service, role: str) -> list[psutil.Process]:
-    found = []
-    for process in held.processes():
-        with suppress(psutil.NoSuchProcess):
-            title = " ".join(process.cmdline())
-            if title.startswith("vfsd:") and role in title:
-                found.append(process)
-    return found
-
-
 def restart_without_sandbox(held: Service, state: StateFile) -> psutil.Process:
     """Start the daemon again, and stop its launcher before the sandbox is built. Return: the
     launcher."""
     while True:
         held.kill()
         held.restart()
-        (launcher,) = titled(held, "launcher")
+        (launcher,) = held.titled("launcher")
         launcher.suspend()
         if state.tries():
             return launcher
+
+
+def has_tried(state: StateFile, before: int) -> bool:
+    return state.tries() > before
 
 
 def test_a_vm_that_ends_each_supervisor_is_given_up(held: Service) -> None:
@@ -202,7 +197,7 @@ def test_a_vm_that_ends_each_supervisor_is_given_up(held: Service) -> None:
         held.restart()
         launcher = restart_without_sandbox(held, state)
         while (tries := state.tries()) <= TRIES:
-            for victim in titled(held, "supervisor"):
+            for victim in held.titled("supervisor"):
                 with suppress(psutil.NoSuchProcess):
                     victim.send_signal(signal.SIGSEGV)
             wait_until(lambda: state.tries() > tries, 10, "the next one tries")

@@ -12,6 +12,7 @@ from typing import Final
 import pytest
 
 from tests.conftest import require
+from tests.sandbox_modes import USER
 from tests.waiting import HANG, wait_until
 from vfsd.supervisor.kept_vm import STATE
 from vfsd.supervisor.resume import BYTES, CONSUMED, HALF, LAYOUT
@@ -44,6 +45,24 @@ def systemd() -> Iterator[Service]:
 def held() -> Iterator[Service]:
     with Service(keeps_state=False) as running:
         yield running
+
+
+@pytest.mark.parametrize("keeps_state", [True, False])
+def test_the_vm_of_another_user_than_root_goes_on(keeps_state: bool) -> None:
+    require("root")
+    service = Service(keeps_state=keeps_state, uid=USER)
+    with service, Frontend(service.socket) as frontend:
+        guest = Guest(frontend.setup(1))
+        guest.init()
+        file, fh = guest.create(ROOT, b"file")
+        assert (service.share / "file").stat().st_uid == USER
+        service.kill()
+        service.restart()
+        assert guest.write(file.nodeid, fh, 0, b"data") == 4
+        assert (service.share / "file").read_bytes() == b"data"
+        assert {uid for holder in service.holders() for uid in holder.uids()} <= {USER}
+        assert bool(service.holders()) != keeps_state
+    wait_until(lambda: not service.holders(), 10, "the state holder has ended")
 
 
 def test_a_connection_outlives_all_processes(service: Service) -> None:
@@ -88,6 +107,18 @@ def test_a_service_that_is_stopped_leaves_the_vm_in_the_store(service: Service) 
         frontend.send(GET_FEATURES)
         service.restart()
         assert frontend.receive().number == GET_FEATURES
+
+
+def test_an_fd_of_another_name_is_left_in_the_store_and_named(systemd: Service) -> None:
+    with Frontend(systemd.socket) as frontend:
+        frontend.setup(1)
+        systemd.kill()
+        systemd.stored.append(("other", os.eventfd(0)))
+        systemd.restart()
+        frontend.send(GET_FEATURES)
+        assert frontend.receive().number == GET_FEATURES
+        assert "left in its fd store: ['other']" in systemd.log.read_text()
+        assert "other" in dict(systemd.stored)
 
 
 def test_without_a_vm_nothing_is_kept(service: Service) -> None:

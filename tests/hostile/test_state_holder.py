@@ -12,6 +12,7 @@ import pytest
 
 from tests.conftest import require
 from tests.waiting import HANG, LOADED, wait_until
+from vfsd.supervisor.irreplaceable import HOLDER_DIED
 
 from .daemon import OURS
 from .driver import GET_FEATURES, Frontend
@@ -112,6 +113,23 @@ def test_a_holder_that_does_not_answer_is_named(held: Service) -> None:
         held.restart()
         frontend.send(GET_FEATURES)
         assert frontend.receive().number == GET_FEATURES
+
+
+def test_the_death_of_a_holder_is_logged_once_and_the_vm_goes_on(held: Service) -> None:
+    with Frontend(held.socket) as frontend:
+        frontend.setup(1)
+        (holder,) = held.holders()
+        holder.kill()
+
+        def is_logged() -> bool:
+            return HOLDER_DIED in held.log.read_text()
+
+        wait_until(is_logged, 10, "the death is logged")
+        (supervisor,) = held.titled("supervisor")
+        supervisor.kill()
+        frontend.send(GET_FEATURES)  # the next supervisor answers
+        assert frontend.receive().number == GET_FEATURES
+        assert held.log.read_text().count(HOLDER_DIED) == 1
 
 
 def test_a_holder_ends_at_a_signal(held: Service) -> None:

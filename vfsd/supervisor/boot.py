@@ -27,6 +27,7 @@ class Boot:
     state: StateFile
     outbox: Outbox
     store: FdStore | None  # with --keep-state
+    holder: int | None  # with --keep-state=DIR: a connection that ends with the state holder
     device: DeviceSegment
     kept_fds: frozenset[int]  # fds that outlive each keeper and each supervisor
     log: LogCollector

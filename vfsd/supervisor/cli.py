@@ -73,7 +73,7 @@ def _serve(options: Options) -> int:
     root = open_shared_dir(options)
     _check_ids(options)
     _check_cpus(options)
-    notes = [_note_of_mount(options, root)]
+    notes = [_note_of_mount(options, root), _note_of_store(options)]
     hold_signals()  # a signal must not end this process while a socket file has to be removed
     listener = open_listener(options)
     try:
@@ -110,6 +110,15 @@ def _take_kept(options: Options) -> "Kept | None":
             " not set); leave the option out, start the service, or name a folder"
         )
     return Kept.take(returned_fds(), options)
+
+
+def _note_of_store(options: Options) -> str | None:
+    """A warning, if systemd has passed fds that nothing uses."""
+    if not options.keep_state:
+        return None
+    from vfsd.supervisor.fd_store import note_of_other_names  # noqa: PLC0415
+
+    return note_of_other_names(options.fd)
 
 
 def _fill_standard_fds() -> None:

@@ -98,12 +98,26 @@ def name_of(label: int | str) -> str:
 
 
 def returned_fds() -> Sequence[tuple[str, int]]:
-    """Those with our names among the fds that this process was started with (sd_listen_fds(3))."""
-    if os.environ.get("LISTEN_PID") != str(os.getpid()):
-        return ()
-    names = os.environ.get("LISTEN_FDNAMES", "").split(":")
-    passed = zip(names, range(FIRST_PASSED, FIRST_PASSED + len(names)), strict=True)
-    fds = [(name, fd) for name, fd in passed if name.startswith(PREFIX)]
+    """Those with our names among the fds that this process was started with."""
+    fds = [(name, fd) for name, fd in _passed_fds() if name.startswith(PREFIX)]
     for _, fd in fds:
         os.set_inheritable(fd, False)
     return fds
+
+
+def note_of_other_names(used: int | None) -> str | None:
+    """A warning, if this process was started with fds that are not ours: systemd keeps what is in
+    its store, and we remove only what we have stored. `used`: an fd that an option names."""
+    others = sorted({n for n, fd in _passed_fds() if not n.startswith(PREFIX) and fd != used})
+    if not others:
+        return None
+    return f"systemd has passed fds that are not used, and are left in its fd store: {others}"
+
+
+def _passed_fds() -> Sequence[tuple[str, int]]:
+    """See sd_listen_fds(3)."""
+    if os.environ.get("LISTEN_PID") != str(os.getpid()):
+        return ()
+    names = os.environ.get("LISTEN_FDNAMES", "").split(":")
+    numbers = range(FIRST_PASSED, FIRST_PASSED + len(names))
+    return [pair for pair in zip(names, numbers, strict=True) if pair[0]]

@@ -35,8 +35,8 @@ from vfsd.supervisor.frontend_fds import check_fds, memory_hazard
 from vfsd.supervisor.frontend_gone import FrontendGoneError, disconnected, went_away
 from vfsd.supervisor.inflight_record import send_record
 from vfsd.supervisor.inheritance_sweep import sweep_after
+from vfsd.supervisor.irreplaceable import watch_irreplaceable
 from vfsd.supervisor.keeper_watch import KeeperWatch
-from vfsd.supervisor.launcher_watch import watch_launcher
 from vfsd.supervisor.log_collector import VMM
 from vfsd.supervisor.patience import Patience
 from vfsd.supervisor.pool_errors import PoolDiedError, PoolTakenOverError
@@ -90,7 +90,7 @@ class Service:
         self._loop.stop_on(ENDING)
         self._keeper.start(self._loop, self._check_keeper_needed)
         self._control.start()
-        watch_launcher(self._boot.launcher, self._loop, self._log)
+        watch_irreplaceable(self._boot, self._loop)
         if self._frontend:
             self._keeper.ready()  # the other supervisor may have died before systemd was notified
         self._loop.every_turn(self._log.report_left_out)

@@ -107,6 +107,7 @@ def _boot(
     outbox = vm.outbox if vm else Outbox.create()
     device = DeviceSegment(state.next_generation)
     record = ControlRecord(options.log_level)
+    holder = keeping.daemon if keeping else None
     return Boot(
         name=name,
         options=options,
@@ -115,6 +116,7 @@ def _boot(
         state=state,
         outbox=outbox,
         store=keeping.store(state, outbox) if keeping else None,
+        holder=holder.fileno() if holder else None,
         device=device,
         kept_fds=frozenset(open_fds()) - (vm.fds if vm else frozenset()),
         log=LogCollector(name, options.log_level, sink),

@@ -19,8 +19,8 @@ does not answer, and the daemon starts another holder.
 Life. The first daemon that finds no holder starts one. A holder ends when no daemon holds a
 connection and no VM is connected: a VM that goes away while there is no daemon ends its holder too.
 A holder that is killed is not replaced before the next start of the daemon: from then on the VM no
-longer outlives the daemon. A holder that does not answer (SIGSTOP) keeps a daemon from starting,
-and does not keep a daemon from serving (systemd.py).
+longer outlives the daemon, and the log says so. A holder that does not answer (SIGSTOP) keeps a
+daemon from starting, and does not keep a daemon from serving (systemd.py).
 
 Trust. A user that may write to the sockets may take the memory of the guest. The sockets have mode
 0600, and belong to the user that starts the daemon. The holder is confined as keeper and supervisor
