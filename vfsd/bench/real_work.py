@@ -18,7 +18,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -109,7 +109,7 @@ class Work:
 
 def compare_real_work(work: Work, report: Callable[[str], object]) -> Comparison:
     """Run every task for every contender and in a bare directory."""
-    _check_programs()
+    check_programs("--real-work", NEEDED)
     results = {task.name: RowResult(task.row) for task in TASKS}
     with tempfile.TemporaryDirectory(prefix="vfsd-bench-", dir=work.folder) as name:
         source = Path(name) / "source.tar"
@@ -124,10 +124,11 @@ def compare_real_work(work: Work, report: Callable[[str], object]) -> Comparison
     return Comparison(ours, (*names, BARE), tuple(results.values()), BARE)
 
 
-def _check_programs() -> None:
-    missing = [program for program in NEEDED if shutil.which(program) is None]
+def check_programs(option: str, needed: Sequence[str]) -> None:
+    """Raise OperatorError if a program is missing that the option needs."""
+    missing = [program for program in needed if shutil.which(program) is None]
     if missing:
-        raise OperatorError(f"--real-work needs {', '.join(missing)}; install them first")
+        raise OperatorError(f"{option} needs {', '.join(missing)}; install them first")
 
 
 def _make_source(path: Path) -> None:
@@ -251,7 +252,7 @@ def _run(task: Task, place: Path, source: Path, seconds: float) -> Sample:
     if task.cold:
         _drop_caches()
     start = time.monotonic()
-    output = _shell(task.command, place, os.environ | {"SOURCE": str(source), "FIO": fio})
+    output = shell(task.command, place, os.environ | {"SOURCE": str(source), "FIO": fio})
     took = time.monotonic() - start
     if not task.rate:
         return Sample(value=took)
@@ -259,7 +260,7 @@ def _run(task: Task, place: Path, source: Path, seconds: float) -> Sample:
     return Sample(rate=report["jobs"][0][task.rate]["iops"])
 
 
-def _shell(command: str, place: Path, environment: dict[str, str]) -> str:
+def shell(command: str, place: Path, environment: Mapping[str, str]) -> str:
     """Run a command and every process that it starts; return its output. No process is left
     afterwards."""
     process = subprocess.Popen(

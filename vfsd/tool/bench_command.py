@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from vfsd.bench.arena import Contender, measure
 from vfsd.bench.compare import Comparison, ComparisonPlan, compare
+from vfsd.bench.count import count_requests, counts_markdown, counts_table
 from vfsd.bench.load import LoadSession, LoadShape
 from vfsd.bench.load_ops import OPS, Op, Share, pages_of, set_plans
 from vfsd.bench.process_tree import ProcessTree, daemon_tree
@@ -65,6 +66,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--real-work", action="store_true",
         help="also compare everyday commands and fio in a mount (needs root, takes minutes)",
     )  # fmt: skip
+    add(
+        "--count", action="store_true",
+        help="count the requests of everyday commands in a mount instead (needs root)",
+    )  # fmt: skip
     add("--chart", metavar="FILE", help="draw the comparison (SVG)")
     add("--markdown", metavar="FILE", help="write the comparison as a table in Markdown")
 
@@ -88,8 +93,11 @@ def _check(options: argparse.Namespace) -> None:
     _check_range(options.queues, "--queues", 1, REQUEST_QUEUES_MAX)
     _check_range(options.rounds, "--rounds", 1, ROUNDS_MAX)
     _check_range(options.seconds, "--seconds", 0.01, SECONDS_MAX)
-    if not options.compare and (options.real_work or options.peer or options.rows):
-        raise OperatorError("--real-work, --peer and --rows need --compare", status=2)
+    wants_compare = options.real_work or options.count or options.peer or options.rows
+    if not options.compare and wants_compare:
+        raise OperatorError("--real-work, --count, --peer and --rows need --compare", status=2)
+    if options.count and (options.real_work or options.rows or options.chart):
+        raise OperatorError("--count excludes --real-work, --rows and --chart", status=2)
     if options.chart is not None and not options.chart.endswith(".svg"):
         raise OperatorError("--chart: give a file name that ends with .svg", status=2)
     if options.dir is not None and not Path(options.dir).is_dir():
@@ -154,6 +162,8 @@ def _compare(options: argparse.Namespace) -> int:
         rows = _chosen(options.rows, ROWS, "--rows") if options.rows else []
     folder = None if options.dir is None else Path(options.dir)
     contenders = [_ours(options.ours_args), *_peers(options.peer)]
+    if options.count:
+        return _count(options, contenders, folder)
     plan = ComparisonPlan(contenders, rows, options.rounds, options.seconds, folder)
     comparison = compare(plan, _progress())
     if rows:
@@ -165,6 +175,18 @@ def _compare(options: argparse.Namespace) -> int:
         )
         print("\n" + table(work), end="")
     _save(options, comparison, work)
+    return 0
+
+
+def _count(
+    options: argparse.Namespace, contenders: Sequence[Contender], folder: Path | None
+) -> int:
+    counted = count_requests(contenders, folder, _progress())
+    print(counts_table(counted), end="")
+    if options.json:
+        _write(options.json, json.dumps(vars(counted), indent=2) + "\n")
+    if options.markdown:
+        _write(options.markdown, counts_markdown(counted))
     return 0
 
 
