@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Processes that share one fd table. */
+/* Processes that share one fd table, or have the parent of the process that makes them. */
 #ifndef VFSD_CLONE_PROCESS_H
 #define VFSD_CLONE_PROCESS_H
 
@@ -19,6 +19,10 @@ int clone_process(void);
  * if the calling process is killed.
  */
 int clone_sibling(int32_t *ret_pid);
+
+/* As os.fork(), but the new process is a child of the calling process's parent. *ret_pidfd is set
+ * to a pidfd of the new process, which the caller owns. Return: as clone_process(). */
+int fork_sibling(int32_t *ret_pidfd) must_check;
 
 /*
  * For a process that one of these functions has made: choose a stack protector canary of its own
