@@ -150,6 +150,11 @@ ATTACKS: Final = (
         ("hostile/test_faults.py", "worker/test_fault_budget.py"),
     ),
     Attack(
+        "a worker faults, the VMM connects again, and the guest goes on guessing addresses",
+        "the next sandbox has other addresses",
+        ("hostile/test_template.py",),
+    ),
+    Attack(
         "the first process of the sandbox is killed again and again, while the guest works",
         "the session goes on in another sandbox; only a file without a name is lost",
         ("hostile/test_sandbox_lost.py",),

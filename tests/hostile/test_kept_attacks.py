@@ -200,8 +200,8 @@ def test_a_vm_that_ends_each_supervisor_is_given_up(held: Service) -> None:
             for victim in held.titled("supervisor"):
                 with suppress(psutil.NoSuchProcess):
                     victim.send_signal(signal.SIGSEGV)
-            wait_until(lambda: state.tries() > tries, 10, "the next one tries")
-        for victim in titled(held, "supervisor"):
+            wait_until(partial(has_tried, state, tries), 10, "the next one tries")
+        for victim in held.titled("supervisor"):
             with suppress(psutil.NoSuchProcess):
                 victim.send_signal(signal.SIGSEGV)
         wait_until(lambda: state.tries() == 0, 10, "the VM is given up")

@@ -20,19 +20,13 @@ import pytest
 from tests.sandbox_modes import SandboxMode, in_each_mode
 from tests.waiting import HANG
 from vfsd.supervisor.device import DEVICE_BYTES
-from vfsd.supervisor.launcher import (
-    ANSWER,
-    CONNECT,
-    KILL,
-    MAKE_POOL,
-    NAME_KEEPER,
-    REQUEST,
-    serve,
-)
-from vfsd.supervisor.pool_fds import POOL_FDS, check_fds
+from vfsd.supervisor.launcher import CONNECT, KILL, MAKE_POOL, NAME_KEEPER, RENEW
+from vfsd.supervisor.launcher_requests import ANSWER, REQUEST, serve
+from vfsd.supervisor.pool_fds import check_fds
 from vfsd.supervisor.segments import Segments
 from vfsd.supervisor.spawn import spawn
 from vfsd.transport.fd_channel import FdChannel
+from vfsd.transport.job import POOL_FDS
 from vfsd.transport.shared_memory import create_segment
 
 from .daemon import Daemon, wait_until
@@ -164,7 +158,7 @@ def test_a_request_with_other_fds_is_refused(daemon: Daemon, line: socket.socket
 
 
 @in_each_mode
-@pytest.mark.parametrize("kind", [0, CONNECT, 5, 255])
+@pytest.mark.parametrize("kind", [0, CONNECT, RENEW, 6, 255])
 def test_another_kind_of_request_is_refused(daemon: Daemon, line: socket.socket, kind: int) -> None:
     before = _state(daemon)
     with ExitStack() as stack:
@@ -236,7 +230,9 @@ def test_nobody_is_killed_but_children_of_the_launcher(daemon: Daemon, line: soc
     before = _state(daemon)
     with ExitStack() as stack:
         ours = os.pidfd_open(os.getpid())
-        family = [os.pidfd_open(daemon.the(title)) for title in ("launcher", "supervisor")]
+        family = [
+            os.pidfd_open(daemon.the(title)) for title in ("launcher", "supervisor", "template")
+        ]
         keeper = os.pidfd_open(daemon.process.pid)
         dead = _pidfd_of_somebody_dead()
         event = os.eventfd(0)
@@ -305,7 +301,7 @@ def test_after_all_of_this_the_next_vmm_is_served(daemon: Daemon, line: socket.s
             guest = Guest(frontend.setup(1))
             guest.init()
             guest.getattr(ROOT)
-    assert daemon.titled("launcher") == [launcher]
+    assert daemon.titled(" launcher") == [launcher]
 
 
 def test_an_answer_for_a_supervisor_that_died_is_passed_over() -> None:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A pool that speaks the protocols of the supervisor's two channels and serves no guest. It is run
-like vfsd.worker.
+like vfsd.worker, and its processes are forked from a template as well.
 
 For each order it writes a line of JSON to the file `report` in its job's shared_dir, with the state
 of the device that a worker sees, so that a test knows what has arrived in the sandbox.
@@ -11,21 +11,27 @@ import json
 import os
 import select
 import signal
+import socket
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from vfsd.transport.channel import WorkerEnd
 from vfsd.transport.fd_channel import FdChannel
+from vfsd.transport.job import JobFds
 from vfsd.transport.native import ffi, lib
+from vfsd.transport.process_title import setproctitle
 from vfsd.transport.shared_memory import map_segment, read_blob
+from vfsd.worker import template
 
 REPORT = "report"
 
 
 class FakePool:
-    def __init__(self, job: dict[str, Any]) -> None:
+    def __init__(self, job: dict[str, Any], fds: JobFds) -> None:
         self.job = job
-        self.channel = FdChannel.from_fd(job["fds"]["channel"])
+        self.fds = fds
+        self.channel = FdChannel.from_fd(fds.channel)
         self.workers: dict[int, int] = {}  # pid -> slot
         self.adopted: set[int] = set()
 
@@ -91,9 +97,9 @@ class FakeWorker:
         self.pool = pool
         self.slot = slot
         size = ffi.sizeof("struct device_state")
-        memory = map_segment(pool.job["fds"]["device"], size, writable=False)
+        memory = map_segment(pool.fds.device, size, writable=False)
         self.device: Any = ffi.cast("struct device_state *", memory)
-        self.end = WorkerEnd(pool.job["fds"]["listeners"][slot])
+        self.end = WorkerEnd(pool.fds.listeners[slot])
 
     def run(self) -> None:
         self.end.send({"event": "hello", "pid": os.getpid()})
@@ -121,13 +127,21 @@ class FakeWorker:
 
 
 def main() -> None:
-    job_fd = int(sys.argv[1])
-    job = json.loads(read_blob(job_fd))
+    sock, blob, root = map(int, sys.argv[1:])
+    job = json.loads(read_blob(blob))
+    setproctitle(f"vfsd: {job['name']} template")
+    template.serve(socket.socket(fileno=sock), lambda passed: live(job, root, passed))
+
+
+def live(job: dict[str, Any], root: int, passed: Sequence[int]) -> None:
+    setproctitle("fake pool")
+    fds = JobFds.of(root, passed, job["slots"])
+    os.dup2(fds.stderr, 2)
     os.setresuid(-1, -1, job["supervisor"])
     if os.fork():
         os._exit(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    pool = FakePool(job)
+    pool = FakePool(job, fds)
     pool.report({"job": job})
     pool.run()
 

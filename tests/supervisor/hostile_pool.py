@@ -15,6 +15,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ class TakenOver:
     """The attacks: what a guest's program does in a worker that it has taken over."""
 
     def __init__(self, pool: fake_pool.FakePool, slot: int) -> None:
-        self.fds = pool.job["fds"]
+        self.fds = asdict(pool.fds)
         self.channel = pool.channel.socket
         self.listener = socket.socket(fileno=os.dup(self.fds["listeners"][slot]))
         self.listener.setblocking(True)

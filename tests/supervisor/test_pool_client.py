@@ -15,6 +15,7 @@ from vfsd.supervisor.descendants import descendants, process_of
 from vfsd.supervisor.device import DEVICE_BYTES
 from vfsd.supervisor.event_loop import EventLoop
 from vfsd.supervisor.launcher import Launcher
+from vfsd.supervisor.launcher_record import LauncherRecord
 from vfsd.supervisor.log_collector import LogCollector, stderr_sink
 from vfsd.supervisor.patience import Patience
 from vfsd.supervisor.pool_client import PoolClient
@@ -59,7 +60,7 @@ def test_only_a_living_pools_workers_are_killed(
     child_fd = os.pidfd_open(child)
     ours, theirs = FdChannel.pair()
     loop = EventLoop()
-    launcher = Launcher(0, -1, -1)  # the test needs no launcher
+    launcher = Launcher(0, -1, -1, LauncherRecord())  # the test needs no launcher
     log = LogCollector("test", "off", stderr_sink)
     relay = StderrRelay(loop, log, os.open(os.devnull, os.O_RDONLY))
     device = create_segment("vfsd-device", DEVICE_BYTES)

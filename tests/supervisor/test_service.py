@@ -182,7 +182,7 @@ def test_a_worker_that_dies_is_reported_and_its_successor_is_asked(
 
 def is_fake_worker(process: psutil.Process) -> bool:
     parent = process.parent()
-    return parent is not None and "fake_pool" in " ".join(parent.cmdline())
+    return parent is not None and "fake pool" in " ".join(parent.cmdline())
 
 
 def test_a_worker_that_does_not_listen_is_replaced(daemon: Daemon, frontend: Frontend) -> None:

@@ -14,6 +14,7 @@ from .daemon import Daemon, has_ended, wait_until
 from .frontend import Frontend
 
 QUEUES = 2
+TITLE = "fake pool"
 SLOW = ("--pool=slow_pool.py", "--set=pool_client.SLOW_SECONDS=0.2")
 LINE = "the start of the pool: still waiting after"
 
@@ -29,10 +30,10 @@ def start(folder: Path, *options: str) -> Daemon:
 
 
 def started(daemon: Daemon) -> list[psutil.Process]:
-    """The pool that is starting: a child of the launcher that does not have its title yet."""
+    """The pool that is starting: a child of the launcher, as the template is."""
     launcher = daemon.find("launcher")
     children = launcher.children() if launcher else []
-    return [child for child in children if not "".join(child.cmdline()).startswith("vfsd: ")]
+    return [child for child in children if TITLE in " ".join(child.cmdline())]
 
 
 def test_a_vmm_is_served_once_the_pool_has_started(tmp_path: Path) -> None:

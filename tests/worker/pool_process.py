@@ -48,7 +48,7 @@ FS: Final[dict[str, Any]] = asdict(
 
 
 def job_content(**changes: Any) -> dict[str, Any]:
-    """The content of a job that decode() accepts, with made-up fd numbers."""
+    """The content of a job that decode() accepts."""
     return {
         "name": "test",
         "shared_dir": "/tmp",
@@ -68,17 +68,6 @@ def job_content(**changes: Any) -> dict[str, Any]:
         "inode_capacity": CAPACITY,
         "file_capacity": CAPACITY,
         "fs": FS,
-        "fds": {
-            "root": 3,
-            "channel": 4,
-            "device": 5,
-            "inodes": 6,
-            "files": 7,
-            "rings": 8,
-            "workers": 9,
-            "listeners": [10, 11],
-            "before": [],
-        },
     } | changes
 
 
@@ -117,44 +106,37 @@ class PoolProcess:
         self.paths = [str(folder / f"worker-{i}") for i in range(self.slots)]
         listeners = [_listen(path) for path in self.paths]
         root = os.open(folder, os.O_PATH)
-        fds = {
-            **self._segments,
-            "root": root,
-            "channel": theirs.fileno(),
-            "listeners": listeners,
-            "before": [],
-        }
         device_bytes = ffi.sizeof("struct device_state")
         self._mapped = map_segment(self._segments["device"], device_bytes)
         self.device = _cast("struct device_state *", self._mapped)
         self.device.layout = lib.DEVICE_STATE_LAYOUT
         workers = map_segment(self._segments["workers"], workers_bytes)
         self.rows = _cast("struct worker_table *", workers).rows
-        content = job_content(shared_dir=str(folder), **job, fds=fds)
+        content = job_content(shared_dir=str(folder), **job)
         blob = create_blob("job", json.dumps(content).encode())
         self.pid: int | None = None
         self._pidfd: int | None = None
         self._ids = 0
         self.events: list[dict[str, Any]] = []
-        command = [sys.executable, "-I", "-m", "vfsd.worker", str(blob)]
+        ours, their_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        arguments = [str(fd) for fd in (their_end.fileno(), blob, root)]
+        command = [sys.executable, "-I", "-m", "vfsd.worker", *arguments]
         if uid is not None:  # no exec: that user may be unable to reach this interpreter
-            command = [sys.executable, "-c", _AS_USER, str(uid), str(blob)]
+            command = [sys.executable, "-c", _AS_USER, str(uid), *arguments]
         self.stderr, their_stderr = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         # The supervisor blocks these signals as well, because it waits for them by other means.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD, signal.SIGTERM])
-        self._first = subprocess.Popen(
+        pool_stderr = their_stderr if stderr is None else stderr
+        with subprocess.Popen(
             command,
-            pass_fds=[
-                blob,
-                root,
-                theirs.fileno(),
-                *listeners,
-                *self._segments.values(),
-                *also_pass,
-            ],
-            stderr=their_stderr if stderr is None else stderr,
+            pass_fds=[blob, root, their_end.fileno(), *also_pass],
             env={"LEAK": "secret"},
-        )
+        ):
+            their_end.close()
+            fds = [theirs.fileno(), pool_stderr, *self._segments.values(), *listeners]
+            socket.send_fds(ours, [b"\0"], fds)
+            _, (self._first,), _, _ = socket.recv_fds(ours, 4, 1)
+            ours.close()  # the template ends
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.close(blob)
         os.close(root)
@@ -168,12 +150,20 @@ class PoolProcess:
         started has ended, since the pool then runs in another process."""
         packet = self.channel.receive()
         assert packet is not None
-        self._first.wait(SECONDS)
+        self._await_first()
         if packet.content.get("event") == "ready":
             assert packet.pid is not None
             self.pid = packet.pid
             self._pidfd = os.pidfd_open(packet.pid)
         return packet.content
+
+    def _await_first(self) -> None:
+        """Wait until the first process has ended, and reap it."""
+        if self._first >= 0:
+            assert select.select([self._first], [], [], SECONDS)[0]
+            os.waitid(os.P_PIDFD, self._first, os.WEXITED)
+            os.close(self._first)
+            self._first = -1
 
     def start(self) -> "PoolProcess":
         assert self.first_event()["event"] == "ready"
@@ -265,8 +255,9 @@ class PoolProcess:
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
             os.close(self._pidfd)
             assert ended, "the pool did not end when its channel was closed"
-        self._first.kill()
-        self._first.wait()
+        if self._first >= 0:
+            signal.pidfd_send_signal(self._first, signal.SIGKILL)
+            self._await_first()
         os.close(self.stderr)
         for fd in self._segments.values():
             os.close(fd)

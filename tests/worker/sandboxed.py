@@ -7,6 +7,7 @@ import os
 import signal
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -14,7 +15,7 @@ from typing import Any, Final, NoReturn
 from tests.waiting import HANG
 from tests.worker.pool_process import job_content
 from vfsd.transport.fd_channel import FdChannel
-from vfsd.transport.job import Job, decode
+from vfsd.transport.job import Job, JobFds, decode
 from vfsd.transport.shared_memory import create_segment
 from vfsd.worker.isolation import isolate
 from vfsd.worker.sandbox import IsolationError, Sandbox
@@ -138,6 +139,6 @@ def _job(folder: Path, channel: FdChannel, changes: dict[str, Any]) -> Job:
     names = ("device", "inodes", "files", "rings", "workers")
     fds: dict[str, Any] = {name: create_segment(name, 1) for name in names}
     fds |= {"root": os.open(folder, os.O_PATH), "channel": channel.fileno()}
-    fds |= {"listeners": [create_segment("listener", 1)], "before": []}
-    content = job_content(shared_dir=str(folder), slots=1, fds=fds) | changes
-    return decode(json.dumps(content).encode())
+    fds |= {"listeners": (create_segment("listener", 1),), "stderr": 2}
+    content = job_content(shared_dir=str(folder), slots=1) | changes
+    return replace(decode(json.dumps(content).encode()), fds=JobFds(**fds))

@@ -6,7 +6,9 @@ the end of a long life, when it is needed: by then it may have been upgraded to 
 not fit any more.
 """
 
+import errno
 import os
+import re
 import select
 import signal
 import time
@@ -14,8 +16,11 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from vfsd.transport.control_messages import printable
+
+_STAT_BYTES: Final = 4096  # more than any /proc/PID/stat has
 
 
 def _kill(pidfd: int) -> None:
@@ -60,10 +65,10 @@ def descendants(pid: int) -> list[Process]:
 
 def _everything() -> list[Process]:
     processes = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
+    for name in os.listdir("/proc"):  # noqa: PTH208 - pathlib takes four times as long
+        if name.isdigit():
             with suppress(FileNotFoundError, ProcessLookupError):
-                processes.append(process_of(int(entry.name)))
+                processes.append(process_of(int(name)))
     return processes
 
 
@@ -99,7 +104,7 @@ def process_of(pid: int) -> Process:
     The fields are those of proc(5): pid, name in parentheses, state, parent; the 14th and the 15th
     are the CPU time in user space and in the kernel, the 22nd is the time of the start.
     """
-    stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    stat = _read(f"/proc/{pid}/stat")
     head, _, rest = stat.rpartition(")")
     fields = rest.split()
     return Process(
@@ -110,6 +115,26 @@ def process_of(pid: int) -> Process:
         started=int(fields[19]),
         cpu=int(fields[11]) + int(fields[12]),
     )
+
+
+def _read(path: str) -> str:
+    """The text of a short file below /proc. pathlib would take four times as long, and a VMM that
+    connects again waits while all processes of the host are read."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, _STAT_BYTES).decode(errors="replace")
+    finally:
+        os.close(fd)
+
+
+def pid_of(pidfd: int) -> int:
+    """The pid of the process of a pidfd; OSError (EINVAL) if the process is gone or the fd is not a
+    pidfd."""
+    info = Path(f"/proc/self/fdinfo/{pidfd}").read_text(errors="replace")
+    found = re.search(r"^Pid:\t(\d+)$", info, re.MULTILINE)
+    if not found:
+        raise OSError(errno.EINVAL, "the fd is not the pidfd of a process")
+    return int(found[1])
 
 
 def state_of(pid: int) -> str:

@@ -12,7 +12,8 @@ from time import monotonic
 from typing import Final
 
 from vfsd.supervisor.event_loop import EventLoop
-from vfsd.supervisor.launcher import Launcher, LauncherGoneError
+from vfsd.supervisor.launcher import Launcher
+from vfsd.supervisor.launcher_requests import LauncherGoneError
 from vfsd.supervisor.log_collector import LogCollector
 from vfsd.supervisor.restart_policy import GrowingPause
 from vfsd.transport.errors import OperatorError

@@ -179,7 +179,7 @@ class Keeper:
         return None
 
     def _kill_all(self, supervisor: Supervisor) -> None:
-        """Kill and reap all processes of the daemon except the launcher."""
+        """Kill and reap all processes of the daemon except those of the launcher."""
         grace = GracePeriod(self.say)
         while left := self._left(supervisor):
             for process in left:
@@ -191,7 +191,7 @@ class Keeper:
     def _left(self, supervisor: Supervisor) -> list[Process]:
         found = descendants(os.getpid()) + self.launcher.descendants() + supervisor.find()
         by_pid = {process.pid: process for process in found}
-        return [by_pid[pid] for pid in by_pid if pid != self.launcher.pid]
+        return [by_pid[pid] for pid in by_pid.keys() - self.launcher.own_pids()]
 
 
 def _reap() -> set[int]:

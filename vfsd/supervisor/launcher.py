@@ -9,29 +9,31 @@ third process keeps the privileges, and no input says to that process what to do
 
 Actors. The keeper forks the launcher before any input can be read, and gives the launcher the
 options and the fd of the shared directory. The keeper then closes that fd and gives up its own
-privileges. A supervisor asks the launcher for a pool. The pool's first process is a child of the
-launcher; it forks the holder and exits. The launcher is the child subreaper, so it is the parent of
-the holder from then on: every process of a sandbox is a descendant of the launcher, also when
-keepers and supervisors have come and gone.
+privileges. The launcher executes the template of the pools, in which everything that a worker needs
+is imported (templates.py). A supervisor asks the launcher for a pool, and the template forks the
+pool's first process. That process is a child of the launcher; it forks the holder and exits. The
+launcher is the child subreaper, so it is the parent of the holder from then on: every process of a
+sandbox is a descendant of the launcher, also when keepers and supervisors have come and gone.
 
 Invariants. A request has a kind, a number that comes back in the answer, and fds. The fds of
 MAKE_POOL are, in this order, those named in POOL_FDS, one per worker slot, and the tables of a lost
 pool if the new pool takes its place. Each fd is checked to be of the kind that its name says. The
-answer has a pidfd of the pool's first process.
-The fd of KILL is such a pidfd: a process that has just been executed does not allow signals from
-the supervisor yet (isolation.py). The fd of NAME_KEEPER is the pidfd of a process with the user id
-of the keeper; the pid file names this process from then on. CONNECT has no fds: the launcher
-connects to the VMM of --connect and answers with the connection. The supervisor sends no path,
-option or text; the fds of any other request are closed, and the request is refused. An answer is
-the number of the request and 0 or an errno. So a supervisor that was taken over can start pools
-that share this directory with these options, can end them, can connect to this VMM, can name
-another process of its own user id as the keeper, and can do nothing else here.
+answer has a pidfd of the pool's first process. The fd of KILL is such a pidfd: a process that has
+just been forked does not allow signals from the supervisor yet (isolation.py). RENEW has no fds:
+the next pool is made from another template. The fd of NAME_KEEPER is the pidfd of a process with
+the user id of the keeper; the pid file names this process from then on. CONNECT has no fds: the
+launcher connects to the VMM of --connect and answers with the connection. The supervisor sends no
+path, option or text; the fds of any other request are closed, and the request is refused. An answer
+is the number of the request and 0 or an errno. So a supervisor that was taken over can start pools
+that share this directory with these options, can end them, can have templates executed, can connect
+to this VMM, can name another process of its own user id as the keeper, and can do nothing else
+here.
 
 Ownership. The launcher has an fd table of its own, with the standard fds, its end of the socket
-pair, the shared directory, the pid file, and the lock of --keep-state=DIR: these locks therefore
-last until everything has been cleaned up. The fds of a request are closed when the pool has been
-started. The other end of the socket pair is in the fd table of keeper and supervisor, so it is
-closed when both are gone.
+pair, its end of the template's, the shared directory, the job of the pools, the pid file, and the
+lock of --keep-state=DIR: these locks therefore last until everything has been cleaned up. The fds
+of a request are closed when the pool has been started. The other end of the socket pair is in the
+fd table of keeper and supervisor, so it is closed when both are gone.
 
 Death. When the other end of the socket pair is closed, the share has ended: the launcher kills what
 is left of the sandboxes, removes the socket file and the runtime folder, which no other process may
@@ -46,54 +48,46 @@ No exec. The launcher does not set no_new_privs, because newuidmap would inherit
 import errno
 import os
 import re
-import select
 import signal
 import socket
-import struct
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Final, NoReturn
 
-from vfsd.supervisor.descendants import Process, descendants, has_ended, process_of
+from vfsd.supervisor.descendants import Process, descendants, has_ended, pid_of, process_of
+from vfsd.supervisor.launcher_record import LauncherRecord
+from vfsd.supervisor.launcher_requests import Action, LauncherGoneError, Requests, serve
 from vfsd.supervisor.loader import copy_loader
 from vfsd.supervisor.options import Options
 from vfsd.supervisor.pid_file import PidFile
-from vfsd.supervisor.pool_fds import POOL_FDS, check_fds
 from vfsd.supervisor.pool_job import create_job
-from vfsd.supervisor.spawn import reap_by_itself, spawn
-from vfsd.transport.errors import OperatorError
+from vfsd.supervisor.spawn import reap_by_itself
+from vfsd.supervisor.templates import Template, Templates
 from vfsd.transport.fd_table import close_all_but
-from vfsd.transport.job import JobFds
 from vfsd.transport.native import check, lib
-from vfsd.transport.passed_fds import close_fds, decode_fds, encode_fds
+from vfsd.transport.passed_fds import close_fds
 from vfsd.transport.process_title import setproctitle
 
 # The isolation of the pool is as with -I: see spawn.py. -S: modules that *.pth files of an
 # installation import would stay in the memory of each worker.
 POOL_COMMAND: Sequence[str] = (sys.executable, "-P", "-S", "-m", "vfsd.worker")
-MAKE_POOL, KILL, NAME_KEEPER, CONNECT = 1, 2, 3, 4
-REQUEST: Final = struct.Struct("=BI")  # kind, number
-ANSWER: Final = struct.Struct("=Ii")  # number, errno or 0
-ANSWER_SECONDS: Final = 120.0  # a launcher that has not answered after this time hangs
+MAKE_POOL, KILL, NAME_KEEPER, CONNECT, RENEW = 1, 2, 3, 4, 5
 END_SECONDS: Final = 5.0
-_ROOM: Final = socket.CMSG_SPACE(253 * 4)  # bytes, for the 253 fds that the kernel passes at most
-
-
-class LauncherGoneError(OperatorError):
-    """The launcher has ended or does not answer: no more pools can be made."""
 
 
 class Launcher:
-    """The launcher as keeper and supervisor see it: its pid and pidfd, and `fd`, their end of its
-    socket pair."""
+    """The launcher as keeper and supervisor see it: its pid and pidfd, `fd`, their end of its
+    socket pair, and what it reports about itself."""
 
-    def __init__(self, pid: int, pidfd: int, fd: int) -> None:
+    def __init__(self, pid: int, pidfd: int, fd: int, record: LauncherRecord) -> None:
         self.pid = pid
         self.pidfd = pidfd
         self.fd = fd
+        self._record = record
+        self._requests = Requests(fd)
 
     @classmethod
     def start(
@@ -110,33 +104,51 @@ class Launcher:
         end. `supervisor`: the user id that keeper and supervisor will have. `locks`: the fds of the
         pid file and of the folder of --keep-state."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        record = LauncherRecord()
         pid = os.fork()
         if pid == 0:
             kept = {root, theirs.fileno(), *locks}
             end = theirs.detach()
-            _be_launcher(name, options, root, supervisor, end, clean_up, pid_file, kept)
+            _be_launcher(name, options, root, supervisor, end, clean_up, pid_file, record, kept)
         theirs.close()
         close_fds([root, *locks])
-        return cls(pid, os.pidfd_open(pid), ours.detach())
+        return cls(pid, os.pidfd_open(pid), ours.detach(), record)
 
     def start_pool(self, fds: Sequence[int]) -> int:
         """Ask for a pool with `fds` (POOL_FDS, then one listener per worker slot, then no tables or
-        TABLES_BEFORE tables of a pool that was lost).
+        TABLES_BEFORE tables of a pool that was lost). Returns the number of the request, for
+        first_process(). Raises LauncherGoneError if there is no launcher."""
+        return self._requests.send(MAKE_POOL, fds)
 
-        Returns a pidfd of the pool's first process, which the caller owns. Raises OSError if that
-        process could not be started, LauncherGoneError if there is no launcher.
+    def first_process(self, number: int) -> int | None:
+        """A pidfd of the first process of the pool that was asked for with this number, which the
+        caller owns; None as long as there is no answer: `fd` is readable when there is one.
+
+        Raises OSError if that process could not be started, LauncherGoneError if there is no
+        launcher.
         """
-        return self._ask(MAKE_POOL, fds)[0]
+        fds = self._requests.answer(number)
+        return fds[0] if fds else None
+
+    def forget(self, number: int) -> None:
+        """The answer to this request is not waited for any more."""
+        self._requests.forget(number)
 
     def descendants(self) -> list[Process]:
         """The processes of all sandboxes; empty if the launcher is gone."""
         found = descendants(self.pid)
-        return [] if has_ended(self.pidfd) else found  # alive now, so alive while we looked
+        if has_ended(self.pidfd):  # otherwise it was alive while we looked
+            return []
+        return [process for process in found if process.pid not in self.own_pids()]
+
+    def own_pids(self) -> set[int]:
+        """The pids of the launcher and of its template: they belong to no sandbox."""
+        return {self.pid, self._record.template}
 
     def connect(self) -> int:
         """Ask for a connection to the VMM of --connect; returns its fd, which the caller owns.
         Raises OSError if the VMM does not accept it, and LauncherGoneError."""
-        return self._ask(CONNECT, [])[0]
+        return self._requests.ask(CONNECT, [])[0]
 
     def kill(self, pidfd: int) -> None:
         """Send SIGKILL, also to the first process of a pool, which needs the launcher's
@@ -145,40 +157,17 @@ class Launcher:
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         except PermissionError:
             with suppress(OSError, LauncherGoneError):
-                self._ask(KILL, [pidfd])
+                self._requests.ask(KILL, [pidfd])
         except ProcessLookupError:
             pass
 
     def name_keeper(self, pidfd: int) -> None:
-        """Have the pid file name the keeper that `pidfd` refers to. The answer is not waited for:
-        an event loop must not wait."""
-        sock = socket.socket(fileno=self.fd)
-        try:
-            sock.setblocking(False)
-            _drop_answers(sock)
-            request = REQUEST.pack(NAME_KEEPER, _new_number())
-            with suppress(OSError):  # the launcher is gone or hangs: the pid file stays as it is
-                sock.sendmsg([request], encode_fds([pidfd]))
-        finally:
-            sock.detach()
+        """Have the pid file name the keeper that `pidfd` refers to."""
+        self._requests.send_only(NAME_KEEPER, [pidfd])
 
-    def _ask(self, kind: int, fds: Sequence[int]) -> list[int]:
-        """Send a request and wait for the answer; returns its fds. Raises as start_pool() does."""
-        number = _new_number()
-        sock = socket.socket(fileno=self.fd)
-        try:
-            sock.settimeout(ANSWER_SECONDS)
-            sock.sendmsg([REQUEST.pack(kind, number)], encode_fds(fds))
-            error, passed = _await_answer(sock, number)
-        except TimeoutError:
-            raise LauncherGoneError("the launcher does not answer") from None
-        except OSError as gone:
-            raise LauncherGoneError(f"the launcher is gone: {gone.strerror}") from None
-        finally:
-            sock.detach()
-        if error:
-            raise OSError(error, os.strerror(error))
-        return passed
+    def renew_template(self) -> None:
+        """Have the next pool made from another template, with other addresses."""
+        self._requests.send_only(RENEW, [])
 
     def end(self) -> None:
         """Close the socket and wait until the launcher has cleaned up and ended."""
@@ -186,30 +175,6 @@ class Launcher:
         has_ended(self.pidfd, END_SECONDS)
         with suppress(ChildProcessError):  # a keeper that was created later is not its parent
             os.waitpid(self.pid, os.WNOHANG)
-
-
-def _new_number() -> int:
-    return int.from_bytes(os.urandom(4), "little")
-
-
-def _drop_answers(sock: socket.socket) -> None:
-    """Take the answers off a non-blocking socket that no process waits for."""
-    with suppress(OSError):
-        while (answer := sock.recvmsg(ANSWER.size, _ROOM, socket.MSG_CMSG_CLOEXEC))[0]:
-            close_fds(decode_fds(answer[1]))
-
-
-def _await_answer(sock: socket.socket, number: int) -> tuple[int, list[int]]:
-    """The errno and the fds of the answer with this number."""
-    while True:
-        data, ancillary, _, _ = sock.recvmsg(ANSWER.size, _ROOM, socket.MSG_CMSG_CLOEXEC)
-        fds = decode_fds(ancillary)
-        if not data:
-            raise ConnectionResetError(errno.ECONNRESET, "it closed its socket")
-        answered, error = ANSWER.unpack(data)
-        if answered == number:
-            return error, fds
-        close_fds(fds)  # the answer to a supervisor that died
 
 
 # In the launcher.
@@ -223,6 +188,7 @@ def _be_launcher(
     sock: int,
     clean_up: Callable[[], None],
     pid_file: PidFile | None,
+    record: LauncherRecord,
     kept: Collection[int],
 ) -> NoReturn:
     try:
@@ -233,72 +199,29 @@ def _be_launcher(
         if os.geteuid() != 0:  # execve(2) gives root its capabilities again
             lib.capabilities_pass_on()  # if this fails, the pool reports what it lacks
         loader = copy_loader(POOL_COMMAND[0])
+        requests = socket.socket(fileno=sock)
+        passed = (create_job(name, options, supervisor, root), root)
+        title = _longest_title(name, options.request_queues)
+        execute = partial(Template.execute, list(POOL_COMMAND), loader, passed, title)
+        templates = Templates(requests, options.workers, execute, record.note_template)
+        with suppress(OSError):  # the first request for a pool reports it
+            templates.renew()
         lib.process_forget_code()
         actions: dict[int, Action] = {
-            MAKE_POOL: partial(_start_pool, name, options, root, supervisor, loader),
-            KILL: _kill,
+            MAKE_POOL: templates.start_pool,
+            KILL: partial(_kill, templates.is_template),
             NAME_KEEPER: partial(_name_keeper, pid_file, supervisor),
             CONNECT: partial(_connect, options.connect),
+            RENEW: templates.renew,
         }
-        serve(socket.socket(fileno=sock), actions)
+        serve(requests, actions, templates.await_request)
+        templates.end()
         _kill_descendants()
         clean_up()
     except BaseException as error:
         os.write(2, f"vfsd: {name}: launcher: {error!r}\n".encode(errors="backslashreplace"))
     finally:
         os._exit(0)
-
-
-# Carries out a request: takes the fds of the request, and returns the fds of the answer, which are
-# closed when the answer has been sent.
-Action = Callable[[Sequence[int]], list[int]]
-
-
-def serve(sock: socket.socket, actions: Mapping[int, Action]) -> None:
-    """Answer requests until the other end is closed."""
-    while True:
-        try:
-            data, ancillary, flags, _ = sock.recvmsg(
-                REQUEST.size + 1, _ROOM, socket.MSG_CMSG_CLOEXEC
-            )
-        except OSError:
-            return
-        fds = decode_fds(ancillary)
-        if not data and not fds and _is_closed(sock):
-            return
-        try:
-            answer, given = _obey(data, flags, fds, actions)
-        finally:
-            close_fds(fds)  # before the answer, which reports that the request is complete
-        if answer:
-            with suppress(OSError):  # the supervisor died, or does not read its answers
-                sock.sendmsg([answer], encode_fds(given), socket.MSG_DONTWAIT)
-        close_fds(given)
-
-
-def _is_closed(sock: socket.socket) -> bool:
-    """Is the other end closed? An empty packet looks the same to recvmsg(2)."""
-    poll = select.poll()
-    poll.register(sock, 0)
-    return any(events & select.POLLHUP for _, events in poll.poll(0))
-
-
-def _obey(
-    data: bytes, flags: int, fds: Sequence[int], actions: Mapping[int, Action]
-) -> tuple[bytes, list[int]]:
-    """Carry out the request in a packet; returns the answer (b"": none) and the fds of the
-    answer."""
-    if len(data) != REQUEST.size or flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
-        return b"", []  # no number to answer with; our supervisor never sends such a packet
-    kind, number = REQUEST.unpack(data)
-    try:
-        return ANSWER.pack(number, 0), actions.get(kind, _refuse)(fds)
-    except OSError as failed:
-        return ANSWER.pack(number, failed.errno or errno.EINVAL), []
-
-
-def _refuse(_fds: Sequence[int]) -> list[int]:
-    raise OSError(errno.EINVAL, "there is no such request")
 
 
 def _connect(path: str | None, fds: Sequence[int]) -> list[int]:
@@ -317,9 +240,11 @@ def _connect(path: str | None, fds: Sequence[int]) -> list[int]:
         return [sock.detach()]
 
 
-def _kill(fds: Sequence[int]) -> list[int]:
-    """Kill the process of a pidfd. OSError (EINVAL) unless the process is a child of ours."""
-    if process_of(_pid_of(fds)).parent != os.getpid():
+def _kill(is_template: Callable[[int], bool], fds: Sequence[int]) -> list[int]:
+    """Kill the process of a pidfd. OSError (EINVAL) unless the process is of a pool: a child of
+    ours, and not the template."""
+    pid = _pid_of(fds)
+    if process_of(pid).parent != os.getpid() or is_template(pid):
         raise OSError(errno.EINVAL, "the fd of KILL is not the pidfd of a child of the launcher")
     signal.pidfd_send_signal(fds[0], signal.SIGKILL)
     return []
@@ -346,11 +271,7 @@ def _pid_of(fds: Sequence[int]) -> int:
     process."""
     if len(fds) != 1:
         raise OSError(errno.EINVAL, f"the request has {len(fds)} fds; expected a pidfd")
-    info = Path(f"/proc/self/fdinfo/{fds[0]}").read_text(errors="replace")
-    found = re.search(r"^Pid:\t(\d+)$", info, re.MULTILINE)
-    if not found:
-        raise OSError(errno.EINVAL, "the fd of the request is not the pidfd of a process")
-    return int(found[1])
+    return pid_of(fds[0])
 
 
 def _kill_descendants() -> None:
@@ -363,28 +284,6 @@ def _kill_descendants() -> None:
         killed |= {process.pid for process in left}
 
 
-def _start_pool(
-    name: str, options: Options, root: int, supervisor: int, loader: int | None, fds: Sequence[int]
-) -> list[int]:
-    """Start the first process of a pool; returns its pidfd. OSError if `fds` are not the fds of a
-    pool."""
-    check_fds(fds, options.workers)
-    named = dict(zip(POOL_FDS, fds, strict=False))
-    stderr = named.pop("stderr")
-    tables = len(POOL_FDS) + options.workers
-    listeners, before = tuple(fds[len(POOL_FDS) : tables]), tuple(fds[tables:])
-    job_fds = JobFds(root=root, listeners=listeners, before=before, **named)
-    job = create_job(name, options, supervisor, job_fds)
-    try:
-        passed = [job, root, *(fd for fd in fds if fd != stderr)]
-        command = [*POOL_COMMAND, str(job), _room_for_title(name, options.request_queues)]
-        return [spawn(command, loader, passed, stderr)]
-    finally:
-        os.close(job)
-
-
-def _room_for_title(name: str, queues: int) -> str:
-    """An argument that takes as much room as the title of a worker which serves all queues. A
-    title overwrites the arguments. Behind the arguments of the loader, which stay, the kernel shows
-    no title that is longer than the arguments were."""
-    return " " * len(f"vfsd: {name} worker {queues} (hiprio{', queue 99' * queues})".encode())
+def _longest_title(name: str, queues: int) -> str:
+    """The title of a worker that serves all queues."""
+    return f"vfsd: {name} worker {queues} (hiprio{', queue 99' * queues})"

@@ -30,7 +30,9 @@ from vfsd.supervisor.descendants import (
     state_of,
 )
 from vfsd.supervisor.event_loop import EventLoop
-from vfsd.supervisor.launcher import Launcher, LauncherGoneError
+from vfsd.supervisor.first_process import start_first
+from vfsd.supervisor.launcher import Launcher
+from vfsd.supervisor.launcher_requests import LauncherGoneError
 from vfsd.supervisor.log_collector import LogCollector
 from vfsd.supervisor.options import Options
 from vfsd.supervisor.patience import Patience
@@ -46,6 +48,7 @@ from vfsd.transport.control_messages import (
     PoolLog,
     PoolReady,
     PoolReplaced,
+    WorkerDied,
     decode_fd_numbers,
     decode_pool_event,
     decode_refusal,
@@ -98,6 +101,7 @@ class PoolClient:
         self.spawned: set[int] = set()  # slots that have a worker
         self.ended: set[int] = set()  # slots whose worker died and is not created again
         self.on_event: Callable[[PoolEvent], None] = lambda _: None
+        self._has_renewed = False  # a worker has crashed, and another template makes the next pool
         self._patience = patience
         self._loop = loop
         self._launcher = launcher
@@ -149,20 +153,18 @@ class PoolClient:
         while the pool lives: on a slow host, or with a tenth of a CPU, a start may take any
         time."""
         try:
-            self._patience.wait(
-                lambda: self.ready and self._first is None,
-                "the start of the pool",
-                self.pid,
-                SLOW_SECONDS,
-            )
+            self._await_start(lambda: self.ready and self._first is None)
         except PoolDiedError:
             raise PoolDiedError("the pool of workers ended before it was ready") from None
+
+    def _await_start(self, condition: Callable[[], bool]) -> None:
+        self._patience.wait(condition, "the start of the pool", self.pid, SLOW_SECONDS)
 
     def _launch(self, channel: int, stderr: int, tables: list[int]) -> None:
         listeners = [fd for _, fd in self.listeners]
         fds = [channel, stderr, *self.segments.fds(), *listeners, *tables]
         try:
-            self._first = self._launcher.start_pool(fds)
+            self._first = start_first(self._launcher, fds, self._loop, self._await_start)
         except LauncherGoneError as error:
             raise LauncherGoneError(f"cannot start a pool of workers: {error}") from None
         except OSError as error:
@@ -339,6 +341,9 @@ class PoolClient:
             self.pid, self.opens_handles = packet.pid, event.opens_handles
             self.watch(os.pidfd_open(packet.pid))
             self.ready = True
+        if isinstance(event, WorkerDied) and event.is_crash and not self._has_renewed:
+            self._has_renewed = True  # the next sandbox has other addresses than this one
+            self._launcher.renew_template()
         if isinstance(event, PoolReplaced):
             for order in self._orders.values():
                 order.is_sent = False

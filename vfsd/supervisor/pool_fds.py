@@ -8,21 +8,15 @@ import os
 import socket
 import stat
 from collections.abc import Callable, Sequence
-from dataclasses import fields
-from typing import Final
 
-from vfsd.supervisor.segments import Segments
-from vfsd.transport.job import TABLES_BEFORE
+from vfsd.transport.job import SEGMENTS, TABLES_BEFORE
 from vfsd.transport.shared_memory import is_segment
-
-# The fds of MAKE_POOL. The listeners of the worker slots follow them, and then, for a sandbox that
-# takes the place of a lost one, TABLES_BEFORE tables of the lost one.
-POOL_FDS: Final = ("channel", "stderr", *(field.name for field in fields(Segments)))
 
 
 def check_fds(fds: Sequence[int], workers: int) -> None:
-    """OSError (EINVAL) unless these are the fds of a pool with this number of workers."""
-    segments = [is_segment] * len(fields(Segments))
+    """OSError (EINVAL) unless these are the fds of a pool (job.POOL_FDS) with this number of
+    workers."""
+    segments = [is_segment] * len(SEGMENTS)
     kinds = [_is_channel, _is_pipe_to_write, *segments, *[_is_listener] * workers]
     if len(fds) > len(kinds):
         kinds += [is_segment] * TABLES_BEFORE

@@ -6,15 +6,15 @@ from dataclasses import fields, replace
 from vfsd.supervisor.option_values import FOR_EVER
 from vfsd.supervisor.options import Options, cache_timeout
 from vfsd.supervisor.segments import FILE_CAPACITY
-from vfsd.transport.job import Filesystem, Job, JobFds, encode
+from vfsd.transport.job import Filesystem, Job, encode
 from vfsd.transport.native import lib
 from vfsd.transport.option_types import Switches
 from vfsd.transport.shared_memory import create_blob
 
 
-def create_job(name: str, options: Options, supervisor: int, fds: JobFds) -> int:
-    """Make the job of a pool that is given `fds`; returns the fd of the segment with the job.
-    `supervisor` is the user id of the supervisor."""
+def create_job(name: str, options: Options, supervisor: int, root: int) -> int:
+    """Make the job of the pools that share the directory behind the fd `root`; returns the fd of
+    the segment with the job. `supervisor` is the user id of the supervisor."""
     assert options.shared_dir is not None
     job = Job(
         name=name,
@@ -34,8 +34,7 @@ def create_job(name: str, options: Options, supervisor: int, fds: JobFds) -> int
         queue_cpus=options.queue_cpus,
         inode_capacity=options.inode_limit + 1,
         file_capacity=FILE_CAPACITY,
-        fs=replace(filesystem(options), idmapped_mounts=_has_idmapped_mounts(options, fds.root)),
-        fds=fds,
+        fs=replace(filesystem(options), idmapped_mounts=_has_idmapped_mounts(options, root)),
     )
     return create_blob("vfsd-job", encode(job))
 

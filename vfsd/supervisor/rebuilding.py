@@ -28,7 +28,7 @@ import time
 from typing import Final
 
 from vfsd.supervisor.backend import Backend, BackendContext
-from vfsd.supervisor.launcher import LauncherGoneError
+from vfsd.supervisor.launcher_requests import LauncherGoneError
 from vfsd.supervisor.patience import CHECK_SECONDS
 from vfsd.supervisor.pool_errors import PoolDiedError
 from vfsd.supervisor.restart_policy import GrowingPause, RestartPolicy

@@ -10,6 +10,7 @@ printable, so that a decoded number can be used as an index and decoded text wri
 """
 
 import json
+import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
@@ -22,6 +23,7 @@ MAX_TEXT: Final = 4096  # characters of a log line or a reason
 MAX_MESSAGE: Final = 65536  # bytes, on either channel
 U32_MAX: Final = (1 << 32) - 1
 MAX_PID: Final = 1 << 22  # Linux has no larger pids
+OUTSIDE: Final = (signal.SIGKILL, signal.SIGTERM)  # not sent by the kernel for what a process does
 MAX_STATUS: Final = 255  # the exit status of a process; signal numbers are smaller
 
 Content = dict[str, Any]
@@ -196,11 +198,13 @@ class PoolFailed:
 
 @dataclass(frozen=True)
 class WorkerDied:
-    """A worker died, or ended because the pool stopped it."""
+    """A worker died, or ended because the pool stopped it. `is_crash`: a signal ended the worker
+    that does not come from outside."""
 
     slot: int
     how: str
     respawned: bool
+    is_crash: bool = False
 
 
 @dataclass(frozen=True)
@@ -233,7 +237,10 @@ def decode_pool_event(content: Content, slots: int) -> PoolEvent:
             return PoolFailed(text(content, "error"))
         case "worker-died":
             return WorkerDied(
-                number(content, "slot", slots - 1), _how(content), content.get("respawned") is True
+                number(content, "slot", slots - 1),
+                _how(content),
+                content.get("respawned") is True,
+                content.get("signal") not in (None, *OUTSIDE),
             )
         case "pool-replaced":
             return PoolReplaced(_how(content))

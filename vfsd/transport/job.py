@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The job: what a pool is to do, given once, at its start, as JSON in a sealed memfd.
+"""The job: what every pool of a daemon is to do, as JSON in a sealed memfd, and the fds of one
+pool.
 
 The job is declared here and nowhere else: the dataclasses are its fields, encode() writes it for
-the launcher, decode() reads it for the pool. The command line was checked before there was a
-launcher. decode() checks every value once more, since a process that is about to give up its
-privileges must not start from a misunderstanding. The pool parses no options and reads no
-configuration.
-"""
+the launcher, decode() reads it for the template of the pools. The command line was checked before
+there was a launcher. decode() checks every value once more, since a process that is about to give
+up its privileges must not start from a misunderstanding. The pool parses no options and reads no
+configuration."""
 
 import json
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Annotated, Any, Final
 
@@ -20,6 +21,12 @@ from vfsd.transport.xattrmap import parse as parse_xattrmap
 
 CAPACITY_MAX: Final = INODES_MAX + 1
 TABLES_BEFORE: Final = 3
+SEGMENTS: Final = ("device", "inodes", "files", "rings", "workers")
+# The fds that a pool is given. The listeners of the worker slots follow them, and then, for a
+# sandbox that takes the place of a lost one, TABLES_BEFORE tables of the lost one.
+POOL_FDS: Final = ("channel", "stderr", *SEGMENTS)
+# The answer of the template (vfsd/worker/template.py): 0 and a pidfd, or an errno.
+FORKED: Final = struct.Struct("=i")
 ID_RANGES_MAX: Final = 340  # user_namespaces(7)
 
 
@@ -79,7 +86,6 @@ def _path(value: Any) -> str:
     return str(value)
 
 
-_fd: Final = _whole(3, 1 << 20)
 _id: Final = _whole(0, option_types.ID_MAX)
 _cpu: Final = _whole(0, option_types.CPU_MAX)
 
@@ -97,12 +103,6 @@ def _cpus(value: Any) -> tuple[int, ...]:
     if not isinstance(value, list):
         raise TypeError("is not a list")
     return tuple(_cpu(item) for item in value)
-
-
-def _fds(value: Any) -> tuple[int, ...]:
-    if not isinstance(value, list):
-        raise TypeError("is not a list")
-    return tuple(_fd(item) for item in value)
 
 
 def _translation(value: Any) -> tuple[str, ...]:
@@ -142,26 +142,40 @@ class Filesystem(Switches):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class JobFds:
-    """The inherited fds: the shared directory (O_PATH), the fd channel, the shared segments, one
-    listener per worker slot, and `before`: if this sandbox takes the place of a lost sandbox, the
-    inode table, the file table and the worker table of the lost sandbox. Isolation consumes the
-    shared directory's fd, and the restoration of the session consumes `before`; the pool keeps the
-    others."""
+    """The fds of one pool: the shared directory (O_PATH), the fd channel, its stderr, the shared
+    segments, one listener per worker slot, and `before`: if this sandbox takes the place of a lost
+    sandbox, the inode table, the file table and the worker table of the lost sandbox. Isolation
+    consumes the shared directory's fd, and the restoration of the session consumes `before`; the
+    pool keeps the others."""
 
-    root: Annotated[int, _fd]
-    channel: Annotated[int, _fd]
-    device: Annotated[int, _fd]
-    inodes: Annotated[int, _fd]
-    files: Annotated[int, _fd]
-    rings: Annotated[int, _fd]
-    workers: Annotated[int, _fd]
-    listeners: Annotated[tuple[int, ...], _fds]
-    before: Annotated[tuple[int, ...], _fds]
+    root: int
+    channel: int
+    stderr: int
+    device: int
+    inodes: int
+    files: int
+    rings: int
+    workers: int
+    listeners: tuple[int, ...]
+    before: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, root: int, passed: Sequence[int], slots: int) -> "JobFds":
+        """The fds of a pool with this number of worker slots, in the order of POOL_FDS; JobError if
+        their number is wrong."""
+        named, rest = passed[: len(POOL_FDS)], passed[len(POOL_FDS) :]
+        if len(rest) not in (slots, slots + TABLES_BEFORE):
+            raise JobError(f"a pool of {slots} slots was given {len(passed)} fds")
+        names = dict(zip(POOL_FDS, named, strict=True))
+        return cls(root=root, listeners=tuple(rest[:slots]), before=tuple(rest[slots:]), **names)
 
     def kept(self) -> tuple[int, ...]:
         """All fds that the pool keeps."""
         segments = (self.device, self.inodes, self.files, self.rings, self.workers)
         return (self.channel, *segments, *self.listeners)
+
+
+NO_FDS: Final = JobFds(root=-1, listeners=(), before=(), **dict.fromkeys(POOL_FDS, -1))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -186,14 +200,14 @@ class Job:
     inode_capacity: Annotated[int, _whole(2, CAPACITY_MAX)]
     file_capacity: Annotated[int, _whole(2, CAPACITY_MAX)]
     fs: Annotated[Filesystem, lambda value: _read(Filesystem, value, "fs.")]
-    fds: Annotated[JobFds, lambda value: _read(JobFds, value, "fds.")]
+    fds: JobFds = NO_FDS  # of the pool; the JSON, which is the same for every pool, has none
 
 
 def _read(kind: type[Any], content: Any, prefix: str) -> Any:
     """Build the dataclass `kind` from a JSON object that must have exactly the fields of `kind`."""
     if not isinstance(content, dict):
         raise JobError(f"job: {prefix.rstrip('.') or 'it'} is not an object")
-    known = {field.name: field.type for field in fields(kind)}
+    known = {field.name: field.type for field in fields(kind) if field.type is not JobFds}
     for what, odd in (
         ("missing", known.keys() - content.keys()),
         ("unknown", content.keys() - known.keys()),
@@ -217,7 +231,9 @@ def _check_of(kind: Any) -> Callable[[Any], Any]:
 
 def encode(job: Job) -> bytes:
     """The job in the form that decode() reads."""
-    return json.dumps(asdict(job)).encode()
+    content = asdict(job)
+    del content["fds"]
+    return json.dumps(content).encode()
 
 
 def decode(data: bytes) -> Job:
@@ -227,11 +243,4 @@ def decode(data: bytes) -> Job:
     except (ValueError, RecursionError):
         raise JobError("job: it is not JSON") from None
     job: Job = _read(Job, content, "")
-    if len(job.fds.listeners) != job.slots:
-        raise JobError(f"job: fds.listeners has not {job.slots} fds, one per worker slot")
-    if len(job.fds.before) not in (0, TABLES_BEFORE):
-        raise JobError(f"job: fds.before has not {TABLES_BEFORE} fds, or none")
-    numbers = (job.fds.root, *job.fds.kept(), *job.fds.before)
-    if len(set(numbers)) != len(numbers):
-        raise JobError("job: fds has one fd twice")
     return job

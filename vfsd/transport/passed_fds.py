@@ -9,8 +9,9 @@ import array
 import os
 import socket
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
+ROOM: Final = socket.CMSG_SPACE(253 * 4)  # bytes, for the 253 fds that the kernel passes at most
 Ancillary = tuple[int, int, Any]  # level, kind, content
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m vfsd.worker JOB_FD`: see pool_start.py."""
+"""`python -m vfsd.worker SOCKET JOB DIRECTORY` (fds): see pool_start.py."""
 
 import sys
 

@@ -15,8 +15,8 @@ enough: an honest worker makes no forbidden call, so a worker that makes one has
 
 What follows. The slot stays empty while the sandbox lives, so its rings stop; the rings of other
 slots are still served. If a worker of another slot faults in the same hour, that slot also stays
-empty. A VMM that connects again gets a new sandbox, with new addresses and a new budget; only the
-VMM can do that, not its guest.
+empty. A VMM that connects again gets a new sandbox with a new budget and, after a fault, with new
+addresses (template.py); only the VMM can do that, not its guest.
 
 What it is worth. With the default of 10 in an hour a guest has 10 guesses at once, one more for
 each slot, and 240 a day if it is patient. On x86-64 the addresses of libraries have 28 random bits:
@@ -59,6 +59,8 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Final
 
+from vfsd.transport.control_messages import OUTSIDE
+
 GUESSES: Final = frozenset(
     {
         signal.SIGSEGV,
@@ -69,7 +71,6 @@ GUESSES: Final = frozenset(
         signal.SIGTRAP,
     }
 )
-OUTSIDE: Final = frozenset({signal.SIGKILL, signal.SIGTERM})
 WINDOW_SECONDS: Final = 3600.0
 
 

@@ -7,7 +7,7 @@ Purpose. An attacker who takes over a worker through a hostile guest should hold
 directory, the guest's own memory and nothing else: no other file, process, network or kernel
 interface.
 
-Actors. The launcher execs this process with the job's fds. The process runs STAGES in order, once,
+Actors. The template forks this process (template.py). The process runs STAGES in order, once,
 before there is a guest: it has read no byte from a guest. Half-way it forks; the child continues
 and becomes the holder, the parent exits, and the keeper becomes the holder's parent. Pools are
 cloned from the holder afterwards, and workers from a pool; they inherit everything that was done

@@ -1,19 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m vfsd.worker JOB_FD`: become the sandbox of the job in the sealed memfd JOB_FD.
+"""`python -m vfsd.worker SOCKET JOB DIRECTORY`: become the template (template.py) of the pools that
+do the job in the sealed memfd JOB and share DIRECTORY; the arguments are fds.
 
-The launcher starts this program with the job's fds; other fds that the program inherits are closed
-first. An error before the pool is ready is sent to the supervisor as one line ({"event":
-"failed"}), and the exit status is 1.
+The launcher starts this program. A process that the template forks becomes the sandbox of a pool:
+it closes the fds that are not those of the pool. An error before the pool is ready is sent to the
+supervisor as one line ({"event": "failed"}), and the exit status is 1.
 """
 
+import os
+import socket
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
+from typing import NoReturn
 
 from vfsd.transport.control_messages import Content
 from vfsd.transport.errors import describe
 from vfsd.transport.fd_channel import FdChannel
-from vfsd.transport.job import Job, JobError, decode
+from vfsd.transport.job import Job, JobError, JobFds, decode
 from vfsd.transport.process_title import setproctitle
 from vfsd.transport.shared_memory import read_blob
 from vfsd.worker.holder import Holder
@@ -24,14 +30,36 @@ from vfsd.worker.pool_memory import PoolMemory
 from vfsd.worker.restoration import restore
 from vfsd.worker.sandbox import IsolationError
 from vfsd.worker.tables import Tables
+from vfsd.worker.template import serve
 
 
 def main(arguments: list[str]) -> int:
     try:
-        job = decode(read_blob(int(arguments[0])))
-    except (IndexError, ValueError, OSError, JobError) as error:
-        sys.stderr.write(f"vfsd.worker: this is started by virtiofsd, with a job's fd: {error}\n")
+        sock, blob, root = map(int, arguments)
+        job = decode(read_blob(blob))
+    except (ValueError, OSError, JobError) as error:
+        sys.stderr.write(f"vfsd.worker: this is started by virtiofsd, with three fds: {error}\n")
         return 2
+    os.close(blob)
+    setproctitle(f"vfsd: {job.name} template")
+    serve(socket.socket(fileno=sock), partial(_live, job, root))
+    return 0
+
+
+def _live(job: Job, root: int, passed: Sequence[int]) -> NoReturn:
+    """Run as the first process of the pool that is given the fds `passed`."""
+    status = 1
+    try:
+        fds = JobFds.of(root, passed, job.slots)
+        os.dup2(fds.stderr, 2, inheritable=False)
+        status = _start(replace(job, fds=fds))
+    except BaseException as error:
+        os.write(2, f"vfsd: pool: {describe(error)}\n".encode())
+    finally:
+        os._exit(status)
+
+
+def _start(job: Job) -> int:
     channel = FdChannel.from_fd(job.fds.channel)
     try:
         inherited = _prepare(job, channel)

@@ -60,6 +60,7 @@ complete -c vfsd -n '__fish_seen_subcommand_from bench' -l peer
 complete -c vfsd -n '__fish_seen_subcommand_from bench' -l ours-args
 complete -c vfsd -n '__fish_seen_subcommand_from bench' -l dir
 complete -c vfsd -n '__fish_seen_subcommand_from bench' -l real-work
+complete -c vfsd -n '__fish_seen_subcommand_from bench' -l count
 complete -c vfsd -n '__fish_seen_subcommand_from bench' -l chart
 complete -c vfsd -n '__fish_seen_subcommand_from bench' -l markdown
 # end

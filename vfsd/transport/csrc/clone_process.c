@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A raw clone(2), because glibc has no fork() that shares the fd table. The other work of glibc's
- * fork() concerns threads, and there are none, and the thread id that glibc caches: in a child of a
- * raw clone this stays the parent's id.
- * Recursive mutexes (zmq's) store this id to mark their owner; no other thread of the child can
- * have the same id while the parent lives. Robust mutexes do not work, since the kernel is given
- * the cached id as their owner; nothing here uses robust mutexes.
+ * A raw clone(2), because glibc has no fork() that shares the fd table, or that makes a sibling.
+ * The other work of glibc's fork() concerns threads, and there are none, and the thread id that
+ * glibc caches: in a child of a raw clone this stays the parent's id. Recursive mutexes (zmq's)
+ * store this id to mark their owner; no other thread of the child can have the same id while the
+ * parent lives. Robust mutexes do not work, since the kernel is given the cached id as their owner;
+ * nothing here uses robust mutexes.
  */
 #define Py_LIMITED_API 0x030b0000
 #include <Python.h>
@@ -24,7 +24,7 @@
 #error "clone() takes the stack first here"
 #endif
 
-static int clone_python(unsigned long flags, int32_t *parent_tid)
+static int clone_python(unsigned long flags, int32_t *ret)
 {
 	/* cffi has dropped the GIL. */
 	PyGILState_STATE gil = PyGILState_Ensure();
@@ -32,7 +32,7 @@ static int clone_python(unsigned long flags, int32_t *parent_tid)
 	int err;
 
 	PyOS_BeforeFork();
-	pid = syscall(SYS_clone, SIGCHLD | flags, 0, parent_tid, 0, 0);
+	pid = syscall(SYS_clone, SIGCHLD | flags, 0, ret, 0, 0);
 	err = errno;
 	if (pid == 0)
 		PyOS_AfterFork_Child();
@@ -55,6 +55,11 @@ int clone_apart(void)
 int clone_sibling(int32_t *ret_pid)
 {
 	return clone_python(CLONE_FILES | CLONE_PARENT | CLONE_PARENT_SETTID, ret_pid);
+}
+
+int fork_sibling(int32_t *ret_pidfd)
+{
+	return clone_python(CLONE_PARENT | CLONE_PIDFD, ret_pidfd);
 }
 
 /*

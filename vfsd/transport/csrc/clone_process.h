@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Clones of a Python process, most of which share its fd table. */
+/* Clones of a Python process: with its fd table or with a copy, as a child or as a sibling. */
 #ifndef VFSD_CLONE_PROCESS_H
 #define VFSD_CLONE_PROCESS_H
 
@@ -22,6 +22,10 @@ int clone_apart(void);
  * if the calling process is killed.
  */
 int clone_sibling(int32_t *ret_pid);
+
+/* As os.fork(), but the new process is a child of the calling process's parent. *ret_pidfd is set
+ * to a pidfd of the new process, which the caller owns. Return: as clone_process(). */
+int fork_sibling(int32_t *ret_pidfd) must_check;
 
 /*
  * For a process that one of these functions has made: choose a stack protector canary of its own
