@@ -35,7 +35,7 @@ from vfsd.worker.template import serve
 
 def main(arguments: list[str]) -> int:
     try:
-        sock, blob, root = map(int, arguments)
+        sock, blob, root = map(int, arguments[:3])  # a fourth one makes room for titles
         job = decode(read_blob(blob))
     except (ValueError, OSError, JobError) as error:
         sys.stderr.write(f"vfsd.worker: this is started by virtiofsd, with three fds: {error}\n")
