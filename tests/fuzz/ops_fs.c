@@ -118,6 +118,7 @@ void set_policy(const struct header *header)
 	p->preserve_noatime = bits & WITH_NOATIME;
 	p->negative_timeout.sec = bits & WITH_NEGATIVE ? 1 : 0;
 	p->file_open_flags = bits & WITH_CACHE ? FOPEN_KEEP_CACHE : 0;
+	p->keeps_unchanged = !(bits & WITH_CACHE);
 	p->dir_open_flags = bits & WITH_CACHE ? FOPEN_KEEP_CACHE | FOPEN_CACHE_DIR : 0;
 	p->readonly = bits & READ_ONLY;
 	p->lock_wait_ns = bits & WAIT_FOR_LOCKS ? UINT64_MAX : 0;
