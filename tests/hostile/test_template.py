@@ -87,7 +87,7 @@ def test_a_vmm_that_connects_again_costs_no_exec(daemon: Daemon) -> None:
     assert not _is_only_forked(template)
     assert daemon.the(" template") == template
     assert {holder.libc for holder in holders} == {_libc(template)}
-    assert fds(template) == before
+    wait_until(lambda: fds(template) == before, 10, "the template has answered")
 
 
 def test_a_pool_is_a_child_of_the_launcher(daemon: Daemon) -> None:
@@ -120,12 +120,15 @@ def test_a_worker_that_is_killed_is_no_crash(daemon: Daemon) -> None:
 
 @in_each_mode
 def test_a_template_that_dies_is_replaced(daemon: Daemon) -> None:
-    _serve_one(daemon)
     for _ in range(3):
+        served = _serve_one(daemon)
+        assert served.is_only_forked
+        _await_another(daemon, " holder", served.pid)
+        daemon.the(" pool")  # the next one is there: the template has nothing to do
         template = daemon.the(" template")
         os.kill(template, signal.SIGKILL)
         _await_another(daemon, " template", template)
-        assert _serve_one(daemon).is_only_forked
+    assert _serve_one(daemon).is_only_forked
     assert daemon.log.read_text().count("error") == 0
 
 
