@@ -127,7 +127,7 @@ class FakeWorker:
 
 
 def main() -> None:
-    sock, blob, root = map(int, sys.argv[1:])
+    sock, blob, root = map(int, sys.argv[1:4])
     job = json.loads(read_blob(blob))
     setproctitle(f"vfsd: {job['name']} template")
     template.serve(socket.socket(fileno=sock), lambda passed: live(job, root, passed))
