@@ -26,7 +26,7 @@ from .workloads import WORKLOADS
 OPTIONS: Final = ("-o", "xattr,flock,posix_lock", "--log-level=debug")
 # A process for each table of fds. Supervisors have the table of the keeper, workers the holder's.
 TABLES: Final = ("keeper", "holder", "launcher", "guard")
-LAUNCHER: Final = " launcher"  # as in _difference()
+LAUNCHERS: Final = (" launcher", " template")  # as in _difference(); they end together
 LASTING: Final = ("keeper", "supervisor")  # one of the two lives as long as the share
 STOP_SECONDS: Final = 30.0  # for a daemon that ends by itself
 SETTLE_SECONDS: Final = 60.0  # until the fds of dead processes have been found and closed
@@ -162,7 +162,7 @@ class Share:
         while True:
             left = _difference(self.fds(), fds) + _difference(self.titles(), titles)
             if not ROLES["launcher"].pids(self.name):
-                left = [what for what in left if LAUNCHER not in what]
+                left = [what for what in left if not any(title in what for title in LAUNCHERS)]
             if not left or time.monotonic() > deadline:
                 return left
             time.sleep(0.2)

@@ -52,3 +52,4 @@ class ControlProcess:
         sweep({0, 1, 2, self._boot.control.socket.fileno(), self._channel.fileno()})
         self._boot.device.close()
         self._boot.state.close()
+        self._boot.launcher.record.close()

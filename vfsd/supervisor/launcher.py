@@ -80,13 +80,13 @@ END_SECONDS: Final = 5.0
 
 class Launcher:
     """The launcher as keeper and supervisor see it: its pid and pidfd, `fd`, their end of its
-    socket pair, and what it reports about itself."""
+    socket pair, and `record`, what it reports about itself."""
 
     def __init__(self, pid: int, pidfd: int, fd: int, record: LauncherRecord) -> None:
         self.pid = pid
         self.pidfd = pidfd
         self.fd = fd
-        self._record = record
+        self.record = record
         self._requests = Requests(fd)
 
     @classmethod
@@ -143,7 +143,7 @@ class Launcher:
 
     def own_pids(self) -> set[int]:
         """The pids of the launcher and of its template: they belong to no sandbox."""
-        return {self.pid, self._record.template}
+        return {self.pid, self.record.template}
 
     def connect(self) -> int:
         """Ask for a connection to the VMM of --connect; returns its fd, which the caller owns.

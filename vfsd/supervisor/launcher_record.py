@@ -9,7 +9,7 @@ from typing import Any
 
 from vfsd.transport.native import ffi
 from vfsd.transport.passed_fds import close_fds
-from vfsd.transport.shared_memory import create_segment, map_segment
+from vfsd.transport.shared_memory import create_segment, map_segment, unmap_segment
 
 _BYTES = 4096
 
@@ -20,9 +20,14 @@ class LauncherRecord:
     def __init__(self) -> None:
         fd = create_segment("vfsd-launcher", _BYTES)
         try:
-            self._page: Any = ffi.cast("uint32_t *", map_segment(fd, _BYTES))
+            self._addr = map_segment(fd, _BYTES)
         finally:
             close_fds([fd])
+        self._page: Any = ffi.cast("uint32_t *", self._addr)
+
+    def close(self) -> None:
+        """Unmap the page, in a process that has no use for it."""
+        unmap_segment(self._addr, _BYTES)
 
     @property
     def template(self) -> int:
