@@ -24,6 +24,7 @@ from .conftest import OPTIONS
 from .daemon import Daemon, wait_until
 from .driver import GET_FEATURES, Frontend
 from .fuse import ROOT, Guest, Op
+from .hung import stop
 
 SANDBOXES = 7  # deaths of sandboxes before a VMM has come
 KILLS = 200  # of supervisors, with a working guest
@@ -185,6 +186,22 @@ def test_without_a_vmm_a_keeper_that_dies_is_replaced(family: Family) -> None:
         guest = Guest(frontend.setup(1))
         guest.init()
         guest.getattr(ROOT)
+
+
+def test_the_keeper_dies_while_a_sandbox_is_built(family: Family, guest: Guest) -> None:
+    """The supervisor waits for the template of pools, and creates a keeper in that wait."""
+    before = family.fds()
+    (template,) = [p for p in family.everything() if "template" in "".join(p.cmdline())]
+    stop(template.pid)
+    os.kill(family.daemon.the(" holder"), signal.SIGKILL)
+    wait_until(lambda: not family.daemon.titled(" holder"), 30, "the sandbox has ended")
+    for _ in range(2):
+        family.kill("keeper")
+        family.the("keeper")
+    template.resume()
+    guest.getattr(ROOT)
+    assert "failed" not in family.daemon.log.read_text()
+    wait_until(lambda: family.fds() <= before, 30, "no fd is left over")
 
 
 def _until(deadline: float, rounds: int, step: Callable[[], None]) -> int:

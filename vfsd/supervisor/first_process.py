@@ -1,23 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Has the launcher start the first process of a pool, and waits for that in the event loop: on a
-slow host the template of the pools takes any time to start, and signals must be seen until then."""
+"""Waits for the first process of a pool in the event loop: on a slow host the template of the pools
+takes any time to start, and signals must be seen until then.
 
-from collections.abc import Callable, Sequence
+A keeper may be cloned during the wait. So nothing here is closed in a `finally`; see clones.py.
+"""
+
+from collections.abc import Callable
 
 from vfsd.supervisor.event_loop import EventLoop
 from vfsd.supervisor.launcher import Launcher
 
 
-def start_first(
+def await_first(
     launcher: Launcher,
-    fds: Sequence[int],
+    number: int,
     loop: EventLoop,
     wait: Callable[[Callable[[], bool]], None],
 ) -> int:
-    """Start the first process of a pool with `fds`; returns its pidfd, which the caller owns.
-    `wait` turns the event loop until a condition holds. Raises OSError if the process could not be
-    started, LauncherGoneError if there is no launcher, and what `wait` raises."""
-    number = launcher.start_pool(fds)
+    """Wait for the first process of the pool that was asked for with this number; returns its
+    pidfd, which the caller owns. `wait` turns the event loop until a condition holds. Raises
+    OSError if the process could not be started, LauncherGoneError if there is no launcher, and what
+    `wait` raises."""
     found: list[int] = []
 
     def is_there() -> bool:
@@ -28,7 +31,9 @@ def start_first(
     loop.register(launcher.fd, lambda: None)
     try:
         wait(is_there)
-    finally:
+    except Exception:
         loop.unregister(launcher.fd)
         launcher.forget(number)
+        raise
+    loop.unregister(launcher.fd)
     return found[0]

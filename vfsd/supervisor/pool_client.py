@@ -30,7 +30,7 @@ from vfsd.supervisor.descendants import (
     state_of,
 )
 from vfsd.supervisor.event_loop import EventLoop
-from vfsd.supervisor.first_process import start_first
+from vfsd.supervisor.first_process import await_first
 from vfsd.supervisor.launcher import Launcher
 from vfsd.supervisor.launcher_requests import LauncherGoneError
 from vfsd.supervisor.log_collector import LogCollector
@@ -137,11 +137,7 @@ class PoolClient:
         pool.spawned = set(pool.ended)
         pool.on_event = lambda event: _log_event(log, event)
         try:
-            try:
-                pool._launch(theirs.fileno(), their_stderr, lost.segments.tables() if lost else [])
-            finally:
-                theirs.close()
-                os.close(their_stderr)
+            pool._launch(theirs, their_stderr, lost.segments.tables() if lost else [])
             pool._await_ready()
         except Exception:
             pool.kill()
@@ -160,16 +156,24 @@ class PoolClient:
     def _await_start(self, condition: Callable[[], bool]) -> None:
         self._patience.wait(condition, "the start of the pool", self.pid, SLOW_SECONDS)
 
-    def _launch(self, channel: int, stderr: int, tables: list[int]) -> None:
-        listeners = [fd for _, fd in self.listeners]
-        fds = [channel, stderr, *self.segments.fds(), *listeners, *tables]
+    def _launch(self, channel: FdChannel, stderr: int, tables: list[int]) -> None:
         try:
-            self._first = start_first(self._launcher, fds, self._loop, self._await_start)
+            number = self._ask_for_pool(channel, stderr, tables)
+            self._first = await_first(self._launcher, number, self._loop, self._await_start)
         except LauncherGoneError as error:
             raise LauncherGoneError(f"cannot start a pool of workers: {error}") from None
         except OSError as error:
             raise PoolDiedError(f"cannot start a pool of workers: {error}") from None
         self._loop.register(self._first, self._forget_first)
+
+    def _ask_for_pool(self, channel: FdChannel, stderr: int, tables: list[int]) -> int:
+        """Returns the number of the request. Closes `channel` and `stderr`; see clones.py."""
+        own = [*self.segments.fds(), *(fd for _, fd in self.listeners)]
+        try:
+            return self._launcher.start_pool([channel.fileno(), stderr, *own, *tables])
+        finally:
+            channel.close()
+            os.close(stderr)
 
     def _forget_first(self) -> None:
         """Stop watching the process that makes the pool: it has ended, or has been killed."""
