@@ -25,8 +25,6 @@ log-level = "debug"
 class ServiceShare(Share):
     """As Share. The daemon is virtiofsd@NAME.service as it is shipped."""
 
-    _restarting = False
-
     def _launch(self, options: Sequence[str], group: MemoryGroup | None) -> Path:
         assert not options, "the options of a service are in its file"
         assert not group, "a service has a control group of its own"
@@ -49,9 +47,7 @@ class ServiceShare(Share):
         self._booted.run("systemctl", "kill", "--signal=KILL", self._unit)
 
     def is_served(self) -> bool:
-        """Is the service running, or in a restart? A restart passes through several states."""
-        if not self._restarting:
-            return self._booted.show(self._unit, "ActiveState") in ("active", "activating")
+        """Is the service running, or in a restart, which passes through several states?"""
         return self._booted.show(self._unit, "ActiveState") != "failed"
 
     @property
@@ -64,10 +60,8 @@ class ServiceShare(Share):
     def _end_with(self, *verb: str) -> None:
         """End all processes, and wait until the service is running again."""
         before = self._booted.show(self._unit, "InvocationID")
-        self._restarting = True
         self._booted.run("systemctl", *verb, self._unit)
         wait_until(lambda: self._is_running_again(before), what="the service is running again")
-        self._restarting = False
 
     def _is_running_again(self, before: str) -> bool:
         return (

@@ -39,7 +39,8 @@ def test_no_user_sees_that_a_service_ends_and_starts_again(
 ) -> None:
     for what in ("root", "/dev/fuse", "git"):
         requires(what)
-    report = run(Plan(2, 20, seed=3, workloads=("tree", "file", "git"), kind=ServiceShare))
+    users = ("tree", "file", "git")
+    report = run(Plan(2, 15, seed=3, roles=("worker",), workloads=users, kind=ServiceShare))
     assert report.is_good, report.markdown()
     assert any(event.what == ALL for event in report.events), report.markdown()
     assert all(report.counts.values()), report.counts
