@@ -20,6 +20,8 @@ from vfsd.control.client import Client
 from vfsd.control.instances import Instance, instance_of
 
 VFSD = str(Path(sys.executable).parent / "vfsd")
+# A shell has programs that it starts in the background ignore SIGINT, also these tests.
+ENDED_BY_SIGINT = ("env", "--default-signal=INT")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from tests.waiting import HANG, wait_until
 from vfsd.control.instances import Instance, instances
 from vfsd.transport.errors import OperatorError
 
-from .conftest import VFSD, Operated, run_tool
+from .conftest import ENDED_BY_SIGINT, VFSD, Operated, run_tool
 
 
 def restarted(operated: Operated, slot: int, restart: Callable[[], object]) -> None:
@@ -123,7 +123,7 @@ def title(pid: int) -> str:
 
 def test_the_log_is_followed(operated: Operated) -> None:
     with subprocess.Popen(
-        [VFSD, "logs", "-f", operated.name], stdout=subprocess.PIPE, text=True
+        [*ENDED_BY_SIGINT, VFSD, "logs", "-f", operated.name], stdout=subprocess.PIPE, text=True
     ) as tool:
         assert tool.stdout
         try:

@@ -21,7 +21,7 @@ from vfsd.transport.errors import OperatorError
 from vfsd.transport.fuse_features import NAMES
 from vfsd.worker.init import FEATURES
 
-from .conftest import VFSD, Operated, run_tool
+from .conftest import ENDED_BY_SIGINT, VFSD, Operated, run_tool
 
 
 def test_the_share_and_its_guest(operated: Operated) -> None:
@@ -113,7 +113,7 @@ def test_top_shows_one_interval_in_80_columns(operated: Operated) -> None:
 
 def test_top_refreshes_a_terminal_and_gives_it_back(operated: Operated) -> None:
     ours, theirs = os.openpty()
-    command = [VFSD, "top", "--interval", "0.1", operated.name]
+    command = [*ENDED_BY_SIGINT, VFSD, "top", "--interval", "0.1", operated.name]
     with subprocess.Popen(command, stdin=theirs, stdout=theirs) as tool:
         os.close(theirs)
         shown = b""
