@@ -15,7 +15,7 @@ from vfsd.control.model import Counters, OpCounters, QueueCounters, WorkerCounte
 BUCKET_NS: Final = 256
 
 
-class Counted(Protocol):
+class CountersRow(Protocol):
     """The fields that OpCounters and WorkerCounters have in common."""
 
     @property
@@ -115,7 +115,7 @@ def _more(old: int, new: int) -> int:
     return new - old if new >= old else new
 
 
-def _rate(old: Counted | None, new: Counted, seconds: float) -> Load:
+def _rate(old: CountersRow | None, new: CountersRow, seconds: float) -> Load:
     if old and new.count < old.count:
         old = None
     count = new.count - (old.count if old else 0)
