@@ -120,11 +120,9 @@ class Killer(threading.Thread):
             self._stopped.append(event)
 
     def _victim(self, now: float) -> tuple[Role, int] | None:
-        """A role that may die now, and a process of this role. Roles of which no process has died
-        come first, so that a short run kills each role."""
+        """A role that may die now, and a process of this role."""
         free = [role for role in self._roles if self._next.get(role.name, 0.0) <= now]
         self._chance.shuffle(free)
-        free.sort(key=lambda role: role.name in self._next)
         for role in free:
             if (pids := self._alive(role)) and self._has_partner(role):
                 self._rest(role, now)

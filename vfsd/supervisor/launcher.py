@@ -203,7 +203,8 @@ def _be_launcher(
         passed = (create_job(name, options, supervisor, root), root)
         title = _longest_title(name, options.request_queues)
         execute = partial(Template.execute, list(POOL_COMMAND), loader, passed, title)
-        templates = Templates(requests, options.workers, execute, record.note_template)
+        note, keeps = record.note_template, options.keep_listening
+        templates = Templates(requests, options.workers, execute, note, keeps)
         with suppress(OSError):  # the first request for a pool reports it
             templates.renew()
         lib.process_forget_code()

@@ -61,7 +61,8 @@ class Template:
 
 class Templates:
     """The present template of a launcher that serves requests from `requests`. `note` is called
-    with the pid of each template, 0 if there is none."""
+    with the pid of each template, 0 if there is none. `keeps`: keep a template that made a pool,
+    which takes memory. A share for one VMM needs another pool only if its sandbox is lost."""
 
     def __init__(
         self,
@@ -69,11 +70,13 @@ class Templates:
         workers: int,
         execute: Callable[[], Template],
         note: Callable[[int], None],
+        keeps: bool,
     ) -> None:
         self._requests = requests
         self._workers = workers
         self._execute = execute
         self._note = note
+        self._keeps = keeps
         self._template: Template | None = None
         self._has_worked = False  # the template has made a pool
 
@@ -98,6 +101,8 @@ class Templates:
             close_fds(pidfds)
             raise OSError(error, os.strerror(error))
         self._has_worked = True
+        if not self._keeps:
+            self._drop()
         return pidfds
 
     def renew(self, fds: Sequence[int] = ()) -> list[int]:
