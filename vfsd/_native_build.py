@@ -44,6 +44,12 @@ KEPT_FILES = (
     "worker/csrc/tables/*", "worker/csrc/loop/records.*", "worker/csrc/request/intent.*",
 )  # fmt: skip
 LAYOUT_MACRO = "VFSD_TABLES_LAYOUT"
+# The part of it that another version must share to take over a VM that is connected.
+RECORD_FILES = (
+    "transport/csrc/inflight.*", "transport/csrc/device_state.h", "worker/csrc/loop/records.*",
+    "worker/csrc/request/intent.*",
+)  # fmt: skip
+RECORDS_MACRO = "VFSD_RECORDS_LAYOUT"
 COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
 # A definition of a type at the beginning of a line, up to the brace that ends it, or a macro.
 DEFINITION = re.compile(
@@ -90,13 +96,15 @@ def macros() -> str:
     """The constants that are macros, those of the FUSE protocol and LAYOUT_MACRO, as lines of the
     cdef. Preprocessing drops macros; the compiler fills in their values."""
     names = FUSE_MACRO.findall(preprocess(stub(), "-dM"))
-    return "".join(f"#define {name} ...\n" for name in [*sorted(names), LAYOUT_MACRO])
+    return "".join(
+        f"#define {name} ...\n" for name in [*sorted(names), LAYOUT_MACRO, RECORDS_MACRO]
+    )
 
 
-def tables_layout(root: Path = ROOT) -> int:
+def tables_layout(root: Path = ROOT, files: tuple[str, ...] = KEPT_FILES) -> int:
     """A number that differs if the layout of the tables that outlive a daemon does. It is made from
-    the definitions of the types and macros in KEPT_FILES, without comments and spaces."""
-    paths = sorted(path for pattern in KEPT_FILES for path in root.glob(pattern))
+    the definitions of the types and macros in `files`, without comments and spaces."""
+    paths = sorted(path for pattern in files for path in root.glob(pattern))
     texts = (COMMENT.sub("", path.read_text()) for path in paths if path.suffix in {".c", ".h"})
     found = [" ".join(text.split()) for part in texts for text in DEFINITION.findall(part)]
     return int.from_bytes(hashlib.sha256("\n".join(found).encode()).digest()[:7], "big")
@@ -127,6 +135,7 @@ class BuildExt(build_ext):
             extension.define_macros = [
                 ("_GNU_SOURCE", None),
                 (LAYOUT_MACRO, f"{tables_layout()}ULL"),
+                (RECORDS_MACRO, f"{tables_layout(files=RECORD_FILES)}ULL"),
             ]
             extension.extra_compile_args, extension.extra_link_args = flags()
         super().run()

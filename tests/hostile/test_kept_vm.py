@@ -5,8 +5,10 @@ import os
 import socket
 import stat
 import struct
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import run
 from typing import Final
 
 import pytest
@@ -26,6 +28,7 @@ from .fuse import ROOT, Guest
 from .service_manager import Service
 
 ROUNDS: Final = 5
+VFSD: Final = str(Path(sys.executable).parent / "vfsd")
 
 
 @pytest.fixture(params=["systemd", "folder"])
@@ -73,6 +76,25 @@ def test_a_connection_outlives_all_processes(service: Service) -> None:
             service.restart()
             frontend.send(GET_FEATURES)
             assert frontend.receive().number == GET_FEATURES
+
+
+def test_the_vm_of_an_upgraded_daemon_outlives_all_processes(service: Service) -> None:
+    with Frontend(service.socket) as frontend:
+        guest = Guest(frontend.setup(1))
+        guest.init()
+        file, fh = guest.create(ROOT, b"file")
+        for size in range(4, 12, 4):
+            keeper = int(Path(f"{service.socket}.pid").read_text())
+            done = run([VFSD, "upgrade", str(keeper)], check=False, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+            wait_until(lambda: len(service.titled("supervisor")) == 1, 10, "the old one has ended")
+            service.titled("supervisor")[0].kill()
+            frontend.restart_ring(1)  # by another supervisor, which stores other eventfds
+            service.kill()
+            service.restart()
+            assert guest.write(file.nodeid, fh, size - 4, b"data") == 4
+        assert (service.share / "file").read_bytes() == b"datadata"
+    wait_until(lambda: len(service.stored) <= 2, 10, "only the state is stored")
 
 
 def test_a_message_is_answered_by_the_next_daemon(service: Service) -> None:

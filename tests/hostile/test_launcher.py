@@ -20,7 +20,15 @@ import pytest
 from tests.sandbox_modes import SandboxMode, in_each_mode
 from tests.waiting import HANG
 from vfsd.supervisor.device import DEVICE_BYTES
-from vfsd.supervisor.launcher import CONNECT, KILL, MAKE_POOL, NAME_KEEPER, RENEW
+from vfsd.supervisor.launcher import (
+    CONNECT,
+    HAND_OVER,
+    KILL,
+    MAKE_POOL,
+    NAME_KEEPER,
+    RENEW,
+    START_HEIR,
+)
 from vfsd.supervisor.launcher_requests import ANSWER, REQUEST, serve
 from vfsd.supervisor.pool_fds import check_fds
 from vfsd.supervisor.segments import Segments
@@ -121,6 +129,7 @@ def _wrong_fds(stack: ExitStack) -> dict[str, list[int]]:
         "one": right[:1],
         "one too few": right[:-1],
         "one too many": [*right, event],
+        "a listener as the socket to another sandbox": [*right, right[-1]],
         "as many as a packet takes": [event] * 253,
         "the right number of others": [event] * len(right),
         "another order": right[::-1],
@@ -141,6 +150,7 @@ def test_the_fds_of_a_pool_are_a_pools() -> None:
         fds = _pool_fds(stack)
         check_fds(fds, WORKERS)
         check_fds([*fds, *fds[3:6]], WORKERS)  # with the tables of a pool that was lost
+        check_fds([*fds, fds[0]], WORKERS)  # with the socket to a sandbox that serves
 
 
 def test_no_vmm_is_connected_to_without_the_option(line: socket.socket) -> None:
@@ -159,7 +169,7 @@ def test_a_request_with_other_fds_is_refused(daemon: Daemon, line: socket.socket
 
 
 @in_each_mode
-@pytest.mark.parametrize("kind", [0, CONNECT, RENEW, 6, 255])
+@pytest.mark.parametrize("kind", [0, CONNECT, RENEW, START_HEIR, HAND_OVER, 255])
 def test_another_kind_of_request_is_refused(daemon: Daemon, line: socket.socket, kind: int) -> None:
     before = _state(daemon)
     with ExitStack() as stack:

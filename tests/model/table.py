@@ -4,16 +4,18 @@
 from collections.abc import Callable
 from typing import Any, Final
 
-from . import keepers, pools, requests
+from . import keepers, pools, requests, upgrades
 from .explorer import Model, explore
 from .keepers import Keepers
 from .pools import Pools
 from .requests import DEADLY, FORGET, MKDIR, Requests
+from .upgrades import Upgrades
 
 # What takes turns and may die; how many deaths; the model.
 MODELS: Final[dict[str, tuple[int, Callable[[], Model[Any]]]]] = {
     "keeper and supervisor": (keepers.DEATHS, Keepers),
     "holder, pool and worker": (pools.DEATHS, Pools),
+    "old and new version": (upgrades.DEATHS, Upgrades),
     **{
         f"worker and ring, {op}": (requests.DEATHS, lambda op=op: Requests(op))  # type: ignore[misc]
         for op in (MKDIR, FORGET, DEADLY)

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from . import keepers, pools, requests
+from . import keepers, pools, requests, upgrades
 from .explorer import BrokenError, explore
 from .keepers import Keepers
 from .pools import Pools
 from .requests import DEADLY, MKDIR, Requests
 from .table import MODELS, table
+from .upgrades import Upgrades
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "deaths.md"
 CRASHES = "a fault is not counted"  # shows only in an op that crashes its worker
@@ -32,6 +33,12 @@ def test_a_broken_protocol_of_keepers_is_found(fault: str, why: str) -> None:
 def test_a_broken_protocol_of_pools_is_found(fault: str, why: str) -> None:
     with pytest.raises(BrokenError, match=why):
         explore(Pools(fault))
+
+
+@pytest.mark.parametrize(("fault", "why"), upgrades.FAULTS.items())
+def test_a_broken_protocol_of_versions_is_found(fault: str, why: str) -> None:
+    with pytest.raises(BrokenError, match=why):
+        explore(Upgrades(fault))
 
 
 @pytest.mark.parametrize(("fault", "why"), requests.FAULTS.items())

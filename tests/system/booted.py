@@ -119,9 +119,10 @@ class Booted:
         (self.folder / "sbin" / program.name).symlink_to(program)
 
     def install(self) -> None:
-        """Install the program of this environment with its unit, as it is shipped."""
+        """Install the programs of this environment with the unit, as it is shipped."""
         self.add_unit(UNIT)
         self.add_program(PROGRAM)
+        self.add_program(PROGRAM.with_name("vfsd"))
         # Python's files may be in a home folder on this machine, which the unit hides.
         self.add_drop_in("virtiofsd@.service", f"BindReadOnlyPaths={ROOT} {sys.base_prefix}")
         (self.etc / "vfsd").mkdir(exist_ok=True)

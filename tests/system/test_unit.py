@@ -239,6 +239,39 @@ def test_a_vm_goes_on_when_the_service_is_killed_or_restarted(booted: Booted) ->
     wait_until(lambda: booted.show(unit, "NFileDescriptorStore") == "0")
 
 
+def test_a_reload_upgrades_the_service(booted: Booted, tmp_path: Path) -> None:
+    name, unit = "reloaded", "virtiofsd@reloaded.service"
+    (booted.srv / name).mkdir(exist_ok=True)
+    configure(booted, name, Path("/srv", name), "")
+    booted.systemctl("start", unit)
+    try:
+        with mounted(booted, name, tmp_path) as path:
+            run("echo content >file", path)
+            with (path / "file").open() as file:
+                run("rm file", path)
+                _reload(booted, name, "readonly = true")
+                assert os.pread(file.fileno(), 99, 0) == b"content\n"
+                with pytest.raises(OSError, match="Read-only file system"):
+                    (path / "other").touch()
+                _reload(booted, name, "")
+                assert os.pread(file.fileno(), 99, 0) == b"content\n"
+            run("echo content >file && cat file", path)
+        booted.systemctl("stop", unit)
+        assert not booted.path(f"/run/vfsd/{name}").exists()
+    finally:
+        booted.run("systemctl", "kill", "--signal=KILL", unit)
+
+
+def _reload(booted: Booted, name: str, options: str) -> None:
+    """Change the options of a service and reload it."""
+    unit = f"virtiofsd@{name}.service"
+    before = booted.show(unit, "MainPID")
+    configure(booted, name, Path("/srv", name), options)
+    booted.systemctl("reload", unit)
+    wait_until(lambda: booted.show(unit, "MainPID") not in (before, "0"))
+    assert booted.show(unit, "ActiveState") == "active"
+
+
 def test_a_device_of_the_guest_is_not_opened_in_the_service(booted: Booted, tmp_path: Path) -> None:
     """Even a process of the service that is in no sandbox cannot open it."""
     device = tmp_path / "device"

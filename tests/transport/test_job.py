@@ -21,18 +21,23 @@ def test_a_whole_job() -> None:
 
 
 def test_the_fds_of_a_pool_have_names() -> None:
-    fds = JobFds.of(3, range(10, 19), 2)
-    assert (fds.root, fds.channel, fds.stderr) == (3, 10, 11)
+    fds = JobFds.of(3, range(9, 19), 2)
+    assert (fds.root, fds.key, fds.channel, fds.stderr) == (3, 9, 10, 11)
     assert fds.kept() == (10, 12, 13, 14, 15, 16, 17, 18)
     assert fds.listeners == (17, 18)
-    assert fds.before == ()
-    assert JobFds.of(3, range(10, 22), 2).before == (19, 20, 21)
+    assert (fds.before, fds.former, fds.consumed()) == ((), None, (3, 9))
+    after = JobFds.of(3, range(9, 22), 2)
+    assert (after.before, after.former) == ((19, 20, 21), None)
+    assert after.consumed() == (3, 9, 19, 20, 21)
+    heir = JobFds.of(3, range(9, 20), 2)
+    assert (heir.before, heir.former, heir.consumed()) == ((), 19, (3, 9, 19))
+    assert [one.takes_over for one in (fds, after, heir)] == [False, True, True]
 
 
-@pytest.mark.parametrize("count", [0, 1, 8, 10, 11, 13])
+@pytest.mark.parametrize("count", [0, 1, 9, 12, 14])
 def test_another_number_of_fds_is_refused(count: int) -> None:
     with pytest.raises(JobError, match=f"a pool of 2 slots was given {count} fds"):
-        JobFds.of(3, range(10, 10 + count), 2)
+        JobFds.of(3, range(9, 9 + count), 2)
 
 
 def test_what_is_encoded_is_decoded() -> None:

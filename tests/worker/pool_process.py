@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.waiting import wait_until
+from vfsd.supervisor.succession import KEY_BYTES
 from vfsd.supervisor.worker_link import WorkerLink
 from vfsd.transport.fd_channel import FdChannel
 from vfsd.transport.job import Filesystem
@@ -45,6 +46,14 @@ FS: Final[dict[str, Any]] = asdict(
         xattrmap="",
     )
 )
+
+
+def key_pipe() -> int:
+    """A pipe with a key for the broker of file handles."""
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    os.write(writer, os.urandom(KEY_BYTES))
+    os.close(writer)
+    return reader
 
 
 def job_content(**changes: Any) -> dict[str, Any]:
@@ -133,8 +142,10 @@ class PoolProcess:
             env={"LEAK": "secret"},
         ):
             their_end.close()
-            fds = [theirs.fileno(), pool_stderr, *self._segments.values(), *listeners]
+            key = key_pipe()
+            fds = [key, theirs.fileno(), pool_stderr, *self._segments.values(), *listeners]
             socket.send_fds(ours, [b"\0"], fds)
+            os.close(key)
             _, (self._first,), _, _ = socket.recv_fds(ours, 4, 1)
             ours.close()  # the template ends
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from tests.waiting import HANG
-from tests.worker.pool_process import job_content
+from tests.worker.pool_process import job_content, key_pipe
 from vfsd.transport.fd_channel import FdChannel
 from vfsd.transport.job import Job, JobFds, decode
 from vfsd.transport.shared_memory import create_segment
@@ -139,6 +139,6 @@ def _job(folder: Path, channel: FdChannel, changes: dict[str, Any]) -> Job:
     names = ("device", "inodes", "files", "rings", "workers")
     fds: dict[str, Any] = {name: create_segment(name, 1) for name in names}
     fds |= {"root": os.open(folder, os.O_PATH), "channel": channel.fileno()}
-    fds |= {"listeners": (create_segment("listener", 1),), "stderr": 2}
+    fds |= {"listeners": (create_segment("listener", 1),), "stderr": 2, "key": key_pipe()}
     content = job_content(shared_dir=str(folder), slots=1) | changes
     return replace(decode(json.dumps(content).encode()), fds=JobFds(**fds))

@@ -21,6 +21,7 @@ from vfsd.supervisor.descendants import Process
 from vfsd.supervisor.device import DeviceSegment
 from vfsd.supervisor.effects import Device, DeviceVring
 from vfsd.supervisor.event_loop import EventLoop
+from vfsd.supervisor.former import Former
 from vfsd.supervisor.launcher import Launcher
 from vfsd.supervisor.log_collector import LogCollector
 from vfsd.supervisor.options import Options
@@ -75,9 +76,14 @@ class Backend:
             pool.set_log_level(self._log.level)
 
     @classmethod
-    def start(cls, context: BackendContext, lost: LostPool | None = None) -> "Backend":
-        """Start a pool. Raises what PoolClient.start() raises. `lost`: a dead sandbox with a
-        session that goes on."""
+    def start(
+        cls,
+        context: BackendContext,
+        lost: LostPool | None = None,
+        former: Former | None = None,
+    ) -> "Backend":
+        """Start a pool. Raises what PoolClient.start() raises. `lost`, `former`: a dead sandbox, or
+        a sandbox that serves, with a session that goes on."""
         device, options = context.device, context.options
         device.reset(options.request_queues + 1)
         pool = PoolClient.start(
@@ -88,6 +94,7 @@ class Backend:
             device.fd,
             context.patience,
             lost,
+            former,
         )
         return cls(context, pool)
 

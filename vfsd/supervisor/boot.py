@@ -3,6 +3,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from vfsd.supervisor.control_record import ControlRecord
 from vfsd.supervisor.control_socket import ControlSocket
@@ -14,6 +15,9 @@ from vfsd.supervisor.log_collector import LogCollector
 from vfsd.supervisor.options import Options
 from vfsd.supervisor.resume import Outbox, StateFile
 from vfsd.supervisor.saved_state import SavedState
+
+if TYPE_CHECKING:
+    from vfsd.supervisor.takeover import Takeover
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class Boot:
     control: ControlSocket | None  # None if no socket could be made
     control_record: ControlRecord
     report_ready: Callable[[], None]  # to be called each time that a VMM can connect
+    takeover: "Takeover | None" = None  # of the place of a daemon that serves
 
     def save(self, state: SavedState) -> None:
         """Save a state, and with --keep-state the fds of this state; see fd_store.py."""

@@ -34,6 +34,7 @@ CAPABILITIES: Final = {
         "security-label-negotiation-mode",
     ],
 }
+HERITAGE: Final = "VFSD_HERITAGE"  # the name in succession.py, which is not imported for this
 ID_MAP_PROGRAMS: Final = {"uid_map": "newuidmap", "gid_map": "newgidmap"}
 
 
@@ -68,12 +69,15 @@ def _serve(options: Options) -> int:
     _fill_standard_fds()
     if not os.path.isdir("/proc/self/fd"):  # noqa: PTH112 - pathlib would be imported for this
         raise OperatorError("/proc is not mounted; try: mount -t proc proc /proc")
+    if HERITAGE in os.environ:
+        from vfsd.supervisor.heir import take_place  # noqa: PLC0415 - only in an upgrade
+
+        return take_place(options)
     kept = _take_kept(options)  # before any other file is opened
     options = replace(options, shared_dir=check_shared_dir(options), connect=_vmm(options))
     root = open_shared_dir(options)
-    _check_ids(options)
-    _check_cpus(options)
-    notes = [_note_of_mount(options, root), _note_of_store(options)]
+    check_host(options)
+    notes = [note_of_mount(options, root), _note_of_store(options)]
     hold_signals()  # a signal must not end this process while a socket file has to be removed
     listener = open_listener(options)
     try:
@@ -169,7 +173,7 @@ def open_shared_dir(options: Options) -> int:
         raise OperatorError(f"{what}: {error.strerror}") from None
 
 
-def _note_of_mount(options: Options, root: int) -> str | None:
+def note_of_mount(options: Options, root: int) -> str | None:
     """A warning if the share is mounted read-only: a systemd unit that protects the host's files
     may have made the share read-only by mistake."""
     if options.readonly or not os.fstatvfs(root).f_flag & os.ST_RDONLY:
@@ -179,6 +183,12 @@ def _note_of_mount(options: Options, root: int) -> str | None:
         " needs BindPaths= (systemd.exec(5)) for a share outside of /srv; if this is intended, give"
         " --readonly"
     )
+
+
+def check_host(options: Options) -> None:
+    """OperatorError if the host lacks what the options need."""
+    _check_ids(options)
+    _check_cpus(options)
 
 
 def _check_ids(options: Options) -> None:

@@ -173,15 +173,16 @@ CALLS: Final = (
 )
 
 
-def own_id(runtime_dir: str, key: bytes) -> int:
+def own_id(runtime_dir: str, key: bytes, inherited: int | None = None) -> int:
     """Choose the user and group id of keeper and supervisor, and give them `runtime_dir`.
+    `inherited`: the id that they had in the daemon whose place this one takes.
 
     If root starts the daemon: one of OWN_IDS, or the id of nobody if the user namespace has none of
     them. Otherwise, and if root may not change ids or owners: the present user id.
     """
     if os.geteuid() != 0 or _TO_LEAVE_ROOT & ~_permitted():
         return os.geteuid()
-    for own in (_free_id(key), NOBODY):
+    for own in (_free_id(key) if inherited is None else inherited, NOBODY):
         with suppress(OSError):
             os.chown(runtime_dir, own, own, follow_symlinks=False)
             return own

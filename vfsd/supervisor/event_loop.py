@@ -77,11 +77,12 @@ class EventLoop:
             self.turn(left)
         return True
 
-    def wait_readable(self, fd: int) -> None:
-        """Turn until `fd` is readable."""
+    def wait_readable(self, fd: int, or_else: Callable[[], bool] = lambda: False) -> bool:
+        """Turn until `fd` is readable, or `or_else()` holds; returns whether `fd` is readable."""
         seen: list[int] = []
         self.register(fd, lambda: seen.append(fd))
         try:
-            self.wait(lambda: bool(seen))
+            self.wait(lambda: bool(seen) or or_else())
         finally:
             self.unregister(fd)
+        return bool(seen)

@@ -52,11 +52,14 @@ class FdStore:
 
     def __init__(self, manager: ServiceManager, next_label: Callable[[], int]) -> None:
         self.labels: dict[int, int] = {}
+        self.is_idle = False  # what is in the store belongs to a daemon that still serves
         self._manager = manager
         self._next_label = next_label
 
     def hold(self, fds: Iterable[int]) -> None:
         """Store each of `fds` that is not stored yet."""
+        if self.is_idle:
+            return
         new = sorted(set(fds) - self.labels.keys())
         for fd in new:
             self.labels[fd] = self._known_label(fd) or self._store(fd)
@@ -65,10 +68,21 @@ class FdStore:
 
     def release(self, fds: Iterable[int]) -> None:
         """Remove what is stored, except for `fds`."""
+        if self.is_idle:
+            return
         kept = {fd: self.labels[fd] for fd in fds}
         for label in sorted(set(self.labels.values()) - set(kept.values())):
             self._manager.remove_fd(name_of(label))
         self.labels = kept
+
+    def take_over(self, theirs: Iterable[str], ours: Mapping[str, int]) -> None:
+        """The other daemon has ended its service: remove what it has stored by these names, and
+        store `ours`. It may remove names of its own later; no label of ours is one of them."""
+        self.is_idle = False
+        for name in theirs:
+            self._manager.remove_fd(name)
+        for name, fd in ours.items():
+            self._manager.store_fd(name, fd)
 
     def resume(self, labels: Mapping[int, int], fds: Iterable[int]) -> None:
         """Go on where another supervisor died; the last state that it saved has these labels, and

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Why a front-end is no longer served, and the exit status of the daemon in that case."""
 
+import select
+
 
 class FrontendGoneError(Exception):
     """The front-end closed the connection, or was disconnected.
@@ -20,3 +22,11 @@ def went_away(how: str = "") -> FrontendGoneError:
 
 def disconnected(reason: object) -> FrontendGoneError:
     return FrontendGoneError(f"disconnected the VMM: {reason}", 1)
+
+
+def check(fd: int) -> None:
+    """Raise FrontendGoneError if the VMM closed its end, even if messages are still unread."""
+    poll = select.poll()
+    poll.register(fd, select.POLLRDHUP)
+    if poll.poll(0):
+        raise went_away(" while the sandbox was slow")

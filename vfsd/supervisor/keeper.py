@@ -25,7 +25,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Container
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Protocol
 
@@ -95,6 +95,8 @@ class Keeper:
     give_up_after: int
     is_successor: bool  # the first supervisor goes on where that of an earlier daemon was
     say: Say
+    _asked: list[int] = field(default_factory=list, init=False)  # signals that ask for the end
+    is_heir: bool = False  # the place of another daemon is taken, whose keeper systemd knows
 
     def first(self) -> int:
         """The role of the launched process, which is confined by now; returns its exit status."""
@@ -119,8 +121,21 @@ class Keeper:
             if (status := self._await_restart(policy)) is not None:
                 break
             supervisor = self._create(is_successor=True)
-        self._kill_all(supervisor)
+        if self.is_handed_over():
+            self.launcher.hand_over()
+            if self._asked:  # the other daemon is to end: see outliving.py
+                os.kill(os.getpid(), self._asked[-1])
+        else:
+            self._kill_all(supervisor)
         return status
+
+    def is_handed_over(self) -> bool:
+        """Has another daemon taken our place? Its processes are below our launcher."""
+        try:
+            saved, _ = self.state.load()
+        except (ValueError, LookupError, TypeError):
+            return False
+        return saved.ended is not None and saved.heir is not None
 
     def _create(self, is_successor: bool) -> Supervisor:
         return Supervisor(create(partial(self._supervise, os.getpid(), is_successor)))
@@ -146,8 +161,11 @@ class Keeper:
             left = 3600.0 if deadline is None else max(0.0, deadline - time.monotonic())
             info = signal.sigtimedwait(WATCHED, left)
             if info is not None and info.si_signo == READY:
+                if self.is_heir:
+                    self.manager.name_main()
                 self.manager.report_ready()
             if info is not None and info.si_signo in ENDING:
+                self._asked.append(info.si_signo)
                 supervisor.send(info.si_signo)
                 deadline = deadline or time.monotonic() + STOP_SECONDS
             if deadline is not None and time.monotonic() >= deadline:

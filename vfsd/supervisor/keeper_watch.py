@@ -71,6 +71,15 @@ class KeeperWatch:
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, READY)
 
+    def take_files(self) -> None:
+        """Have the launcher own the socket file and the pid file, before start()."""
+        pidfd = _open(self._keeper)
+        if pidfd is None:
+            return  # start() does it with the next keeper
+        if os.getppid() == self._keeper:
+            self._boot.launcher.take_files(pidfd)
+        os.close(pidfd)
+
     def _watch(self, pidfd: int) -> None:
         self._pidfd = pidfd
         self._loop.register(pidfd, self._lost)

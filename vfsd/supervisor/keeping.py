@@ -25,6 +25,7 @@ class Keeping:
     daemon: socket.socket | None
     vm: KeptVm | None
     stale: Sequence[str]
+    is_heir: bool = False  # another daemon serves still, whose place this one is to take
 
     @classmethod
     def start(
@@ -51,6 +52,10 @@ class Keeping:
 
     def store(self, state: StateFile, outbox: Outbox) -> FdStore:
         """The store for the fds of the VM. It has `state` and `outbox` from here on."""
+        if self.is_heir:
+            store = FdStore(self.manager, state.next_label)
+            store.is_idle = True
+            return store
         for name in self.stale:
             self.manager.remove_fd(name)
         self.manager.store_fd(STATE, state.fd)  # no effect if the file is there already

@@ -22,12 +22,13 @@ answer has a pidfd of the pool's first process. The fd of KILL is such a pidfd: 
 just been forked does not allow signals from the supervisor yet (isolation.py). RENEW has no fds:
 the next pool is made from another template. The fd of NAME_KEEPER is the pidfd of a process with
 the user id of the keeper; the pid file names this process from then on. CONNECT has no fds: the
-launcher connects to the VMM of --connect and answers with the connection. The supervisor sends no
-path, option or text; the fds of any other request are closed, and the request is refused. An answer
-is the number of the request and 0 or an errno. So a supervisor that was taken over can start pools
-that share this directory with these options, can end them, can have templates executed, can connect
-to this VMM, can name another process of its own user id as the keeper, and can do nothing else
-here.
+launcher connects to the VMM of --connect and answers with the connection. START_HEIR and HAND_OVER
+are for an upgrade (succession.py). The supervisor sends no path, option or text; the fds of any
+other request are closed, and the request is refused. An answer is the number of the request and 0
+or an errno. So a supervisor that was taken over can start pools that share this directory with
+these options, can end them, can have templates executed, can connect to this VMM, can start the
+installed version with this command line, can leave the socket file in its place, can name another
+process of its own user id as the keeper, and can do nothing else here.
 
 Ownership. The launcher has an fd table of its own, with the standard fds, its end of the socket
 pair, its end of the template's, the shared directory, the job of the pools, the pid file, and the
@@ -65,6 +66,7 @@ from vfsd.supervisor.options import Options
 from vfsd.supervisor.pid_file import PidFile
 from vfsd.supervisor.pool_job import create_job
 from vfsd.supervisor.spawn import reap_by_itself
+from vfsd.supervisor.succession import KEY_BYTES, Succession
 from vfsd.supervisor.templates import Template, Templates
 from vfsd.transport.fd_table import close_all_but
 from vfsd.transport.native import check, lib
@@ -74,7 +76,7 @@ from vfsd.transport.process_title import setproctitle
 # The isolation of the pool is as with -I: see spawn.py. -S: modules that *.pth files of an
 # installation import would stay in the memory of each worker.
 POOL_COMMAND: Sequence[str] = (sys.executable, "-P", "-S", "-m", "vfsd.worker")
-MAKE_POOL, KILL, NAME_KEEPER, CONNECT, RENEW = 1, 2, 3, 4, 5
+MAKE_POOL, KILL, NAME_KEEPER, CONNECT, RENEW, START_HEIR, HAND_OVER = 1, 2, 3, 4, 5, 6, 7
 END_SECONDS: Final = 5.0
 
 
@@ -96,22 +98,26 @@ class Launcher:
         options: Options,
         root: int,
         supervisor: int,
-        clean_up: Callable[[], None],
+        clean_up: Callable[[bool], None],
         pid_file: PidFile | None,
         locks: Sequence[int],
+        key: int | None = None,
     ) -> "Launcher":
         """Fork the launcher. It owns `root` and `locks` from here on, and calls `clean_up` at its
         end. `supervisor`: the user id that keeper and supervisor will have. `locks`: the fds of the
-        pid file and of the folder of --keep-state."""
+        pid file and of the folder of --keep-state. `key`: a pipe with the key of the brokers of
+        a daemon that serves still and owns socket file and pid file; no keeper reads it."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         record = LauncherRecord()
         pid = os.fork()
         if pid == 0:
             kept = {root, theirs.fileno(), *locks}
             end = theirs.detach()
-            _be_launcher(name, options, root, supervisor, end, clean_up, pid_file, record, kept)
+            secret = os.urandom(KEY_BYTES) if key is None else os.read(key, KEY_BYTES)
+            succession = Succession(root, supervisor, locks, secret, owns_files=key is None)
+            _be_launcher(name, options, end, clean_up, pid_file, record, kept, succession)
         theirs.close()
-        close_fds([root, *locks])
+        close_fds([root, *locks, *([] if key is None else [key])])
         return cls(pid, os.pidfd_open(pid), ours.detach(), record)
 
     def start_pool(self, fds: Sequence[int]) -> int:
@@ -150,6 +156,16 @@ class Launcher:
         Raises OSError if the VMM does not accept it, and LauncherGoneError."""
         return self._requests.ask(CONNECT, [])[0]
 
+    def start_heir(self, sock: int) -> int:
+        """Start the version that is to take our place (succession.py), with its socket to us;
+        returns a pidfd. Raises OSError if it could not be started, and LauncherGoneError."""
+        return self._requests.ask(START_HEIR, [sock])[0]
+
+    def hand_over(self) -> None:
+        """The heir serves: leave the socket file and the pid file to it."""
+        with suppress(OSError, LauncherGoneError):
+            self._requests.ask(HAND_OVER, [])
+
     def kill(self, pidfd: int) -> None:
         """Send SIGKILL, also to the first process of a pool, which needs the launcher's
         privileges. No effect if the process or the launcher is gone."""
@@ -160,6 +176,11 @@ class Launcher:
                 self._requests.ask(KILL, [pidfd])
         except ProcessLookupError:
             pass
+
+    def take_files(self, keeper: int) -> None:
+        """As name_keeper(), and wait until the launcher owns the socket file and the pid file."""
+        with suppress(OSError, LauncherGoneError):
+            self._requests.ask(NAME_KEEPER, [keeper])
 
     def name_keeper(self, pidfd: int) -> None:
         """Have the pid file name the keeper that `pidfd` refers to."""
@@ -183,13 +204,12 @@ class Launcher:
 def _be_launcher(
     name: str,
     options: Options,
-    root: int,
-    supervisor: int,
     sock: int,
-    clean_up: Callable[[], None],
+    clean_up: Callable[[bool], None],
     pid_file: PidFile | None,
     record: LauncherRecord,
     kept: Collection[int],
+    succession: Succession,
 ) -> NoReturn:
     try:
         close_all_but({0, 1, 2, *kept})
@@ -200,24 +220,29 @@ def _be_launcher(
             lib.capabilities_pass_on()  # if this fails, the pool reports what it lacks
         loader = copy_loader(POOL_COMMAND[0])
         requests = socket.socket(fileno=sock)
-        passed = (create_job(name, options, supervisor, root), root)
+        passed = (create_job(name, options, succession.user, succession.root), succession.root)
         title = _longest_title(name, options.request_queues)
         execute = partial(Template.execute, list(POOL_COMMAND), loader, passed, title)
-        templates = Templates(requests, options.workers, execute, record.note_template)
+        templates = Templates(
+            requests, options.workers, execute, record.note_template, succession.pass_key
+        )
         with suppress(OSError):  # the first request for a pool reports it
             templates.renew()
         lib.process_forget_code()
         actions: dict[int, Action] = {
             MAKE_POOL: templates.start_pool,
             KILL: partial(_kill, templates.is_template),
-            NAME_KEEPER: partial(_name_keeper, pid_file, supervisor),
+            NAME_KEEPER: partial(_name_keeper, pid_file, succession),
             CONNECT: partial(_connect, options.connect),
             RENEW: templates.renew,
+            START_HEIR: succession.start_heir,
+            HAND_OVER: succession.hand_over,
         }
         serve(requests, actions, templates.await_request)
         templates.end()
-        _kill_descendants()
-        clean_up()
+        if not succession.is_handed_over:
+            _kill_descendants()
+        clean_up(succession.owns_files)
     except BaseException as error:
         os.write(2, f"vfsd: {name}: launcher: {error!r}\n".encode(errors="backslashreplace"))
     finally:
@@ -250,14 +275,15 @@ def _kill(is_template: Callable[[int], bool], fds: Sequence[int]) -> list[int]:
     return []
 
 
-def _name_keeper(pid_file: PidFile | None, user: int, fds: Sequence[int]) -> list[int]:
+def _name_keeper(pid_file: PidFile | None, succession: Succession, fds: Sequence[int]) -> list[int]:
     """Write the pid of the process of a pidfd into the pid file. OSError (EINVAL) unless the
-    process is alive and runs as `user`: a tool will end the process that the file names."""
+    process is alive and runs as the keeper's user: a tool will end the process that is named."""
     pid = _pid_of(fds)
-    if _real_user(pid) != user:
+    if _real_user(pid) != succession.user:
         raise OSError(errno.EINVAL, "the fd of NAME_KEEPER is not the pidfd of a keeper")
     if pid_file and not has_ended(fds[0]):
         pid_file.write(pid)
+    succession.owns_files = True
     return []
 
 

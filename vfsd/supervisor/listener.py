@@ -9,7 +9,7 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +74,19 @@ def open_listener(options: Options) -> Listener:
         return Listener(None, True, options.connect)
     assert options.socket_path is not None
     return _at_path(options.socket_path, options.socket_group)
+
+
+def inherited_listener(options: Options, fd: int | None, locks: Sequence[int]) -> Listener:
+    """The socket of the daemon whose place this one takes, and the fd of its locked pid file, the
+    first of `locks`."""
+    if options.connect is not None or fd is None:
+        return Listener(None, True, options.connect)
+    if options.socket_path is None:
+        return _inherited(fd)
+    path = str(Path(options.socket_path).absolute())
+    pid_file = PidFile(f"{path}.pid", locks[0])
+    place = f"{path} ({_connects(options.socket_group)})"
+    return Listener(socket.socket(fileno=fd), True, path, os.lstat(path).st_ino, pid_file, place)
 
 
 def _inherited(fd: int) -> Listener:

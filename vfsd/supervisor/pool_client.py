@@ -31,6 +31,7 @@ from vfsd.supervisor.descendants import (
 )
 from vfsd.supervisor.event_loop import EventLoop
 from vfsd.supervisor.first_process import start_first
+from vfsd.supervisor.former import Former
 from vfsd.supervisor.launcher import Launcher
 from vfsd.supervisor.launcher_requests import LauncherGoneError
 from vfsd.supervisor.log_collector import LogCollector
@@ -46,6 +47,7 @@ from vfsd.transport.control_messages import (
     PoolEvent,
     PoolFailed,
     PoolLog,
+    PoolPrepared,
     PoolReady,
     PoolReplaced,
     WorkerDied,
@@ -122,23 +124,25 @@ class PoolClient:
         device: int,
         patience: Patience,
         lost: LostPool | None = None,
+        former: Former | None = None,
     ) -> "PoolClient":
         """Start a pool and wait until it is isolated and ready. Raises OperatorError if the pool
         reports that it cannot work, PoolDiedError if it ends without a report. `lost`: a dead
-        sandbox with a session that goes on."""
+        sandbox with a session that goes on; `former`: a sandbox with such a session that serves."""
         ours, theirs = FdChannel.pair()
         listeners = [listen(Path(f"worker-{i}")) for i in range(options.workers)]
         stderr, their_stderr = stderr_pipe()
         relay = StderrRelay(loop, log, stderr)
-        rings = lost.segments.rings if lost else None
+        rings = lost.segments.rings if lost else former.rings if former else None
+        extra = lost.segments.tables() if lost else [former.heritage] if former else []
         segments = Segments.create(device, options.inode_limit, rings)
         pool = cls(loop, launcher, ours, segments, listeners, relay, patience)
         pool.ended = set(lost.ended) if lost else set()
         pool.spawned = set(pool.ended)
-        pool.on_event = lambda event: _log_event(log, event)
+        pool.on_event = lambda event: _on_start_event(log, former, event)
         try:
             try:
-                pool._launch(theirs.fileno(), their_stderr, lost.segments.tables() if lost else [])
+                pool._launch(theirs.fileno(), their_stderr, extra)
             finally:
                 theirs.close()
                 os.close(their_stderr)
@@ -149,9 +153,8 @@ class PoolClient:
         return pool
 
     def _await_ready(self) -> None:
-        """Wait until the pool is ready and the process that made it has ended. There is no limit
-        while the pool lives: on a slow host, or with a tenth of a CPU, a start may take any
-        time."""
+        """Wait until the pool is ready and the process that made it has ended, without a limit
+        while the pool lives: with a tenth of a CPU, a start may take any time."""
         try:
             self._await_start(lambda: self.ready and self._first is None)
         except PoolDiedError:
@@ -225,7 +228,7 @@ class PoolClient:
         rest = list(fds)
         while rest:
             batch, rest = rest[:MAX_FDS], rest[MAX_FDS:]
-            answer = self._demand({"op": "adopt"}, batch)
+            answer = self.demand({"op": "adopt"}, batch)
             with from_the_sandbox():
                 numbers = decode_fd_numbers(answer, len(batch))
             self.numbers |= zip(batch, numbers, strict=True)
@@ -233,15 +236,15 @@ class PoolClient:
     def drop(self, fds: Iterable[int]) -> None:
         """Have the pool close its copies of `fds`."""
         numbers = [self.numbers.pop(fd) for fd in fds]
-        if numbers and _refusal(self._ask({"op": "drop", "fds": numbers})) is not None:
+        if numbers and refusal_of(self.ask({"op": "drop", "fds": numbers})) is not None:
             # A supervisor that died here has dropped some or all of them: drop each one by itself.
             for number in numbers:
-                self._ask({"op": "drop", "fds": [number]})
+                self.ask({"op": "drop", "fds": [number]})
 
     def spawn(self, slot: int) -> int:
         """Have the worker of `slot` created unless it exists; returns its pid inside the sandbox, 0
         if the slot has ended."""
-        answer = self._demand({"op": "spawn", "slot": slot})
+        answer = self.demand({"op": "spawn", "slot": slot})
         self.spawned.add(slot)
         if answer.get("ended") is True:
             self.ended.add(slot)
@@ -257,8 +260,7 @@ class PoolClient:
         self._order({"op": "log-level", "level": level})
 
     def _order(self, content: Content) -> None:
-        """Send an order and do not wait for the answer, so that callbacks of the event loop may
-        call this."""
+        """Send an order without waiting for its answer: for callbacks of the event loop."""
         with contextlib.suppress(BlockingIOError):  # the pool hangs, and cannot carry it out
             self._send({"id": next(self._ids), **content})
 
@@ -268,14 +270,14 @@ class PoolClient:
         found = (p for p in self._descendants() if pid_inside(p.pid) == inside)
         return next(found, None)
 
-    def _demand(self, content: Content, fds: list[int] | None = None) -> Content:
+    def demand(self, content: Content, fds: list[int] | None = None) -> Content:
         """Send an order that a pool of ours never refuses; PoolDiedError if it is refused."""
-        answer = self._ask(content, fds)
-        if (refusal := _refusal(answer)) is not None:
+        answer = self.ask(content, fds)
+        if (refusal := refusal_of(answer)) is not None:
             raise PoolTakenOverError(f"the pool refused {content['op']!r}: {refusal}")
         return answer
 
-    def _ask(self, content: Content, fds: list[int] | None = None) -> Content:
+    def ask(self, content: Content, fds: list[int] | None = None) -> Content:
         """Send an order and wait for the answer, without a limit while the pool is alive."""
         request_id = next(self._ids)
         order = self._orders[request_id] = Order({"id": request_id, **content}, fds or [])
@@ -406,11 +408,13 @@ class PoolClient:
         return pool
 
 
-def _refusal(answer: Content) -> str | None:
+def refusal_of(answer: Content) -> str | None:
     with from_the_sandbox():
         return decode_refusal(answer)
 
 
-def _log_event(log: LogCollector, event: PoolEvent) -> None:
+def _on_start_event(log: LogCollector, former: Former | None, event: PoolEvent) -> None:
+    if isinstance(event, PoolPrepared) and former:
+        former.on_prepared()
     if isinstance(event, PoolLog):
         log.write(event.level, event.text, "pool")

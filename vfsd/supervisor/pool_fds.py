@@ -17,8 +17,10 @@ def check_fds(fds: Sequence[int], workers: int) -> None:
     """OSError (EINVAL) unless these are the fds of a pool (job.POOL_FDS) with this number of
     workers."""
     segments = [is_segment] * len(SEGMENTS)
-    kinds = [_is_channel, _is_pipe_to_write, *segments, *[_is_listener] * workers]
-    if len(fds) > len(kinds):
+    kinds = [is_channel, _is_pipe_to_write, *segments, *[_is_listener] * workers]
+    if len(fds) == len(kinds) + 1:
+        kinds.append(is_channel)
+    elif len(fds) > len(kinds):
         kinds += [is_segment] * TABLES_BEFORE
     if len(fds) != len(kinds) or not all(map(_is_kind, kinds, fds)):
         raise OSError(errno.EINVAL, "the fds of MAKE_POOL are not those of a pool")
@@ -31,7 +33,7 @@ def _is_kind(kind: Callable[[int], bool], fd: int) -> bool:
         return False
 
 
-def _is_channel(fd: int) -> bool:
+def is_channel(fd: int) -> bool:
     return _is_unix_socket(fd, socket.SOCK_SEQPACKET, listening=False)
 
 

@@ -45,9 +45,11 @@ import fcntl
 import os
 import socket
 import struct
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Final
 
+from vfsd.supervisor.listener import Listener
 from vfsd.supervisor.saved_state import SavedMessage, SavedState
 from vfsd.transport.native import ffi, lib
 from vfsd.transport.saved_record import SavedRecord
@@ -61,7 +63,7 @@ REPLIED: Final = 2
 HALF: Final = 1 << 20
 OUTBOX_BYTES: Final = 1 << 16
 OUTBOX_REPLY: Final = 4096  # bytes: more than any reply has
-LAYOUT: Final = [4, lib.VFSD_TABLES_LAYOUT]  # of the state, and of the tables that it names
+LAYOUT: Final = [5, lib.VFSD_TABLES_LAYOUT]  # of the state, and of the tables that it names
 _PROGRESS_AT: Final = 2 * HALF
 _GENERATION_AT: Final = _PROGRESS_AT + _PROGRESS.size
 _LABEL: Final = struct.Struct("=Q")
@@ -103,10 +105,17 @@ class StateFile:
 
     def next_label(self) -> int:
         """A label that no supervisor has used."""
-        (last,) = _LABEL.unpack(os.pread(self.fd, _LABEL.size, _LABEL_AT))
-        label = int(last + 1) % (1 << 64) or 1
+        label = (self.last_label() + 1) % (1 << 64) or 1
         os.pwrite(self.fd, _LABEL.pack(label), _LABEL_AT)
         return label
+
+    def last_label(self) -> int:
+        """The label that next_label() has returned last, or skip_labels() was given."""
+        return int(_LABEL.unpack(os.pread(self.fd, _LABEL.size, _LABEL_AT))[0])
+
+    def skip_labels(self, last: int) -> None:
+        """Let all later labels be larger than `last`."""
+        os.pwrite(self.fd, _LABEL.pack(max(last, self.last_label())), _LABEL_AT)
 
     def note_taken(self, tries: int) -> None:
         """Note that the VM was taken from an earlier daemon, and how many supervisors have tried to
@@ -179,6 +188,18 @@ def sweep(keep: set[int]) -> list[int]:
     for fd in orphans:
         os.close(fd)
     return orphans
+
+
+def close_orphans(
+    saved: SavedState, kept: AbstractSet[int], listener: Listener
+) -> tuple[int | None, int]:
+    """Close the fds that a dead supervisor had open and did not save, except for `kept`. Returns
+    the fd of a connection that it had accepted and not saved, or None; and how many were closed."""
+    keep = {0, 1, 2, *kept, *saved.fds()}
+    accepted = listener.accepted(open_fds() - keep) if saved.frontend is None else None
+    if accepted is not None:
+        keep.add(accepted)
+    return accepted, len(sweep(keep))
 
 
 def is_open(fd: int) -> bool:

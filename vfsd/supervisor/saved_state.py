@@ -98,6 +98,10 @@ class SavedState:
     has_spoken: bool = False  # the VMM has sent a message
     ended: int | None = None  # the exit status, once the share has ended
     has_had_pool: bool = False  # a pool of this daemon was ready once
+    # Sockets between two versions (upgrade.py). `heir`: to the daemon that is to serve, or serves,
+    # in our place. `former`: to the daemon that serves; we are to take its place.
+    heir: int | None = None
+    former: int | None = None
     session: Mapping[str, Any] = field(default_factory=dict)  # Session.snapshot()
     pool: SavedPool | None = None
     lost: LostPool | None = None  # a pool that died and is to be replaced
@@ -120,7 +124,8 @@ class SavedState:
         """Every fd that this state names."""
         pool = self.pool.fds() if self.pool else set()
         lost = self.lost.segments.own_fds() if self.lost else []
-        return {*pool, *lost, *self._frontend_fds()}
+        other = {fd for fd in (self.heir, self.former) if fd is not None}
+        return {*pool, *lost, *other, *self._frontend_fds()}
 
     def _frontend_fds(self) -> set[int]:
         if self.frontend is None:

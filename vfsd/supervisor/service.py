@@ -7,12 +7,12 @@ that line waits. Each front-end gets a pool of its own, so no data of one guest 
 guest.
 """
 
-import select
 import socket
 import time
 from collections.abc import Sequence
 from typing import Final
 
+from vfsd.supervisor import frontend_gone
 from vfsd.supervisor.backend import Backend, BackendContext, signal_error
 from vfsd.supervisor.boot import Boot
 from vfsd.supervisor.control_facts import View
@@ -88,6 +88,7 @@ class Service:
         if is_successor:
             effects = self._take_over()
         self._loop.stop_on(ENDING)
+        effects = self._settle(effects, is_successor)
         self._keeper.start(self._loop, self._check_keeper_needed)
         self._control.start()
         watch_irreplaceable(self._boot, self._loop)
@@ -107,11 +108,24 @@ class Service:
                 self._boot.state.note_taken(0)
                 self._talk(backend, frontend)
             except FrontendGoneError as gone:
+                self._disturbed(gone)
                 effects = []
                 if (status := self._end_session(gone)) is not None:
                     return status
             except PoolDiedError as error:
+                self._disturbed(error)
                 effects = self._lose_pool(error, policy)
+
+    # For upgradable_service.py. _settle() returns the effects to carry out first.
+
+    def _settle(self, effects: list[Effect], _is_successor: bool) -> list[Effect]:
+        return effects
+
+    def _await_readable(self, fd: int) -> None:
+        self._loop.wait_readable(fd)
+
+    def _disturbed(self, why: Exception) -> None:
+        """Called when the VMM or the sandbox is gone."""
 
     def end(self, status: int) -> None:
         """Kill the pool. If this supervisor is killed in here, its successor goes on with that."""
@@ -189,17 +203,12 @@ class Service:
         return BackendContext(loop, boot.launcher, boot.options, boot.device, self._log, patience)
 
     def _check_frontend(self) -> None:
-        """Raise FrontendGoneError if the VMM closed its end, even if messages are still unread."""
-        if self._frontend is None:
-            return
-        poll = select.poll()
-        poll.register(self._frontend.fileno(), select.POLLRDHUP)
-        if poll.poll(0):
-            raise went_away(" while the sandbox was slow")
+        if self._frontend is not None:
+            frontend_gone.check(self._frontend.fileno())
 
     def _ensure_frontend(self) -> MessageSocket:
         if self._frontend is None:
-            self._frontend = _unblocking(self._accept())
+            self._frontend = MessageSocket.not_blocking(self._accept())
             self._save()
         return self._frontend
 
@@ -211,7 +220,7 @@ class Service:
         if not listener.listening:
             return listener.socket
         self._log.write("info", f"{WAITING} on {listener.place}")
-        self._loop.wait_readable(listener.socket.fileno())
+        self._await_readable(listener.socket.fileno())
         connection, _ = listener.socket.accept()
         return connection
 
@@ -280,7 +289,7 @@ class Service:
     def _talk(self, backend: Backend, frontend: MessageSocket) -> None:
         """Handle messages until the front-end has gone, which raises FrontendGoneError."""
         while True:
-            self._loop.wait_readable(frontend.fileno())
+            self._await_readable(frontend.fileno())
             try:
                 raw = frontend.peek()
             except BlockingIOError:
@@ -351,14 +360,12 @@ class Service:
             case Close(fds):
                 close_fds(fds)
             case Reply(data):
-                self._reply(frontend, data)
+                self._boot.outbox.send(frontend.socket, data, self._reply_start)
             case ReplyBase(index):
-                self._reply(frontend, self._session.base_reply(index).data)
+                data = self._session.base_reply(index).data
+                self._boot.outbox.send(frontend.socket, data, self._reply_start)
             case ReplyInflight(inflight):
                 send_record(frontend, inflight)
-
-    def _reply(self, frontend: MessageSocket, data: bytes) -> None:
-        self._boot.outbox.send(frontend.socket, data, self._reply_start)
 
     # Handing over to another supervisor; see resume.py.
 
@@ -366,19 +373,20 @@ class Service:
         if raw or not effects:  # otherwise the reply may have been sent, in part or as a whole
             self._reply_start = self._boot.outbox.start()
         message = SavedMessage(raw.header.number, raw.header.flags, raw.payload) if raw else None
-        self._boot.save(
-            SavedState(
-                reply_start=self._reply_start,
-                frontend=self._frontend.fileno() if self._frontend else None,
-                has_spoken=self._has_spoken,
-                ended=self._ended,
-                has_had_pool=self._has_had_pool,
-                session=self._session.snapshot(),
-                pool=self._backend.pool.saved() if self._backend else None,
-                lost=self._lost,
-                effects=tuple(effects),
-                message=message,
-            )
+        self._boot.save(self._state(effects, message))
+
+    def _state(self, effects: Sequence[Effect], message: SavedMessage | None) -> SavedState:
+        return SavedState(
+            reply_start=self._reply_start,
+            frontend=self._frontend.fileno() if self._frontend else None,
+            has_spoken=self._has_spoken,
+            ended=self._ended,
+            has_had_pool=self._has_had_pool,
+            session=self._session.snapshot(),
+            pool=self._backend.pool.saved() if self._backend else None,
+            lost=self._lost,
+            effects=tuple(effects),
+            message=message,
         )
 
     def _take_over(self) -> list[Effect]:
@@ -387,7 +395,7 @@ class Service:
         self._has_had_pool = saved.has_had_pool
         if self._boot.store:
             self._boot.store.resume(saved.labels, saved.kept_fds())
-        if saved.pool is None:
+        if saved.pool is None and saved.heir is None:  # else the heir's processes are there as well
             self._siblings.kill()
         accepted = sweep_after(self._boot, saved)
         self._lost = saved.lost
@@ -396,7 +404,7 @@ class Service:
         if saved.frontend is not None:
             return self._resume_session(saved, saved.frontend, stage)
         if accepted is not None:
-            self._frontend = _unblocking(socket.socket(fileno=accepted))
+            self._frontend = MessageSocket.not_blocking(socket.socket(fileno=accepted))
         return []
 
     def _resume_session(self, saved: SavedState, frontend: int, stage: int) -> list[Effect]:
@@ -410,8 +418,3 @@ class Service:
         rest = saved.effects if stage < REPLIED else ()
         self._left = [Apply(), *(one for one in rest if not isinstance(one, Close | Apply))]
         return self._left
-
-
-def _unblocking(connection: socket.socket) -> MessageSocket:
-    connection.setblocking(False)
-    return MessageSocket(connection)

@@ -5,9 +5,10 @@ supervisors need, and becomes the keeper."""
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vfsd.supervisor.background import Background, daemonize
 from vfsd.supervisor.boot import Boot
@@ -22,8 +23,9 @@ from vfsd.supervisor.keeping import Keeping
 from vfsd.supervisor.kept_vm import Kept
 from vfsd.supervisor.launcher import Launcher
 from vfsd.supervisor.listener import Listener
-from vfsd.supervisor.log_collector import LogCollector, SyslogSink, stderr_sink
+from vfsd.supervisor.log_collector import LogCollector, Say, SyslogSink, stderr_sink
 from vfsd.supervisor.options import MIGRATION, Options
+from vfsd.supervisor.outliving import outlive, pass_on_pending
 from vfsd.supervisor.resume import Outbox, StateFile, open_fds
 from vfsd.supervisor.signals import hold_signals
 from vfsd.supervisor.supervise import supervise
@@ -32,45 +34,57 @@ from vfsd.transport.errors import OperatorError
 from vfsd.transport.native import check, lib
 from vfsd.transport.process_title import setproctitle
 
+if TYPE_CHECKING:
+    from vfsd.supervisor.takeover import Takeover
+
 
 def serve(
-    options: Options, root: int, listener: Listener, kept: Kept | None, notes: Sequence[str]
+    options: Options,
+    root: int,
+    listener: Listener,
+    kept: Kept | None,
+    notes: Sequence[str],
+    takeover: "Takeover | None" = None,
+    key: int | None = None,
 ) -> int:
     """Serve the directory behind the fd `root`; returns the exit status. `kept`: None
-    without --keep-state. `notes`: warnings for the log."""
+    without --keep-state. `notes`: warnings for the log. `takeover`: a daemon that serves, and whose
+    place this one is to take, and the `key` of its brokers (succession.py)."""
     name = instance_name(options, listener.socket)
     runtime_dir = _make_runtime_dir(listener)
     clean_up = partial(_clean_up, listener, runtime_dir)
     try:
-        background = daemonize(not options.syslog) if options.daemonize else None
-        if pid_file := listener.pid_file:
+        is_first = takeover is None
+        background = daemonize(not options.syslog) if options.daemonize and is_first else None
+        if (pid_file := listener.pid_file) and is_first:
             pid_file.write(os.getpid())  # again: daemonize() has changed the pid
         control = _control(runtime_dir)
-        own = own_id(runtime_dir.path, instance_key(options, listener.socket))
+        inherited = takeover.user if takeover else None
+        own = own_id(runtime_dir.path, instance_key(options, listener.socket), inherited)
         give_up = partial(confine, runtime_dir.path, own, options)
         keeping = Keeping.start(name, options, give_up, kept) if kept else None
+        if keeping and takeover:
+            keeping = replace(keeping, is_heir=True)
         locks = [pid_file.fd] if pid_file else []
         if kept and kept.lock is not None:
             locks.append(kept.lock)
-        launcher = Launcher.start(name, options, root, own, clean_up, pid_file, locks)
+        launcher = Launcher.start(name, options, root, own, clean_up, pid_file, locks, key)
     except BaseException:
-        clean_up()
+        clean_up(takeover is None)
         raise
+    launched = os.getpid()
     try:
         manager = ServiceManager.of_environment()  # before _boot(), which notes what is open
-        boot = _boot(name, options, launcher, listener, background, keeping, control)
+        boot = _boot(name, options, launcher, listener, background, keeping, control, takeover)
 
         def say(level: str, text: str) -> None:
             boot.log.write(level, text, "keeper")
 
         for note in notes:
             say("warn", note)
-        if control is None:
-            say("warn", "no socket for operators can be made; vfsd status will not work")
+        _say_what_is_missing(options, control, say)
         if keeping and keeping.note:
             say(*keeping.note)
-        if unused := [spelling for field, spelling in options.given.items() if field in MIGRATION]:
-            say("debug", f"no migration is offered, so these have no effect: {', '.join(unused)}")
         keeper = Keeper(
             name=name,
             launcher=launcher,
@@ -79,15 +93,26 @@ def serve(
             manager=manager,
             give_up_after=options.give_up_after,
             is_successor=keeping is not None and keeping.vm is not None,
+            is_heir=takeover is not None,
             say=say,
         )
         setproctitle(f"vfsd: {name} keeper")
         check(lib.process_become_subreaper())  # for the sandboxes of a launcher that dies
         hold_signals()
         give_up(say)
-        return run(keeper.first)
+        status = run(keeper.first)
     finally:
         launcher.end()  # the launcher cleans up
+    if keeper.is_handed_over():
+        return outlive(name) if takeover is None and os.getpid() == launched else pass_on_pending()
+    return status
+
+
+def _say_what_is_missing(options: Options, control: ControlSocket | None, say: Say) -> None:
+    if control is None:
+        say("warn", "no socket for operators can be made; vfsd status will not work")
+    if unused := [spelling for field, spelling in options.given.items() if field in MIGRATION]:
+        say("debug", f"no migration is offered, so these have no effect: {', '.join(unused)}")
 
 
 def _boot(
@@ -98,6 +123,7 @@ def _boot(
     background: Background | None,
     keeping: Keeping | None,
     control: ControlSocket | None,
+    takeover: "Takeover | None",
 ) -> Boot:
     sink = SyslogSink() if options.syslog else stderr_sink
     if background and options.syslog:
@@ -106,7 +132,7 @@ def _boot(
     state = vm.state if vm else StateFile.create()
     outbox = vm.outbox if vm else Outbox.create()
     device = DeviceSegment(state.next_generation)
-    record = ControlRecord(options.log_level)
+    record = ControlRecord(takeover.log_level if takeover else options.log_level)
     holder = keeping.daemon if keeping else None
     return Boot(
         name=name,
@@ -118,7 +144,10 @@ def _boot(
         store=keeping.store(state, outbox) if keeping else None,
         holder=holder.fileno() if holder else None,
         device=device,
-        kept_fds=frozenset(open_fds()) - (vm.fds if vm else frozenset()),
+        kept_fds=frozenset(open_fds())
+        - (vm.fds if vm else frozenset())
+        - (takeover.fds() if takeover else frozenset()),
+        takeover=takeover,
         log=LogCollector(name, options.log_level, sink),
         control=control,
         control_record=record,
@@ -182,11 +211,12 @@ def _folder_of(listener: Listener) -> str | None:
     return str(Path(path).parent) if path.startswith("/") else None
 
 
-def _clean_up(listener: Listener, runtime_dir: RuntimeDir) -> None:
-    """Remove the runtime folder, the socket and the pid file."""
+def _clean_up(listener: Listener, runtime_dir: RuntimeDir, owns_files: bool) -> None:
+    """Remove the runtime folder. `owns_files`: the socket and the pid file as well."""
     with suppress(OSError):  # at the end of the process an error has no further consequence
         _remove(runtime_dir)
-    listener.remove()
+    if owns_files:
+        listener.remove()
 
 
 def _remove(folder: RuntimeDir) -> None:

@@ -4,7 +4,7 @@
 import os
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -20,6 +20,7 @@ POOL_ENVIRONMENT: Final = {
     "LANG": "C.UTF-8",
     "PYTHONPATH": ":".join([*filter(os.path.isabs, _PATHS), str(Path(vfsd.__file__).parents[1])]),
 }
+_IGNORED: Final = [signal.SIGPIPE, signal.SIGXFSZ]  # by Python
 
 
 def spawn(command: list[str], loader: int | None, fds: Iterable[int], stderr: int) -> int:
@@ -29,9 +30,29 @@ def spawn(command: list[str], loader: int | None, fds: Iterable[int], stderr: in
     SIGCHLD is not ignored in here, so a process that ends early stays a zombie until its pidfd has
     been opened, and its pid cannot be reused before that.
     """
+    return _spawn(lambda: _load(command, loader, list(fds), stderr))
+
+
+def spawn_heir(command: list[str], environment: Mapping[str, str], fds: Iterable[int]) -> int:
+    """Execute a command with these fds, our standard fds, and this environment; returns a
+    pidfd."""
+    actions = [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in fds]
+    return _spawn(
+        lambda: os.posix_spawn(
+            command[0],
+            command,
+            environment,
+            file_actions=actions,
+            setsigmask=[],
+            setsigdef=_IGNORED,
+        )
+    )
+
+
+def _spawn(execute: Callable[[], int]) -> int:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
-        return os.pidfd_open(_load(command, loader, list(fds), stderr))
+        return os.pidfd_open(execute())
     finally:
         reap_by_itself()
 
@@ -64,5 +85,5 @@ def _execute(path: str, command: list[str], fds: list[int], stderr: int) -> int:
             (os.POSIX_SPAWN_DUP2, stderr, 2),
             *((os.POSIX_SPAWN_DUP2, fd, fd) for fd in fds),  # dup2 to itself clears close-on-exec
         ],
-        setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],  # Python ignores these two
+        setsigdef=_IGNORED,
     )

@@ -11,7 +11,9 @@ from vfsd.supervisor.event_loop import StopError
 from vfsd.supervisor.keeper import STATUS_CRASHED
 from vfsd.supervisor.keeper_watch import KeeperWatch
 from vfsd.supervisor.saved_state import SavedState
-from vfsd.supervisor.service import Service
+from vfsd.supervisor.takeover import NotNeededError
+from vfsd.supervisor.upgradable_service import UpgradableService
+from vfsd.supervisor.upgrade import HandedOverError
 from vfsd.transport.errors import OperatorError, describe
 
 TRIES: Final = 8  # supervisors that may die before a VM that an earlier daemon has left is given up
@@ -23,12 +25,14 @@ def supervise(
     """Run as the supervisor; returns the exit status of the program. `keeper`: the pid of the
     keeper; `next_keeper`: see KeeperWatch."""
     _count_try(boot)
-    service = Service(boot, KeeperWatch(boot, keeper, next_keeper))
+    service = UpgradableService(boot, KeeperWatch(boot, keeper, next_keeper))
     try:
         status = service.run(is_successor)
     except StopError:
         if service.leave_vm():
             return 0
+        status = 0
+    except (HandedOverError, NotNeededError):
         status = 0
     except OperatorError as error:
         boot.log.write("error", str(error))

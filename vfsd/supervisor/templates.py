@@ -61,7 +61,8 @@ class Template:
 
 class Templates:
     """The present template of a launcher that serves requests from `requests`. `note` is called
-    with the pid of each template, 0 if there is none."""
+    with the pid of each template, 0 if there is none; `pass_key` returns a pipe with the key of the
+    brokers (succession.py)."""
 
     def __init__(
         self,
@@ -69,11 +70,13 @@ class Templates:
         workers: int,
         execute: Callable[[], Template],
         note: Callable[[int], None],
+        pass_key: Callable[[], int],
     ) -> None:
         self._requests = requests
         self._workers = workers
         self._execute = execute
         self._note = note
+        self._pass_key = pass_key
         self._template: Template | None = None
         self._has_worked = False  # the template has made a pool
 
@@ -83,7 +86,7 @@ class Templates:
         check_fds(fds, self._workers)
         template = self._template or self._begin()
         try:
-            template.socket.sendmsg([b"\0"], encode_fds(fds))
+            self._send(template, fds)
             self._await_answer(template)
             flags = socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
             data, ancillary, _, _ = template.socket.recvmsg(FORKED.size, ROOM, flags)
@@ -150,6 +153,13 @@ class Templates:
         self._note(0)
         if template:
             template.end()
+
+    def _send(self, template: Template, fds: Sequence[int]) -> None:
+        key = self._pass_key()
+        try:
+            template.socket.sendmsg([b"\0"], encode_fds([key, *fds]))
+        finally:
+            os.close(key)
 
     def _await_answer(self, template: Template) -> None:
         """Wait until the template has answered or died. It may still be importing, which takes any

@@ -15,6 +15,7 @@ from vfsd.tool import (
     mount_command,
     status_command,
     top_command,
+    upgrade_command,
 )
 from vfsd.tool import change_commands as change
 from vfsd.transport.errors import OperatorError
@@ -44,6 +45,9 @@ COMMANDS: Final = {
         Command("worker", change.WORKER_SUMMARY, change.add_worker_options, change.worker),
         Command("stop", change.STOP_SUMMARY, change.add_stop_options, change.stop),
         Command("mount", mount_command.SUMMARY, mount_command.add_options, mount_command.run),
+        Command(
+            "upgrade", upgrade_command.SUMMARY, upgrade_command.add_options, upgrade_command.run
+        ),
         Command("bench", bench_command.SUMMARY, bench_command.add_options, bench_command.run),
     )
 }

@@ -190,6 +190,11 @@ class PoolReady:
 
 
 @dataclass(frozen=True)
+class PoolPrepared:
+    """The sandbox is isolated, and waits for the session of the sandbox that serves."""
+
+
+@dataclass(frozen=True)
 class PoolFailed:
     """The pool could not start and exits. One line says what failed, why, and what to do."""
 
@@ -223,7 +228,7 @@ class PoolLog:
     text: str
 
 
-PoolEvent = PoolReady | PoolFailed | PoolReplaced | WorkerDied | PoolLog
+PoolEvent = PoolReady | PoolPrepared | PoolFailed | PoolReplaced | WorkerDied | PoolLog
 
 
 def decode_pool_event(content: Content, slots: int) -> PoolEvent:
@@ -233,6 +238,8 @@ def decode_pool_event(content: Content, slots: int) -> PoolEvent:
     match content.get("event"):
         case "ready":
             return PoolReady(content.get("opens_handles") is True)
+        case "prepared":
+            return PoolPrepared()
         case "failed":
             return PoolFailed(text(content, "error"))
         case "worker-died":

@@ -23,7 +23,9 @@ CAPACITY_MAX: Final = INODES_MAX + 1
 TABLES_BEFORE: Final = 3
 SEGMENTS: Final = ("device", "inodes", "files", "rings", "workers")
 # The fds that a pool is given. The listeners of the worker slots follow them, and then, for a
-# sandbox that takes the place of a lost one, TABLES_BEFORE tables of the lost one.
+# sandbox that takes the place of a lost one, TABLES_BEFORE tables of the lost one, or, for a
+# sandbox that takes the place of a sandbox that serves, the socket to that sandbox. In the
+# launcher's packet to the template, the key comes before all of them.
 POOL_FDS: Final = ("channel", "stderr", *SEGMENTS)
 # The answer of the template (vfsd/worker/template.py): 0 and a pidfd, or an errno.
 FORKED: Final = struct.Struct("=i")
@@ -142,13 +144,16 @@ class Filesystem(Switches):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class JobFds:
-    """The fds of one pool: the shared directory (O_PATH), the fd channel, its stderr, the shared
-    segments, one listener per worker slot, and `before`: if this sandbox takes the place of a lost
-    sandbox, the inode table, the file table and the worker table of the lost sandbox. Isolation
-    consumes the shared directory's fd, and the restoration of the session consumes `before`; the
-    pool keeps the others."""
+    """The fds of one pool: the shared directory (O_PATH), a pipe with the key by which handles are
+    signed, the fd channel, its stderr, the shared segments, one listener per worker slot.
+    `before`: if this sandbox takes the place of a lost sandbox, the inode table, the file table and
+    the worker table of the lost sandbox. `former`: if it takes the place of a sandbox that serves,
+    the socket by which the fds of that sandbox come (heritage.py). Isolation consumes the
+    directory's fd and the key, and the restoration of the session consumes `before` and `former`;
+    the pool keeps the others."""
 
     root: int
+    key: int
     channel: int
     stderr: int
     device: int
@@ -158,16 +163,35 @@ class JobFds:
     workers: int
     listeners: tuple[int, ...]
     before: tuple[int, ...] = ()
+    former: int | None = None
 
     @classmethod
     def of(cls, root: int, passed: Sequence[int], slots: int) -> "JobFds":
-        """The fds of a pool with this number of worker slots, in the order of POOL_FDS; JobError if
-        their number is wrong."""
-        named, rest = passed[: len(POOL_FDS)], passed[len(POOL_FDS) :]
-        if len(rest) not in (slots, slots + TABLES_BEFORE):
+        """The fds of a pool with this number of worker slots, in the order of the template's packet
+        (POOL_FDS); JobError if their number is wrong."""
+        first = 1 + len(POOL_FDS)
+        more = passed[first + slots :]
+        if len(passed) < first + slots or len(more) not in (0, 1, TABLES_BEFORE):
             raise JobError(f"a pool of {slots} slots was given {len(passed)} fds")
-        names = dict(zip(POOL_FDS, named, strict=True))
-        return cls(root=root, listeners=tuple(rest[:slots]), before=tuple(rest[slots:]), **names)
+        names = dict(zip(POOL_FDS, passed[1:first], strict=True))
+        return cls(
+            root=root,
+            key=passed[0],
+            listeners=tuple(passed[first : first + slots]),
+            before=() if len(more) == 1 else tuple(more),
+            former=more[0] if len(more) == 1 else None,
+            **names,
+        )
+
+    @property
+    def takes_over(self) -> bool:
+        """Does a session of another sandbox go on in this one?"""
+        return bool(self.before) or self.former is not None
+
+    def consumed(self) -> tuple[int, ...]:
+        """All fds that isolation and restoration consume."""
+        former = () if self.former is None else (self.former,)
+        return (self.root, self.key, *self.before, *former)
 
     def kept(self) -> tuple[int, ...]:
         """All fds that the pool keeps."""
@@ -175,7 +199,7 @@ class JobFds:
         return (self.channel, *segments, *self.listeners)
 
 
-NO_FDS: Final = JobFds(root=-1, listeners=(), before=(), **dict.fromkeys(POOL_FDS, -1))
+NO_FDS: Final = JobFds.of(-1, [-1] * (1 + len(POOL_FDS)), 0)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

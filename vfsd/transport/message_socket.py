@@ -39,6 +39,11 @@ class MessageSocket:
         self._fds: list[int] = []
         self._peeked = 0  # bytes of the message that peek() returned
 
+    @classmethod
+    def not_blocking(cls, sock: socket.socket) -> "MessageSocket":
+        sock.setblocking(False)
+        return cls(sock)
+
     def fileno(self) -> int:
         return self.socket.fileno()
 

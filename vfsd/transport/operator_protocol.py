@@ -18,6 +18,7 @@ from vfsd.transport.errors import ProtocolError
 
 VERSION: Final = 1
 SOCKET_NAME: Final = "control"
+UPGRADE_SOCKET_NAME: Final = "upgrade"  # beside it: see upgrade_requests.py
 REPLY_MAX: Final = 1 << 20  # bytes; a request has at most control_messages.MAX_MESSAGE
 LOG_TOPIC: Final = b"log"
 

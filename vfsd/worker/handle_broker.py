@@ -36,6 +36,7 @@ def prepare(job: Job, sandbox: Sandbox) -> None:
         raise IsolationError(str(error)) from None
     if sandbox.handles.outcome is Outcome.SIGNED:
         sandbox.handles = _start(job, sandbox)
+    os.close(job.fds.key)  # unread: only the guard may have the key
 
 
 def _reach(sandbox: Sandbox) -> Reach:
@@ -91,7 +92,7 @@ def _be_guard(job: Job, root_fd: int, sockets: list[int]) -> NoReturn:
     try:
         setproctitle(f"vfsd: {job.name} handles")
         root = os.open(".", _READABLE, dir_fd=root_fd)
-        close_all_but({root, *sockets})
+        close_all_but({root, job.fds.key, *sockets})
         for ignored in ENDING:
             signal.signal(ignored, signal.SIG_IGN)
         if not capabilities.limit(set(KEPT)):
@@ -100,6 +101,7 @@ def _be_guard(job: Job, root_fd: int, sockets: list[int]) -> NoReturn:
             guard: Any = ffi.new("struct handle_guard *")
             fds = ffi.new("int32_t[]", sockets)  # kept alive by this frame, which never returns
             guard.root_fd, guard.socket_count, guard.sockets = root, len(sockets), fds
+            guard.key_fd = job.fds.key
             guard.action = seccomp.ACTIONS.get(job.seccomp, -1)
             lib.handle_guard_run(guard)
     finally:  # a worker that asks then finds that the broker is gone

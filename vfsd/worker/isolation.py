@@ -72,8 +72,10 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
+from vfsd.transport.heritage import Namespaces, receive_namespaces
 from vfsd.transport.job import Job
 from vfsd.transport.native import check, lib
 from vfsd.worker import handle_broker, restrictions, root_directory, user_namespace
@@ -103,7 +105,7 @@ NAMESPACES: Final = (
 
 
 def _close_other_fds(job: Job) -> None:
-    keep = {2, job.fds.root, *job.fds.kept(), *job.fds.before}
+    keep = {2, *job.fds.kept(), *job.fds.consumed()}
     for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - pathlib would stay in each worker
         fd = int(name)
         if fd in keep:
@@ -155,8 +157,11 @@ def _enter_shared_dir(job: Job) -> None:
     os.close(job.fds.root)
 
 
-def _process(job: Job, _sandbox: Sandbox) -> None:
+def _process(job: Job, sandbox: Sandbox) -> None:
     _close_other_fds(job)
+    if job.fds.former is not None:
+        what = "get the namespaces of the sandbox that serves now"
+        attempt(what, "upgrade again", partial(_meet_former, job.fds.former, sandbox))
     _enter_shared_dir(job)
     _limit_core(job)
     _limit_locked_memory()
@@ -171,6 +176,10 @@ def _process(job: Job, _sandbox: Sandbox) -> None:
             "start it with none, or with CAP_SETGID",
             lambda: os.setgroups([]),
         )
+
+
+def _meet_former(sock: int, sandbox: Sandbox) -> None:
+    sandbox.former = receive_namespaces(sock)
 
 
 def _let_supervisor_send_signals(job: Job) -> None:
@@ -201,7 +210,16 @@ def _become_root_of_user_namespace(job: Job) -> None:
             attempt(what, "see --uid-map and --gid-map; or try --sandbox=none", step)
 
 
-def _namespaces(job: Job, _sandbox: Sandbox) -> None:
+def _join_user_namespace(former: Namespaces) -> None:
+    attempt(
+        "enter the user namespace of the sandbox that serves now",
+        "restart the daemon",
+        lambda: check(lib.isolate_join(former.user, lib.NAMESPACE_USER)),
+    )
+    attempt("become root there", "restart the daemon", user_namespace.become_root)
+
+
+def _namespaces(job: Job, sandbox: Sandbox) -> None:
     if job.sandbox == CHROOT:
         attempt(
             f"chroot to {job.shared_dir!r} in a mount namespace",
@@ -210,7 +228,10 @@ def _namespaces(job: Job, _sandbox: Sandbox) -> None:
         )
         return
     if os.geteuid() != 0 or job.userns or job.uid_map or job.gid_map:
-        _become_root_of_user_namespace(job)
+        if sandbox.former:
+            _join_user_namespace(sandbox.former)
+        else:
+            _become_root_of_user_namespace(job)
     attempt(
         "create namespaces",
         "run with CAP_SYS_ADMIN, or try --sandbox=none",

@@ -5,8 +5,8 @@ workers.
 The pool reads no guest memory, starts no thread, waits for no process except a worker that starts,
 and never calls a file system of the share (a file system that hangs would hold up every queue). It
 takes orders only from the fd channel: adopt fds, drop fds, spawn or kill a worker, log from another
-level up. When that channel closes, keeper and supervisor are both dead, and the pool ends, and the
-sandbox with it.
+level up, halt all workers and leave their files to another sandbox (bequest.py). When that channel
+closes, keeper and supervisor are both dead, and the pool ends, and the sandbox with it.
 
 Death. The holder creates another pool, and workers serve all the time (holder.py). The next pool
 finds in the record (pool_state.py) what this pool knew. An order is answered in four steps: carry
@@ -27,6 +27,7 @@ from vfsd.transport.errors import ProtocolError, describe
 from vfsd.transport.fd_channel import Packet
 from vfsd.transport.job import Job
 from vfsd.transport.process_title import setproctitle
+from vfsd.worker.bequest import bequeath, show_namespaces
 from vfsd.worker.fault_budget import FaultBudget
 from vfsd.worker.fd_calls import close_if_open, drain, wait_readable
 from vfsd.worker.inheritance import Inheritance
@@ -68,6 +69,7 @@ class Pool:
 
     def __init__(self, inherited: Inheritance, ended: int | None) -> None:
         job = inherited.job
+        self._inherited = inherited
         self._channel = inherited.channel
         self._memory = inherited.memory
         self._log = LogForward(self._send, job.log_level)
@@ -164,6 +166,17 @@ class Pool:
                 return {}, {*self._release(_fd_list(content)), *packet.fds}
             case "spawn":
                 return self._spawn(number(content, "slot", slots - 1)), packet.fds
+            case "show":
+                show_namespaces(packet.fds, self._inherited.sandbox)
+                return {}, packet.fds
+            case "halt":
+                return {"halted": self._workers.halt()}, packet.fds
+            case "resume":
+                self._workers.resume()
+                return {}, packet.fds
+            case "bequeath":
+                bequeath(packet.fds, self._inherited)
+                return {}, packet.fds
             case "kill":
                 self._workers.kill(number(content, "slot", slots - 1))
                 return {}, packet.fds

@@ -80,7 +80,9 @@ def _prepare(job: Job, channel: FdChannel) -> Inheritance:
     channel.socket.setblocking(False)
     if not sandbox.has_capset:
         job = _without_killpriv(job)
-    if job.fds.before:
+    if job.fds.former is not None:
+        channel.send({"event": "prepared"})
+    if job.fds.takes_over:
         sandbox.notes = restore(job, sandbox, tables)  # the first sandbox has logged the others
     return Inheritance(job, sandbox, tables, channel, PoolMemory())
 
@@ -99,7 +101,7 @@ def _report(inherited: Inheritance) -> None:
     log = LogForward(send, inherited.job.log_level)
     for note in sandbox.notes:
         log.warn(note)
-    if not inherited.job.fds.before:
+    if not inherited.job.fds.takes_over:
         log.write("warn" if sandbox.handles.is_hazard else "info", sandbox.handles.line)
 
 

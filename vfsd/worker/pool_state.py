@@ -73,6 +73,7 @@ class PoolState:
     # The process that is being created: its slot, or CLOSER with the fds that the process closes.
     newborn: int | None = None
     closing: set[int] = field(default_factory=set)
+    is_halted: bool = False  # no worker is created (bequest.py)
     deaths_seen: int = 0  # the number of the next death to act on
     # The latest orders with their answers. An order comes again if a pool died before it answered.
     answers: deque[tuple[Any, Content]] = field(default_factory=lambda: deque(maxlen=ANSWERS))
@@ -90,6 +91,7 @@ class PoolState:
             "closers": [(pid, list(fds)) for pid, fds in self.closers.items()],
             "newborn": self.newborn,
             "closing": list(self.closing),
+            "is_halted": self.is_halted,
             "deaths_seen": self.deaths_seen,
             "answers": list(self.answers),
         }
@@ -104,6 +106,7 @@ class PoolState:
             closers={pid: set(fds) for pid, fds in content["closers"]},
             newborn=content["newborn"],
             closing=set(content["closing"]),
+            is_halted=content["is_halted"],
             deaths_seen=content["deaths_seen"],
             answers=deque(((order, answer) for order, answer in content["answers"]), ANSWERS),
         )

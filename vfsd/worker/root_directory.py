@@ -5,6 +5,7 @@ import errno
 import os
 from typing import Final
 
+from vfsd.transport.heritage import Namespaces
 from vfsd.transport.job import Job
 from vfsd.transport.native import check, ffi, lib
 from vfsd.worker.last_import import import_nothing_more
@@ -104,15 +105,35 @@ def _chroot(job: Job, sandbox: Sandbox) -> None:
     attempt(f"chroot to {job.shared_dir!r}", CHROOT_HINT, lambda: os.chroot("."))
 
 
+def _join(job: Job, former: Namespaces) -> None:
+    """Enter the mounts of a sandbox that serves: the fds that come from there are on these mounts,
+    and mount ids are part of what identifies an inode."""
+    what = "enter the mount namespace of the sandbox that serves now"
+    if job.sandbox != NONE:
+        attempt(
+            what,
+            "restart the daemon",
+            lambda: check(lib.isolate_join(former.mount, lib.NAMESPACE_MOUNT)),
+        )
+    if job.sandbox == CHROOT:
+        os.fchdir(former.root)
+        attempt("chroot to its root directory", CHROOT_HINT, lambda: os.chroot("."))
+    former.close()
+
+
 def enter(job: Job, sandbox: Sandbox) -> None:
     """The stage: hold /proc, and make the shared directory the root unless the mode is "none"."""
     sandbox.proc_fd = _mount_proc(job)
     import_nothing_more()
+    if sandbox.former:
+        _join(job, sandbox.former)
     if job.sandbox == NONE:
         sandbox.root_fd = _open_root(".")
         os.chdir("/")
         return
-    if job.sandbox == NAMESPACE:
+    if sandbox.former:
+        pass
+    elif job.sandbox == NAMESPACE:
         _pivot(job, sandbox)
     else:
         _chroot(job, sandbox)

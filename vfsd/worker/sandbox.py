@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from vfsd.transport.heritage import Namespaces
 from vfsd.worker.handles import Handles, Outcome
 from vfsd.worker.oom_score import OomScore
 
@@ -40,6 +41,7 @@ class Sandbox:
     worker_filter: bytes = b""  # which each worker adds to the pool's; none with --seccomp=none
     handles: Handles = _HELD_BY_FDS
     has_capset: bool = True  # else a worker cannot give up CAP_FSETID for a request
+    former: Namespaces | None = None  # of the sandbox whose place this one is to take
     notes: list[str] = field(default_factory=list)
 
     def mountinfo(self) -> str:

@@ -10,9 +10,10 @@ pool the template forks a process, which shares the imported modules with the te
 
 What it has. The job, which is the same for every pool, the fd of the shared directory, and the
 launcher's full privileges, which the first process of a pool needs. The template reads packets from
-the launcher alone: each of them has the fds of one pool and no content. It closes these fds as soon
-as it has forked, and it maps nothing of them. So nothing of a guest ever reaches the template, and
-nothing of one pool reaches the next pool.
+the launcher alone: each of them has the fds of one pool and no content. The first fd is a pipe with
+the key by which brokers sign handles. The template closes these fds as soon as it has forked; it
+maps nothing of them, and does not read the key. So nothing of a guest ever reaches the template,
+and nothing of one pool reaches the next pool.
 
 Addresses. Pools of one template have the same addresses and the same seed of hashes; each of them
 has a stack protector canary of its own (clone_process.c). A guest can learn addresses from crashes

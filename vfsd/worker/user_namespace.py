@@ -56,7 +56,7 @@ class Mapper(AbstractContextManager["Mapper"]):
             yield f"map {kind}s{how}", partial(self._map_ids, kind)
         if "gid" in self._helpers:
             yield "give up the supplementary groups", partial(os.setgroups, [])
-        yield "become root of the user namespace", _become_root
+        yield "become root of the user namespace", become_root
 
     def _map(self, kind: str, job: Job) -> tuple[IdRange, ...]:
         given = job.uid_map if kind == "uid" else job.gid_map
@@ -159,7 +159,7 @@ def _write(path: str, text: str) -> None:
         os.close(fd)
 
 
-def _become_root() -> None:
+def become_root() -> None:
     """Take the ids that workers have between two requests: root, whatever our own ids are mapped
     to. The saved user id stays the supervisor's (isolation.py)."""
     os.setresgid(0, 0, 0)

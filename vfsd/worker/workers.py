@@ -41,6 +41,7 @@ from vfsd.worker.pool_memory import PoolMemory
 from vfsd.worker.pool_state import CLOSER, LONGEST_PAUSE, PoolState, Slot
 from vfsd.worker.sweep import Sweep
 
+HALT_SECONDS: Final = 2.0  # for the end of all workers
 START_SECONDS: Final = 60.0  # a worker that has not started by then hangs, and is killed
 
 
@@ -125,7 +126,8 @@ class Workers:
 
     def seconds_left(self) -> float | None:
         """Seconds until a worker or a look for orphans is due; None if neither is."""
-        times = [self._sweep.due, *(slot.respawn_at for slot in self._state.slots)]
+        slots = () if self._state.is_halted else self._state.slots
+        times = [self._sweep.due, *(slot.respawn_at for slot in slots)]
         due = [at for at in times if at is not None]
         return max(0.0, min(due) - time.monotonic()) if due else None
 
@@ -143,6 +145,30 @@ class Workers:
             self._save()
             with suppress(ProcessLookupError):
                 os.kill(slot.pid, signal.SIGKILL)
+
+    def halt(self) -> bool:
+        """Kill all workers, and create none until resume(): another sandbox is to take the place of
+        this one. False if a worker does not end, because a file system hangs. What is in flight
+        stays in the records of the rings, as after any death."""
+        self._state.is_halted = True
+        self._save()
+        deadline = time.monotonic() + HALT_SECONDS
+        self.kill_all()
+        while any(slot.pid for slot in self._state.slots):
+            if (left := deadline - time.monotonic()) <= 0:
+                return False
+            wait_readable((self._memory.reaped,), left)
+            drain(self._memory.reaped)
+            self.turn()
+        return True
+
+    def resume(self) -> None:
+        """Create the workers again that were killed by halt()."""
+        self._state.is_halted = False
+        for slot in self._state.slots:
+            if slot.respawn_at is not None:
+                slot.respawn_at = time.monotonic()
+        self._save()
 
     # Creation.
 
@@ -205,7 +231,7 @@ class Workers:
 
     def _respawn_due(self) -> None:
         now = time.monotonic()
-        for index, slot in enumerate(self._state.slots):
+        for index, slot in enumerate(() if self._state.is_halted else self._state.slots):
             if slot.respawn_at is None or slot.respawn_at > now:
                 continue
             slot.respawn_at = None
@@ -247,7 +273,8 @@ class Workers:
             if again:
                 slot.respawn_at = time.monotonic() + slot.pause.seconds
         how = {"signal": -code} if code < 0 else {"status": code}
-        self._send({"event": "worker-died", "slot": index, "respawned": again, **how})
+        if not self._state.is_halted or not again:
+            self._send({"event": "worker-died", "slot": index, "respawned": again, **how})
         if why_not_again:
             self._log.error(f"worker {index} is not created again: {why_not_again}")
 

@@ -44,6 +44,11 @@ complete -c vfsd -n '__fish_seen_subcommand_from mount' -l source
 complete -c vfsd -n '__fish_seen_subcommand_from mount' -l queues
 complete -c vfsd -n '__fish_seen_subcommand_from mount' -l queue-size
 complete -c vfsd -n '__fish_seen_subcommand_from mount' -l poll-us
+complete -c vfsd -f -n __fish_use_subcommand -a upgrade -d 'replace a running daemon by the installed version, without its VM'
+complete -c vfsd -n '__fish_seen_subcommand_from upgrade' -l help
+complete -c vfsd -n '__fish_seen_subcommand_from upgrade' -l dry-run
+complete -c vfsd -n '__fish_seen_subcommand_from upgrade' -l timeout
+complete -c vfsd -n '__fish_seen_subcommand_from upgrade' -f -a "(vfsd list --names 2>/dev/null)"
 complete -c vfsd -f -n __fish_use_subcommand -a bench -d 'measure a virtio-fs back-end, or several against each other'
 complete -c vfsd -n '__fish_seen_subcommand_from bench' -l help
 complete -c vfsd -n '__fish_seen_subcommand_from bench' -l op

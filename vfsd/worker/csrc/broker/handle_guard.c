@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The guard chooses the key, and creates a broker and a deputy. Both are forks of the guard and so
+ * The guard has a key, and creates a broker and a deputy. Both are forks of the guard and so
  * inherit the key and the sockets: nothing is lost when one of these three processes dies. Guard
  * and deputy read no input of other processes at all.
  *
@@ -23,7 +23,6 @@
 #include <sched.h>
 #include <signal.h>
 #include <sys/mman.h>
-#include <sys/random.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -156,14 +155,20 @@ static void stand_guard(struct watch *w)
 	}
 }
 
+/* The key of all brokers of a share comes from the launcher, which is not confined, so that handles
+ * outlive a sandbox that is replaced (an upgrade). Only guard, deputy and broker ever have it. */
+static bool get_key(struct siphash_key *key, int fd)
+{
+	return read(fd, key, sizeof(*key)) == sizeof(*key) && !close(fd);
+}
+
 void handle_guard_run(const struct handle_guard *guard)
 {
 	struct watch w = {.guard = guard};
 
 	w.faults = mmap(NULL, sizeof(*w.faults), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
 			-1, 0);
-	if (w.faults == MAP_FAILED || confine(guard, &w.filter) ||
-	    getrandom(&w.key, sizeof(w.key), 0) != sizeof(w.key))
+	if (w.faults == MAP_FAILED || confine(guard, &w.filter) || !get_key(&w.key, guard->key_fd))
 		_exit(FAILED);
 	for (;;)
 		stand_guard(&w);

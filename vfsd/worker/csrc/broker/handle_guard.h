@@ -10,6 +10,7 @@ struct handle_guard {
 	int32_t root_fd; /* the shared directory, open for reading */
 	uint32_t socket_count;
 	const int32_t *sockets; /* the broker's end of each worker slot's pair */
+	int32_t key_fd;		/* a pipe with the key, which is closed */
 	int32_t action;		/* enum seccomp_action; -1: no filter */
 };
 

@@ -6,7 +6,10 @@
 #include "worker/csrc/host/identity.h"
 #include "worker/csrc/tables/inode_restore.h"
 
+#include "worker/csrc/host/proc_fd.h"
+
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -35,7 +38,8 @@ void session_note_loss_of(struct restore *r, const struct inode *inode, enum los
 
 static struct fhandle handle_of(const struct image_node *node)
 {
-	struct fhandle handle = {.type = node->handle_type, .len = node->handle_len};
+	struct fhandle handle = {
+		.type = node->handle_type, .len = node->handle_len, .mac = node->mac};
 
 	memcpy(handle.bytes, node->handle, sizeof(handle.bytes));
 	return handle;
@@ -75,18 +79,85 @@ static bool enter(struct restore *r, const struct image_node *node, const struct
 	return true;
 }
 
+/* Is the handle of this node of use here? A signed handle is, if the broker has the key by which it
+ * was signed, and if the mounts are the same, because the mount is signed as well: after an upgrade
+ * that is so, and after the loss of a sandbox it is not. */
+static bool has_handle(struct restore *r, const struct image_node *node)
+{
+	const struct inode *root = inode_table_get(r->fs->inodes, FUSE_ROOT_ID);
+
+	if (!node->handle_len || node->device != r->fs->root_device ||
+	    node->mount != r->session.root_mount)
+		return false;
+	return inode_fd_uses_handles(r->fs, root->mnt_id) ||
+	       (node->mac && r->kept && inode_fd_can_be_signed(r->fs, root->mnt_id) &&
+		node->mount == inode_key_mount_id(inode_key_of(root)));
+}
+
 bool session_inode_by_handle(struct restore *r, const struct image_node *node)
 {
 	const struct inode *root = inode_table_get(r->fs->inodes, FUSE_ROOT_ID);
 	struct inode_key key = {.ino = node->ino, .mnt_id = root->mnt_id, .type = node->type};
 	struct inode values = values_of(node, key);
 
-	if (!node->handle_len || node->device != r->fs->root_device ||
-	    node->mount != r->session.root_mount || !inode_fd_uses_handles(r->fs, root->mnt_id))
+	if (!has_handle(r, node))
 		return false;
 	values.handle = handle_of(node);
+	values.marks.is_checked = node->mac != 0;
 	values.to_parent = node->parent ? node->parent - (uint32_t)node->nodeid : 0;
 	return enter(r, node, &values, NULL);
+}
+
+int session_kept_fd(const struct restore *r, uint32_t fd)
+{
+	return fd && fd <= r->kept_count ? r->kept[fd - 1] : -1;
+}
+
+int session_kept_fd_take(struct restore *r, uint32_t fd)
+{
+	int ret = session_kept_fd(r, fd);
+
+	if (ret >= 0)
+		r->kept[fd - 1] = -1;
+	return ret;
+}
+
+/* The fd for an inode that has borrowed the fd of an open file: a description of its own, because
+ * locks belong to that of the file. */
+static int open_anew(const struct restore *r, int fd)
+{
+	char name[FD_NAME];
+
+	return openat(r->fs->proc_self_fd, proc_fd_name(fd, name), O_PATH | O_CLOEXEC);
+}
+
+bool session_inode_kept(struct restore *r, const struct image_node *node)
+{
+	struct inode_key key = {.ino = node->ino,
+				.mnt_id = (uint64_t)node->mount << 32 | node->device,
+				.type = node->type};
+	struct inode values = values_of(node, key);
+	bool borrows = node->state & IMAGE_BORROWS;
+	int fd = session_kept_fd(r, node->fd);
+
+	if (fd < 0 || !inode_fd_has_budget(r->fs))
+		return false;
+	values.fd = borrows ? open_anew(r, fd) : session_kept_fd_take(r, node->fd);
+	values.is_readable = !borrows && node->state & IMAGE_IS_READABLE;
+	values.to_parent = node->parent ? node->parent - (uint32_t)node->nodeid : 0;
+	if (has_handle(r, node)) {
+		values.handle = handle_of(node);
+		values.marks.is_checked = node->mac != 0;
+	}
+	if (values.fd < 0)
+		return false;
+	if (!enter(r, node, &values, NULL)) {
+		close(values.fd);
+		return false;
+	}
+	if (S_ISDIR(node->type) && mount_handles_are_unknown(r->fs, key.mnt_id))
+		mount_handles_find_out(r->fs, key.mnt_id, values.fd);
+	return true;
 }
 
 /* Give the inode the handle of `fd`, where handles hold inodes. Return: may fd be closed then? */

@@ -31,6 +31,8 @@ struct restore {
 	uint64_t *directories; /* nodeids of directories that are to be listed: a queue */
 	uint64_t directory_count;
 	uint8_t *buffer; /* DIR_BUFFER bytes */
+	int32_t *kept;	 /* by their number in the former sandbox: fds that have come from there */
+	uint32_t kept_count;
 };
 
 /* Count a loss, and name the first ones. */
@@ -42,6 +44,13 @@ void session_note_loss_of(struct restore *r, const struct inode *inode, enum los
 
 /* Enter an inode whose handle is all that is needed. Return: false if it must be looked for. */
 bool session_inode_by_handle(struct restore *r, const struct image_node *node);
+/* The fd that has come from the former sandbox, where it had the number `fd` - 1. Return: -1 if
+ * none has come. session_kept_fd_take gives it to the caller. */
+int session_kept_fd(const struct restore *r, uint32_t fd);
+int session_kept_fd_take(struct restore *r, uint32_t fd);
+/* Enter an inode whose fd has come from the former sandbox. Return: false if none has come, or if
+ * the table does not take the inode. */
+bool session_inode_kept(struct restore *r, const struct image_node *node);
 /* `fd` is this node's file: it becomes the inode's or is closed. Return: 0 or -errno. */
 int session_inode_by_fd(struct restore *r, const struct image_node *node, int fd,
 			const struct statx *st, const struct inode *parent) must_check;

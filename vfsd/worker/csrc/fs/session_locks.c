@@ -8,6 +8,9 @@
  * owners come first. Then this owner gets what it had before, if that is still free: the
  * request is in flight, and is run again. If a part of it is not free, the change has happened, and
  * that is what the owner gets.
+ *
+ * If the fd of an owner has come from the former sandbox (an upgrade), its locks have come with the
+ * fd. The kernel grants them once more to the same fd, and so they are noted in the same way.
  */
 #include "worker/csrc/fs/session_locks.h"
 
@@ -127,6 +130,16 @@ static void take_all(struct restore *r, struct owner *o)
 		o->is_lost |= !take(r, o, range.start, range.end, range.type);
 }
 
+/* An owner whose fd has come has lost nothing, noted or not. */
+static void find_kept(struct restore *r, struct owner *o)
+{
+	o->file = file_table_lock_owner(r->fs->files, r->fs->slot, o->nodeid, o->owner);
+	if (o->file && o->is_lost) {
+		o->is_lost = false;
+		__atomic_or_fetch(&o->file->flags, FILE_LOCKS_MISSED, __ATOMIC_RELAXED);
+	}
+}
+
 static void restore_owners(struct restore *r, bool changing)
 {
 	struct owner o;
@@ -135,6 +148,7 @@ static void restore_owners(struct restore *r, bool changing)
 	while (next_owner(r, &at, &o)) {
 		if ((o.change.state != 0) != changing)
 			continue;
+		find_kept(r, &o);
 		if (changing)
 			take_changed(r, &o);
 		else

@@ -20,8 +20,12 @@
  * the guest had it open has no name: it is lost, as is what the host has moved elsewhere. The guest
  * gets ESTALE for such a file, and goes on.
  *
- * Signed handles were signed with a key that is gone. Their inodes are found by name, and signed
- * again if there are not enough fds.
+ * Signed handles were signed with a mount id that is gone. Their inodes are found by name, and
+ * signed again if there are not enough fds.
+ *
+ * In an upgrade the former sandbox serves until it sends its fds and an image, and its mounts are
+ * the mounts of this sandbox. Inodes and open files whose fd has come need not be found, and signed
+ * handles stay valid, because both sandboxes have the same key.
  *
  * Open files are opened again by their inode, as OPEN does it (entry_reopen). A directory needs no
  * position: each READDIR brings the offset from which the guest goes on.
@@ -62,7 +66,8 @@ static void restore_nodes(struct restore *r)
 		struct image_node node;
 
 		session_image_node(&r->image, i, &node);
-		if (!session_inode_by_handle(r, &node) && !(node.state & IMAGE_IS_LET_GO))
+		if (!session_inode_kept(r, &node) && !session_inode_by_handle(r, &node) &&
+		    !(node.state & IMAGE_IS_LET_GO))
 			r->wanted[r->wanted_count++] =
 				(struct wanted){.ino = node.ino, .parent = node.parent, .index = i};
 	}
@@ -109,6 +114,34 @@ static int open_again(struct restore *r, const struct inode *inode, const struct
 	return fd < 0 ? -errno : fd;
 }
 
+/* Return: the fd that has come from the former sandbox, or -1. */
+static int kept_fd(struct restore *r, const struct image_file *record)
+{
+	int fd = session_kept_fd(r, record->fd);
+
+	if (fd < 0 || !record->keeps_fd)
+		return session_kept_fd_take(r, record->fd);
+	return fcntl(fd, F_DUPFD_CLOEXEC, 0);
+}
+
+/* The private open file of an owner of record locks, if its fd has come. The guest does not know
+ * its fh, which may differ. */
+static void restore_lock_owner(struct restore *r, const struct image_file *record)
+{
+	struct file_table *files = r->fs->files;
+	int fd = session_kept_fd_take(r, record->fd);
+	struct open_file *file = fd < 0 ? NULL : file_table_reserve(files, r->fs->slot);
+	bool is_added = false;
+
+	if (file)
+		file_table_add_lock_owner(files, r->fs->slot, file, record->nodeid, record->owner,
+					  fd, &is_added);
+	if (file && !is_added)
+		file_table_abandon(files, r->fs->slot, file);
+	if (fd >= 0 && !is_added)
+		close(fd);
+}
+
 static void restore_file(struct restore *r, const struct image_file *record)
 {
 	const struct inode *inode = inode_table_get(r->fs->inodes, record->nodeid);
@@ -119,12 +152,17 @@ static void restore_file(struct restore *r, const struct image_file *record)
 		.open_flags = record->open_flags,
 	};
 
-	file.fd = inode ? open_again(r, inode, record) : -ESTALE;
-	if (file.fd < 0) {
-		session_note_loss_of(r, inode, LOSS_FILE, file.fd);
-		return;
+	file.fd = inode ? kept_fd(r, record) : -ESTALE;
+	if (file.fd >= 0) {
+		file.position = record->position;
+	} else {
+		file.fd = inode ? open_again(r, inode, record) : -ESTALE;
+		if (file.fd < 0) {
+			session_note_loss_of(r, inode, LOSS_FILE, file.fd);
+			return;
+		}
+		session_flock(r, &file);
 	}
-	session_flock(r, &file);
 	if (file_table_restore(r->fs->files, record->fh, &file))
 		r->report->files++;
 	else
@@ -148,6 +186,24 @@ static void restore_session(struct restore *r)
 					       .number = session->number};
 }
 
+static void restore_files(struct restore *r)
+{
+	struct image_file file;
+
+	for (uint64_t i = 0; i < r->image.files.count; i++) {
+		session_image_file(&r->image, i, &file);
+		if (!(file.flags & FILE_LOCK_OWNER))
+			restore_file(r, &file);
+	}
+	file_table_restore_end(r->fs->files, r->session.file_slots, r->session.file_gen);
+	for (uint64_t i = 0; i < r->image.files.count; i++) {
+		session_image_file(&r->image, i, &file);
+		if (file.flags & FILE_LOCK_OWNER)
+			restore_lock_owner(r, &file);
+	}
+	session_record_locks(r);
+}
+
 static int restore_all(struct restore *r)
 {
 	uint64_t nodes = r->image.nodes.count;
@@ -161,27 +217,18 @@ static int restore_all(struct restore *r)
 	restore_session(r);
 	restore_nodes(r);
 	inode_restore_end(r->fs->inodes, r->session.node_gen);
-	for (uint64_t i = 0; i < r->image.files.count; i++) {
-		struct image_file file;
-
-		session_image_file(&r->image, i, &file);
-		restore_file(r, &file);
-	}
-	file_table_restore_end(r->fs->files, r->session.file_slots, r->session.file_gen);
-	session_record_locks(r);
+	restore_files(r);
 	let_go(r);
 	reclaim_offline(&r->fs->reclaim);
 	__atomic_store_n(&r->fs->session->ready, r->session.ready, __ATOMIC_RELEASE);
 	return 0;
 }
 
-int session_restore(const struct fs_config *config, const struct image_tables *from,
-		    struct restore_report *ret)
+int session_take_over(const struct fs_config *config, const struct restore_source *from,
+		      struct restore_report *ret)
 {
-	struct restore r = {.report = ret};
-	void *image = NULL;
-	int64_t bytes = session_image_make(from, &image);
-	int err = bytes < 0 ? (int)bytes : session_image_open(image, (uint64_t)bytes, &r.image);
+	struct restore r = {.report = ret, .kept = from->kept, .kept_count = from->kept_count};
+	int err = session_image_open(from->image, from->bytes, &r.image);
 
 	r.fs = calloc(1, sizeof(*r.fs));
 	if (!err && !r.fs)
@@ -194,10 +241,29 @@ int session_restore(const struct fs_config *config, const struct image_tables *f
 		reclaim_quiescent(&r.fs->reclaim);
 		err = restore_all(&r);
 	}
+	for (uint32_t i = 0; i < r.kept_count; i++) /* of no inode and no open file */
+		if (r.kept[i] >= 0)
+			close(r.kept[i]);
 	free(r.buffer);
 	free(r.directories);
 	free(r.wanted);
 	free(r.fs);
+	return err;
+}
+
+int session_restore(const struct fs_config *config, const struct image_tables *from,
+		    struct restore_report *ret)
+{
+	struct restore_source source = {0};
+	void *image = NULL;
+	int64_t bytes = session_image_make(from, &image);
+	int err = bytes < 0 ? (int)bytes : 0;
+
+	if (!err) {
+		source.image = image;
+		source.bytes = (uint64_t)bytes;
+		err = session_take_over(config, &source, ret);
+	}
 	free(image);
 	return err;
 }

@@ -173,6 +173,8 @@ static void look_everywhere(struct restore *r)
 
 void session_search(struct restore *r)
 {
+	if (!r->wanted_count)
+		return;
 	sort(r);
 	for (uint64_t i = 0; i < r->directory_count; i++)
 		look_in(r, r->directories[i], (uint32_t)r->directories[i]);

@@ -38,6 +38,11 @@ int isolate_unshare(int namespaces)
 	return result(unshare(namespaces));
 }
 
+int isolate_join(int fd, enum isolate_namespace kind)
+{
+	return result(setns(fd, (int)kind));
+}
+
 int isolate_receive_mounts_only(void)
 {
 	return result(mount(NULL, "/", NULL, MOUNT_REC | MOUNT_SLAVE, NULL));

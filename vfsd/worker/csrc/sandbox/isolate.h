@@ -21,6 +21,10 @@ enum isolate_namespace {
 /* `namespaces`: enum isolate_namespace, or'ed. */
 int isolate_unshare(int namespaces) must_check;
 
+/* Enter the namespace of `fd`, which must be of this kind: systemd's RestrictNamespaces= refuses a
+ * call without a kind. In a mount namespace its root becomes our root, and our directory. */
+int isolate_join(int fd, enum isolate_namespace kind) must_check;
+
 /* Mounts made in this namespace do not propagate to the host; later mounts and unmounts of the host
  * still propagate to this namespace. */
 int isolate_receive_mounts_only(void) must_check;

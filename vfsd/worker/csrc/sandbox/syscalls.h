@@ -112,12 +112,11 @@
 	X(sendmsg, L, IF_SIGNED, OWN_SOCKET, "handle_protocol.c", "requests to the broker")       \
 	X(clone, G, 0, IS(0, SIGCHLD), "handle_guard.c", "a broker and a deputy are created")     \
 	X(pipe2, G, 0, ANY, "handle_guard.c", "the lifeline of a deputy that becomes the guard")  \
-	X(read, G, 0, ANY, "handle_guard.c", "the deputy waits for the end of the guard")         \
+	X(read, G, 0, ANY, "handle_guard.c", "the key; the deputy waits for the guard's end")     \
 	X(write, G, 0, ANY, "handle_guard.c", "the guard ends by itself")                         \
 	X(close, G, 0, ANY, "handle_guard.c", "an end of the lifeline")                           \
 	X(wait4, G, 0, ANY, "glibc", "waitpid(): a broker or a deputy has died")                  \
 	X(clock_nanosleep, G, 0, ANY, "glibc", "nanosleep() before the next broker")              \
-	X(getrandom, G, 0, ANY, "handle_guard.c", "the key")                                      \
 	X(seccomp, G, 0, PAIR(0, SECCOMP_SET_MODE_FILTER, 1, 0), "syscall_filter.c",              \
 	  "the broker confines itself further")                                                   \
 	X(exit_group, G | B, 0, ANY, "handle_guard.c", "all workers' ends are closed")            \

@@ -63,12 +63,13 @@ static const struct image_field node_fields[] = {
 	FIELD(image_node, btime),  FIELD(image_node, parent),	   FIELD(image_node, device),
 	FIELD(image_node, mount),  FIELD(image_node, type),	   FIELD(image_node, past),
 	FIELD(image_node, state),  FIELD(image_node, handle_type), FIELD(image_node, handle_len),
-	FIELD(image_node, handle),
+	FIELD(image_node, handle), FIELD(image_node, fd),	   FIELD(image_node, mac),
 };
 
 static const struct image_field file_fields[] = {
-	FIELD(image_file, fh),	  FIELD(image_file, nodeid),	 FIELD(image_file, position),
-	FIELD(image_file, flags), FIELD(image_file, open_flags),
+	FIELD(image_file, fh),	     FIELD(image_file, nodeid),	  FIELD(image_file, owner),
+	FIELD(image_file, position), FIELD(image_file, flags),	  FIELD(image_file, open_flags),
+	FIELD(image_file, fd),	     FIELD(image_file, keeps_fd),
 };
 
 static const struct image_field lock_fields[] = {
@@ -144,6 +145,8 @@ static void put_node(struct sink *sink, const struct inode *inode, uint32_t slot
 		.past = inode->marks.past,
 		.handle_type = inode->handle.type,
 		.handle_len = inode->handle.len,
+		.mac = inode->handle.mac,
+		.fd = (uint32_t)inode->fd + 1,
 	};
 
 	if (!generation)
@@ -155,6 +158,10 @@ static void put_node(struct sink *sink, const struct inode *inode, uint32_t slot
 		node.state |= IMAGE_IS_YOUNG;
 	if (!(inode->generation & 1))
 		node.state |= IMAGE_IS_LET_GO;
+	else if (inode->lender)
+		node.state |= IMAGE_BORROWS;
+	if (inode->is_readable)
+		node.state |= IMAGE_IS_READABLE;
 	put(sink, NODES, &node);
 }
 
@@ -174,12 +181,15 @@ static void put_file(struct sink *sink, const struct file_table *t, const struct
 	struct image_file record = {
 		.fh = open_file_fh(t, file),
 		.nodeid = file->nodeid,
+		.owner = file->flags & FILE_LOCK_OWNER ? file->owner : 0,
 		.position = file->position,
 		.flags = file->flags,
 		.open_flags = file->open_flags,
+		.fd = (uint32_t)file->fd + 1,
+		.keeps_fd = file->keep_fd,
 	};
 
-	if (is_open(file) && !(file->flags & FILE_LOCK_OWNER))
+	if (is_open(file))
 		put(sink, FILES, &record);
 }
 
@@ -294,6 +304,14 @@ static uint64_t lay_out(const uint64_t *counts, struct image_section *ret)
 		at += counts[i] * sections[i].record_bytes;
 	}
 	return at;
+}
+
+uint64_t session_image_bytes_max(uint32_t inodes, uint32_t files)
+{
+	struct image_section layout[SECTIONS];
+	const uint64_t counts[SECTIONS] = {1, inodes, files, 3 * (uint64_t)files}; /* put_owner() */
+
+	return lay_out(counts, layout);
 }
 
 static void describe(uint8_t *image, const struct image_section *layout, uint64_t bytes)

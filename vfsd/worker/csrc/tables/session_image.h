@@ -55,8 +55,10 @@ struct image_session {
 };
 
 enum image_node_state {
-	IMAGE_IS_YOUNG = 1,  /* inode.is_young */
-	IMAGE_IS_LET_GO = 2, /* the guest has forgotten it, and may ask for it (forgotten.c) */
+	IMAGE_IS_YOUNG = 1,    /* inode.is_young */
+	IMAGE_IS_LET_GO = 2,   /* the guest has forgotten it, and may ask for it (forgotten.c) */
+	IMAGE_BORROWS = 4,     /* an open file owns fd */
+	IMAGE_IS_READABLE = 8, /* inode.is_readable */
 };
 
 /* Section "nodes": the inodes that the guest knows, without the root. */
@@ -74,15 +76,20 @@ struct image_node {
 	int32_t handle_type;
 	uint32_t handle_len; /* 0: without a handle */
 	uint8_t handle[IMAGE_HANDLE];
+	uint64_t mac; /* fhandle.mac */
+	uint32_t fd;  /* its fd in the sandbox of the tables, plus 1; 0: none */
 };
 
 /* Section "files": the open files and directories. */
 struct image_file {
 	uint64_t fh;
 	uint64_t nodeid;
+	uint64_t owner;	    /* with FILE_LOCK_OWNER; it has the fd of its locks, nothing else */
 	uint64_t position;  /* of LSEEK; a directory's comes with each READDIR */
 	uint32_t flags;	    /* enum open_file_flag */
 	int32_t open_flags; /* of open(2) */
+	uint32_t fd;	    /* as for a node */
+	uint32_t keeps_fd;  /* open_file.keep_fd: a node has the same fd */
 };
 
 enum image_lock_state {
@@ -111,6 +118,9 @@ struct image_tables {
 	uint32_t inode_capacity;
 	uint32_t file_capacity;
 };
+
+/* More bytes than the image of any session has in tables of these capacities. */
+uint64_t session_image_bytes_max(uint32_t inodes, uint32_t files);
 
 /* Write the image to `ret` if `room` bytes are enough for it. Return: the size of the image in
  * bytes, written or not; or -EINVAL (the tables have another layout). */
