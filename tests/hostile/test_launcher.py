@@ -11,7 +11,7 @@ import struct
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,7 +36,6 @@ from .hung import stop
 from .injector import fds
 
 PIDFD_GETFD: Final = 438
-POLL: Final = "7"  # on x86-64
 WORKERS: Final = 2
 ATTEMPTS: Final = 50
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
@@ -59,17 +58,17 @@ def line(daemon: Daemon) -> Iterator[socket.socket]:
         yield ours
 
 
-def _launcher_socket(supervisor: int, keeper: int) -> socket.socket:
-    """A duplicate of that socket of the supervisor which leads to the launcher."""
-    pidfd = os.pidfd_open(supervisor)
+def _launcher_socket(process: int, keeper: int) -> socket.socket:
+    """A duplicate of the end of the launcher's socket that the supervisor or the launcher has."""
+    pidfd = os.pidfd_open(process)
     found = []
-    for path in Path(f"/proc/{supervisor}/fd").iterdir():
+    for path in Path(f"/proc/{process}/fd").iterdir():
         if str(path.readlink()).startswith("socket:"):
             sock = socket.socket(fileno=_LIBC.syscall(PIDFD_GETFD, pidfd, int(path.name), 0))
             found.append(sock)
     os.close(pidfd)
     # The keeper made both ends of the launcher's pair; the supervisor made both ends of a pool's
-    # pair.
+    # pair, and the launcher those of the template's.
     (ours,) = (
         sock for sock in found if sock.type == socket.SOCK_SEQPACKET and _maker(sock) == keeper
     )
@@ -321,7 +320,8 @@ def test_an_answer_for_a_supervisor_that_died_is_passed_over() -> None:
             Guest(frontend.setup(1)).init()
         wait_until(lambda: not daemon.titled("pool"), 10, "the first VMM's pool is gone")
         supervisor = daemon.the("supervisor")
-        wait_until(lambda: _is_waiting_for_the_launcher(supervisor), 10, "a request for a pool")
+        with _launcher_socket(launcher, daemon.process.pid) as requests:
+            wait_until(lambda: _next_kind(requests) == MAKE_POOL, 10, "a request for a pool")
         os.kill(supervisor, signal.SIGKILL)
         wait_until(lambda: daemon.the("supervisor") != supervisor, 10, "the next supervisor")
         os.kill(launcher, signal.SIGCONT)
@@ -334,10 +334,12 @@ def test_an_answer_for_a_supervisor_that_died_is_passed_over() -> None:
         wait_until(lambda: _fds(launcher) == before, 10, "the fds of the requests are closed")
 
 
-def _is_waiting_for_the_launcher(supervisor: int) -> bool:
-    """The supervisor waits for the launcher's answer in poll(2), and for all other events in
-    epoll_wait(2)."""
-    return Path(f"/proc/{supervisor}/syscall").read_text().split()[0] == POLL
+def _next_kind(requests: socket.socket) -> int | None:
+    """The kind of the next request that the launcher will read; None if no request waits."""
+    with suppress(BlockingIOError):
+        packet = requests.recv(REQUEST.size, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        return int(REQUEST.unpack(packet)[0])
+    return None
 
 
 def _fds(pid: int) -> list[str]:
