@@ -181,6 +181,11 @@ ATTACKS: Final = (
         ("hostile/test_confinement.py",),
     ),
     Attack(
+        "launcher, deputy and template are killed in any order, while the guest works",
+        "they take each other's place, and a sandbox that is lost is replaced",
+        ("hostile/test_launcher_deaths.py",),
+    ),
+    Attack(
         "a supervisor that was taken over misuses the launcher",
         "only pools of this share with these options are started or ended",
         ("hostile/test_launcher.py",),

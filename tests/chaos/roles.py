@@ -115,11 +115,15 @@ ROLES: Final = {
         Role("broker", "handles", 1.0, None, _brokers),
         Role("guard", "handles", 0.5, "deputy"),
         Role("deputy", "handles", 0.5, "guard", _deputies),
-        # Nothing creates a launcher again, and a sandbox that is lost cannot be replaced without.
-        Role("launcher", "launcher", 1.0),
+        Role("launcher", "launcher", 0.2, "launcher-deputy"),
+        Role("launcher-deputy", "deputy", 0.2, "launcher"),
+        Role("template", "template", 0.2),
     )
 }
 # Of these processes the guest notices no death.
-UNNOTICED: Final = ("worker", "supervisor", "keeper", "pool", "broker", "guard", "deputy")
+UNNOTICED: Final = (
+    *("worker", "supervisor", "keeper", "pool", "broker", "guard", "deputy"),
+    *("launcher", "launcher-deputy", "template"),
+)
 # These processes are created again.
 SURVIVED: Final = (*UNNOTICED, "holder")

@@ -26,7 +26,6 @@ from .workloads import WORKLOADS
 OPTIONS: Final = ("-o", "xattr,flock,posix_lock", "--log-level=debug")
 # A process for each table of fds. Supervisors have the table of the keeper, workers the holder's.
 TABLES: Final = ("keeper", "holder", "launcher", "guard")
-LAUNCHER: Final = " launcher"  # as in _difference()
 LASTING: Final = ("keeper", "supervisor")  # one of the two lives as long as the share
 STOP_SECONDS: Final = 30.0  # for a daemon that ends by itself
 SETTLE_SECONDS: Final = 60.0  # until the fds of dead processes have been found and closed
@@ -157,12 +156,10 @@ class Share:
 
     def left_over(self, fds: Counter[str], titles: Counter[str]) -> list[str]:
         """Wait until the daemon has the fds and the processes that it had before; what differs in
-        the end. A launcher that died is not created again."""
+        the end."""
         deadline = time.monotonic() + SETTLE_SECONDS
         while True:
             left = _difference(self.fds(), fds) + _difference(self.titles(), titles)
-            if not ROLES["launcher"].pids(self.name):
-                left = [what for what in left if LAUNCHER not in what]
             if not left or time.monotonic() > deadline:
                 return left
             time.sleep(0.2)

@@ -54,10 +54,10 @@ def test_no_user_in_a_guest_sees_that_processes_die(requires: Callable[[str], st
     assert all(report.counts[name] for name in IN_GUEST), report.counts
 
 
-def test_no_user_sees_that_the_launcher_dies(requires: Callable[[str], str]) -> None:
+def test_no_user_sees_that_launchers_die(requires: Callable[[str], str]) -> None:
     for what in ("root", "/dev/fuse"):
         requires(what)
-    roles = ("launcher", "worker", "supervisor", "keeper")
+    roles = ("launcher", "launcher-deputy", "template", "holder", "supervisor", "keeper")
     report = run(Plan(1, 8, seed=1, roles=roles, workloads=("tree", "file")))
     assert report.is_good, report.markdown()
     assert any("launcher" in event.what for event in report.events)

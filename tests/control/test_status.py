@@ -14,7 +14,7 @@ import pytest
 from tests.hostile.daemon import OURS, Daemon
 from tests.hostile.fuse import ROOT
 from tests.sandbox_modes import SandboxMode, in_every_mode
-from tests.waiting import HANG
+from tests.waiting import HANG, wait_until
 from vfsd.control.client import Client
 from vfsd.control.instances import instance_of
 from vfsd.transport.errors import OperatorError
@@ -47,15 +47,28 @@ def test_its_processes_and_what_confines_them(operated: Operated) -> None:
     with operated.client() as client:
         status = client.status()
     processes = {process.pid: process for process in status.processes}
-    roles = ("keeper", "supervisor", "launcher", "holder", "pool", "worker 0", "worker 1")
+    privileged = ("launcher", "deputy", "template")
+    roles = ("keeper", "supervisor", *privileged, "holder", "pool", "worker 0", "worker 1")
     for role in roles:
         process = processes[operated.daemon.the(f"socket {role}")]
         assert process.role.startswith(role)
-        assert process.seccomp == (role != "launcher")
+        assert process.seccomp == (role not in privileged)
     assert processes[operated.daemon.the("socket supervisor")].capabilities == 0
     assert processes[operated.daemon.the("socket launcher")].capabilities != 0
     (own,) = operated.daemon.titled("socket control")
     assert own not in processes
+
+
+def test_processes_of_a_launcher_that_died_are_seen(operated: Operated) -> None:
+    daemon = operated.daemon
+    deputy = daemon.the("socket deputy")
+    os.kill(daemon.the("socket launcher"), signal.SIGKILL)
+    wait_until(lambda: daemon.the("socket launcher") == deputy, 10, "the deputy has taken over")
+    with operated.client() as client:
+        status = client.status()
+    assert status.pids.launcher == deputy
+    seen = {process.pid for process in status.processes}
+    assert {daemon.the(f"socket {role}") for role in ("launcher", "holder", "worker 1")} <= seen
 
 
 @in_every_mode

@@ -2,6 +2,7 @@
 """Run a virtiofsd, ours or a peer, and look at its processes."""
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -144,6 +145,13 @@ class Daemon:
 
         wait_until(is_there, 30, f"there is one {' '.join(words)}")
         return found[0]
+
+    def lose_launcher(self) -> None:
+        """Kill launcher and deputy, so that neither takes the place of the other."""
+        launcher, deputy = self.the(" launcher"), self.the(" deputy")
+        os.kill(launcher, signal.SIGSTOP)
+        for pid in (deputy, launcher):
+            os.kill(pid, signal.SIGKILL)
 
     def fd_counts(self) -> dict[int, int]:
         counts = {}

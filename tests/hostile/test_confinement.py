@@ -152,6 +152,7 @@ def test_only_the_launcher_keeps_its_privileges(daemon: Daemon) -> None:
         "/memfd:vfsd-loader (deleted)",
         "/memfd:vfsd-job (deleted)",
         "anon_inode:[pidfd]",
+        "anon_inode:[eventfd]",
     }
     sockets = fds - others - of_template
     assert len(sockets) == 2, sockets  # to the supervisor and to the template

@@ -104,8 +104,8 @@ def test_without_its_launcher_a_share_lives_on_until_its_vmm_goes() -> None:
         with Frontend(daemon.socket) as frontend:
             guest = Guest(frontend.setup(2))
             guest.init()
-            os.kill(daemon.the("launcher"), signal.SIGKILL)
-            wait_until(lambda: "the launcher died" in daemon.log.read_text(), 5, "a loud line")
+            daemon.lose_launcher()
+            wait_until(lambda: "no deputy was left" in daemon.log.read_text(), 5, "a loud line")
             os.kill(daemon.the("supervisor"), signal.SIGKILL)
             os.kill(daemon.the("worker 1"), signal.SIGKILL)
             for queue in (1, 2):

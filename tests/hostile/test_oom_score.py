@@ -20,7 +20,7 @@ from .injector import Injector
 
 OWN = Path("/proc/self/oom_score_adj")
 RAISE = 500
-TO_STAY = ("keeper", "launcher", "supervisor", " holder")
+TO_STAY = ("keeper", " launcher", " deputy", " template", "supervisor", " holder")
 REPLACED = ("pool", "worker ")
 
 

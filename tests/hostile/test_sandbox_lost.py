@@ -423,8 +423,8 @@ def test_without_a_launcher_the_vmm_stays_connected() -> None:
             guest = Guest(frontend.setup(2))
             guest.init()
             guest.getattr(ROOT)
-            kill(daemon.the("launcher"))
-            wait_until(lambda: "the launcher died" in log_of(daemon), 30, "a loud line")
+            daemon.lose_launcher()
+            wait_until(lambda: "no deputy was left" in log_of(daemon), 30, "a loud line")
             kill(daemon.the(" holder"))
             trying = "no other sandbox could be built"
             wait_until(lambda: log_of(daemon).count(trying) >= 2, 30, "it tries again")

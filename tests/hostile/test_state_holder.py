@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import require
 from tests.waiting import HANG, LOADED, wait_until
-from vfsd.supervisor.irreplaceable import HOLDER_DIED
+from vfsd.supervisor.state_holder_watch import HOLDER_DIED
 
 from .daemon import OURS
 from .driver import GET_FEATURES, Frontend

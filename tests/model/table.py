@@ -4,15 +4,17 @@
 from collections.abc import Callable
 from typing import Any, Final
 
-from . import keepers, pools, requests
+from . import keepers, launchers, pools, requests
 from .explorer import Model, explore
 from .keepers import Keepers
+from .launchers import Launchers
 from .pools import Pools
 from .requests import DEADLY, FORGET, MKDIR, Requests
 
 # What takes turns and may die; how many deaths; the model.
 MODELS: Final[dict[str, tuple[int, Callable[[], Model[Any]]]]] = {
     "keeper and supervisor": (keepers.DEATHS, Keepers),
+    "launcher and deputy": (launchers.DEATHS, Launchers),
     "holder, pool and worker": (pools.DEATHS, Pools),
     **{
         f"worker and ring, {op}": (requests.DEATHS, lambda op=op: Requests(op))  # type: ignore[misc]

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from . import keepers, pools, requests
+from . import keepers, launchers, pools, requests
 from .explorer import BrokenError, explore
 from .keepers import Keepers
+from .launchers import Launchers
 from .pools import Pools
 from .requests import DEADLY, MKDIR, Requests
 from .table import MODELS, table
@@ -26,6 +27,12 @@ def test_the_protocol_keeps_its_properties(name: str) -> None:
 def test_a_broken_protocol_of_keepers_is_found(fault: str, why: str) -> None:
     with pytest.raises(BrokenError, match=why):
         explore(Keepers(fault))
+
+
+@pytest.mark.parametrize(("fault", "why"), launchers.FAULTS.items())
+def test_a_broken_protocol_of_launchers_is_found(fault: str, why: str) -> None:
+    with pytest.raises(BrokenError, match=why):
+        explore(Launchers(fault))
 
 
 @pytest.mark.parametrize(("fault", "why"), pools.FAULTS.items())

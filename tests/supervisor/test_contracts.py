@@ -121,7 +121,7 @@ def test_neither_keeper_nor_supervisor_can_write_into_it(tmp_path: Path) -> None
             for process in [daemon.process_group, *daemon.process_group.children(recursive=True)]
             if path in [str(fd.readlink()) for fd in Path(f"/proc/{process.pid}/fd").iterdir()]
         }
-        assert holders == {"launcher"}
+        assert holders == {"launcher", "deputy"}
 
 
 def test_there_is_no_such_file_for_an_inherited_socket(tmp_path: Path) -> None:

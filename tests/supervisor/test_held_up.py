@@ -24,7 +24,9 @@ BEFORE = 5  # ticks of CPU time
     ],
 )
 def test_a_worker_that_cannot_answer_is_waited_for(state: str, used: int, expected: bool) -> None:
-    worker = Process(pid=2, name="worker", state=state, parent=1, started=0, cpu=BEFORE + used)
+    worker = Process(
+        pid=2, name="worker", state=state, parent=1, session=1, started=0, cpu=BEFORE + used
+    )
     assert is_held_up(worker, BEFORE) == expected
 
 

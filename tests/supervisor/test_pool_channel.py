@@ -39,7 +39,7 @@ class Line:
         log = LogCollector("vm", "debug", lambda _level, _line: True)
         reader, self.stderr = stderr_pipe()
         stderr = StderrRelay(self.loop, log, reader)
-        launcher = Launcher(0, -1, -1, LauncherRecord())  # no request is sent to it
+        launcher = Launcher(0, -1, LauncherRecord())  # no request is sent to it
         listeners = [("/none", -1)] * SLOTS
         patience = Patience(self.loop, log)
         self.pool = PoolClient(self.loop, launcher, ours, nobody, listeners, stderr, patience)

@@ -60,7 +60,7 @@ def test_only_a_living_pools_workers_are_killed(
     child_fd = os.pidfd_open(child)
     ours, theirs = FdChannel.pair()
     loop = EventLoop()
-    launcher = Launcher(0, -1, -1, LauncherRecord())  # the test needs no launcher
+    launcher = Launcher(0, -1, LauncherRecord())  # the test needs no launcher
     log = LogCollector("test", "off", stderr_sink)
     relay = StderrRelay(loop, log, os.open(os.devnull, os.O_RDONLY))
     device = create_segment("vfsd-device", DEVICE_BYTES)

@@ -157,8 +157,10 @@ def test_processes_are_called_by_what_they_do(daemon: Daemon, frontend: Frontend
     del frontend
     assert daemon.find("keeper") == psutil.Process(daemon.process.pid)
     assert daemon.supervisor().ppid() == daemon.process.pid
+    launcher = daemon.find("launcher")
+    assert launcher
     groups = {os.getpgid(p.pid) for p in daemon.process_group.children(recursive=True)}
-    assert groups == {os.getpgid(daemon.process.pid)}
+    assert groups == {os.getpgid(daemon.process.pid), launcher.pid}
 
 
 def test_logs_of_workers_come_out_of_the_supervisor(daemon: Daemon, frontend: Frontend) -> None:

@@ -42,7 +42,12 @@ def facts(boot: Boot, view: View, keeper: int) -> dict[str, Any]:
         "started": boot.control_record.started,
         "share": options.shared_dir,
         "socket": boot.listener.path,
-        "pids": {"keeper": keeper, "supervisor": os.getpid(), "launcher": boot.launcher.pid},
+        "pids": {
+            "keeper": keeper,
+            "supervisor": os.getpid(),
+            "launcher": boot.launcher.record.launcher,
+        },
+        "session": boot.launcher.session,
         "vmm": _vmm(view.frontend),
         "settings": {
             "log_level": boot.log.level,

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
-from vfsd.supervisor.descendants import Process, descendants, process_of
+from vfsd.supervisor.descendants import Process, of_session, process_of
 from vfsd.supervisor.segments import FILE_CAPACITY, WORKERS_BYTES
 from vfsd.transport.control_messages import printable
 from vfsd.transport.native import ffi, lib, text
@@ -134,7 +134,8 @@ def _processes(facts: Facts) -> list[Facts]:
     for pid in (pids["keeper"], pids["supervisor"], pids["launcher"]):
         with suppress(OSError):
             found.append(process_of(pid))
-    found += descendants(pids["launcher"])[:PROCESSES_MAX]
+    others = [p for p in of_session(facts["session"]) if p.pid != pids["launcher"]]
+    found += others[:PROCESSES_MAX]
     prefix = f"vfsd: {facts['name']} "
     return [_process(process, prefix) for process in found]
 

@@ -12,7 +12,7 @@ import re
 import select
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,7 @@ class Process:
     name: str
     state: str  # proc(5): "D" waits for a device or file system and takes no signal, "Z" has ended
     parent: int
+    session: int
     started: int  # clock ticks after boot
     cpu: int  # clock ticks of CPU time
 
@@ -48,14 +49,38 @@ class Process:
             finally:
                 os.close(pidfd)
 
+    def has_ended(self) -> bool:
+        """Has each thread ended? The state is that of the first thread, and others may still wait
+        for a file system. What has ended stays a zombie until its parent reaps it."""
+        if self.state not in "ZX":
+            return False
+        with suppress(OSError):
+            pidfd = os.pidfd_open(self.pid)
+            try:
+                return has_ended(pidfd)
+            finally:
+                os.close(pidfd)
+        return True
+
     def __str__(self) -> str:
         return f"{self.pid} ({printable(self.name)}, state {self.state})"
 
 
 def descendants(pid: int) -> list[Process]:
     """All descendants of a process; empty if the process is gone."""
+    return _below({pid}, _everything())
+
+
+def of_session(session: int) -> list[Process]:
+    """All processes of a session, setsid(2), and those of their descendants that have left it."""
     everything = _everything()
-    found = {pid}
+    inside = [process for process in everything if process.session == session]
+    return inside + _below({process.pid for process in inside}, everything)
+
+
+def _below(pids: Collection[int], everything: Iterable[Process]) -> list[Process]:
+    """The descendants of these processes, without these processes."""
+    found = set(pids)
     below: list[Process] = []
     while new := [p for p in everything if p.parent in found and p.pid not in found]:
         found |= {process.pid for process in new}
@@ -101,8 +126,9 @@ def has_ended(pidfd: int, seconds: float = 0.0) -> bool:
 def process_of(pid: int) -> Process:
     """The process that has this pid now; FileNotFoundError or ProcessLookupError if there is none.
 
-    The fields are those of proc(5): pid, name in parentheses, state, parent; the 14th and the 15th
-    are the CPU time in user space and in the kernel, the 22nd is the time of the start.
+    The fields are those of proc(5): pid, name in parentheses, state, parent, group, session; the
+    14th and the 15th are the CPU time in user space and in the kernel, the 22nd is the time of the
+    start.
     """
     stat = _read(f"/proc/{pid}/stat")
     head, _, rest = stat.rpartition(")")
@@ -112,6 +138,7 @@ def process_of(pid: int) -> Process:
         name=head.partition("(")[2],
         state=fields[0],
         parent=int(fields[1]),
+        session=int(fields[3]),
         started=int(fields[19]),
         cpu=int(fields[11]) + int(fields[12]),
     )

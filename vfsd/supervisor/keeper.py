@@ -16,8 +16,8 @@ The end. All processes of the daemon are killed at once and waited for, but not 
 that waits for a frozen or hung file system ends when that file system answers, which may be never.
 Such a process is named in the log and left behind. It has been killed, so it will not run any more
 code of the program. The descendants of the keeper are not enough: processes whose parent has died
-may be the children of a process of the host. The sandboxes are below the launcher (launcher.py),
-and a supervisor that has created this keeper is its parent.
+may be the children of a process of the host. The sandboxes are in the session of the launcher
+(succession.py), and a supervisor that has created this keeper is its parent.
 """
 
 import contextlib
@@ -189,7 +189,7 @@ class Keeper:
             _reap()
 
     def _left(self, supervisor: Supervisor) -> list[Process]:
-        found = descendants(os.getpid()) + self.launcher.descendants() + supervisor.find()
+        found = descendants(os.getpid()) + self.launcher.sandboxed() + supervisor.find()
         by_pid = {process.pid: process for process in found}
         return [by_pid[pid] for pid in by_pid.keys() - self.launcher.own_pids()]
 

@@ -71,10 +71,16 @@ class KeeperWatch:
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, READY)
 
+    def name(self) -> None:
+        """Have the pid file name the keeper. Repeated when a launcher has died, maybe with the
+        request."""
+        if self._pidfd is not None:
+            self._boot.launcher.name_keeper(self._pidfd)
+
     def _watch(self, pidfd: int) -> None:
         self._pidfd = pidfd
         self._loop.register(pidfd, self._lost)
-        self._boot.launcher.name_keeper(pidfd)
+        self.name()
 
     def _lost(self) -> None:
         if self._pidfd is not None:

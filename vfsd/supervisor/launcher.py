@@ -12,8 +12,9 @@ options and the fd of the shared directory. The keeper then closes that fd and g
 privileges. The launcher executes the template of the pools, in which everything that a worker needs
 is imported (templates.py). A supervisor asks the launcher for a pool, and the template forks the
 pool's first process. That process is a child of the launcher; it forks the holder and exits. The
-launcher is the child subreaper, so it is the parent of the holder from then on: every process of a
-sandbox is a descendant of the launcher, also when keepers and supervisors have come and gone.
+launcher is the child subreaper, so it is the parent of the holder from then on. Every process of a
+sandbox is in the session of the launcher, also when keepers, supervisors and launchers have come
+and gone.
 
 Invariants. A request has a kind, a number that comes back in the answer, and fds. The fds of
 MAKE_POOL are, in this order, those named in POOL_FDS, one per worker slot, and the tables of a lost
@@ -37,10 +38,11 @@ fd table of keeper and supervisor, so it is closed when both are gone.
 
 Death. When the other end of the socket pair is closed, the share has ended: the launcher kills what
 is left of the sandboxes, removes the socket file and the runtime folder, which no other process may
-do, and exits. A supervisor may
-die between a request and its answer: its successor ignores an answer with an unknown number, and
-the pool ends because no process has the other end of its channel. If the launcher dies, the share
-goes on; the next pool cannot be made.
+do, ends its deputy, and exits. A supervisor may die between a request and its answer: its successor
+ignores an answer with an unknown number, and the pool ends because no process has the other end of
+its channel. If the launcher dies, its deputy takes its place (succession.py). The client of a
+request that the launcher had asks again; a pool that the launcher may have begun by then ends for
+the same reason. If both die at once, the share goes on, and the next pool cannot be made.
 
 No exec. The launcher does not set no_new_privs, because newuidmap would inherit it.
 """
@@ -48,16 +50,25 @@ No exec. The launcher does not set no_new_privs, because newuidmap would inherit
 import errno
 import os
 import re
+import select
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Final, NoReturn
 
-from vfsd.supervisor.descendants import Process, descendants, has_ended, pid_of, process_of
+from vfsd.supervisor.descendants import (
+    Process,
+    await_end,
+    has_ended,
+    of_session,
+    pid_of,
+    process_of,
+)
 from vfsd.supervisor.launcher_record import LauncherRecord
 from vfsd.supervisor.launcher_requests import Action, LauncherGoneError, Requests, serve
 from vfsd.supervisor.loader import copy_loader
@@ -65,11 +76,11 @@ from vfsd.supervisor.options import Options
 from vfsd.supervisor.pid_file import PidFile
 from vfsd.supervisor.pool_job import create_job
 from vfsd.supervisor.spawn import reap_by_itself
+from vfsd.supervisor.succession import Succession
 from vfsd.supervisor.templates import Template, Templates
 from vfsd.transport.fd_table import close_all_but
-from vfsd.transport.native import check, lib
+from vfsd.transport.native import lib
 from vfsd.transport.passed_fds import close_fds
-from vfsd.transport.process_title import setproctitle
 
 # The isolation of the pool is as with -I: see spawn.py. -S: modules that *.pth files of an
 # installation import would stay in the memory of each worker.
@@ -79,15 +90,14 @@ END_SECONDS: Final = 5.0
 
 
 class Launcher:
-    """The launcher as keeper and supervisor see it: its pid and pidfd, `fd`, their end of its
-    socket pair, and what it reports about itself."""
+    """The launcher as keeper and supervisor see it: the session that it has begun, `fd`, their end
+    of its socket pair, and what it reports about itself."""
 
-    def __init__(self, pid: int, pidfd: int, fd: int, record: LauncherRecord) -> None:
-        self.pid = pid
-        self.pidfd = pidfd
+    def __init__(self, pid: int, fd: int, record: LauncherRecord) -> None:
+        self.session = pid
         self.fd = fd
-        self._record = record
-        self._requests = Requests(fd)
+        self.record = record
+        self._requests = Requests(fd, lambda: record.deaths)
 
     @classmethod
     def start(
@@ -112,7 +122,7 @@ class Launcher:
             _be_launcher(name, options, root, supervisor, end, clean_up, pid_file, record, kept)
         theirs.close()
         close_fds([root, *locks])
-        return cls(pid, os.pidfd_open(pid), ours.detach(), record)
+        return cls(pid, ours.detach(), record)
 
     def start_pool(self, fds: Sequence[int]) -> int:
         """Ask for a pool with `fds` (POOL_FDS, then one listener per worker slot, then no tables or
@@ -134,16 +144,24 @@ class Launcher:
         """The answer to this request is not waited for any more."""
         self._requests.forget(number)
 
-    def descendants(self) -> list[Process]:
-        """The processes of all sandboxes; empty if the launcher is gone."""
-        found = descendants(self.pid)
-        if has_ended(self.pidfd):  # otherwise it was alive while we looked
+    def sandboxed(self) -> list[Process]:
+        """The processes of all sandboxes, and those that are still to become one, which have not
+        ended; empty if there is no launcher, since another session may have the id then."""
+        found = of_session(self.session)
+        own = self.own_pids()
+        if self.is_lost():
             return []
-        return [process for process in found if process.pid not in self.own_pids()]
+        return [p for p in found if p.pid not in own and not p.has_ended()]
 
     def own_pids(self) -> set[int]:
-        """The pids of the launcher and of its template: they belong to no sandbox."""
-        return {self.pid, self._record.template}
+        """The launcher, which may not have written its record yet, its deputy and the template."""
+        return self.record.pids() | {self.session}
+
+    def is_lost(self) -> bool:
+        """Have launcher and deputy died?"""
+        poll = select.poll()
+        poll.register(self.fd, 0)
+        return any(events & select.POLLHUP for _, events in poll.poll(0))
 
     def connect(self) -> int:
         """Ask for a connection to the VMM of --connect; returns its fd, which the caller owns.
@@ -170,11 +188,27 @@ class Launcher:
         self._requests.send_only(RENEW, [])
 
     def end(self) -> None:
-        """Close the socket and wait until the launcher has cleaned up and ended."""
+        """Close the socket and wait until the launcher has cleaned up and ended, and its deputy."""
+        is_lost = self.is_lost()  # then other processes may have the pids
         os.close(self.fd)
-        has_ended(self.pidfd, END_SECONDS)
+        deadline = time.monotonic() + END_SECONDS
+        while not is_lost and (left := self._own()):
+            if (seconds := deadline - time.monotonic()) <= 0:
+                break
+            await_end(left[:1], seconds)
         with suppress(ChildProcessError):  # a keeper that was created later is not its parent
-            os.waitpid(self.pid, os.WNOHANG)
+            os.waitpid(self.session, os.WNOHANG)
+
+    def _own(self) -> list[Process]:
+        """Launcher, deputy and template, as far as they live. The first launcher may not have begun
+        its session yet."""
+        found = []
+        for pid in self.own_pids():
+            with suppress(OSError):
+                process = process_of(pid)
+                if self.session in (pid, process.session) and process.state not in "ZX":
+                    found.append(process)
+        return found
 
 
 # In the launcher.
@@ -193,8 +227,6 @@ def _be_launcher(
 ) -> NoReturn:
     try:
         close_all_but({0, 1, 2, *kept})
-        setproctitle(f"vfsd: {name} launcher")
-        check(lib.process_become_subreaper())
         reap_by_itself()
         if os.geteuid() != 0:  # execve(2) gives root its capabilities again
             lib.capabilities_pass_on()  # if this fails, the pool reports what it lacks
@@ -204,24 +236,39 @@ def _be_launcher(
         title = _longest_title(name, options.request_queues)
         execute = partial(Template.execute, list(POOL_COMMAND), loader, passed, title)
         templates = Templates(requests, options.workers, execute, record.note_template)
-        with suppress(OSError):  # the first request for a pool reports it
-            templates.renew()
+
+        def begin_template() -> None:
+            with suppress(OSError):  # the first request for a pool reports it
+                templates.renew()
+
+        succession = Succession(name, record, templates.leave, begin_template)
+        succession.begin()
+        begin_template()
         lib.process_forget_code()
         actions: dict[int, Action] = {
             MAKE_POOL: templates.start_pool,
-            KILL: partial(_kill, templates.is_template),
+            KILL: partial(_kill, lambda pid: succession.owns(pid) or templates.is_template(pid)),
             NAME_KEEPER: partial(_name_keeper, pid_file, supervisor),
             CONNECT: partial(_connect, options.connect),
             RENEW: templates.renew,
         }
-        serve(requests, actions, templates.await_request)
+        serve(requests, actions, partial(_await_request, requests, templates, succession))
         templates.end()
-        _kill_descendants()
+        _kill_sandboxes(succession.owns)
         clean_up()
+        succession.end()
     except BaseException as error:
         os.write(2, f"vfsd: {name}: launcher: {error!r}\n".encode(errors="backslashreplace"))
     finally:
         os._exit(0)
+
+
+def _await_request(requests: socket.socket, templates: Templates, succession: Succession) -> None:
+    """Wait for a request, and replace the template and the deputy when they die."""
+    ready: set[int] = set()
+    while requests.fileno() not in ready:
+        ready = succession.await_readable(lambda: [requests.fileno(), *templates.fds()])
+        templates.tend(ready)
 
 
 def _connect(path: str | None, fds: Sequence[int]) -> list[int]:
@@ -240,12 +287,13 @@ def _connect(path: str | None, fds: Sequence[int]) -> list[int]:
         return [sock.detach()]
 
 
-def _kill(is_template: Callable[[int], bool], fds: Sequence[int]) -> list[int]:
-    """Kill the process of a pidfd. OSError (EINVAL) unless the process is of a pool: a child of
-    ours, and not the template."""
+def _kill(owns: Callable[[int], bool], fds: Sequence[int]) -> list[int]:
+    """Kill the process of a pidfd. OSError (EINVAL) unless the process is of a pool: it is of our
+    session, and not launcher, deputy or template."""
     pid = _pid_of(fds)
-    if process_of(pid).parent != os.getpid() or is_template(pid):
-        raise OSError(errno.EINVAL, "the fd of KILL is not the pidfd of a child of the launcher")
+    is_inside = process_of(pid).session == os.getsid(0) or pid in {p.pid for p in _session()}
+    if not is_inside or owns(pid):
+        raise OSError(errno.EINVAL, "the fd of KILL is not the pidfd of a process of a sandbox")
     signal.pidfd_send_signal(fds[0], signal.SIGKILL)
     return []
 
@@ -274,11 +322,11 @@ def _pid_of(fds: Sequence[int]) -> int:
     return pid_of(fds[0])
 
 
-def _kill_descendants() -> None:
+def _kill_sandboxes(owns: Callable[[int], bool]) -> None:
     """Kill what is left of the sandboxes. A process that a hung file system keeps from ending is
     not waited for: it has been killed, so it will not run any more code of the program."""
     killed: set[int] = set()
-    while left := [p for p in descendants(os.getpid()) if p.pid not in killed]:
+    while left := [p for p in _session() if not owns(p.pid) and p.pid not in killed]:
         for process in left:
             process.kill()
         killed |= {process.pid for process in left}
@@ -287,3 +335,7 @@ def _kill_descendants() -> None:
 def _longest_title(name: str, queues: int) -> str:
     """The title of a worker that serves all queues."""
     return f"vfsd: {name} worker {queues} (hiprio{', queue 99' * queues})"
+
+
+def _session() -> list[Process]:
+    return of_session(os.getsid(0))

@@ -21,6 +21,7 @@ from vfsd.transport.passed_fds import ROOM, close_fds, decode_fds, encode_fds
 
 REQUEST: Final = struct.Struct("=BI")  # kind, number
 ANSWER: Final = struct.Struct("=Ii")  # number, errno or 0
+LOOK_SECONDS: Final = 0.1  # between two looks whether the launcher lives
 ANSWER_SECONDS: Final = 120.0  # a launcher that has not answered after this time hangs
 
 
@@ -35,23 +36,34 @@ class Answer(NamedTuple):
     fds: list[int]
 
 
-class Requests:
-    """The end of keeper and supervisor. The fd stays the caller's."""
+class LauncherDiedError(OSError):
+    """The launcher died with a request, which it may have carried out; its deputy goes on."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self) -> None:
+        super().__init__(errno.ESRCH, "the launcher died")
+
+
+class Requests:
+    """The end of keeper and supervisor. The fd stays the caller's. `deaths`: how many launchers
+    have died."""
+
+    def __init__(self, fd: int, deaths: Callable[[], int]) -> None:
         self._fd = fd
+        self._deaths = deaths
         self._answers: dict[int, Answer | None] = {}  # by number; None: still to come
+        self._sent: dict[int, int] = {}  # by number: `deaths` when the request was sent
 
     def send(self, kind: int, fds: Sequence[int]) -> int:
         """Send a request; returns its number. LauncherGoneError if there is no launcher."""
         number = _new_number()
+        deaths = self._deaths()
         try:
             self._with_socket(ANSWER_SECONDS, lambda sock: _send(sock, kind, number, fds))
         except TimeoutError:
             raise LauncherGoneError("the launcher does not answer") from None
         except OSError as gone:
             raise _gone(gone) from None
-        self._answers[number] = None
+        self._answers[number], self._sent[number] = None, deaths
         return number
 
     def send_only(self, kind: int, fds: Sequence[int] = ()) -> None:
@@ -62,25 +74,37 @@ class Requests:
             self._with_socket(0.0, lambda sock: _send(sock, kind, _new_number(), fds))
 
     def ask(self, kind: int, fds: Sequence[int]) -> list[int]:
-        """Send a request and wait for its answer, as answer() returns it."""
-        number = self.send(kind, fds)
+        """Send a request and wait for its answer, as answer() returns it. If the launcher dies, the
+        next launcher is asked."""
+        while True:
+            number = self.send(kind, fds)
+            try:
+                return self._await_answer(number)
+            except LauncherDiedError:
+                continue
+            finally:
+                self.forget(number)
+
+    def _await_answer(self, number: int) -> list[int]:
         deadline = time.monotonic() + ANSWER_SECONDS
-        try:
-            while (answer := self.answer(number)) is None:
-                if not has_ended(self._fd, max(0.0, deadline - time.monotonic())):
-                    raise LauncherGoneError("the launcher does not answer")
-            return answer
-        finally:
-            self.forget(number)
+        while (answer := self.answer(number)) is None:
+            if time.monotonic() > deadline:
+                raise LauncherGoneError("the launcher does not answer")
+            has_ended(self._fd, LOOK_SECONDS)  # the fd is readable
+        return answer
 
     def answer(self, number: int) -> list[int] | None:
         """The fds of the answer to this request, which the caller owns; None if there is no answer
-        yet. OSError if the request was refused, LauncherGoneError if there is no launcher."""
+        yet. OSError if the request was refused, LauncherDiedError if the launcher died with it,
+        LauncherGoneError if there is no launcher."""
+        deaths = self._deaths()  # first: the answer may be the last thing that the launcher did
         self._receive()
         answer = self._answers[number]
         if answer is None:
+            if deaths != self._sent[number]:
+                raise LauncherDiedError
             return None
-        del self._answers[number]
+        self._answers[number] = None
         if answer.error:
             raise OSError(answer.error, os.strerror(answer.error))
         return answer.fds
@@ -88,6 +112,7 @@ class Requests:
     def forget(self, number: int) -> None:
         """The answer to this request is not waited for any more."""
         answer = self._answers.pop(number, None)
+        self._sent.pop(number, None)
         close_fds(answer.fds if answer else [])
 
     def _receive(self) -> None:

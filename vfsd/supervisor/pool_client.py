@@ -32,7 +32,6 @@ from vfsd.supervisor.descendants import (
 from vfsd.supervisor.event_loop import EventLoop
 from vfsd.supervisor.first_process import start_first
 from vfsd.supervisor.launcher import Launcher
-from vfsd.supervisor.launcher_requests import LauncherGoneError
 from vfsd.supervisor.log_collector import LogCollector
 from vfsd.supervisor.options import Options
 from vfsd.supervisor.patience import Patience
@@ -163,12 +162,7 @@ class PoolClient:
     def _launch(self, channel: int, stderr: int, tables: list[int]) -> None:
         listeners = [fd for _, fd in self.listeners]
         fds = [channel, stderr, *self.segments.fds(), *listeners, *tables]
-        try:
-            self._first = start_first(self._launcher, fds, self._loop, self._await_start)
-        except LauncherGoneError as error:
-            raise LauncherGoneError(f"cannot start a pool of workers: {error}") from None
-        except OSError as error:
-            raise PoolDiedError(f"cannot start a pool of workers: {error}") from None
+        self._first = start_first(self._launcher, fds, self._loop, self._await_start)
         self._loop.register(self._first, self._forget_first)
 
     def _forget_first(self) -> None:

@@ -11,6 +11,10 @@ class PoolDiedError(Exception):
     """The sandbox is gone, and with it every fd of the share."""
 
 
+class StartLostError(PoolDiedError):
+    """The launcher died while the pool started: the fault is not the pool's."""
+
+
 class PoolTakenOverError(PoolDiedError):
     """The pool lives, and does what a pool of ours never does."""
 

@@ -35,17 +35,18 @@ from vfsd.supervisor.frontend_fds import check_fds, memory_hazard
 from vfsd.supervisor.frontend_gone import FrontendGoneError, disconnected, went_away
 from vfsd.supervisor.inflight_record import send_record
 from vfsd.supervisor.inheritance_sweep import sweep_after
-from vfsd.supervisor.irreplaceable import watch_irreplaceable
 from vfsd.supervisor.keeper_watch import KeeperWatch
+from vfsd.supervisor.launcher_watch import LauncherWatch
 from vfsd.supervisor.log_collector import VMM
 from vfsd.supervisor.patience import Patience
-from vfsd.supervisor.pool_errors import PoolDiedError, PoolTakenOverError
+from vfsd.supervisor.pool_errors import PoolDiedError, PoolTakenOverError, StartLostError
 from vfsd.supervisor.rebuilding import rebuild
 from vfsd.supervisor.restart_policy import GrowingPause, RestartPolicy
 from vfsd.supervisor.resume import CONSUMED, REPLIED, consume_again
 from vfsd.supervisor.saved_state import LostPool, SavedMessage, SavedState
 from vfsd.supervisor.session import Session
 from vfsd.supervisor.siblings import Siblings
+from vfsd.supervisor.state_holder_watch import watch_state_holder
 from vfsd.transport.ending_signals import ENDING
 from vfsd.transport.errors import OperatorError, ProtocolError, TruncatedError
 from vfsd.transport.message_socket import MessageSocket, RawMessage
@@ -90,7 +91,8 @@ class Service:
         self._loop.stop_on(ENDING)
         self._keeper.start(self._loop, self._check_keeper_needed)
         self._control.start()
-        watch_irreplaceable(self._boot, self._loop)
+        LauncherWatch(self._boot, self._loop, self._keeper.name)
+        watch_state_holder(self._boot, self._loop)
         if self._frontend:
             self._keeper.ready()  # the other supervisor may have died before systemd was notified
         self._loop.every_turn(self._log.report_left_out)
@@ -168,7 +170,7 @@ class Service:
         try:
             return Backend.start(self._context())
         except PoolDiedError as error:
-            if self._has_had_pool:
+            if self._has_had_pool or isinstance(error, StartLostError):
                 raise
             raise OperatorError(str(error)) from None
 

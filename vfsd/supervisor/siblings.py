@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The processes of all sandboxes, and those that are still to become a sandbox. All of them are
-descendants of the launcher, which is a child subreaper."""
+"""The processes of all sandboxes, and those that are still to become a sandbox. All of them are in
+the session of the launcher (succession.py)."""
 
 from vfsd.supervisor.descendants import Process
 from vfsd.supervisor.launcher import Launcher
@@ -12,7 +12,7 @@ class Siblings:
 
     def alive(self) -> list[Process]:
         """Those that have not ended; none if the launcher is gone."""
-        return [p for p in self._launcher.descendants() if p.state not in "ZX"]
+        return self._launcher.sandboxed()
 
     def kill(self) -> None:
         for process in self.alive():

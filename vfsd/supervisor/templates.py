@@ -109,18 +109,22 @@ class Templates:
         self._begin()
         return []
 
-    def await_request(self) -> None:
-        """Wait for a request, and replace a template that dies."""
-        while True:
-            poll = select.poll()
-            poll.register(self._requests, select.POLLIN)
-            if self._template:
-                poll.register(self._template.pidfd, select.POLLIN)
-            ready = [fd for fd, _ in poll.poll()]
-            if self._template and self._template.pidfd in ready:
-                self._replace()
-            if self._requests.fileno() in ready:
-                return
+    def fds(self) -> list[int]:
+        """An fd that is readable when the template has died; none if there is no template."""
+        return [self._template.pidfd] if self._template else []
+
+    def tend(self, ready: set[int]) -> None:
+        """Replace a template that has died, as `ready`, the fds that are readable, shows."""
+        if self._template and self._template.pidfd in ready:
+            self._replace()
+
+    def leave(self) -> None:
+        """In a deputy: give up the fds of the launcher's template."""
+        template, self._template = self._template, None
+        self._has_worked = False
+        if template:
+            os.close(template.pidfd)
+            template.socket.close()
 
     def end(self) -> None:
         self._drop()
